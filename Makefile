@@ -1,0 +1,50 @@
+# What people and CI both run; on a fresh machine with Python 3.11 or later each target is the only command needed.
+#
+#   make demo    the closed loop on the miniature: runs/miniature/report.html
+#   make test    all tests
+#   make check   lint, format, types, floors
+#   make bench   every benchmark, dated, in benchmarks/results/
+#
+# Without an NVIDIA GPU the small CPU build of torch is taken where its index can be reached; TORCH_INDEX= turns that off.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+RECIPE ?= recipes/miniature.yaml
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.installed
+	$(BIN)/bottega run $(RECIPE)
+
+test: .venv/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+
+bench: .venv/.installed-dev
+	@mkdir -p benchmarks/results
+	@failed=0; for script in benchmarks/*.py; do name=$$(basename $$script .py); echo "== $$name"; \
+	$(BIN)/python $$script --json > benchmarks/results/$$(date +%F)-$$name.json || failed=1; done; exit $$failed
+
+# torch goes first and alone, so that nothing else decides which build of it is taken.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "bottega needs Python 3.11 or later; none was found (make PYTHON=/path/to/python)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --retries 1 $(TORCH_INDEX) torch==2.13.0
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build runs/miniature .mypy_cache .ruff_cache .pytest_cache

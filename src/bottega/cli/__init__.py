@@ -1,0 +1,1 @@
+"""The face: one module a verb, without logic."""

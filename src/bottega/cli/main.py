@@ -1,0 +1,183 @@
+"""The command line's front door: finds the verb, and turns every error into one line and an exit code.
+
+A verb's module is imported only when it is called, so that `bottega --help` needs neither torch nor typer. It exposes
+`app` (a typer application, where the verb has sub-verbs) or `command` (one function).
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bottega.runtime.errors import BottegaError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("bottega.cli.run", "walk the closed loop of a recipe: data to report, resumable"),
+    "data": ("bottega.cli.data", "prepare contents, styles, Fill50K and pairs"),
+    "teach": ("bottega.cli.teach", "make the teacher's graded targets for a list of pairs"),
+    "qc": ("bottega.cli.qc", "measure, grade, regrade and calibrate pictures"),
+    "features": ("bottega.cli.features", "compute latents, text and CLIP tokens once"),
+    "train": ("bottega.cli.train", "train a StyleAdapter"),
+    "stylize": ("bottega.cli.stylize", "draw contents in the style of a picture with an adapter"),
+    "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
+    "report": ("bottega.cli.report", "build the page of a run directory"),
+    "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
+    "models": ("bottega.cli.models", "which models are on this machine, and how to get the others"),
+}
+HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
+"""Verbs that bottega calls itself."""
+
+
+def entry() -> None:
+    """The console script `bottega`: a process of its own, so logging is set up here."""
+    _set_up_logging(_without_debug(sys.argv[1:])[1])
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the words after `bottega`.
+    """
+    words, debug = _without_debug(list(arguments))
+    try:
+        return _dispatch(words)
+    except BaseException as error:  # the one place where an error becomes a message
+        if isinstance(error, SystemExit):
+            raise
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        message, code = explain(error)
+        if message:
+            print(f"bottega: error: {message}", file=sys.stderr, flush=True)
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The one-line message and the exit code of an error; the message is empty where there is nothing to say."""
+    if isinstance(error, BottegaError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "stopped; run the same command again to continue", 130
+    if isinstance(error, BrokenPipeError):
+        return "", 1
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        from bottega.runtime.files import is_storage_error, storage_error
+
+        return (str(storage_error(error)) if is_storage_error(error) else text), 1
+    if any(sign in text.lower() for sign in ("no space left on device", "disk is full", "os error 28")):
+        return "the disk is full: free some space and run the same command again", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: make the batch or the pictures smaller ({text or 'no details'})", 1
+    return f"unexpected {type(error).__name__}: {text or 'no message'}; run it again with --debug for the traceback", 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from bottega import __version__
+
+        print(f"bottega {__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    module = VERBS[verb][0] if verb in VERBS else HIDDEN.get(verb)
+    if module is None:
+        raise _unknown(verb)
+    return _call(module, verb, [_with_dashes(word) for word in _before_double_dash(rest)] + _after_double_dash(rest))
+
+
+def _call(module: str, verb: str, words: list[str]) -> int:
+    import importlib
+
+    import typer
+
+    loaded = importlib.import_module(module)
+    command = typer.main.get_command(_application(loaded))
+    try:
+        code = command.main(words, prog_name=f"bottega {verb}", standalone_mode=False)
+    except typer.TyperException as error:
+        from bottega.runtime.errors import RequestError
+
+        message: Callable[[], str] = getattr(error, "format_message", error.__str__)
+        text = message().rstrip(".").strip()
+        raise RequestError(f"{text or 'no command given'}; see bottega {verb} --help") from error
+    return code if isinstance(code, int) else 0
+
+
+def _application(loaded: Any) -> Any:
+    """The typer application of a verb's module: its own `app`, or one made around its `command`."""
+    import typer
+
+    app = getattr(loaded, "app", None)
+    if app is None:
+        app = typer.Typer()
+        app.command()(loaded.command)
+    app._add_completion = False
+    return app
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {verb:<{width}}  {help_line}" for verb, (_, help_line) in VERBS.items())
+    return (
+        "Usage: bottega [--debug] [--version] VERB …\n\n"
+        "Distil a style-transfer teacher into a small adapter, with a judgement on every step.\n\n"
+        f"{lines}\n\n"
+        "bottega VERB --help tells more. First run: bottega run recipes/miniature.yaml"
+    )
+
+
+def _unknown(verb: str) -> BottegaError:
+    import difflib
+
+    from bottega.runtime.errors import RequestError
+
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    cure = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
+    return RequestError(f"unknown {'option' if verb.startswith('-') else 'verb'} {verb!r}; {cure}")
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """`--debug` may stand anywhere before a bare `--`."""
+    before = _before_double_dash(words)
+    kept = [word for word in before if word != "--debug"]
+    return kept + _after_double_dash(words), len(kept) < len(before)
+
+
+def _before_double_dash(words: list[str]) -> list[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _after_double_dash(words: list[str]) -> list[str]:
+    return words[words.index("--") :] if "--" in words else []
+
+
+def _with_dashes(word: str) -> str:
+    """`--num_pairs=10` is `--num-pairs=10`; the value stays as it is."""
+    if not word.startswith("--"):
+        return word
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-") + sign + value
+
+
+def _set_up_logging(debug: bool) -> None:
+    """Warnings as one line each; those that libraries raise about their own code only with --debug."""
+    logging.basicConfig(format="bottega: %(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
+    for level in (logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+    if debug:
+        for chatty in ("matplotlib", "PIL", "urllib3", "asyncio", "filelock"):
+            logging.getLogger(chatty).setLevel(logging.INFO)
+    else:
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)

@@ -1,0 +1,127 @@
+"""The recipe's sections `data` and `pairs`: light, so that a recipe is read without torch, pyarrow or OpenCV."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bottega.runtime.config import Config
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class SplitConfig(Config):
+    """How pictures are divided into train, val and test."""
+
+    fractions: tuple[Fraction, Fraction, Fraction] = Field(
+        default=(0.8, 0.1, 0.1), description="shares of train, val and test; they sum to 1"
+    )
+    seed: int = Field(default=0, ge=0, description="another seed, other splits")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions must sum to 1, got {sum(self.fractions):g}; for example [0.8, 0.1, 0.1]")
+        return self
+
+
+class LimitsConfig(Config):
+    """Which pictures are taken, and how many are read at once."""
+
+    min_side: int = Field(default=64, ge=1, description="pixels that a picture's short side must have")
+    max_pixels: int = Field(
+        default=100_000_000, ge=4096, description="pixels that may be decoded; a larger JPEG is decoded at reduced size"
+    )
+    workers: int = Field(default=0, ge=0, description="threads that decode pictures; 0: one a processor, at most 8")
+
+
+class _SourceConfig(Config):
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="which pictures are taken")
+    splits: SplitConfig = Field(default=SplitConfig(), description="how pictures are divided")
+
+
+class CocoConfig(_SourceConfig):
+    """Contents: COCO pictures with their original captions."""
+
+    source: str = Field(default="raw/coco", description="folder of the data set, relative to the data root")
+    parts: tuple[str, ...] = Field(
+        default=(), description="caption files to read, such as [train2017, val2017]; empty: all that are there"
+    )
+
+
+class WikiArtConfig(_SourceConfig):
+    """Styles: WikiArt as Hugging Face's `huggan/wikiart` parquet files, or a folder `style/artist_title.jpg`."""
+
+    source: str = Field(
+        default="raw/wikiart", description="folder of parquet files or pictures, relative to the data root; the cache"
+    )
+    mode: Literal["symlink", "copy"] = Field(
+        default="symlink", description="how a picture that is a file gets into images/: a relative link, or a copy"
+    )
+    repository: str = Field(default="huggan/wikiart", description="data set on the hub, fetched if no file is there")
+    mirror: str | None = Field(default=None, description="address asked before the hub, such as https://hf-mirror.com")
+    offline: bool = Field(default=False, description="never fetch; also with HF_HUB_OFFLINE=1 in the environment")
+
+
+class Fill50KConfig(Config):
+    """Fill50K: outline of a circle -> filled circle, with two colour names in the prompt."""
+
+    source: str = Field(default="raw/fill50k", description="folder of the data set, relative to the data root")
+    swap: bool = Field(default=False, description="the files hold outlines as targets: exchange the two sides")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="which pictures are taken")
+    splits: SplitConfig = Field(default=SplitConfig(), description="how examples are divided, by file stem")
+
+
+class ContentFolderConfig(_SourceConfig):
+    """Contents: any folder of pictures. Captions from metadata.jsonl, a .txt beside each picture, or `prompt`."""
+
+    source: str = Field(description="folder of pictures, searched with its sub-folders, relative to the data root")
+    prompt: str | None = Field(default=None, description="caption of each picture that has none of its own")
+
+
+class StyleFolderConfig(_SourceConfig):
+    """Styles: any folder of pictures; a picture's label is the name of its top sub-folder, or "unlabelled"."""
+
+    source: str = Field(description="folder of pictures, searched with its sub-folders, relative to the data root")
+    mode: Literal["symlink", "copy"] = Field(default="symlink", description="relative links in images/, or copies")
+
+
+class DataConfig(Config):
+    """Section `data`: where contents, styles and Fill50K come from. A part set to null is left out."""
+
+    root: str | None = Field(default=None, description="the data root; null: data/ in the run directory")
+    coco: CocoConfig | None = Field(default=CocoConfig(), description="contents; not read where content_folder is set")
+    wikiart: WikiArtConfig | None = Field(
+        default=WikiArtConfig(), description="styles; not read where style_folder is set"
+    )
+    fill50k: Fill50KConfig | None = Field(default=Fill50KConfig(), description="the second training task")
+    content_folder: ContentFolderConfig | None = Field(default=None, description="the user's own contents")
+    style_folder: StyleFolderConfig | None = Field(default=None, description="the user's own styles")
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class PairsConfig(Config):
+    """Section `pairs`: how many pairs of each split, and which seeds each pair is made with."""
+
+    train: Count = Field(default=10_000, description="training pairs; a longer list begins with the shorter one")
+    val: Count = Field(default=200, description="validation pairs")
+    test: Count = Field(default=0, description="test pairs, balanced like the others; 0 where `crossed` is set")
+    crossed: tuple[int, int] | None = Field(
+        default=(20, 20), description="test set of all combinations: [contents, styles]; null: `test` pairs instead"
+    )
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="target seeds of each pair")
+    seed: int = Field(default=0, ge=0, description="another seed, another choice of pairs")
+    clip: bool = Field(default=False, description="make fewer pairs, and say so, where the data cannot give as many")
+
+    @model_validator(mode="after")
+    def _one_kind_of_test(self) -> Self:
+        if self.crossed is not None and self.test:
+            raise ValueError(f"test={self.test} and crossed={list(self.crossed)} exclude each other; set one to 0 or null")
+        if self.crossed is not None and min(self.crossed) < 1:
+            raise ValueError(f"crossed needs at least [1, 1], got {list(self.crossed)}; null turns it off")
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different and not negative, got {list(self.seeds)}; for example [0, 1, 2]")
+        return self

@@ -1,0 +1,50 @@
+"""Ids that survive in a file name: `{content_id}_{style_id}_seed{seed}.png` must be readable back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9.-]+")
+_OTHER = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+def clean_id(text: str) -> str:
+    """An id of the characters `[A-Za-z0-9.-]`: any run of others, `_` too, becomes one `-`; never empty.
+
+    Leading and trailing dots and dashes go, so that no id is a hidden file or looks like an option.
+    """
+    return _OTHER.sub("-", text).strip("-.") or "x"
+
+
+class Ids:
+    """Gives out ids, each once; a clash gets the first free of the suffixes `-2`, `-3`, …
+
+    Letter case does not make two ids different: they name files, and some file systems fold case.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = {identity.lower() for identity in taken}
+        self._next: dict[str, int] = {}
+
+    def give(self, text: str) -> str:
+        """`clean_id(text)`, with a suffix where that id was given before."""
+        wanted = clean_id(text)
+        candidate, number = wanted, self._next.get(wanted.lower(), 2)
+        while candidate.lower() in self._taken:
+            candidate, number = f"{wanted}-{number}", number + 1
+        self._next[wanted.lower()] = number
+        self._taken.add(candidate.lower())
+        return candidate
+
+
+def split_target_name(name: str) -> tuple[str, str, int]:
+    """Read `{content_id}_{style_id}_seed{seed}.png` back: (content id, style id, seed).
+
+    Raises:
+        ValueError: the name has another form.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9.-]+)_([A-Za-z0-9.-]+)_seed(\d+)\.png", name)
+    if match is None:
+        raise ValueError(f'a target is named "{{content_id}}_{{style_id}}_seed{{seed}}.png", got "{name}"')
+    return match[1], match[2], int(match[3])

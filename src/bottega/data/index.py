@@ -1,0 +1,232 @@
+"""What is known of every source picture, kept on disk so that a stopped run goes on and a second run has nothing to do.
+
+One SQLite file beside each data set's outputs. It is a cache of looking (fingerprints, verdicts) and the memory of two
+decisions that must outlive a run: a picture's id and its split. Outputs are written from it, in source order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from bottega.data import similar
+from bottega.data.pictures import Kind, UnusablePicture, read_kind, reduced
+from bottega.runtime.errors import PictureError, StorageError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE pictures (
+    source TEXT PRIMARY KEY, stamp TEXT NOT NULL, id TEXT UNIQUE, sha256 TEXT NOT NULL,
+    reason TEXT NOT NULL, detail TEXT NOT NULL, difference INTEGER, frequency INTEGER, thumb BLOB, extra TEXT NOT NULL);
+CREATE INDEX pictures_sha256 ON pictures (sha256);
+CREATE TABLE splits (id TEXT PRIMARY KEY, split TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a picture found; `reason` is empty for a usable one. It needs no neighbours and no order."""
+
+    sha256: str = ""
+    reason: str = ""
+    detail: str = ""
+    kind: Kind | None = None
+    difference: int = 0
+    frequency: int = 0
+    thumb: bytes = b""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source picture in the index; rows are ordered by `source`. `extra` is the data set's own."""
+
+    source: str
+    stamp: str
+    id: str | None
+    look: Look
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        return not self.look.reason
+
+    def rejected(self, reason: str, detail: str) -> Row:
+        """The same row with a verdict against it, and no id."""
+        return replace(self, id=None, look=replace(self.look, reason=reason, detail=detail))
+
+
+def look_at(source: Path | bytes, *, min_side: int, max_pixels: int) -> Look:
+    """Read, hash, decode and fingerprint one picture. A bad one is a `Look` with its reason, never an exception.
+
+    Args:
+        source: a file, or a file's bytes.
+        min_side: pixels that the short side must have.
+        max_pixels: pixels beyond which a picture (but a JPEG, see `pictures.reduced`) is not decoded.
+    """
+    sha256 = ""
+    try:
+        data = source if isinstance(source, bytes) else _read(source)
+        sha256 = hashlib.sha256(data).hexdigest()
+        kind = read_kind(data)
+        if min(kind.width, kind.height) < min_side:
+            raise UnusablePicture("too-small", f"{kind.width}x{kind.height} pixels, the short side needs {min_side}")
+        picture = reduced(data, similar.HASH_SIDE, max_pixels=max_pixels)
+    except UnusablePicture as error:
+        return Look(sha256, error.reason, str(error))
+    except PictureError as error:
+        return Look(sha256, "broken", str(error))
+    return Look(
+        sha256=sha256,
+        kind=kind,
+        difference=similar.difference_hash(picture),
+        frequency=similar.frequency_hash(picture),
+        thumb=similar.thumbnail(picture),
+    )
+
+
+def file_stamp(path: Path) -> str:
+    """Changes when the file does: its size and modification time; "-" where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "-"
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UnusablePicture("missing", f"there is no file {path.name}") from error
+    except OSError as error:
+        raise UnusablePicture("broken", f"{path.name} can't be read ({error.strerror})") from error
+
+
+class Index:
+    """The index file, opened for one writer. Rows become durable with `commit`, in the order they were put."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._base = sqlite3.connect(path, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=NORMAL")
+            self._check_schema(path)
+            self._base.execute("CREATE TEMP TABLE present (source TEXT PRIMARY KEY)")
+            self._base.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"the index {path} can't be used ({error}); free the disk or its lock, or delete it to look again"
+            ) from error
+
+    def _check_schema(self, path: Path) -> None:
+        version = self._base.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._base.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise StorageError(f"{path} has schema {version}, this bottega knows {SCHEMA_VERSION}; delete it to look again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, sqlite3.Error):
+            self._base.execute("COMMIT")
+        self._base.close()
+        if isinstance(error, sqlite3.Error):
+            raise StorageError(f"the index can't be written ({error}); free the disk, then run again") from error
+
+    def commit(self) -> None:
+        """Make everything put so far durable."""
+        self._base.execute("COMMIT")
+        self._base.execute("BEGIN")
+
+    def get(self, source: str) -> Row | None:
+        """The row of a source, or None."""
+        found = self._base.execute(f"SELECT {_COLUMNS} FROM pictures WHERE source = ?", (source,)).fetchone()
+        return None if found is None else _row(found)
+
+    def put(self, row: Row) -> None:
+        """Insert or replace the row of a source."""
+        look, extra = row.look, dict(row.extra)
+        if look.kind is not None:
+            extra["kind"] = [look.kind.__dict__[name] for name in Kind.__dataclass_fields__]
+        values = (row.source, row.stamp, row.id, look.sha256, look.reason, look.detail)
+        hashes = (look.difference - (1 << 63), look.frequency - (1 << 63), look.thumb, json.dumps(extra))
+        self._base.execute(f"INSERT OR REPLACE INTO pictures ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", values + hashes)
+
+    def count(self, prefix: str, stamp: str) -> int:
+        """Rows whose source begins with `prefix` and that carry this stamp."""
+        query = "SELECT count(*) FROM pictures WHERE substr(source, 1, ?) = ? AND stamp = ?"
+        return int(self._base.execute(query, (len(prefix), prefix, stamp)).fetchone()[0])
+
+    def ids(self) -> list[str]:
+        """All ids given so far."""
+        return [found[0] for found in self._base.execute("SELECT id FROM pictures WHERE id IS NOT NULL")]
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in source order, without their thumbnails."""
+        query = f"SELECT {_COLUMNS.replace('thumb', 'NULL')} FROM pictures ORDER BY source"
+        for found in self._base.execute(query):
+            yield _row(found)
+
+    def with_bytes(self, sha256: str) -> list[Row]:
+        """The usable rows whose files have these bytes, in source order."""
+        query = f"SELECT {_COLUMNS} FROM pictures WHERE sha256 = ? AND id IS NOT NULL ORDER BY source"
+        return [_row(found) for found in self._base.execute(query, (sha256,))]
+
+    def mark_present(self, source: str) -> None:
+        """Note that a source still exists; see `forget_absent`."""
+        self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (source,))
+
+    def forget_absent(self) -> list[Row]:
+        """Drop and return the rows of sources that were not marked present since the index was opened."""
+        where = "FROM pictures WHERE source NOT IN (SELECT source FROM present)"
+        gone = [_row(found) for found in self._base.execute(f"SELECT {_COLUMNS} {where}")]
+        self._base.execute(f"DELETE {where}")
+        return gone
+
+    def groups(self) -> dict[str, int]:
+        """For each id of a usable picture the number of its group of identical or near-identical pictures."""
+        query = "SELECT id, difference, frequency, thumb FROM pictures WHERE id IS NOT NULL ORDER BY id"
+        ids: list[str] = []
+        thumbs = bytearray()
+        hashes: list[int] = []
+        for identity, difference, frequency, thumb in self._base.execute(query):
+            ids.append(identity)
+            hashes += [difference + (1 << 63), frequency + (1 << 63)]
+            thumbs += thumb
+        table = np.array(hashes, dtype=np.uint64).reshape(-1, 2)
+        looks = np.frombuffer(bytes(thumbs), dtype=np.uint8).reshape(-1, similar.THUMB_BYTES)
+        found = similar.groups(table[:, 0], table[:, 1], looks)
+        return dict(zip(ids, found.tolist(), strict=True))
+
+    def splits(self) -> dict[str, str]:
+        """The split of each id that an earlier run decided on."""
+        return dict(self._base.execute("SELECT id, split FROM splits"))
+
+    def put_splits(self, splits: Mapping[str, str]) -> None:
+        """Replace all decisions on splits at once."""
+        self._base.execute("DELETE FROM splits")
+        self._base.executemany("INSERT INTO splits VALUES (?, ?)", splits.items())
+
+
+_COLUMNS = "source, stamp, id, sha256, reason, detail, difference, frequency, thumb, extra"
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    source, stamp, identity, sha256, reason, detail, difference, frequency, thumb, text = found
+    extra = json.loads(text)
+    kind = Kind(*extra.pop("kind")) if "kind" in extra else None
+    look = Look(sha256, reason, detail, kind, difference + (1 << 63), frequency + (1 << 63), thumb or b"")
+    return Row(source, stamp, identity, look, extra)

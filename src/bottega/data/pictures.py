@@ -1,0 +1,220 @@
+"""Opening pictures as they lie in the wild: every mode becomes upright 8-bit RGB, and what can't be used says why.
+
+The reasons, as they stand in `rejects.csv`:
+
+- `missing`: there is no such file
+- `broken`: not a picture, or damaged
+- `truncated`: the file ends before the picture does
+- `too-small`: the short side is below the limit
+- `enormous`: more pixels than may be decoded (a decompression bomb, or a scan that no memory holds)
+- `mode`: a pixel format with no known range, such as 32-bit floats
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bottega.runtime.errors import PictureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_PIXELS = 100_000_000
+"""Pixels that may be decoded: 300 MB as 8-bit RGB."""
+
+MAX_JPEG_PIXELS = 1_000_000_000
+"""Pixels of a JPEG file, which can be decoded at 1/2, 1/4 or 1/8 of its size."""
+
+_ORIENTATION = 0x0112
+_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_HEADER_LOCK = threading.Lock()
+
+
+class UnusablePicture(PictureError):
+    """A picture that can't be used; `reason` is one of the words in the module's head."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a picture is stored, read from its header: what it is, and whether it can serve as it lies."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    depth: int
+    orientation: int
+
+    @property
+    def plain(self) -> bool:
+        """True for an upright 8-bit RGB picture in a format that every reader knows."""
+        upright = self.orientation in (0, 1)
+        return self.mode == "RGB" and self.depth == 8 and upright and self.format in _EXTENSIONS
+
+    @property
+    def extension(self) -> str:
+        """The file ending by what the bytes are, whatever the name says."""
+        return _EXTENSIONS.get(self.format, ".png")
+
+    def __str__(self) -> str:
+        turned = f", EXIF orientation {self.orientation}" if self.orientation not in (0, 1) else ""
+        return f"{self.format} {self.mode} {self.depth}-bit {self.width}x{self.height}{turned}"
+
+
+def open_picture(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture to upright 8-bit RGB.
+
+    EXIF orientation is applied; CMYK, grey, palette and 16-bit pictures are converted; transparency is laid on white,
+    the colour of paper. A JPEG beyond `max_pixels` is decoded at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        source: a file, or a file's bytes.
+        max_pixels: the most pixels that are decoded.
+
+    Raises:
+        PictureError: an `UnusablePicture`, whose `reason` is one of the words in the module's head.
+    """
+    with _opened(source) as image:
+        _fit_into(image, max_pixels, _name(source))
+        return _upright_rgb(image, _name(source))
+
+
+def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
+    """The centre square of a picture, uint8 [size, size, 3] in sRGB; the short side is resized with Lanczos.
+
+    A picture that already has this size comes back unchanged to the bit. A JPEG far larger than needed is decoded
+    at a reduced size of at least twice `size`, which is several times faster.
+
+    Raises:
+        PictureError: see `open_picture`.
+    """
+    with _opened(path) as image:
+        if image.format == "JPEG":
+            image.draft(None, (2 * size, 2 * size))
+        _fit_into(image, MAX_PIXELS, _name(path))
+        picture = _upright_rgb(image, _name(path))
+    width, height = picture.size
+    scale = size / min(width, height)
+    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+    if (wide, high) != (width, height):
+        picture = picture.resize((wide, high), Image.Resampling.LANCZOS)
+    left, top = (wide - size) // 2, (high - size) // 2
+    square = np.asarray(picture, dtype=np.uint8)[top : top + size, left : left + size]  # [size, size, 3]
+    return np.ascontiguousarray(square)
+
+
+def read_kind(source: Path | str | bytes) -> Kind:
+    """What a picture's header says, without decoding it.
+
+    Raises:
+        PictureError: see `open_picture`.
+    """
+    with _opened(source) as image:
+        orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
+        return Kind(image.format or "", image.mode, image.width, image.height, _depth(image), orientation)
+
+
+def reduced(source: Path | str | bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB picture decoded to the last pixel (so that damage shows) but, from a JPEG, at a reduced size.
+
+    The short side is at least `side` pixels, or the picture's own. Cheap input for fingerprints and statistics.
+
+    Raises:
+        PictureError: see `open_picture`.
+    """
+    with _opened(source) as image:
+        if image.format == "JPEG":
+            image.draft(None, (side, side))
+        _fit_into(image, max_pixels, _name(source))
+        return _upright_rgb(image, _name(source))
+
+
+def _name(source: Path | str | bytes) -> str:
+    return f"{len(source)} bytes of data" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
+    """An opened picture, nothing decoded; everything that Pillow may raise becomes an `UnusablePicture`."""
+    name = _name(source)
+    try:
+        with _open_header(source) as image:
+            yield image
+    except PictureError:
+        raise
+    except FileNotFoundError as error:
+        raise UnusablePicture("missing", f"there is no file {name}; restore it or take it out of the list") from error
+    except UnidentifiedImageError as error:
+        raise UnusablePicture("broken", f"{name} is not a picture in a known format; fetch it again") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
+        reason = "truncated" if _tells_of_early_end(error) else "broken"
+        raise UnusablePicture(reason, f"{name} can't be decoded ({error}); fetch it again") from error
+    except MemoryError as error:
+        raise UnusablePicture("enormous", f"{name} does not fit into memory; scale it down") from error
+
+
+def _open_header(source: Path | str | bytes) -> Image.Image:
+    # Pillow's own guard only warns at half of its limit and lets no larger JPEG be drafted down. `_fit_into` is
+    # stricter, so the guard is off while the header is read; nothing is decoded here.
+    with _HEADER_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _tells_of_early_end(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, EOFError) or any(word in text for word in ("truncated", "unexpected end", "premature"))
+
+
+def _fit_into(image: Image.Image, max_pixels: int, name: str) -> None:
+    """Draft a large JPEG down, refuse any other picture beyond the limit: before a single pixel is decoded."""
+    pixels = image.width * image.height
+    if image.format == "JPEG" and max_pixels < pixels <= MAX_JPEG_PIXELS:
+        shrink = next((s for s in (2, 4, 8) if pixels / s**2 <= max_pixels), 8)
+        image.draft(None, (image.width // shrink, image.height // shrink))
+        pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise UnusablePicture(
+            "enormous", f"{name} has {image.width}x{image.height} pixels, at most {max_pixels} are decoded; scale it down"
+        )
+
+
+def _depth(image: Image.Image) -> int:
+    """Bits a channel. Pillow reports 16-bit RGB as mode "RGB": only the raw mode of its decoder still tells."""
+    if image.mode in _SIXTEEN_BIT or "16" in str([tile[3] for tile in getattr(image, "tile", [])]):
+        return 16
+    return 1 if image.mode == "1" else 32 if image.mode == "F" else 8
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and "transparency" not in upright.info:
+        return upright.copy() if upright is image else upright
+    if upright.mode in _SIXTEEN_BIT:
+        values = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)  # [H, W]
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if upright.mode == "F":
+        raise UnusablePicture("mode", f"{name} holds floats, whose range is unknown; store it with 8 or 16 bits")
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
+    return upright.convert("RGB")

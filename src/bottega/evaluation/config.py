@@ -1,0 +1,54 @@
+"""What an evaluation may be told. Importing this module imports no network library."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bottega.runtime.config import Config
+
+Row = Literal["student", "teacher", "base", "content", "style", "colours", "blurred", "truth"]
+"""The methods of every table, see `controls.ROWS`."""
+
+
+class EvaluationConfig(Config):
+    """Evaluation on held-out contents × styles.
+
+    The strength, the steps and the guidance of the student and of the base are those of the recipe's `student` section,
+    the teacher's those of its `teacher` section: an evaluation measures what the recipe made, and sets nothing of its
+    own.
+    """
+
+    limit: int | None = Field(
+        None, ge=1, description="pairs to evaluate; a smaller crossed grid of the test pairs; null: all"
+    )
+    rows: tuple[Row, ...] = Field(
+        ("student", "teacher", "base", "content", "style", "colours", "blurred", "truth"),
+        description="methods to measure; one that is left out has no row in the table",
+    )
+    teacher_pairs: int | None = Field(
+        400, ge=1, description="pairs the teacher draws, a crossed grid of the same pairs; null: all"
+    )
+    seed: int = Field(
+        0, ge=0, description="seed of the pictures' noise; a picture's own derives from it, its content and its style"
+    )
+    size: int | None = Field(
+        None, ge=16, description="side in pixels at which pictures are measured; null: the side the student draws"
+    )
+    batch_size: int = Field(
+        16, ge=1, le=512, description="pictures drawn together; part of what makes them repeatable to the bit"
+    )
+    draws: int = Field(2000, ge=200, description="bootstrap draws an interval")
+    level: float = Field(0.95, gt=0.5, lt=1.0, description="coverage of the intervals, a share")
+    bootstrap_seed: int = Field(0, ge=0, description="seed of the bootstrap's draws")
+    object_floor: float = Field(
+        0.01, ge=0.0, lt=1.0, description="share of the picture that a labelled class must cover to count as an object"
+    )
+    object_overlap: float = Field(0.5, gt=0.0, le=1.0, description="IoU from which an object counts as found in place")
+    truths: int = Field(8, ge=2, description="drawn truths a pair that are compared with")
+    examples: int = Field(6, ge=1, description="best, median and worst pairs to name for the report, each")
+    style_bar: float = Field(30.0, description="points that the student's style gain must reach with its lower bound")
+    content_bar: float = Field(
+        10.0, ge=0.0, description="points of objects in place that the student may lose against the frozen base"
+    )

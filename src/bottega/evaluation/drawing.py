@@ -1,0 +1,221 @@
+"""Pictures of the methods that draw, each in a process of its own: `python -m bottega.evaluation.drawing <
+request.json`.
+
+SDXL and PixArt are never in one process, and the memory of either is given back when its process ends. Pictures are
+drawn in the order of the grid, in batches fixed by it; a batch's pictures are written, then its lines in `made.jsonl`.
+A batch that is not wholly there is drawn again whole, so that a stopped and repeated evaluation has the pictures of an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.data.pictures import load_square
+from bottega.evaluation.colour import Picture
+from bottega.evaluation.grid import Pair
+from bottega.evaluation.painters import Painter, load_painter
+from bottega.runtime import errors
+from bottega.runtime.errors import BottegaError, Interrupted, LockedError, NonFiniteError, PictureError, WorkError
+from bottega.runtime.files import append_jsonl, read_jsonl, sha256_file, sha256_json, write_png
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.locks import lock
+from bottega.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a drawing process is asked for. `settings` is what `painters.load_painter` needs for this row.
+
+    `fingerprint` stands for the weights and the settings: a picture made under another one is drawn again.
+    """
+
+    row: str
+    directory: str
+    data_root: str
+    pairs: tuple[Mapping[str, Any], ...]
+    batch_size: int
+    seed: int
+    fingerprint: str
+    settings: Mapping[str, Any]
+
+    @property
+    def made(self) -> Path:
+        """The lines of what was drawn: `{pair_id, key, sha256 | error}`."""
+        return Path(self.directory) / "made.jsonl"
+
+    def picture(self, pair: Pair) -> Path:
+        """Where a pair's picture lies."""
+        return Path(self.directory) / f"{pair['pair_id']}.png"
+
+    def key(self, pair: Pair) -> str:
+        """Stands for everything a picture depends on, but for what it is batched with."""
+        data_root = Path(self.data_root)
+        sources = [_sha(data_root / str(pair[name])) for name in ("content_path", "style_path")]
+        ids = [pair["content_id"], pair["style_id"], pair["prompt"]]
+        return sha256_json([self.fingerprint, self.row, self.seed, ids, sources])[:20]
+
+
+def draw(request: Request) -> dict[str, Path]:
+    """Have the pictures of a request drawn by a process of its own, unless they all are there.
+
+    Returns:
+        The picture of each pair id that has one; a pair with a broken source, or whose picture was not finite, has
+        none.
+
+    Raises:
+        BottegaError: as the process met it; `Interrupted` once it has stopped in order.
+    """
+    if any(_missing(request, _made(request), batch) for batch in _batches(request)):
+        _run_child(request)
+    made = _made(request)
+    lines = {str(p["pair_id"]): made.get(str(p["pair_id"]), {}) for p in request.pairs}
+    return {str(p["pair_id"]): request.picture(p) for p in request.pairs if "sha256" in lines[str(p["pair_id"])]}
+
+
+def draw_here(request: Request, painter: Painter) -> None:
+    """Draw what is missing of a request in this process."""
+    made = _made(request)
+    batches = _batches(request)
+    todo = [batch for batch in batches if _missing(request, made, batch)]
+    done = len(request.pairs) - sum(len(batch) for batch in todo)
+    with (
+        Progress(len(request.pairs), f"drawing: {request.row}", "pictures", done=done) as progress,
+        Interruption() as stop,
+    ):
+        for batch in todo:
+            append_jsonl(request.made, _draw_batch(request, painter, batch))
+            progress.update(len(batch))
+            stop.check()
+
+
+def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Draw and write a batch; its lines for `made.jsonl`. A broken source costs its own pair only."""
+    lines: dict[str, dict[str, Any]] = {}
+    pairs: list[Pair] = []
+    sources: list[tuple[Picture, Picture]] = []
+    for pair in batch:
+        try:
+            paths = [Path(request.data_root) / str(pair[name]) for name in ("content_path", "style_path")]
+            content, style = (load_square(path, painter.size) for path in paths)
+        except PictureError as error:
+            lines[str(pair["pair_id"])] = {"error": str(error)}
+            continue
+        pairs.append(pair)
+        sources.append((content, style))
+    pictures = painter.draw(pairs, sources, request.seed) if pairs else []
+    for pair, picture in zip(pairs, pictures, strict=True):
+        try:
+            lines[str(pair["pair_id"])] = {"sha256": write_png(request.picture(pair), _finite(picture))}
+        except NonFiniteError as error:
+            lines[str(pair["pair_id"])] = {"error": str(error)}
+    return [{"pair_id": pair["pair_id"], "key": request.key(pair), **lines[str(pair["pair_id"])]} for pair in batch]
+
+
+def _finite(picture: npt.NDArray[np.float32]) -> Picture:
+    """Floats [H, W, 3] in 0..1 as uint8."""
+    if not np.isfinite(picture).all():
+        raise NonFiniteError(f"a picture must be finite, {(~np.isfinite(picture)).mean():.0%} of its values are not")
+    rounded: Picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return rounded
+
+
+def _batches(request: Request) -> list[Sequence[Pair]]:
+    size = request.batch_size
+    return [request.pairs[start : start + size] for start in range(0, len(request.pairs), size)]
+
+
+def _made(request: Request) -> dict[str, dict[str, Any]]:
+    return {str(line["pair_id"]): line for line in read_jsonl(request.made)} if request.made.is_file() else {}
+
+
+def _missing(request: Request, made: Mapping[str, Mapping[str, Any]], batch: Sequence[Pair]) -> bool:
+    """Whether any picture of the batch is not there as its line says."""
+    for pair in batch:
+        line = made.get(str(pair["pair_id"]), {})
+        if line.get("key") != request.key(pair):
+            return True
+        if "sha256" in line and _sha(request.picture(pair)) != line["sha256"]:
+            return True
+    return False
+
+
+def _sha(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return "unreadable"
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+def _run_child(request: Request) -> None:
+    """Run this module on a request, pass signals on to it, and raise here what it raised there."""
+    # In a session of its own the child gets a terminal's Ctrl-C once, from here, and not twice.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bottega.evaluation.drawing"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with Interruption(notify=child.send_signal, quiet=True) as interruption:
+        said, _ = child.communicate(json.dumps(asdict(request)))
+        interruption.check()
+    if child.returncode:
+        raise _retold(said, child.returncode, request.row)
+
+
+def _retold(said: str, returncode: int, row: str) -> BottegaError:
+    try:
+        told = json.loads(said.strip().splitlines()[-1])
+        kind = getattr(errors, told["error"], WorkError)
+        return Interrupted(told["signal"]) if "signal" in told else kind(told["message"])
+    except (ValueError, IndexError, KeyError, TypeError):
+        # No last word: killed, by a person or for want of memory.
+        return WorkError(f"drawing the pictures of {row} ended with exit code {returncode}; see its output above")
+
+
+def main() -> int:
+    """Draw the request on stdin; on failure one line of JSON on stdout says why."""
+    raw = json.load(sys.stdin)
+    request = Request(**{**raw, "pairs": tuple(raw["pairs"])})
+    _follow_parent(os.getppid())
+    try:
+        with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
+            draw_here(request, load_painter(request.row, request.settings))
+    except Interrupted as error:
+        print(json.dumps({"error": "Interrupted", "signal": error.exit_code - 128, "message": str(error)}))
+        return error.exit_code
+    except (BottegaError, LockedError) as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        return error.exit_code
+    return 0
+
+
+def _follow_parent(parent: int) -> None:
+    """End at once when the process that asked is killed: nobody would look at the pictures of an orphan."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

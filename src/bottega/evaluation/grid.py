@@ -1,0 +1,92 @@
+"""Test pairs as a crossed grid: contents × styles, a score a cell.
+
+Legend: C contents, S styles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bottega.evaluation.bootstrap import Matrix
+
+Pair = Mapping[str, Any]
+"""One line of a pairs file."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pairs with the contents and styles they cross, each in the order of their first pair."""
+
+    pairs: tuple[Pair, ...]
+    contents: tuple[str, ...]
+    styles: tuple[str, ...]
+    labels: Mapping[str, str]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Grid:
+        """The grid of some pairs; a pair that comes twice counts once."""
+        kept = {str(p["pair_id"]): p for p in pairs}
+        contents = dict.fromkeys(str(p["content_id"]) for p in kept.values())
+        labels = {str(p["style_id"]): str(p["style"]) for p in kept.values()}
+        return cls(tuple(kept.values()), tuple(contents), tuple(labels), labels)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def matrix(self, scores: Mapping[tuple[str, str], float]) -> Matrix:
+        """Scores by (content id, style id) as a matrix [C, S]; NaN where there is none."""
+        row = {c: k for k, c in enumerate(self.contents)}
+        column = {s: k for k, s in enumerate(self.styles)}
+        values = np.full((len(row), len(column)), np.nan)
+        for (content, style), score in scores.items():
+            if content in row and style in column:
+                values[row[content], column[style]] = score
+        return values
+
+    def smaller(self, limit: int | None) -> Grid:
+        """A crossed grid of at most `limit` pairs: all styles while that leaves four contents, else nearly a square.
+
+        Contents are taken in their order, styles by turns of their labels, so that few styles are of many kinds.
+        """
+        if limit is None or limit >= len(self.pairs):
+            return self
+        columns = (
+            len(self.styles) if limit >= 4 * len(self.styles) else max(1, min(len(self.styles), round(limit**0.5)))
+        )
+        contents = set(self.contents[: max(1, limit // columns)])
+        styles = set(by_turns(self.styles, self.labels)[:columns])
+        return Grid.of([p for p in self.pairs if p["content_id"] in contents and p["style_id"] in styles][:limit])
+
+
+def by_turns(styles: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+    """The styles so ordered that every label comes once before any comes twice."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for style in styles:
+        turns.append((seen[labels[style]], style))
+        seen[labels[style]] += 1
+    return [style for _, style in sorted(turns, key=lambda t: t[0])]
+
+
+def swapped_styles(labels: Mapping[str, str]) -> dict[str, str]:
+    """For each style another of a different label, each used once: a cyclic derangement.
+
+    Styles are sorted by label and moved on by the size of the largest label, so that no style meets its own.
+
+    Args:
+        labels: the label of each style id.
+
+    Returns:
+        style id -> the style id whose picture stands in for its own; empty where one label holds more than half of
+        the styles, for then there is none.
+    """
+    ordered = sorted(labels, key=lambda style: (labels[style], style))
+    largest = max(Counter(labels.values()).values(), default=0)
+    if 2 * largest > len(ordered):
+        return {}
+    return {style: ordered[(k + largest) % len(ordered)] for k, style in enumerate(ordered)}

@@ -1,0 +1,101 @@
+"""The networks that judge, as callables, or the reason why one is absent.
+
+A metric without its network is reported as unavailable with this reason; it never becomes a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.evaluation.metrics import NEEDS
+from bottega.runtime.errors import MissingError
+from bottega.runtime.files import sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+
+Pictures = npt.NDArray[np.uint8]  # [N, H, W, 3]
+Floats = npt.NDArray[np.float32]
+
+
+class Clip(Protocol):
+    """Pictures and captions in one space; unit norm, [N, D]."""
+
+    def image(self, pictures: Pictures) -> Floats: ...
+    def text(self, texts: list[str]) -> Floats: ...
+
+
+class StyleClassifier(Protocol):
+    """Probability of each style label, [N, K]."""
+
+    labels: list[str]
+
+    def probabilities(self, pictures: Pictures) -> Floats: ...
+
+
+class StructureEncoder(Protocol):
+    """Keys of the last block, unit norm, [N, T, D]."""
+
+    def keys(self, pictures: Pictures) -> Floats: ...
+
+
+class SceneReader(Protocol):
+    """Class of each pixel, [N, H, W]."""
+
+    labels: list[str]
+
+    def segment(self, pictures: Pictures) -> npt.NDArray[np.uint8]: ...
+
+
+@dataclass
+class Networks:
+    """What there is; `absent` says of each missing one why, `identities` which weights the others have."""
+
+    clip: Clip | None = None
+    style_classifier: StyleClassifier | None = None
+    structure_encoder: StructureEncoder | None = None
+    scene_reader: SceneReader | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+    identities: dict[str, str] = field(default_factory=dict)
+
+
+def load_networks(models: ModelsConfig) -> Networks:
+    """Load what the recipe names and this machine has.
+
+    Raises:
+        BottegaError: a named model is there but broken; only its absence is a reason to go on without it.
+    """
+    from bottega.models import encoders
+    from bottega.models.loading import resolve
+
+    found = Networks()
+    kinds: dict[str, Any] = {
+        "clip": encoders.ClipEncoder,
+        "style_classifier": encoders.StyleClassifier,
+        "structure_encoder": encoders.StructureEncoder,
+        "scene_reader": encoders.SceneReader,
+    }
+    for role, kind in kinds.items():
+        name = getattr(models, role)
+        if name is None:
+            found.absent[role] = f"no {role} in the recipe's models; needs {NEEDS[role]}"
+            continue
+        try:
+            folder = resolve(name, cache=models.cache)
+        except MissingError as error:
+            found.absent[role] = str(error)
+            continue
+        setattr(found, role, kind(folder, device=models.device))
+        found.identities[role] = identity(folder)
+    return found
+
+
+def identity(folder: Path) -> str:
+    """One hash over the weights and the configuration of a model folder, whatever its place is called."""
+    read = [*folder.rglob("*.safetensors"), *folder.glob("*.json")] if folder.is_dir() else [folder]
+    return sha256_json({file.name: sha256_file(file) for file in sorted(read)})

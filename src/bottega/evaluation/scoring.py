@@ -1,0 +1,242 @@
+"""From pictures to scores: one record a picture, kept in `measured.jsonl`, so that no picture is measured twice.
+
+A record holds for whatever its `key` hashes: the picture, its content, style, caption, label map and truths, the
+networks and the way of measuring. Contents in the order of the grid, all methods of some pairs together: what a pair's
+truths or a content's keys cost is paid once.
+
+Legend: N pictures, K labels, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bottega.data.pictures import load_square
+from bottega.evaluation.colour import Picture, palette, palette_distance
+from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
+from bottega.evaluation.grid import Grid, Pair
+from bottega.evaluation.metrics import object_overlap, same_classes, structure_distance, text_scores
+from bottega.evaluation.networks import Networks
+from bottega.evaluation.sources import Sources
+from bottega.evaluation.truth_distance import Description, describe, nearest
+from bottega.runtime.errors import PictureError
+from bottega.runtime.files import append_jsonl, read_jsonl, sha256_bytes, sha256_file, sha256_json
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.progress import Progress
+
+WAY = 1
+"""Version of the way of measuring: raise it when a metric changes its meaning."""
+
+_CHUNK = 16  # pairs measured together
+_SHARED = 96  # features kept of contents and styles, which many pairs share
+
+
+@dataclass(frozen=True)
+class Record:
+    """The raw scores of one picture. `scores["kind"]` is the number of the most likely style label."""
+
+    pair_id: str
+    row: str
+    sha256: str
+    key: str
+    scores: Mapping[str, float]
+
+
+@dataclass
+class Measured:
+    """Records by (row, pair id), and the pairs that were left out with the reason."""
+
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    pair: Pair
+    row: str
+    picture: Picture
+    sha256: str
+    key: str
+
+
+def measure_all(
+    grid: Grid,
+    files: Mapping[str, Mapping[str, Path]],
+    config: EvaluationConfig,
+    sources: Sources,
+    networks: Networks,
+    kept: Path,
+) -> Measured:
+    """Measure every row's picture of every pair.
+
+    Args:
+        files: of each drawn row the picture file of each pair id that has one.
+        kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
+
+    One unreadable picture leaves its pair out of every row, so that all rows keep the same denominator.
+    """
+    way = sha256_json([WAY, sources.size, config.object_floor, config.object_overlap, networks.identities])
+    old = {row["key"]: row for row in read_jsonl(kept)} if kept.is_file() else {}
+    measured = Measured()
+    measurer = _Measurer(config, sources, networks)
+    with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
+        for pairs in _chunks(grid.pairs, _CHUNK):
+            jobs: list[_Job] = []
+            for pair in pairs:
+                try:
+                    jobs += _jobs(pair, config.rows, files, sources, way, old, measured)
+                except PictureError as error:
+                    measured.broken[str(pair["pair_id"])] = str(error)
+            records = measurer(jobs)
+            if records:
+                append_jsonl(kept, (vars(record) for record in records))
+            measured.records.update({(r.row, r.pair_id): r for r in records})
+            progress.update(len(pairs))
+            interruption.check()
+    return measured
+
+
+def _jobs(
+    pair: Pair,
+    rows: Sequence[str],
+    files: Mapping[str, Mapping[str, Path]],
+    sources: Sources,
+    way: str,
+    old: Mapping[str, Mapping[str, Any]],
+    measured: Measured,
+) -> list[_Job]:
+    """The pictures of a pair that are still to be measured; those that were are put among the records."""
+    identity = [way, *sources.identity(pair)]
+    pair_id = str(pair["pair_id"])
+    truths: list[Picture] | None = None
+    jobs, found = [], []
+    for row in rows:
+        drawn = files.get(row, {}).get(pair_id)
+        if ROWS[row].drawn and drawn is None:
+            continue
+        sha = sha256_file(drawn) if drawn else ""
+        key = sha256_json([row, sha, identity])[:20]
+        if key in old:
+            found.append(Record(pair_id, row, old[key]["sha256"], key, old[key]["scores"]))
+            continue
+        if drawn:
+            picture: Picture | None = load_square(drawn, sources.size)
+        else:
+            truths = sources.truths(pair) if truths is None and row in MADE_FROM else truths
+            first = truths[0] if truths else None
+            picture = control_picture(row, sources.content(pair), sources.style(pair), first)
+        if picture is not None:
+            jobs.append(_Job(pair, row, picture, sha or sha256_bytes(picture.tobytes()), key))
+    measured.records.update({(r.row, r.pair_id): r for r in found})
+    return jobs
+
+
+class _Measurer:
+    """Scores jobs with the networks there are; features of contents and styles are kept between calls."""
+
+    def __init__(self, config: EvaluationConfig, sources: Sources, networks: Networks) -> None:
+        self.config, self.sources, self.networks = config, sources, networks
+        self._shared: dict[tuple[str, int], Any] = {}
+        reader = networks.scene_reader
+        self._classes = same_classes(sources.classes, reader.labels) if reader else {}
+
+    def __call__(self, jobs: Sequence[_Job]) -> list[Record]:
+        scores: list[dict[str, float]] = [{} for _ in jobs]
+        if not jobs:
+            return []
+        self._kinds(jobs, scores)
+        self._palettes(jobs, scores)
+        self._objects(jobs, scores)
+        self._structures(jobs, scores)
+        self._texts(jobs, scores)
+        self._truths(jobs, scores)
+        return [
+            Record(str(job.pair["pair_id"]), job.row, job.sha256, job.key, found)
+            for job, found in zip(jobs, scores, strict=True)
+        ]
+
+    def _kinds(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        if (classifier := self.networks.style_classifier) is None:
+            return
+        for found, probabilities in zip(scores, self._features("kind", jobs, classifier.probabilities), strict=True):
+            found["kind"] = float(probabilities.argmax())
+
+    def _palettes(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        for job, found in zip(jobs, scores, strict=True):
+            style = self._once("palette", self.sources.style(job.pair), palette)
+            found["palette"] = palette_distance(palette(job.picture), style)
+
+    def _objects(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        if (reader := self.networks.scene_reader) is None or not self._classes:
+            return
+        for job, found, read in zip(jobs, scores, self._features("scene", jobs, reader.segment), strict=True):
+            labels = self.sources.labels(job.pair)
+            if labels is None:
+                continue
+            overlaps = object_overlap(read, labels, self._classes, self.config.object_floor)
+            if overlaps:
+                found["objects_iou"] = 100 * float(np.mean(overlaps))
+                found["objects_found"] = 100 * float(np.mean([o >= self.config.object_overlap for o in overlaps]))
+
+    def _structures(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        if (encoder := self.networks.structure_encoder) is None:
+            return
+        for job, found, keys in zip(jobs, scores, self._features("keys", jobs, encoder.keys), strict=True):
+            content = self._once("keys", self.sources.content(job.pair), lambda p: encoder.keys(p[None])[0])
+            found["structure"] = structure_distance(keys, content)
+
+    def _texts(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        if (clip := self.networks.clip) is None:
+            return
+        captions = sorted({str(job.pair["prompt"]) for job in jobs})
+        texts = dict(zip(captions, clip.text(captions), strict=True))
+        images = np.stack(self._features("clip", jobs, clip.image))  # [N, D]
+        wanted = np.stack([texts[str(job.pair["prompt"])] for job in jobs])  # [N, D]
+        for found, score in zip(scores, text_scores(images, wanted), strict=True):
+            found["text"] = float(score)
+
+    def _truths(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        described: dict[str, list[Description]] = {}
+        for job, found in zip(jobs, scores, strict=True):
+            pair_id = str(job.pair["pair_id"])
+            if pair_id not in described:
+                described[pair_id] = [describe(truth) for truth in self.sources.truths(job.pair)]
+            made_from = MADE_FROM.get(job.row)
+            others = [truth for k, truth in enumerate(described[pair_id]) if k != made_from]
+            if others:
+                distance = nearest(describe(job.picture), others)
+                found |= {"truth": distance.total, "truth_colour": distance.colour, "truth_texture": distance.texture}
+
+    def _features(self, what: str, jobs: Sequence[_Job], call: Any) -> list[Any]:
+        """What a network says of each job's picture; equal ones, such as one content of many pairs, are shown once."""
+        unique = {job.sha256: job for job in jobs}
+        keys = {sha: (what, hash(job.picture.tobytes())) for sha, job in unique.items()}
+        new = [job for sha, job in unique.items() if keys[sha] not in self._shared]
+        said = call(np.stack([job.picture for job in new])) if new else []
+        fresh = {keys[job.sha256]: one for job, one in zip(new, said, strict=True)}
+        for job in new:
+            if job.row in ("content", "style"):
+                self._keep(keys[job.sha256], fresh[keys[job.sha256]])
+        return [fresh[keys[j.sha256]] if keys[j.sha256] in fresh else self._shared[keys[j.sha256]] for j in jobs]
+
+    def _once(self, what: str, picture: Picture, call: Any) -> Any:
+        key = (what, hash(picture.tobytes()))
+        if key not in self._shared:
+            self._keep(key, call(picture))
+        return self._shared[key]
+
+    def _keep(self, key: tuple[str, int], value: Any) -> None:
+        while len(self._shared) >= _SHARED * 4:
+            self._shared.pop(next(iter(self._shared)))
+        self._shared[key] = value
+
+
+def _chunks(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]

@@ -1,0 +1,110 @@
+"""What an evaluation reads of a data set: contents, styles, and where they exist label maps and drawn truths.
+
+The last two are optional files, known by their place:
+
+- `coco/contents.jsonl` names a content's label map as `layout_path`; its classes stand in `labels.txt` beside it or in
+  a folder above it, with lines `id: name`.
+- `truth/{pair_id}_seed{k}.png`, k = 0, 1, …: drawings of the right answer for a pair.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bottega.data.pictures import load_square
+from bottega.evaluation.colour import Picture
+from bottega.evaluation.grid import Pair
+from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
+from bottega.runtime.errors import PictureError
+from bottega.runtime.files import read_jsonl, sha256_file
+
+_KEPT = 64  # pictures held of contents and of styles: a grid visits few of either again and again
+
+
+class Sources:
+    """Reads the pictures of pairs at one size.
+
+    Args:
+        data_root: what the paths of the pairs are relative to.
+        size: side in pixels of every picture that is handed out.
+        truths: drawings a pair that are looked for.
+    """
+
+    def __init__(self, data_root: Path, size: int, truths: int) -> None:
+        self.data_root, self.size = data_root, size
+        self._truths = truths
+        self._layouts = _layouts(data_root)
+        self.classes = self._label_names()
+        # Bound here and not as decorated methods, so that the cache ends with this object.
+        self._picture = functools.lru_cache(maxsize=2 * _KEPT)(self._load)
+        self._sha = functools.lru_cache(maxsize=None)(sha256_file)
+
+    def content(self, pair: Pair) -> Picture:
+        """The content of a pair. Raises PictureError."""
+        return self._picture(str(pair["content_path"]))
+
+    def style(self, pair: Pair) -> Picture:
+        """The style picture of a pair. Raises PictureError."""
+        return self._picture(str(pair["style_path"]))
+
+    def truth_paths(self, pair: Pair) -> list[Path]:
+        """The drawn truths of a pair that exist, in the order of their seeds."""
+        named = (self.data_root / "truth" / f"{pair['pair_id']}_seed{k}.png" for k in range(self._truths))
+        return [path for path in named if path.is_file()]
+
+    def truths(self, pair: Pair) -> list[Picture]:
+        """The drawn truths of a pair. Raises PictureError."""
+        return [load_square(path, self.size) for path in self.truth_paths(pair)]
+
+    def labels(self, pair: Pair) -> Labels | None:
+        """The content's label map, uint8 [size, size], or None. Raises PictureError where it can't be read."""
+        place = self._layouts.get(str(pair["content_id"]))
+        if place is None or not self.classes:
+            return None
+        try:
+            return load_label_map(self.data_root / place, self.size)
+        except (OSError, ValueError) as error:
+            raise PictureError(f"{self.data_root / place}: not a label map that can be read ({error})") from error
+
+    def identity(self, pair: Pair) -> list[str]:
+        """What a score of this pair depends on, as hashes, but for the picture that is scored. Raises PictureError."""
+        files = [self.data_root / str(pair["content_path"]), self.data_root / str(pair["style_path"])]
+        if place := self._layouts.get(str(pair["content_id"])):
+            files.append(self.data_root / place)
+        files += self.truth_paths(pair)
+        try:
+            return [str(pair["prompt"]), str(pair["style"]), *(self._sha(file) for file in files)]
+        except OSError as error:
+            raise PictureError(
+                f"{error.filename}: can't be read ({error.strerror}); restore it or leave it out"
+            ) from error
+
+    def _load(self, path: str) -> Picture:
+        return load_square(self.data_root / path, self.size)
+
+    def _label_names(self) -> dict[int, str]:
+        place = next(iter(self._layouts.values()), None)
+        if place is None:
+            return {}
+        folders = (self.data_root / place).parents
+        found = next((f / "labels.txt" for f in _up_to(folders, self.data_root) if (f / "labels.txt").is_file()), None)
+        return read_label_names(found) if found else {}
+
+
+def _layouts(data_root: Path) -> Mapping[str, str]:
+    """Content id -> path of its label map relative to the data root, of the contents that have one."""
+    file = data_root / "coco" / "contents.jsonl"
+    if not file.is_file():
+        return {}
+    return {str(row["content_id"]): str(row["layout_path"]) for row in read_jsonl(file) if row.get("layout_path")}
+
+
+def _up_to(folders: Iterable[Path], last: Path) -> list[Path]:
+    kept = []
+    for folder in folders:
+        kept.append(folder)
+        if folder == last:
+            break
+    return kept

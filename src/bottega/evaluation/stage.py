@@ -1,0 +1,215 @@
+"""The evaluation stage: draw every method's pictures of the test pairs, measure them, write numbers.
+
+Read `run` from top to bottom; it leaves in its directory
+
+    pictures/{row}/{pair_id}.png   what student, teacher and base drew, with made.jsonl beside them
+    measured.jsonl                 raw scores of each picture, kept between calls
+    scores.jsonl                   {pair_id, row, metric, value, sha256}: all that the numbers derive from
+    summary.json, table.md         means with intervals and n, differences, claims, examples
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.evaluation.bootstrap import METHOD
+from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.controls import ROWS
+from bottega.evaluation.drawing import Request, draw
+from bottega.evaluation.grid import Grid, swapped_styles
+from bottega.evaluation.metrics import METRICS, NEEDS
+from bottega.evaluation.networks import Networks, identity, load_networks
+from bottega.evaluation.scoring import measure_all
+from bottega.evaluation.sources import Sources
+from bottega.evaluation.summary import (
+    by_row,
+    claims,
+    differences,
+    discrimination,
+    examples,
+    per_label,
+    score_lines,
+    table,
+)
+from bottega.evaluation.table import markdown
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import read_jsonl, sha256_file, sha256_json, write_json, write_jsonl, write_text
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+    from bottega.runtime.config import Config
+    from bottega.teacher.config import TeacherConfig
+
+Files = Mapping[str, Mapping[str, Path]]
+_WEIGHTS = {"student": ("pixart",), "base": ("pixart",), "teacher": ("sdxl", "sdxl_vae", "ip_adapter")}
+_DEFAULT_SIZE = 512  # pixels; of contents that are measured without a picture that anything drew
+
+
+def run(
+    config: EvaluationConfig,
+    directory: Path,
+    *,
+    pairs: Path,
+    data_root: Path,
+    adapter: Path | None,
+    models: ModelsConfig,
+    teacher: TeacherConfig | None = None,
+    student: Config | None = None,
+) -> dict[str, Any]:
+    """Evaluate an adapter on held-out pairs. May be called again: pictures and scores that still hold are used again.
+
+    Args:
+        directory: where everything is written.
+        pairs: the test pairs; best crossed, every content with every style.
+        data_root: what the pairs' paths are relative to; label maps and drawn truths are looked for in it.
+        adapter: the trained adapter; None leaves the student's row unavailable.
+        models: what draws and what judges; what is absent makes its rows and metrics unavailable.
+        teacher: its protocol; None leaves its row unavailable.
+        student: how the student draws (strength, steps, guidance), also of the base; None: generation's own defaults.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        MissingError: the pairs or the adapter file are not there.
+        RequestError: there is no pair.
+    """
+    grid = Grid.of(read_jsonl(pairs)).smaller(config.limit)
+    if not grid.pairs:
+        raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
+    if adapter is not None and not adapter.is_file():
+        raise MissingError(f"no adapter at {adapter}; train one first")
+    directory.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher, student)
+    drawn = time.monotonic()
+    sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
+    networks = load_networks(models)
+    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl")
+    labels = networks.style_classifier.labels if networks.style_classifier else []
+    write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
+    absent |= _absent_needs(grid, sources, networks)
+    summary = summarise(config, directory, grid, absent)
+    summary["broken"] = measured.broken
+    summary["size"], summary["networks"] = sources.size, networks.identities
+    summary["seconds"] = {"drawing": round(drawn - started, 1), "measuring": round(time.monotonic() - drawn, 1)}
+    write_json(directory / "summary.json", summary)
+    write_text(directory / "table.md", markdown(summary))
+    return summary
+
+
+def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> dict[str, Any]:
+    """The numbers, from `scores.jsonl` alone."""
+    scores = by_row(read_jsonl(directory / "scores.jsonl"))
+    rows = table(grid, scores, config, absent)
+    gaps = differences(grid, scores, config)
+    return {
+        "pairs": len(grid),
+        "contents": len(grid.contents),
+        "styles": len(grid.styles),
+        "labels": len(set(grid.labels.values())),
+        "interval": {"method": METHOD, "level": config.level, "draws": config.draws, "seed": config.bootstrap_seed},
+        "metrics": {
+            name: {"title": m.title, "unit": m.unit, "better": m.better, "meaning": m.meaning}
+            for name, m in METRICS.items()
+        },
+        "rows": rows,
+        "differences": gaps,
+        "discrimination": discrimination(grid, scores, config),
+        "claims": claims(rows, gaps, config) if "student" in config.rows else [],
+        "examples": examples(grid, scores, config.examples),
+        "per_label": per_label(grid, scores),
+    }
+
+
+def _draw_all(
+    config: EvaluationConfig,
+    directory: Path,
+    grid: Grid,
+    data_root: Path,
+    adapter: Path | None,
+    models: ModelsConfig,
+    teacher: TeacherConfig | None,
+    student: Config | None,
+) -> tuple[Files, dict[str, str]]:
+    """Pictures of the rows that draw, one process after the other, and why a row has none."""
+    files: dict[str, Mapping[str, Path]] = {}
+    absent: dict[str, str] = {}
+    told = {"models": models.model_dump(mode="json")}
+    settings = {
+        "student": None if adapter is None else {**told, "adapter": str(adapter), "student": _dumped(student)},
+        "base": {**told, "adapter": None if adapter is None else str(adapter), "student": _dumped(student)},
+        "teacher": None
+        if teacher is None
+        else {**told, "teacher": _dumped(teacher), "truth": str(data_root / "truth")},
+    }
+    for row in (row for row in config.rows if ROWS[row].drawn):
+        wanted = settings[row]
+        if wanted is None:
+            absent[row] = "no adapter was given" if row == "student" else "no teacher was given"
+            continue
+        pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
+        try:
+            request = Request(
+                row=row,
+                directory=str(directory / "pictures" / row),
+                data_root=str(data_root),
+                pairs=tuple(dict(pair) for pair in pairs),
+                batch_size=config.batch_size,
+                seed=config.seed,
+                fingerprint=_fingerprint(row, wanted, models, adapter),
+                settings=wanted,
+            )
+            files[row] = draw(request)
+        except MissingError as error:
+            absent[row] = str(error)
+    return files, absent
+
+
+def _fingerprint(row: str, settings: Mapping[str, Any], models: ModelsConfig, adapter: Path | None) -> str:
+    """Stands for the weights and the settings of a method, wherever they lie. Raises MissingError without weights."""
+    from bottega.models.loading import resolve
+
+    weights = {}
+    if settings.get("teacher", {}).get("source") != "oracle":
+        for role in _WEIGHTS[row]:
+            name = getattr(models, role)
+            if name is None and role != "sdxl_vae":
+                raise MissingError(f"no {role} in the recipe's models; name a folder")
+            weights[role] = None if name is None else identity(resolve(name, cache=models.cache))
+    # How the student draws may stand in the adapter's header, and the base draws as the student does.
+    learned = None if row == "teacher" or adapter is None else sha256_file(adapter)
+    how = {name: value for name, value in settings.items() if name in ("teacher", "student")}
+    return sha256_json([weights, learned, how, models.dtype, models.device])
+
+
+def _absent_needs(grid: Grid, sources: Sources, networks: Networks) -> dict[str, str]:
+    """What metrics need and this data set or machine lacks, each with the reason."""
+    absent = dict(networks.absent)
+    if not sources.classes:
+        absent["label_maps"] = f"needs {NEEDS['label_maps']}"
+    if not any(sources.truth_paths(pair) for pair in grid.pairs):
+        absent["truth"] = f"needs {NEEDS['truth']}"
+    if not swapped_styles(grid.labels):
+        absent["swap"] = "swapped styles need that no label holds more than half of the test styles"
+    return absent
+
+
+def _size(files: Files, grid: Grid, data_root: Path) -> int:
+    """The side of what was drawn, of the truth, or a default: at which all pictures are measured."""
+    from PIL import Image
+
+    drawn: Iterable[Path] = (path for row in ("student", "base", "teacher") for path in files.get(row, {}).values())
+    truths = (data_root / "truth" / f"{pair['pair_id']}_seed0.png" for pair in grid.pairs)
+    first = next(iter(drawn), None) or next((path for path in truths if path.is_file()), None)
+    if first is None:
+        return _DEFAULT_SIZE
+    with Image.open(first) as image:
+        return int(min(image.size))
+
+
+def _dumped(config: Config | None) -> dict[str, Any] | None:
+    return None if config is None else config.model_dump(mode="json")

@@ -1,0 +1,142 @@
+"""`bottega miniature build`: draw the corpus, train every model of the miniature, measure the gates, pack the folders.
+
+Each step leaves its state in the work folder and goes on from there when the command is given again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.miniature import gates
+from bottega.miniature.corpus import GATE_PAINTERS, GATE_SCENES, Corpus, draw_corpus
+from bottega.miniature.learn_diffusion import SDXLText, embed, encode, learn_pixart, learn_teacher
+from bottega.miniature.learn_encoders import (
+    learn_clip,
+    learn_scene_reader,
+    learn_structure_encoder,
+    learn_style_classifier,
+    learn_vae,
+)
+from bottega.miniature.pack import Parts, pack, untrained
+from bottega.runtime.files import append_jsonl, atomic_path, write_json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is drawn and how long each model is trained, in steps."""
+
+    corpus: int = 10_000
+    painters: int = 480
+    gate_corpus: int = 320
+    gate_painters: int = 80
+    vae: int = 2_000
+    clip: int = 600
+    style_classifier: int = 300
+    scene_reader: int = 450
+    structure_encoder: int = 300
+    teacher: int = 1_400
+    pixart: int = 1_700
+    gate_pictures: int = 120
+    workers: int = 2
+
+
+QUICK = Plan(64, 16, 32, 16, 3, 3, 3, 3, 3, 3, 3, 4, 1)
+
+
+def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:
+    """Make the miniature's models: state in `work`, folders and `gates.json` in `output`. Returns the gates."""
+    work.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, make: Callable[[], T]) -> T:
+        start = time.monotonic()
+        made = make()
+        seconds[name] = round(time.monotonic() - start, 1)
+        append_jsonl(
+            work / "build.jsonl", [{"step": name, "seconds": seconds[name], "threads": torch.get_num_threads()}]
+        )
+        return made
+
+    corpus = timed(
+        "corpus", lambda: draw_corpus(work / "corpus", plan.corpus, painters=plan.painters, workers=plan.workers)
+    )
+    parts = untrained(0, work)
+    parts.vae = timed("vae", lambda: learn_vae(corpus, work, plan.vae))
+    _scale_latents(parts.vae, corpus)
+    parts.clip, parts.second = timed("clip", lambda: learn_clip(corpus, work, plan.clip))
+    parts.style_classifier = timed(
+        "style_classifier", lambda: learn_style_classifier(corpus, work, plan.style_classifier)
+    )
+    plain, painted, styles = timed("latents", lambda: _features(work, parts, corpus))
+    text = SDXLText(parts.clip_tokenizer, parts.clip, parts.second)
+    parts.unet = timed("teacher", lambda: learn_teacher(corpus, plain, painted, styles, text, work, plan.teacher))
+    scaling = parts.vae.config.scaling_factor
+    parts.t5, parts.transformer = timed(
+        "pixart", lambda: learn_pixart(corpus, plain, painted, parts.vae, scaling, work, plan.pixart)
+    )
+    parts.scene_reader = timed("scene_reader", lambda: learn_scene_reader(corpus, work, plan.scene_reader))
+    parts.structure_encoder = timed(
+        "structure_encoder", lambda: learn_structure_encoder(corpus, work, plan.structure_encoder)
+    )
+    pack(parts, output)
+    measured = timed("gates", lambda: measure_gates(work, output, parts, plan))
+    report = {"gates": measured, "bars": gates.BARS, "seconds": seconds, "parameters": count_parameters(parts)}
+    write_json(output / "gates.json", report)
+    return report
+
+
+def measure_gates(work: Path, output: Path, parts: Parts, plan: Plan) -> dict[str, float]:
+    """All gates, on scenes and painters that no model has seen."""
+    corpus = draw_corpus(work / "gates", plan.gate_corpus, GATE_SCENES, GATE_PAINTERS, plan.gate_painters, plan.workers)
+    result = gates.measure_encoders(corpus, parts.vae, parts.clip, parts.style_classifier, parts.scene_reader)
+    result |= gates.measure_teacher(
+        output, corpus, parts.style_classifier, parts.scene_reader, count=min(plan.gate_pictures, len(corpus))
+    )
+    result |= gates.measure_pixart(output, parts.scene_reader, count=plan.gate_pictures)
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def count_parameters(parts: Parts) -> dict[str, int]:
+    """Parameters of each network and of all together."""
+    modules = {name: value for name, value in vars(parts).items() if isinstance(value, torch.nn.Module)}
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
+    return {**counts, "all": sum(counts.values())}
+
+
+def _scale_latents(vae: Any, corpus: Corpus, count: int = 256) -> None:
+    """Record the factor that brings the latents to unit deviation, measured on plain and painted pictures together."""
+    rows = slice(0, min(count, len(corpus)))
+    latents = np.concatenate([encode(vae, corpus.plain[rows], 1.0), encode(vae, corpus.painted[rows], 1.0)]).astype(
+        np.float32
+    )
+    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+
+
+def _features(
+    work: Path, parts: Parts, corpus: Corpus
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """Latents of plain and painted pictures and CLIP embeddings of the painted ones, computed once."""
+    scaling = parts.vae.config.scaling_factor
+    jobs: dict[str, Callable[[], Any]] = {
+        "plain": lambda: encode(parts.vae, corpus.plain, scaling),
+        "painted": lambda: encode(parts.vae, corpus.painted, scaling),
+        "styles": lambda: embed(parts.clip, corpus.painted),
+    }
+    arrays = []
+    for name, make in jobs.items():
+        path = work / f"features_{name}_{len(corpus)}.npy"
+        if not path.exists():
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, make())
+        arrays.append(np.load(path))
+    return arrays[0], arrays[1], arrays[2]

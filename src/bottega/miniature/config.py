@@ -1,0 +1,32 @@
+"""The recipe's sections `world` and `truth`: light, so that a recipe is read without drawing anything."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bottega.runtime.config import Config
+
+
+class WorldConfig(Config):
+    """How much of the drawn world is written to disk. Numbers may grow; what is there stays as it is."""
+
+    contents: int = Field(default=400, ge=4, description="scenes written as COCO train2017")
+    contents_val: int = Field(default=100, ge=2, description="scenes written as COCO val2017")
+    painters: int = Field(default=96, ge=8, description="painters in the WikiArt parquet; kinds take turns")
+    paintings: int = Field(default=8, ge=1, description="paintings a painter")
+    fill50k: int = Field(default=300, ge=1, description="Fill50K examples")
+    workers: int = Field(default=2, ge=1, description="processes that draw")
+
+
+class TruthConfig(Config):
+    """Which drawn truths are written beside the pairs."""
+
+    seeds: int = Field(
+        default=8, ge=1, le=8, description="drawn truths a test pair: a painter never repeats his strokes"
+    )
+    calibration_pairs: int = Field(
+        default=120,
+        ge=0,
+        description="train pairs with a drawn truth each seed of the teacher, for calibrating quality control",
+    )
+    workers: int = Field(default=2, ge=1, description="processes that draw")

@@ -1,0 +1,175 @@
+"""Train the autoencoder, CLIP with both text encoders, and the three judges, each on the drawn corpus.
+
+Dimensions: B batch, C channels, H W picture sides, D joint width, L tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from bottega.miniature import models
+from bottega.miniature.corpus import Corpus, Pictures
+from bottega.miniature.fit import Losses, fit
+from bottega.miniature.painters import KINDS, painter
+from bottega.miniature.scenes import scene
+from bottega.miniature.words import STYLE_PHRASE, clip_tokenizer
+from bottega.runtime.seeds import numpy_rng
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def to_signed(pictures: Pictures) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_clip(pictures: Pictures) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] with CLIP's mean and deviation."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return ((to_signed(pictures) + 1) / 2 - mean) / std
+
+
+def learn_vae(corpus: Corpus, folder: Path, steps: int) -> Any:
+    """Reconstruct crops of 64², two of three painted; latents stay near mean 0 and deviation 1, shaken a little."""
+    torch.manual_seed(0)
+    vae = models.autoencoder().to(memory_format=torch.channels_last)
+    batch, side = 12, 64
+
+    def losses(step: int) -> Losses:
+        rng = numpy_rng("miniature vae", step)
+        crops = np.empty((batch, side, side, 3), np.uint8)
+        for k, row in enumerate(rng.integers(len(corpus), size=batch)):
+            source = corpus.plain if k % 3 == 0 else corpus.painted
+            y, x = rng.integers(0, models.PICTURE - side + 1, 2)
+            crops[k] = source[row, y : y + side, x : x + side]
+        target = to_signed(crops).contiguous(memory_format=torch.channels_last)
+        latents = vae.encode(target).latents  # [B, 4, 16, 16]
+        shaken = latents + 0.03 * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+        error = vae.decode(shaken).sample - target
+        spread = latents.mean((0, 2, 3)).square().mean() + (latents.std((0, 2, 3)) - 1).square().mean()
+        return {"mse": error.square().mean(), "l1": 0.02 * error.abs().mean(), "latents": 1e-3 * spread}
+
+    fit(folder, "vae", {"vae": vae}, losses, steps=steps, learning_rate=2e-3)
+    return vae
+
+
+def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[Any, Any]:
+    """Contrast pictures with captions, both text encoders against one picture tower.
+
+    Half of the painted pictures' captions name kind, palette and scale too, without which CLIP would be blind to style.
+    """
+    torch.manual_seed(1)
+    tokenizer = clip_tokenizer(folder / "clip_tokenizer")
+    clip = models.clip(len(tokenizer), tokenizer.eos_token_id)
+    second = models.second_text_encoder(len(tokenizer), tokenizer.eos_token_id)
+    batch = min(96, len(corpus))
+
+    def losses(step: int) -> Losses:
+        rng = numpy_rng("miniature clip", step)
+        pictures, captions = np.empty((batch, models.PICTURE, models.PICTURE, 3), np.uint8), []
+        for k, row in enumerate(rng.choice(len(corpus), size=batch, replace=False)):
+            caption = scene(corpus.scene_of(int(row))).caption(int(rng.integers(5)))
+            pictures[k] = corpus.plain[row] if k % 4 == 0 else corpus.painted[row]
+            if k % 4 >= 2:
+                caption = f"{caption} {STYLE_PHRASE} {painter(corpus.painter_of(int(row))).words}"
+            captions.append(caption)
+        tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        seen = F.normalize(
+            clip.visual_projection(clip.vision_model(pixel_values=to_clip(pictures)).pooler_output), dim=-1
+        )  # [B, D]
+        read = clip.text_projection(clip.text_model(input_ids=tokens.input_ids).pooler_output)
+        also = second(input_ids=tokens.input_ids).text_embeds
+        scale = clip.logit_scale.exp().clamp(max=60)
+        parts = {}
+        for name, text in (("first", read), ("second", also)):
+            logits = scale * seen @ F.normalize(text, dim=-1).T  # [B, B]
+            answer = torch.arange(batch)
+            parts[name] = (F.cross_entropy(logits, answer) + F.cross_entropy(logits.T, answer)) / 2
+        return parts
+
+    fit(folder, "clip", {"clip": clip, "second": second}, losses, steps=steps, learning_rate=1e-3)
+    return clip, second
+
+
+def _halves(
+    corpus: Corpus, rng: np.random.Generator, batch: int, plain_share: int
+) -> tuple[Pictures, npt.NDArray[np.int64]]:
+    """A batch of rows of which one in `plain_share` is plain: (pictures, rows)."""
+    rows = rng.integers(len(corpus), size=batch)
+    pictures = np.stack([corpus.plain[r] if k % plain_share == 0 else corpus.painted[r] for k, r in enumerate(rows)])
+    return pictures, rows
+
+
+def learn_style_classifier(corpus: Corpus, folder: Path, steps: int) -> Any:
+    """Tell the kind of painter; channels are permuted, pictures mirrored, so that palettes and scenes do not help."""
+    torch.manual_seed(2)
+    model = models.style_classifier()
+
+    def losses(step: int) -> Losses:
+        rng = numpy_rng("miniature style", step)
+        rows = rng.integers(len(corpus), size=48)
+        pictures = to_clip(np.stack([corpus.painted[r] for r in rows]))
+        pictures = pictures[:, rng.permutation(3)] * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-0.2, 0.2))
+        pictures = pictures.flip(3) if rng.random() < 0.5 else pictures
+        pictures = pictures + 0.08 * torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32))
+        kinds = torch.tensor([corpus.painter_of(int(r)) % len(KINDS) for r in rows])
+        return {"cross_entropy": F.cross_entropy(model(pixel_values=pictures).logits, kinds)}
+
+    fit(folder, "style_classifier", {"model": model}, losses, steps=steps, learning_rate=2e-3)
+    return model
+
+
+def learn_scene_reader(corpus: Corpus, folder: Path, steps: int) -> Any:
+    """Read the class of each pixel, whoever painted it."""
+    torch.manual_seed(3)
+    model = models.scene_reader()
+
+    def losses(step: int) -> Losses:
+        rng = numpy_rng("miniature reader", step)
+        pictures, rows = _halves(corpus, rng, 16, 4)
+        labels = torch.from_numpy(np.stack([corpus.labels[r] for r in rows])).long()  # [B, H, W]
+        shaken = to_clip(pictures)[:, rng.permutation(3)] + 0.08 * torch.from_numpy(
+            rng.standard_normal((16, 3, *labels.shape[1:]), dtype=np.float32)
+        )
+        logits = F.interpolate(model(pixel_values=shaken).logits, scale_factor=4, mode="bilinear")  # [B, classes, H, W]
+        weight = torch.tensor([0.4] + [1.0] * (logits.shape[1] - 1))
+        return {"cross_entropy": F.cross_entropy(logits, labels, weight=weight)}
+
+    fit(folder, "scene_reader", {"model": model}, losses, steps=steps, learning_rate=1.5e-3)
+    return model
+
+
+def learn_structure_encoder(corpus: Corpus, folder: Path, steps: int) -> Any:
+    """Give a scene's patches the same features plain and painted, and tell patches of different things apart.
+
+    A linear head, thrown away afterwards, reads each patch's share of every class from its feature; a second term pulls
+    the features of the plain and the painted picture of one scene together.
+    """
+    torch.manual_seed(4)
+    model = models.structure_encoder()
+    classes = 1 + int(corpus.labels.max())
+    head = torch.nn.Linear(96, classes)
+
+    def losses(step: int) -> Losses:
+        rng = numpy_rng("miniature structure", step)
+        rows = rng.integers(len(corpus), size=16)
+        pictures = np.concatenate(
+            [np.stack([corpus.plain[r] for r in rows]), np.stack([corpus.painted[r] for r in rows])]
+        )
+        patches = model(pixel_values=to_clip(pictures)).last_hidden_state[:, 1:]  # [2B, L, D]
+        labels = torch.from_numpy(np.stack([corpus.labels[r] for r in rows])).long()
+        shares = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
+        shares = F.avg_pool2d(shares, models.PICTURE // 8).flatten(2).transpose(1, 2)  # [B, L, classes]
+        reading = F.cross_entropy(head(patches).flatten(0, 1), shares.repeat(2, 1, 1).flatten(0, 1))
+        plain, painted = F.normalize(patches, dim=-1).chunk(2)
+        return {"reading": reading, "agreement": 0.5 * (1 - (plain * painted).sum(-1)).mean()}
+
+    fit(folder, "structure_encoder", {"model": model, "head": head}, losses, steps=steps, learning_rate=1e-3)
+    return model

@@ -1,0 +1,203 @@
+"""Architectures of the miniature: the classes of the full models, at about a thousandth of the size.
+
+Each function makes one model with random weights; `write_untrained` writes every folder that a run needs. The sizes
+stand here and nowhere else: all other code reads them from the folders' own configurations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.miniature.painters import KINDS
+from bottega.miniature.scenes import SHAPES
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, PixArtTransformer2DModel, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModelWithProjection, T5EncoderModel
+
+PICTURE = 128  # pixels a side
+LATENT = 32  # latent cells a side: the autoencoder halves twice
+CHANNELS = 4
+WIDTH = 128  # of every text and picture encoder
+IP_TOKENS = 4
+
+
+def autoencoder() -> AutoencoderTiny:
+    """Pictures [B, 3, 128, 128] in -1..1 <-> latents [B, 4, 32, 32]."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(48, 48, 48),
+        decoder_block_out_channels=(48, 48, 48),
+        num_encoder_blocks=(0, 2, 3),
+        num_decoder_blocks=(3, 2, 0),
+        latent_channels=CHANNELS,
+        force_upcast=False,
+    )
+
+
+def clip(vocabulary: int, end_token: int) -> CLIPModel:
+    """Joint space of pictures (64 patches of 16 × 16) and captions, 128 wide."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": PICTURE,
+        "patch_size": 16,
+    }
+    return CLIPModel(CLIPConfig(text_config=_text(vocabulary, end_token), vision_config=vision, projection_dim=WIDTH))
+
+
+def second_text_encoder(vocabulary: int, end_token: int) -> CLIPTextModelWithProjection:
+    """SDXL's second text encoder, aligned with the same picture tower."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(CLIPTextConfig(**_text(vocabulary, end_token), projection_dim=WIDTH))
+
+
+def _text(vocabulary: int, end_token: int) -> dict[str, Any]:
+    tokens = {"bos_token_id": end_token - 1, "eos_token_id": end_token, "pad_token_id": end_token}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        **tokens,
+    }
+
+
+def unet() -> UNet2DConditionModel:
+    """SDXL's U-Net: two text encoders side by side, pooled text and six size numbers beside the time."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 96, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        transformer_layers_per_block=(1, 1, 1),
+        attention_head_dim=(1, 3, 4),
+        cross_attention_dim=2 * WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=WIDTH + 6 * 32,
+    )
+
+
+def t5(vocabulary: int) -> T5EncoderModel:
+    """Text for PixArt: token states [B, L, 128]."""
+    from transformers import T5Config, T5EncoderModel
+
+    size = {"d_model": WIDTH, "d_kv": 32, "d_ff": 2 * WIDTH, "num_layers": 3, "num_heads": 4}
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            **size,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
+def pixart() -> PixArtTransformer2DModel:
+    """12 blocks × 160 on 64 tokens (patches of 4 × 4 latent cells); 8 output channels: ε and the variance."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=5,
+        attention_head_dim=32,
+        in_channels=CHANNELS,
+        out_channels=2 * CHANNELS,
+        num_layers=12,
+        cross_attention_dim=160,
+        sample_size=LATENT,
+        patch_size=4,
+        caption_channels=WIDTH,
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+
+
+def style_classifier() -> Any:
+    """Tells the painters' kinds apart; serves evaluation only."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    labels = dict(enumerate(KINDS))
+    size = {"embedding_size": 24, "hidden_sizes": [24, 48, 96, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(
+        ResNetConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    )
+
+
+def structure_encoder() -> Any:
+    """A ViT whose keys say what lies where, whoever painted it; serves evaluation only."""
+    from transformers import ViTConfig, ViTModel
+
+    size = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return ViTModel(ViTConfig(**size, image_size=PICTURE, patch_size=16), add_pooling_layer=False)
+
+
+def scene_reader() -> Any:
+    """The oracle that reads scenes: class of each pixel (0 background, k + 1 for shape k) at a quarter of the size."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    labels = {0: "background", **{k + 1: shape for k, shape in enumerate(SHAPES)}}
+    size = {
+        "hidden_sizes": [24, 48, 80, 112],
+        "depths": [1, 1, 2, 1],
+        "num_attention_heads": [1, 2, 4, 4],
+        "decoder_hidden_size": 64,
+    }
+    return SegformerForSemanticSegmentation(
+        SegformerConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    )
+
+
+def teacher_scheduler() -> dict[str, Any]:
+    """SDXL's noise schedule as its folder states it."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+    }
+
+
+def pixart_scheduler() -> dict[str, Any]:
+    """PixArt-α's noise schedule as its folder states it: linear betas, not Stable Diffusion's."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "prediction_type": "epsilon",
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+    }
+
+
+def write_untrained(folder: Path, seed: int = 0) -> Path:
+    """See `bottega.miniature.pack.write_untrained`."""
+    from bottega.miniature.pack import write_untrained as write
+
+    return write(folder, seed)

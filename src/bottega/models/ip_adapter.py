@@ -1,0 +1,151 @@
+"""Do an IP-Adapter, an image encoder and a U-Net belong together? Read from headers and configurations alone.
+
+An adapter holds `image_proj.*`, which turns what the image encoder says into a few tokens, and `ip_adapter.{1,3,5,…}`,
+the keys and values of each cross-attention layer of the U-Net. What it reads of the encoder depends on its layout:
+
+| layout | recognised by        | reads                           | width that must agree  |
+|--------|----------------------|---------------------------------|------------------------|
+| plain  | `proj.weight`        | the projected picture embedding | `projection_dim`       |
+| plus   | `latents`            | the last but one hidden states  | `hidden_size`          |
+| full   | `proj.3.weight`      | the last but one hidden states  | `hidden_size`          |
+
+The widths of two encoders overlap (1280 is what OpenCLIP ViT-bigG projects to, and how wide ViT-H is inside), so no
+width proves anything without the layout. Source: tencent-ailab/IP-Adapter and the loader of diffusers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bottega.models.weights import TensorInfo, find_weights, read_config, read_header, read_headers
+from bottega.runtime.errors import MissingError, RequestError
+
+WEIGHT_NAMES = ("ip_adapter.safetensors", "ip-adapter_sdxl.safetensors")  # what is taken where a folder holds several
+PLAIN_TOKENS = 4  # fixed in the architecture: the file doesn't say how it divides its rows into tokens
+
+
+@dataclass(frozen=True)
+class IPAdapter:
+    """An adapter file by its header. `width` is what it expects of the encoder, `tokens` how many it makes."""
+
+    path: Path
+    layout: str  # "plain", "plus" or "full"
+    width: int
+    cross_attention_dim: int
+    tokens: int | None  # None: as many as the encoder has patches, and one
+    layers: tuple[tuple[int, ...], ...]  # shape [hidden, cross_attention_dim] of each layer's key matrix, in order
+
+
+def adapter_file(place: Path) -> Path:
+    """The adapter's file: `place` itself, or the one in that folder.
+
+    Raises MissingError where there is none, RequestError where there are several and none has a known name, or where
+    it is not safetensors.
+    """
+    if place.is_dir():
+        for name in WEIGHT_NAMES:
+            if (place / name).exists():
+                return place / name
+        found = sorted(p for p in place.glob("*.safetensors") if re.match(r"ip[-_]adapter", p.name))
+        if len(found) > 1:
+            raise RequestError(f"{place}: holds {len(found)} IP-Adapters; name one of {', '.join(p.name for p in found)}")
+        if found:
+            return found[0]
+        pickled = sorted(p.name for p in place.glob("ip*adapter*") if p.suffix in (".bin", ".pt", ".ckpt"))
+        if pickled:
+            raise RequestError(f"{place}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its .safetensors file")
+        raise MissingError(f"{place}: holds no IP-Adapter ({' or '.join(WEIGHT_NAMES)}); fetch it")
+    if place.suffix != ".safetensors":
+        raise RequestError(f"{place}: an IP-Adapter is read from safetensors only; fetch its .safetensors file")
+    return place
+
+
+def encoder_folder(adapter: Path) -> Path:
+    """The image encoder that belongs to an adapter file: `image_encoder/` beside it, or, as h94/IP-Adapter lays out its
+    ViT-H adapters for SDXL, `models/image_encoder/` one folder up. The first that fits; else the first, to be refused."""
+    candidates = [adapter.parent / "image_encoder", adapter.parent.parent / "models" / "image_encoder"]
+    there = [folder for folder in candidates if (folder / "config.json").exists()]
+    if not there:
+        raise MissingError(f"{adapter}: no image_encoder/ with a config.json beside it; fetch the encoder with the adapter")
+    described = describe(adapter)
+    return next((folder for folder in there if not _encoder_faults(described, folder)), there[0])
+
+
+def describe(path: Path) -> IPAdapter:
+    """Layout and widths of an adapter file, from its header. Raises RequestError for a layout that is not supported."""
+    tensors = read_header(path).tensors
+    projection = {n.removeprefix("image_proj."): t for n, t in tensors.items() if n.startswith("image_proj.")}
+    layers = tuple(tensors[name].shape for name in sorted(_keys(tensors), key=lambda n: int(n.split(".")[1])))
+    if not projection or not layers:
+        raise RequestError(
+            f"{path}: not an IP-Adapter: its header has no `image_proj.*` and `ip_adapter.*.to_k_ip.weight` keys; name the adapter's file"
+        )
+    cross = layers[0][1]
+    if "proj.weight" in projection and "norm.weight" in projection:
+        rows, width = projection["proj.weight"].shape
+        if rows != PLAIN_TOKENS * cross:
+            raise RequestError(f"{path}: a plain IP-Adapter makes {PLAIN_TOKENS} tokens of {cross}, its projection has {rows} rows; name another adapter")
+        return IPAdapter(path, "plain", width, cross, PLAIN_TOKENS, layers)
+    if "latents" in projection and "proj_in.weight" in projection:
+        tokens = projection["latents"].shape[1]
+        return IPAdapter(path, "plus", projection["proj_in.weight"].shape[1], cross, tokens, layers)
+    if "proj.3.weight" in projection and "proj.0.weight" in projection:
+        return IPAdapter(path, "full", projection["proj.0.weight"].shape[1], cross, None, layers)
+    raise RequestError(f"{path}: an IP-Adapter of the plain, plus or full layout is needed, received keys such as image_proj.{min(projection)}; FaceID adapters are not supported")
+
+
+def _keys(tensors: dict[str, TensorInfo]) -> list[str]:
+    return [name for name in tensors if re.fullmatch(r"ip_adapter\.\d+\.to_k_ip\.weight", name)]
+
+
+def check(adapter: Path, encoder: Path, unet: Path) -> IPAdapter:
+    """Refuse an adapter file, an image encoder's folder and a U-Net's folder that don't belong together.
+
+    Reads headers and configurations only. Raises RequestError that lists all that disagrees; StorageError or
+    MissingError for files that are torn or absent.
+    """
+    described = describe(adapter)
+    faults = _encoder_faults(described, encoder) + _unet_faults(described, unet)
+    if faults:
+        raise RequestError(f"{adapter.name} and its models don't belong together: {'; '.join(faults)}; name an adapter made for this encoder and this U-Net")
+    return described
+
+
+def _encoder_faults(adapter: IPAdapter, folder: Path) -> list[str]:
+    config = read_config(folder / "config.json")
+    hidden, projected = config.get("hidden_size"), config.get("projection_dim")
+    tensors = read_headers(find_weights(folder).files)
+    projection = tensors.get("visual_projection.weight")
+    if projection is None:
+        return [f"{folder} holds no visual_projection.weight, so it is not a CLIP image encoder with projection"]
+    if projection.shape != (projected, hidden):
+        return [f"{folder}: config.json says projection_dim {projected} and hidden_size {hidden}, its weights {list(projection.shape)}"]
+    field, has = ("projection_dim", projected) if adapter.layout == "plain" else ("hidden_size", hidden)
+    if has != adapter.width:
+        return [f"the adapter ({adapter.layout} layout) needs an image encoder of {field} {adapter.width}, {folder} has {has}"]
+    return []
+
+
+def _unet_faults(adapter: IPAdapter, folder: Path) -> list[str]:
+    cross = read_config(folder / "config.json").get("cross_attention_dim")
+    if cross != adapter.cross_attention_dim:
+        return [f"the adapter was made for a U-Net of cross_attention_dim {adapter.cross_attention_dim}, {folder} has {cross}"]
+    layers = cross_attention_layers(read_headers(find_weights(folder).files))
+    if layers != adapter.layers:
+        where = next((i for i, (a, b) in enumerate(zip(layers, adapter.layers, strict=False)) if a != b), None)
+        what = f"layer {where}: {list(adapter.layers[where])} against {list(layers[where])}" if where is not None else "all shapes agree until one ends"
+        return [f"the adapter has {len(adapter.layers)} layers, the U-Net {len(layers)} cross-attention layers ({what})"]
+    return []
+
+
+def cross_attention_layers(tensors: dict[str, TensorInfo]) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the U-Net's cross-attention key matrices in the order in which an IP-Adapter numbers them:
+    down blocks, up blocks, middle."""
+    names = [name for name in tensors if name.endswith("attn2.to_k.weight")]
+
+    def place(name: str) -> tuple[int, tuple[int, ...]]:
+        return ("down", "up_b", "mid_").index(name[:4]), tuple(int(n) for n in re.findall(r"\.(\d+)\.", name.replace(".", "..")))
+
+    return tuple(tensors[name].shape for name in sorted(names, key=place))

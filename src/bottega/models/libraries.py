@@ -1,0 +1,37 @@
+"""Care for the two model libraries before their first use: no broken torchvision, no progress bars on stderr."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+
+LOGGER = logging.getLogger(__name__)
+
+
+def prepare() -> None:
+    """Call before the first import of transformers or diffusers; calling it again costs nothing.
+
+    transformers believes in a torchvision that is installed, whether it can be imported or not, and a torchvision built
+    for another torch breaks every import after it. bottega needs none, so one that can't be imported is hidden.
+    """
+    if "transformers" not in sys.modules:
+        _hide_broken_torchvision()
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+
+
+def _hide_broken_torchvision() -> None:
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:  # any: a foreign build fails with RuntimeError, OSError or ImportError alike
+        LOGGER.warning("torchvision is installed but can't be imported (%s); going on without it", error)
+        for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
+            del sys.modules[module]
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # find_spec then says: not installed

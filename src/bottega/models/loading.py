@@ -1,0 +1,237 @@
+"""Loading: the teacher's pipeline and PixArt's parts, from folders, offline, from safetensors only.
+
+Every component is loaded by its own class with `local_files_only` and `use_safetensors`, and a weight that the file
+lacks is an error: the libraries would fill it with random numbers and say so in a log line.
+torch and the model libraries are imported inside the functions, because `missing` serves `--dry-run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.models import ip_adapter as adapters
+from bottega.models.layout import inspect, locate, missing, weight_files
+from bottega.models.libraries import prepare
+from bottega.models.names import resolve
+from bottega.models.weights import find_weights, read_config, read_headers
+from bottega.runtime.errors import MissingError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+__all__ = [
+    "PIXART_PARTS", "choose_device", "choose_dtype", "inspect", "load_pixart_parts", "load_teacher_pipeline",
+    "load_tokenizer", "load_transformers", "load_vae", "locate", "missing", "resolve", "weight_files",
+]  # fmt: skip
+PIXART_PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device meant: "auto" is the first CUDA device where there is one, else the CPU.
+
+    Raises MissingError when a CUDA device is asked for that is not there, RequestError for a name torch doesn't know.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"device: {device!r} is none that torch knows; use auto, cpu, cuda or cuda:1") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise MissingError(f"device: {device} asked for, {torch.cuda.device_count()} CUDA devices here; use auto or cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> torch.dtype:
+    """The dtype meant: "auto" is float32 on the CPU, bfloat16 on a GPU that computes in it, float16 on an older one."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if choose_device(device).type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in named:
+        raise RequestError(f"dtype: {dtype!r} is not one of auto, {', '.join(named)}; use one of them")
+    return named[dtype]
+
+
+def load_teacher_pipeline(
+    sdxl: Path,
+    ip_adapter: Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    vae: Path | None = None,
+) -> StableDiffusionXLImg2ImgPipeline:
+    """diffusers' SDXL image-to-image pipeline with an IP-Adapter in it, in evaluation mode on `device`.
+
+    sdxl: folder in the layout of StableDiffusionXLPipeline; ip_adapter: folder or file of the adapter, with its image
+    encoder beside it; vae: another autoencoder's folder in place of sdxl/vae. The scheduler is the folder's own: the
+    teacher's protocol sets the one it wants. No watermark is drawn on the pictures.
+
+    An adapter, image encoder and U-Net that don't belong together are refused before anything is loaded (RequestError).
+    Raises MissingError for absent files, StorageError for torn ones.
+    """
+    adapter = adapters.adapter_file(ip_adapter)
+    encoder = adapters.encoder_folder(adapter)
+    adapters.check(adapter, encoder, sdxl / "unet")
+    target, kind = choose_device(device), choose_dtype(dtype, device)
+    prepare()
+    from diffusers import StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+    index = read_config(sdxl / "model_index.json") if (sdxl / "model_index.json").exists() else {}
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        vae=load_vae(vae or sdxl / "vae", kind),
+        text_encoder=load_transformers(CLIPTextModel, sdxl / "text_encoder", kind),
+        text_encoder_2=load_transformers(CLIPTextModelWithProjection, sdxl / "text_encoder_2", kind),
+        tokenizer=load_tokenizer(sdxl / "tokenizer"),
+        tokenizer_2=load_tokenizer(sdxl / "tokenizer_2"),
+        unet=_diffusers(UNet2DConditionModel, sdxl / "unet", kind),
+        scheduler=_scheduler(sdxl / "scheduler"),
+        image_encoder=load_transformers(CLIPVisionModelWithProjection, encoder, kind),
+        feature_extractor=_feature_extractor(encoder),
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+        add_watermarker=False,
+    )
+    _load_adapter(pipeline, adapter)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(target)
+
+
+def _load_adapter(pipeline: StableDiffusionXLImg2ImgPipeline, adapter: Path) -> None:
+    """The image encoder and its preprocessing are in the pipeline already, so only the adapter's file is read."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it casts the U-Net to the dtype that it has, and warns of its own doing
+    try:
+        pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, local_files_only=True)
+    finally:
+        logging.set_verbosity(level)
+
+
+def load_pixart_parts(
+    folder: Path,
+    parts: Iterable[str] = PIXART_PARTS,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """Parts of a folder in the layout of PixArtAlphaPipeline, by name: only what is asked for is read.
+
+    parts: of `PIXART_PARTS`. While an adapter trains, T5 (9 GB in bfloat16) and the autoencoder need not be in memory.
+    Models are in evaluation mode, without gradients, on `device`. Raises RequestError for an unknown part, MissingError
+    for absent files, StorageError for torn ones.
+    """
+    wanted = tuple(parts)
+    if unknown := [part for part in wanted if part not in PIXART_PARTS]:
+        raise RequestError(f"parts: {unknown[0]!r} is not a part of PixArt; use some of {', '.join(PIXART_PARTS)}")
+    target, kind = choose_device(device), choose_dtype(dtype, device)
+    prepare()
+    return {part: _pixart_part(folder / part, part, kind, target) for part in wanted}
+
+
+def _pixart_part(folder: Path, part: str, dtype: torch.dtype, device: torch.device) -> Any:
+    from diffusers import PixArtTransformer2DModel
+    from transformers import T5EncoderModel
+
+    if part == "tokenizer":
+        return load_tokenizer(folder)
+    if part == "scheduler":
+        return _scheduler(folder)
+    if part == "vae":
+        model = load_vae(folder, dtype)
+    elif part == "text_encoder":
+        model = load_transformers(T5EncoderModel, folder, dtype)
+    else:
+        model = _diffusers(PixArtTransformer2DModel, folder, dtype)
+    return model.to(device).requires_grad_(False)
+
+
+def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
+    """An AutoencoderKL or AutoencoderTiny, as its config.json says, in evaluation mode on the CPU."""
+    prepare()
+    import diffusers
+
+    name = read_config(folder / "config.json").get("_class_name")
+    if name not in _AUTOENCODERS:
+        raise RequestError(f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder")
+    return _diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, of whichever published form. MissingError where its reader is not installed."""
+    prepare()
+    from importlib.util import find_spec
+
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise MissingError(f"{folder}: the tokenizer's folder is missing; fetch the model again, whole")
+    if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
+        raise MissingError(f"{folder}: its spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _scheduler(folder: Path) -> Any:
+    import diffusers
+
+    config = read_config(folder / "scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+        raise RequestError(f"{folder}: scheduler_config.json names {config.get('_class_name')!r}, no scheduler of diffusers; fetch it again")
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def _feature_extractor(encoder: Path) -> Any:
+    """How pictures are prepared for the IP-Adapter's encoder: as its folder says, else as CLIP is, at the encoder's size.
+
+    The published IP-Adapter repositories come without a preprocessor_config.json.
+    """
+    from transformers import CLIPImageProcessor
+
+    if (encoder / "preprocessor_config.json").exists():
+        return CLIPImageProcessor.from_pretrained(encoder, local_files_only=True)
+    side = read_config(encoder / "config.json").get("image_size", 224)
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def load_transformers(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """A model of a transformers class `kind` from a folder's safetensors, complete or not at all, in evaluation mode."""
+    return _from_pretrained(kind, folder, dtype=dtype, trust_remote_code=False, **options)
+
+
+def _diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    return _from_pretrained(kind, folder, torch_dtype=dtype)
+
+
+def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
+    variant = _whole(folder)
+    always = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    try:
+        model, report = kind.from_pretrained(folder, variant=variant, **always, **options)
+    except (RuntimeError, ValueError) as error:  # shapes that differ, or a configuration of another class
+        first = next(iter(str(error).splitlines()), "no reason given")
+        raise RequestError(f"{folder}: config.json and weights don't make a {kind.__name__}: {first}; name a folder of this class") from error
+    if absent := sorted(report.get("missing_keys") or ()):
+        raise RequestError(
+            f"{folder}: the weights lack {len(absent)} of the tensors that {kind.__name__} needs, first {absent[0]}; "
+            "name a folder of this class, or fetch it again"
+        )
+    return model.eval()
+
+
+def _whole(folder: Path) -> str | None:
+    """The variant to load, after all its files have been found and proved whole."""
+    weights = find_weights(folder)
+    read_headers(weights.files)
+    return weights.variant
+

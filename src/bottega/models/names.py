@@ -1,0 +1,125 @@
+"""From the name of a model to a folder on this machine, never asking the network.
+
+A name is a folder; or `bottega:miniature/weights/sdxl`, inside the installed package; or the id of a repository on the
+Hugging Face Hub, `org/name`, with a sub-folder after it (`h94/IP-Adapter/sdxl_models`) and `@revision` at the end where
+wanted, looked up in the Hub's cache as it lies on disk:
+
+    <cache>/models--org--name/refs/<revision>      a file with the commit
+    <cache>/models--org--name/snapshots/<commit>/  the files, as links into ../../blobs/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from bottega.runtime.errors import MissingError, RequestError, StorageError
+
+PACKAGE = "bottega:"
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<inside>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?")
+_READ = (".json", ".safetensors", ".txt", ".model")  # the files that bottega opens; a dangling README harms nobody
+
+
+def hub_cache(cache: str | None = None) -> Path:
+    """The Hub's cache: `cache` where given, else what HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME say now."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = None, get: str | None = None) -> Path:
+    """The folder (or the single file) that `name_or_path` means.
+
+    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache; `get` the
+    command that fetches this model, for the error. Nothing is downloaded.
+    Raises MissingError, with the command to get it, when it is not on this machine; StorageError when the cache holds
+    links that lead nowhere; RequestError when the name can't be one.
+    """
+    if name_or_path.startswith(PACKAGE):
+        return _in_package(name_or_path)
+    path = Path(name_or_path).expanduser()
+    for place in [path] if path.is_absolute() else [*([base / path] if base else []), path]:
+        if place.exists():
+            return place
+    match = _HUB.fullmatch(name_or_path)
+    if match is None or ".." in name_or_path or name_or_path.startswith("."):
+        raise MissingError(f"{name_or_path}: no such folder; name a folder, `{PACKAGE}…`, or an `org/name` of the Hugging Face Hub")
+    return _in_cache(name_or_path, match, hub_cache(cache), get or download_command(name_or_path))
+
+
+def download_command(name: str, files: tuple[str, ...] = (), cache: str | None = None) -> str:
+    """The exact command that fetches `name` (its `files`, where not all of the repository is wanted) into the cache."""
+    match = _HUB.fullmatch(name)
+    if match is None:
+        return f"put the model's folder at {name}"
+    inside = match["inside"]
+    chosen = list(files)
+    if inside and not files:
+        chosen = [inside] if inside.endswith(".safetensors") else [f"--include '{inside}/*'"]
+    revision = [f"--revision {match['revision']}"] if match["revision"] else []
+    place = [f"--cache-dir {cache}"] if cache else []
+    return " ".join(["hf download", match["repo"], *chosen, *revision, *place])
+
+
+def _in_package(name: str) -> Path:
+    import bottega
+
+    if bottega.__file__ is None:
+        raise RequestError(f"{name}: the package bottega lies in no folder; install it with pip")
+    root = Path(bottega.__file__).parent
+    inside = root / name.removeprefix(PACKAGE)
+    if not inside.resolve().is_relative_to(root.resolve()):
+        raise RequestError(f"{name}: must stay inside the package; name a folder without `..`")
+    if not inside.exists():
+        raise MissingError(
+            f"{name}: not part of this installation ({inside.name} is absent); reinstall bottega, or make the models: bottega miniature build"
+        )
+    return inside
+
+
+def _in_cache(name: str, match: re.Match[str], cache: Path, get: str) -> Path:
+    entry = "models--" + match["repo"].replace("/", "--")
+    repository = cache / entry
+    if not repository.is_dir():
+        if (cache / "hub" / entry).is_dir():
+            raise MissingError(f"{name}: not in {cache}, but in {cache / 'hub'}; set models.cache or HF_HUB_CACHE to the latter")
+        raise MissingError(f"{name}: neither a folder nor in the cache {cache}; get it: {get}")
+    snapshot = _snapshot(name, repository, match["revision"], get)
+    found = snapshot / match["inside"] if match["inside"] else snapshot
+    _check_links(name, found, get)
+    if not found.exists():
+        raise MissingError(f"{name}: the cache holds this repository without {match['inside']}; get it: {get}")
+    return found
+
+
+def _snapshot(name: str, repository: Path, revision: str | None, get: str) -> Path:
+    snapshots = repository / "snapshots"
+    reference = repository / "refs" / (revision or "main")
+    if revision and (snapshots / revision).is_dir():
+        return snapshots / revision
+    if reference.is_file():
+        commit = reference.read_text("utf-8").strip()  # a reference written by hand often ends with a newline
+        if commit and (snapshots / commit).is_dir():
+            return snapshots / commit
+        raise MissingError(f"{name}: {reference} names the commit {commit!r}, whose snapshot is absent; get it: {get}")
+    there = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
+    if len(there) == 1 and revision is None:
+        return snapshots / there[0]  # fetched by its commit, or copied without refs/
+    if revision is None and there:
+        raise RequestError(f"{name}: {len(there)} snapshots and no refs/main to choose by; add one of them to the name: {name}@{there[0]}")
+    raise MissingError(f"{name}: the cache holds no snapshot of {revision or 'main'}; get it: {get}")
+
+
+def _check_links(name: str, found: Path, get: str) -> None:
+    """Refuse links that lead nowhere: copied without the blobs, or a download that was killed."""
+    files = [found] if found.is_symlink() or found.is_file() else found.rglob("*")
+    dangling = sorted(p for p in files if p.suffix in _READ and p.is_symlink() and not p.exists())
+    if dangling:
+        raise StorageError(
+            f"{name}: {len(dangling)} files in the cache are links that lead nowhere, first {dangling[0]}; get them again: {get}"
+        )

@@ -1,0 +1,163 @@
+"""Weight files without loading them: which files a model folder holds, whether they are whole, what tensors they name.
+
+Only safetensors and JSON are read as models. A safetensors file begins with the length of a JSON header, which gives
+the place of every tensor; so the header and the size of the file tell a torn download from a whole one, in a few
+milliseconds and without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bottega.runtime.errors import MissingError, RequestError, StorageError
+
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
+_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit, so that a torn length is not taken for a reason to read on
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+_BITS |= {"F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
+
+
+class TensorInfo(NamedTuple):
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, checked against the size of the file.
+
+    Raises StorageError when the file is torn (shorter or longer than its header says) or not safetensors at all.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT
+            if length >= _HEADER_LIMIT or 8 + length > size:
+                raise _torn(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
+            content = json.loads(file.read(length))
+    except OSError as error:
+        raise StorageError(f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again") from error
+    except ValueError as error:
+        raise _torn(path, "its header is not JSON") from error
+    return _checked(path, content, size - 8 - length)
+
+
+def _checked(path: Path, content: Any, data_bytes: int) -> Header:
+    if not isinstance(content, Mapping):
+        raise _torn(path, "its header is not a JSON object")
+    metadata = content.get("__metadata__", {})
+    tensors, end = {}, 0
+    for name, entry in content.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape = tuple(int(n) for n in entry["shape"])
+            first, last = (int(n) for n in entry["data_offsets"])
+            tensors[name] = TensorInfo(str(entry["dtype"]), shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _torn(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
+        if last - first != _bytes(tensors[name], last - first) or first < 0:
+            raise _torn(path, f"{name!r} of shape {list(shape)} is given {last - first} bytes")
+        end = max(end, last)
+    if end != data_bytes:
+        raise _torn(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
+    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+
+
+def _bytes(tensor: TensorInfo, otherwise: int) -> int:
+    count = 1
+    for side in tensor.shape:
+        count *= side
+    bits = _BITS.get(tensor.dtype)
+    return otherwise if bits is None else count * bits // 8
+
+
+def _torn(path: Path, what: str) -> StorageError:
+    return StorageError(f"{path}: not a whole safetensors file: {what}; delete it and fetch it again")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder. MissingError without the file, StorageError when it is not a JSON object."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: missing; fetch the model's folder again, whole") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not a JSON file that can be read ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise StorageError(f"{path}: must hold a JSON object, received {type(content).__name__}; fetch it again")
+    return content
+
+
+class Weights(NamedTuple):
+    """The weight files of one model folder: `files` in order, and the variant ("fp16") that their names carry."""
+
+    files: tuple[Path, ...]
+    variant: str | None
+
+
+def find_weights(folder: Path) -> Weights:
+    """The safetensors files that hold the weights of a model folder, one file or the shards that its index names.
+
+    A variant such as "fp16" is taken only where the plain file is absent.
+    Raises RequestError where there are only pickled weights, MissingError where there are none or a shard is absent.
+    """
+    if not folder.is_dir():
+        raise MissingError(f"{folder}: the folder is missing; fetch the model again, whole")
+    for variant in (None, *_variants(folder)):
+        if files := _named(folder, variant):
+            return Weights(files, variant)
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLED)
+    if pickled:
+        raise RequestError(
+            f"{folder}: weights are read from safetensors only, received {pickled[0]}, which is pickled and could run "
+            "code; fetch the model's .safetensors file, or convert it on a machine that you can afford to lose"
+        )
+    raise MissingError(f"{folder}: no weights (one of {', '.join(f'{s}.safetensors' for s in STEMS)}); fetch the model again, whole")
+
+
+def _variants(folder: Path) -> list[str]:
+    found = {p.name.split(".")[1] for s in STEMS for p in folder.glob(f"{s}.*.safetensors") if p.name.count(".") == 2}
+    return sorted({variant.partition("-0")[0] for variant in found})
+
+
+def _named(folder: Path, variant: str | None) -> tuple[Path, ...]:
+    middle = f".{variant}" if variant else ""
+    for stem in STEMS:
+        single = folder / f"{stem}{middle}.safetensors"
+        if single.exists():
+            return (single,)
+        index = folder / f"{stem}.safetensors.index{middle}.json"
+        if index.exists():
+            return _shards(index)
+    return ()
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    names = read_config(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise StorageError(f"{index}: has no weight_map; fetch it again")
+    files = tuple(index.parent / name for name in sorted({str(name) for name in names.values()}))
+    absent = [file.name for file in files if not file.exists()]
+    if absent:
+        raise MissingError(f"{index.parent}: {len(absent)} of {len(files)} shards are missing, first {absent[0]}; fetch them again")
+    return files
+
+
+def read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
+    """The tensors of all files together: name -> dtype and shape. Each file is checked as by `read_header`."""
+    return {name: info for file in files for name, info in read_header(file).tensors.items()}

@@ -1,0 +1,178 @@
+"""The quality stage: set the limits on drawn truths before the first picture is graded.
+
+Limits once set stay: a longer list of pairs must not move them under a run that has begun. They are set again when the
+configuration or the CLIP that measures changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.quality.calibrate import Calibration, calibrate, damaged
+from bottega.quality.config import QualityConfig, Thresholds
+from bottega.quality.measure import ImageEncoder, Judge, Picture, Scores
+from bottega.runtime.errors import PictureError
+from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+
+LOGGER = logging.getLogger(__name__)
+_BATCH = 32  # pictures measured at once
+_KINDS = (
+    "good",
+    "untouched",
+    "reencoded",
+    "black",
+    "flat",
+    "noise",
+    "blurred",
+    "burnt",
+    "other content",
+    "other style",
+)
+
+
+def run(
+    config: QualityConfig, directory: Path, *, pairs: Path | Sequence[Path], data_root: Path, models: ModelsConfig
+) -> dict[str, Any]:
+    """Write `thresholds.json` and `calibration.json` to `directory`; a second call with the same request changes nothing.
+
+    Args:
+        pairs: pair list, or several; the first `config.sample` pairs with a drawn truth `truth/{pair_id}_seed0.png` are used.
+        data_root: the folder that the pairs' paths and `truth/` are relative to.
+        models: of it `clip` is used; without one the similarities are not measured.
+
+    Returns:
+        Where the limits come from (`calibrated` or `default`), how many truths, their grades, and warnings.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    request = sha256_json({"config": config.model_dump(mode="json"), "clip": encoder_identity(models)})
+    table = directory / "calibration.json"
+    if table.is_file() and (directory / "thresholds.json").is_file():
+        kept = read_json(table)
+        if kept.get("request") == request:
+            return dict(kept["summary"])
+    calibration = _calibrated(config, _pair_files(pairs), data_root, models) if config.calibrate else None
+    summary = _summary(calibration)
+    limits = calibration.thresholds if calibration is not None else config.thresholds
+    write_json(directory / "thresholds.json", limits.model_dump(mode="json"))
+    write_json(
+        table,
+        {"request": request, "summary": summary, "table": calibration.as_json() if calibration is not None else None},
+    )
+    for words in summary["warnings"]:
+        LOGGER.warning("%s", words)
+    return summary
+
+
+def load_thresholds(path: Path) -> Thresholds:
+    """Limits as `run` wrote them."""
+    return Thresholds.model_validate(read_json(path))
+
+
+def load_encoder(models: ModelsConfig) -> ImageEncoder | None:
+    """The CLIP picture encoder as a callable; None where the recipe names none."""
+    if models.clip is None:
+        return None
+    from bottega.models.encoders import ClipEncoder
+    from bottega.models.layout import locate
+
+    return ClipEncoder(locate(models, "clip"), device=models.device).image
+
+
+def encoder_identity(models: ModelsConfig) -> str | None:
+    """Identity of that encoder (hash of its weight files), without loading it; None where the recipe names none."""
+    if models.clip is None:
+        return None
+    from bottega.models.layout import locate
+
+    return identity_of(locate(models, "clip"))
+
+
+def identity_of(folder: Path) -> str:
+    """One hash over the contents of the weight files that loading `folder` reads, whatever they are called."""
+    from bottega.models.layout import weight_files
+
+    return sha256_json(sorted(sha256_file(file) for file in weight_files(folder)))
+
+
+def _summary(calibration: Calibration | None) -> dict[str, Any]:
+    if calibration is None:
+        return {"source": "default", "truths": 0, "grades": {}, "warnings": []}
+    return {
+        "source": "calibrated",
+        "truths": calibration.counts["good"],
+        "grades": {kind: calibration.grades[kind] for kind in calibration.grades},
+        "warnings": calibration.warnings,
+    }
+
+
+def _pair_files(pairs: Path | Sequence[Path]) -> list[Path]:
+    return [pairs] if isinstance(pairs, Path) else list(pairs)
+
+
+def _calibrated(config: QualityConfig, files: list[Path], data_root: Path, models: ModelsConfig) -> Calibration | None:
+    triples = list(_triples(config, files, data_root))
+    if len(triples) < 8:
+        LOGGER.info("%d drawn truths under %s: the default limits are used", len(triples), data_root / "truth")
+        return None
+    scores = _measured(triples, load_encoder(models))
+    others = {kind: scores[kind] for kind in _KINDS if kind not in ("good", "untouched")}
+    untouched = scores["untouched"] + scores["reencoded"]
+    return calibrate(scores["good"], untouched, bad=others, defaults=config.thresholds, keep_good=config.keep_good)
+
+
+def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Iterator[tuple[Picture, Picture, Picture]]:
+    """(truth, content, style) of the first pairs that have a truth; unreadable pictures are left out."""
+    from bottega.data.pairs import read_pairs
+    from bottega.data.pictures import load_square
+
+    found = 0
+    for file in files:
+        for pair in read_pairs(file):
+            truth = data_root / "truth" / f"{pair['pair_id']}_seed0.png"
+            if not truth.is_file():
+                continue
+            try:
+                paths = (truth, data_root / pair["content_path"], data_root / pair["style_path"])
+                one, two, three = (load_square(path, config.size) for path in paths)
+            except PictureError as error:
+                LOGGER.warning("left out of the calibration: %s", error)
+                continue
+            yield one, two, three
+            found += 1
+            if found == config.sample:
+                return
+
+
+def _measured(triples: list[tuple[Picture, Picture, Picture]], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
+    """Scores of the truths and of every known-bad kind made from them."""
+    judge = Judge(encoder, capacity=4 * _BATCH)
+    scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
+    for start in range(0, len(triples), _BATCH):
+        chunk = range(start, min(start + _BATCH, len(triples)))
+        cases: dict[str, list[Picture]] = {kind: [] for kind in _KINDS}
+        for i in chunk:
+            truth, content, _ = triples[i]
+            cases["good"].append(truth)
+            for kind, picture in damaged(truth, content, i).items():
+                cases[kind].append(picture)
+        for kind, pictures in cases.items():
+            if pictures:
+                contents, styles = [triples[i][1] for i in chunk], [triples[i][2] for i in chunk]
+                scores[kind] += judge.measure(pictures, contents, styles, keys=[(f"c{i}", f"s{i}") for i in chunk])
+        following = [(i + 1) % len(triples) for i in chunk]
+        truths, styles = [triples[i][0] for i in chunk], [triples[i][2] for i in chunk]
+        wrong_content, wrong_style = [triples[j][1] for j in following], [triples[j][2] for j in following]
+        scores["other content"] += judge.measure(
+            truths, wrong_content, styles, keys=[(f"c{j}", f"s{i}") for i, j in zip(chunk, following, strict=True)]
+        )
+        own = [triples[i][1] for i in chunk]
+        scores["other style"] += judge.measure(
+            truths, own, wrong_style, keys=[(f"c{i}", f"s{j}") for i, j in zip(chunk, following, strict=True)]
+        )
+    return scores

@@ -1,0 +1,85 @@
+"""The training log as curves: losses by task, the gain over the frozen base, the gates, and whether it is learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bottega.report.plots import Curve, curves
+from bottega.report.reading import number
+from bottega.training.diagnosis import verdict
+
+_TASKS = {"main": "style targets", "style": "style targets", "target": "style targets", "fill50k": "Fill50K"}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a training log tells. The three pictures are `<svg>` elements, empty where the log holds nothing for them."""
+
+    steps: int
+    losses: str
+    gain: str
+    gates: str
+    word: str
+    evidence: str
+    advice: str
+    loss_first: float | None
+    loss_last: float | None
+    rate: float | None
+
+
+def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
+    """Curves and a verdict from the rows of `metrics.jsonl`; None without a row."""
+    columns: dict[str, tuple[list[float], list[float]]] = {}
+    steps, validation = 0, {}
+    for row in rows:
+        steps = int(row["step"])
+        for name, value in row.items():
+            if name != "step" and (real := number(value)) is not None:
+                xs, ys = columns.setdefault(name, ([], []))
+                xs.append(steps)
+                ys.append(real)
+        if "val_gain" in row:
+            validation = {name: value for name, value in row.items() if name.startswith("val_")}
+    if not steps:
+        return None
+    said = verdict(validation)
+    tasks = [name for name in columns if name.startswith("loss_")] or [name for name in ("loss",) if name in columns]
+    tasks.sort(key=lambda name: (name == "loss_fill50k", name))
+    gates = sorted((name for name in columns if name.startswith("gate")), key=_natural)
+    gain = [Curve(label, columns[n][0], [100 * v for v in columns[n][1]]) for n, label in _GAINS if n in columns]
+    values = columns.get("loss", ([], []))[1]
+    tenth = max(1, len(values) // 10)
+    seconds = columns.get("seconds", ([], []))[1]
+    return Learning(
+        steps=steps,
+        losses=curves([Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True),
+        gain=curves(gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"),
+        gates=curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
+        word=said["learning"],
+        evidence=said["evidence"],
+        advice=said["advice"],
+        loss_first=sum(values[:tenth]) / tenth if values else None,
+        loss_last=sum(values[-tenth:]) / tenth if values else None,
+        rate=1 / (sum(seconds) / len(seconds)) if seconds and sum(seconds) > 0 else None,
+    )
+
+
+_GAINS = (("val_gain", "with its own style"), ("val_swap", "lost with another style"))
+
+
+def _task(name: str) -> str:
+    task = name.removeprefix("loss_")
+    return _TASKS.get(task, "all" if task == "loss" else task.replace("_", " "))
+
+
+def _gate(name: str) -> str:
+    return name.removeprefix("gates").removeprefix("gate").strip("_/.") or "gate"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`gate_10` after `gate_9`."""
+    import re
+
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

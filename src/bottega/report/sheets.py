@@ -1,0 +1,205 @@
+"""Contact sheets: content | style | teacher | student | drawn truth, as thumbnails in the page and as one PNG beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bottega.data.pictures import load_square
+from bottega.report.reading import Run, number
+from bottega.report.teaching import Target
+from bottega.runtime.errors import PictureError
+from bottega.runtime.files import write_png
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+COLUMNS: Mapping[str, str] = {"content": "content", "style": "style", "teacher": "teacher", "student": "student", "truth": "drawn truth"}
+PARTS = ("best", "median", "worst")
+BUDGET = 1_700_000
+"""Bytes of all thumbnails before base64: the page then stays below 3 MB."""
+
+_QUALITIES = ((160, 84), (144, 78), (128, 70), (112, 60), (96, 50))  # (side in pixels, WebP quality), tried in this order
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet: where it lies, the words under it, its grade if it has one; `missing` says why there is none."""
+
+    column: str
+    path: Path
+    words: str = ""
+    grade: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of a sheet, all pictures of one pair."""
+
+    part: str
+    caption: str
+    style: str
+    note: str
+    cells: tuple[Cell, ...]
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass
+class Thumbnails:
+    """Pictures by path as data URIs, all encoded at the best size and quality at which they stay within the budget."""
+
+    uris: dict[Path, str] = field(default_factory=dict)
+    side: int = _QUALITIES[0][0]
+
+    @classmethod
+    def of(cls, paths: Iterable[Path], budget: int = BUDGET) -> Thumbnails:
+        """Encode pictures; one that can't be read has no entry."""
+        pictures = {path: picture for path in dict.fromkeys(paths) if (picture := _loaded(path, _QUALITIES[0][0])) is not None}
+        encoded: dict[Path, bytes] = {}
+        for side, quality in _QUALITIES:
+            encoded = {path: _webp(picture, side, quality) for path, picture in pictures.items()}
+            if sum(map(len, encoded.values())) <= budget:
+                break
+        return cls({path: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}" for path, data in encoded.items()}, side)
+
+
+def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example]:
+    """Lines content | style | teacher | drawn truth of graded targets."""
+    root, found = run.data_root, []
+    for part in PARTS:
+        for target in chosen.get(part, ()):
+            gain, edges = target.scores.get("style_gain"), target.scores.get("edge_64")
+            words = ", ".join([f"edges {edges:.2f}"] * (edges is not None) + [f"style gain {gain:+.2f}"] * (gain is not None))
+            output = run.directory / "teacher" / (target.output_path or "")
+            cells = [
+                Cell("content", root / target.content_path),
+                Cell("style", root / target.style_path),
+                Cell("teacher", output, words, target.grade),
+                *_truth(root, target.pair_id),
+            ]
+            found.append(Example(part, target.prompt, target.style, f"seed {target.seed}, {target.rung}", tuple(cells), target.reasons))
+    return found
+
+
+def of_evaluation(run: Run, summary: Mapping[str, Any], grades: Mapping[str, Target]) -> list[Example]:
+    """Lines content | style | teacher | student | drawn truth of the pairs that the evaluation names, with their scores."""
+    named = summary.get("examples")
+    if not isinstance(named, Mapping):
+        return []
+    wanted = [(part, str(e["pair_id"])) for part in PARTS for e in named.get(part) or []]
+    pairs = {str(pair["pair_id"]): pair for pair in run.jsonl("pairs/test.jsonl")}
+    scores = _scores(run, {pair for _, pair in wanted})
+    return [_evaluated(run, part, pairs[pair], scores, grades.get(pair)) for part, pair in wanted if pair in pairs]
+
+
+def _evaluated(run: Run, part: str, pair: Mapping[str, Any], scores: Mapping[tuple[str, str], Mapping[str, float]], target: Target | None) -> Example:
+    root, pair_id = run.data_root, str(pair["pair_id"])
+    pictures = run.directory / "evaluation" / "pictures"
+    cells = [Cell("content", root / str(pair["content_path"]), _words(scores.get((pair_id, "content"))))]
+    cells.append(Cell("style", root / str(pair["style_path"])))
+    for row in ("teacher", "student"):
+        path = pictures / row / f"{pair_id}.png"
+        missing = "" if path.is_file() else "not drawn for this pair"
+        cells.append(Cell(row, path, _words(scores.get((pair_id, row))), target.grade if target and row == "teacher" else "", missing))
+    cells += [Cell(c.column, c.path, _words(scores.get((pair_id, "truth")))) for c in _truth(root, pair_id)]
+    return Example(part, str(pair.get("prompt", "")), str(pair.get("style", "")), "", tuple(cells))
+
+
+def _truth(root: Path, pair_id: str) -> list[Cell]:
+    path = root / "truth" / f"{pair_id}_seed0.png"
+    return [Cell("truth", path)] if path.is_file() else []
+
+
+def _scores(run: Run, pairs: set[str]) -> dict[tuple[str, str], dict[str, float]]:
+    """Of the named pairs: (pair id, row) -> metric -> value, from `scores.jsonl`."""
+    from bottega.runtime.files import read_jsonl
+
+    found: dict[tuple[str, str], dict[str, float]] = {}
+
+    def collect() -> None:
+        for line in read_jsonl(run.directory / "evaluation" / "scores.jsonl"):
+            if line["pair_id"] in pairs and (value := number(line["value"])) is not None:
+                found.setdefault((line["pair_id"], line["row"]), {})[line["metric"]] = value
+
+    run.attempt("evaluation/scores.jsonl", collect)
+    return found
+
+
+def _words(scores: Mapping[str, float] | None) -> str:
+    """What stands under an evaluated picture: distance to the truth, its style label right or wrong, objects in place."""
+    if not scores:
+        return ""
+    parts = []
+    if "truth" in scores:
+        parts.append(f"truth {scores['truth']:.1f}")
+    if "kind_own" in scores:
+        parts.append("style ✓" if scores["kind_own"] > 50 else "style ✗")
+    if "objects_found" in scores:
+        parts.append(f"objects {scores['objects_found']:.0f} %")
+    return " · ".join(parts)
+
+
+def _loaded(path: Path, side: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    try:
+        return load_square(path, side)
+    except PictureError:
+        return None  # the page says "no picture" in its place
+
+
+def _webp(picture: np.ndarray[Any, np.dtype[np.uint8]], side: int, quality: int) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if image.width != side:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, format="WEBP", quality=quality, method=4)
+    return stream.getvalue()
+
+
+def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, across: int = 2) -> Path | None:
+    """The sheet as one PNG: a line a part (best, median, worst), `across` examples beside each other; None without examples."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    lines = [(part, [e for e in examples if e.part == part][:across]) for part in PARTS]
+    lines = [(part, row) for part, row in lines if row]
+    if not lines:
+        return None
+    columns = [c for c in COLUMNS if any(cell.column == c for _, row in lines for e in row for cell in e.cells)]
+    gap, left, top, text = 4, 74, 30, 22
+    block = len(columns) * (side + gap) + 3 * gap
+    width = left + max(len(row) for _, row in lines) * block
+    sheet = Image.new("RGB", (width, top + len(lines) * (side + text) + gap), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    head, small = ImageFont.load_default(size=14), ImageFont.load_default(size=11)
+    for k in range(max(len(row) for _, row in lines)):
+        for number_, column in enumerate(columns):
+            draw.text((left + k * block + number_ * (side + gap), 8), COLUMNS[column], fill=(40, 40, 40), font=head)
+    for line, (part, row) in enumerate(lines):
+        y = top + line * (side + text)
+        draw.text((8, y + side // 2 - 8), part, fill=(40, 40, 40), font=head)
+        for k, example in enumerate(row):
+            for cell in example.cells:
+                x = left + k * block + columns.index(cell.column) * (side + gap)
+                picture = _loaded(cell.path, side)
+                if picture is None:
+                    draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(170, 170, 170))
+                else:
+                    sheet.paste(Image.fromarray(picture), (x, y))
+                words = f"{cell.grade}  {cell.words}".strip().replace("✓", "yes").replace("✗", "no")
+                draw.text((x, y + side + 2), _fitted(words, small, side), fill=(90, 90, 90), font=small)
+    write_png(path, np.asarray(sheet, np.uint8))
+    return path
+
+
+def _fitted(text: str, font: ImageFont | FreeTypeFont, width: int) -> str:
+    while text and font.getlength(text) > width:
+        text = text[: text.rfind(" ")] if " " in text else ""
+    return text.rstrip(" ·,")

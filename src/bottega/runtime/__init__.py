@@ -1,0 +1,1 @@
+"""The ground floor: errors, files, randomness, memory, locks, interruption, progress, provenance, configuration."""

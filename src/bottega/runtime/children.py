@@ -1,0 +1,121 @@
+"""A child process that never outlives its parent, gets its signals, and hands back its error as one sentence.
+
+Parent and child share a socket. The child's end tells the parent what went wrong; the parent's end closes when the
+parent dies, however it dies, and the child then kills itself and its own workers. So `kill -9` of the parent stops all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bottega.runtime.errors import BottegaError, Interrupted, RequestError, WorkError
+from bottega.runtime.interrupt import Interruption
+
+LOGGER = logging.getLogger(__name__)
+PARENT = "--parent"
+"""The option by which a child learns the number of its end of the socket."""
+
+
+def run_child(words: Sequence[str], what: str) -> None:
+    """Run `bottega WORDS --parent N` as a child process and wait for it.
+
+    SIGINT and SIGTERM are passed on; the child finishes the item in hand, and this raises `Interrupted`.
+
+    Args:
+        words: the arguments after `bottega`.
+        what: what to call the child in a message, for instance `stage teacher`.
+
+    Raises:
+        RequestError, WorkError: what the child said, by its exit code 2 or any other.
+        Interrupted: if this process was asked to stop.
+    """
+    ours, theirs = socket.socketpair()
+    debug = ["--debug"] if LOGGER.isEnabledFor(logging.DEBUG) else []
+    command = [sys.executable, "-m", "bottega", *debug, *words, PARENT, str(theirs.fileno())]
+    # A process group of its own: Ctrl-C in a terminal reaches the child once, through us, and its workers die with it.
+    with ours, theirs:
+        child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, process_group=0)
+        theirs.close()
+        try:
+            with Interruption(notify=lambda signum: _pass_on(child, signum)):
+                child.wait()
+        finally:
+            _end(child)
+        if child.returncode != 0:
+            raise _failure(child.returncode, _receive(ours), what)
+
+
+@contextmanager
+def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, int]]) -> Iterator[None]:
+    """The child's side: die with the parent, and send an error of the body to it instead of printing it.
+
+    Args:
+        parent: number of the inherited socket; None if a person started this process: then nothing is changed.
+        explain: gives the message and the exit code of an error.
+    """
+    if parent is None:
+        yield
+        return
+    line = socket.socket(fileno=parent)
+    line.set_inheritable(False)
+    threading.Thread(target=_die_with_parent, args=(line,), daemon=True, name="parent watch").start()
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        message, code = explain(error)
+        LOGGER.debug("%s", message, exc_info=True)
+        line.sendall(json.dumps(message[:4000]).encode())
+        sys.exit(code)
+
+
+def _die_with_parent(line: socket.socket) -> None:
+    try:
+        line.recv(1)  # the parent never sends: this returns when its end is closed
+    finally:
+        kill = os.killpg if os.getpgrp() == os.getpid() else os.kill
+        kill(os.getpid(), signal.SIGKILL)
+
+
+def _pass_on(child: subprocess.Popen[bytes], signum: int) -> None:
+    if child.poll() is None:
+        child.send_signal(signum)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Nothing of the child is left running, whatever ended the wait."""
+    if child.returncode is None or child.returncode < 0:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it and its workers are gone already
+    child.wait()
+
+
+def _receive(ours: socket.socket) -> str | None:
+    ours.setblocking(False)
+    try:
+        return str(json.loads(ours.recv(65536)))
+    except (BlockingIOError, ConnectionError, ValueError):
+        return None  # the child died without a word
+
+
+def _failure(code: int, message: str | None, what: str) -> BottegaError:
+    if code - 128 in (signal.SIGINT, signal.SIGTERM):
+        return Interrupted(code - 128)
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = "most likely for want of memory; free some" if name == "SIGKILL" else "from outside or by a fault"
+        return WorkError(f"{what} was ended by {name}, {cause}; run the same command again to continue")
+    text = message or "it ended without saying why; run it again with --debug"
+    return (RequestError if code == 2 else WorkError)(f"{what}: {text}")

@@ -1,0 +1,175 @@
+"""Recipes: YAML in, validated configuration out, and errors that a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from bottega.runtime.errors import RecipeError
+
+
+class Config(BaseModel):
+    """Base of every component's configuration: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        RecipeError: if the file is missing, unreadable, malformed, has a key twice, or is no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"no such recipe: {path}{_neighbours(Path(path))}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader that also refuses double keys)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} must be a mapping of sections, received {_kind(data)}; see recipes/miniature.yaml")
+    return data
+
+
+def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """A copy of `data` with overrides such as `teacher.strength=0.35` applied; the value is read as YAML.
+
+    Raises:
+        RecipeError: if an override is not `key=value` or goes through something that is no section.
+    """
+    result = _copy(data)
+    for item in sets:
+        key, sign, text = item.partition("=")
+        parts = key.strip().split(".")
+        if not sign or not all(parts):
+            raise RecipeError(f"--set wants section.key=value, received {item!r}; for instance teacher.strength=0.35")
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (see load_yaml)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {item!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+        node = result
+        for depth, part in enumerate(parts[:-1], start=1):
+            node = node.setdefault(part, {}) if node.get(part, {}) is not None else node
+            if not isinstance(node, dict):
+                raise RecipeError(f"--set {item!r}: {'.'.join(parts[:depth])} is {_kind(node)}, not a section")
+        node[parts[-1]] = value
+    return result
+
+
+def parse(kind: type[C], data: Any, where: str, section: str = "") -> C:
+    """Validate `data` as a configuration.
+
+    Args:
+        kind: the configuration class.
+        data: what was read, normally a mapping.
+        where: what to call its origin in a message, for instance the recipe's file name.
+        section: what to put before the field names in a message, if `data` is one section of something larger.
+
+    Raises:
+        RecipeError: names the field, the value received and what is allowed; an unknown key comes with the nearest
+            known one.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise RecipeError(f"{where}: {_explain(kind, details[0], section)}{more}") from error
+
+
+def _explain(kind: type[BaseModel], detail: ErrorDetails, section: str) -> str:
+    names = [str(part) for part in detail["loc"]]
+    field = ".".join([section, *names] if section else names) or "the recipe"
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_fields_at(kind, names[:-1]))
+        near = difflib.get_close_matches(names[-1], known, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {field!r}; {cure}"
+    description = _description(kind, names)
+    about = f" ({description})" if description else ""
+    if detail["type"] == "missing":
+        return f"{field} is required{about}"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{field} = {_short(detail['input'])} is not allowed: {reason[:1].lower()}{reason[1:]}{about}"
+
+
+def _model_at(kind: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = kind
+    for name in names:
+        field = model.model_fields.get(name) if model is not None else None
+        model = _nested(field.annotation) if field is not None else None
+    return model
+
+
+def _fields_at(kind: type[BaseModel], names: Sequence[str]) -> list[str]:
+    model = _model_at(kind, names)
+    return list(model.model_fields) if model is not None else []
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The configuration class inside `X`, `X | None` or `list[X]`."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _description(kind: type[BaseModel], names: Sequence[str]) -> str | None:
+    model = _model_at(kind, names[:-1]) if names else None
+    field = model.model_fields.get(names[-1]) if model is not None else None
+    return field.description if field is not None else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {_short(value)}"
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else problem
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return "; run from the folder that holds recipes/ or give the whole path"
+    names = [other.name for other in path.parent.glob("*.yaml")]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen and key_node.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,237 @@
+"""Files that appear whole or not at all, streams of JSON lines that survive a torn tail, and content hashes.
+
+A file is written under a temporary name beside its place (`.NAME.tmp`), synced, renamed, and the folder is synced.
+The temporary name is fixed, so that what a killed process left behind is overwritten by its successor; the lock of the
+run directory keeps two writers apart. A writer that derives the format from the suffix must be told the format.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.runtime.errors import MissingError, StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
+_CURES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "permission denied: make the folder writable or choose another one",
+    errno.EPERM: "permission denied: make the folder writable or choose another one",
+    errno.EFBIG: "the file would be larger than the limit allows: raise the limit (ulimit -f)",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: choose another path",
+}
+
+
+def is_storage_error(error: OSError) -> bool:
+    """Whether an `OSError` speaks of the disk or its permissions rather than of a file that is not there."""
+    return error.errno in _STORAGE_ERRNOS
+
+
+def storage_error(error: OSError, path: Path | str | None = None) -> StorageError:
+    """The one-line `StorageError` for an `OSError`, with the cure where one is known."""
+    where = path if path is not None else (error.filename or "a file")
+    cure = _CURES.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(f"cannot write {where}: {cure}")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`; on success it becomes `path`, on any error it is removed.
+
+    Args:
+        path: the file to write; missing parent folders are made.
+
+    Raises:
+        StorageError: if the disk is full, the folder read-only, or the file cannot be moved into its place.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        _remove_quietly(temporary)
+        if isinstance(error, OSError) and (is_storage_error(error) or _names(error, path, temporary)):
+            raise storage_error(error, path) from error
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON whole or not at all; NaN and infinity are refused, since they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        MissingError: if there is no such file.
+        StorageError: if it is not complete JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(f"no such file: {path}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows as JSON lines, in one write and one sync; a line torn by an earlier kill is cut off first."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n" for row in rows)
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as stream:
+            _mend_tail(stream.fileno())
+            stream.write(text.encode("utf-8"))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Stream the objects of a JSON lines file.
+
+    The last line is left out if it was torn by a kill, that is if it has no line end and is not a complete object.
+
+    Raises:
+        MissingError: if there is no such file.
+        StorageError: if any other line is not one JSON object.
+    """
+    try:
+        stream = open(path, "rb")  # noqa: SIM115 (closed below; a missing file is told apart from a broken line)
+    except FileNotFoundError as error:
+        raise MissingError(f"no such file: {path}") from error
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            row = _object(line)
+            if row is not None:
+                yield row
+            elif line.endswith(b"\n"):
+                raise StorageError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; mend or delete it")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as a new JSON lines file, as a stream, whole or not at all; returns the number of rows."""
+    count = 0
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+            count += 1
+    return count
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal, read as a stream."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, ASCII, no spaces): equal for equal values on any machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    return sha256_bytes(text.encode("ascii"))
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> str:
+    """Write a picture, uint8 [H, W, 3] RGB, as a lossless PNG, whole or not at all; returns the file's SHA-256."""
+    import io
+
+    from PIL import Image
+
+    if picture.dtype.name != "uint8" or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4)
+    data = buffer.getvalue()
+    write_bytes(path, data)
+    return sha256_bytes(data)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _mend_tail(descriptor: int) -> None:
+    """End a complete last line that lacks its line end; cut off an incomplete one. (A torn object never parses.)"""
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return
+    start, tail = size, b""
+    while start > 0 and b"\n" not in tail:
+        step = min(4096, start)
+        start -= step
+        tail = os.pread(descriptor, step, start) + tail
+    last = tail[tail.rfind(b"\n") + 1 :]
+    if _object(last) is not None:
+        os.write(descriptor, b"\n")
+    else:
+        os.ftruncate(descriptor, size - len(last))
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or torch scalar as a Python number; everything else must be JSON already."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_quietly(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # the error that brought us here is the one to tell; the successor overwrites this name
+
+
+def _names(error: OSError, *paths: Path) -> bool:
+    """Whether the error is about one of these paths or their folders."""
+    known = {str(path) for path in paths} | {str(parent) for path in paths for parent in path.parents}
+    return str(error.filename) in known

@@ -1,0 +1,94 @@
+"""One process at a time on a folder or a device.
+
+The lock is the kernel's (a POSIX record lock), so it ends with its holder however that dies; the file's content only
+says who holds it. Forked children do not inherit it, so no forgotten worker of a killed process can keep it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bottega.runtime.errors import LockedError
+from bottega.runtime.files import storage_error
+
+PATIENCE_S = 5.0
+"""How long to wait for a holder that may just be dying (an orphan notices within a moment that its parent is gone)."""
+
+
+@contextmanager
+def lock(path: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Hold the lock of a file while the body runs.
+
+    Args:
+        path: the lock file; its parent folders are made. It stays behind, empty, when the lock is given up.
+        holder: what to call this process in the message to others, for instance `run recipes/miniature.yaml`.
+        patience_s: seconds to wait before giving up.
+
+    Raises:
+        LockedError: if another living process holds it; names its process id and what it does. (The process that holds
+            it already gets it again.)
+        StorageError: if the lock file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        _acquire(descriptor, path, patience_s)
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "holder": holder}
+        os.ftruncate(descriptor, 0)
+        try:
+            os.pwrite(descriptor, json.dumps(record).encode(), 0)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def device_lock(device: str, holder: str) -> Iterator[None]:
+    """Hold a GPU for this process, so that no two stages fill its memory at once; a CPU needs no lock.
+
+    Args:
+        device: torch's name, for instance `cuda:0` or `cpu`.
+        holder: what to call this process in the message to others.
+    """
+    if device.split(":")[0] == "cpu":
+        yield
+        return
+    name = f"bottega-{os.getuid()}-{device.replace(':', '-')}.lock"
+    with lock(Path(tempfile.gettempdir()) / name, holder):
+        yield
+
+
+def _acquire(descriptor: int, path: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                raise LockedError(f"{_who(descriptor)} works on {path.parent}; wait for it or stop it") from None
+            time.sleep(0.05)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+
+def _who(descriptor: int) -> str:
+    try:
+        record = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {record['pid']} on {record['host']} ({record['holder']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

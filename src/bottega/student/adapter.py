@@ -1,0 +1,235 @@
+"""StyleAdapter: decoupled cross-attention to style tokens in some blocks of a stock PixArtTransformer2DModel.
+
+    h ← h + attn2(h, text) + g · f(t) · W_o · Attention(norm(W_q h), W_k S, W_v S)
+
+Legend: B samples, L picture tokens, N style tokens, I the transformer's inner width, X the width of its cross-attention,
+H heads of width E, D width of CLIP's joint space. S [B, N, X] are the style tokens; W_k and W_v are the adapter's own and
+begin as the layer's; g is a learned gate that begins small: one small factor, for with two the gradients of the rest
+are small in its square, and with two zeros nothing ever moves. f(t) is the step schedule.
+After Ye et al. 2023 (IP-Adapter), on PixArt-α (Chen et al. 2023), whose cross-attention norms no query and has no gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bottega.runtime.errors import RequestError
+from bottega.runtime.seeds import derive
+from bottega.student.config import AdapterConfig
+from bottega.student.purification import Purification
+from bottega.student.steps import style_factor
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What an adapter must know of the transformer it was made for; a differing one is refused."""
+
+    blocks: int
+    width: int
+    cross_width: int
+    heads: int
+    patch: int
+    channels: int
+    timesteps: int
+    clip_width: int
+
+    @classmethod
+    def of(cls, transformer: Any, timesteps: int, clip_width: int) -> Geometry:
+        """Read from a PixArtTransformer2DModel's configuration."""
+        c = transformer.config
+        width = c.num_attention_heads * c.attention_head_dim
+        cross = c.cross_attention_dim or width
+        return cls(c.num_layers, width, cross, c.num_attention_heads, c.patch_size, c.in_channels, timesteps, clip_width)
+
+
+@dataclass
+class Injection:
+    """What the adapted layers add in one forward pass: tokens [B, N, X]; scale [B, 1, 1], the factor on all gates."""
+
+    tokens: torch.Tensor
+    scale: torch.Tensor
+
+
+class StyleLayer(nn.Module):
+    """The style branch of one block's cross-attention."""
+
+    def __init__(self, geometry: Geometry, config: AdapterConfig) -> None:
+        super().__init__()
+        width, cross = geometry.width, geometry.cross_width
+        self.heads = geometry.heads
+        self.to_k = nn.Linear(cross, width)
+        self.to_v = nn.Linear(cross, width)
+        self.to_q = nn.Linear(width, width) if config.own_query else None
+        head = width // geometry.heads
+        norms = {"rms": nn.RMSNorm(head, eps=1e-6), "layer": nn.LayerNorm(head), "none": nn.Identity()}
+        self.norm_q = norms[config.query_norm]
+        self.to_out = nn.Linear(width, width, bias=False) if config.out_projection == "full" else None
+        self.out_down = self.out_up = None
+        if config.out_projection == "low_rank":
+            self.out_down = nn.Linear(width, config.out_rank, bias=False)
+            self.out_up = nn.Linear(config.out_rank, width, bias=False)
+            nn.init.zeros_(self.out_up.weight)
+        self.gate = nn.Parameter(torch.tensor(config.initial_gate))
+
+    def start_from(self, attention: Any) -> None:
+        """Copy the layer's own maps, a diffusers Attention's, into the trained ones."""
+        pairs = [(self.to_k, attention.to_k), (self.to_v, attention.to_v), (self.to_q, attention.to_q)]
+        with torch.no_grad():
+            for own, frozen in pairs:
+                if own is not None:
+                    own.weight.copy_(frozen.weight)
+                    own.bias.zero_() if frozen.bias is None else own.bias.copy_(frozen.bias)
+            if self.to_out is not None:
+                self.to_out.weight.copy_(attention.to_out[0].weight)
+
+    def forward(self, attention: Any, hidden: torch.Tensor, injection: Injection) -> torch.Tensor:
+        """What is added to the block's cross-attention: hidden [B, L, I] -> [B, L, I] in hidden's dtype."""
+        h = hidden.to(self.gate.dtype)
+        query = self.to_q(h) if self.to_q is not None else attention.to_q(hidden).to(h.dtype)
+        query = self.norm_q(self._split(query))  # [B, H, L, E]
+        key, value = (self._split(m(injection.tokens)) for m in (self.to_k, self.to_v))  # [B, H, N, E]
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # [B, L, I]
+        return (self.gate * injection.scale * self._project(attention, mixed, hidden.dtype)).to(hidden.dtype)
+
+    def _project(self, attention: Any, mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if self.to_out is not None:
+            return self.to_out(mixed)  # type: ignore[no-any-return]
+        out = F.linear(mixed.to(dtype), attention.to_out[0].weight).to(mixed.dtype)
+        if self.out_up is not None and self.out_down is not None:
+            out = out + self.out_up(self.out_down(mixed))
+        return out
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, ., I] -> [B, H, ., E]
+
+
+class StyleTokens(nn.Module):
+    """One CLIP embedding -> N style tokens. The null tokens stand for "no style" and are learned from dropped ones."""
+
+    def __init__(self, geometry: Geometry, config: AdapterConfig) -> None:
+        super().__init__()
+        self.count = config.tokens
+        wide, out = config.token_hidden, config.tokens * geometry.cross_width
+        if wide:
+            self.map: nn.Module = nn.Sequential(nn.Linear(geometry.clip_width, wide), nn.GELU(), nn.Linear(wide, out))
+        else:
+            self.map = nn.Linear(geometry.clip_width, out)
+        self.norm = nn.LayerNorm(geometry.cross_width)
+        self.null = nn.Parameter(torch.randn(config.tokens, geometry.cross_width))
+
+    def forward(self, style: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        """style, unit [B, D]; dropped bool [B] -> tokens [B, N, X]."""
+        scaled = style * style.shape[-1] ** 0.5  # entries of unit variance, as a linear map's start expects
+        tokens = self.norm(self.map(scaled).unflatten(-1, (self.count, -1)))  # [B, N, X]
+        return torch.where(dropped[:, None, None], self.norm(self.null)[None], tokens)
+
+
+class ContentPath(nn.Module):
+    """Content latents -> what is added to the picture tokens before the first adapted block; begins as exactly zero."""
+
+    def __init__(self, geometry: Geometry, config: AdapterConfig) -> None:
+        super().__init__()
+        self.patch = geometry.patch
+        size = geometry.channels * geometry.patch**2
+        wide = config.content_hidden
+        self.hidden = nn.Sequential(nn.Linear(size, wide), nn.GELU()) if wide else nn.Identity()
+        self.out = nn.Linear(wide or size, geometry.width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, content: torch.Tensor) -> torch.Tensor:
+        """content [B, C, h, w] -> [B, L, I], patches row by row as the transformer cuts them."""
+        cells = F.pixel_unshuffle(content.to(self.out.weight.dtype), self.patch)  # [B, C·p·p, h/p, w/p]
+        return self.out(self.hidden(cells.flatten(2).transpose(1, 2)))  # type: ignore[no-any-return]
+
+
+class StyleAdapter(nn.Module):
+    """All that is trained: purification, style tokens, one `StyleLayer` a block, and in mode `latent` a content path.
+
+    Raises RequestError when the configuration names blocks that the transformer doesn't have.
+    """
+
+    def __init__(self, config: AdapterConfig, geometry: Geometry, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.geometry = geometry
+        self.blocks = resolve_layers(config.layers, geometry.blocks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "adapter"))
+            self.purification = Purification(
+                config.purification, geometry.clip_width, config.purification_gate, config.centre
+            )
+            self.tokens = StyleTokens(geometry, config)
+            self.layers = nn.ModuleList(StyleLayer(geometry, config) for _ in self.blocks)
+            self.content = ContentPath(geometry, config) if config.content_mode == "latent" else None
+
+    @classmethod
+    def beside(cls, transformer: Any, config: AdapterConfig, geometry: Geometry, *, seed: int = 0) -> StyleAdapter:
+        """A new adapter whose maps begin as those of the transformer's own cross-attention."""
+        adapter = cls(config, geometry, seed=seed)
+        for block, layer in zip(adapter.blocks, adapter.layers, strict=True):
+            layer.start_from(transformer.transformer_blocks[block].attn2)
+        return adapter
+
+    @property
+    def first_block(self) -> int:
+        """The first block that differs from the base model: all before it are a frozen prefix."""
+        return self.blocks[0]
+
+    def style(
+        self, style: torch.Tensor, content: torch.Tensor, dropped: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """CLIP embeddings [B, D] of style and content, dropped bool [B] -> tokens [B, N, X], cosines before and after [B]."""
+        purified, before, after = self.purification(style, content)
+        return self.tokens(purified, dropped), before, after
+
+    def injection(self, tokens: torch.Tensor, timesteps: torch.Tensor, style_scale: float = 1.0) -> Injection:
+        """What the layers add at these timesteps, int [B]; style_scale multiplies every gate."""
+        factor = style_factor(self.config.step_schedule, timesteps, self.geometry.timesteps).to(tokens.device)
+        return Injection(tokens, (style_scale * factor).reshape(-1, 1, 1).to(tokens.dtype))
+
+    def gates(self) -> dict[str, float]:
+        """The gates by name, for the log."""
+        values = {f"gate_{block}": float(layer.gate) for block, layer in zip(self.blocks, self.layers, strict=True)}
+        purified = self.purification.gate()
+        return values if purified is None else values | {"gate_purification": purified}
+
+    def parameter_groups(self, weight_decay: float, gate_lr_multiplier: float) -> list[dict[str, Any]]:
+        """Matrices with decay; vectors without; gates without decay and with a learning rate of their own.
+
+        Weight decay on a gate would pull it back to nought.
+        """
+        named = list(self.named_parameters())
+        gates = [p for name, p in named if name.rpartition(".")[2] in ("gate", "gate_logit")]
+        matrices = [p for name, p in named if p.ndim >= 2 and not name.endswith(".null")]
+        taken = {id(p) for p in (*gates, *matrices)}
+        vectors = [p for _, p in named if id(p) not in taken]
+        return [
+            {"params": matrices, "weight_decay": weight_decay, "lr_multiplier": 1.0},
+            {"params": vectors, "weight_decay": 0.0, "lr_multiplier": 1.0},
+            {"params": gates, "weight_decay": 0.0, "lr_multiplier": gate_lr_multiplier},
+        ]
+
+    def description(self) -> dict[str, Any]:
+        """Configuration and geometry as JSON, for the header and the fingerprint."""
+        return {"adapter": self.config.model_dump(mode="json"), "geometry": asdict(self.geometry)}
+
+
+def resolve_layers(layers: str | int | Sequence[int], blocks: int) -> tuple[int, ...]:
+    """Block indices, rising, that `layers` (last K, "all", or a list) means in a transformer of `blocks` blocks."""
+    if layers == "all":
+        return tuple(range(blocks))
+    if isinstance(layers, int):
+        if layers > blocks:
+            raise RequestError(f"adapter.layers = {layers}: the transformer has {blocks} blocks; ask for at most {blocks}")
+        return tuple(range(blocks - layers, blocks))
+    chosen = tuple(sorted(int(i) for i in layers))
+    if chosen[-1] >= blocks:
+        raise RequestError(f"adapter.layers names block {chosen[-1]}: the transformer's blocks are 0…{blocks - 1}")
+    return chosen

@@ -1,0 +1,93 @@
+"""Hangs a StyleAdapter into a stock transformer and takes it out again without a trace.
+
+Each adapted block's `attn2` gets a processor that calls the one it replaces and adds the style branch. The adapter's
+parameters do not become the transformer's, so its state_dict, dtype and device stay its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bottega.runtime.errors import RequestError
+from bottega.student.adapter import Injection, StyleAdapter, StyleLayer
+
+
+class Slot:
+    """Where the attached layers look for what to add; empty, they add nothing."""
+
+    def __init__(self) -> None:
+        self.injection: Injection | None = None
+
+
+class StyleProcessor:
+    """An attention processor: what the block's own one returns, plus the style branch."""
+
+    def __init__(self, base: Any, layer: StyleLayer, slot: Slot) -> None:
+        self.base = base
+        self.layer = layer
+        self.slot = slot
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """hidden_states [B, L, I] -> [B, L, I]; other arguments go to the block's own processor."""
+        own: torch.Tensor = self.base(attn, hidden_states, *args, **kwargs)
+        if self.slot.injection is None:
+            return own
+        return own + self.layer(attn, hidden_states, self.slot.injection)
+
+
+class Attachment:
+    """An adapter in a transformer; `detach` restores the very processors that were there."""
+
+    def __init__(self, transformer: Any, adapter: StyleAdapter) -> None:
+        check_fit(transformer, adapter)
+        self.adapter = adapter
+        self.slot = Slot()
+        self._attentions = [transformer.transformer_blocks[i].attn2 for i in adapter.blocks]
+        if any(isinstance(attention.processor, StyleProcessor) for attention in self._attentions):
+            raise RequestError("a StyleAdapter is attached to this transformer already; detach it first")
+        self._originals = [attention.processor for attention in self._attentions]
+        for attention, layer in zip(self._attentions, adapter.layers, strict=True):
+            attention.processor = StyleProcessor(attention.processor, layer, self.slot)
+
+    def detach(self) -> None:
+        """Put the original processors back; a second call does nothing."""
+        for attention, original in zip(self._attentions, self._originals, strict=True):
+            attention.processor = original
+        self._attentions, self._originals = [], []
+
+    @contextmanager
+    def injecting(self, injection: Injection | None) -> Iterator[None]:
+        """Within this block the adapted layers add `injection`, or nothing for None."""
+        self.slot.injection = injection
+        try:
+            yield
+        finally:
+            self.slot.injection = None
+
+
+@contextmanager
+def attached(transformer: Any, adapter: StyleAdapter) -> Iterator[Attachment]:
+    """The adapter is in the transformer within this block, whatever happens."""
+    attachment = Attachment(transformer, adapter)
+    try:
+        yield attachment
+    finally:
+        attachment.detach()
+
+
+def check_fit(transformer: Any, adapter: StyleAdapter) -> None:
+    """Raise RequestError, naming the value, when the adapter was made for another transformer."""
+    from dataclasses import asdict
+
+    own = asdict(adapter.geometry)
+    here = asdict(type(adapter.geometry).of(transformer, adapter.geometry.timesteps, adapter.geometry.clip_width))
+    for name, value in own.items():
+        if value != here[name]:
+            raise RequestError(
+                f"the adapter was made for a transformer with {name} {value}, this one has {here[name]}; load the model "
+                "that the adapter's header names"
+            )

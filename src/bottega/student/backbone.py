@@ -1,0 +1,178 @@
+"""The frozen transformer, driven in two parts: a prefix that no gradient can reach, and the suffix that has the adapter.
+
+Legend: B samples, L picture tokens, I inner width, C latent channels, h × w latent cells, M text tokens, P width of T5.
+The parts are the transformer's own submodules in the order of its own forward; with a gate of 0 the result is that
+forward's to the bit, which a test asserts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bottega.diffusion.process import as_epsilon, coefficients
+from bottega.diffusion.schedule import NoiseSchedule, from_scheduler_config
+from bottega.student.attach import Attachment
+
+if TYPE_CHECKING:
+    from bottega.student.adapter import StyleAdapter
+
+
+@dataclass
+class Prefix:
+    """The state before the first adapted block: no tensor in it has a graph.
+
+    hidden [B, L, I]; text [B, M, I] after the caption projection; bias [B, 1, M], 0 or -10000; modulation [B, 6 I];
+    embedded [B, I]; cells (h/p, w/p).
+    """
+
+    hidden: torch.Tensor
+    text: torch.Tensor
+    bias: torch.Tensor
+    modulation: torch.Tensor
+    embedded: torch.Tensor
+    cells: tuple[int, int]
+    blocks: int
+
+
+class Backbone:
+    """A frozen PixArtTransformer2DModel, its noise schedule, and how many pixels a latent cell spans."""
+
+    def __init__(self, transformer: Any, schedule: NoiseSchedule, pixels_per_cell: int) -> None:
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.pixels_per_cell = pixels_per_cell
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto", pixels_per_cell: int) -> Backbone:
+        """Transformer and scheduler of a folder in PixArtAlphaPipeline's layout; prediction type and betas are its own."""
+        from bottega.models.loading import load_pixart_parts
+
+        parts = load_pixart_parts(folder, ("transformer", "scheduler"), dtype, device)
+        return cls(parts["transformer"], read_schedule(parts["scheduler"]), pixels_per_cell)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lies."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The transformer's dtype; the adapter's is float32."""
+        return next(self.transformer.parameters()).dtype
+
+    @torch.no_grad()
+    def prefix(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, blocks: int
+    ) -> Prefix:
+        """Everything up to block `blocks`, without a graph.
+
+        latents [B, C, h, w]; timesteps int [B]; text [B, M, P]; mask [B, M], 1 = keep.
+        """
+        t, dtype = self.transformer, self.dtype
+        size, patch = len(latents), t.config.patch_size
+        cells = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        bias = ((1 - mask.to(dtype)) * -10000.0).unsqueeze(1)  # [B, 1, M]
+        hidden = t.pos_embed(latents.to(dtype))  # [B, L, I]
+        modulation, embedded = t.adaln_single(
+            timesteps, self.added_conditions(latents), batch_size=size, hidden_dtype=dtype
+        )
+        if t.caption_projection is not None:
+            text = t.caption_projection(text.to(dtype)).view(size, -1, hidden.shape[-1])  # [B, M, I]
+        state = Prefix(hidden, text, bias, modulation, embedded, cells, 0)
+        return self._blocks(state, 0, blocks)
+
+    def suffix(
+        self,
+        state: Prefix,
+        attachment: Attachment | None,
+        tokens: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+        content: torch.Tensor | None = None,
+        style_scale: float = 1.0,
+    ) -> torch.Tensor:
+        """The rest, from a prefix: the network's whole output [B, C_out, h, w].
+
+        attachment None, tokens None or style_scale 0: the base model. tokens [B, N, X]; timesteps int [B]; content [B, C, h, w], used
+        in the mode `latent` only, entering before the block where the prefix ends.
+        """
+        count = len(self.transformer.transformer_blocks)
+        if attachment is None or tokens is None or timesteps is None or style_scale == 0.0:
+            return self._output(self._blocks(state, state.blocks, count))
+        adapter = attachment.adapter
+        if adapter.content is not None and content is not None:
+            state = replace(state, hidden=state.hidden + adapter.content(content).to(state.hidden.dtype))
+        with attachment.injecting(adapter.injection(tokens, timesteps, style_scale)):
+            return self._output(self._blocks(state, state.blocks, count))
+
+    def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """ε, float32 [B, C, h, w], from the network's output: its first half where it also learned the variance."""
+        alpha, sigma = coefficients(self.schedule, timesteps)
+        return as_epsilon(self.schedule.prediction_type, self.prediction(output), noised, alpha, sigma)
+
+    def prediction(self, output: torch.Tensor) -> torch.Tensor:
+        """The half of the output [B, C_out, h, w] that predicts the mean, float32 [B, C, h, w]."""
+        channels = self.transformer.config.in_channels
+        mean = output.chunk(2, dim=1)[0] if output.shape[1] == 2 * channels else output
+        return mean.float()
+
+    def added_conditions(self, latents: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """`added_cond_kwargs` as the model's configuration wants them: picture size and aspect ratio, or neither."""
+        if not self.transformer.use_additional_conditions:
+            return {"resolution": None, "aspect_ratio": None}
+        height, width = (side * self.pixels_per_cell for side in latents.shape[-2:])
+        resolution = torch.tensor([height, width], dtype=self.dtype, device=latents.device).repeat(len(latents), 1)
+        ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device).repeat(len(latents), 1)
+        return {"resolution": resolution, "aspect_ratio": ratio}
+
+    def _blocks(self, state: Prefix, first: int, last: int) -> Prefix:
+        hidden = state.hidden
+        for block in self.transformer.transformer_blocks[first:last]:
+            hidden = block(
+                hidden,
+                encoder_hidden_states=state.text,
+                encoder_attention_mask=state.bias,
+                timestep=state.modulation,
+            )
+        return replace(state, hidden=hidden, blocks=last)
+
+    def _output(self, state: Prefix) -> torch.Tensor:
+        t = self.transformer
+        shift, scale = (t.scale_shift_table[None] + state.embedded[:, None]).chunk(2, dim=1)
+        hidden = t.norm_out(state.hidden) * (1 + scale) + shift
+        patches = t.proj_out(hidden)  # [B, L, p·p·C_out]
+        rows, columns = state.cells
+        p = t.config.patch_size
+        patches = patches.reshape(-1, rows, columns, p, p, t.out_channels)
+        return torch.einsum("nhwpqc->nchpwq", patches).reshape(-1, t.out_channels, rows * p, columns * p)
+
+
+def forward(
+    backbone: Backbone,
+    adapter: StyleAdapter | None,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: torch.Tensor,
+    mask: torch.Tensor,
+    tokens: torch.Tensor | None = None,
+    content: torch.Tensor | None = None,
+    style_scale: float = 1.0,
+) -> torch.Tensor:
+    """The network's whole output [B, C_out, h, w] in one call; arguments as in `Backbone.prefix` and `.suffix`."""
+    if adapter is None:
+        state = backbone.prefix(latents, timesteps, text, mask, 0)
+        return backbone.suffix(state, None)
+    state = backbone.prefix(latents, timesteps, text, mask, adapter.first_block)
+    attachment = Attachment(backbone.transformer, adapter)
+    try:
+        return backbone.suffix(state, attachment, tokens, timesteps, content, style_scale)
+    finally:
+        attachment.detach()
+
+
+def read_schedule(scheduler: Any) -> NoiseSchedule:
+    """The schedule of a diffusers scheduler as its folder states it."""
+    return from_scheduler_config(dict(scheduler.config), name="pixart/scheduler")

@@ -1,0 +1,140 @@
+"""The stage `student`: features -> training/adapter.safetensors, metrics.jsonl, train.log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import sha256_json, write_json
+from bottega.student.config import StudentConfig
+from bottega.training.config import MAY_CHANGE
+
+if TYPE_CHECKING:
+    import torch
+
+    from bottega.models.config import ModelsConfig
+    from bottega.student.adapter import StyleAdapter
+    from bottega.student.objective import StyleWorkload
+    from bottega.student.store import FeatureStore
+
+ADAPTER = "adapter.safetensors"
+REPORT = "training.json"
+
+
+def run(config: StudentConfig, directory: Path, *, features_dir: Path, models: ModelsConfig) -> dict[str, Any]:
+    """Train a StyleAdapter on a feature cache, from the newest checkpoint if there is one, and export it.
+
+    Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, …}. RequestError for
+    features of other models, FingerprintError for a checkpoint of another recipe.
+    """
+    from bottega.models.loading import choose_device
+    from bottega.runtime.locks import device_lock
+    from bottega.student.export import save_adapter
+    from bottega.training.diagnosis import verdict
+    from bottega.training.loop import train
+
+    with device_lock(str(choose_device(models.device)), "training a StyleAdapter"):
+        work, facts = prepare(config, features_dir, models)
+        try:
+            result = train(work, config.loop, directory)
+        finally:
+            work.attachment.detach()
+    save_adapter(directory / ADAPTER, work.adapter, header(config, work, models, result["steps"]))
+    summary = {**result, **facts, "adapter": ADAPTER, **verdict(result["validation"]), "gates": work.adapter.gates()}
+    write_json(directory / REPORT, summary)
+    return summary
+
+
+def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> tuple[StyleWorkload, dict[str, Any]]:
+    """Everything that training needs: the workload, with validation, and {samples, validated_on, parameters}."""
+    from bottega.models.loading import locate
+    from bottega.student.adapter import Geometry, StyleAdapter
+    from bottega.student.backbone import Backbone
+    from bottega.student.encode import model_hash
+    from bottega.student.store import FeatureStore, read_samples
+
+    pixart = locate(models, "pixart")
+    store = FeatureStore(features_dir, config.preload_mb)
+    check_features(store, pixart)
+    backbone = Backbone.load(
+        pixart, dtype=models.dtype, device=models.device, pixels_per_cell=store.manifest["pixels_per_cell"]
+    )
+    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, store.manifest["clip_width"])
+    adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
+    work, facts = _workload(config, backbone, adapter, store, read_samples(features_dir))
+    work.fingerprint = {
+        "student": _fingerprint(config),
+        "geometry": adapter.description()["geometry"],
+        "models": {**store.manifest["models"], "transformer": model_hash(pixart / "transformer")},
+        "features": store.manifest["settings"],
+        "dtype": str(backbone.dtype),
+    }
+    return work, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
+
+
+def _workload(
+    config: StudentConfig, backbone: Any, adapter: StyleAdapter, store: FeatureStore, rows: list[dict[str, Any]]
+) -> tuple[StyleWorkload, dict[str, Any]]:
+    from bottega.student.objective import StyleWorkload
+    from bottega.student.validation import Validation, hold_out
+
+    training, validated, where = hold_out(rows, config.validation, config.seed)
+    adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
+    work = StyleWorkload(backbone, adapter, config, store, training)
+    validation = Validation(work, validated, config.validation)
+    work.validate = validation.run  # type: ignore[method-assign]
+    samples = {task: len(stream) for task, stream in work.streams.items()}
+    return work, {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
+
+
+def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> torch.Tensor:
+    """CLIP embeddings of the distinct styles and contents of the main samples, [N, D]."""
+    keys = {key for row in rows if row["style"] is not None for key in (row["style"], row["clip_content"])}
+    return store.clip(sorted(keys))
+
+
+def check_features(store: FeatureStore, pixart: Path) -> None:
+    """Raise RequestError, naming the part, when the cache was made with other weights than the folder's."""
+    from bottega.student.encode import folder_hash, model_hash
+
+    now = {
+        "latent": model_hash(pixart / "vae"),
+        "text": sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")]),
+    }
+    names = {"latent": "autoencoder", "text": "text encoder"}
+    for kind, value in now.items():
+        if store.manifest["models"][kind] != value:
+            raise RequestError(
+                f"{store.directory}: its {kind} features come from another {names[kind]} than {pixart.name}'s; run bottega "
+                "features again with this model"
+            )
+
+
+def header(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, steps: int) -> dict[str, Any]:
+    """What the adapter's file says of itself beside its architecture."""
+    schedule = work.backbone.schedule
+    return {
+        "models": {"pixart": _portable(models.pixart), "clip": _portable(models.clip)},
+        "model_hashes": work.fingerprint["models"],
+        "sampling": {"sampler": "ddim", "start": work.path.start, **config.sampling.model_dump(mode="json")},
+        "prediction_type": schedule.prediction_type,
+        "pixels_per_cell": work.backbone.pixels_per_cell,
+        "text_tokens": work.store.manifest["settings"]["text"]["tokens"],
+        "steps": steps,
+        "recipe_sha256": sha256_json({"student": config.model_dump(mode="json"), "run": work.fingerprint}),
+    }
+
+
+def _portable(name: str | None) -> str | None:
+    """A model's name as it means something on another machine: not an absolute path."""
+    return None if name is None or Path(name).is_absolute() else name
+
+
+def _fingerprint(config: StudentConfig) -> dict[str, Any]:
+    """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
+    free = {"loop", "sampling", "preload_mb", "validation"}
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in free}
+
+
+__all__ = ["ADAPTER", "MAY_CHANGE", "check_features", "header", "prepare", "run"]

@@ -1,0 +1,104 @@
+"""What the student learns from: the accepted targets of the teacher's ledger, and Fill50K's pairs.
+
+The ledger is read as the published file that it is (a contract of the design), read-only, through its view `best`: one
+row a target, its best try.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bottega.runtime.errors import MissingError, StorageError
+from bottega.runtime.files import read_jsonl, sha256_file
+
+_QUERY = """
+SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, content_sha256, style_path, style_sha256,
+       output_path, output_sha256
+FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL ORDER BY pair_id, seed
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file and the SHA-256 of its bytes."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample before encoding. style is None for the structure task, which trains with the null style."""
+
+    sample_id: str
+    task: str
+    split: str
+    weight: float
+    grade: str
+    prompt: str
+    target: Picture
+    content: Picture
+    style: Picture | None
+
+
+def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
+    """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if unreadable."""
+    path = teacher_dir / "ledger.sqlite"
+    if not path.is_file():
+        raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        db.row_factory = sqlite3.Row
+        try:
+            for row in db.execute(_QUERY):
+                yield Sample(
+                    sample_id=f"{row['pair_id']}_seed{row['seed']}",
+                    task="main",
+                    split=row["split"],
+                    weight=float(row["weight"]),
+                    grade=row["grade"],
+                    prompt=row["prompt"],
+                    target=Picture(teacher_dir / row["output_path"], row["output_sha256"]),
+                    content=Picture(data_root / row["content_path"], row["content_sha256"]),
+                    style=Picture(data_root / row["style_path"], row["style_sha256"]),
+                )
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        raise StorageError(f"{path} can't be read as a ledger ({error}); restore it or run bottega teach again") from error
+
+
+def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
+    """The first `count` training pairs of Fill50K: outline -> filled circle. MissingError where it was not prepared."""
+    path = data_root / "fill50k" / "fill50k.jsonl"
+    if count == 0:
+        return
+    if not path.is_file():
+        raise MissingError(
+            f"there is no {path}; prepare it (bottega data fill50k), or train without: features.fill50k=0 and "
+            "student.fill50k_fraction=0"
+        )
+    taken = 0
+    for row in read_jsonl(path):
+        if row.get("split", "train") != "train":
+            continue
+        source, target = data_root / row["source_path"], data_root / row["target_path"]
+        if not source.is_file() or not target.is_file():
+            raise MissingError(f"{path} names {row['key']}, whose pictures are not there; run bottega data fill50k again")
+        yield Sample(
+            sample_id=f"fill50k-{row['key']}",
+            task="fill50k",
+            split="train",
+            weight=1.0,
+            grade="A",
+            prompt=row["prompt"],
+            target=Picture(target, sha256_file(target)),
+            content=Picture(source, sha256_file(source)),
+            style=None,
+        )
+        taken += 1
+        if taken == count:
+            return

@@ -1,0 +1,35 @@
+"""The teacher: SDXL with an IP-Adapter paints targets by a pinned protocol; every try is judged and entered in a ledger.
+
+The way through: `stage.run` → `runner.Runner` (chunks, retries, files, rows) → `generator.Generator` or `oracle.Oracle` (pictures).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bottega.teacher.config import Protocol, TeacherConfig
+    from bottega.teacher.generator import Generator
+    from bottega.teacher.items import Item, Settings
+    from bottega.teacher.ledger import Ledger
+    from bottega.teacher.oracle import Oracle
+
+_HOMES = {
+    "Protocol": "config",
+    "TeacherConfig": "config",
+    "Generator": "generator",
+    "Item": "items",
+    "Settings": "items",
+    "Ledger": "ledger",
+    "Oracle": "oracle",
+}
+__all__ = ["Generator", "Item", "Ledger", "Oracle", "Protocol", "Settings", "TeacherConfig"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module when it is first asked for: torch is not loaded for `--help`."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,116 @@
+"""The teacher's protocols by name, and the options of its stage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from bottega.runtime.config import Config
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stabilised": {
+        "steps": 25,
+        "guidance_scale": 3.5,
+        "strength": 0.40,
+        "ip_adapter_scale": 0.30,
+        "sampler": "ddim",
+        "size": 512,
+    },
+    "published": {
+        "steps": 25,
+        "guidance_scale": 3.8,
+        "strength": 0.45,
+        "ip_adapter_scale": 0.30,
+        "sampler": "ddim",
+        "size": 512,
+    },
+}
+
+
+class Protocol(Config):
+    """How a target is made. `name` gives the values that are not stated; stating others departs from the protocol, and is recorded."""
+
+    name: Literal["stabilised", "published"] = Field(
+        default="stabilised", description="the protocol that the values below start from"
+    )
+    steps: int = Field(
+        default=25, ge=1, le=1000, description="DDIM steps of the full schedule; steps x strength of them are made"
+    )
+    guidance_scale: float = Field(default=3.5, ge=1, le=30, description="classifier-free guidance; 1 is none")
+    strength: float = Field(default=0.40, gt=0, le=1, description="share of the schedule that the content is noised by")
+    ip_adapter_scale: float = Field(default=0.30, ge=0, le=2, description="weight of the style picture's attention")
+    seeds: tuple[int, ...] = Field(
+        default=(0, 1, 2), min_length=1, description="targets a pair, one for each seed; done in this order, all pairs first"
+    )
+    sampler: Literal["ddim"] = Field(default="ddim", description="the sampler; its whole configuration is pinned")
+    size: int = Field(default=512, ge=32, le=2048, multiple_of=8, description="side of a target, pixels")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name", "stabilised") in PRESETS:
+            return {**PRESETS[values.get("name", "stabilised")], **values}
+        return values
+
+    @model_validator(mode="after")
+    def _sound(self) -> Protocol:
+        if int(self.steps * self.strength) < 1:
+            raise ValueError(
+                f"steps x strength must be 1 or more, received {self.steps} x {self.strength}: no step would be made; raise strength to {1 / self.steps:.3f}"
+            )
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different and not negative, received {list(self.seeds)}")
+        return self
+
+    def departures(self) -> dict[str, dict[str, Any]]:
+        """Field -> {protocol, here} for each value that is not the named protocol's."""
+        return {
+            key: {"protocol": value, "here": getattr(self, key)}
+            for key, value in PRESETS[self.name].items()
+            if getattr(self, key) != value
+        }
+
+
+class Ladder(Config):
+    """What a retry changes, relative to the protocol; rung 1 is the first retry. See `bottega.teacher.retry`."""
+
+    strength_down: float = Field(
+        default=0.8, gt=0, lt=1, description="structure lost: strength is multiplied by this from rung 1 on"
+    )
+    guidance_down: tuple[float, float] = Field(
+        default=(0.3, 0.5), description="structure lost: guidance_scale is lowered by this on rung 1, and from rung 2 on"
+    )
+    ip_down: float = Field(
+        default=0.8334, gt=0, lt=1, description="structure lost: ip_adapter_scale is multiplied by this from rung 2 on"
+    )
+    ip_up: float = Field(
+        default=1.1667, gt=1, description="too little change or style: ip_adapter_scale is multiplied by this from rung 1 on"
+    )
+    strength_up: float = Field(
+        default=1.2, gt=1, description="too little change or style: strength is multiplied by this from rung 2 on"
+    )
+
+
+class TeacherConfig(Protocol):
+    """The protocol, and how the stage runs it."""
+
+    source: Literal["sdxl", "oracle"] = Field(
+        default="sdxl", description="sdxl paints; oracle returns the data set's drawn truths (fixture, ceiling)"
+    )
+    batch_size: int = Field(
+        default=1, ge=1, le=256, description="targets made at once; which ones go together is fixed by the work list"
+    )
+    quality_filter: bool = Field(default=True, description="retry what is graded C; without it each target has one try")
+    max_retries: int = Field(default=2, ge=0, le=8, description="further tries for a target graded C")
+    ladder: Ladder = Field(default_factory=Ladder, description="what a retry changes")
+    sheet_after: int = Field(
+        default=24,
+        ge=0,
+        le=240,
+        description="draw the first contact sheet when this many targets are graded; 0: only at the end",
+    )
+
+    def protocol(self) -> dict[str, Any]:
+        """The values that decide how a target looks, and nothing about how many there are or in what batches."""
+        return {key: getattr(self, key) for key in Protocol.model_fields if key != "seeds"}

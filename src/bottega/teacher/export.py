@@ -1,0 +1,129 @@
+"""What others read of a run: metadata for `datasets.load_dataset("imagefolder")`, the retries' parameters, CSV and Parquet.
+
+All of it derives from the ledger and can be written anew at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bottega.runtime.files import atomic_path, write_jsonl
+from bottega.teacher.ledger import COLUMNS, Ledger, Row
+
+SCORE_NAMES = (
+    "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
+    "bright", "spread", "clipped_excess", "vivid_excess",
+)  # fmt: skip
+
+
+def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
+    for row in ledger.best():
+        if row.output_path is None:
+            continue
+        yield {
+            "file_name": row.output_path,
+            "target": row.target,
+            "pair_id": row.pair_id,
+            "content_id": row.content_id,
+            "style_id": row.style_id,
+            "content_path": row.content_path,
+            "style_path": row.style_path,
+            "style": row.style,
+            "prompt": row.prompt,
+            "seed": row.seed,
+            "split": row.split,
+            "grade": row.grade,
+            "weight": row.weight,
+            "reasons": "; ".join(row.reasons),
+            "try_index": row.try_index,
+            "rung": row.rung,
+            "sha256": row.output_sha256,
+            **{name: row.scores.get(name) for name in SCORE_NAMES},
+        }
+
+
+def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """One object a retry: what it changed, why, and what came of it."""
+    before: Row | None = None
+    for row in sorted(ledger.current(), key=lambda r: (r.seed, r.target, r.try_index)):
+        if row.try_index > 0 and before is not None:
+            changed = {key: value for key, value in row.parameters.items() if before.parameters.get(key) != value}
+            yield {
+                "target": row.target,
+                "try_index": row.try_index,
+                "rung": row.rung,
+                "causes": before.reasons,
+                "changed": changed,
+                "parameters": row.parameters,
+                "noise_seed": row.noise_seed,
+                "grade_before": before.grade,
+                "grade": row.grade,
+            }
+        before = row
+
+
+def write_lists(ledger: Ledger, directory: Path) -> None:
+    """`metadata.jsonl` and `qc_overrides.jsonl`, each whole or not at all."""
+    write_jsonl(directory / "metadata.jsonl", metadata(ledger))
+    write_jsonl(directory / "qc_overrides.jsonl", overrides(ledger))
+
+
+def write_csv(ledger: Ledger, path: Path) -> int:
+    """Every try as CSV; nested values as JSON text. Returns the number of rows."""
+    count = 0
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for row in ledger.current():
+            writer.writerow([_text(getattr(row, column)) for column in COLUMNS])
+            count += 1
+    return count
+
+
+def write_parquet(ledger: Ledger, path: Path) -> int:
+    """Every try as Parquet, nested values as JSON text, scores also as columns `score_*`. Returns the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {
+        "seed": pa.int64(),
+        "try_index": pa.int64(),
+        "noise_seed": pa.int64(),
+        "weight": pa.float64(),
+        "seconds": pa.float64(),
+    }
+    schema = pa.schema(
+        [(c, kinds.get(c, pa.string())) for c in COLUMNS] + [(f"score_{n}", pa.float64()) for n in SCORE_NAMES]
+    )
+    count = 0
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for batch in _batches(ledger.current(), 4096):
+            table = {c: [_cell(getattr(row, c)) for row in batch] for c in COLUMNS}
+            table |= {f"score_{n}": [row.scores.get(n) for row in batch] for n in SCORE_NAMES}
+            writer.write_table(pa.table(table, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, (dict, list)) else value
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else _cell(value)

@@ -1,0 +1,108 @@
+"""What the teacher is asked for: one item a picture, with the settings of this try."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.runtime.seeds import derive
+from bottega.teacher.config import Protocol as TeacherProtocol
+from bottega.teacher.protocol import unet_calls
+
+Picture = npt.NDArray[np.uint8]  # [H, W, 3]
+FloatPicture = npt.NDArray[np.float32]  # [H, W, 3] in 0..1, NaN where generation failed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of one try. `noise` counts fresh draws of noise: retries that change parameters keep it."""
+
+    steps: int
+    strength: float
+    guidance_scale: float
+    ip_adapter_scale: float
+    noise: int = 0
+
+    @classmethod
+    def of(cls, protocol: TeacherProtocol) -> Settings:
+        """The protocol's own settings."""
+        return cls(protocol.steps, protocol.strength, protocol.guidance_scale, protocol.ip_adapter_scale)
+
+    @property
+    def effective(self) -> tuple[int, int, float, float]:
+        """What the sampler makes of them: strength counts in whole steps, so that different strengths can be the same try."""
+        return (
+            self.steps,
+            unet_calls(self.steps, self.strength),
+            round(self.guidance_scale, 4),
+            round(self.ip_adapter_scale, 4),
+        )
+
+    def with_(self, **changes: Any) -> Settings:
+        """A copy with some values changed."""
+        return replace(self, **changes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One picture to make: content and style as uint8 squares of the protocol's size, a prompt, a protocol seed.
+
+    `content_key` and `style_key` name the pictures in caches (their file's hash); left empty, the pixels' own hash is taken.
+    """
+
+    pair_id: str
+    content_id: str
+    style_id: str
+    prompt: str
+    seed: int
+    content: Picture
+    style: Picture
+    content_key: str = ""
+    style_key: str = ""
+    settings: Settings | None = None
+
+    @property
+    def noise_index(self) -> int:
+        """How often the noise was drawn afresh before this try."""
+        return self.settings.noise if self.settings is not None else 0
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of this try's noise, from what the picture is and never from where it stands in a run."""
+        return derive("teacher noise", self.seed, self.content_id, self.style_id, self.noise_index)
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Names of content and style for caches."""
+        return self.content_key or pixel_hash(self.content), self.style_key or pixel_hash(self.style)
+
+
+class Teacher(Protocol):
+    """What the runner needs of a teacher: SDXL or the oracle."""
+
+    def generate(self, items: list[Item]) -> list[FloatPicture]:
+        """A picture for each item, float32 [H, W, 3] in 0..1; values that are not finite are left as they came out."""
+
+    def round_trip(self, item: Item) -> Picture | None:
+        """The item's content after the autoencoder alone, uint8; None where the teacher has none."""
+
+    def effective(self, settings: Settings) -> dict[str, Any]:
+        """What is recorded of a try beside its settings: schedule, precision, device."""
+
+
+def target_name(content_id: str, style_id: str, seed: int) -> str:
+    """File stem of a target: `{content_id}_{style_id}_seed{seed}`; ids hold no underscore, so it can be read back."""
+    return f"{content_id}_{style_id}_seed{seed}"
+
+
+def pixel_hash(picture: Picture) -> str:
+    """Hash of a picture's pixels and shape, for caches."""
+    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()

@@ -1,0 +1,308 @@
+"""The ledger: one row a try, with everything needed to judge it again, to make it again, and to continue after a kill.
+
+SQLite in WAL mode with `synchronous=FULL`: a committed chunk survives a power cut, an unfinished one leaves nothing. One writer.
+A row is `current` until its inputs change; then it stays as history and the target is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bottega.runtime.errors import FingerprintError, MissingError, StorageError
+
+SCHEMA_VERSION = 1
+_JSON = ("reasons", "scores", "parameters")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One try. `status`: ok (a picture was made), failed (none came out), broken (content or style can't be read)."""
+
+    target: str
+    pair_id: str
+    content_id: str
+    style_id: str
+    seed: int
+    try_index: int
+    rung: str
+    status: str
+    grade: str
+    weight: float
+    reasons: list[str]
+    scores: dict[str, float]
+    parameters: dict[str, Any]
+    noise_seed: int
+    prompt: str
+    style: str
+    split: str
+    content_path: str
+    style_path: str
+    content_sha256: str
+    style_sha256: str
+    output_path: str | None
+    output_sha256: str | None
+    seconds: float
+    created_at: str
+    fingerprint: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_KINDS = {"seed": "INTEGER", "try_index": "INTEGER", "noise_seed": "INTEGER", "weight": "REAL", "seconds": "REAL"}
+_OPTIONAL = {"output_path", "output_sha256"}
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tries (
+    id INTEGER PRIMARY KEY,
+    {", ".join(f"{c} {_KINDS.get(c, 'TEXT')}{'' if c in _OPTIONAL else ' NOT NULL'}" for c in COLUMNS)},
+    current INTEGER NOT NULL DEFAULT 1
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_row_a_try ON tries (target, try_index) WHERE current;
+CREATE INDEX IF NOT EXISTS by_inputs ON tries (content_sha256, style_sha256, seed) WHERE current;
+CREATE VIEW IF NOT EXISTS best AS SELECT * FROM (
+    SELECT *, ROW_NUMBER() OVER (
+        PARTITION BY target ORDER BY status <> 'ok', grade, json_array_length(reasons), try_index
+    ) AS place FROM tries WHERE current
+) WHERE place = 1;
+"""
+
+
+class Ledger:
+    """The ledger of one run. Use as a context manager, or `close` it.
+
+    Args:
+        path: the SQLite file; made where it is not there.
+        must_exist: refuse to make a new one.
+
+    Raises:
+        MissingError: `must_exist` and there is none.
+        StorageError: not a ledger, or of a newer version than this program knows.
+    """
+
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        if must_exist and not path.is_file():
+            raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._hashes: dict[
+            str, tuple[str, int, int, str]
+        ] = {}  # entered with the next commit: each alone costs an fsync
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StorageError(
+                f"{path} can't be opened as a ledger ({error}); restore it, or move it away to begin anew"
+            ) from error
+
+    def _open(self) -> None:
+        known = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        version = int(self.meta("schema_version") or 0) if known else 0
+        if version > SCHEMA_VERSION:
+            raise StorageError(
+                f"{self.path} has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer bottega"
+            )
+        if version < SCHEMA_VERSION:
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} INSERT OR REPLACE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}'); COMMIT;"
+            )
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
+        self.commit([])
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    # --- what belongs to the whole run ------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> str | None:
+        """A value that belongs to the whole ledger."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Set such a value."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def hold_to(self, fingerprint: str, parts: Mapping[str, Any]) -> None:
+        """Record what every row depends on, or compare it with what earlier rows were made with.
+
+        Raises:
+            FingerprintError: names each value that differs: two settings are never mixed in one run.
+        """
+        kept = self.meta("fingerprint_parts")
+        if kept is None:
+            self.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
+            self.set_meta("fingerprint", fingerprint)
+            return
+        before, now = _flat(json.loads(kept)), _flat(parts)
+        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if changed:
+            told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:4]) + (
+                "; …" if len(changed) > 4 else ""
+            )
+            regrade = all(key.startswith("thresholds.") for key in changed)
+            cure = (
+                "grade the run again by the new limits (bottega qc grade --write), or put the old ones back"
+                if regrade
+                else "put it back, or begin another run directory"
+            )
+            raise FingerprintError(f"what a run's targets depend on can't change on the way: {told}; {cure}")
+
+    def file_hash(self, name: str, path: Path) -> str:
+        """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is none.
+
+        `name` is how the file is called in the ledger: its path relative to the data root, never an absolute one.
+        """
+        from bottega.runtime.files import sha256_file
+
+        try:
+            stat = path.stat()
+            row = self._hashes.get(name) or self._db.execute("SELECT * FROM files WHERE name = ?", (name,)).fetchone()
+            if row and (row[1], row[2]) == (stat.st_size, stat.st_mtime_ns):
+                return str(row[3])
+            digest = sha256_file(path)
+        except OSError:
+            return "missing"
+        self._hashes[name] = (name, stat.st_size, stat.st_mtime_ns, digest)
+        return digest
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def commit(self, rows: Sequence[Row], superseded: Iterable[str] = ()) -> None:
+        """Enter all tries of a chunk in one transaction; the current rows of `superseded` targets become history.
+
+        Raises:
+            StorageError: the disk is full or the file read-only; nothing of the chunk was entered.
+        """
+        marks = ", ".join("?" * len(COLUMNS))
+        try:
+            with _transaction(self._db):
+                for target in superseded:
+                    self._db.execute("UPDATE tries SET current = 0 WHERE target = ? AND current", (target,))
+                self._db.executemany(
+                    f"INSERT INTO tries ({', '.join(COLUMNS)}) VALUES ({marks})", [_values(row) for row in rows]
+                )
+                self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._hashes.values())
+            self._hashes.clear()
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"the ledger {self.path} can't be written ({error}); free space or make it writable, then run the same command again"
+            ) from error
+
+    def tries(self, targets: Sequence[str]) -> dict[str, list[Row]]:
+        """The current tries of these targets, in order; targets without a row are absent."""
+        found: dict[str, list[Row]] = {}
+        for start in range(0, len(targets), 500):
+            part = targets[start : start + 500]
+            query = f"SELECT * FROM tries WHERE current AND target IN ({', '.join('?' * len(part))}) ORDER BY target, try_index"
+            for row in self._db.execute(query, list(part)):
+                found.setdefault(row["target"], []).append(_row(row))
+        return found
+
+    def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[Row]]:
+        """Targets made from the same bytes with the same seed and prompt, each as its list of tries."""
+        query = "SELECT DISTINCT target FROM tries WHERE current AND content_sha256 = ? AND style_sha256 = ? AND seed = ? AND prompt = ? ORDER BY id"
+        targets = [row["target"] for row in self._db.execute(query, (content_sha256, style_sha256, seed, prompt))]
+        return list(self.tries(targets).values())
+
+    def rename(self, old: str, new: Sequence[Row]) -> None:
+        """Give a target's current rows new names and paths (`new`, one for each try) in one transaction."""
+        keys = (
+            "target",
+            "pair_id",
+            "content_id",
+            "style_id",
+            "content_path",
+            "style_path",
+            "output_path",
+            "split",
+            "style",
+        )
+        with _transaction(self._db):
+            for row in new:
+                values = [getattr(row, key) for key in keys]
+                self._db.execute(
+                    f"UPDATE tries SET {', '.join(f'{k} = ?' for k in keys)} WHERE target = ? AND try_index = ? AND current",
+                    [*values, old, row.try_index],
+                )
+
+    def best(self) -> Iterator[Row]:
+        """The best try of each target (best grade, then fewest reasons, then the earliest), in the order of the work."""
+        return (_row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
+
+    def current(self) -> Iterator[Row]:
+        """All current tries in the order they were entered."""
+        return (_row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
+
+    def count(self) -> int:
+        """Number of targets that have a row."""
+        return int(self._db.execute("SELECT COUNT(DISTINCT target) FROM tries WHERE current").fetchone()[0])
+
+    def regrade(self, graded: Iterable[tuple[str, float, Sequence[str], int]]) -> None:
+        """Set (grade, weight, reasons) of rows by id, in one transaction."""
+        with _transaction(self._db):
+            self._db.executemany(
+                "UPDATE tries SET grade = ?, weight = ?, reasons = ? WHERE id = ?",
+                (
+                    (letter, weight, json.dumps(list(reasons), ensure_ascii=False), number)
+                    for letter, weight, reasons, number in graded
+                ),
+            )
+
+    def scored(self) -> Iterator[tuple[int, str, str, int, str, dict[str, float]]]:
+        """(id, status, target, try_index, grade, scores) of every current row: all that regrading needs."""
+        for row in self._db.execute(
+            "SELECT id, status, target, try_index, grade, scores FROM tries WHERE current ORDER BY id"
+        ):
+            yield row["id"], row["status"], row["target"], row["try_index"], row["grade"], json.loads(row["scores"])
+
+
+class _transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _values(row: Row) -> list[Any]:
+    return [
+        json.dumps(v, ensure_ascii=False, sort_keys=c != "reasons") if c in _JSON else v
+        for c in COLUMNS
+        for v in (getattr(row, c),)
+    ]
+
+
+def _row(row: sqlite3.Row) -> Row:
+    return Row(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
+
+
+def _flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in parts.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

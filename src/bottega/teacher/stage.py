@@ -1,0 +1,248 @@
+"""The teacher stage: targets for every pair and seed, judged, with ledger, lists and contact sheet."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.data.pictures import load_square
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import alarms, pass_rates
+from bottega.quality.measure import Judge
+from bottega.quality.sheet import Entry, contact_sheet
+from bottega.quality.stage import load_encoder, load_thresholds
+from bottega.runtime.errors import PictureError, RequestError
+from bottega.runtime.files import sha256_bytes, sha256_json
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.progress import Progress
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.export import write_csv, write_lists, write_parquet
+from bottega.teacher.items import Teacher
+from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.protocol import schedule
+from bottega.teacher.runner import Pair, Runner, Work, chunks
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+
+LOGGER = logging.getLogger(__name__)
+LEDGER = "ledger.sqlite"
+_SHEET = 24  # triples on a contact sheet
+
+
+def run(
+    config: TeacherConfig,
+    directory: Path,
+    *,
+    pairs: Path | Sequence[Path],
+    data_root: Path,
+    models: ModelsConfig,
+    thresholds: Path,
+    limit: int | None = None,
+    seeds: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Make what is not made yet; the same call after a stop or a kill goes on where it ended.
+
+    Args:
+        pairs: pair list, or several that are worked through in this order.
+        thresholds: limits as the quality stage wrote them.
+        limit: only the first so many pairs of each list.
+        seeds: only these of the protocol's seeds.
+
+    Returns:
+        The run's counts over all that its ledger holds, see `summarise`.
+
+    Raises:
+        FingerprintError: protocol, models or limits differ from those that the run began with.
+        Interrupted: asked to stop; the chunk in hand is saved.
+    """
+    lists, known = _read(pairs, limit)
+    limits = load_thresholds(thresholds)
+    wanted = list(seeds) if seeds is not None else list(config.seeds)
+    work = list(chunks(lists, wanted, config.batch_size))
+    if not work:
+        raise RequestError(
+            f"no pair has one of the seeds {wanted}: there is nothing to make; ask for seeds that the pair lists state"
+        )
+    with Ledger(directory / LEDGER) as ledger:
+        parts = _fingerprint_parts(config, limits, models, ledger)
+        fingerprint = sha256_json(parts)
+        ledger.hold_to(fingerprint, parts)
+        runner = Runner(
+            config,
+            directory,
+            data_root,
+            teacher=lambda: _teacher(config, data_root, models),
+            judge=lambda: Judge(load_encoder(models)),
+            thresholds=limits,
+            ledger=ledger,
+            fingerprint=fingerprint,
+            known=known,
+        )
+        try:
+            _work_through(runner, work)
+        finally:
+            write_lists(ledger, directory)
+        write_csv(ledger, directory / "ledger.csv")
+        write_parquet(ledger, directory / "ledger.parquet")
+        draw_sheet(ledger, directory, data_root)
+        summary = summarise(ledger, limits)
+    summary |= {
+        "protocol": config.name,
+        "departures": config.departures(),
+        "schedule": schedule(config.steps, config.strength),
+    }
+    for words in summary["warnings"]:
+        LOGGER.warning("%s", words)
+    return summary
+
+
+def _work_through(runner: Runner, work: list[list[Work]]) -> None:
+    """All chunks in order; a request to stop is heard between two of them, when everything is saved."""
+    config, ledger = runner.config, runner.ledger
+    total = sum(len(chunk) for chunk in work)
+    early = config.sheet_after if ledger.count() < config.sheet_after else 0
+    accepted = rejected = 0
+    with Interruption() as stop, Progress(total, "teacher", "targets") as progress:
+        for chunk in work:
+            rows = runner.do(chunk)
+            good = {row.target for row in rows if row.grade != "C"}
+            accepted, rejected = accepted + len(good), rejected + len({row.target for row in rows} - good)
+            progress.update(len(chunk), accepted=accepted, rejected=rejected)
+            if early and ledger.count() >= early:
+                draw_sheet(ledger, runner.directory, runner.data_root)
+                early = 0
+            stop.check()
+
+
+def _fingerprint_parts(
+    config: TeacherConfig, limits: Thresholds, models: ModelsConfig, ledger: Ledger
+) -> dict[str, Any]:
+    """All that the bytes and rows depend on: protocol, retries, limits (retries follow from grades) and weights."""
+    retries = config.max_retries if config.quality_filter else 0
+    teacher = {
+        **config.protocol(),
+        "source": config.source,
+        "max_retries": retries,
+        "ladder": config.ladder.model_dump(mode="json"),
+    }
+    return {
+        "teacher": teacher,
+        "thresholds": limits.model_dump(mode="json"),
+        "models": _model_hashes(config, models, ledger),
+    }
+
+
+def _model_hashes(config: TeacherConfig, models: ModelsConfig, ledger: Ledger) -> dict[str, str | None]:
+    """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
+    from bottega.models.layout import locate, weight_files
+
+    roles = ("clip",) if config.source == "oracle" else ("clip", "sdxl", "sdxl_vae", "ip_adapter")
+    hashes: dict[str, str | None] = {}
+    for role in roles:
+        if getattr(models, role) is None:
+            hashes[role] = None
+            continue
+        files = weight_files(locate(models, role))
+        # An absolute path would not survive a move of the run: the name in the ledger is a hash of it.
+        names = [f"{role}:{sha256_bytes(str(file.resolve()).encode())[:16]}" for file in files]
+        hashes[role] = sha256_json(
+            sorted(ledger.file_hash(name, file) for name, file in zip(names, files, strict=True))
+        )
+    return hashes
+
+
+def _teacher(config: TeacherConfig, data_root: Path, models: ModelsConfig) -> Teacher:
+    if config.source == "oracle":
+        from bottega.teacher.oracle import Oracle
+
+        return Oracle(data_root / "truth", config.size)
+    from bottega.teacher.generator import load_generator
+
+    return load_generator(models, config)
+
+
+def _read(pairs: Path | Sequence[Path], limit: int | None) -> tuple[list[list[Pair]], frozenset[str]]:
+    from bottega.data.pairs import read_pairs
+
+    whole = [list(read_pairs(file)) for file in ([pairs] if isinstance(pairs, Path) else pairs)]
+    known = frozenset(str(pair["pair_id"]) for one in whole for pair in one)
+    return [one[:limit] for one in whole], known
+
+
+def draw_sheet(ledger: Ledger, directory: Path, data_root: Path) -> Path:
+    """`contact_sheet.png`: up to 24 graded targets, a third of each grade where there are so many."""
+    by_grade: dict[str, list[Row]] = {"A": [], "B": [], "C": []}
+    for row in ledger.best():
+        if len(by_grade[row.grade]) < _SHEET and row.status != "broken":
+            by_grade[row.grade].append(row)
+    chosen = [row for rows in by_grade.values() for row in rows[: _SHEET // 3]]
+    spare = [row for rows in by_grade.values() for row in rows[_SHEET // 3 :]]
+    chosen = sorted(chosen + spare[: _SHEET - len(chosen)], key=lambda row: row.grade)
+    return contact_sheet(
+        [entry for row in chosen if (entry := _entry(row, directory, data_root))], directory / "contact_sheet.png"
+    )
+
+
+def _entry(row: Row, directory: Path, data_root: Path, side: int = 256) -> Entry | None:
+    """The row's pictures for a sheet; None where they can't be read any more."""
+    try:
+        content, style = (load_square(data_root / path, side) for path in (row.content_path, row.style_path))
+        target = load_square(directory / row.output_path, side) if row.output_path is not None else None
+    except PictureError as error:
+        LOGGER.warning("left out of the contact sheet: %s", error)
+        return None
+    gain = row.scores.get("style_gain")
+    text = (
+        row.reasons[0]
+        if row.reasons
+        else f"edges {row.scores.get('edge_64', 0):.2f}" + (f", style gain {gain:.2f}" if gain is not None else "")
+    )
+    return Entry(content, style, target, row.grade, text)
+
+
+def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:
+    """Survival of the run: tries made → passed → targets graded, and what an accepted picture costs.
+
+    `pass_rates` are of first tries; `grades_by_rung` and `style_gain_by_rung` show what the retries bought.
+    """
+    status: Counter[str] = Counter()
+    rungs: dict[str, Counter[str]] = {}
+    gains: dict[str, list[float]] = {}
+    first: list[dict[str, float]] = []
+    passed, seconds, tries = 0, 0.0, 0
+    for row in ledger.current():
+        status[row.status] += 1
+        if row.status == "broken":
+            continue
+        tries += 1
+        passed += row.grade != "C"
+        seconds += row.seconds
+        rungs.setdefault(row.rung, Counter())[row.grade] += 1
+        if "style_gain" in row.scores:
+            gains.setdefault(row.rung, []).append(row.scores["style_gain"])
+        if row.try_index == 0:
+            first.append(row.scores)
+    grades = Counter(row.grade for row in ledger.best() if row.status != "broken")
+    accepted = grades["A"] + grades["B"]
+    rates = pass_rates(first, thresholds)
+    return {
+        "targets": sum(grades.values()) + status["broken"],
+        "tries": tries,
+        "made": status["ok"],
+        "passed": passed,
+        "accepted": accepted,
+        "grades": {letter: grades[letter] for letter in "ABC"},
+        "broken": status["broken"],
+        "failed": status["failed"],
+        "tries_per_accepted": round(tries / accepted, 3) if accepted else None,
+        "seconds_per_picture": round(seconds / tries, 4) if tries else None,
+        "seconds_per_accepted": round(seconds / accepted, 4) if accepted else None,
+        "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
+        "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in sorted(rungs.items())},
+        "style_gain_by_rung": {rung: round(sum(values) / len(values), 4) for rung, values in sorted(gains.items())},
+        "warnings": alarms(rates, len(first)),
+    }

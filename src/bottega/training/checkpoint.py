@@ -1,0 +1,183 @@
+"""Checkpoints: everything that the next step depends on, in a folder that appears whole or not at all.
+
+    checkpoints/step_00000500/
+      model.safetensors       the trained parameters and buffers, never the frozen backbone
+      optimizer.safetensors   AdamW's two moments and step count of each parameter, by the parameter's name
+      state.json              step, fingerprint, SHA-256 of the two files
+
+The folder is written under another name, synced, and renamed. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.runtime.errors import FingerprintError
+from bottega.runtime.files import is_storage_error, read_json, sha256_file, storage_error
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LOGGER = logging.getLogger(__name__)
+_FILES = ("model.safetensors", "optimizer.safetensors")
+_STATE = "state.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are proved whole."""
+
+    folder: Path
+    step: int
+    fingerprint: dict[str, Any]
+
+
+def save(
+    directory: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't be."""
+    from safetensors.torch import save_file
+
+    folder = directory / f"step_{step:08d}"
+    temporary = directory / f".step_{step:08d}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        contents = (_plain(module.state_dict()), optimizer_tensors(module, optimizer))
+        for name, tensors in zip(_FILES, contents, strict=True):
+            save_file(tensors, temporary / name)
+        hashes = {name: sha256_file(temporary / name) for name in _FILES}
+        state = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
+        (temporary / _STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name in (*_FILES, _STATE):
+            _sync(temporary / name)
+        _sync(temporary)
+        if folder.exists():  # an equal step of an earlier run of this command, or one that was found torn
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+        _sync(directory)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise storage_error(error, folder) from error
+    except Exception as error:  # safetensors wraps a full disk in an error of its own
+        shutil.rmtree(temporary, ignore_errors=True)
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise storage_error(cause, folder) from error
+    _prune(directory, keep)
+    return folder
+
+
+def latest(directory: Path) -> Checkpoint | None:
+    """The newest whole checkpoint in `directory`, or None; a torn one is passed over, and said so in the log."""
+    for folder in sorted(directory.glob("step_*"), reverse=True):
+        try:
+            state = read_json(folder / _STATE)
+            whole = state["format"] == _FORMAT and all(
+                sha256_file(folder / name) == state["sha256"][name] for name in _FILES
+            )
+        except (KeyError, TypeError, OSError, ValueError) as error:
+            LOGGER.debug("%s: %s", folder, error)
+            whole = False
+        except Exception as error:  # noqa: BLE001 (any reading error means the same here: not whole)
+            LOGGER.debug("%s: %s", folder, error)
+            whole = False
+        if whole:
+            return Checkpoint(folder, int(state["step"]), state["fingerprint"])
+        LOGGER.warning("the checkpoint %s is incomplete or damaged; the one before it is used", folder.name)
+    return None
+
+
+def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies."""
+    from safetensors.torch import load_file
+
+    module.load_state_dict(load_file(checkpoint.folder / _FILES[0]), strict=True)
+    tensors = load_file(checkpoint.folder / _FILES[1])
+    for name, parameter in module.named_parameters():
+        state = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
+        if state:
+            # AdamW keeps its step count on the CPU unless it is fused or capturable; it moves it where it wants it
+            optimizer.state[parameter] = {
+                k: v.to(parameter.device) if v.ndim or _fused(optimizer) else v for k, v in state.items()
+            }
+
+
+def check_fingerprint(saved: dict[str, Any], now: dict[str, Any], may_change: dict[str, str]) -> None:
+    """Refuse, by name, a run that differs from its checkpoint in anything that what was learned depends on."""
+    before, after = _flat(saved), _flat(now)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            allowed = ", ".join(sorted(may_change))
+            raise FingerprintError(
+                f"{name} was {before.get(name)!r} in the checkpoint and is {after.get(name)!r} now; set it back, or train "
+                f"into another folder (what may change on resume: {allowed})"
+            )
+
+
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as tensors named `moment:parameter`."""
+    import torch
+
+    result = {}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            result[f"{key}:{name}"] = torch.as_tensor(value).detach().cpu().clone()
+    return result
+
+
+def _plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+    return {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+def _prune(directory: Path, keep: int) -> None:
+    for folder in sorted(directory.glob("step_*"))[:-keep]:
+        doomed = folder.with_name(f".{folder.name}.old")
+        try:
+            os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint
+            shutil.rmtree(doomed)
+        except OSError as error:
+            LOGGER.warning("cannot delete the old checkpoint %s: %s", folder.name, error)
+    for leftover in (*directory.glob(".step_*.tmp"), *directory.glob(".step_*.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    text = str(error)
+    if "os error" in text:
+        number = int("".join(ch for ch in text.rpartition("os error")[2] if ch.isdigit()) or 0)
+        found = OSError(number, text)
+        return found if is_storage_error(found) else None
+    return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,39 @@
+"""How long and how fast to train: the part of a trainer's configuration that does not depend on what is learned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bottega.runtime.config import Config
+
+MAY_CHANGE = {
+    "steps": "a cosine schedule is stretched to the new length from here on",
+    "learning_rate": "the new rate holds from here on; the optimizer's moments are kept",
+    "checkpoint_every": "no effect on what is learned",
+    "keep_last": "no effect on what is learned",
+    "log_every": "no effect on what is learned",
+    "validate_every": "no effect on what is learned",
+}
+"""What may differ on resume, each with its effect; everything else belongs to the fingerprint."""
+
+
+class LoopConfig(Config):
+    """Length, optimizer and checkpoints of a training run. A step is one step of the optimizer."""
+
+    steps: int = Field(20_000, ge=1, description="optimizer steps in all; longer continues the same run")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate of AdamW")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
+    warmup_steps: int = Field(500, ge=0, description="optimizer steps over which the learning rate rises linearly")
+    final_fraction: float = Field(0.05, ge=0, le=1, description="where a cosine ends, as a fraction of the peak")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW, on matrices only: gates, norms and biases have none")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="of AdamW"
+    )
+    epsilon: float = Field(1e-8, gt=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient of a step is scaled down to this L2 norm")
+    checkpoint_every: int = Field(2000, ge=1, description="optimizer steps between checkpoints")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept")
+    log_every: int = Field(50, ge=1, description="optimizer steps between lines of train.log")
+    validate_every: int = Field(500, ge=1, description="optimizer steps between validations")

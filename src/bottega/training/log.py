@@ -1,0 +1,83 @@
+"""metrics.jsonl, one object a step for programs; train.log, a `Loss:` line now and then for people and grep."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from bottega.runtime.files import read_jsonl, storage_error, write_jsonl
+
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+
+
+class TrainingLog:
+    """The two logs of a run in `directory`; rows after `step` are dropped first, since those steps are run again."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self.metrics = directory / METRICS
+        self.text = directory / LOG
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = (row for row in read_jsonl(self.metrics) if row["step"] <= step) if self.metrics.exists() else ()
+        write_jsonl(self.metrics, kept)
+        self._rows: IO[str] | None = None
+        self._lines: IO[str] | None = None
+
+    def __enter__(self) -> TrainingLog:
+        try:
+            self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
+            self._lines = open(self.text, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
+        except OSError as error:
+            raise storage_error(error, self.metrics) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._rows, self._lines):
+            if stream is not None:
+                stream.close()
+
+    def row(self, values: dict[str, Any]) -> None:
+        """Append one step's numbers; a number that is not finite becomes null, since JSON has none."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._write(self._rows, json.dumps(clean, ensure_ascii=False) + "\n", self.metrics)
+
+    def line(self, text: str) -> None:
+        """Append one line for people."""
+        self._write(self._lines, text + "\n", self.text)
+
+    def sync(self) -> None:
+        """Bring everything to the disk; called before a checkpoint, so that no checkpoint is ahead of its log."""
+        for stream, path in ((self._rows, self.metrics), (self._lines, self.text)):
+            if stream is not None:
+                try:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                except OSError as error:
+                    raise storage_error(error, path) from error
+
+    @staticmethod
+    def _write(stream: IO[str] | None, text: str, path: Path) -> None:
+        if stream is None:
+            raise RuntimeError("a TrainingLog is written inside its `with` block only")
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+
+def summary_line(values: dict[str, Any], steps: int) -> str:
+    """`step 100/1500 Loss: 0.1234 main 0.1300 fill50k 0.1000 lr 1.00e-03 grad 0.52 0.09 s` from a row of metrics."""
+    tasks = " ".join(
+        f"{k.removeprefix('loss_')} {v:.4f}" for k, v in values.items() if k.startswith("loss_") and v is not None
+    )
+    return (
+        f"step {values['step']}/{steps} Loss: {values['loss']:.4f} {tasks} lr {values['learning_rate']:.2e} "
+        f"grad {values['grad_norm']:.3g} {values['seconds']:.2f} s {values['rss_mb']:.0f} MB"
+    )

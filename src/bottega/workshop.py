@@ -1,0 +1,411 @@
+"""The closed loop: the stages of a recipe in order, each in a process of its own, each skipped when nothing changed.
+
+    world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation     (report after each)
+
+What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
+*bound* settings make its fingerprint, and changing one in a run that has begun is refused by name; *free* ones are the
+run's size (`FREE`): with other ones a stage that is done is continued, and redoes nothing. `settings.json` in a
+stage's folder is written before its first work, `error.json` when it fails, `stage.json` after its last.
+
+This module never imports torch: the memory of a stage is given back when its process ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bottega.models.layout import ROLES, inspect
+from bottega.recipe import Recipe, as_yaml, portable
+from bottega.runtime.children import run_child
+from bottega.runtime.config import Config
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, WorkError
+from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
+from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten
+from bottega.runtime.locks import device_lock, lock
+from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
+from bottega.runtime.provenance import describe, torch_facts
+from bottega.training.config import MAY_CHANGE
+
+LOGGER = logging.getLogger(__name__)
+QUALITY_MODELS = ("clip",)
+TEACHER_MODELS = ("sdxl", "sdxl_vae", "ip_adapter", *QUALITY_MODELS)
+STUDENT_MODELS = ("pixart", "clip")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the loop.
+
+    Args:
+        name: its section in the recipe and its word on the command line.
+        function: where its `run(config, directory, …)` is, as `module:name`; empty if the caller provides it.
+        folder: its folder in the run directory.
+        uses: the stages whose results it reads.
+        models: the models it loads, by their names in the section `models`.
+        version: raised when the stage's code makes other results from the same settings.
+    """
+
+    name: str
+    function: str
+    folder: str
+    uses: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    version: int = 1
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("world", "", "data/raw"),
+    Stage("data", "bottega.data.stage:run", "data", uses=("world",)),
+    Stage("pairs", "bottega.data.pairs:run", "pairs", uses=("data",)),
+    Stage("truth", "", "data/truth", uses=("pairs",)),
+    Stage("quality", "bottega.quality.stage:run", "quality", uses=("pairs", "truth"), models=QUALITY_MODELS),
+    Stage("teacher", "bottega.teacher.stage:run", "teacher", uses=("pairs", "quality"), models=TEACHER_MODELS),
+    Stage("features", "bottega.student.features:run", "features", uses=("teacher",), models=STUDENT_MODELS),
+    Stage("student", "bottega.student.stage:run", "training", uses=("features",), models=STUDENT_MODELS),
+    Stage("evaluation", "bottega.evaluation.stage:run", "evaluation", uses=("student", "truth"), models=ROLES),
+)
+BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
+REPORT = "bottega.report.page:run"
+
+# Sizes, paths and speed: they may differ when a run is continued; of the training, what `training.config` allows.
+FREE: tuple[str, ...] = (
+    "world.contents", "world.contents_val", "world.fill50k", "world.workers",
+    "data.root", "data.*.source", "data.*.mode", "data.*.mirror", "data.*.offline", "data.*.limits.workers",
+    "pairs.train", "pairs.val", "pairs.test", "pairs.crossed", "pairs.seeds", "pairs.clip",
+    "truth.*",
+    "teacher.seeds", "teacher.sheet_after",
+    "features.fill50k",
+    "student.preload_mb", *(f"student.loop.{name}" for name in MAY_CHANGE),
+    "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a run to do now: at most `limit` pairs, and only these target seeds. None: all."""
+
+    limit: int | None = None
+    seeds: tuple[int, ...] | None = None
+
+    def words(self) -> list[str]:
+        """The command line options that say the same."""
+        limit = [] if self.limit is None else ["--limit", str(self.limit)]
+        return limit + ([] if self.seeds is None else ["--seeds", ",".join(map(str, self.seeds))])
+
+
+@dataclass
+class Workshop:
+    """One run: a recipe in its directory.
+
+    Args:
+        recipe: the whole recipe, as written.
+        directory: the run directory.
+        size: how much of it to do now.
+        functions: `module:name` of the stages that this floor does not know (`world`, `truth`).
+        say: told one line after each stage.
+    """
+
+    recipe: Recipe
+    directory: Path
+    size: Size = field(default_factory=Size)
+    functions: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+
+    def run(self, until: str | None = None) -> dict[str, Any]:
+        """Walk the loop and return `summary.json`.
+
+        Args:
+            until: the last stage to run; None: all.
+
+        Raises:
+            FingerprintError: a value that finished work depends on was changed; nothing has been done then.
+            MissingError: a model is not on this machine.
+            LockedError: another process works on this run directory.
+            BottegaError: what the failed stage said; the stages before it stay done.
+        """
+        with lock(self.directory / ".lock", f"run {self.recipe.name}"):
+            weights = self._weights()
+            todo = self._todo(self.states(weights), until)
+            self._require_models(todo)
+            self._write_head(weights)
+            for stage in todo:
+                self._run_stage(stage)
+            if not (self.directory / "report.html").exists():
+                self._report()
+            return self.summary()
+
+    def stages(self) -> list[Stage]:
+        """The stages of this recipe: `world` and `truth` only where it has their sections."""
+        return [stage for stage in STAGES if getattr(self.recipe, stage.name) is not None]
+
+    def states(self, weights: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """The state of each stage, see `state`."""
+        known = self._weights() if weights is None else weights
+        return {stage.name: self.state(stage, known) for stage in self.stages()}
+
+    def state(self, stage: Stage, weights: Mapping[str, Any]) -> str:
+        """`done`, `to do`, or `to be continued`.
+
+        Raises:
+            FingerprintError: if the stage was begun with other bound settings.
+        """
+        folder = self.directory / stage.folder
+        bound, free = self.settings(stage, weights)
+        if (folder / "settings.json").exists():
+            self._refuse_changes(stage, read_json(folder / "settings.json"), bound)
+        if not (folder / "stage.json").exists():
+            return "to do" if not (folder / "settings.json").exists() else "to be continued"
+        return "done" if read_json(folder / "stage.json")["size"] == free else "to be continued"
+
+    def settings(self, stage: Stage, weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(bound, free) settings of a stage and of all that it uses, as flat names such as `teacher.strength`."""
+        recipe = portable(self._limited, self.directory)
+        bound: dict[str, Any] = {}
+        free: dict[str, Any] = {}
+        for used in self._used_by(stage):
+            tight, loose = divide(flatten(recipe[used.name], used.name), FREE)
+            bound |= {**tight, f"{used.name} version": used.version}
+            bound |= {f"models.{role}": weights[role]["sha256"] for role in used.models if role in weights}
+            free |= loose
+        return bound, {**free, "seeds": list(self.size.seeds) if self.size.seeds is not None else None}
+
+    def summary(self) -> dict[str, Any]:
+        """What every finished stage found, with its time and memory; also written to `summary.json`."""
+        stages = {}
+        for stage in self.stages():
+            path = self.directory / stage.folder / "stage.json"
+            if path.exists():
+                record = read_json(path)
+                stages[stage.name] = {key: record[key] for key in ("seconds", "peak_rss_mb", "summary")}
+        total = {
+            "seconds": round(sum(record["seconds"] for record in stages.values()), 2),
+            "peak_rss_mb": max((record["peak_rss_mb"] for record in stages.values()), default=0.0),
+        }
+        result = {"name": self.recipe.name, **total, "stages": stages}
+        write_json(self.directory / "summary.json", result)
+        return result
+
+    def missing(self) -> list[str]:
+        """What this recipe needs and this machine lacks: weights, data, a GPU; each with how to get it."""
+        roles = [role for role in ROLES if any(role in stage.models for stage in self.stages())]
+        lines = [f"models.{found.role}: {fault}" for found in inspect(self.recipe.models, roles) for fault in found.faults]
+        lines += self._missing_data()
+        names = [getattr(self.recipe.models, role) for role in ROLES]
+        if any(name and not name.startswith("bottega:") for name in names) and not _has_gpu():
+            lines.append("GPU: none found; models of full size need one of 24 GB, small ones run on the CPU")
+        return lines
+
+    def _used_by(self, stage: Stage) -> list[Stage]:
+        """The stage and all that it uses, directly or not, in the order of the loop."""
+        names = {stage.name}
+        for other in reversed(STAGES):
+            if other.name in names:
+                names.update(other.uses)
+        return [other for other in self.stages() if other.name in names]
+
+    def _todo(self, states: Mapping[str, str], until: str | None) -> list[Stage]:
+        wanted = self.stages()
+        if until is not None:
+            names = [stage.name for stage in wanted]
+            if until not in names:
+                raise MissingError(f"--until {until}: this recipe has no such stage; it has {', '.join(names)}")
+            wanted = wanted[: names.index(until) + 1]
+        return [stage for stage in wanted if states[stage.name] != "done"]
+
+    def _refuse_changes(self, stage: Stage, begun: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+        # A model that is not on this machine cannot be compared; a stage that must load it will say so.
+        old = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
+        changed = changes(old, bound)
+        if not changed:
+            return
+        stale = [other for other in self.stages() if stage in self._used_by(other)]
+        folders = [f"{self.directory / other.folder}" for other in stale if (self.directory / other.folder).exists()]
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise FingerprintError(
+            f"{self.directory} was begun with other values: {'; '.join(changed[:3])}{more}. "
+            f"Set them back, give another --directory, or delete {' '.join(folders)} to redo from there"
+        )
+
+    def _weights(self) -> dict[str, Any]:
+        """Hash of each model on this machine; files of unchanged size and time are not read again."""
+        known = self._recorded("weights")
+        result: dict[str, Any] = {}
+        for found in inspect(self.recipe.models):
+            if found.folder is None or found.faults:
+                continue
+            base = found.folder if found.folder.is_dir() else found.folder.parent
+            old = known.get(found.role, {}).get("files", {})
+            files = {_name_within(file, base): _hashed(file, old.get(_name_within(file, base))) for file in found.files}
+            digest = sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
+            result[found.role] = {"sha256": digest, "files": files}
+        return result
+
+    def _require_models(self, todo: Sequence[Stage]) -> None:
+        roles = [role for role in ROLES if any(role in stage.models for stage in todo)]
+        faults = [f"models.{found.role}: {fault}" for found in inspect(self.recipe.models, roles) for fault in found.faults]
+        if faults:
+            more = f" (and {len(faults) - 1} more: bottega run --dry-run lists all)" if len(faults) > 1 else ""
+            raise MissingError(faults[0] + more)
+
+    def _write_head(self, weights: Mapping[str, Any]) -> None:
+        write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
+        write_json(self.directory / "provenance.json", {**describe(), "weights": weights})
+
+    def perform(self, stage: Stage) -> dict[str, Any]:
+        """Do one stage in this process; what `bottega stage` calls. Returns its record, `stage.json`."""
+        folder = self.directory / stage.folder
+        with lock(self.directory / ".stage.lock", f"stage {stage.name}"), self._device(stage):
+            bound, free = self.settings(stage, self._recorded("weights"))
+            write_json(folder / "settings.json", bound)
+            (folder / "error.json").unlink(missing_ok=True)
+            before = read_json(folder / "stage.json") if (folder / "stage.json").exists() else {}
+            start = time.monotonic()
+            summary = _load(stage.function or self.functions[stage.name])(*self._request(stage), **self._inputs(stage))
+            record = {
+                "fingerprint": fingerprint(bound),
+                "size": free,
+                "seconds": round(time.monotonic() - start + before.get("seconds", 0.0), 2),
+                "peak_rss_mb": round(max(peak_rss_mb(), before.get("peak_rss_mb", 0.0)), 1),
+                "peak_vram_mb": round(max(peak_vram_mb(), before.get("peak_vram_mb", 0.0)), 1),
+                "machine": torch_facts(),
+                "summary": summary,
+            }
+            write_json(folder / "stage.json", record)
+        return record
+
+    def perform_report(self) -> Path:
+        """Build the page of the run directory in this process."""
+        page: Path = _load(REPORT)(self.directory)
+        return page
+
+    def _request(self, stage: Stage) -> tuple[Config, Path]:
+        """A stage's configuration and the folder that it writes to."""
+        root = self.recipe.data_root(self.directory)
+        places = {"world": root, "data": root, "truth": root / "truth"}
+        config: Config = getattr(self._limited, stage.name)
+        return config, places.get(stage.name, self.directory / stage.folder)
+
+    def _inputs(self, stage: Stage) -> dict[str, Any]:
+        """What a stage reads of the others: every hand-over of the loop stands here."""
+        at, recipe = self.directory, self._limited
+        lists = [at / "pairs" / f"{split}.jsonl" for split in ("train", "val", "test")]
+        root = {"data_root": recipe.data_root(at)}
+        shared: dict[str, Any] = {**root, "models": recipe.models}
+        thresholds = at / "quality" / "thresholds.json"
+        seeds = list(self.size.seeds) if self.size.seeds is not None else None
+        inputs: dict[str, dict[str, Any]] = {
+            "world": {},
+            "data": {},
+            "pairs": root,
+            "truth": {**root, "pairs": lists},
+            "quality": {**shared, "pairs": lists},
+            "teacher": {**shared, "pairs": lists[:2], "thresholds": thresholds, "limit": None, "seeds": seeds},
+            "features": {**shared, "teacher_dir": at / "teacher"},
+            "student": {"models": recipe.models, "features_dir": at / "features"},
+            "evaluation": {
+                **shared,
+                "pairs": lists[2],
+                "adapter": at / "training" / "adapter.safetensors",
+                "teacher": recipe.teacher,
+                "student": recipe.student,
+            },
+        }
+        return inputs[stage.name]
+
+    @property
+    def _limited(self) -> Recipe:
+        return self.recipe.limited(self.size.limit)
+
+    def _device(self, stage: Stage) -> AbstractContextManager[None]:
+        """The lock of the GPU that the stage works on; nothing on the CPU."""
+        if not stage.models or self.recipe.models.device == "cpu":
+            return nullcontext()
+        from bottega.models.loading import choose_device
+
+        return device_lock(str(choose_device(self.recipe.models.device)), f"{stage.name} of {self.recipe.name}")
+
+    def _run_stage(self, stage: Stage) -> None:
+        """One stage in a process of its own, then the page, also where the stage failed."""
+        try:
+            run_child(["stage", stage.name, str(self.directory), *self.size.words()], f"stage {stage.name}")
+        except (RequestError, WorkError) as error:
+            write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
+            self._report()
+            raise
+        record = self.summary()["stages"][stage.name]
+        self._report()
+        self.say(f"{stage.name:<10} {record['seconds']:7.1f} s {record['peak_rss_mb']:6.0f} MB")
+
+    def _report(self) -> None:
+        """Build the page; one that fails is told and hides nothing: the results are in the run directory."""
+        try:
+            run_child(["stage", "report", str(self.directory)], "report")
+        except (RequestError, WorkError) as error:
+            LOGGER.warning("no page of this state of the run: %s", error)
+
+    def _recorded(self, name: str) -> dict[str, Any]:
+        path = self.directory / "provenance.json"
+        recorded: dict[str, Any] = read_json(path).get(name, {}) if path.exists() else {}
+        return recorded
+
+    def _missing_data(self) -> list[str]:
+        """Folders of real data that are not there; a drawn world writes its own."""
+        data, root = self.recipe.data, self.recipe.data_root(self.directory)
+        if self.recipe.world is not None:
+            return []
+        wanted = {
+            "content_folder" if data.content_folder else "coco": data.content_folder or data.coco,
+            "style_folder" if data.style_folder else "wikiart": data.style_folder or data.wikiart,
+            "fill50k": data.fill50k,
+        }
+        return [
+            f"data.{name}.source: no folder {root / source.source}; {_HOW_TO_GET[name]}"
+            for name, source in wanted.items()
+            if source is not None and not (root / source.source).exists()
+        ]
+
+
+_HOW_TO_GET = {
+    "coco": "unpack train2017.zip and annotations_trainval2017.zip of cocodataset.org there",
+    "wikiart": "bottega data wikiart fetches it (huggan/wikiart, about 30 GB)",
+    "fill50k": "unpack fill50k.zip of the ControlNet repository there",
+    "content_folder": "name a folder of pictures",
+    "style_folder": "name a folder of pictures",
+}
+
+
+def _load(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded
+
+
+def _name_within(file: Path, base: Path) -> str:
+    return file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name
+
+
+def _hashed(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Hash, size and time of a weight file; the known hash where size and time are the known ones."""
+    facts = file.stat()
+    now = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    if known is not None and all(known.get(key) == value for key, value in now.items()):
+        return dict(known)
+    return {"sha256": sha256_file(file), **now}
+
+
+def _has_gpu() -> bool:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except (ImportError, pynvml.NVMLError):
+        return False

@@ -1,0 +1,60 @@
+"""Limits set on some truths keep others, and let no untouched copy through."""
+
+from __future__ import annotations
+
+import pytest
+
+from bottega.quality.calibrate import calibrate, damaged
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import grade
+from bottega.quality.measure import measure
+from bottega.runtime.errors import RequestError
+
+from .conftest import Triple, plain_encoder
+
+
+@pytest.fixture(scope="module")
+def scores(triples: list[Triple]) -> dict[str, list[dict[str, float]]]:
+    kinds: dict[str, list[dict[str, float]]] = {}
+    for i, one in enumerate(triples):
+        for kind, picture in {"good": one.truth, **damaged(one.truth, one.content, i)}.items():
+            kinds.setdefault(kind, []).append(measure(picture, one.content, one.style, encoder=plain_encoder))
+    return kinds
+
+
+def test_98_percent_of_unseen_truths_are_not_c_and_every_copy_is(scores: dict, fresh_triples: list[Triple]) -> None:
+    found = calibrate(scores["good"], scores["untouched"] + scores["reencoded"])
+    fresh = [grade(measure(t.truth, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples]
+    assert sum(g.letter == "C" for g in fresh) <= 0.02 * len(fresh)
+    copies = [grade(measure(t.content, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples]
+    assert all("unchanged" in g.causes for g in copies)
+
+
+def test_the_table_says_what_each_kind_passes(scores: dict) -> None:
+    bad = {kind: rows for kind, rows in scores.items() if kind not in ("good", "untouched")}
+    found = calibrate(scores["good"], scores["untouched"] + scores["reencoded"], bad=bad)
+    assert found.counts["good"] == len(scores["good"])
+    assert found.pass_rates["black"]["black"] == 0
+    assert found.pass_rates["flat"]["constant"] == 0
+    assert found.pass_rates["noise"]["frequency"] < 0.1
+    assert found.pass_rates["blurred"]["blur"] < 0.6
+    for kind in ("untouched", "reencoded", "black", "flat", "noise"):
+        assert found.grades[kind]["C"] == 1, kind
+
+
+def test_an_a_is_what_nine_in_ten_truths_reach_in_each_score(scores: dict) -> None:
+    found = calibrate(scores["good"], scores["untouched"])
+    reached = sum(row["edge_64"] >= found.thresholds.edge_64_a for row in scores["good"])
+    assert 0.88 <= reached / len(scores["good"]) <= 0.92
+
+
+def test_a_check_that_catches_nothing_bad_is_named(scores: dict) -> None:
+    found = calibrate(scores["good"], scores["untouched"])
+    assert any("check frequency passes every known-bad picture" in w for w in found.warnings)
+
+
+def test_truths_that_do_not_differ_from_copies_are_refused(scores: dict) -> None:
+    with pytest.raises(RequestError, match="must differ more"):
+        calibrate(scores["untouched"], scores["untouched"], defaults=Thresholds())
+    with pytest.raises(RequestError, match="8 good pictures or more"):
+        calibrate(scores["good"][:5], scores["untouched"])

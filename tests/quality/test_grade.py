@@ -1,0 +1,108 @@
+"""Every check has a picture that must fail it and one that must pass; grades derive from scores alone."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import CHECK_NAMES, alarms, grade, pass_rates
+from bottega.quality.measure import measure
+
+from .conftest import Triple, plain_encoder
+
+LIMITS = Thresholds(content_sim_c=0.05, content_sim_a=0.1, edge_64_c=0.25, edge_128_c=0.15)
+
+
+def damage(kind: str, one: Triple) -> np.ndarray:
+    size = one.truth.shape[0]
+    if kind == "black":
+        return np.zeros_like(one.truth)
+    if kind == "constant":
+        return np.full_like(one.truth, 130)
+    if kind == "clipped":
+        return np.where(one.truth > 127, 255, 0).astype(np.uint8)
+    if kind == "vivid":
+        vivid = np.zeros_like(one.truth)
+        vivid[..., 0], vivid[..., 2] = one.truth[..., 0] // 8, 235
+        return vivid
+    if kind in ("edge_64", "edge_128"):
+        tiles = one.truth.reshape(8, 16, 8, 16, 3).transpose(0, 2, 1, 3, 4).reshape(64, 16, 16, 3)
+        tiles = tiles[np.random.default_rng(1).permutation(64)]
+        return tiles.reshape(8, 8, 16, 16, 3).transpose(0, 2, 1, 3, 4).reshape(size, size, 3).copy()
+    if kind == "blur":
+        return cv2.GaussianBlur(one.truth, (0, 0), size / 8)
+    if kind == "frequency":
+        mesh = (np.indices((size, size)) // 2).sum(0) % 2 * 255  # a half-tone mesh of 2 px
+        return np.repeat(mesh[..., None], 3, axis=2).astype(np.uint8)
+    if kind == "content":
+        return 255 - one.content
+    return one.content  # unchanged, style
+
+
+@pytest.mark.parametrize("kind", [name for name in CHECK_NAMES if name != "finite"])
+def test_each_check_fails_its_known_bad_picture_and_passes_the_truth(kind: str, triples: list[Triple]) -> None:
+    caught = passed = 0
+    limits = LIMITS if kind != "style" else LIMITS.model_copy(update={"style_gain_min": 0.01})
+    for one in triples[:12]:
+        bad = grade(measure(damage(kind, one), one.content, one.style, encoder=plain_encoder), limits)
+        good = grade(measure(one.truth, one.content, one.style, encoder=plain_encoder), LIMITS)
+        caught += kind in bad.causes and bad.letter == "C"
+        passed += kind not in good.causes or good.letter != "C"
+    assert caught >= (12 if kind in ("black", "constant", "unchanged", "style", "clipped") else 9)
+    assert passed >= 11
+
+
+def test_finite_is_tested_first_and_nan_never_passes_a_comparison() -> None:
+    assert grade({"finite": 0.5}, Thresholds()).causes == ["finite"]
+    assert grade({}, Thresholds()).letter == "C"
+    assert grade({"finite": float("nan")}, Thresholds()).letter == "C"
+    sound = dict.fromkeys(("edge_64", "edge_128", "content_sim"), 0.9)
+    scores = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "hf_ratio": 1.0, "change": 0.2, "style_gain": 0.1, **sound}
+    assert grade(scores, Thresholds()).letter == "A"
+    for name in scores:
+        assert grade({**scores, name: float("nan")}, Thresholds()).letter == "C", name
+
+
+def test_letters_follow_the_published_limits_at_the_border() -> None:
+    scores = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "hf_ratio": 1.0, "change": 0.2, "style_gain": 0.1}
+    scores |= {"edge_64": 0.25, "edge_128": 0.25, "content_sim": 0.34}
+    assert grade(scores, Thresholds()).letter == "A"
+    assert grade({**scores, "edge_64": 0.249}, Thresholds()).letter == "B"
+    assert grade({**scores, "content_sim": 0.30}, Thresholds()).letter == "B"
+    assert grade({**scores, "content_sim": 0.299}, Thresholds()).letter == "C"
+    assert grade({**scores, "edge_128": 0.199}, Thresholds()).letter == "C"
+    assert grade({**scores, "hf_ratio": 2.51}, Thresholds()).letter == "C"
+    assert [grade({**scores, "edge_64": v}, Thresholds()).weight for v in (0.3, 0.22, 0.1)] == [1.0, 0.5, 0.0]
+
+
+def test_a_score_that_was_not_measured_caps_the_grade_at_b_and_says_so() -> None:
+    scores = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "hf_ratio": 1.0, "change": 0.2, "edge_64": 0.9, "edge_128": 0.9}
+    given = grade(scores, Thresholds())
+    assert given.letter == "B"
+    assert given.reasons == ["content_sim: not measured"]
+
+
+def test_grades_survive_the_way_through_json(triples: list[Triple]) -> None:
+    for one in triples[:8]:
+        scores = measure(one.truth, one.content, one.style, encoder=plain_encoder)
+        assert grade(json.loads(json.dumps(scores)), LIMITS) == grade(scores, LIMITS)
+
+
+def test_a_check_that_rejects_all_or_nothing_raises_its_voice(triples: list[Triple]) -> None:
+    scores = [measure(t.truth, t.content, t.style, encoder=None) for t in triples[:24]]
+    impossible = LIMITS.model_copy(update={"change_min": 1.0})
+    words = alarms(pass_rates(scores, impossible), len(scores))
+    assert any("unchanged rejects every one" in w for w in words)
+    assert any("rejected none" in w and "black" in w for w in words)
+
+
+def test_limits_in_the_wrong_order_are_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="edge_64_a"):
+        Thresholds(edge_64_c=0.5)
+    with pytest.raises(ValidationError, match="hf_ratio_min"):
+        Thresholds(hf_ratio_min=3.0)
