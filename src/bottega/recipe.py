@@ -18,6 +18,7 @@ from pydantic import Field, SerializeAsAny
 from bottega.data.config import DataConfig, PairsConfig
 from bottega.evaluation.config import EvaluationConfig
 from bottega.models.config import ModelsConfig
+from bottega.models.layout import inspect
 from bottega.quality.config import QualityConfig
 from bottega.runtime.config import Config, apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
@@ -28,25 +29,29 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Recipe(Config):
-    """Everything that a run depends on. A section that is left out has its defaults; `world` and `truth` are optional."""
+    """Everything that a run depends on. A section left out has its defaults; `world` and `truth` are optional."""
 
     name: str = Field(pattern=_NAME, description="name of the run; its directory is runs/NAME")
-    seed: int = Field(0, ge=0, description="seed of every section that does not state its own")
-    world: SerializeAsAny[Config] | None = Field(None, description="a drawn world written as data sets; null: real data")
+    seed: int = Field(default=0, ge=0, description="seed of every section that does not state its own")
+    world: SerializeAsAny[Config] | None = Field(
+        None, description="a drawn world written as data sets; null: real data"
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="contents, styles, Fill50K")
     pairs: PairsConfig = Field(default_factory=PairsConfig, description="which content meets which style")
-    truth: SerializeAsAny[Config] | None = Field(None, description="drawn truths of the pairs; null: there are none")
-    models: ModelsConfig = Field(default_factory=lambda: ModelsConfig(), description="which models, and where")
-    quality: QualityConfig = Field(default_factory=lambda: QualityConfig(), description="the judge of every picture")
-    teacher: TeacherConfig = Field(default_factory=lambda: TeacherConfig(), description="how targets are made")
-    features: FeaturesConfig = Field(default_factory=lambda: FeaturesConfig(), description="what is computed once")
-    student: StudentConfig = Field(default_factory=lambda: StudentConfig(), description="the adapter and its training")
+    truth: SerializeAsAny[Config] | None = Field(
+        default=None, description="drawn truths of the pairs; null: there are none"
+    )
+    models: ModelsConfig = Field(default_factory=ModelsConfig, description="which models, and where")
+    quality: QualityConfig = Field(default_factory=QualityConfig, description="the judge of every picture")
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="how targets are made")
+    features: FeaturesConfig = Field(default_factory=FeaturesConfig, description="what is computed once")
+    student: StudentConfig = Field(default_factory=StudentConfig, description="the adapter and its training")
     evaluation: EvaluationConfig = Field(
-        default_factory=lambda: EvaluationConfig(), description="what is measured on held-out pairs"
+        default_factory=EvaluationConfig, description="what is measured on held-out pairs"
     )
 
     def limited(self, limit: int | None) -> Recipe:
-        """This recipe for a dry pass: at most `limit` training pairs, validation pairs, training steps, measured pairs."""
+        """This recipe for a dry pass: at most `limit` pairs for training and validation, training steps, test pairs."""
         if limit is None:
             return self
         loop = _at_most(self.student.loop, {"steps": limit})
@@ -64,7 +69,9 @@ class Recipe(Config):
         return Path(self.data.root) if self.data.root is not None else directory / "data"
 
 
-def load_recipe(path: Path, sets: Sequence[str] = (), optional: Mapping[str, Callable[[], type[Config]]] | None = None) -> Recipe:
+def load_recipe(
+    path: Path, sets: Sequence[str] = (), optional: Mapping[str, Callable[[], type[Config]]] | None = None
+) -> Recipe:
     """Read and check a recipe.
 
     Args:
@@ -78,17 +85,17 @@ def load_recipe(path: Path, sets: Sequence[str] = (), optional: Mapping[str, Cal
     """
     data = apply_sets(_expanded(load_yaml(path), path.parent), sets)
     data.setdefault("name", path.stem)
-    for section in ("world", "truth"):
-        if data.get(section) is None:
+    for name in ("world", "truth"):
+        if data.get(name) is None:
             continue
-        if section not in (optional or {}):
-            raise RecipeError(f"{path.name}: section {section!r} is not known here; leave it out")
-        kind = (optional or {})[section]()
-        data[section] = parse(kind, _seeded(kind, data[section], data.get("seed", 0)), path.name, section)
+        if name not in (optional or {}):
+            raise RecipeError(f"{path.name}: section {name!r} is not known here; leave it out")
+        kind = (optional or {})[name]()
+        data[name] = parse(kind, _seeded(kind, data[name], data.get("seed", 0)), path.name, name)
     for name, field in Recipe.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Config):
-            data[name] = _seeded(kind, data.get(name) or {}, data.get("seed", 0))
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Config):
+            data[name] = _seeded(section, {} if data.get(name) is None else data[name], data.get("seed", 0))
     return parse(Recipe, data, path.name)
 
 
@@ -113,6 +120,58 @@ def portable(recipe: Recipe, directory: Path) -> dict[str, Any]:
 def as_yaml(data: Mapping[str, Any]) -> str:
     """A resolved recipe as YAML, in the order of the sections."""
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=120)
+
+
+def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:
+    """One line for each thing that a run needs and this machine lacks: weights, data, a GPU; with how to get it.
+
+    Args:
+        roles: the models that the run loads, by their names in the section `models`.
+        directory: the run directory.
+    """
+    lines = missing_models(recipe, roles) + ([] if recipe.world is not None else _missing_data(recipe, directory))
+    names = [getattr(recipe.models, role) for role in roles]
+    if any(name and not name.startswith("bottega:") for name in names) and not _has_gpu():
+        lines.append("GPU: none found; models of full size need one of 24 GB, small ones run on the CPU")
+    return lines
+
+
+def missing_models(recipe: Recipe, roles: Sequence[str]) -> list[str]:
+    """One line for each model that is absent or incomplete, with the command that gets it."""
+    return [f"models.{found.role}: {fault}" for found in inspect(recipe.models, roles) for fault in found.faults]
+
+
+_HOW_TO_GET = {
+    "coco": "unpack train2017.zip and annotations_trainval2017.zip of cocodataset.org there",
+    "wikiart": "bottega data wikiart fetches it (huggan/wikiart, about 30 GB)",
+    "fill50k": "unpack fill50k.zip of the ControlNet repository there",
+    "content_folder": "name a folder of pictures",
+    "style_folder": "name a folder of pictures",
+}
+
+
+def _missing_data(recipe: Recipe, directory: Path) -> list[str]:
+    data, root = recipe.data, recipe.data_root(directory)
+    wanted = {
+        "content_folder" if data.content_folder else "coco": data.content_folder or data.coco,
+        "style_folder" if data.style_folder else "wikiart": data.style_folder or data.wikiart,
+        "fill50k": data.fill50k,
+    }
+    return [
+        f"data.{name}.source: no folder {root / source.source}; {_HOW_TO_GET[name]}"
+        for name, source in wanted.items()
+        if source is not None and not (root / source.source).exists()
+    ]
+
+
+def _has_gpu() -> bool:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except pynvml.NVMLError:
+        return False  # no driver
 
 
 def _at_most(config: Config, sizes: Mapping[str, int]) -> Config:

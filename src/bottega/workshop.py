@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.models.layout import ROLES, inspect
-from bottega.recipe import Recipe, as_yaml, portable
+from bottega.recipe import Recipe, as_yaml, missing, missing_models, portable
 from bottega.runtime.children import run_child
 from bottega.runtime.config import Config
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, WorkError
@@ -195,13 +195,7 @@ class Workshop:
 
     def missing(self) -> list[str]:
         """What this recipe needs and this machine lacks: weights, data, a GPU; each with how to get it."""
-        roles = [role for role in ROLES if any(role in stage.models for stage in self.stages())]
-        lines = [f"models.{found.role}: {fault}" for found in inspect(self.recipe.models, roles) for fault in found.faults]
-        lines += self._missing_data()
-        names = [getattr(self.recipe.models, role) for role in ROLES]
-        if any(name and not name.startswith("bottega:") for name in names) and not _has_gpu():
-            lines.append("GPU: none found; models of full size need one of 24 GB, small ones run on the CPU")
-        return lines
+        return missing(self.recipe, self._roles(self.stages()), self.directory)
 
     def _used_by(self, stage: Stage) -> list[Stage]:
         """The stage and all that it uses, directly or not, in the order of the loop."""
@@ -249,11 +243,13 @@ class Workshop:
         return result
 
     def _require_models(self, todo: Sequence[Stage]) -> None:
-        roles = [role for role in ROLES if any(role in stage.models for stage in todo)]
-        faults = [f"models.{found.role}: {fault}" for found in inspect(self.recipe.models, roles) for fault in found.faults]
+        faults = missing_models(self.recipe, self._roles(todo))
         if faults:
             more = f" (and {len(faults) - 1} more: bottega run --dry-run lists all)" if len(faults) > 1 else ""
             raise MissingError(faults[0] + more)
+
+    def _roles(self, stages: Sequence[Stage]) -> list[str]:
+        return [role for role in ROLES if any(role in stage.models for stage in stages)]
 
     def _write_head(self, weights: Mapping[str, Any]) -> None:
         write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
@@ -356,31 +352,6 @@ class Workshop:
         recorded: dict[str, Any] = read_json(path).get(name, {}) if path.exists() else {}
         return recorded
 
-    def _missing_data(self) -> list[str]:
-        """Folders of real data that are not there; a drawn world writes its own."""
-        data, root = self.recipe.data, self.recipe.data_root(self.directory)
-        if self.recipe.world is not None:
-            return []
-        wanted = {
-            "content_folder" if data.content_folder else "coco": data.content_folder or data.coco,
-            "style_folder" if data.style_folder else "wikiart": data.style_folder or data.wikiart,
-            "fill50k": data.fill50k,
-        }
-        return [
-            f"data.{name}.source: no folder {root / source.source}; {_HOW_TO_GET[name]}"
-            for name, source in wanted.items()
-            if source is not None and not (root / source.source).exists()
-        ]
-
-
-_HOW_TO_GET = {
-    "coco": "unpack train2017.zip and annotations_trainval2017.zip of cocodataset.org there",
-    "wikiart": "bottega data wikiart fetches it (huggan/wikiart, about 30 GB)",
-    "fill50k": "unpack fill50k.zip of the ControlNet repository there",
-    "content_folder": "name a folder of pictures",
-    "style_folder": "name a folder of pictures",
-}
-
 
 def _load(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
@@ -399,13 +370,3 @@ def _hashed(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
     if known is not None and all(known.get(key) == value for key, value in now.items()):
         return dict(known)
     return {"sha256": sha256_file(file), **now}
-
-
-def _has_gpu() -> bool:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount()) > 0
-    except (ImportError, pynvml.NVMLError):
-        return False

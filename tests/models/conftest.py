@@ -1,4 +1,4 @@
-"""The full recipe's models at small size, in the published layouts and under the published names of files and tensors."""
+"""The full recipe's models at small size, in the published layouts, files and tensors under their published names."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ def write_clip_tokenizer(folder: Path) -> int:
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, **special}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, **special})
+    )
     return len(vocabulary)
 
 
@@ -45,12 +52,33 @@ def write_t5_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2)]
     pieces += [(f"▁{word}", -float(i + 1), 1) for i, word in enumerate(WORDS)]
-    content = b"".join(_field(1, _field(1, p.encode()) + b"\x15" + struct.pack("<f", s) + b"\x18" + _varint(t)) for p, s, t in pieces)
+    content = b"".join(
+        _field(1, _field(1, p.encode()) + b"\x15" + struct.pack("<f", s) + b"\x18" + _varint(t)) for p, s, t in pieces
+    )
     content += _field(2, b"\x18\x01" + _number(40, 2) + _number(41, -1) + _number(42, 1) + _number(43, 0))
     content += _field(3, _field(1, b"identity") + b"\x18\x01\x20\x01\x28\x01")
     (folder / "spiece.model").write_bytes(content)
     settings = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "extra_ids": 100, "model_max_length": 120}))
+
+
+def rename(file: Path, new_name: Callable[[str], str], **more: Any) -> None:
+    """Give the tensors of a file the names under which they were published; `more` are tensors to add."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {new_name(name): tensor for name, tensor in load_file(file).items()}
+    save_file(
+        {**tensors, **{name.replace("__", "."): tensor for name, tensor in more.items()}},
+        file,
+        metadata={"format": "pt"},
+    )
+
+
+def old_attention(name: str) -> str:
+    """Names of an autoencoder's attention before diffusers 0.13, which sd-vae-ft-ema and so PixArt's vae/ carry."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+    return name
 
 
 def _varint(value: int) -> bytes:
@@ -78,10 +106,30 @@ def write_sdxl(folder: Path) -> Path:
     torch.manual_seed(0)
     size = write_clip_tokenizer(folder / "tokenizer")
     write_clip_tokenizer(folder / "tokenizer_2")
-    text = {"vocab_size": size, "hidden_size": CROSS // 2, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    text |= {"max_position_embeddings": 16, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    text = {
+        "vocab_size": size,
+        "hidden_size": CROSS // 2,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    text |= {
+        "max_position_embeddings": 16,
+        "bos_token_id": size - 2,
+        "eos_token_id": size - 1,
+        "pad_token_id": size - 1,
+    }
     CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder / "text_encoder")
-    CLIPTextModelWithProjection(CLIPTextConfig(**text, projection_dim=CROSS // 2)).save_pretrained(folder / "text_encoder_2")
+    positions = torch.arange(16)[None]  # a buffer that transformers wrote until 4.31 and now drops
+    published = {"text_model__embeddings__position_ids": positions}
+    rename(
+        folder / "text_encoder" / "model.safetensors",
+        lambda n: f"text_model.{n.removeprefix('text_model.')}",
+        **published,
+    )
+    CLIPTextModelWithProjection(CLIPTextConfig(**text, projection_dim=CROSS // 2)).save_pretrained(
+        folder / "text_encoder_2"
+    )
     UNet2DConditionModel(
         sample_size=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -113,7 +161,9 @@ def write_vae(folder: Path, force_upcast: bool, kind: str = "AutoencoderKL") -> 
     torch.manual_seed(1)
     if kind == "AutoencoderTiny":
         channels = {"encoder_block_out_channels": (16, 16, 16, 16), "decoder_block_out_channels": (16, 16, 16, 16)}
-        model = diffusers.AutoencoderTiny(**channels, num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), force_upcast=force_upcast)
+        model = diffusers.AutoencoderTiny(
+            **channels, num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), force_upcast=force_upcast
+        )
     else:
         down = ["DownEncoderBlock2D"] * 4
         model = diffusers.AutoencoderKL(
@@ -131,7 +181,9 @@ def write_image_encoder(folder: Path, hidden: int = HIDDEN, projection: int = PR
 
     torch.manual_seed(2)
     size = {"hidden_size": hidden, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    CLIPVisionModelWithProjection(CLIPVisionConfig(**size, projection_dim=projection, image_size=32, patch_size=8)).save_pretrained(folder)
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**size, projection_dim=projection, image_size=32, patch_size=8)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -144,10 +196,17 @@ def write_ip_adapter(file: Path, sdxl: Path, width: int = PROJECTION, layout: st
     torch.manual_seed(3)
     tensors = {"image_proj.norm.weight": torch.ones(CROSS), "image_proj.norm.bias": torch.zeros(CROSS)}
     if layout == "plain":
-        tensors |= {"image_proj.proj.weight": torch.randn(4 * CROSS, width) * 0.1, "image_proj.proj.bias": torch.zeros(4 * CROSS)}
+        tensors |= {
+            "image_proj.proj.weight": torch.randn(4 * CROSS, width) * 0.1,
+            "image_proj.proj.bias": torch.zeros(4 * CROSS),
+        }
     else:
         tensors = {f"image_proj.norm_out.{n}": torch.ones(CROSS) for n in ("weight", "bias")}
-        tensors |= {"image_proj.latents": torch.randn(1, 16, 64), "image_proj.proj_in.weight": torch.randn(64, width), "image_proj.proj_out.weight": torch.randn(CROSS, 64)}
+        tensors |= {
+            "image_proj.latents": torch.randn(1, 16, 64),
+            "image_proj.proj_in.weight": torch.randn(64, width),
+            "image_proj.proj_out.weight": torch.randn(CROSS, 64),
+        }
     unet = UNet2DConditionModel.from_pretrained(sdxl / "unet")
     modules = dict(unet.named_modules())
     for number, name in enumerate(unet.attn_processors):  # the library's own order is the published numbering
@@ -170,15 +229,24 @@ def write_pixart(folder: Path) -> Path:
         num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, norm_num_groups=32,
         cross_attention_dim=32, sample_size=64, patch_size=2, caption_channels=48, attention_bias=True,
         activation_fn="gelu-approximate", norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
-        num_embeds_ada_norm=1000, upcast_attention=False, attention_type="default",
     ).save_pretrained(folder / "transformer")  # fmt: skip
+    # The published configuration was written by diffusers 0.22, whose class served several models.
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    config = {k: v for k, v in config.items() if k not in ("interpolation_scale", "use_additional_conditions")}
+    old = {"_class_name": "Transformer2DModel", "_diffusers_version": "0.22.0.dev0", "double_self_attention": False}
+    old |= {"num_vector_embeds": None, "only_cross_attention": False, "use_linear_projection": False}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config | old))
     size = {"d_model": 48, "d_kv": 8, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": 128}
-    encoder = T5EncoderModel(T5Config(**size, feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False))
+    encoder = T5EncoderModel(
+        T5Config(**size, feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False)
+    )
     encoder.save_pretrained(folder / "text_encoder", max_shard_size="60KB")
     assert (folder / "text_encoder" / "model.safetensors.index.json").exists()
     write_t5_tokenizer(folder / "tokenizer")
-    write_vae(folder / "vae", force_upcast=False)
-    DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear").save_pretrained(folder / "scheduler")
+    rename(write_vae(folder / "vae", force_upcast=False) / "diffusion_pytorch_model.safetensors", old_attention)
+    DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear").save_pretrained(
+        folder / "scheduler"
+    )
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "PixArtAlphaPipeline"}))
     return folder
 
@@ -193,7 +261,9 @@ def write_clip(folder: Path) -> Path:
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
     text = {**narrow, **ids, "vocab_size": size, "max_position_embeddings": 16}
-    CLIPModel(CLIPConfig(text_config=text, vision_config={**narrow, "image_size": 56, "patch_size": 14}, projection_dim=24)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**narrow, "image_size": 56, "patch_size": 14}, projection_dim=24)
+    ).save_pretrained(folder)
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     old = {"crop_size": 56, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": 56}
     (folder / "preprocessor_config.json").write_text(
@@ -210,8 +280,16 @@ def write_dino(folder: Path) -> Path:
     torch.manual_seed(6)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     ViTModel(ViTConfig(**size, image_size=56, patch_size=14), add_pooling_layer=False).save_pretrained(folder)
-    old = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor", "resample": 2, "size": 56}
-    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}))
+    old = {
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "ViTFeatureExtractor",
+        "resample": 2,
+        "size": 56,
+    }
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({**old, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]})
+    )
     return folder
 
 
@@ -220,9 +298,16 @@ def write_segformer(folder: Path) -> Path:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
     torch.manual_seed(7)
-    size = {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2], "decoder_hidden_size": 16}
+    size = {
+        "hidden_sizes": [8, 16, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 2, 2, 2],
+        "decoder_hidden_size": 16,
+    }
     labels = {0: "background", 1: "circle", 2: "square"}
-    SegformerForSemanticSegmentation(SegformerConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})).save_pretrained(folder)
+    SegformerForSemanticSegmentation(
+        SegformerConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    ).save_pretrained(folder)
     SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
 
@@ -234,7 +319,9 @@ def write_classifier(folder: Path) -> Path:
     torch.manual_seed(8)
     labels = {0: "cubism", 1: "realism", 2: "pointillism"}
     size = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    ResNetForImageClassification(ResNetConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})).save_pretrained(folder)
+    ResNetForImageClassification(
+        ResNetConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    ).save_pretrained(folder)
     ConvNextImageProcessor(size={"shortest_edge": 48}, crop_pct=0.875).save_pretrained(folder)
     return folder
 

@@ -36,13 +36,15 @@ def test_a_plain_adapter_of_another_projection_width_is_refused(published: Path,
 
 
 def test_widths_that_agree_by_chance_do_not_pass_across_layouts(published: Path, tmp_path: Path, make: Makers) -> None:
-    """As 1280 is both ViT-bigG's projection and ViT-H's hidden size: a plus adapter for the one, put beside the other."""
+    """As 1280 is both ViT-bigG's projection and ViT-H's hidden size: a plus adapter for ViT-H, beside ViT-bigG."""
     make["image_encoder"](tmp_path / "image_encoder", hidden=48, projection=32)
     make["ip_adapter"](tmp_path / "ip-adapter-plus_sdxl_vit-h.safetensors", published / "sdxl", width=32, layout="plus")
     with pytest.raises(RequestError, match=r"plus layout\) needs an image encoder of hidden_size 32, .* has 48"):
         _check(tmp_path, published)
     make["image_encoder"](tmp_path / "fits" / "image_encoder", hidden=32, projection=16)
-    make["ip_adapter"](tmp_path / "fits" / "ip-adapter-plus_sdxl_vit-h.safetensors", published / "sdxl", width=32, layout="plus")
+    make["ip_adapter"](
+        tmp_path / "fits" / "ip-adapter-plus_sdxl_vit-h.safetensors", published / "sdxl", width=32, layout="plus"
+    )
     assert _check(tmp_path / "fits", published).tokens == 16
 
 
@@ -50,7 +52,9 @@ def test_an_encoder_whose_configuration_contradicts_its_weights_is_refused(publi
     shutil.copytree(published / "ip_adapter", tmp_path / "a")
     config = tmp_path / "a" / "image_encoder" / "config.json"
     config.write_text(config.read_text().replace('"projection_dim": 24', '"projection_dim": 25'))
-    with pytest.raises(RequestError, match=r"config.json says projection_dim 25 and hidden_size 32, its weights \[24, 32\]"):
+    with pytest.raises(
+        RequestError, match=r"config.json says projection_dim 25 and hidden_size 32, its weights \[24, 32\]"
+    ):
         _check(tmp_path / "a", published)
 
 
@@ -70,12 +74,16 @@ def test_an_adapter_for_another_unet_is_refused(published: Path, tmp_path: Path)
         _check(tmp_path, published)
 
 
-def test_the_vit_h_encoder_of_the_published_repository_is_found_one_folder_up(published: Path, tmp_path: Path, make: Makers) -> None:
+def test_the_vit_h_encoder_of_the_published_repository_is_found_one_folder_up(
+    published: Path, tmp_path: Path, make: Makers
+) -> None:
     """h94/IP-Adapter: sdxl_models/image_encoder is ViT-bigG, models/image_encoder ViT-H."""
     bigg = make["image_encoder"](tmp_path / "sdxl_models" / "image_encoder")
     vith = make["image_encoder"](tmp_path / "models" / "image_encoder", hidden=24, projection=16)
     plain = make["ip_adapter"](tmp_path / "sdxl_models" / NAME, published / "sdxl")
-    plus = make["ip_adapter"](tmp_path / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", published / "sdxl", width=24, layout="plus")
+    plus = make["ip_adapter"](
+        tmp_path / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", published / "sdxl", width=24, layout="plus"
+    )
     assert ip_adapter.encoder_folder(plain) == bigg
     assert ip_adapter.encoder_folder(plus) == vith
     assert ip_adapter.adapter_file(tmp_path / "sdxl_models") == plain
@@ -98,7 +106,11 @@ def test_pickled_absent_and_foreign_adapters_are_told_apart(published: Path, tmp
         ip_adapter.adapter_file(tmp_path / "ip-adapter_sdxl.bin")
     with pytest.raises(RequestError, match="not an IP-Adapter"):
         ip_adapter.describe(published / "ip_adapter" / "image_encoder" / "model.safetensors")
-    face = {"image_proj.proj.0.weight": np.zeros((8, 4)), "image_proj.norm.weight": np.zeros(4), "ip_adapter.1.to_k_ip.weight": np.zeros((4, 4))}
+    face = {
+        "image_proj.proj.0.weight": np.zeros((8, 4)),
+        "image_proj.norm.weight": np.zeros(4),
+        "ip_adapter.1.to_k_ip.weight": np.zeros((4, 4)),
+    }
     save_file(face, tmp_path / "ip-adapter-faceid.safetensors")
     with pytest.raises(RequestError, match="FaceID adapters are not supported"):
         ip_adapter.describe(tmp_path / "ip-adapter-faceid.safetensors")

@@ -21,7 +21,9 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_a_folder_is_found_beside_the_recipe_first_then_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_found_beside_the_recipe_first_then_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for place in ("recipe", "work"):
         (tmp_path / place / "clip").mkdir(parents=True)
     (tmp_path / "work" / "dino").mkdir()
@@ -41,7 +43,9 @@ def test_a_package_name_lies_inside_the_installed_package() -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "\n", " \r\n"])
-def test_a_reference_with_or_without_newline_leads_to_its_snapshot(tmp_path: Path, source: Path, lay_out: Callable[..., Path], ending: str) -> None:
+def test_a_reference_with_or_without_newline_leads_to_its_snapshot(
+    tmp_path: Path, source: Path, lay_out: Callable[..., Path], ending: str
+) -> None:
     snapshot = lay_out(tmp_path / "hub", REPO, source, ending=ending)
     assert resolve(REPO, cache=str(tmp_path / "hub")) == snapshot
     assert resolve(f"{REPO}/sdxl_models", cache=str(tmp_path / "hub")) == snapshot / "sdxl_models"
@@ -56,7 +60,9 @@ def test_the_hub_client_itself_finds_what_we_find(tmp_path: Path, source: Path, 
     assert Path(theirs) == snapshot == resolve(REPO, cache=str(tmp_path / "hub"))
 
 
-def test_without_refs_the_only_snapshot_is_taken_and_one_of_several_must_be_named(tmp_path: Path, source: Path, lay_out: Callable[..., Path]) -> None:
+def test_without_refs_the_only_snapshot_is_taken_and_one_of_several_must_be_named(
+    tmp_path: Path, source: Path, lay_out: Callable[..., Path]
+) -> None:
     snapshot = lay_out(tmp_path / "hub", REPO, source)
     (snapshot.parent.parent / "refs" / "main").unlink()
     assert resolve(REPO, cache=str(tmp_path / "hub")) == snapshot
@@ -66,7 +72,9 @@ def test_without_refs_the_only_snapshot_is_taken_and_one_of_several_must_be_name
     assert resolve(f"{REPO}@{snapshot.name}", cache=str(tmp_path / "hub")) == snapshot
 
 
-def test_a_reference_to_an_absent_snapshot_is_missing(tmp_path: Path, source: Path, lay_out: Callable[..., Path]) -> None:
+def test_a_reference_to_an_absent_snapshot_is_missing(
+    tmp_path: Path, source: Path, lay_out: Callable[..., Path]
+) -> None:
     snapshot = lay_out(tmp_path / "hub", REPO, source)
     snapshot.rename(snapshot.parent / "other")
     with pytest.raises(MissingError, match="snapshot is absent; get it: hf download h94/IP-Adapter"):
@@ -86,16 +94,23 @@ def test_what_is_absent_comes_with_the_exact_command(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"get it: hf download org/name --revision v1$"):
         resolve("org/name@v1", cache=str(tmp_path))
     assert download_command("h94/IP-Adapter/sdxl_models") == "hf download h94/IP-Adapter --include 'sdxl_models/*'"
-    assert download_command("h94/IP-Adapter/models/a.safetensors", cache="/c") == "hf download h94/IP-Adapter models/a.safetensors --cache-dir /c"
+    assert (
+        download_command("h94/IP-Adapter/models/a.safetensors", cache="/c")
+        == "hf download h94/IP-Adapter models/a.safetensors --cache-dir /c"
+    )
 
 
-def test_a_cache_that_is_one_folder_too_high_is_recognised(tmp_path: Path, source: Path, lay_out: Callable[..., Path]) -> None:
+def test_a_cache_that_is_one_folder_too_high_is_recognised(
+    tmp_path: Path, source: Path, lay_out: Callable[..., Path]
+) -> None:
     lay_out(tmp_path / "home" / "hub", REPO, source)
-    with pytest.raises(MissingError, match="set models.cache or HF_HUB_CACHE to the latter"):
+    with pytest.raises(MissingError, match=r"set models\.cache or HF_HUB_CACHE to the latter"):
         resolve(REPO, cache=str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/no/such/folder", "org/../../etc", "a b/c", "org/name@../.."])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "nowhere", "/no/such/folder", "org/../../etc", "a b/c", "org/name@../.."]
+)
 def test_what_can_be_neither_folder_nor_repository_says_so(name: str, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no such folder"):
         resolve(name, tmp_path, cache=str(tmp_path))

@@ -15,7 +15,9 @@ from safetensors.numpy import save, save_file
 from bottega.models.weights import find_weights, read_header
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 
-WHOLE = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(5, np.float16)}, metadata={"format": "pt"})
+WHOLE = save(
+    {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(5, np.float16)}, metadata={"format": "pt"}
+)
 
 
 def test_a_whole_file_tells_its_tensors(tmp_path: Path) -> None:
@@ -34,7 +36,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory
         read_header(file)
 
 
-@pytest.mark.parametrize("content", [WHOLE + b"x", b"\x80\x04pickle, not tensors" * 4, b"<html>404</html>", struct.pack("<Q", 2) + b"[]"])
+@pytest.mark.parametrize(
+    "content", [WHOLE + b"x", b"\x80\x04pickle, not tensors" * 4, b"<html>404</html>", struct.pack("<Q", 2) + b"[]"]
+)
 def test_what_is_not_a_whole_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(StorageError, match="not a whole safetensors file"):
@@ -62,9 +66,11 @@ def test_plain_files_are_taken_before_variants_and_variants_where_alone(tmp_path
 
 def test_shards_come_from_the_index_and_an_absent_one_is_named(tmp_path: Path) -> None:
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]}})
+    )
     _touch(tmp_path, shards[0])
-    with pytest.raises(MissingError, match="1 of 2 shards are missing, first model-00002-of-00002.safetensors"):
+    with pytest.raises(MissingError, match=r"1 of 2 shards are missing, first model-00002-of-00002\.safetensors"):
         find_weights(tmp_path)
     _touch(tmp_path, shards[1])
     assert [f.name for f in find_weights(tmp_path).files] == shards

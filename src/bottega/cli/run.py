@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Walk the closed loop: data, pairs, quality, teacher, features, student, evaluation, report.
 
-    The same command continues a run that was stopped, and enlarges one that is done: more pairs, more seeds, more steps.
+    The same command continues a run that was stopped, and enlarges one that is done: more pairs, seeds or steps.
     """
     workshop = open_workshop(recipe, directory, read_size(limit, seeds), set_ or [])
     if dry_run:

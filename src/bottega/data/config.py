@@ -119,7 +119,7 @@ class PairsConfig(Config):
     @model_validator(mode="after")
     def _one_kind_of_test(self) -> Self:
         if self.crossed is not None and self.test:
-            raise ValueError(f"test={self.test} and crossed={list(self.crossed)} exclude each other; set one to 0 or null")
+            raise ValueError(f"test={self.test} and crossed={list(self.crossed)} exclude each other; unset one")
         if self.crossed is not None and min(self.crossed) < 1:
             raise ValueError(f"crossed needs at least [1, 1], got {list(self.crossed)}; null turns it off")
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:

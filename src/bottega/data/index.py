@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from PIL import Image
 
 from bottega.data import similar
-from bottega.data.pictures import Kind, UnusablePicture, read_kind, reduced
+from bottega.data.pictures import Kind, UnusablePictureError, read_kind, reduced
 from bottega.runtime.errors import PictureError, StorageError
 
 SCHEMA_VERSION = 1
@@ -42,6 +43,10 @@ class Look:
     difference: int = 0
     frequency: int = 0
     thumb: bytes = b""
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+
+Measure = Callable[[Image.Image], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,14 @@ class Row:
         return replace(self, id=None, look=replace(self.look, reason=reason, detail=detail))
 
 
-def look_at(source: Path | bytes, *, min_side: int, max_pixels: int) -> Look:
+def look_at(source: Path | bytes, *, min_side: int, max_pixels: int, measure: Measure | None = None) -> Look:
     """Read, hash, decode and fingerprint one picture. A bad one is a `Look` with its reason, never an exception.
 
     Args:
         source: a file, or a file's bytes.
         min_side: pixels that the short side must have.
         max_pixels: pixels beyond which a picture (but a JPEG, see `pictures.reduced`) is not decoded.
+        measure: further statistics to take of the decoded picture.
     """
     sha256 = ""
     try:
@@ -77,9 +83,11 @@ def look_at(source: Path | bytes, *, min_side: int, max_pixels: int) -> Look:
         sha256 = hashlib.sha256(data).hexdigest()
         kind = read_kind(data)
         if min(kind.width, kind.height) < min_side:
-            raise UnusablePicture("too-small", f"{kind.width}x{kind.height} pixels, the short side needs {min_side}")
+            raise UnusablePictureError(
+                "too-small", f"{kind.width}x{kind.height} pixels, the short side needs {min_side}"
+            )
         picture = reduced(data, similar.HASH_SIDE, max_pixels=max_pixels)
-    except UnusablePicture as error:
+    except UnusablePictureError as error:
         return Look(sha256, error.reason, str(error))
     except PictureError as error:
         return Look(sha256, "broken", str(error))
@@ -89,6 +97,7 @@ def look_at(source: Path | bytes, *, min_side: int, max_pixels: int) -> Look:
         difference=similar.difference_hash(picture),
         frequency=similar.frequency_hash(picture),
         thumb=similar.thumbnail(picture),
+        statistics=measure(picture) if measure is not None else {},
     )
 
 
@@ -105,9 +114,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UnusablePicture("missing", f"there is no file {path.name}") from error
+        raise UnusablePictureError("missing", f"there is no file {path.name}") from error
     except OSError as error:
-        raise UnusablePicture("broken", f"{path.name} can't be read ({error.strerror})") from error
+        raise UnusablePictureError("broken", f"{path.name} can't be read ({error.strerror})") from error
 
 
 class Index:
@@ -132,7 +141,7 @@ class Index:
         if version == 0:
             self._base.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
-            raise StorageError(f"{path} has schema {version}, this bottega knows {SCHEMA_VERSION}; delete it to look again")
+            raise StorageError(f"{path} has schema {version}, {SCHEMA_VERSION} is known; delete it to look again")
 
     def __enter__(self) -> Self:
         return self
@@ -160,24 +169,23 @@ class Index:
         """Insert or replace the row of a source."""
         look, extra = row.look, dict(row.extra)
         if look.kind is not None:
-            extra["kind"] = [look.kind.__dict__[name] for name in Kind.__dataclass_fields__]
+            extra["kind"] = list(astuple(look.kind))
+        if look.statistics:
+            extra["statistics"] = dict(look.statistics)
         values = (row.source, row.stamp, row.id, look.sha256, look.reason, look.detail)
         hashes = (look.difference - (1 << 63), look.frequency - (1 << 63), look.thumb, json.dumps(extra))
-        self._base.execute(f"INSERT OR REPLACE INTO pictures ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", values + hashes)
-
-    def count(self, prefix: str, stamp: str) -> int:
-        """Rows whose source begins with `prefix` and that carry this stamp."""
-        query = "SELECT count(*) FROM pictures WHERE substr(source, 1, ?) = ? AND stamp = ?"
-        return int(self._base.execute(query, (len(prefix), prefix, stamp)).fetchone()[0])
+        marks = ",".join("?" * len(values + hashes))
+        self._base.execute(f"INSERT OR REPLACE INTO pictures ({_COLUMNS}) VALUES ({marks})", values + hashes)
 
     def ids(self) -> list[str]:
         """All ids given so far."""
         return [found[0] for found in self._base.execute("SELECT id FROM pictures WHERE id IS NOT NULL")]
 
-    def rows(self) -> Iterator[Row]:
-        """All rows in source order, without their thumbnails."""
-        query = f"SELECT {_COLUMNS.replace('thumb', 'NULL')} FROM pictures ORDER BY source"
-        for found in self._base.execute(query):
+    def rows(self, prefix: str = "") -> Iterator[Row]:
+        """The rows whose source begins with `prefix`, in source order, without their thumbnails."""
+        columns = _COLUMNS.replace("thumb", "NULL")
+        query = f"SELECT {columns} FROM pictures WHERE source >= ? AND source < ? ORDER BY source"
+        for found in self._base.execute(query, (prefix, prefix + "\U0010ffff")):
             yield _row(found)
 
     def with_bytes(self, sha256: str) -> list[Row]:
@@ -228,5 +236,6 @@ def _row(found: tuple[Any, ...]) -> Row:
     source, stamp, identity, sha256, reason, detail, difference, frequency, thumb, text = found
     extra = json.loads(text)
     kind = Kind(*extra.pop("kind")) if "kind" in extra else None
-    look = Look(sha256, reason, detail, kind, difference + (1 << 63), frequency + (1 << 63), thumb or b"")
+    hashes = (difference + (1 << 63), frequency + (1 << 63), thumb or b"")
+    look = Look(sha256, reason, detail, kind, *hashes, extra.pop("statistics", {}))
     return Row(source, stamp, identity, look, extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.config import LimitsConfig
-from bottega.data.index import Index, Look, Row, look_at
+from bottega.data.index import Index, Look, Measure, Row, look_at
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -41,6 +42,7 @@ def take_in(
     limits: LimitsConfig,
     progress: Progress,
     done: Callable[[Row], bool] = lambda row: True,
+    measure: Measure | None = None,
 ) -> None:
     """Bring the index up to date with `items`, which are read as a stream.
 
@@ -49,11 +51,13 @@ def take_in(
     Interrupted or killed, it goes on where it stopped when called again.
     """
     fresh = _only_fresh(index, items, limits, progress, done)
+    rejected = 0
     with Interruption() as interruption:
-        for number, (item, look) in enumerate(_look_ahead(fresh, limits), start=1):
+        for number, (item, look) in enumerate(_look_ahead(fresh, limits, measure), start=1):
             row = decide(item, look)
             index.put(row)
-            progress.update(1, **({} if row.usable else {"rejected": 1}))
+            rejected += not row.usable
+            progress.update(1, rejected=rejected)
             if number % COMMIT_EVERY == 0 or interruption.requested:
                 index.commit()
                 interruption.check()
@@ -65,7 +69,7 @@ def _only_fresh(
 ) -> Iterator[Item]:
     for item in items:
         index.mark_present(item.source)
-        stamp = f"{item.stamp}|{limits.min_side}|{limits.max_pixels}"
+        stamp = stamp_of(item.stamp, limits)
         known = index.get(item.source)
         if known is not None and known.stamp == stamp and done(known):
             progress.update(1)
@@ -73,14 +77,19 @@ def _only_fresh(
             yield Item(item.source, stamp, item.content, item.extra)
 
 
-def _look_ahead(items: Iterable[Item], limits: LimitsConfig) -> Iterator[tuple[Item, Look]]:
+def stamp_of(stamp: str, limits: LimitsConfig) -> str:
+    """A row's stamp: other limits, another verdict."""
+    return f"{stamp}|{limits.min_side}|{limits.max_pixels}"
+
+
+def _look_ahead(items: Iterable[Item], limits: LimitsConfig, measure: Measure | None) -> Iterator[tuple[Item, Look]]:
     """Each item with its look, in order, a few items ahead; decoding releases Python's lock, so threads do it."""
+    look = functools.partial(look_at, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure)
     workers = limits.workers or min(8, os.cpu_count() or 1)
     waiting: deque[tuple[Item, Future[Look]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for item in items:
-            future = pool.submit(look_at, item.content, min_side=limits.min_side, max_pixels=limits.max_pixels)
-            waiting.append((item, future))
+            waiting.append((item, pool.submit(look, item.content)))
             if len(waiting) > 2 * workers:
                 yield _finished(waiting)
         while waiting:

@@ -35,13 +35,16 @@ MAX_PIXELS = 100_000_000
 MAX_JPEG_PIXELS = 1_000_000_000
 """Pixels of a JPEG file, which can be decoded at 1/2, 1/4 or 1/8 of its size."""
 
+PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+"""Endings, in lower case, by which pictures are found in a folder; what they are is told by their bytes."""
+
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _HEADER_LOCK = threading.Lock()
 
 
-class UnusablePicture(PictureError):
+class UnusablePictureError(PictureError):
     """A picture that can't be used; `reason` is one of the words in the module's head."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -67,6 +70,11 @@ class Kind:
         return self.mode == "RGB" and self.depth == 8 and upright and self.format in _EXTENSIONS
 
     @property
+    def pixels(self) -> int:
+        """Width times height, as stored."""
+        return self.width * self.height
+
+    @property
     def extension(self) -> str:
         """The file ending by what the bytes are, whatever the name says."""
         return _EXTENSIONS.get(self.format, ".png")
@@ -87,7 +95,7 @@ def open_picture(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) ->
         max_pixels: the most pixels that are decoded.
 
     Raises:
-        PictureError: an `UnusablePicture`, whose `reason` is one of the words in the module's head.
+        PictureError: an `UnusablePictureError`, whose `reason` is one of the words in the module's head.
     """
     with _opened(source) as image:
         _fit_into(image, max_pixels, _name(source))
@@ -144,13 +152,20 @@ def reduced(source: Path | str | bytes, side: int, *, max_pixels: int = MAX_PIXE
         return _upright_rgb(image, _name(source))
 
 
+def picture_files(folder: Path) -> Iterator[Path]:
+    """Picture files under a folder by their endings, hidden ones left out, in the order of their relative names."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+
+
 def _name(source: Path | str | bytes) -> str:
     return f"{len(source)} bytes of data" if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
 def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
-    """An opened picture, nothing decoded; everything that Pillow may raise becomes an `UnusablePicture`."""
+    """An opened picture, nothing decoded; everything that Pillow may raise becomes an `UnusablePictureError`."""
     name = _name(source)
     try:
         with _open_header(source) as image:
@@ -158,14 +173,16 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     except PictureError:
         raise
     except FileNotFoundError as error:
-        raise UnusablePicture("missing", f"there is no file {name}; restore it or take it out of the list") from error
+        raise UnusablePictureError(
+            "missing", f"there is no file {name}; restore it or take it out of the list"
+        ) from error
     except UnidentifiedImageError as error:
-        raise UnusablePicture("broken", f"{name} is not a picture in a known format; fetch it again") from error
+        raise UnusablePictureError("broken", f"{name} is not a picture in a known format; fetch it again") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
         reason = "truncated" if _tells_of_early_end(error) else "broken"
-        raise UnusablePicture(reason, f"{name} can't be decoded ({error}); fetch it again") from error
+        raise UnusablePictureError(reason, f"{name} can't be decoded ({error}); fetch it again") from error
     except MemoryError as error:
-        raise UnusablePicture("enormous", f"{name} does not fit into memory; scale it down") from error
+        raise UnusablePictureError("enormous", f"{name} does not fit into memory; scale it down") from error
 
 
 def _open_header(source: Path | str | bytes) -> Image.Image:
@@ -192,8 +209,9 @@ def _fit_into(image: Image.Image, max_pixels: int, name: str) -> None:
         image.draft(None, (image.width // shrink, image.height // shrink))
         pixels = image.width * image.height
     if pixels > max_pixels:
-        raise UnusablePicture(
-            "enormous", f"{name} has {image.width}x{image.height} pixels, at most {max_pixels} are decoded; scale it down"
+        size = f"{image.width}x{image.height}"
+        raise UnusablePictureError(
+            "enormous", f"{name} has {size} pixels, at most {max_pixels} are decoded; scale it down"
         )
 
 
@@ -213,7 +231,7 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)  # [H, W]
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
-        raise UnusablePicture("mode", f"{name} holds floats, whose range is unknown; store it with 8 or 16 bits")
+        raise UnusablePictureError("mode", f"{name} holds floats, whose range is unknown; store it with 8 or 16 bits")
     if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")

@@ -98,7 +98,8 @@ def _fill_empty(
     for split, fraction in zip(SPLITS, fractions, strict=True):
         if fraction == 0 or split in chosen or len(groups) < 3:
             continue
-        held = Counter(a for group, where in zip(groups, chosen, strict=True) if where == "train" for a in group.artists)
+        trained = (group for group, where in zip(groups, chosen, strict=True) if where == "train")
+        held = Counter(artist for group in trained for artist in group.artists)
         for place in sorted(range(len(groups)), key=lambda place: groups[place].key[2]):
             spare = all(held[artist] > 1 for artist in groups[place].artists)
             if chosen[place] == "train" and spare and not _earlier(groups[place], previous):

@@ -9,12 +9,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
-import time
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +22,9 @@ from bottega.data.pictures import load_square
 from bottega.evaluation.colour import Picture
 from bottega.evaluation.grid import Pair
 from bottega.evaluation.painters import Painter, load_painter
-from bottega.runtime import errors
-from bottega.runtime.errors import BottegaError, Interrupted, LockedError, NonFiniteError, PictureError, WorkError
-from bottega.runtime.files import append_jsonl, read_jsonl, sha256_file, sha256_json, write_png
+from bottega.runtime.children import run_child
+from bottega.runtime.errors import NonFiniteError, PictureError
+from bottega.runtime.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, write_json, write_png
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
@@ -159,63 +154,18 @@ def _sha(path: Path) -> str:
         return "unreadable"
 
 
-# --- the process ----------------------------------------------------------------------------------------------------
-
-
 def _run_child(request: Request) -> None:
-    """Run this module on a request, pass signals on to it, and raise here what it raised there."""
-    # In a session of its own the child gets a terminal's Ctrl-C once, from here, and not twice.
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bottega.evaluation.drawing"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    with Interruption(notify=child.send_signal, quiet=True) as interruption:
-        said, _ = child.communicate(json.dumps(asdict(request)))
-        interruption.check()
-    if child.returncode:
-        raise _retold(said, child.returncode, request.row)
+    """Have `draw_from` called on a request by a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="bottega-") as folder:
+        file = Path(folder) / "request.json"
+        write_json(file, asdict(request))
+        run_child(["evaluate", "--draw", str(file)], f"drawing of {request.row}")
 
 
-def _retold(said: str, returncode: int, row: str) -> BottegaError:
-    try:
-        told = json.loads(said.strip().splitlines()[-1])
-        kind = getattr(errors, told["error"], WorkError)
-        return Interrupted(told["signal"]) if "signal" in told else kind(told["message"])
-    except (ValueError, IndexError, KeyError, TypeError):
-        # No last word: killed, by a person or for want of memory.
-        return WorkError(f"drawing the pictures of {row} ended with exit code {returncode}; see its output above")
-
-
-def main() -> int:
-    """Draw the request on stdin; on failure one line of JSON on stdout says why."""
-    raw = json.load(sys.stdin)
+def draw_from(file: Path) -> None:
+    """Draw what a request file asks for, in this process; the command line calls it in the child."""
+    raw = read_json(file)
     request = Request(**{**raw, "pairs": tuple(raw["pairs"])})
-    _follow_parent(os.getppid())
-    try:
-        with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
-            draw_here(request, load_painter(request.row, request.settings))
-    except Interrupted as error:
-        print(json.dumps({"error": "Interrupted", "signal": error.exit_code - 128, "message": str(error)}))
-        return error.exit_code
-    except (BottegaError, LockedError) as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        return error.exit_code
-    return 0
-
-
-def _follow_parent(parent: int) -> None:
-    """End at once when the process that asked is killed: nobody would look at the pictures of an orphan."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
+        captions = sorted({str(pair["prompt"]) for pair in request.pairs})
+        draw_here(request, load_painter(request.row, request.settings, captions))

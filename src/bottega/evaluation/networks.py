@@ -5,6 +5,7 @@ A metric without its network is reported as unavailable with this reason; it nev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.evaluation.metrics import NEEDS
-from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def load_networks(models: ModelsConfig) -> Networks:
     """Load what the recipe names and this machine has.
 
     Raises:
-        BottegaError: a named model is there but broken; only its absence is a reason to go on without it.
+        BottegaError: a model whose files are all there can't be loaded; only absence is a reason to go on without it.
     """
     from bottega.models import encoders
-    from bottega.models.loading import resolve
+    from bottega.models.layout import inspect
 
     found = Networks()
     kinds: dict[str, Any] = {
@@ -80,22 +80,19 @@ def load_networks(models: ModelsConfig) -> Networks:
         "structure_encoder": encoders.StructureEncoder,
         "scene_reader": encoders.SceneReader,
     }
+    there = {finding.role: finding for finding in inspect(models, kinds)}
     for role, kind in kinds.items():
-        name = getattr(models, role)
-        if name is None:
-            found.absent[role] = f"no {role} in the recipe's models; needs {NEEDS[role]}"
-            continue
-        try:
-            folder = resolve(name, cache=models.cache)
-        except MissingError as error:
-            found.absent[role] = str(error)
-            continue
-        setattr(found, role, kind(folder, device=models.device))
-        found.identities[role] = identity(folder)
+        finding = there.get(role)
+        if finding is None:
+            found.absent[role] = f"no {role} among the recipe's models; needs {NEEDS[role]}"
+        elif finding.folder is None or finding.faults:
+            found.absent[role] = finding.faults[0]
+        else:
+            setattr(found, role, kind(finding.folder, device=models.device))
+            found.identities[role] = identity(finding.files)
     return found
 
 
-def identity(folder: Path) -> str:
-    """One hash over the weights and the configuration of a model folder, whatever its place is called."""
-    read = [*folder.rglob("*.safetensors"), *folder.glob("*.json")] if folder.is_dir() else [folder]
-    return sha256_json({file.name: sha256_file(file) for file in sorted(read)})
+def identity(files: Iterable[Path]) -> str:
+    """One hash over weight files, whatever their folder is called."""
+    return sha256_json([[file.name, sha256_file(file)] for file in sorted(files)])

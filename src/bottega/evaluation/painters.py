@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bottega.evaluation.colour import Picture
 from bottega.evaluation.grid import Pair
+from bottega.runtime.files import sha256_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,17 +27,20 @@ class Painter(Protocol):
         """A picture of each pair, float32 [H, W, 3] in 0..1, NaN where it failed."""
 
 
-def load_painter(row: str, settings: Mapping[str, Any]) -> Painter:
+def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str]) -> Painter:
     """The painter of a row, with its models loaded.
 
     Args:
         row: "student", "base" or "teacher".
-        settings: JSON: `models`, and `teacher` with `truth`, or `student` with `adapter`.
+        settings: JSON: `models`, and `teacher` with `truth` (the folder), or `adapter` (the file).
+        captions: every caption that will be drawn.
 
     Raises:
         MissingError: weights are not on this machine.
     """
-    return _Teacher(settings) if row == "teacher" else _Student(settings, with_adapter=row == "student")
+    if row == "teacher":
+        return _Teacher(settings)
+    return _Student(settings, captions, with_adapter=row == "student")
 
 
 class _Teacher:
@@ -76,12 +80,92 @@ class _Teacher:
 
 
 class _Student:
-    """PixArt with the adapter, or without it: everything else the same, to the noise."""
+    """PixArt with the adapter, or without it: everything else the same, to the noise.
 
-    def __init__(self, settings: Mapping[str, Any], *, with_adapter: bool) -> None:
-        raise NotImplementedError  # filled in below once generation's face is settled
+    T5 is let go once the captions are encoded, before the transformer is loaded.
+    """
 
-    size: int
+    def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
+        from bottega.generation.stylize import load_parts, start_timestep
+        from bottega.models.config import ModelsConfig
+        from bottega.models.loading import locate
+        from bottega.runtime.config import parse
+        from bottega.student.config import SamplingConfig
+        from bottega.student.encode import TextEncoder, load_clip, sizes
+        from bottega.student.export import load_adapter
+
+        models = ModelsConfig.model_validate(settings["models"])
+        pixart, clip = locate(models, "pixart"), locate(models, "clip")
+        adapter, header = load_adapter(Path(settings["adapter"]))
+        _check_weights(header, pixart, clip)
+        chosen = {name: value for name, value in header["sampling"].items() if name in SamplingConfig.model_fields}
+        self._sampling = parse(SamplingConfig, chosen, settings["adapter"])
+        self.size = sizes(pixart)["pixels"]
+        encoder = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device)
+        self._texts = {caption: encoder.encode([caption])[0] for caption in {*captions, ""}}
+        del encoder
+        self._clip = load_clip(clip, models.device) if with_adapter else None
+        self._parts = load_parts(pixart, dtype=models.dtype, device=models.device)
+        start = start_timestep(self._parts.backbone, adapter, None)
+        self._strength = self._parts.backbone.schedule.strength(start)
+        self._adapter = adapter if with_adapter else None
+        self._embeddings: dict[str, Any] = {}
 
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
-        raise NotImplementedError
+        import numpy as np
+
+        from bottega.runtime.errors import NonFiniteError
+
+        try:
+            return list(self._draw(pairs, sources, seed))
+        except NonFiniteError:
+            if len(pairs) == 1:
+                return [np.full((self.size, self.size, 3), np.nan, np.float32)]
+        # One picture of the batch failed: the others are drawn one by one.
+        return [self.draw([pair], [source], seed)[0] for pair, source in zip(pairs, sources, strict=True)]
+
+    def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> npt.NDArray[np.float32]:
+        import numpy as np
+
+        from bottega.generation.stylize import stylize
+        from bottega.runtime.seeds import derive
+
+        contents, styles = (np.stack([source[k] for source in sources]) for k in (0, 1))
+        return stylize(
+            self._parts,
+            self._adapter,
+            contents,
+            self._embedded(styles),
+            self._embedded(contents),
+            [self._texts[str(pair["prompt"])] for pair in pairs],
+            # The base gets the student's noise: nothing but the adapter is between them.
+            [derive("evaluation noise", seed, str(pair["content_id"]), str(pair["style_id"])) for pair in pairs],
+            sampling=self._sampling,
+            strength=self._strength,
+            null_prompt=self._texts[""],
+            batch_size=len(pairs),
+        )
+
+    def _embedded(self, pictures: npt.NDArray[np.uint8]) -> Any:
+        """CLIP embeddings of pictures [N, D], each computed once and alone; None where no adapter asks for them."""
+        import torch
+
+        if self._clip is None:
+            return None
+        keys = [sha256_bytes(picture.tobytes()) for picture in pictures]
+        for key, picture in zip(keys, pictures, strict=True):
+            if key not in self._embeddings:
+                self._embeddings[key] = torch.from_numpy(self._clip.image(picture[None])[0])
+        return torch.stack([self._embeddings[key] for key in keys])  # [N, D]
+
+
+def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:
+    """Refuse a base or a CLIP that is not the one the adapter was trained beside."""
+    from bottega.runtime.errors import RequestError
+    from bottega.student.encode import model_hash
+
+    for folder, part in ((pixart / "transformer", "transformer"), (pixart / "vae", "latent"), (clip, "clip")):
+        if model_hash(folder) != header["model_hashes"][part]:
+            raise RequestError(
+                f"{folder}: other weights than the adapter was trained beside; name that model, or train again"
+            )

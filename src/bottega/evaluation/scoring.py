@@ -72,19 +72,21 @@ def measure_all(
     sources: Sources,
     networks: Networks,
     kept: Path,
+    made_from: Mapping[str, int] = MADE_FROM,
 ) -> Measured:
     """Measure every row's picture of every pair.
 
     Args:
         files: of each drawn row the picture file of each pair id that has one.
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
+        made_from: of a row the number of the drawn truth that it is made from and never compared with.
 
     One unreadable picture leaves its pair out of every row, so that all rows keep the same denominator.
     """
-    way = sha256_json([WAY, sources.size, config.object_floor, config.object_overlap, networks.identities])
+    way = sha256_json([WAY, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities])
     old = {row["key"]: row for row in read_jsonl(kept)} if kept.is_file() else {}
     measured = Measured()
-    measurer = _Measurer(config, sources, networks)
+    measurer = _Measurer(config, sources, networks, made_from)
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
         for pairs in _chunks(grid.pairs, _CHUNK):
             jobs: list[_Job] = []
@@ -140,8 +142,10 @@ def _jobs(
 class _Measurer:
     """Scores jobs with the networks there are; features of contents and styles are kept between calls."""
 
-    def __init__(self, config: EvaluationConfig, sources: Sources, networks: Networks) -> None:
-        self.config, self.sources, self.networks = config, sources, networks
+    def __init__(
+        self, config: EvaluationConfig, sources: Sources, networks: Networks, made_from: Mapping[str, int]
+    ) -> None:
+        self.config, self.sources, self.networks, self.made_from = config, sources, networks, made_from
         self._shared: dict[tuple[str, int], Any] = {}
         reader = networks.scene_reader
         self._classes = same_classes(sources.classes, reader.labels) if reader else {}
@@ -207,7 +211,7 @@ class _Measurer:
             pair_id = str(job.pair["pair_id"])
             if pair_id not in described:
                 described[pair_id] = [describe(truth) for truth in self.sources.truths(job.pair)]
-            made_from = MADE_FROM.get(job.row)
+            made_from = self.made_from.get(job.row)
             others = [truth for k, truth in enumerate(described[pair_id]) if k != made_from]
             if others:
                 distance = nearest(describe(job.picture), others)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig
-from bottega.evaluation.controls import ROWS
+from bottega.evaluation.controls import MADE_FROM, ROWS
 from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from bottega.teacher.config import TeacherConfig
 
 Files = Mapping[str, Mapping[str, Path]]
-_WEIGHTS = {"student": ("pixart",), "base": ("pixart",), "teacher": ("sdxl", "sdxl_vae", "ip_adapter")}
+WEIGHTS = {"student": ("pixart", "clip"), "base": ("pixart", "clip"), "teacher": ("sdxl", "sdxl_vae", "ip_adapter")}
+"""The models that each drawn row loads, by their names in the recipe."""
+
 _DEFAULT_SIZE = 512  # pixels; of contents that are measured without a picture that anything drew
 
 
@@ -68,7 +70,7 @@ def run(
         adapter: the trained adapter; None leaves the student's row unavailable.
         models: what draws and what judges; what is absent makes its rows and metrics unavailable.
         teacher: its protocol; None leaves its row unavailable.
-        student: how the student draws (strength, steps, guidance), also of the base; None: generation's own defaults.
+        student: taken and not used: how the student draws stands in the adapter's header.
 
     Returns:
         The content of `summary.json`.
@@ -84,11 +86,12 @@ def run(
         raise MissingError(f"no adapter at {adapter}; train one first")
     directory.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher, student)
+    files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
     drawn = time.monotonic()
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
     networks = load_networks(models)
-    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl")
+    made_from = _made_from(config, teacher)
+    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from)
     labels = networks.style_classifier.labels if networks.style_classifier else []
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
     absent |= _absent_needs(grid, sources, networks)
@@ -133,57 +136,67 @@ def _draw_all(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None,
-    student: Config | None,
 ) -> tuple[Files, dict[str, str]]:
     """Pictures of the rows that draw, one process after the other, and why a row has none."""
     files: dict[str, Mapping[str, Path]] = {}
     absent: dict[str, str] = {}
-    told = {"models": models.model_dump(mode="json")}
-    settings = {
-        "student": None if adapter is None else {**told, "adapter": str(adapter), "student": _dumped(student)},
-        "base": {**told, "adapter": None if adapter is None else str(adapter), "student": _dumped(student)},
-        "teacher": None
-        if teacher is None
-        else {**told, "teacher": _dumped(teacher), "truth": str(data_root / "truth")},
-    }
     for row in (row for row in config.rows if ROWS[row].drawn):
-        wanted = settings[row]
-        if wanted is None:
-            absent[row] = "no adapter was given" if row == "student" else "no teacher was given"
+        settings = _settings(row, data_root, adapter, models, teacher)
+        if isinstance(settings, str):
+            absent[row] = settings
             continue
         pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
-        try:
-            request = Request(
+        files[row] = draw(
+            Request(
                 row=row,
                 directory=str(directory / "pictures" / row),
                 data_root=str(data_root),
                 pairs=tuple(dict(pair) for pair in pairs),
                 batch_size=config.batch_size,
                 seed=config.seed,
-                fingerprint=_fingerprint(row, wanted, models, adapter),
-                settings=wanted,
+                **settings,
             )
-            files[row] = draw(request)
-        except MissingError as error:
-            absent[row] = str(error)
+        )
     return files, absent
 
 
-def _fingerprint(row: str, settings: Mapping[str, Any], models: ModelsConfig, adapter: Path | None) -> str:
-    """Stands for the weights and the settings of a method, wherever they lie. Raises MissingError without weights."""
-    from bottega.models.loading import resolve
+def _settings(
+    row: str, data_root: Path, adapter: Path | None, models: ModelsConfig, teacher: TeacherConfig | None
+) -> dict[str, Any] | str:
+    """What a row's painter needs and a fingerprint of its weights and settings; or why it can't draw."""
+    from bottega.models.layout import inspect
 
-    weights = {}
-    if settings.get("teacher", {}).get("source") != "oracle":
-        for role in _WEIGHTS[row]:
-            name = getattr(models, role)
-            if name is None and role != "sdxl_vae":
-                raise MissingError(f"no {role} in the recipe's models; name a folder")
-            weights[role] = None if name is None else identity(resolve(name, cache=models.cache))
-    # How the student draws may stand in the adapter's header, and the base draws as the student does.
-    learned = None if row == "teacher" or adapter is None else sha256_file(adapter)
-    how = {name: value for name, value in settings.items() if name in ("teacher", "student")}
-    return sha256_json([weights, learned, how, models.dtype, models.device])
+    if row == "teacher" and teacher is None:
+        return "no teacher was given"
+    if row != "teacher" and adapter is None:
+        return "no adapter was given, whose header says how to draw"
+    oracle = row == "teacher" and teacher is not None and teacher.source == "oracle"
+    findings = {finding.role: finding for finding in inspect(models, () if oracle else WEIGHTS[row])}
+    faults = [fault for finding in findings.values() for fault in finding.faults]
+    if not oracle:
+        unnamed = [role for role in WEIGHTS[row] if role != "sdxl_vae" and role not in findings]
+        faults += [f"no {role} among the recipe's models" for role in unnamed]
+    if faults:
+        return faults[0]
+    settings: dict[str, Any] = {"models": models.model_dump(mode="json")}
+    how: Any = None
+    if row == "teacher" and teacher is not None:
+        how = {**teacher.protocol(), "source": teacher.source}
+        settings |= {"teacher": teacher.model_dump(mode="json"), "truth": str(data_root / "truth")}
+    elif adapter is not None:
+        # The base too: the adapter's header says from which strength and in how many steps both draw.
+        how = sha256_file(adapter)
+        settings["adapter"] = str(adapter)
+    weights = {role: identity(finding.files) for role, finding in findings.items()}
+    fingerprint = sha256_json([weights, how, models.dtype, models.device])
+    return {"settings": settings, "fingerprint": fingerprint}
+
+
+def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[str, int]:
+    """Which drawn truth a row's picture is made from; the oracle teacher's is one itself."""
+    if teacher is None or teacher.source != "oracle":
+        return dict(MADE_FROM)
+    return {**MADE_FROM, "teacher": config.seed % config.truths}
 
 
 def _absent_needs(grid: Grid, sources: Sources, networks: Networks) -> dict[str, str]:
@@ -209,7 +222,3 @@ def _size(files: Files, grid: Grid, data_root: Path) -> int:
         return _DEFAULT_SIZE
     with Image.open(first) as image:
         return int(min(image.size))
-
-
-def _dumped(config: Config | None) -> dict[str, Any] | None:
-    return None if config is None else config.model_dump(mode="json")

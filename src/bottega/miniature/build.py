@@ -27,6 +27,7 @@ from bottega.miniature.learn_encoders import (
 )
 from bottega.miniature.pack import Parts, pack, untrained
 from bottega.runtime.files import append_jsonl, atomic_path, write_json
+from bottega.runtime.memory import keep_heap
 
 T = TypeVar("T")
 
@@ -46,15 +47,17 @@ class Plan:
     structure_encoder: int = 300
     teacher: int = 1_400
     pixart: int = 1_700
+    circles: int = 1_500
     gate_pictures: int = 120
     workers: int = 2
 
 
-QUICK = Plan(64, 16, 32, 16, 3, 3, 3, 3, 3, 3, 3, 4, 1)
+QUICK = Plan(48, 16, 16, 16, 2, 2, 2, 2, 2, 2, 2, 16, 2, 1)
 
 
 def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:
     """Make the miniature's models: state in `work`, folders and `gates.json` in `output`. Returns the gates."""
+    keep_heap()
     work.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
 
@@ -78,12 +81,12 @@ def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:
         "style_classifier", lambda: learn_style_classifier(corpus, work, plan.style_classifier)
     )
     plain, painted, styles = timed("latents", lambda: _features(work, parts, corpus))
-    text = SDXLText(parts.clip_tokenizer, parts.clip, parts.second)
-    parts.unet = timed("teacher", lambda: learn_teacher(corpus, plain, painted, styles, text, work, plan.teacher))
     scaling = parts.vae.config.scaling_factor
     parts.t5, parts.transformer = timed(
-        "pixart", lambda: learn_pixart(corpus, plain, painted, parts.vae, scaling, work, plan.pixart)
+        "pixart", lambda: learn_pixart(corpus, plain, painted, parts.vae, scaling, work, plan.pixart, plan.circles)
     )
+    text = SDXLText(parts.clip_tokenizer, parts.clip, parts.second)
+    parts.unet = timed("teacher", lambda: learn_teacher(corpus, plain, painted, styles, text, work, plan.teacher))
     parts.scene_reader = timed("scene_reader", lambda: learn_scene_reader(corpus, work, plan.scene_reader))
     parts.structure_encoder = timed(
         "structure_encoder", lambda: learn_structure_encoder(corpus, work, plan.structure_encoder)

@@ -136,13 +136,13 @@ def measure_pixart(
     """Text to picture with diffusers' own pipeline: one, two and three objects of asked shapes and colours."""
     from diffusers import DDIMScheduler, PixArtAlphaPipeline
 
-    pipeline = PixArtAlphaPipeline.from_pretrained(folder / "pixart", torch_dtype=torch.float32)
+    pipeline = PixArtAlphaPipeline.from_pretrained(folder / "pixart").to(torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
     )
     pipeline.set_progress_bar_config(disable=True)
     result: dict[str, float] = {}
-    for objects, number in ((1, count), (2, count // 4), (3, count // 4)):
+    for objects, number in ((1, count), (2, max(1, count // 4)), (3, max(1, count // 4))):
         views = [scene(GATE_SCENES + 500_000 + i, objects) for i in range(number)]
         pictures = []
         for start in range(0, number, 30):
@@ -204,7 +204,7 @@ def measure_teacher(
     from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline
     from PIL import Image
 
-    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder / "sdxl", torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder / "sdxl").to(torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.load_ip_adapter(
         str(folder / "ip_adapter"),

@@ -25,7 +25,6 @@ from bottega.runtime.seeds import numpy_rng
 
 Latents = npt.NDArray[np.float16]  # [N, C, H, W]
 TEACHER_START = 361  # first timestep of 25 DDIM steps at strength 0.40
-FILL50K_EXAMPLES = 1500
 
 
 @torch.no_grad()
@@ -157,7 +156,14 @@ def learn_teacher(
 
 
 def learn_pixart(
-    corpus: Corpus, plain: Latents, painted: Latents, vae: Any, scaling: float, folder: Path, steps: int
+    corpus: Corpus,
+    plain: Latents,
+    painted: Latents,
+    vae: Any,
+    scaling: float,
+    folder: Path,
+    steps: int,
+    circles: int = 1500,
 ) -> tuple[Any, Any]:
     """Text to picture, T5 and transformer together: 45 % plain, 45 % painted (captions silent on style), 10 % Fill50K.
 
@@ -171,7 +177,7 @@ def learn_pixart(
     torch.nn.init.zeros_(transformer.proj_out.bias)
     signal = alphas_cumulative(models.pixart_scheduler())
     alpha, sigma = signal.sqrt().float(), (1 - signal).sqrt().float()
-    examples = [fill50k_example(i) for i in range(FILL50K_EXAMPLES)]
+    examples = [fill50k_example(i) for i in range(circles)]
     filled = encode(vae, np.stack([e[1] for e in examples]), scaling)
     batch = 24
 

@@ -15,15 +15,26 @@ class ModelsConfig(Config):
     """Names of the models, and how they are held in memory. What is None can't be used by a stage that needs it."""
 
     sdxl: str | None = Field(None, description=f"teacher: a folder in the layout of StableDiffusionXLPipeline; {_NAME}")
-    sdxl_vae: str | None = Field(None, description="another autoencoder for the teacher in place of sdxl/vae (such as the fp16-safe one)")
-    ip_adapter: str | None = Field(None, description="teacher: folder or file of the IP-Adapter, its image_encoder/ beside it")
+    sdxl_vae: str | None = Field(
+        None, description="another autoencoder for the teacher in place of sdxl/vae (such as the fp16-safe one)"
+    )
+    ip_adapter: str | None = Field(
+        None, description="teacher: folder or file of the IP-Adapter, its image_encoder/ beside it"
+    )
     pixart: str | None = Field(None, description="student: a folder in the layout of PixArtAlphaPipeline")
     clip: str | None = Field(None, description="CLIPModel for quality control, style tokens and text scores")
-    style_classifier: str | None = Field(None, description="image classifier whose labels are style names; evaluation only")
+    style_classifier: str | None = Field(
+        None, description="image classifier whose labels are style names; evaluation only"
+    )
     structure_encoder: str | None = Field(None, description="ViT whose keys say what lies where; evaluation only")
-    scene_reader: str | None = Field(None, description="semantic segmentation (SegFormer) that finds objects; evaluation only")
+    scene_reader: str | None = Field(
+        None, description="semantic segmentation (SegFormer) that finds objects; evaluation only"
+    )
     cache: str | None = Field(None, description="the Hugging Face cache; None: what HF_HUB_CACHE and HF_HOME say")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the diffusion models; auto: float32 on the CPU, bfloat16 (float16 before Ampere) on a GPU"
+        "auto",
+        description="of the diffusion models; auto: float32 on the CPU, bfloat16 (float16 before Ampere) on a GPU",
     )
-    device: str = Field("auto", description="auto: the first CUDA device where there is one, else cpu; or cpu, cuda, cuda:1 …")
+    device: str = Field(
+        "auto", description="auto: the first CUDA device where there is one, else cpu; or cpu, cuda, cuda:1 …"
+    )

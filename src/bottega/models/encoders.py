@@ -1,8 +1,8 @@
 """What judges pictures: encoders as plain callables that quality control and evaluation are handed.
 
 All take uint8 pictures [N, H, W, 3] (or N arrays of different sizes), prepare them as their folder says, and answer in
-float32. A picture's answer does not depend on what it is batched with (1e-5). Models run in float32 on the CPU, and on a
-GPU too where nothing else is asked for: they are small, and thresholds are calibrated on their numbers.
+float32. A picture's answer does not depend on what it is batched with (1e-5). Models run in float32 where nothing else
+is asked for, on a GPU too: they are small, and thresholds are calibrated on their numbers.
 
 Symbols: N pictures or texts, D width of an embedding, K labels, T tokens, E hidden width.
 """
@@ -106,7 +106,9 @@ class ClipEncoder(_Encoder):
             for start in range(0, len(texts), self.batch_size):
                 batch = list(texts[start : start + self.batch_size])
                 self._log_cuts(batch, limit)
-                tokens = self.tokenizer(batch, padding="max_length", truncation=True, max_length=limit, return_tensors="pt")
+                tokens = self.tokenizer(
+                    batch, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
+                )
                 inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
                 results.append(_unit(_pooled(self.model.get_text_features(**inputs))).float().cpu().numpy())
         return np.concatenate(results)
@@ -166,7 +168,10 @@ class SceneReader(_Encoder):
         super().__init__(folder, "SegformerForSemanticSegmentation", device, dtype, batch_size)
         self.labels = self._labels
         if len(self.labels) > 256:
-            raise RequestError(f"{folder}: class ids are kept in a byte, so at most 256 classes are read, received {len(self.labels)}; name another model")
+            raise RequestError(
+                f"{folder}: class ids are kept in a byte, so at most 256 classes are read, received "
+                f"{len(self.labels)}; name another model"
+            )
 
     def segment(self, pictures: Pictures) -> NDArray[np.uint8]:
         """Class ids [N, H, W] at the pictures' own size, which all must share: logits enlarged, then the highest."""
@@ -175,6 +180,11 @@ class SceneReader(_Encoder):
         sizes = {picture.shape[:2] for picture in pictures}
         if len(sizes) > 1:
             raise ValueError(f"pictures must share one size, received {sorted(sizes)}; segment them apart")
+        if self.preprocessing.crop is not None and any(height != width for height, width in sizes):
+            raise ValueError(
+                f"{self.folder.name} crops, so only square pictures keep their places, received {sizes}; "
+                "crop them first"
+            )
 
         def call(pixels: torch.Tensor) -> torch.Tensor:
             logits = self.model(pixel_values=pixels).logits.float()  # [B, K, h, w]
@@ -184,13 +194,14 @@ class SceneReader(_Encoder):
         return self._run(pictures, call).astype(np.uint8)
 
 
-def _key_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+def _key_layers(model: Any) -> list[torch.nn.Module]:
     """The key projection of each block, whose name differs between versions of transformers."""
     found = [module for name, module in model.named_modules() if name.endswith(("k_proj", ".key"))]
     blocks = int(model.config.num_hidden_layers)
     if len(found) != blocks:
         raise RequestError(
-            f"{type(model).__name__}: {blocks} blocks but {len(found)} key projections (named *k_proj or *.key); name a ViT, or use a version of transformers that is tested"
+            f"{type(model).__name__}: {blocks} blocks but {len(found)} key projections (named *k_proj or "
+            "*.key); name a ViT, or use a version of transformers that is tested"
         )
     return found
 

@@ -50,12 +50,17 @@ def adapter_file(place: Path) -> Path:
                 return place / name
         found = sorted(p for p in place.glob("*.safetensors") if re.match(r"ip[-_]adapter", p.name))
         if len(found) > 1:
-            raise RequestError(f"{place}: holds {len(found)} IP-Adapters; name one of {', '.join(p.name for p in found)}")
+            raise RequestError(
+                f"{place}: holds {len(found)} IP-Adapters; name one of {', '.join(p.name for p in found)}"
+            )
         if found:
             return found[0]
         pickled = sorted(p.name for p in place.glob("ip*adapter*") if p.suffix in (".bin", ".pt", ".ckpt"))
         if pickled:
-            raise RequestError(f"{place}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its .safetensors file")
+            raise RequestError(
+                f"{place}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its "
+                ".safetensors file"
+            )
         raise MissingError(f"{place}: holds no IP-Adapter ({' or '.join(WEIGHT_NAMES)}); fetch it")
     if place.suffix != ".safetensors":
         raise RequestError(f"{place}: an IP-Adapter is read from safetensors only; fetch its .safetensors file")
@@ -63,12 +68,17 @@ def adapter_file(place: Path) -> Path:
 
 
 def encoder_folder(adapter: Path) -> Path:
-    """The image encoder that belongs to an adapter file: `image_encoder/` beside it, or, as h94/IP-Adapter lays out its
-    ViT-H adapters for SDXL, `models/image_encoder/` one folder up. The first that fits; else the first, to be refused."""
+    """The image encoder that belongs to an adapter file: the first that fits, else the first, which `check` will refuse.
+
+    Looked for as `image_encoder/` beside the file and, since h94/IP-Adapter keeps the ViT-H of its SDXL adapters there,
+    as `models/image_encoder/` one folder up. Raises MissingError where there is neither.
+    """
     candidates = [adapter.parent / "image_encoder", adapter.parent.parent / "models" / "image_encoder"]
     there = [folder for folder in candidates if (folder / "config.json").exists()]
     if not there:
-        raise MissingError(f"{adapter}: no image_encoder/ with a config.json beside it; fetch the encoder with the adapter")
+        raise MissingError(
+            f"{adapter}: no image_encoder/ with a config.json beside it; fetch the encoder with the adapter"
+        )
     described = describe(adapter)
     return next((folder for folder in there if not _encoder_faults(described, folder)), there[0])
 
@@ -80,20 +90,27 @@ def describe(path: Path) -> IPAdapter:
     layers = tuple(tensors[name].shape for name in sorted(_keys(tensors), key=lambda n: int(n.split(".")[1])))
     if not projection or not layers:
         raise RequestError(
-            f"{path}: not an IP-Adapter: its header has no `image_proj.*` and `ip_adapter.*.to_k_ip.weight` keys; name the adapter's file"
+            f"{path}: not an IP-Adapter: its header has no `image_proj.*` and "
+            "`ip_adapter.*.to_k_ip.weight` keys; name the adapter's file"
         )
     cross = layers[0][1]
     if "proj.weight" in projection and "norm.weight" in projection:
         rows, width = projection["proj.weight"].shape
         if rows != PLAIN_TOKENS * cross:
-            raise RequestError(f"{path}: a plain IP-Adapter makes {PLAIN_TOKENS} tokens of {cross}, its projection has {rows} rows; name another adapter")
+            raise RequestError(
+                f"{path}: a plain IP-Adapter makes {PLAIN_TOKENS} tokens of {cross}, its projection has "
+                f"{rows} rows; name another adapter"
+            )
         return IPAdapter(path, "plain", width, cross, PLAIN_TOKENS, layers)
     if "latents" in projection and "proj_in.weight" in projection:
         tokens = projection["latents"].shape[1]
         return IPAdapter(path, "plus", projection["proj_in.weight"].shape[1], cross, tokens, layers)
     if "proj.3.weight" in projection and "proj.0.weight" in projection:
         return IPAdapter(path, "full", projection["proj.0.weight"].shape[1], cross, None, layers)
-    raise RequestError(f"{path}: an IP-Adapter of the plain, plus or full layout is needed, received keys such as image_proj.{min(projection)}; FaceID adapters are not supported")
+    raise RequestError(
+        f"{path}: an IP-Adapter of the plain, plus or full layout is needed, received keys such as "
+        f"image_proj.{min(projection)}; FaceID adapters are not supported"
+    )
 
 
 def _keys(tensors: dict[str, TensorInfo]) -> list[str]:
@@ -109,7 +126,10 @@ def check(adapter: Path, encoder: Path, unet: Path) -> IPAdapter:
     described = describe(adapter)
     faults = _encoder_faults(described, encoder) + _unet_faults(described, unet)
     if faults:
-        raise RequestError(f"{adapter.name} and its models don't belong together: {'; '.join(faults)}; name an adapter made for this encoder and this U-Net")
+        raise RequestError(
+            f"{adapter.name} and its models don't belong together: {'; '.join(faults)}; name an adapter "
+            "made for this encoder and this U-Net"
+        )
     return described
 
 
@@ -121,22 +141,37 @@ def _encoder_faults(adapter: IPAdapter, folder: Path) -> list[str]:
     if projection is None:
         return [f"{folder} holds no visual_projection.weight, so it is not a CLIP image encoder with projection"]
     if projection.shape != (projected, hidden):
-        return [f"{folder}: config.json says projection_dim {projected} and hidden_size {hidden}, its weights {list(projection.shape)}"]
+        return [
+            f"{folder}: config.json says projection_dim {projected} and hidden_size {hidden}, its weights "
+            f"{list(projection.shape)}"
+        ]
     field, has = ("projection_dim", projected) if adapter.layout == "plain" else ("hidden_size", hidden)
     if has != adapter.width:
-        return [f"the adapter ({adapter.layout} layout) needs an image encoder of {field} {adapter.width}, {folder} has {has}"]
+        return [
+            f"the adapter ({adapter.layout} layout) needs an image encoder of {field} {adapter.width}, "
+            f"{folder} has {has}"
+        ]
     return []
 
 
 def _unet_faults(adapter: IPAdapter, folder: Path) -> list[str]:
     cross = read_config(folder / "config.json").get("cross_attention_dim")
     if cross != adapter.cross_attention_dim:
-        return [f"the adapter was made for a U-Net of cross_attention_dim {adapter.cross_attention_dim}, {folder} has {cross}"]
+        return [
+            f"the adapter was made for a U-Net of cross_attention_dim {adapter.cross_attention_dim}, "
+            f"{folder} has {cross}"
+        ]
     layers = cross_attention_layers(read_headers(find_weights(folder).files))
     if layers != adapter.layers:
         where = next((i for i, (a, b) in enumerate(zip(layers, adapter.layers, strict=False)) if a != b), None)
-        what = f"layer {where}: {list(adapter.layers[where])} against {list(layers[where])}" if where is not None else "all shapes agree until one ends"
-        return [f"the adapter has {len(adapter.layers)} layers, the U-Net {len(layers)} cross-attention layers ({what})"]
+        what = (
+            f"layer {where}: {list(adapter.layers[where])} against {list(layers[where])}"
+            if where is not None
+            else "all shapes agree until one ends"
+        )
+        return [
+            f"the adapter has {len(adapter.layers)} layers, the U-Net {len(layers)} cross-attention layers ({what})"
+        ]
     return []
 
 
@@ -146,6 +181,8 @@ def cross_attention_layers(tensors: dict[str, TensorInfo]) -> tuple[tuple[int, .
     names = [name for name in tensors if name.endswith("attn2.to_k.weight")]
 
     def place(name: str) -> tuple[int, tuple[int, ...]]:
-        return ("down", "up_b", "mid_").index(name[:4]), tuple(int(n) for n in re.findall(r"\.(\d+)\.", name.replace(".", "..")))
+        return ("down", "up_b", "mid_").index(name[:4]), tuple(
+            int(n) for n in re.findall(r"\.(\d+)\.", name.replace(".", ".."))
+        )
 
     return tuple(tensors[name].shape for name in sorted(names, key=place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from bottega.models import ip_adapter
@@ -25,15 +26,29 @@ _FILES = {
         "model_index.json",
         "scheduler/scheduler_config.json",
         *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in _CLIP_TOKENIZER),
-        *(f"{part}/{name}" for part in ("text_encoder", "text_encoder_2") for name in ("config.json", "model.fp16.safetensors")),
-        *(f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", "diffusion_pytorch_model.fp16.safetensors")),
+        *(
+            f"{part}/{name}"
+            for part in ("text_encoder", "text_encoder_2")
+            for name in ("config.json", "model.fp16.safetensors")
+        ),
+        *(
+            f"{part}/{name}"
+            for part in ("unet", "vae")
+            for name in ("config.json", "diffusion_pytorch_model.fp16.safetensors")
+        ),
     ),
     "h94/IP-Adapter/sdxl_models": (
         "sdxl_models/ip-adapter_sdxl.safetensors",
         "sdxl_models/image_encoder/config.json",
         "sdxl_models/image_encoder/model.safetensors",
     ),
-    "openai/clip-vit-large-patch14": ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", *_CLIP_TOKENIZER),
+    "openai/clip-vit-large-patch14": (
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        *_CLIP_TOKENIZER,
+    ),
     "facebook/dino-vitb8": ("config.json", "model.safetensors", "preprocessor_config.json"),
 }
 
@@ -74,10 +89,12 @@ def _finding(models: ModelsConfig, role: str, base: Path | None) -> Finding:
     except BottegaError as error:
         return Finding(role, name, None, (), (str(error),))
     files, faults = _survey(role, folder)
-    if role == "ip_adapter" and models.sdxl is not None and not faults:
-        faults = _mismatch(models, folder, base)
     if faults and not name.startswith(PACKAGE):
         faults = [f"{fault} (get it: {get_command(name, models.cache)})" for fault in faults]
+    elif not faults and role == "ip_adapter" and models.sdxl is not None:
+        faults = _mismatch(models, folder, base)
+    elif not faults and role == "pixart" and needs_sentencepiece(folder / "tokenizer"):
+        faults = [SENTENCEPIECE]
     return Finding(role, name, folder, tuple(files), tuple(faults))
 
 
@@ -111,7 +128,11 @@ def _survey(role: str, folder: Path) -> tuple[list[Path], list[str]]:
         for part in heavy:
             weights(folder / part)
         faults += [f"{folder / part}: no tokenizer in it" for part in tokenizers if not has_tokenizer(folder / part)]
-        faults += [f"{folder / part}: no scheduler_config.json in it" for part in schedulers if not (folder / part / "scheduler_config.json").exists()]
+        faults += [
+            f"{folder / part}: no scheduler_config.json in it"
+            for part in schedulers
+            if not (folder / part / "scheduler_config.json").exists()
+        ]
     elif role == "ip_adapter":
         try:
             adapter = ip_adapter.adapter_file(folder)
@@ -127,6 +148,17 @@ def _survey(role: str, folder: Path) -> tuple[list[Path], list[str]]:
         if role == "clip" and not has_tokenizer(folder):
             faults.append(f"{folder}: no tokenizer in it")
     return files, faults
+
+
+SENTENCEPIECE = (
+    "its tokenizer's spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece"
+)
+
+
+def needs_sentencepiece(folder: Path) -> bool:
+    """Whether a tokenizer is published as SentencePiece's own file alone, as T5's is, and its reader is absent."""
+    only = (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists()
+    return only and find_spec("sentencepiece") is None
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -160,4 +192,6 @@ def weight_files(place: Path) -> list[Path]:
             if faults:
                 raise MissingError(faults[0])
             return sorted(files)
-    raise MissingError(f"{place}: no model of a known layout in it; name the folder with config.json or model_index.json")
+    raise MissingError(
+        f"{place}: no model of a known layout in it; name the folder with config.json or model_index.json"
+    )

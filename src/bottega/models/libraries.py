@@ -23,6 +23,14 @@ def prepare() -> None:
 
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
+    for handler in logging.getLogger("transformers").handlers:
+        if _without_torchvision_advice not in handler.filters:
+            handler.addFilter(_without_torchvision_advice)
+
+
+def _without_torchvision_advice(record: logging.LogRecord) -> bool:
+    """Drop transformers' advice to install torchvision: bottega prepares pictures itself and must do without it."""
+    return "requires torchvision (not installed); falling back" not in record.getMessage()
 
 
 def _hide_broken_torchvision() -> None:
@@ -30,7 +38,7 @@ def _hide_broken_torchvision() -> None:
         return
     try:
         importlib.import_module("torchvision")
-    except Exception as error:  # any: a foreign build fails with RuntimeError, OSError or ImportError alike
+    except Exception as error:  # noqa: BLE001 (any: a foreign build fails with RuntimeError, OSError or ImportError alike)
         LOGGER.warning("torchvision is installed but can't be imported (%s); going on without it", error)
         for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
             del sys.modules[module]

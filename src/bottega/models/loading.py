@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.models import ip_adapter as adapters
-from bottega.models.layout import inspect, locate, missing, weight_files
+from bottega.models.layout import SENTENCEPIECE, inspect, locate, missing, needs_sentencepiece, weight_files
 from bottega.models.libraries import prepare
 from bottega.models.names import resolve
 from bottega.models.weights import find_weights, read_config, read_headers
@@ -44,7 +44,9 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError as error:
         raise RequestError(f"device: {device!r} is none that torch knows; use auto, cpu, cuda or cuda:1") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise MissingError(f"device: {device} asked for, {torch.cuda.device_count()} CUDA devices here; use auto or cpu")
+        raise MissingError(
+            f"device: {device} asked for, {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
+        )
     return chosen
 
 
@@ -163,21 +165,21 @@ def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
 
     name = read_config(folder / "config.json").get("_class_name")
     if name not in _AUTOENCODERS:
-        raise RequestError(f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder")
+        raise RequestError(
+            f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder"
+        )
     return _diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, of whichever published form. MissingError where its reader is not installed."""
     prepare()
-    from importlib.util import find_spec
-
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise MissingError(f"{folder}: the tokenizer's folder is missing; fetch the model again, whole")
-    if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
-        raise MissingError(f"{folder}: its spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece")
+    if needs_sentencepiece(folder):
+        raise MissingError(f"{folder}: {SENTENCEPIECE}")
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -187,12 +189,15 @@ def _scheduler(folder: Path) -> Any:
     config = read_config(folder / "scheduler_config.json")
     kind = getattr(diffusers, str(config.get("_class_name")), None)
     if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
-        raise RequestError(f"{folder}: scheduler_config.json names {config.get('_class_name')!r}, no scheduler of diffusers; fetch it again")
+        raise RequestError(
+            f"{folder}: scheduler_config.json names {config.get('_class_name')!r}, no scheduler of "
+            "diffusers; fetch it again"
+        )
     return kind.from_pretrained(folder, local_files_only=True)
 
 
 def _feature_extractor(encoder: Path) -> Any:
-    """How pictures are prepared for the IP-Adapter's encoder: as its folder says, else as CLIP is, at the encoder's size.
+    """How pictures are prepared for the IP-Adapter's encoder: as its folder says, else as for CLIP, at its own size.
 
     The published IP-Adapter repositories come without a preprocessor_config.json.
     """
@@ -205,7 +210,7 @@ def _feature_extractor(encoder: Path) -> Any:
 
 
 def load_transformers(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
-    """A model of a transformers class `kind` from a folder's safetensors, complete or not at all, in evaluation mode."""
+    """A model of the transformers class `kind` from a folder's safetensors, complete or not at all, for evaluation."""
     return _from_pretrained(kind, folder, dtype=dtype, trust_remote_code=False, **options)
 
 
@@ -220,7 +225,9 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
         model, report = kind.from_pretrained(folder, variant=variant, **always, **options)
     except (RuntimeError, ValueError) as error:  # shapes that differ, or a configuration of another class
         first = next(iter(str(error).splitlines()), "no reason given")
-        raise RequestError(f"{folder}: config.json and weights don't make a {kind.__name__}: {first}; name a folder of this class") from error
+        raise RequestError(
+            f"{folder}: config.json and weights don't make a {kind.__name__}: {first}; name a folder of this class"
+        ) from error
     if absent := sorted(report.get("missing_keys") or ()):
         raise RequestError(
             f"{folder}: the weights lack {len(absent)} of the tensors that {kind.__name__} needs, first {absent[0]}; "
@@ -234,4 +241,3 @@ def _whole(folder: Path) -> str | None:
     weights = find_weights(folder)
     read_headers(weights.files)
     return weights.variant
-

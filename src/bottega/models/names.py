@@ -35,8 +35,8 @@ def hub_cache(cache: str | None = None) -> Path:
 def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = None, get: str | None = None) -> Path:
     """The folder (or the single file) that `name_or_path` means.
 
-    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache; `get` the
-    command that fetches this model, for the error. Nothing is downloaded.
+    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache; `get`
+    the command that fetches this model, for the error. Nothing is downloaded.
     Raises MissingError, with the command to get it, when it is not on this machine; StorageError when the cache holds
     links that lead nowhere; RequestError when the name can't be one.
     """
@@ -48,7 +48,9 @@ def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = 
             return place
     match = _HUB.fullmatch(name_or_path)
     if match is None or ".." in name_or_path or name_or_path.startswith("."):
-        raise MissingError(f"{name_or_path}: no such folder; name a folder, `{PACKAGE}…`, or an `org/name` of the Hugging Face Hub")
+        raise MissingError(
+            f"{name_or_path}: no such folder; name a folder, `{PACKAGE}…`, or an `org/name` of the Hugging Face Hub"
+        )
     return _in_cache(name_or_path, match, hub_cache(cache), get or download_command(name_or_path))
 
 
@@ -77,7 +79,8 @@ def _in_package(name: str) -> Path:
         raise RequestError(f"{name}: must stay inside the package; name a folder without `..`")
     if not inside.exists():
         raise MissingError(
-            f"{name}: not part of this installation ({inside.name} is absent); reinstall bottega, or make the models: bottega miniature build"
+            f"{name}: not part of this installation ({inside.name} is absent); reinstall bottega, or make "
+            "the models: bottega miniature build"
         )
     return inside
 
@@ -87,7 +90,9 @@ def _in_cache(name: str, match: re.Match[str], cache: Path, get: str) -> Path:
     repository = cache / entry
     if not repository.is_dir():
         if (cache / "hub" / entry).is_dir():
-            raise MissingError(f"{name}: not in {cache}, but in {cache / 'hub'}; set models.cache or HF_HUB_CACHE to the latter")
+            raise MissingError(
+                f"{name}: not in {cache}, but in {cache / 'hub'}; set models.cache or HF_HUB_CACHE to the latter"
+            )
         raise MissingError(f"{name}: neither a folder nor in the cache {cache}; get it: {get}")
     snapshot = _snapshot(name, repository, match["revision"], get)
     found = snapshot / match["inside"] if match["inside"] else snapshot
@@ -111,7 +116,10 @@ def _snapshot(name: str, repository: Path, revision: str | None, get: str) -> Pa
     if len(there) == 1 and revision is None:
         return snapshots / there[0]  # fetched by its commit, or copied without refs/
     if revision is None and there:
-        raise RequestError(f"{name}: {len(there)} snapshots and no refs/main to choose by; add one of them to the name: {name}@{there[0]}")
+        raise RequestError(
+            f"{name}: {len(there)} snapshots and no refs/main to choose by; add one of them to the name: "
+            f"{name}@{there[0]}"
+        )
     raise MissingError(f"{name}: the cache holds no snapshot of {revision or 'main'}; get it: {get}")
 
 
@@ -121,5 +129,6 @@ def _check_links(name: str, found: Path, get: str) -> None:
     dangling = sorted(p for p in files if p.suffix in _READ and p.is_symlink() and not p.exists())
     if dangling:
         raise StorageError(
-            f"{name}: {len(dangling)} files in the cache are links that lead nowhere, first {dangling[0]}; get them again: {get}"
+            f"{name}: {len(dangling)} files in the cache are links that lead nowhere, first "
+            f"{dangling[0]}; get them again: {get}"
         )

@@ -46,7 +46,9 @@ class Preprocessing:
             if (folder / name).exists():
                 config = read_config(folder / name)
                 return cls.of(config.get("image_processor", config), folder / name)
-        raise MissingError(f"{folder}: no preprocessor_config.json, without which pictures would be read wrongly; fetch it again")
+        raise MissingError(
+            f"{folder}: no preprocessor_config.json, without which pictures would be read wrongly; fetch it again"
+        )
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: Path) -> Preprocessing:
@@ -76,7 +78,9 @@ class Preprocessing:
 
     def _one(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"a picture must be uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}; convert it first")
+            raise ValueError(
+                f"a picture must be uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}; convert it first"
+            )
         pixels = _crop(self._resize(picture), self.crop)
         scaled = (pixels.astype(np.float64) * self.factor).astype(np.float32)  # [S, S, 3]
         normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)

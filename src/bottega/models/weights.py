@@ -8,12 +8,14 @@ milliseconds and without torch.
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.files import sha256_file
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
@@ -50,7 +52,9 @@ def read_header(path: Path) -> Header:
                 raise _torn(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
             content = json.loads(file.read(length))
     except OSError as error:
-        raise StorageError(f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again") from error
+        raise StorageError(
+            f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again"
+        ) from error
     except ValueError as error:
         raise _torn(path, "its header is not JSON") from error
     return _checked(path, content, size - 8 - length)
@@ -127,7 +131,9 @@ def find_weights(folder: Path) -> Weights:
             f"{folder}: weights are read from safetensors only, received {pickled[0]}, which is pickled and could run "
             "code; fetch the model's .safetensors file, or convert it on a machine that you can afford to lose"
         )
-    raise MissingError(f"{folder}: no weights (one of {', '.join(f'{s}.safetensors' for s in STEMS)}); fetch the model again, whole")
+    raise MissingError(
+        f"{folder}: no weights (one of {', '.join(f'{s}.safetensors' for s in STEMS)}); fetch the model again, whole"
+    )
 
 
 def _variants(folder: Path) -> list[str]:
@@ -154,10 +160,27 @@ def _shards(index: Path) -> tuple[Path, ...]:
     files = tuple(index.parent / name for name in sorted({str(name) for name in names.values()}))
     absent = [file.name for file in files if not file.exists()]
     if absent:
-        raise MissingError(f"{index.parent}: {len(absent)} of {len(files)} shards are missing, first {absent[0]}; fetch them again")
+        raise MissingError(
+            f"{index.parent}: {len(absent)} of {len(files)} shards are missing, first {absent[0]}; fetch them again"
+        )
     return files
 
 
 def read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
     """The tensors of all files together: name -> dtype and shape. Each file is checked as by `read_header`."""
     return {name: info for file in files for name, info in read_header(file).tensors.items()}
+
+
+def hash_faults(files: Iterable[Path]) -> list[str]:
+    """Files of the Hugging Face cache whose content is not what their blob's name, its SHA-256, says; reads them whole.
+
+    Files elsewhere carry no hash to compare with and are left out.
+    """
+    faults = []
+    for file in files:
+        blob = file.resolve()
+        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_file(blob) != blob.name:
+            faults.append(
+                f"{file}: its content is not what its blob {blob.name[:12]}… says; delete the blob and fetch it again"
+            )
+    return faults

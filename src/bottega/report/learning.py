@@ -15,12 +15,13 @@ _TASKS = {"main": "style targets", "style": "style targets", "target": "style ta
 
 @dataclass(frozen=True)
 class Learning:
-    """What a training log tells. The three pictures are `<svg>` elements, empty where the log holds nothing for them."""
+    """What a training log tells. The pictures are `<svg>` elements, empty where the log holds nothing for them."""
 
     steps: int
     losses: str
     gain: str
     gates: str
+    by_noise: str
     word: str
     evidence: str
     advice: str
@@ -48,6 +49,7 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     tasks = [name for name in columns if name.startswith("loss_")] or [name for name in ("loss",) if name in columns]
     tasks.sort(key=lambda name: (name == "loss_fill50k", name))
     gates = sorted((name for name in columns if name.startswith("gate")), key=_natural)
+    times = sorted((name for name in columns if name.startswith("val_gain_t")), key=_natural)
     gain = [Curve(label, columns[n][0], [100 * v for v in columns[n][1]]) for n, label in _GAINS if n in columns]
     values = columns.get("loss", ([], []))[1]
     tenth = max(1, len(values) // 10)
@@ -57,6 +59,12 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
         losses=curves([Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True),
         gain=curves(gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"),
         gates=curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
+        by_noise=curves(
+            [Curve(f"t = {n.removeprefix('val_gain_t')}", columns[n][0], [100 * v for v in columns[n][1]]) for n in times],
+            "Validation gain at each timestep of the grid",
+            "% of the base's loss removed",
+            zero="frozen base",
+        ),
         word=said["learning"],
         evidence=said["evidence"],
         advice=said["advice"],
@@ -75,7 +83,8 @@ def _task(name: str) -> str:
 
 
 def _gate(name: str) -> str:
-    return name.removeprefix("gates").removeprefix("gate").strip("_/.") or "gate"
+    what = name.removeprefix("gate").strip("_/.")
+    return f"block {what}" if what.isdigit() else what or "gate"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

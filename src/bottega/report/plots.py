@@ -56,7 +56,7 @@ def curves(lines: Sequence[Curve], title: str, unit: str, *, smooth: bool = Fals
     drawn = [line for line in lines if len(line.values) >= 2]
     if not drawn:
         return ""
-    figure, axes = _figure(5.2, 2.7)
+    figure, axes = _figure(4.4, 2.6)
     for colour, line in zip(_SERIES * len(drawn), drawn, strict=False):
         steps, values = np.asarray(line.steps, float), np.asarray(line.values, float)
         shown = _smoothed(values) if smooth and len(values) > 20 else values
@@ -81,7 +81,7 @@ def intervals(lines: Sequence[Interval], title: str, unit: str) -> str:
     """Values with their bounds, one under the other, as an `<svg>` element; empty without lines."""
     if not lines:
         return ""
-    figure, axes = _figure(4.2, 0.62 + 0.27 * len(lines))
+    figure, axes = _figure(3.7, 0.6 + 0.27 * len(lines))
     for place, line in enumerate(lines):
         colour = _SERIES[0] if line.strong else _SERIES[5]
         if line.low is not None and line.high is not None:

@@ -168,7 +168,8 @@ def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, acr
     """The sheet as one PNG: a line a part (best, median, worst), `across` examples beside each other; None without examples."""
     from PIL import Image, ImageDraw, ImageFont
 
-    lines = [(part, [e for e in examples if e.part == part][:across]) for part in PARTS]
+    whole = sorted(examples, key=lambda e: sum(bool(cell.missing) for cell in e.cells))  # stable: the order stays else
+    lines = [(part, [e for e in whole if e.part == part][:across]) for part in PARTS]
     lines = [(part, row) for part, row in lines if row]
     if not lines:
         return None

@@ -62,7 +62,9 @@ def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"--set {item!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
         node = result
         for depth, part in enumerate(parts[:-1], start=1):
-            node = node.setdefault(part, {}) if node.get(part, {}) is not None else node
+            if node.get(part) is None:  # a section that is absent, or empty as in `world:`
+                node[part] = {}
+            node = node[part]
             if not isinstance(node, dict):
                 raise RecipeError(f"--set {item!r}: {'.'.join(parts[:depth])} is {_kind(node)}, not a section")
         node[parts[-1]] = value

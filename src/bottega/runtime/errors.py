@@ -66,7 +66,7 @@ class PictureError(WorkError):
     """One picture cannot be read or used; a run records it and goes on."""
 
 
-class Interrupted(BottegaError):
+class Interrupted(BottegaError):  # noqa: N818 (it is a request, not a fault)
     """The user asked to stop; what was finished is saved and the same command continues.
 
     Args:

@@ -31,6 +31,7 @@ _CURES = {
     errno.EPERM: "permission denied: make the folder writable or choose another one",
     errno.EFBIG: "the file would be larger than the limit allows: raise the limit (ulimit -f)",
     errno.ENOTDIR: "a part of this path is a file, not a folder: choose another path",
+    errno.EEXIST: "a part of this path is a file, not a folder: choose another path",
 }
 
 

@@ -1,4 +1,4 @@
-"""What finished work depends on: settings as flat `section.key` names, their hash, and what changed between two of them."""
+"""What finished work depends on: settings as flat `section.key` names, their hash, and what changed in them."""
 
 from __future__ import annotations
 

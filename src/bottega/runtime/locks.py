@@ -50,8 +50,10 @@ def lock(path: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iterator
             os.pwrite(descriptor, json.dumps(record).encode(), 0)
         except OSError as error:
             raise storage_error(error, path) from error
-        yield
-        os.ftruncate(descriptor, 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

@@ -49,6 +49,21 @@ def peak_vram_mb() -> float:
     return float(torch.cuda.max_memory_reserved()) / _MB
 
 
+def keep_heap() -> None:
+    """Let this process keep the memory it frees, for steps that allocate the same large tensors again and again.
+
+    glibc hands every large block back to the system and has it zeroed again at the next step: half of the time of a
+    training step on the CPU (docs/log.md, 2026-11-21). Memory then stays at its peak until the process ends.
+    """
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block by mmap
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, in bytes
+        except (OSError, AttributeError):
+            return  # another C library than glibc
+
+
 def trim() -> None:
     """Collect garbage and hand freed memory back to the system, on the GPU too."""
     gc.collect()

@@ -104,7 +104,7 @@ class StyleWorkload(Workload):
                 raise MissingError(f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}")
         manifest = store.manifest
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
-        self.null_text = store._row("text", null_text_key(manifest)).float()
+        self.null_text = store.text_row(null_text_key(manifest))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `StyleAdapter.parameter_groups`."""
@@ -185,7 +185,7 @@ class StyleWorkload(Workload):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states and masks, the null prompt's own where the caption is dropped: [B, M, P], [B, M]."""
         picked = [
-            self.null_text if drop else self.store._row("text", row["text"]).float()
+            self.null_text if drop else self.store.text_row(row["text"])
             for row, drop in zip(rows, dropped, strict=True)
         ]
         return pad_text(picked)

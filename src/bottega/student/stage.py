@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
 from bottega.student.config import StudentConfig
-from bottega.training.config import MAY_CHANGE
 
 if TYPE_CHECKING:
     import torch
@@ -28,18 +27,15 @@ def run(config: StudentConfig, directory: Path, *, features_dir: Path, models: M
     Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, …}. RequestError for
     features of other models, FingerprintError for a checkpoint of another recipe.
     """
-    from bottega.models.loading import choose_device
-    from bottega.runtime.locks import device_lock
     from bottega.student.export import save_adapter
     from bottega.training.diagnosis import verdict
     from bottega.training.loop import train
 
-    with device_lock(str(choose_device(models.device)), "training a StyleAdapter"):
-        work, facts = prepare(config, features_dir, models)
-        try:
-            result = train(work, config.loop, directory)
-        finally:
-            work.attachment.detach()
+    work, facts = prepare(config, features_dir, models)
+    try:
+        result = train(work, config.loop, directory)
+    finally:
+        work.attachment.detach()
     save_adapter(directory / ADAPTER, work.adapter, header(config, work, models, result["steps"]))
     summary = {**result, **facts, "adapter": ADAPTER, **verdict(result["validation"]), "gates": work.adapter.gates()}
     write_json(directory / REPORT, summary)
@@ -135,6 +131,3 @@ def _fingerprint(config: StudentConfig) -> dict[str, Any]:
     """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
     free = {"loop", "sampling", "preload_mb", "validation"}
     return {k: v for k, v in config.model_dump(mode="json").items() if k not in free}
-
-
-__all__ = ["ADAPTER", "MAY_CHANGE", "check_features", "header", "prepare", "run"]

@@ -108,6 +108,10 @@ class FeatureStore:
         """T5 states float32 [B, M, P], padded with zeros to the longest, and their mask float32 [B, M], 1 = keep."""
         return pad_text([self._row("text", key) for key in keys])
 
+    def text_row(self, key: str) -> torch.Tensor:
+        """T5 states of one caption's own tokens, float32 [m, P]."""
+        return self._row("text", key).float()
+
     def _stack(self, kind: str, keys: Sequence[str]) -> torch.Tensor:
         import torch
 

@@ -76,7 +76,7 @@ class Validation:
     def run(self) -> dict[str, Any]:
         """{val_loss, val_base, val_gain, val_gain_low, val_gain_high, val_swap, val_gain_t…} over the grid."""
         per_part = [self._losses(part) for part in self._parts()]
-        base, own, swapped = (torch.cat(column).reshape(self.pictures, -1).double().numpy() for column in zip(*per_part))
+        base, own, swapped = (torch.cat(column).reshape(self.pictures, -1).double().numpy() for column in zip(*per_part, strict=True))
         gain = 1.0 - own.sum() / base.sum()
         low, high = self._interval(base.sum(axis=1), own.sum(axis=1))
         times = self.times[: base.shape[1]].tolist()
@@ -87,7 +87,7 @@ class Validation:
             "val_gain": float(gain),
             "val_gain_low": low,
             "val_gain_high": high,
-            "val_swap": float((swapped.sum() - own.sum()) / base.sum()),
+            "val_swap": float((swapped.sum() - own.sum()) / base.sum()) if self.pictures > 1 else None,
             **by_time,
         }
 
@@ -101,9 +101,8 @@ class Validation:
         state, content, wanted = self._prepared(where)
         times = self.times[where].to(work.backbone.device)
         none = np.zeros(len(rows), dtype=bool)
-        shift = len(self.rows) // 2 + (len(self.rows) // 2) % max(len(self.rows) // self.pictures, 1)
-        all_rows = [*self.rows, *self.rows]
-        others = all_rows[where.start + shift : where.start + shift + len(rows)]
+        shift = self.pictures // 2 * (len(self.rows) // self.pictures)  # the same timestep of another picture
+        others = [self.rows[(where.start + i + shift) % len(self.rows)] for i in range(len(rows))]
         outputs = [work.backbone.suffix(state, None)]
         for style_rows in (rows, [{**row, "style": other["style"]} for row, other in zip(rows, others, strict=True)]):
             style, style_content, dropped = work.styles(style_rows, none)

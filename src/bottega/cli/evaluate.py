@@ -1,0 +1,52 @@
+"""`bottega evaluate`: measure an adapter on held-out contents and styles, beside its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bottega.cli.main import explain
+from bottega.runtime.children import attached
+
+
+def command(
+    recipe: Annotated[Path | None, typer.Argument(help="run directory, or a recipe (YAML) with its models")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="adapter  [default: the run's own]")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="test pairs, JSON lines  [default: the run's own]")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="what the pairs' paths are relative to")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder to write to  [default: RUN/evaluation]")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as evaluation.draws=4000")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pairs")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print summary.json on stdout")] = False,
+    draw: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Draw the test pairs with the adapter and with the methods beside it, and measure all of them."""
+    if draw is not None:
+        with attached(parent, explain):
+            from bottega.evaluation.drawing import draw_from
+
+            draw_from(draw)
+        return
+    from bottega.cli.run import open_workshop, read_size
+    from bottega.evaluation.stage import run
+    from bottega.runtime.errors import RequestError
+
+    if recipe is None:
+        raise RequestError("evaluate needs a run directory or a recipe, received neither; try runs/miniature")
+    workshop = open_workshop(recipe, None, read_size(None, None), set_ or [])
+    told, at = workshop.recipe, workshop.directory
+    output = output or at / "evaluation"
+    summary = run(
+        told.evaluation if limit is None else told.evaluation.model_copy(update={"limit": limit}),
+        output,
+        pairs=pairs or at / "pairs" / "test.jsonl",
+        data_root=data_root or told.data_root(at),
+        adapter=adapter or at / "training" / "adapter.safetensors",
+        models=told.models,
+        teacher=told.teacher,
+    )
+    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if json_ else f"{output / 'table.md'}")

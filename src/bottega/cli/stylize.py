@@ -1,0 +1,47 @@
+"""`bottega stylize`: one content and one style picture -> one PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    adapter: Annotated[Path, typer.Option(help="adapter.safetensors, made by `bottega train style`")],
+    content: Annotated[Path, typer.Option(help="picture to draw")],
+    style: Annotated[Path, typer.Option(help="picture whose style to draw it in")],
+    output: Annotated[Path, typer.Option(help="PNG to write")],
+    prompt: Annotated[str, typer.Option(help="what the content shows")] = "",
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    strength: Annotated[float | None, typer.Option(help="how much is redrawn, 0 to 1  [default: the adapter's]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="sampling steps  [default: the adapter's]")] = None,
+    style_scale: Annotated[float | None, typer.Option(help="factor on the style; 0: none  [default: 1]")] = None,
+    text_guidance: Annotated[float | None, typer.Option(help="guidance on the prompt; 1: none")] = None,
+    style_guidance: Annotated[float | None, typer.Option(help="guidance on the style; 1: none")] = None,
+    pixart: Annotated[str | None, typer.Option(help="PixArt's folder or name  [default: as the adapter says]")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP's folder or name  [default: as the adapter says]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+) -> None:
+    """Draw a content in the style of a picture with a trained adapter."""
+    from bottega.generation.request import stylize_file
+    from bottega.models.config import ModelsConfig
+
+    done = stylize_file(
+        adapter,
+        content,
+        style,
+        output,
+        prompt=prompt,
+        seed=seed,
+        strength=strength,
+        steps=steps,
+        style_scale=style_scale,
+        text_guidance=text_guidance,
+        style_guidance=style_guidance,
+        models=ModelsConfig(pixart=pixart, clip=clip, device=device),
+    )
+    typer.echo(
+        f"{done['output']}: seed {done['seed']}, strength {done['strength']:g}, {done['steps']} steps, {done['seconds']:.1f} s"
+    )

@@ -1,0 +1,135 @@
+"""The captions that pictures come with, gathered by picture in a temporary file: no number of them fills the memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bottega.data.jsonstream import iter_items
+from bottega.runtime.files import read_jsonl
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture that a caption file lists. `part` is the file's part of the data set, such as `train2017`."""
+
+    part: str
+    file_name: str
+    captions: int
+
+
+def tidy(text: str) -> str:
+    """A caption on one line: white space stripped and collapsed."""
+    return " ".join(text.split())
+
+
+class Captions:
+    """Captions by (part, file name), in a temporary database that vanishes with this object."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.executescript(
+            "CREATE TABLE images (part TEXT, number TEXT, file_name TEXT, PRIMARY KEY (part, number));"
+            "CREATE TABLE captions (part TEXT, number TEXT, place INTEGER, caption TEXT);"
+            "BEGIN;"
+        )
+
+    def __enter__(self) -> Captions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.close()
+
+    def read(self, path: Path, part: str) -> None:
+        """Read a caption file: COCO's `captions_*.json`, Karpathy's `dataset_coco.json`, or `metadata.jsonl`.
+
+        Raises:
+            RequestError, StorageError: it is malformed; the message says where.
+        """
+        if path.suffix == ".jsonl":
+            for row in read_jsonl(path):
+                self._add_listed(part, row)
+        else:
+            for key, item in iter_items(path):
+                if isinstance(item, dict):
+                    self._add_item(part, key, item)
+        self._base.execute("CREATE INDEX IF NOT EXISTS by_image ON captions (part, number, place)")
+
+    def _add_item(self, part: str, key: str, item: dict[str, Any]) -> None:
+        if key == "annotations" and "caption" in item:
+            self._add_caption(part, str(item["image_id"]), int(item.get("id", 0)), str(item["caption"]))
+        elif key == "images" and "sentences" not in item:
+            self._add_image(part, str(item["id"]), str(item["file_name"]))
+        elif key in ("images", ""):
+            self._add_listed(part, item)
+
+    def _add_listed(self, part: str, row: Mapping[str, Any]) -> None:
+        """A row that names the picture and holds its captions."""
+        named = next((row[key] for key in ("file_name", "filename", "image") if isinstance(row.get(key), str)), None)
+        if named is None:
+            return
+        inside = str(row.get("filepath") or part)
+        self._add_image(inside, str(named), str(named))
+        for place, caption in enumerate(captions_in(row)):
+            self._add_caption(inside, str(named), place, caption)
+
+    def _add_image(self, part: str, number: str, file_name: str) -> None:
+        self._base.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (part, number, file_name))
+
+    def _add_caption(self, part: str, number: str, place: int, caption: str) -> None:
+        if text := tidy(caption):
+            self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (part, number, place, text))
+
+    def parts(self) -> list[str]:
+        """The parts that were read."""
+        return [row[0] for row in self._base.execute("SELECT DISTINCT part FROM images ORDER BY part")]
+
+    def count(self) -> int:
+        """Pictures listed."""
+        return int(self._base.execute("SELECT count(*) FROM images").fetchone()[0])
+
+    def pictures(self) -> Iterator[Captioned]:
+        """Every listed picture, ordered by part and file name."""
+        query = (
+            "SELECT part, file_name, (SELECT count(*) FROM captions c WHERE c.part = i.part AND c.number = i.number) "
+            "FROM images i ORDER BY part, file_name"
+        )
+        for found in self._base.execute(query):
+            yield Captioned(*found)
+
+    def of(self, part: str, file_name: str) -> list[str]:
+        """A picture's captions in the order of their numbers, each once."""
+        self._base.execute("CREATE INDEX IF NOT EXISTS by_name ON images (part, file_name)")
+        query = (
+            "SELECT caption FROM images i JOIN captions c ON c.part = i.part AND c.number = i.number "
+            "WHERE i.part = ? AND i.file_name = ? ORDER BY c.place"
+        )
+        return list(dict.fromkeys(found[0] for found in self._base.execute(query, (part, file_name))))
+
+
+def captions_in(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a row, whichever of the usual keys holds them: one text, a list, or `sentences` with `raw`."""
+    for key in ("captions", "caption", "text", "sentences", "prompt"):
+        value = row.get(key)
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list):
+            return [str(item["raw"]) if isinstance(item, dict) and "raw" in item else str(item) for item in value]
+    return []
+
+
+def sidecar(path: Path) -> list[str]:
+    """The captions in the `.txt` beside a picture, one a line; none if there is no such file."""
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        return []
+    lines = text.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return list(dict.fromkeys(tidy(line) for line in lines if tidy(line)))
+
+
+def stem_of(file_name: str) -> str:
+    """`train2017/000000000139.jpg` -> `000000000139`."""
+    return PurePosixPath(file_name).stem

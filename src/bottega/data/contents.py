@@ -1,0 +1,153 @@
+"""Contents: pictures with captions become `contents.jsonl` and `rejects.csv`, whatever they come from.
+
+    {"content_id", "content_path", "captions", "split", "layout_path"}
+
+Pictures stay where they are; `content_path` is relative to the data root.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottega.data.captions import captions_in, sidecar, tidy
+from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
+from bottega.data.ids import Ids
+from bottega.data.index import Index, Look, Row, file_stamp
+from bottega.data.ingest import Item, take_in, write_rejects
+from bottega.data.pictures import picture_files
+from bottega.data.splits import SPLITS, Member, assign
+from bottega.runtime.errors import MissingError
+from bottega.runtime.files import read_jsonl, write_jsonl
+from bottega.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class Content:
+    """A picture with its captions to come. `source` orders it; `split` is the data set's own, or empty."""
+
+    source: str
+    path: Path
+    wanted_id: str
+    captions: int
+    split: str = ""
+
+
+def take_in_contents(
+    index: Index, contents: Iterable[Content], total: int, *, data_root: Path, limits: LimitsConfig
+) -> None:
+    """Look at contents and remember them; a picture without captions, or with another's bytes, is rejected."""
+    ids = Ids(index.ids())
+
+    def items() -> Iterator[Item]:
+        for content in contents:
+            stamp = f"{file_stamp(content.path)}{'' if content.captions else '-silent'}"
+            extra = {
+                "path": relative(content.path, data_root),
+                "wanted": content.wanted_id,
+                "split": content.split,
+                "captions": content.captions,
+            }
+            yield Item(content.source, stamp, content.path, extra)
+
+    def decide(item: Item, look: Look) -> Row:
+        row = Row(item.source, item.stamp, None, look, {key: item.extra[key] for key in ("path", "split")})
+        if look.reason:
+            return row
+        if not item.extra["captions"]:
+            return row.rejected("no-caption", "no caption names this picture; add one, or give a prompt for all")
+        for other in index.with_bytes(look.sha256):
+            if other.source != item.source:
+                return row.rejected("duplicate", f"the same bytes as {other.id}")
+        known = index.get(item.source)
+        identity = (known.id if known is not None else None) or ids.give(str(item.extra["wanted"]))
+        return Row(item.source, item.stamp, identity, look, row.extra)
+
+    with Progress(total, "contents", "pictures") as progress:
+        take_in(index, items(), decide, limits=limits, progress=progress)
+    index.forget_absent()
+    index.commit()
+
+
+def split_contents(index: Index, config: SplitConfig) -> dict[str, str]:
+    """Decide splits: by content; where the data set has its own val part, its train part stays train as a whole."""
+    rows = [(str(row.id), str(row.extra["split"])) for row in index.rows() if row.id is not None]
+    group = index.groups()
+    official = {split for _, split in rows} >= {"train", "val"}
+    previous = {identity: "train" for identity, split in rows if official and split == "train"} | index.splits()
+    _, val, test = config.fractions
+    fractions = (0.0, val / (val + test), test / (val + test)) if official and val + test > 0 else config.fractions
+    splits = assign([Member(i, group[i]) for i, _ in rows], fractions=fractions, seed=config.seed, previous=previous)
+    index.put_splits(splits)
+    index.commit()
+    return splits
+
+
+def write_contents(
+    directory: Path,
+    index: Index,
+    splits: Mapping[str, str],
+    captions: Callable[[Row], Sequence[str]],
+    layout: Callable[[Row, str], str | None] = lambda row, split: None,
+) -> dict[str, Any]:
+    """Write `contents.jsonl`, ordered by source, and `rejects.csv`; returns their counts."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in index.rows():
+            if row.id is not None:
+                split = splits[row.id]
+                yield {
+                    "content_id": row.id,
+                    "content_path": row.extra["path"],
+                    "captions": list(captions(row)),
+                    "split": split,
+                    "layout_path": layout(row, split),
+                }
+
+    count = write_jsonl(directory / "contents.jsonl", rows())
+    rejected = write_rejects(directory / "rejects.csv", index)
+    by_split = {split: sum(1 for where in splits.values() if where == split) for split in SPLITS}
+    return {"pictures": count, "rejected": rejected, **by_split}
+
+
+def relative(path: Path, data_root: Path) -> str:
+    """A path relative to the data root, with `/`; the links of both are left alone."""
+    return Path(os.path.relpath(path.absolute(), data_root.absolute())).as_posix()
+
+
+def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+    """Prepare the user's own folder of pictures as contents.
+
+    A picture's captions are, in this order: its rows in `metadata.jsonl` (`file_name` with `caption`, `captions` or
+    `text`), the lines of the `.txt` beside it, `config.prompt`.
+
+    Raises:
+        MissingError: the folder is not there, or holds no picture.
+    """
+    folder = data_root / config.source
+    listed = _metadata(folder)
+    files = list(picture_files(folder)) if folder.is_dir() else []
+    if not files:
+        raise MissingError(f"there is no picture in {folder}; name a folder that holds the contents")
+
+    def captions_of(inside: str) -> list[str]:
+        prompt = [tidy(config.prompt)] if config.prompt and tidy(config.prompt) else []
+        return listed.get(inside) or sidecar(folder / inside) or prompt
+
+    names = [path.relative_to(folder).as_posix() for path in files]
+    contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
+    with Index(directory / "index.sqlite") as index:
+        take_in_contents(index, contents, len(names), data_root=data_root, limits=config.limits)
+        splits = split_contents(index, config.splits)
+        return write_contents(directory, index, splits, lambda row: captions_of(row.source))
+
+
+def _metadata(folder: Path) -> dict[str, list[str]]:
+    path = folder / "metadata.jsonl"
+    if not path.is_file():
+        return {}
+    rows = ((str(row.get("file_name")), captions_in(row)) for row in read_jsonl(path))
+    return {name: [tidy(c) for c in captions if tidy(c)] for name, captions in rows}

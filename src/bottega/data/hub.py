@@ -1,0 +1,69 @@
+"""Finding a data set's parquet files: in the cache first, then from a mirror or the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from bottega.runtime.errors import MissingError
+
+_SHARD = re.compile(r"-(\d+)-of-(\d+)")
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Parquet files under a folder, in order; a hub cache, a flat download and a plain folder look alike here."""
+    if not folder.is_dir():
+        return []
+    snapshots = sorted(folder.glob("**/snapshots/*/"))
+    if len(snapshots) > 1:  # two versions of one data set: only the newest counts
+        folder = max(snapshots, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return sorted(path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
+
+
+def missing_shards(files: list[Path]) -> list[str]:
+    """Names' numbers that are absent where files are called `…-00003-of-00072…`."""
+    found = [match for path in files if (match := _SHARD.search(path.name))]
+    totals = {int(match[2]) for match in found}
+    have = {int(match[1]) for match in found}
+    return [f"{number:05d}" for number in range(max(totals, default=0)) if number not in have]
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def user_cache(repository: str) -> Path:
+    """Where the hub's own library keeps this data set on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / f"datasets--{repository.replace('/', '--')}"
+
+
+def fetch(repository: str, folder: Path, mirror: str | None) -> None:
+    """Fetch a data set's parquet files into `folder`: from the mirror, from `HF_ENDPOINT`, then from the hub.
+
+    Raises:
+        MissingError: none of them gave the files; it names each with its answer.
+    """
+    # The mirrors do not carry the Xet protocol's own servers; plain HTTPS works with all of them.
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    from huggingface_hub import snapshot_download
+
+    answers = []
+    for endpoint in dict.fromkeys([mirror, os.environ.get("HF_ENDPOINT"), "https://huggingface.co"]):
+        if not endpoint:
+            continue
+        try:
+            snapshot_download(
+                repository, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=folder, endpoint=endpoint
+            )
+            return
+        except Exception as error:  # noqa: BLE001 (the library raises its own, its HTTP client's and OSError)
+            first_line = (str(error).splitlines() or [""])[0]
+            answers.append(f"{endpoint}: {type(error).__name__} {first_line[:120]}".rstrip())
+    raise MissingError(
+        f"{repository} is not in {folder} and could not be fetched ({'; '.join(answers)}); "
+        f"name a mirror (HF_ENDPOINT or data.wikiart.mirror), or put its parquet files there"
+    )

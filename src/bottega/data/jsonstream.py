@@ -1,0 +1,123 @@
+"""A JSON document read as a stream: its top-level arrays item by item, in bounded memory.
+
+COCO's captions are one object of 92 MB; parsed at once it takes more than half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bottega.runtime.errors import MissingError, RequestError
+
+CHUNK = 1 << 16
+_SPACE = " \t\n\r"
+
+
+def iter_items(path: Path, *, chunk: int = CHUNK) -> Iterator[tuple[str, Any]]:
+    """The items of a document's top level, in file order.
+
+    For an object: (key, item) for each item of an array value, (key, value) for any other value. For an array:
+    ("", item). No more than one item and one chunk of `chunk` characters are in memory.
+
+    Raises:
+        MissingError: there is no such file.
+        RequestError: it is no complete JSON object or array; the message says where it breaks.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            yield from _Reader(stream, path, chunk).top()
+    except FileNotFoundError as error:
+        raise MissingError(f"there is no file {path}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from error
+
+
+class _Reader:
+    def __init__(self, stream: IO[str], path: Path, chunk: int) -> None:
+        self._stream, self._path, self._chunk = stream, path, chunk
+        self._text, self._at, self._before = "", 0, 0
+        self._ended = False
+        self._decode = json.JSONDecoder().raw_decode
+
+    def top(self) -> Iterator[tuple[str, Any]]:
+        opening = self._peek()
+        if opening == "[":
+            yield from (("", item) for item in self._array())
+        elif opening == "{":
+            yield from self._object()
+        else:
+            raise self._broken("an object or an array must begin")
+        if self._peek():
+            raise self._broken("the document must end")
+
+    def _object(self) -> Iterator[tuple[str, Any]]:
+        self._at += 1
+        while self._peek() != "}":
+            key = self._value()
+            if not isinstance(key, str) or self._peek() != ":":
+                raise self._broken('a key in quotes and ":" must stand')
+            self._at += 1
+            if self._peek() == "[":
+                yield from ((key, item) for item in self._array())
+            else:
+                yield key, self._value()
+            self._comma_or("}")
+        self._at += 1
+
+    def _array(self) -> Iterator[Any]:
+        self._at += 1
+        while self._peek() != "]":
+            yield self._value()
+            self._comma_or("]")
+        self._at += 1
+
+    def _comma_or(self, end: str) -> None:
+        after = self._peek()
+        if after == ",":
+            self._at += 1
+            if self._peek() == end:
+                raise self._broken(f'no "{end}" may follow a comma')
+        elif after != end:
+            raise self._broken(f'"," or "{end}" must stand')
+
+    def _value(self) -> Any:
+        self._peek()
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if self._more():
+                    continue
+                raise self._broken(f"a value must stand ({error.msg})") from error
+            # A number at the buffer's end may go on in the next chunk.
+            if end < len(self._text) or not self._more():
+                self._at = end
+                return value
+
+    def _peek(self) -> str:
+        """The next character that is no space, or "" at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _more(self) -> bool:
+        """Read on, at least as much again as is pending, so that a long value costs linear time."""
+        if self._ended:
+            return False
+        pending = self._text[self._at :]
+        read = self._stream.read(max(self._chunk, len(pending)))
+        self._before += self._at
+        self._text, self._at, self._ended = pending + read, 0, not read
+        return bool(read)
+
+    def _broken(self, rule: str) -> RequestError:
+        near = self._text[self._at : self._at + 20]
+        at = self._before + self._at
+        return RequestError(f"{self._path} is no complete JSON: {rule} at character {at}, got {near!r}; fetch it again")

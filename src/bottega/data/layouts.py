@@ -1,0 +1,89 @@
+"""COCO-Stuff as it lies on people's disks: which of its layouts a folder holds, and label maps with one meaning.
+
+| layout | label maps |
+|---|---|
+| `images-only` | none |
+| `stuffthingmaps` | PNG, 0-181 and 255 = unlabeled: one below the class ids of labels.txt |
+| `pixelmaps` | PNG whose values are the class ids themselves, 0 = unlabeled |
+| `10k` | MATLAB files, not read |
+
+A content's `layout_path` always means the third: value = class id, 0 = unlabeled.
+Source: the READMEs of nightrome/cocostuff and nightrome/cocostuff10k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from bottega.data.captions import stem_of
+
+Name = Literal["images-only", "stuffthingmaps", "pixelmaps", "10k"]
+UNLABELED = 255
+SAMPLED = 16
+_MAP_FOLDERS = (
+    "stuffthingmaps/{part}",
+    "stuffthingmaps_trainval2017/{part}",
+    "annotations/{part}",
+    "pixelmaps/{part}",
+    "stuff_{part}_pixelmaps",
+    "annotations/stuff_{part}_pixelmaps",
+    "stuffthingmaps",
+    "pixelmaps",
+    "annotations",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What kind of COCO-Stuff a folder is, and where the label maps of each part lie."""
+
+    name: Name
+    source: Path
+
+    def map_of(self, part: str, file_name: str) -> Path | None:
+        """A picture's label map, or None."""
+        if self.name not in ("stuffthingmaps", "pixelmaps"):
+            return None
+        for folder in _MAP_FOLDERS:
+            path = self.source / folder.format(part=part) / f"{stem_of(file_name)}.png"
+            if path.is_file():
+                return path
+        return None
+
+    def labels_file(self) -> Path | None:
+        """The list of class names, or None."""
+        named = (self.source / place for place in ("labels.txt", "annotations/labels.txt", "pixelmaps/labels.txt"))
+        return next((path for path in named if path.is_file()), None)
+
+
+def recognise(source: Path, parts: Sequence[str]) -> Layout:
+    """Tell the layout from the folder's files, and the two kinds of PNG apart by the values of some of them."""
+    if (source / "imageLists").is_dir() or next((source / "annotations").glob("*.mat"), None) is not None:
+        return Layout("10k", source)
+    maps: list[Path] = []
+    for folder in dict.fromkeys(place.format(part=part) for part in parts for place in _MAP_FOLDERS):
+        maps += sorted((source / folder).glob("*.png"))[: SAMPLED - len(maps)]
+    if not maps:
+        return Layout("images-only", source)
+    values = np.unique(np.concatenate([np.unique(_values(path)) for path in maps]))
+    if UNLABELED in values:
+        return Layout("stuffthingmaps", source)
+    # Without a single unlabeled pixel in the sample only the name is left to go by.
+    return Layout("stuffthingmaps" if any("stuffthing" in str(path) for path in maps) else "pixelmaps", source)
+
+
+def class_ids(path: Path, name: Name) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A label map's class ids, uint8 [H, W], 0 = unlabeled, whichever layout it comes from."""
+    values = _values(path)
+    return values + np.uint8(1) if name == "stuffthingmaps" else values  # 255 + 1 = 0 in uint8
+
+
+def _values(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image if image.mode in ("L", "P") else image.convert("L"), dtype=np.uint8)

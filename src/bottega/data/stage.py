@@ -1,0 +1,41 @@
+"""The stage `data`: every part of the section `data` prepared under one root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bottega.data.config import DataConfig
+from bottega.runtime.errors import RequestError
+
+
+def run(config: DataConfig, directory: Path) -> dict[str, Any]:
+    """Prepare contents, styles and Fill50K under the data root `directory`.
+
+    Written are `coco/contents.jsonl`, `wikiart/{images,meta.csv,splits}` and `fill50k/fill50k.jsonl`, each with a
+    `rejects.csv` beside it; the folders keep these names whatever the pictures come from. May be called again:
+    what is done is not done again, a stopped run goes on, new pictures are taken in.
+
+    Returns:
+        A summary: counts by part.
+
+    Raises:
+        MissingError: a source is not there; the message says how to get it.
+        RequestError: a source is malformed, or gives no picture.
+    """
+    from bottega.data import coco, contents, fill50k, wikiart
+
+    summary: dict[str, Any] = {}
+    if config.content_folder is not None:
+        summary["contents"] = contents.run_folder(config.content_folder, directory / "coco", data_root=directory)
+    elif config.coco is not None:
+        summary["contents"] = coco.run(config.coco, directory / "coco", data_root=directory)
+    styles = config.style_folder or config.wikiart
+    if styles is not None:
+        summary["styles"] = wikiart.run(styles, directory / "wikiart", data_root=directory)
+    if config.fill50k is not None:
+        summary["fill50k"] = fill50k.run(config.fill50k, directory / "fill50k", data_root=directory)
+    for part, counts in summary.items():
+        if not counts.get("pictures", counts.get("examples")):
+            raise RequestError(f"no usable picture among the {part}; see rejects.csv for the reason of each")
+    return summary

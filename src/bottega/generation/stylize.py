@@ -1,0 +1,227 @@
+"""The student draws: content -> latents -> noise at the start of the use -> DDIM with the adapter -> picture.
+
+Legend: N pictures, B of a batch, S pixels a side, C × h × w latents, M text tokens, P T5's width, D CLIP's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.diffusion.process import add_noise, ddim_step
+from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.runtime.seeds import torch_generator
+from bottega.student.attach import Attachment
+from bottega.student.backbone import Backbone
+from bottega.student.config import SamplingConfig
+from bottega.student.encode import LatentEncoder
+from bottega.student.store import pad_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bottega.student.adapter import StyleAdapter
+
+
+@dataclass
+class Parts:
+    """The frozen models that a sampler needs: no text encoder and no CLIP, whose features it is handed."""
+
+    backbone: Backbone
+    vae: LatentEncoder
+
+
+def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> Parts:
+    """Transformer, schedule and autoencoder of a folder in PixArtAlphaPipeline's layout."""
+    from bottega.student.encode import sizes
+
+    per_cell = sizes(pixart)["pixels_per_cell"]
+    return Parts(
+        Backbone.load(pixart, dtype=dtype, device=device, pixels_per_cell=per_cell), LatentEncoder(pixart, device)
+    )
+
+
+def stylize(
+    parts: Parts,
+    adapter: StyleAdapter | None,
+    contents: npt.NDArray[np.uint8] | torch.Tensor,
+    styles_clip: torch.Tensor | None,
+    contents_clip: torch.Tensor | None,
+    prompts: Sequence[torch.Tensor],
+    seeds: Sequence[int],
+    *,
+    sampling: SamplingConfig | None = None,
+    strength: float | None = None,
+    null_prompt: torch.Tensor | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Pictures float32 [N, S, S, 3] in 0…1.
+
+    adapter: None draws with the frozen base from the noised content, the control of every comparison (`strength` is
+        then required). contents: pictures uint8 [N, S, S, 3] or their scaled latents float32 [N, C, h, w].
+    styles_clip, contents_clip: CLIP embeddings [N, D]. prompts: T5 states of each caption's own tokens, [m_i, P].
+    seeds: one a picture; the noise of a picture depends on its seed only, never on its place in the batch.
+    strength: where the use begins in the student's own schedule; None: the adapter's. An adapter of the mode `paired`
+        was trained for one start, and another is refused. null_prompt: T5 of "" [1, P], needed for text guidance.
+    Raises NonFiniteError, naming the seeds, before anything is rounded to 8 bits.
+    """
+    sampling = sampling or SamplingConfig()
+    start = start_timestep(parts.backbone, adapter, strength)
+    if sampling.text_guidance != 1.0 and null_prompt is None:
+        raise RequestError("text_guidance other than 1 needs null_prompt, the T5 states of the empty string; pass it")
+    attachment = None if adapter is None else Attachment(parts.backbone.transformer, _placed(adapter, parts.backbone))
+    pictures = []
+    try:
+        for first in range(0, len(seeds), batch_size):
+            where = slice(first, min(first + batch_size, len(seeds)))
+            styles = None if styles_clip is None else styles_clip[where]
+            summaries = None if contents_clip is None else contents_clip[where]
+            batch = _Batch(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt)
+            latents = batch.draw(_latents(parts, contents[where]), seeds[where], start)
+            pictures.append(_decode(parts, latents, seeds[where]))
+            if progress is not None:
+                progress(where.stop - where.start)
+    finally:
+        if attachment is not None:
+            attachment.detach()
+    return np.concatenate(pictures)
+
+
+def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: float | None) -> int:
+    """The timestep at which the use begins. RequestError where the adapter was not trained for this strength."""
+    from bottega.student.objective import Path as Way
+
+    schedule = backbone.schedule
+    if adapter is None:
+        if strength is None:
+            raise RequestError("without an adapter, strength says how much of the content is redrawn; pass 0 < strength ≤ 1")
+        return schedule.start_timestep(strength)
+    way = Way.of(adapter.config, schedule)
+    if strength is None or schedule.start_timestep(strength) == way.start:
+        return way.start
+    if way.paired:
+        raise RequestError(
+            f"this adapter ({adapter.config.content_mode}) was trained for strength {adapter.config.strength:g} alone, received "
+            f"{strength:g}; leave strength out, lower style_scale instead, or train with adapter.strength={strength:g}"
+        )
+    return schedule.start_timestep(strength)
+
+
+def to_uint8(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Pictures in 0…1 -> 8 bits, rounded. NonFiniteError instead of the black that a cast would make of NaN."""
+    if not bool(np.isfinite(pictures).all()):
+        raise NonFiniteError("a picture holds NaN or infinity; it must not be rounded to 8 bits: look at its latents")
+    return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+
+
+class _Batch:
+    """One batch on its way down the schedule: conditions are prepared once, the prefix is shared by the guided branches."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        attachment: Attachment | None,
+        sampling: SamplingConfig,
+        styles: torch.Tensor | None,
+        contents_clip: torch.Tensor | None,
+        prompts: Sequence[torch.Tensor],
+        null_prompt: torch.Tensor | None,
+    ) -> None:
+        self.backbone, self.attachment, self.sampling = backbone, attachment, sampling
+        device = backbone.device
+        self.text = tuple(x.to(device) for x in pad_text([p.float() for p in prompts]))
+        self.null = None
+        if sampling.text_guidance != 1.0 and null_prompt is not None:
+            self.null = tuple(x.to(device) for x in pad_text([null_prompt.float()] * len(prompts)))
+        self.content: torch.Tensor | None = None
+        self.tokens = self.null_tokens = None
+        if attachment is not None:
+            if styles is None or contents_clip is None:
+                raise RequestError("an adapter needs the CLIP embeddings of style and content; pass styles_clip and contents_clip")
+            self.tokens, self.null_tokens = self._style_tokens(attachment, styles.to(device), contents_clip.to(device))
+
+    @staticmethod
+    @torch.no_grad()
+    def _style_tokens(
+        attachment: Attachment, styles: torch.Tensor, contents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        dropped = torch.zeros(len(styles), dtype=torch.bool, device=styles.device)
+        tokens, _, _ = attachment.adapter.style(styles, contents, dropped)
+        null, _, _ = attachment.adapter.style(styles, contents, ~dropped)
+        return tokens, null
+
+    @torch.no_grad()
+    def draw(self, content: torch.Tensor, seeds: Sequence[int], start: int) -> torch.Tensor:
+        """Content latents [B, C, h, w] -> the drawn picture's latents, float32."""
+        backbone, schedule = self.backbone, self.backbone.schedule
+        self.content = content.to(backbone.device)
+        noise = torch.stack([torch.randn(content.shape[1:], generator=torch_generator("student", seed)) for seed in seeds])
+        noise = noise.to(backbone.device)
+        bar = schedule.alpha_bar_at(start)
+        adapter = None if self.attachment is None else self.attachment.adapter
+        blank = adapter is not None and adapter.config.start == "noise" and start == schedule.timesteps - 1
+        x = noise if blank else add_noise(self.content, noise, bar**0.5, (1.0 - bar) ** 0.5)
+        times = [*schedule.sampling_timesteps(start, self.sampling.steps), -1]
+        for now, after in zip(times, times[1:], strict=False):
+            epsilon = self.epsilon(x, torch.full((len(x),), now, device=backbone.device))
+            x = ddim_step(x, epsilon, schedule.alpha_bar_at(now), schedule.alpha_bar_at(after))
+        return x
+
+    def epsilon(self, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """ε with guidance on text and on style, nested: ε(∅,∅) + g_t (ε(t,∅) - ε(∅,∅)) + g_s (ε(t,s) - ε(t,∅)).
+
+        After Brooks et al. 2023, eq. 3. Only the terms with a scale other than 1 are computed; guidance on the text alone
+        keeps the style on both sides, ε(∅,s) + g_t (ε(t,s) - ε(∅,s)).
+        """
+        text_scale = self.sampling.text_guidance
+        style_scale = self.sampling.style_guidance if self.attachment is not None else 1.0
+        if style_scale == 1.0:
+            styled = self._branch(x, times, self.text, [self.tokens])[0]
+            if self.null is None:
+                return styled
+            without = self._branch(x, times, self.null, [self.tokens])[0]  # one condition to guide: style on both sides
+            return without + text_scale * (styled - without)
+        styled, plain = self._branch(x, times, self.text, [self.tokens, self.null_tokens])
+        guided = plain + style_scale * (styled - plain)
+        if self.null is None:
+            return guided
+        bare = self._branch(x, times, self.null, [self.null_tokens])[0]
+        return guided + (text_scale - 1.0) * (plain - bare)
+
+    def _branch(
+        self, x: torch.Tensor, times: torch.Tensor, text: tuple[torch.Tensor, ...], tokens: list[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """ε for one caption and each of several sets of style tokens, with one prefix for all."""
+        backbone, attachment = self.backbone, self.attachment
+        blocks = 0 if attachment is None else attachment.adapter.first_block
+        state = backbone.prefix(x, times, text[0], text[1], blocks)
+        outputs = [
+            backbone.suffix(state, attachment, one, times, self.content, self.sampling.style_scale) for one in tokens
+        ]
+        return [backbone.epsilon(output, x, times) for output in outputs]
+
+
+def _placed(adapter: StyleAdapter, backbone: Backbone) -> StyleAdapter:
+    return adapter.to(backbone.device).eval()
+
+
+def _latents(parts: Parts, contents: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+    return contents.float() if isinstance(contents, torch.Tensor) else parts.vae.encode(contents)
+
+
+def _decode(parts: Parts, latents: torch.Tensor, seeds: Sequence[int]) -> npt.NDArray[np.float32]:
+    finite = latents.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = [seed for seed, good in zip(seeds, finite.tolist(), strict=True) if not good]
+        raise NonFiniteError(f"the sampler gave latents that are not finite for the seeds {bad[:8]}; use dtype float32 or lower the guidance")
+    pictures = parts.vae.decode(latents)
+    if not bool(np.isfinite(pictures).all()):
+        bad = [seed for seed, picture in zip(seeds, pictures, strict=True) if not np.isfinite(picture).all()]
+        raise NonFiniteError(f"the autoencoder gave pictures that are not finite for the seeds {bad[:8]}; check its dtype")
+    return pictures

@@ -1,0 +1,117 @@
+"""Crossed intervals: what they cover, what they pair, and what they refuse to say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bottega.evaluation.bootstrap import _resampled_means, _student, crossed_difference, crossed_mean
+
+
+def crossed(rng: np.random.Generator, contents: int, styles: int) -> np.ndarray:
+    """Scores with a content's effect, a style's effect and a residual, true mean 0."""
+    effects = rng.normal(0, 0.05, (contents, 1)) + rng.normal(0, 0.05, (1, styles))
+    return effects + rng.normal(0, 0.06, (contents, styles))
+
+
+def test_the_crossed_interval_covers_the_truth_and_the_naive_one_does_not() -> None:
+    rng = np.random.default_rng(0)
+    covered = naive = 0
+    for k in range(400):
+        scores = crossed(rng, 20, 40)
+        found = crossed_mean(scores, draws=500, seed=k)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0 <= found.high
+        naive += abs(scores.mean()) < 1.96 * scores.std(ddof=1) / math.sqrt(scores.size)
+    assert 0.93 <= covered / 400 <= 0.97  # 0.95 is meant; the standard error of 400 trials is 0.011
+    assert naive / 400 < 0.45
+
+
+def test_resampled_means_are_those_of_resampled_matrices() -> None:
+    """The vectorised draws have the mean and spread of the plain way: pick rows and columns, take the sub-matrix."""
+    rng = np.random.default_rng(1)
+    scores = crossed(rng, 7, 9)
+    fast = _resampled_means(scores, 20_000, 0)
+    slow = [scores[np.ix_(rng.integers(7, size=7), rng.integers(9, size=9))].mean() for _ in range(20_000)]
+    assert abs(fast.mean() - np.mean(slow)) < 1e-3
+    assert abs(fast.std() / np.std(slow) - 1) < 0.03
+
+
+@pytest.mark.parametrize("nu", [1, 2, 3, 4, 7, 19, 100])
+def test_students_quantile_is_scipys(nu: int) -> None:
+    assert _student(0.975, nu) == pytest.approx(stats.t.ppf(0.975, nu), rel=2e-3)
+
+
+def test_a_paired_difference_is_much_narrower_than_two_means() -> None:
+    rng = np.random.default_rng(2)
+    base = crossed(rng, 20, 20)
+    better = base + 0.02 + rng.normal(0, 0.01, base.shape)
+    paired = crossed_difference(better, base)
+    apart = crossed_mean(better)
+    assert paired.low is not None
+    assert paired.high is not None
+    assert apart.low is not None
+    assert apart.high is not None
+    assert paired.value == pytest.approx((better - base).mean())
+    assert paired.low > 0
+    assert (apart.high - apart.low) > 3 * (paired.high - paired.low)
+    assert paired.probability == pytest.approx((better > base).mean())
+
+
+def test_equal_scores_improve_with_probability_one_half() -> None:
+    scores = np.ones((4, 4))
+    assert crossed_difference(scores, scores).probability == 0.5
+
+
+def test_a_missing_cell_counts_nowhere() -> None:
+    scores = np.arange(12.0).reshape(3, 4)
+    scores[0, 0] = np.nan
+    found = crossed_mean(scores)
+    assert (found.value, found.n, found.contents, found.styles) == (6.0, 11, 3, 4)
+
+
+def test_a_content_without_any_score_is_no_content() -> None:
+    scores = np.ones((3, 4))
+    scores[1] = np.nan
+    assert crossed_mean(scores).contents == 2
+
+
+def test_one_content_gives_a_mean_and_no_interval() -> None:
+    found = crossed_mean(np.array([[1.0, 2.0, 3.0]]))
+    assert (found.value, found.low, found.high) == (2.0, None, None)
+
+
+def test_no_score_at_all_is_refused_rather_than_zero() -> None:
+    with pytest.raises(ValueError, match="at least one score"):
+        crossed_mean(np.full((2, 2), np.nan))
+
+
+def test_an_infinite_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="infinite"):
+        crossed_mean(np.array([[1.0, np.inf], [1.0, 1.0]]))
+
+
+def test_matrices_of_different_pairs_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="same contents × styles"):
+        crossed_difference(np.ones((2, 3)), np.ones((3, 2)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 2**32 - 1), st.floats(-100, 100))
+def test_shifting_all_scores_shifts_the_interval_and_the_same_seed_repeats_it(
+    contents: int, styles: int, seed: int, shift: float
+) -> None:
+    scores = np.random.default_rng(seed).normal(size=(contents, styles))
+    one, again, moved = (crossed_mean(values, draws=200, seed=3) for values in (scores, scores, scores + shift))
+    assert one == again
+    for name in ("value", "low", "high"):
+        assert getattr(moved, name) == pytest.approx(getattr(one, name) + shift, abs=1e-9)
+    assert one.low is not None
+    assert one.high is not None
+    assert one.low <= one.value <= one.high

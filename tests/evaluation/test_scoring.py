@@ -1,0 +1,168 @@
+"""Pictures measured with networks that are never wrong, so that every number is known beforehand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.grid import Grid
+from bottega.evaluation.metrics import METRICS
+from bottega.evaluation.networks import Networks
+from bottega.evaluation.scoring import Measured, measure_all
+from bottega.evaluation.sources import Sources
+from bottega.evaluation.stage import summarise
+from bottega.evaluation.summary import score_lines
+from bottega.evaluation.table import markdown
+from bottega.runtime.files import read_jsonl, write_jsonl
+from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
+
+CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=2)
+
+
+def truths_as_students(world: World, seed: int) -> dict[str, Path]:
+    """A student that paints as the truth does."""
+    return {pair["pair_id"]: world.root / "truth" / f"{pair['pair_id']}_seed{seed}.png" for pair in world.read()}
+
+
+def measure(world: World, oracles: Networks, directory: Path, config: EvaluationConfig = CONFIG) -> Measured:
+    files = {"student": truths_as_students(world, 1)}
+    sources = Sources(world.root, 128, config.truths)
+    return measure_all(Grid.of(world.read()), files, config, sources, oracles, directory / "measured.jsonl", {"student": 1})
+
+
+@pytest.fixture
+def summary(world: World, oracles: Networks, tmp_path: Path) -> dict[str, Any]:
+    measured = measure(world, oracles, tmp_path)
+    grid = Grid.of(world.read())
+    write_jsonl(tmp_path / "scores.jsonl", score_lines(grid, measured, oracles.style_classifier.labels))
+    absent = {**oracles.absent, "teacher": "no teacher was given", "base": "no adapter was given"}
+    return summarise(CONFIG, tmp_path, grid, absent)
+
+
+def value(summary: dict[str, Any], row: str, metric: str) -> float:
+    return float(summary["rows"][row]["metrics"][metric]["value"])
+
+
+def test_a_student_that_paints_the_truth_has_the_whole_style_gain(summary: dict[str, Any]) -> None:
+    assert value(summary, "student", "kind_own") == 100
+    assert value(summary, "student", "kind_swapped") == 0
+    assert value(summary, "student", "kind_gain") == 100
+
+
+def test_a_picture_that_does_not_depend_on_the_style_gains_nothing(summary: dict[str, Any]) -> None:
+    """All contents count as one label: right for one style in four, with its own picture as with the swapped one."""
+    assert value(summary, "content", "kind_own") == pytest.approx(100 / STYLES)
+    assert value(summary, "content", "kind_gain") == 0
+
+
+def test_objects_are_found_in_the_content_and_in_the_truth_and_not_in_the_style(summary: dict[str, Any]) -> None:
+    for row in ("content", "student", "truth"):
+        assert value(summary, row, "objects_found") == 100
+        assert value(summary, row, "objects_iou") == 100
+    assert value(summary, "style", "objects_found") < 50
+
+
+def test_the_truth_is_nearest_to_itself_and_every_control_is_ordered(summary: dict[str, Any]) -> None:
+    for row in ("content", "style", "colours", "blurred"):
+        assert value(summary, "truth", "truth") < value(summary, row, "truth")
+    assert summary["rows"]["style"]["metrics"]["palette"]["value"] == 0
+    ordered = {name: found["discriminates"] for name, found in summary["discrimination"].items()}
+    assert ordered["truth"]
+    assert ordered["objects_found"]
+
+
+def test_a_picture_is_never_compared_with_the_drawing_it_was_made_from(summary: dict[str, Any]) -> None:
+    assert value(summary, "student", "truth") > 0
+    assert value(summary, "truth", "truth") > 0
+
+
+def test_what_is_missing_is_unavailable_with_its_reason_and_never_zero(summary: dict[str, Any]) -> None:
+    assert summary["rows"]["student"]["metrics"]["text"] == {"status": "unavailable: no clip here"}
+    assert summary["rows"]["student"]["metrics"]["structure"] == {"status": "unavailable: no structure encoder here"}
+    assert summary["rows"]["teacher"]["status"] == "unavailable: no teacher was given"
+    cells = [cell for cell in summary["rows"]["teacher"]["metrics"].values()]
+    assert all(cell == {"status": "unavailable: no teacher was given"} for cell in cells)
+    text = markdown(summary)
+    assert "unavailable: no clip here" in text
+    assert "unavailable: no teacher was given" in text
+
+
+def test_every_measured_number_has_its_interval_and_counts(summary: dict[str, Any]) -> None:
+    for row in summary["rows"].values():
+        for cell in row["metrics"].values():
+            if cell["status"] == "measured":
+                assert cell["low"] <= cell["value"] <= cell["high"]
+                assert (cell["contents"], cell["styles"], cell["n"]) == (CONTENTS, STYLES, CONTENTS * STYLES)
+
+
+def test_claims_that_could_not_be_checked_are_not_met(summary: dict[str, Any]) -> None:
+    met = {claim["claim"]: claim["met"] for claim in summary["claims"]}
+    assert met["style gain, lower bound"] is True
+    assert met["objects in place against the frozen base"] is None
+    assert met["distance to truth minus that of: blurred truth"] is True
+
+
+def test_examples_are_the_nearest_and_the_farthest_and_no_pair_twice(summary: dict[str, Any], tmp_path: Path) -> None:
+    found = summary["examples"]
+    scores = {
+        line["pair_id"]: line["value"]
+        for line in read_jsonl(tmp_path / "scores.jsonl")
+        if (line["row"], line["metric"]) == ("student", "truth")
+    }
+    assert found["by"] == "truth"
+    assert scores[found["best"][0]["pair_id"]] == min(scores.values())
+    assert scores[found["worst"][0]["pair_id"]] == max(scores.values())
+    named = [pair["pair_id"] for part in ("best", "median", "worst") for pair in found[part]]
+    assert len(named) == len(set(named)) == 3 * CONFIG.examples
+
+
+def test_a_second_measuring_measures_nothing_again(world: World, oracles: Networks, tmp_path: Path) -> None:
+    first = measure(world, oracles, tmp_path)
+    written = (tmp_path / "measured.jsonl").read_bytes()
+    blind = Networks(absent=oracles.absent)  # would fail or say nothing if it were asked
+    blind.identities = oracles.identities
+    assert measure(world, blind, tmp_path).records == first.records
+    assert (tmp_path / "measured.jsonl").read_bytes() == written
+
+
+def test_a_stopped_measuring_goes_on_where_it_was(world: World, oracles: Networks, tmp_path: Path) -> None:
+    whole = measure(world, oracles, tmp_path)
+    lines = (tmp_path / "measured.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "measured.jsonl").write_bytes(b"".join(lines[:20]) + lines[20][:30])
+    assert measure(world, oracles, tmp_path).records == whole.records
+    assert sorted((tmp_path / "measured.jsonl").read_bytes().splitlines()) == sorted(line.strip() for line in lines)
+
+
+def test_another_picture_is_measured_again(world: World, oracles: Networks, tmp_path: Path) -> None:
+    root = shutil.copytree(world.root, tmp_path / "world")
+    copy = World(root, root / "test.jsonl", world.kinds, world.scenes)
+    before = measure(copy, oracles, tmp_path)
+    shutil.copyfile(root / "truth" / "c0_s1_seed1.png", root / "truth" / "c0_s0_seed1.png")
+    after = measure(copy, oracles, tmp_path)
+    assert after.records["student", "c0_s0"].scores["kind"] == before.records["student", "c0_s1"].scores["kind"]
+    assert after.records["student", "c0_s1"] == before.records["student", "c0_s1"]
+
+
+def test_one_broken_picture_costs_its_own_pairs_in_every_row(world: World, oracles: Networks, tmp_path: Path) -> None:
+    root = shutil.copytree(world.root, tmp_path / "world")
+    (root / "wikiart" / "s1.png").write_bytes(b"no picture")
+    copy = World(root, root / "test.jsonl", world.kinds, world.scenes)
+    measured = measure(copy, oracles, tmp_path)
+    assert set(measured.broken) == {f"c{c}_s1" for c in range(CONTENTS)}
+    assert not [pair for _, pair in measured.records if pair.endswith("_s1")]
+    assert len([1 for row, _ in measured.records if row == "content"]) == CONTENTS * (STYLES - 1)
+
+
+def test_every_metric_says_what_it_needs_and_which_way_is_good() -> None:
+    from bottega.evaluation.controls import ORDER, ROWS
+    from bottega.evaluation.metrics import NEEDS
+
+    for metric in METRICS.values():
+        assert metric.better in ("higher", "lower")
+        assert set(metric.needs) <= set(NEEDS)
+    assert set(ORDER) <= set(METRICS)
+    assert {row for rows in ORDER.values() for row in rows} <= set(ROWS)

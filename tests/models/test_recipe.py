@@ -1,0 +1,99 @@
+"""The full recipe says what the protocol and the ladder say, and names models in roles that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bottega.cli.main import main
+from bottega.models.layout import ROLES, get_command
+from bottega.recipe import Recipe, load_recipe
+
+FULL = Path(__file__).parents[2] / "recipes" / "sdxl_pixart.yaml"
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe(FULL)
+
+
+def test_the_teacher_is_the_stabilised_protocol(recipe: Recipe) -> None:
+    teacher = recipe.teacher
+    assert (teacher.steps, teacher.guidance_scale, teacher.strength, teacher.ip_adapter_scale) == (25, 3.5, 0.40, 0.30)
+    assert (teacher.seeds, teacher.sampler, teacher.size) == ((0, 1, 2), "ddim", 512)
+    assert teacher.departures() == {}
+
+
+def test_the_student_has_the_published_rates(recipe: Recipe) -> None:
+    student, loop = recipe.student, recipe.student.loop
+    assert (loop.learning_rate, loop.warmup_steps, loop.steps, loop.checkpoint_every) == (1e-4, 500, 20_000, 2000)
+    assert (student.adapter.layers, student.batch_size, student.window, student.fill50k_slots) == (4, 1, 4, 1)
+
+
+def test_the_ladder_in_the_head_is_made_of_overrides_that_the_recipe_takes() -> None:
+    head = FULL.read_text().split("\nname:")[0]
+    sets = re.findall(r"--set (\S+)", head)
+    assert len(sets) >= 5
+    grown = load_recipe(FULL, [s for s in sets if "200000" in s or "66667" in s])
+    assert (grown.pairs.train, grown.student.loop.steps) == (66_667, 200_000)
+
+
+def test_a_run_without_the_world_and_with_one_root(recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe.world is None
+    root = recipe.data_root(tmp_path)
+    places = [(root / s.source).resolve() for s in (recipe.data.coco, recipe.data.wikiart, recipe.data.fill50k) if s]
+    here = Path.cwd()
+    assert places == [here / "dataset_cocostuff", here / "data" / "wikiart" / "raw", here / "dataset_fill50k"]
+
+
+def test_every_model_comes_with_a_command(recipe: Recipe) -> None:
+    names = {role: getattr(recipe.models, role) for role in ROLES}
+    assert {role for role, name in names.items() if name} == {
+        "sdxl",
+        "ip_adapter",
+        "pixart",
+        "clip",
+        "structure_encoder",
+    }
+    for name in filter(None, names.values()):
+        assert re.fullmatch(r"hf download [\w./ -]+", get_command(name))
+
+
+def test_models_verify_names_what_is_missing_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "verify", str(FULL), "--set", f"models.cache={tmp_path}"]) == 2
+    out = capsys.readouterr()
+    assert out.out.count("get it: hf download") == 5
+    assert "5 faults in the models" in out.err
+
+
+def test_models_list_shows_what_is_there(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [
+        word
+        for role in ("sdxl", "ip_adapter", "clip", "structure_encoder")
+        for word in ("--set", f"models.{role}={published / role}")
+    ]
+    assert main(["models", "list", str(FULL), *sets, "--set", "models.pixart=null", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["role"] for row in rows] == ["sdxl", "ip_adapter", "clip", "structure_encoder"]
+    assert all(row["bytes"] > 0 and not row["faults"] for row in rows)
+    assert main(["models", "verify", str(FULL), *sets, "--set", "models.pixart=null"]) == 0
+    assert "4 models of" in capsys.readouterr().out
+
+
+def test_hashing_finds_a_blob_whose_content_has_changed(tmp_path: Path) -> None:
+    import hashlib
+
+    from bottega.models.weights import hash_faults
+
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    good, bad = (blobs / hashlib.sha256(text).hexdigest() for text in (b"good", b"bad"))
+    good.write_bytes(b"good")
+    bad.write_bytes(b"changed")
+    links = [tmp_path / "a", tmp_path / "b"]
+    for link, blob in zip(links, (good, bad), strict=True):
+        link.symlink_to(blob)
+    assert [fault.split(":")[0] for fault in hash_faults(links)] == [str(links[1])]

@@ -1,0 +1,261 @@
+"""The page of a run at every moment of it: empty, partial, failed, complete, broken."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottega.cli.main import main
+from bottega.report.page import run
+from bottega.report.sheets import Thumbnails
+from bottega.runtime.errors import MissingError
+from bottega.runtime.files import write_json, write_png, write_text
+from bottega.runtime.seeds import numpy_rng
+
+from .conftest import CAPTION, STAGES, Believable, load
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would fetch, the ids, the links inside the page, pictures without words, and open elements."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr", "path", "use")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.jumps: list[str] = []
+        self.silent: list[str] = []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.fetched += [str(found[name]) for name in ("src", "href", "srcset", "data", "action", "xlink:href") if found.get(name)]
+        self.jumps += [str(found["href"])[1:] for _ in [0] if str(found.get("href", "")).startswith("#")]
+        self.ids += [str(found["id"])] if found.get("id") else []
+        self.silent += [tag] if tag == "img" and not found.get("alt") else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def complete(believable: Believable) -> Path:
+    directory = believable()
+    run(directory)
+    return directory
+
+
+def read(directory: Path) -> Reader:
+    return Reader((directory / "report.html").read_text(encoding="utf-8"))
+
+
+def test_an_empty_run_directory_gives_a_page_on_which_every_stage_is_pending(tmp_path: Path) -> None:
+    page = run(tmp_path)
+    reader = read(tmp_path)
+    assert page == tmp_path / "report.html"
+    assert "Nothing has been done yet" in reader.text
+    for name in ("teacher", "student", "evaluation"):
+        assert f"Pending: stage {name}" in reader.text
+    assert not (tmp_path / "contact_sheet.png").exists()
+
+
+def test_a_directory_that_is_not_there_is_a_request_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="bottega run"):
+        run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("until", ["pairs", "quality", "teacher", "student"])
+def test_a_run_under_way_shows_what_is_there_and_says_what_is_pending(believable: Believable, until: str) -> None:
+    directory = believable(until, contents=3, styles=3)
+    run(directory)
+    reader = read(directory)
+    done = STAGES[: STAGES.index(until) + 1]
+    assert reader.text.count("✓") >= len(done)
+    assert "Pending: stage evaluation" in reader.text
+    assert ("targets can be learned from" in reader.text) == ("teacher" in done)
+    assert ("It is learning" in reader.text) == ("student" in done)
+    assert (directory / "contact_sheet.png").exists() == ("teacher" in done)
+
+
+def test_a_failed_stage_is_the_headline_with_its_error_line(believable: Believable) -> None:
+    directory = believable("quality", contents=2, styles=2)
+    write_json(directory / "teacher" / "error.json", {"error": "the disk is full: free some <space>"})
+    run(directory)
+    text = read(directory).text
+    assert "Stopped: stage teacher failed" in text
+    assert "the disk is full: free some <space>" in text
+
+
+def test_a_complete_run_shows_every_number_of_its_summary_with_interval_and_n(complete: Path) -> None:
+    reader, summary = read(complete), load(complete / "evaluation/summary.json")
+    cell = summary["rows"]["student"]["metrics"]["palette"]
+    assert f"{cell['value']:.1f}" in reader.text
+    assert f"[{cell['low']:.1f}, {cell['high']:.1f}]" in reader.text
+    for row in summary["rows"].values():
+        assert row["title"] in reader.text
+    html = (complete / "report.html").read_text(encoding="utf-8")
+    assert f"n = {cell['n']}: {cell['contents']} contents × {cell['styles']} styles" in html
+
+
+def test_arrows_point_the_way_that_is_better(complete: Path) -> None:
+    text = read(complete).text.replace("\xa0", " ")
+    for title, arrow in (("style gain", "↑"), ("palette", "↓"), ("distance to truth", "↓"), ("objects in place", "↑")):
+        assert re.search(rf"{title} +{arrow}", text), title
+
+
+def test_what_is_unavailable_is_said_in_words_and_listed_as_not_measured(complete: Path) -> None:
+    text = read(complete).text
+    listed = text[text.index("What was not measured") :]
+    assert "unavailable: no weights at <hub>" in text
+    assert "structure: needs a structure encoder" in listed
+    assert "pair c101_p80: left out of every row, truncated" in listed
+
+
+def test_the_page_fetches_nothing_and_holds_no_script(complete: Path) -> None:
+    reader = read(complete)
+    assert all(address.startswith(("#", "data:image/webp;base64,")) for address in reader.fetched)
+    html = (complete / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"url\(\s*['\"]?(?!#)", html)
+    assert "@import" not in html
+    assert "script" not in reader.tags
+
+
+def test_the_page_is_well_formed_its_links_arrive_and_no_picture_is_without_words(complete: Path) -> None:
+    reader = read(complete)
+    assert reader.open == []
+    assert set(reader.jumps) <= set(reader.ids)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert reader.silent == []
+
+
+def test_captions_are_shown_as_text_never_as_markup(complete: Path) -> None:
+    html = (complete / "report.html").read_text(encoding="utf-8")
+    assert CAPTION in read(complete).text
+    assert "<script>alert" not in html
+    assert "<b>red</b>" not in html
+
+
+def test_survival_counts_agree_with_the_ledger(complete: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(complete / "teacher/ledger.sqlite") as db:
+        accepted = db.execute("SELECT COUNT(*) FROM best WHERE grade <> 'C'").fetchone()[0]
+        targets = db.execute("SELECT COUNT(DISTINCT target) FROM tries").fetchone()[0]
+        saved = db.execute("SELECT COUNT(*) FROM best WHERE grade <> 'C' AND try_index > 0").fetchone()[0]
+    db.close()
+    text = read(complete).text
+    assert f"{accepted} of {targets} targets can be learned from" in text
+    assert f"{saved} targets were saved by a retry" in text
+    assert "1 could not be begun" in text
+
+
+def test_the_contact_sheet_lies_beside_the_page_with_all_five_columns(complete: Path) -> None:
+    with Image.open(complete / "contact_sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 2 * 5 * 128
+        assert np.asarray(sheet).std() > 20
+
+
+def test_the_same_run_directory_gives_the_same_page_byte_for_byte(complete: Path) -> None:
+    first = (complete / "report.html").read_bytes()
+    run(complete)
+    assert (complete / "report.html").read_bytes() == first
+
+
+def test_the_page_names_no_place_of_the_machine_it_was_made_on(complete: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(complete, moved)
+    write_text(moved / "evaluation" / "summary.json", "{")
+    run(moved)
+    html = (moved / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in html
+    assert str(complete) not in html
+
+
+def test_torn_and_foreign_files_leave_a_sentence_not_a_traceback(complete: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(complete, broken)
+    for name, content in {
+        "evaluation/summary.json": '{"rows": 3, "metrics": []}',
+        "training/metrics.jsonl": "not json\n",
+        "quality/calibration.json": "[]",
+        "teacher/ledger.sqlite": "no ledger",
+        "recipe.yaml": "a: [",
+    }.items():
+        write_text(broken / name, content)
+    for leftover in ("-wal", "-shm"):
+        (broken / f"teacher/ledger.sqlite{leftover}").unlink(missing_ok=True)
+    run(broken)
+    text = read(broken).text
+    for name in ("evaluation/summary.json", "training/metrics.jsonl", "quality/calibration.json", "teacher/ledger.sqlite", "recipe.yaml"):
+        assert f"can't be read: {name}" in text, name
+
+
+def test_a_missing_picture_leaves_its_place_empty(complete: Path, tmp_path: Path) -> None:
+    hurt = tmp_path / "hurt"
+    shutil.copytree(complete, hurt)
+    shutil.rmtree(hurt / "data" / "coco")
+    shutil.rmtree(hurt / "evaluation" / "pictures")
+    run(hurt)
+    text = read(hurt).text
+    assert "no picture" in text
+    assert "not drawn for this pair" in text
+
+
+def test_ninety_noisy_pictures_of_512_pixels_stay_within_the_budget(tmp_path: Path) -> None:
+    paths = []
+    for k in range(6):
+        path = tmp_path / f"{k}.png"
+        write_png(path, numpy_rng("noise", k).integers(0, 256, (512, 512, 3), dtype=np.uint8))
+        paths.append(path)
+    budget = 1_700_000 * len(paths) // 90
+    thumbs = Thumbnails.of([*paths, tmp_path / "absent.png"], budget)
+    assert set(thumbs.uris) == set(paths)
+    assert sum(len(uri) for uri in thumbs.uris.values()) <= 1.34 * budget + 30 * len(paths)
+
+
+def test_a_complete_page_is_far_below_three_megabytes(complete: Path) -> None:
+    assert (complete / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_template_and_style_sheet_are_shipped_with_the_package() -> None:
+    import tomllib
+
+    patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]["bottega"]
+    assert {"report/**/*.html", "report/**/*.css"} <= set(patterns)
+
+
+def test_the_command_prints_the_page_and_refuses_a_missing_directory_with_code_2(
+    complete: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(complete)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert main(["report", str(complete / "nowhere")]) == 2
+    assert "no run directory" in capsys.readouterr().err
