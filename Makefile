@@ -5,13 +5,13 @@
 #   make check   lint, format, types, floors
 #   make bench   every benchmark, dated, in benchmarks/results/
 #
-# Without an NVIDIA GPU the small CPU build of torch is taken where its index can be reached; TORCH_INDEX= turns that off.
+# TORCH_INDEX passes an option to pip for torch alone, such as the index of the small CPU build.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+TORCH_INDEX ?=
 RECIPE ?= recipes/miniature.yaml
 
 .PHONY: demo test check bench clean
@@ -38,7 +38,7 @@ bench: .venv/.installed-dev
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "bottega needs Python 3.11 or later; none was found (make PYTHON=/path/to/python)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --retries 1 $(TORCH_INDEX) torch==2.13.0
+	$(PIP) $(TORCH_INDEX) torch==2.13.0
 	$(PIP) --editable .
 	@touch $@
 

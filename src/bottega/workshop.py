@@ -175,7 +175,9 @@ class Workshop:
             bound |= {**tight, f"{used.name} version": used.version}
             bound |= {f"models.{role}": weights[role]["sha256"] for role in used.models if role in weights}
             free |= loose
-        return bound, {**free, "seeds": list(self.size.seeds) if self.size.seeds is not None else None}
+            if used.name == "teacher" and self.size.seeds is not None:
+                free["teacher.seeds"] = list(self.size.seeds)
+        return bound, free
 
     def summary(self) -> dict[str, Any]:
         """What every finished stage found, with its time and memory; also written to `summary.json`."""

@@ -15,19 +15,8 @@ from bottega import __version__
 from bottega.cli.main import HIDDEN, VERBS, explain, main
 from bottega.runtime.errors import Interrupted, RecipeError, StorageError
 
-HEAVY = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "typer",
-    "pydantic",
-    "numpy",
-    "PIL",
-    "cv2",
-    "pyarrow",
-    "matplotlib",
-    "rich",
-)
+LIBRARIES = {"torch", "diffusers", "transformers", "cv2", "pyarrow", "matplotlib"}
+HEAVY = {*LIBRARIES, "typer", "pydantic", "numpy", "PIL", "rich"}
 
 
 def _loaded_by(code: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_ddim_with_the_perfect_network_goes_from_the_noised_content_to_the_targe
     epsilon = effective_noise(noise, content, target, bar**0.5, (1 - bar) ** 0.5)
     x = add_noise(content, noise, bar**0.5, (1 - bar) ** 0.5)  # the use begins with the noised content …
     times = [*SCHEDULE.sampling_timesteps(start, steps), -1]
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in itertools.pairwise(times):
         here = SCHEDULE.alpha_bar_at(now)
         on_path = add_noise(target, epsilon, here**0.5, (1 - here) ** 0.5)
         assert np.max(np.abs(x - on_path)) < 1e-9  # … stays on the path of the training …

@@ -1,4 +1,4 @@
-"""A small drawn data set: contents × styles with label maps and truths, and networks that know its pictures by heart."""
+"""A small drawn data set with label maps and truths, and networks that know its pictures by heart."""
 
 from __future__ import annotations
 
@@ -47,14 +47,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     painters = [painter(900 + s) for s in range(STYLES)]
     rows, pairs = [], []
     for c, view in enumerate(views):
-        put(f"coco/c{c}.png", render(view, None), label_map(view), -1)
+        put(f"coco/c{c}.png", render(view, None), label_map(view), KINDS.index(painters[0].kind))
         (root / "coco" / "maps").mkdir(parents=True, exist_ok=True)
         from PIL import Image
 
         Image.fromarray(label_map(view)).save(root / "coco" / "maps" / f"c{c}.png")
         rows.append({"content_id": f"c{c}", "content_path": f"coco/c{c}.png", "layout_path": f"coco/maps/c{c}.png"})
     write_jsonl(root / "coco" / "contents.jsonl", rows)
-    write_text(root / "coco" / "labels.txt", "0: unlabeled\n" + "".join(f"{k + 1}: {s}\n" for k, s in enumerate(SHAPES)))
+    write_text(
+        root / "coco" / "labels.txt", "0: unlabeled\n" + "".join(f"{k + 1}: {s}\n" for k, s in enumerate(SHAPES))
+    )
     for s, by in enumerate(painters):
         other = scene(71_000 + s)
         put(f"wikiart/s{s}.png", render(other, by), label_map(other), KINDS.index(by.kind))
@@ -73,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 class KnowsKinds:
     """In place of a trained classifier: it looks the drawn picture up, so that its answers are the truth.
 
-    Pictures that nobody painted, contents and what is made from them, count as the first label.
+    Pictures that nobody painted count as the first painter's kind.
     """
 
     kinds: dict[bytes, int]
@@ -83,7 +85,7 @@ class KnowsKinds:
         return list(KINDS)
 
     def probabilities(self, pictures: Picture) -> npt.NDArray[np.float32]:
-        found = [max(0, self.kinds.get(picture.tobytes(), 0)) for picture in pictures]
+        found = [self.kinds.get(picture.tobytes(), 0) for picture in pictures]
         return np.eye(len(KINDS), dtype=np.float32)[found]
 
 
@@ -98,10 +100,12 @@ class KnowsScenes:
         return ["background", *SHAPES]
 
     def segment(self, pictures: Picture) -> Picture:
-        return np.stack([self.scenes.get(picture.tobytes(), np.zeros(picture.shape[:2], np.uint8)) for picture in pictures])
+        return np.stack(
+            [self.scenes.get(picture.tobytes(), np.zeros(picture.shape[:2], np.uint8)) for picture in pictures]
+        )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracles(world: World) -> Networks:
     """A classifier and a reader that are never wrong about drawn pictures; no CLIP and no structure encoder."""
     absent = {"clip": "no clip here", "structure_encoder": "no structure encoder here"}

@@ -54,7 +54,9 @@ def test_a_class_below_the_floor_or_unknown_to_the_reader_is_no_object() -> None
 
 
 def test_classes_meet_by_name_and_background_is_no_thing() -> None:
-    assert same_classes({0: "unlabeled", 1: "Traffic_Light", 5: "zebra"}, ["background", "tree", "traffic light"]) == {1: 2}
+    assert same_classes({0: "unlabeled", 1: "Traffic_Light", 5: "zebra"}, ["background", "tree", "traffic light"]) == {
+        1: 2
+    }
     assert same_classes({0: "background"}, ["background"]) == {}
 
 

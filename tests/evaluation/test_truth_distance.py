@@ -19,7 +19,7 @@ A_KIND = 5
 
 @pytest.fixture(scope="module")
 def cases() -> Cases:
-    """Distances of a truth and of what is not one, by kind of painter. What is made from a truth is not compared with it."""
+    """Distances by kind of painter; what is made from a truth is not compared with that one."""
     found: Cases = {kind: {} for kind in KINDS}
     for number in range(A_KIND * len(KINDS)):
         view, by = scene(80_000 + number), painter(1000 + number)

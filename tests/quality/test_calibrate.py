@@ -24,9 +24,13 @@ def scores(triples: list[Triple]) -> dict[str, list[dict[str, float]]]:
 
 def test_98_percent_of_unseen_truths_are_not_c_and_every_copy_is(scores: dict, fresh_triples: list[Triple]) -> None:
     found = calibrate(scores["good"], scores["untouched"] + scores["reencoded"])
-    fresh = [grade(measure(t.truth, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples]
+    fresh = [
+        grade(measure(t.truth, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples
+    ]
     assert sum(g.letter == "C" for g in fresh) <= 0.02 * len(fresh)
-    copies = [grade(measure(t.content, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples]
+    copies = [
+        grade(measure(t.content, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples
+    ]
     assert all("unchanged" in g.causes for g in copies)
 
 

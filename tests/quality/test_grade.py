@@ -81,7 +81,15 @@ def test_letters_follow_the_published_limits_at_the_border() -> None:
 
 
 def test_a_score_that_was_not_measured_caps_the_grade_at_b_and_says_so() -> None:
-    scores = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "hf_ratio": 1.0, "change": 0.2, "edge_64": 0.9, "edge_128": 0.9}
+    scores = {
+        "finite": 1.0,
+        "bright": 0.9,
+        "spread": 0.2,
+        "hf_ratio": 1.0,
+        "change": 0.2,
+        "edge_64": 0.9,
+        "edge_128": 0.9,
+    }
     given = grade(scores, Thresholds())
     assert given.letter == "B"
     assert given.reasons == ["content_sim: not measured"]

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bottega.quality.measure import HF_FLOOR, Judge, difference, edge_map, gradient_energy, luminance, measure, to_uint8

@@ -22,7 +22,7 @@ from .conftest import CAPTION, STAGES, Believable, load
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would fetch, the ids, the links inside the page, pictures without words, and open elements."""
+    """Collects what a browser would fetch, ids, links inside the page, pictures without words, and open elements."""
 
     VOID = ("meta", "img", "br", "link", "input", "hr", "path", "use")
 
@@ -40,7 +40,9 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.append(tag)
-        self.fetched += [str(found[name]) for name in ("src", "href", "srcset", "data", "action", "xlink:href") if found.get(name)]
+        self.fetched += [
+            str(found[name]) for name in ("src", "href", "srcset", "data", "action", "xlink:href") if found.get(name)
+        ]
         self.jumps += [str(found["href"])[1:] for _ in [0] if str(found.get("href", "")).startswith("#")]
         self.ids += [str(found["id"])] if found.get("id") else []
         self.silent += [tag] if tag == "img" and not found.get("alt") else []
@@ -214,7 +216,13 @@ def test_torn_and_foreign_files_leave_a_sentence_not_a_traceback(complete: Path,
         (broken / f"teacher/ledger.sqlite{leftover}").unlink(missing_ok=True)
     run(broken)
     text = read(broken).text
-    for name in ("evaluation/summary.json", "training/metrics.jsonl", "quality/calibration.json", "teacher/ledger.sqlite", "recipe.yaml"):
+    for name in (
+        "evaluation/summary.json",
+        "training/metrics.jsonl",
+        "quality/calibration.json",
+        "teacher/ledger.sqlite",
+        "recipe.yaml",
+    ):
         assert f"can't be read: {name}" in text, name
 
 
@@ -248,7 +256,9 @@ def test_a_complete_page_is_far_below_three_megabytes(complete: Path) -> None:
 def test_the_template_and_style_sheet_are_shipped_with_the_package() -> None:
     import tomllib
 
-    patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]["bottega"]
+    patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"][
+        "bottega"
+    ]
     assert {"report/**/*.html", "report/**/*.css"} <= set(patterns)
 
 

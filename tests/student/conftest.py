@@ -66,7 +66,7 @@ def make_adapter(backbone: Backbone) -> Callable[..., StyleAdapter]:
 
 @pytest.fixture
 def inputs() -> dict[str, torch.Tensor]:
-    """Latents [3, 4, 8, 8], timesteps [3], text [3, 7, 20] with masks of 7, 4 and 1 tokens, content, embeddings [3, 16]."""
+    """Latents [3, 4, 8, 8], timesteps [3], text [3, 7, 20] with masks of 7, 4 and 1 tokens, embeddings [3, 16]."""
     draw = torch.Generator().manual_seed(2)
     mask = torch.zeros(3, 7)
     for i, length in enumerate((7, 4, 1)):
@@ -132,7 +132,12 @@ def ledger_row(root: Path, teacher: Path, content: int, style: int, **changes: A
 def write_fill50k(root: Path, count: int = 3) -> None:
     rows = []
     for i in range(count):
-        row = {"key": str(i), "source_path": f"raw/f/s{i}.png", "target_path": f"raw/f/t{i}.png", "prompt": f"circle {i}"}
+        row = {
+            "key": str(i),
+            "source_path": f"raw/f/s{i}.png",
+            "target_path": f"raw/f/t{i}.png",
+            "prompt": f"circle {i}",
+        }
         write_png(root / row["source_path"], picture(2000 + i))
         write_png(root / row["target_path"], picture(3000 + i))
         rows.append({**row, "split": "train"})

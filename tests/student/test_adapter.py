@@ -57,7 +57,9 @@ def test_size_conditions_are_passed_as_the_models_configuration_wants_them(
     transformer = make_transformer(sample_size=sample_size, num_layers=1)
     backbone = Backbone(transformer, from_scheduler_config({}), 8)
     added = {"resolution": torch.full((3, 2), 64.0), "aspect_ratio": torch.ones(3, 1)}
-    oracle = stock(transformer, inputs, added=added if sample_size == 128 else {"resolution": None, "aspect_ratio": None})
+    oracle = stock(
+        transformer, inputs, added=added if sample_size == 128 else {"resolution": None, "aspect_ratio": None}
+    )
     assert transformer.use_additional_conditions == (sample_size == 128)
     assert float((run(backbone, None, inputs) - oracle).abs().max()) == 0.0
 
@@ -102,9 +104,13 @@ def test_detaching_leaves_no_trace(backbone: Backbone, make_adapter: Make, input
     names = set(transformer.state_dict())
     with attached(transformer, make_adapter(layers="all")) as attachment:
         assert set(transformer.state_dict()) == names  # the adapter's weights never become the transformer's
-        assert float((stock(transformer, inputs) - before).abs().max()) == 0.0  # nothing is injected outside `injecting`
+        assert (
+            float((stock(transformer, inputs) - before).abs().max()) == 0.0
+        )  # nothing is injected outside `injecting`
         assert attachment.slot.injection is None
-    assert all(a is b for a, b in zip(processors, (x.attn2.processor for x in transformer.transformer_blocks), strict=True))
+    assert all(
+        a is b for a, b in zip(processors, (x.attn2.processor for x in transformer.transformer_blocks), strict=True)
+    )
     assert float((stock(transformer, inputs) - before).abs().max()) == 0.0
 
 
@@ -127,10 +133,9 @@ def test_every_weight_of_the_style_path_has_a_gradient_at_the_first_step(
     mixed = {**inputs, "dropped": torch.tensor([False, False, True])}
     run(backbone, adapter, mixed).square().mean().backward()
     dead = {name for name, p in adapter.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0.0}
-    # the second half of a low-rank change and the content's path begin at zero: what lies before them moves a step later;
-    # a bias on the keys shifts all of a query's scores alike, which softmax ignores
-    allowed = {f"layers.{i}.out_down.weight" for i in range(4)} | {n for n in dead if n.endswith("to_k.bias")}
-    assert dead <= allowed | {f"layers.{i}.to_k.bias" for i in range(4)}
+    # The second half of a low-rank change begins at zero, so its first half moves a step later; a bias on the keys
+    # shifts all scores of a query alike, which softmax ignores.
+    assert dead <= {f"layers.{i}.{name}" for i in range(4) for name in ("out_down.weight", "to_k.bias")}
 
 
 def test_keys_and_values_begin_as_the_layers_own(backbone: Backbone, make_adapter: Make) -> None:
@@ -195,7 +200,7 @@ def test_style_dropped_from_a_sample_leaves_the_others_as_they_were(make_adapter
     kept = tokens_of(adapter, inputs)
     mixed = tokens_of(adapter, {**inputs, "dropped": torch.tensor([False, True, False])})
     assert torch.equal(kept[[0, 2]], mixed[[0, 2]])
-    assert float((kept[1] - mixed[1]).abs().max()) > 0.1
+    assert float((kept[1] - mixed[1]).detach().abs().max()) > 0.1
     assert torch.equal(mixed[1], tokens_of(adapter, {**inputs, "dropped": torch.ones(3, dtype=torch.bool)})[0])
 
 
@@ -218,8 +223,9 @@ def test_the_frozen_prefix_saves_no_activations(backbone: Backbone, make_adapter
         return total
 
     one, two, six = (saved_bytes(k) for k in (1, 2, 6))
-    assert 0.6 < (two - one) / one < 1.4  # each adapted block costs about the same …
-    assert 4.5 < (six - one) / (two - one) < 5.5  # … and the blocks before the first one nothing
+    block = two - one  # the first adapted block costs less: its self-attention lies before anything that learns
+    assert 0 < one <= block  # four blocks before it, and yet no more than one block's worth is kept
+    assert 4.5 < (six - one) / block < 5.5
 
 
 def test_the_prefix_has_no_graph_even_where_its_inputs_ask_for_one(backbone: Backbone, inputs: Inputs) -> None:

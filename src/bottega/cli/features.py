@@ -27,7 +27,6 @@ def command(
     with locked(models.device, output_dir, "features"):
         found = run(config, output_dir, teacher_dir=teacher_dir, data_root=data_root, models=models)
     typer.echo(
-        f"{output_dir}: {found['targets']} targets and {found['fill50k']} of Fill50K; {found['encoded']} items encoded now, "
-        f"{found['rejected']} samples left out"
+        f"{output_dir}: {found['targets']} targets and {found['fill50k']} of Fill50K; {found['encoded']} items "
+        f"encoded now, {found['rejected']} samples left out"
     )
-

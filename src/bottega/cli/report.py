@@ -9,7 +9,9 @@ import typer
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="the run directory, for instance runs/miniature", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="the run directory, for instance runs/miniature", show_default=False)
+    ],
 ) -> None:
     """Write DIRECTORY/report.html, one offline page, from whatever the run directory holds by now."""
     from bottega.report.page import run

@@ -15,7 +15,9 @@ def command(
     output: Annotated[Path, typer.Option(help="PNG to write")],
     prompt: Annotated[str, typer.Option(help="what the content shows")] = "",
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
-    strength: Annotated[float | None, typer.Option(help="how much is redrawn, 0 to 1  [default: the adapter's]")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="how much is redrawn, 0 to 1  [default: the adapter's]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="sampling steps  [default: the adapter's]")] = None,
     style_scale: Annotated[float | None, typer.Option(help="factor on the style; 0: none  [default: 1]")] = None,
     text_guidance: Annotated[float | None, typer.Option(help="guidance on the prompt; 1: none")] = None,
@@ -43,5 +45,6 @@ def command(
         models=ModelsConfig(pixart=pixart, clip=clip, device=device),
     )
     typer.echo(
-        f"{done['output']}: seed {done['seed']}, strength {done['strength']:g}, {done['steps']} steps, {done['seconds']:.1f} s"
+        f"{done['output']}: seed {done['seed']}, strength {done['strength']:g}, {done['steps']} steps, "
+        f"{done['seconds']:.1f} s"
     )

@@ -39,7 +39,9 @@ def style(
     config = read_section(StudentConfig, "student", recipe, set_ or [])
     with locked(models.device, output_dir, "train style"):
         done = run(config, output_dir, features_dir=features_dir, models=models)
-    typer.echo(f"{output_dir / done['adapter']}: {done['steps']} steps; learning: {done['learning']} ({done['evidence']})")
+    typer.echo(
+        f"{output_dir / done['adapter']}: {done['steps']} steps; learning: {done['learning']} ({done['evidence']})"
+    )
     if done["learning"] != "yes" or done["advice"] != "none needed":
         typer.echo(f"advice: {done['advice']}")
 

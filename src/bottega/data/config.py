@@ -103,6 +103,31 @@ class DataConfig(Config):
 Count = Annotated[int, Field(ge=0)]
 
 
+Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+def _different(seeds: tuple[int, ...]) -> None:
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be different and not negative, got {list(seeds)}; for example [0, 1, 2]")
+
+
+class ListConfig(Config):
+    """One pair list, as `bottega data pairs` writes it."""
+
+    num_pairs: Annotated[int, Field(ge=1)] = Field(default=10_000, description="pairs; a longer list begins with it")
+    crossed: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="instead of num_pairs, all combinations of [contents, styles]"
+    )
+    seeds: Seeds = Field(default=(0, 1, 2), description="target seeds of each pair")
+    seed: int = Field(default=0, ge=0, description="another seed, another choice of pairs")
+    split: Literal["train", "val", "test"] = Field(default="train", description="the contents and styles to pair")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        _different(self.seeds)
+        return self
+
+
 class PairsConfig(Config):
     """Section `pairs`: how many pairs of each split, and which seeds each pair is made with."""
 
@@ -112,7 +137,7 @@ class PairsConfig(Config):
     crossed: tuple[int, int] | None = Field(
         default=(20, 20), description="test set of all combinations: [contents, styles]; null: `test` pairs instead"
     )
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="target seeds of each pair")
+    seeds: Seeds = Field(default=(0, 1, 2), description="target seeds of each pair")
     seed: int = Field(default=0, ge=0, description="another seed, another choice of pairs")
     clip: bool = Field(default=False, description="make fewer pairs, and say so, where the data cannot give as many")
 
@@ -122,6 +147,5 @@ class PairsConfig(Config):
             raise ValueError(f"test={self.test} and crossed={list(self.crossed)} exclude each other; unset one")
         if self.crossed is not None and min(self.crossed) < 1:
             raise ValueError(f"crossed needs at least [1, 1], got {list(self.crossed)}; null turns it off")
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different and not negative, got {list(self.seeds)}; for example [0, 1, 2]")
+        _different(self.seeds)
         return self

@@ -1,4 +1,4 @@
-"""Which content meets which style: pair lists that are balanced, free of repeats, and begin with their shorter versions.
+"""Which content meets which style: pair lists that are balanced, free of repeats, and begin with shorter ones.
 
 A list is a function of its index, nothing is drawn in a loop. With L labels, n contents, m pictures of a label:
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from json.encoder import encode_basestring
@@ -27,7 +27,7 @@ from math import lcm
 from pathlib import Path
 from typing import Any
 
-from bottega.data.config import PairsConfig
+from bottega.data.config import ListConfig, PairsConfig
 from bottega.data.contents import relative
 from bottega.data.splits import SPLITS
 from bottega.data.wikiart import read_styles
@@ -50,53 +50,45 @@ class Places:
         """Pairs before the scarcest label would have to repeat one."""
         return len(self.pictures) * self.contents * min(self.pictures, default=0)
 
-    def pair(self, index: int) -> tuple[int, int, int]:
-        """(content, label, picture of the label) of pair number `index` < `capacity`."""
-        turn, label = divmod(index, len(self.pictures))
-        pictures = self.pictures[label]
-        first = label * self.contents // len(self.pictures)
-        return (first + turn + turn // lcm(pictures, self.contents)) % self.contents, label, turn % pictures
-
-
-class Columns:
-    """Rows of JSON fragments in one block of bytes: a hundred thousand contents with captions in 40 MB."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("Q", [0])
-
-    def add(self, fragment: str) -> None:
-        """Append one fragment."""
-        self._bytes += fragment.encode()
-        self._ends.append(len(self._bytes))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, row: int) -> str:
-        return self._bytes[self._ends[row] : self._ends[row + 1]].decode()
+    def walk(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """(content, label, picture of the label) of the pairs 0 … `count` - 1; `count` is at most the capacity."""
+        labels, contents = len(self.pictures), self.contents
+        first = [label * contents // labels for label in range(labels)]
+        period = [lcm(pictures, contents) for pictures in self.pictures]
+        for turn in range(-(-count // labels) if count else 0):
+            for label in range(min(labels, count - turn * labels)):
+                content = (first[label] + turn + turn // period[label]) % contents
+                yield content, label, turn % self.pictures[label]
 
 
 class Side:
-    """Contents of one split, in their shuffled order, as JSON fragments: ids, paths, and captions."""
+    """Contents, or the style pictures of one label, as fragments of JSON in UTF-8; once shuffled, in their order."""
 
     def __init__(self) -> None:
-        self.ids, self.paths, self.captions = Columns(), Columns(), Columns()
-        self.first_caption = array("Q", [0])
-        self.order: Sequence[int] = ()
+        self.ids: list[bytes] = []
+        self.rows: list[bytes] = []
+        """What of a row does not depend on the partner: path, and a style's label."""
+        self.captions: list[bytes] = []
+        """A content's captions as JSON strings, one a line: one object for all of them saves half of the memory."""
+        self.draws = array("Q")
+        """A number from the id and the seed: a content's and a style's together draw the caption."""
 
-    def add(self, identity: str, path: str, captions: Sequence[str] = ()) -> None:
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, identity: str, row: str, captions: Sequence[str] = ()) -> None:
         """Append a picture."""
-        self.ids.add(identity)
-        self.paths.add(encode_basestring(path))
-        for caption in captions:
-            self.captions.add(encode_basestring(caption))
-        self.first_caption.append(len(self.captions))
+        self.ids.append(identity.encode())
+        self.rows.append(row.encode())
+        self.captions.append("\n".join(map(encode_basestring, captions or ("",))).encode())
 
     def shuffle(self, seed: int, what: str) -> None:
         """Order by a keyed hash of the ids: adding a picture inserts it and moves no other."""
-        keys = [_hash(seed, what, self.ids[row]) for row in range(len(self.ids))]
-        self.order = array("L", sorted(range(len(keys)), key=lambda row: (keys[row], self.ids[row])))
+        keys = [_hash(seed, what, identity) for identity in self.ids]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        self.draws = array("Q", (int.from_bytes(keys[row][8:]) for row in order))
+        for column in (self.ids, self.rows, self.captions):
+            column[:] = [column[row] for row in order]
 
 
 class Material:
@@ -115,18 +107,23 @@ class Material:
 
     def add_style(self, label: str, identity: str, path: str) -> None:
         """Append a style picture under its label."""
-        self._by_label[label].add(identity, path)
+        row = f'"style_path": {encode_basestring(path)}, "style": {encode_basestring(label)}, '
+        self._by_label[label].add(identity, row)
+
+    def add_content(self, identity: str, path: str, captions: Sequence[str]) -> None:
+        """Append a content."""
+        self.contents.add(identity, f'"content_path": {encode_basestring(path)}, ', captions)
 
     def shuffle(self) -> None:
         """Fix all orders; call once when everything is added."""
         self.contents.shuffle(self.seed, "content")
-        self.labels = sorted(self._by_label, key=lambda label: (_hash(self.seed, "label", label), label))
+        self.labels = sorted(self._by_label, key=lambda label: _hash(self.seed, "label", label.encode()))
         for side in self.styles:
             side.shuffle(self.seed, "style")
 
     def places(self) -> Places:
         """The combinatorics of a balanced list."""
-        return Places(len(self.contents.ids), tuple(len(side.ids) for side in self.styles))
+        return Places(len(self.contents), tuple(map(len, self.styles)))
 
 
 def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> dict[str, Material]:
@@ -146,7 +143,7 @@ def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> d
     found = {split: Material(split, seed) for split in SPLITS}
     for row in read_jsonl(contents):
         if row["split"] in found:
-            found[row["split"]].contents.add(row["content_id"], row["content_path"], row["captions"])
+            found[row["split"]].add_content(row["content_id"], row["content_path"], row["captions"])
     prefix = relative(styles, data_root)
     for style in read_styles(styles):
         found[style.split].add_style(style.style, style.id, f"{prefix}/{style.path}")
@@ -155,18 +152,17 @@ def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> d
     return found
 
 
-def balanced_lines(material: Material, count: int, seeds: Sequence[int]) -> Iterator[str]:
-    """The first `count` pairs of the balanced list as JSON lines, without line ends.
+def balanced_lines(material: Material, count: int, seeds: Sequence[int]) -> Iterator[bytes]:
+    """The first `count` pairs of the balanced list as JSON lines.
 
     Raises:
         RequestError: the split cannot give so many different pairs.
     """
-    places = material.places()
     check_count(material, count)
-    return _lines(material, map(places.pair, range(count)), seeds)
+    return _lines(material, material.places().walk(count), seeds)
 
 
-def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequence[int]) -> Iterator[str]:
+def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequence[int]) -> Iterator[bytes]:
     """All combinations of `contents` contents and `styles` style pictures, the latter balanced over labels to ±1.
 
     Ordered so that every prefix spreads over contents and styles alike.
@@ -174,15 +170,14 @@ def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequenc
     Raises:
         RequestError: the split holds fewer.
     """
-    have = (len(material.contents.ids), sum(len(side.ids) for side in material.styles))
+    have = (len(material.contents), sum(map(len, material.styles)))
     if contents > have[0] or styles > have[1]:
         raise RequestError(
             f"a crossed list of {contents} contents x {styles} styles needs that many in split {material.split}, which "
             f"has {have[0]} and {have[1]}; ask for fewer (pairs.crossed), or prepare more pictures"
         )
     chosen = list(islice(_styles_by_turns(material), styles))
-    grid = Places(contents, (styles,))
-    cells = (grid.pair(index) for index in range(contents * styles))
+    cells = Places(contents, (styles,)).walk(contents * styles)
     return _lines(material, ((content, *chosen[style]) for content, _, style in cells), seeds)
 
 
@@ -192,18 +187,18 @@ def check_count(material: Material, count: int) -> None:
     if count > capacity:
         raise RequestError(
             f"{count} different pairs, balanced over styles, were asked of split {material.split}, which can give "
-            f"{capacity} ({len(material.contents.ids)} contents, {len(material.labels)} style labels with at least "
+            f"{capacity} ({len(material.contents)} contents, {len(material.labels)} style labels with at least "
             f"{min(material.places().pictures, default=0)} pictures each); ask for fewer or prepare more pictures"
         )
 
 
-def write_pairs(path: Path, lines: Iterable[str]) -> int:
+def write_pairs(path: Path, lines: Iterable[bytes]) -> int:
     """Write JSON lines whole or not at all, as a stream; returns their number."""
     count = 0
     lines = iter(lines)
-    with atomic_path(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as stream:
+    with atomic_path(path) as draft, draft.open("wb") as stream:
         while block := list(islice(lines, _LINES_AT_ONCE)):
-            stream.write("\n".join(block) + "\n")
+            stream.write(b"".join(block))
             count += len(block)
     return count
 
@@ -222,7 +217,7 @@ def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, A
     """Write `train.jsonl`, `val.jsonl` and `test.jsonl` in `directory` from what stage `data` prepared.
 
     Returns:
-        The number of pairs, contents and styles of each split; with `config.clip`, what was asked for but not to be had.
+        The number of pairs, contents and styles of each split; with `config.clip`, what was asked in vain.
 
     Raises:
         MissingError: the data root has not been prepared.
@@ -236,15 +231,45 @@ def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, A
         lines, clipped = make(material[split], crossed or (asked,), config)
         summary[split] = {
             "pairs": write_pairs(directory / f"{split}.jsonl", lines),
-            "contents": len(material[split].contents.ids),
-            "styles": sum(len(side.ids) for side in material[split].styles),
+            "contents": len(material[split].contents),
+            "styles": sum(map(len, material[split].styles)),
             "labels": len(material[split].labels),
             **({"asked": clipped} if clipped else {}),
         }
     return summary
 
 
-Made = tuple[Iterator[str], Sequence[int]]
+def write_list(
+    config: ListConfig, output: Path, *, data_root: Path, contents: Path | None = None, styles: Path | None = None
+) -> dict[str, Any]:
+    """Write one pair list of one split, as `bottega data pairs` does.
+
+    Args:
+        config: how many pairs, of which split.
+        output: the JSON lines file.
+        data_root: what the paths in it are relative to.
+        contents: `contents.jsonl`, if not `coco/contents.jsonl` of the data root.
+        styles: folder of `meta.csv`, if not `wikiart/` of the data root.
+
+    Raises:
+        MissingError: contents or styles have not been prepared.
+        RequestError: the split cannot give as many pairs.
+    """
+    contents, styles = contents or data_root / "coco" / "contents.jsonl", styles or data_root / "wikiart"
+    material = read_material(data_root, config.seed, contents, styles)[config.split]
+    if config.crossed is not None:
+        lines = crossed_lines(material, *config.crossed, config.seeds)
+    else:
+        lines = balanced_lines(material, config.num_pairs, config.seeds)
+    return {
+        "pairs": write_pairs(output, lines),
+        "contents": len(material.contents),
+        "styles": sum(map(len, material.styles)),
+        "labels": len(material.labels),
+    }
+
+
+Made = tuple[Iterator[bytes], Sequence[int]]
 
 
 def _balanced(material: Material, asked: Sequence[int], config: PairsConfig) -> Made:
@@ -255,8 +280,8 @@ def _balanced(material: Material, asked: Sequence[int], config: PairsConfig) -> 
 def _crossed(material: Material, asked: Sequence[int], config: PairsConfig) -> Made:
     contents, styles = asked
     if config.clip:
-        contents = min(contents, len(material.contents.ids))
-        styles = min(styles, sum(len(side.ids) for side in material.styles))
+        contents = min(contents, len(material.contents))
+        styles = min(styles, sum(map(len, material.styles)))
     lines = crossed_lines(material, contents, styles, config.seeds)
     return lines, [] if (contents, styles) == tuple(asked) else asked
 
@@ -268,36 +293,30 @@ def _styles_by_turns(material: Material) -> Iterator[tuple[int, int]]:
         yield from ((label, picture) for label, size in enumerate(sizes) if picture < size)
 
 
-def _lines(material: Material, places: Iterable[tuple[int, int, int]], seeds: Sequence[int]) -> Iterator[str]:
-    """Rows as text. Written by hand from prepared fragments: json.dumps would take most of the time of a million."""
+def _lines(material: Material, places: Iterable[tuple[int, int, int]], seeds: Sequence[int]) -> Iterator[bytes]:
+    """Rows as text. Put together from prepared fragments: json.dumps would take most of the time of a million."""
     contents, styles = material.contents, material.styles
-    labels = [encode_basestring(label) for label in material.labels]
-    end = f'"seeds": [{", ".join(map(str, seeds))}], "split": "{material.split}"}}'
-    draw = _caption_drawer(material.seed)
-    for place, label, picture in places:
-        row, side = contents.order[place], styles[label]
-        style = side.order[picture]
-        content_id, style_id = contents.ids[row], side.ids[style]
-        first = contents.first_caption[row]
-        index = draw(content_id, style_id) % (contents.first_caption[row + 1] - first)
+    end = f'"seeds": [{", ".join(map(str, seeds))}], "split": "{material.split}"}}\n'.encode()
+    for row, label, picture in places:
+        side = styles[label]
+        content_id, style_id = contents.ids[row], side.ids[picture]
+        captions = contents.captions[row].split(b"\n")
+        index = (contents.draws[row] ^ side.draws[picture]) % len(captions)
         yield (
-            f'{{"pair_id": "{content_id}_{style_id}", "content_id": "{content_id}", '
-            f'"content_path": {contents.paths[row]}, "style_id": "{style_id}", "style_path": {side.paths[style]}, '
-            f'"style": {labels[label]}, "prompt": {contents.captions[first + index]}, "caption_index": {index}, {end}'
+            b'{"pair_id": "%b_%b", "content_id": "%b", %b"style_id": "%b", %b"prompt": %b, "caption_index": %d, %b'
+            % (
+                content_id,
+                style_id,
+                content_id,
+                contents.rows[row],
+                style_id,
+                side.rows[picture],
+                captions[index],
+                index,
+                end,
+            )
         )
 
 
-def _caption_drawer(seed: int) -> Callable[[str, str], int]:
-    """A number a pair, from its ids and the seed alone: which caption it takes does not depend on the list's length."""
-    begun = hashlib.sha256(f"{seed}:caption:".encode())
-
-    def draw(content_id: str, style_id: str) -> int:
-        state = begun.copy()
-        state.update(f"{content_id}_{style_id}".encode())
-        return int.from_bytes(state.digest()[:8], "big")
-
-    return draw
-
-
-def _hash(seed: int, what: str, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{what}:{name}".encode()).digest()[:16]
+def _hash(seed: int, what: str, name: bytes) -> bytes:
+    return hashlib.sha256(b"%d:%b:%b" % (seed, what.encode(), name)).digest()[:16]

@@ -40,7 +40,8 @@ def add_noise(clean: Array, noise: Array, alpha: Array | float, sigma: Array | f
 def effective_noise(
     noise: Array, content: Array, target: Array, alpha_start: Array | float, sigma_start: Array | float
 ) -> Array:
-    """ε̃ = ε + (α_s/σ_s)(z_content - z_target): the noise that makes the noised *content* a noised *target* at the start.
+    """ε̃ = ε + (α_s/σ_s)(z_content - z_target): the noise that makes the noised *content* a noised *target* at the
+    start.
 
     With x_t = α z_target + σ ε̃, the point at t = s is α_s z_content + σ_s ε exactly, and DDIM with a network that
     predicts ε̃ goes from there to z_target. Derived in docs/student.md.

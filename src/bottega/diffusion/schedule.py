@@ -68,10 +68,11 @@ class NoiseSchedule:
 
 
 def from_scheduler_config(config: Mapping[str, Any], *, name: str = "scheduler") -> NoiseSchedule:
-    """Read a diffusers scheduler configuration; what it does not state is diffusers' default, what is unknown is refused.
+    """Read a diffusers scheduler configuration; what it does not state is diffusers' default, what is unknown is
+    refused.
 
-    Raises RequestError for a beta schedule or prediction type that is not known here: a wrong guess would train silently
-    on another noise level (at t = 500 Stable Diffusion's betas keep ᾱ = 0.28 where PixArt-α's keep 0.08).
+    Raises RequestError for a beta schedule or prediction type that is not known here: a wrong guess would train
+    silently on another noise level (at t = 500 Stable Diffusion's betas keep ᾱ = 0.28 where PixArt-α's keep 0.08).
     """
     count = int(config.get("num_train_timesteps", 1000))
     betas = _betas(config, count, name)

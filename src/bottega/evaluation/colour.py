@@ -50,7 +50,11 @@ def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.floa
     beat the drawn truth, and here it does not. Both directions count, so that a picture of one fitting colour does not
     win.
     """
-    squared = (first**2).sum(1)[:, None] + (second**2).sum(1)[None, :] - 2 * first @ second.T  # [P, P]
+    # One product gives all squared distances: (-2x, |x|², 1) · (y, 1, |y|²).
+    ones = np.ones((len(first), 1), np.float32), np.ones((len(second), 1), np.float32)
+    left = np.hstack([-2 * first, (first**2).sum(1, keepdims=True), ones[0]])  # [P, 5]
+    right = np.hstack([second, ones[1], (second**2).sum(1, keepdims=True)])  # [P, 5]
+    squared = left @ right.T  # [P, P]
     there, back = np.maximum(squared.min(1), 0), np.maximum(squared.min(0), 0)
     return float(np.sqrt(there).mean() + np.sqrt(back).mean()) / 2
 

@@ -116,7 +116,6 @@ def _jobs(
     """The pictures of a pair that are still to be measured; those that were are put among the records."""
     identity = [way, *sources.identity(pair)]
     pair_id = str(pair["pair_id"])
-    truths: list[Picture] | None = None
     jobs, found = [], []
     for row in rows:
         drawn = files.get(row, {}).get(pair_id)
@@ -130,9 +129,8 @@ def _jobs(
         if drawn:
             picture: Picture | None = load_square(drawn, sources.size)
         else:
-            truths = sources.truths(pair) if truths is None and row in MADE_FROM else truths
-            first = truths[0] if truths else None
-            picture = control_picture(row, sources.content(pair), sources.style(pair), first)
+            truth = next(iter(sources.truths(pair, 1)), None) if ROWS[row].truth else None
+            picture = control_picture(row, sources.content(pair), sources.style(pair), truth)
         if picture is not None:
             jobs.append(_Job(pair, row, picture, sha or sha256_bytes(picture.tobytes()), key))
     measured.records.update({(r.row, r.pair_id): r for r in found})

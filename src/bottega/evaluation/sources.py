@@ -54,9 +54,9 @@ class Sources:
         named = (self.data_root / "truth" / f"{pair['pair_id']}_seed{k}.png" for k in range(self._truths))
         return [path for path in named if path.is_file()]
 
-    def truths(self, pair: Pair) -> list[Picture]:
-        """The drawn truths of a pair. Raises PictureError."""
-        return [load_square(path, self.size) for path in self.truth_paths(pair)]
+    def truths(self, pair: Pair, count: int | None = None) -> list[Picture]:
+        """The drawn truths of a pair, or the first `count` of them. Raises PictureError."""
+        return [load_square(path, self.size) for path in self.truth_paths(pair)[:count]]
 
     def labels(self, pair: Pair) -> Labels | None:
         """The content's label map, uint8 [size, size], or None. Raises PictureError where it can't be read."""

@@ -28,10 +28,10 @@ def stylize_file(
 ) -> dict[str, Any]:
     """Draw `content` in the style of `style` with an adapter file and write a PNG, whole or not at all.
 
-    What is None is as the adapter's header says. models: where PixArt and CLIP are, if not where the header says; a model
-    with other weights than the adapter was trained beside is refused.
-    Returns {output, sha256, seed, strength, steps, seconds}. PictureError for a picture that can't be read, MissingError
-    for absent models, NonFiniteError before a broken picture would be written.
+    What is None is as the adapter's header says. models: where PixArt and CLIP are, if not where the header says; a
+    model with other weights than the adapter was trained beside is refused.
+    Returns {output, sha256, seed, strength, steps, seconds}. PictureError for a picture that can't be read,
+    MissingError for absent models, NonFiniteError before a broken picture would be written.
     """
     import time
 
@@ -53,8 +53,15 @@ def stylize_file(
     pixart, clip = locate(models, "pixart"), locate(models, "clip")
     for folder, part in ((pixart / "transformer", "transformer"), (pixart / "vae", "latent"), (clip, "clip")):
         if model_hash(folder) != header["model_hashes"][part]:
-            raise RequestError(f"{folder}: other weights than {adapter.name} was trained beside; name that model, or train again")
-    given = {"steps": steps, "style_scale": style_scale, "text_guidance": text_guidance, "style_guidance": style_guidance}
+            raise RequestError(
+                f"{folder}: other weights than {adapter.name} was trained beside; name that model, or train again"
+            )
+    given = {
+        "steps": steps,
+        "style_scale": style_scale,
+        "text_guidance": text_guidance,
+        "style_guidance": style_guidance,
+    }
     sampling = _sampling(SamplingConfig, header, given)
     side = sizes(pixart)["pixels"]
     pictures = np.stack([load_square(path, side) for path in (content, style)])  # [2, S, S, 3]

@@ -5,6 +5,7 @@ Legend: N pictures, B of a batch, S pixels a side, C × h × w latents, M text t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,15 +101,18 @@ def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: f
     schedule = backbone.schedule
     if adapter is None:
         if strength is None:
-            raise RequestError("without an adapter, strength says how much of the content is redrawn; pass 0 < strength ≤ 1")
+            raise RequestError(
+                "without an adapter, strength says how much of the content is redrawn; pass 0 < strength ≤ 1"
+            )
         return schedule.start_timestep(strength)
     way = Way.of(adapter.config, schedule)
     if strength is None or schedule.start_timestep(strength) == way.start:
         return way.start
     if way.paired:
         raise RequestError(
-            f"this adapter ({adapter.config.content_mode}) was trained for strength {adapter.config.strength:g} alone, received "
-            f"{strength:g}; leave strength out, lower style_scale instead, or train with adapter.strength={strength:g}"
+            f"this adapter ({adapter.config.content_mode}) was trained for strength {adapter.config.strength:g} "
+            f"alone, received {strength:g}; leave strength out, lower style_scale instead, or train with "
+            f"adapter.strength={strength:g}"
         )
     return schedule.start_timestep(strength)
 
@@ -121,7 +125,8 @@ def to_uint8(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 class _Batch:
-    """One batch on its way down the schedule: conditions are prepared once, the prefix is shared by the guided branches."""
+    """One batch on its way down the schedule: conditions are prepared once, the prefix is shared by the guided
+    branches."""
 
     def __init__(
         self,
@@ -143,7 +148,9 @@ class _Batch:
         self.tokens = self.null_tokens = None
         if attachment is not None:
             if styles is None or contents_clip is None:
-                raise RequestError("an adapter needs the CLIP embeddings of style and content; pass styles_clip and contents_clip")
+                raise RequestError(
+                    "an adapter needs the CLIP embeddings of style and content; pass styles_clip and contents_clip"
+                )
             self.tokens, self.null_tokens = self._style_tokens(attachment, styles.to(device), contents_clip.to(device))
 
     @staticmethod
@@ -161,14 +168,16 @@ class _Batch:
         """Content latents [B, C, h, w] -> the drawn picture's latents, float32."""
         backbone, schedule = self.backbone, self.backbone.schedule
         self.content = content.to(backbone.device)
-        noise = torch.stack([torch.randn(content.shape[1:], generator=torch_generator("student", seed)) for seed in seeds])
+        noise = torch.stack(
+            [torch.randn(content.shape[1:], generator=torch_generator("student", seed)) for seed in seeds]
+        )
         noise = noise.to(backbone.device)
         bar = schedule.alpha_bar_at(start)
         adapter = None if self.attachment is None else self.attachment.adapter
         blank = adapter is not None and adapter.config.start == "noise" and start == schedule.timesteps - 1
         x = noise if blank else add_noise(self.content, noise, bar**0.5, (1.0 - bar) ** 0.5)
         times = [*schedule.sampling_timesteps(start, self.sampling.steps), -1]
-        for now, after in zip(times, times[1:], strict=False):
+        for now, after in itertools.pairwise(times):
             epsilon = self.epsilon(x, torch.full((len(x),), now, device=backbone.device))
             x = ddim_step(x, epsilon, schedule.alpha_bar_at(now), schedule.alpha_bar_at(after))
         return x
@@ -176,8 +185,8 @@ class _Batch:
     def epsilon(self, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """ε with guidance on text and on style, nested: ε(∅,∅) + g_t (ε(t,∅) - ε(∅,∅)) + g_s (ε(t,s) - ε(t,∅)).
 
-        After Brooks et al. 2023, eq. 3. Only the terms with a scale other than 1 are computed; guidance on the text alone
-        keeps the style on both sides, ε(∅,s) + g_t (ε(t,s) - ε(∅,s)).
+        After Brooks et al. 2023, eq. 3. Only the terms with a scale other than 1 are computed; guidance on the text
+        alone keeps the style on both sides, ε(∅,s) + g_t (ε(t,s) - ε(∅,s)).
         """
         text_scale = self.sampling.text_guidance
         style_scale = self.sampling.style_guidance if self.attachment is not None else 1.0
@@ -219,9 +228,14 @@ def _decode(parts: Parts, latents: torch.Tensor, seeds: Sequence[int]) -> npt.ND
     finite = latents.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = [seed for seed, good in zip(seeds, finite.tolist(), strict=True) if not good]
-        raise NonFiniteError(f"the sampler gave latents that are not finite for the seeds {bad[:8]}; use dtype float32 or lower the guidance")
+        raise NonFiniteError(
+            f"the sampler gave latents that are not finite for the seeds {bad[:8]}; use dtype float32 or lower the "
+            f"guidance"
+        )
     pictures = parts.vae.decode(latents)
     if not bool(np.isfinite(pictures).all()):
         bad = [seed for seed, picture in zip(seeds, pictures, strict=True) if not np.isfinite(picture).all()]
-        raise NonFiniteError(f"the autoencoder gave pictures that are not finite for the seeds {bad[:8]}; check its dtype")
+        raise NonFiniteError(
+            f"the autoencoder gave pictures that are not finite for the seeds {bad[:8]}; check its dtype"
+        )
     return pictures

@@ -42,13 +42,13 @@ class Plan:
     gate_painters: int = 80
     vae: int = 2_000
     clip: int = 600
-    style_classifier: int = 300
-    scene_reader: int = 450
-    structure_encoder: int = 300
-    teacher: int = 1_400
-    pixart: int = 1_700
+    style_classifier: int = 500
+    scene_reader: int = 350
+    structure_encoder: int = 200
+    teacher: int = 700
+    pixart: int = 2_000
     circles: int = 1_500
-    gate_pictures: int = 120
+    gate_pictures: int = 96
     workers: int = 2
 
 

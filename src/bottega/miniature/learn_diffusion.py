@@ -167,8 +167,10 @@ def learn_pixart(
 ) -> tuple[Any, Any]:
     """Text to picture, T5 and transformer together: 45 % plain, 45 % painted (captions silent on style), 10 % Fill50K.
 
-    Half of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform timesteps,
-    weighted min(SNR, 5)/SNR (Min-SNR-γ, arXiv 2303.09556), and the variance half by its bound (arXiv 2102.09672).
+    Half of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform timesteps. Its
+    error is weighted like that of v where noise prevails, 1/ᾱ up to 40, or captions are learned last of all (see
+    docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half learns by its
+    bound (arXiv 2102.09672).
     """
     torch.manual_seed(6)
     tokenizer = t5_tokenizer(folder / "t5_tokenizer")
@@ -210,7 +212,8 @@ def learn_pixart(
             added_cond_kwargs=nothing,
         ).sample
         guess, variance = out.chunk(2, dim=1)
-        weight = torch.clamp(5 * ((1 - signal) / signal).float()[moments], max=1.0)
+        now = signal.float()[moments]
+        weight = torch.clamp(5 * (1 - now) / now, max=1.0) * torch.clamp(1 / now, max=40.0)
         mse = (weight * (guess - noise).square().mean((1, 2, 3))).mean()
         return {"mse": mse, "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, moments, signal)}
 

@@ -68,7 +68,7 @@ def adapter_file(place: Path) -> Path:
 
 
 def encoder_folder(adapter: Path) -> Path:
-    """The image encoder that belongs to an adapter file: the first that fits, else the first, which `check` will refuse.
+    """The image encoder that belongs to an adapter file: the first that fits, else the first, which `check` refuses.
 
     Looked for as `image_encoder/` beside the file and, since h94/IP-Adapter keeps the ViT-H of its SDXL adapters there,
     as `models/image_encoder/` one folder up. Raises MissingError where there is neither.

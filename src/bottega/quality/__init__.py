@@ -1,6 +1,7 @@
 """Judging a picture: what is measured, what it is worth, and where the limits come from.
 
-`measure` gives raw scores, `grade` derives a letter from them and nothing else, `calibrate` sets the limits from known pictures.
+`measure` gives raw scores, `grade` derives a letter from them and nothing else, `calibrate` sets the limits from
+known pictures.
 """
 
 from __future__ import annotations

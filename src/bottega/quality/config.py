@@ -10,7 +10,8 @@ from bottega.runtime.config import Config
 class Thresholds(Config):
     """Every limit that a grade depends on; `bottega.quality.measure` defines the scores that they bound.
 
-    The defaults belong to ordinary photographs and paintings at 512 px and to one CLIP; `calibrate` sets them for others.
+    The defaults belong to ordinary photographs and paintings at 512 px and to one CLIP; `calibrate` sets them for
+    others.
     """
 
     black_level: float = Field(
@@ -20,27 +21,45 @@ class Thresholds(Config):
         default=0.02, ge=0, le=1, description="standard deviation of the liveliest colour channel (0..1), at least"
     )
     clipped_excess_max: float = Field(
-        default=0.35, ge=0, le=1, description="share of channel values within 2 of 0 or 255, above that of content and style"
+        default=0.35,
+        ge=0,
+        le=1,
+        description="share of channel values within 2 of 0 or 255, above that of content and style",
     )
     vivid_excess_max: float = Field(
         default=0.30, ge=0, le=1, description="mean of (max - min channel) in 0..1, above that of content and style"
     )
-    edge_64_c: float = Field(default=0.20, ge=-1, le=1, description="edge similarity at 64 px below which a picture is C")
-    edge_64_a: float = Field(default=0.25, ge=-1, le=1, description="edge similarity at 64 px from which a picture may be A")
-    edge_128_c: float = Field(default=0.20, ge=-1, le=1, description="edge similarity at 128 px below which a picture is C")
-    edge_128_a: float = Field(default=0.25, ge=-1, le=1, description="edge similarity at 128 px from which a picture may be A")
+    edge_64_c: float = Field(
+        default=0.20, ge=-1, le=1, description="edge similarity at 64 px below which a picture is C"
+    )
+    edge_64_a: float = Field(
+        default=0.25, ge=-1, le=1, description="edge similarity at 64 px from which a picture may be A"
+    )
+    edge_128_c: float = Field(
+        default=0.20, ge=-1, le=1, description="edge similarity at 128 px below which a picture is C"
+    )
+    edge_128_a: float = Field(
+        default=0.25, ge=-1, le=1, description="edge similarity at 128 px from which a picture may be A"
+    )
     hf_ratio_min: float = Field(
         default=0.05, ge=0, description="Sobel energy relative to the stronger of content and style, at least (blur)"
     )
     hf_ratio_max: float = Field(
-        default=2.5, gt=0, description="Sobel energy relative to the stronger of content and style, at most (mesh, noise)"
+        default=2.5,
+        gt=0,
+        description="Sobel energy relative to the stronger of content and style, at most (mesh, noise)",
     )
-    content_sim_c: float = Field(default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C")
+    content_sim_c: float = Field(
+        default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C"
+    )
     content_sim_a: float = Field(
         default=0.34, ge=-1, le=1, description="CLIP cosine to the content from which a picture may be A"
     )
     change_min: float = Field(
-        default=0.02, ge=0, le=1, description="mean absolute difference from the content (0..1), at least (untouched copy)"
+        default=0.02,
+        ge=0,
+        le=1,
+        description="mean absolute difference from the content (0..1), at least (untouched copy)",
     )
     style_gain_min: float = Field(
         default=0.0, ge=-2, le=2, description="CLIP cosine to the style minus the content's own, at least"
@@ -55,7 +74,8 @@ class Thresholds(Config):
             low, high = getattr(self, f"{name}_c"), getattr(self, f"{name}_a")
             if low > high:
                 raise ValueError(
-                    f"{name}_a is the limit of the better grade and must be at least {name}_c, received {name}_a={high}, {name}_c={low}"
+                    f"{name}_a is the limit of the better grade and must be at least {name}_c, received "
+                    f"{name}_a={high}, {name}_c={low}"
                 )
         if self.hf_ratio_min >= self.hf_ratio_max:
             raise ValueError(
@@ -67,10 +87,18 @@ class Thresholds(Config):
 class QualityConfig(Config):
     """The quality stage: whether the limits are calibrated on drawn truths before the first grade."""
 
-    size: int = Field(default=512, ge=16, le=4096, description="side of the judged pictures, pixels; the teacher's size")
-    calibrate: bool = Field(default=True, description="set the limits from the data set's drawn truths where it has them")
-    sample: int = Field(default=256, ge=8, le=20000, description="pairs with a drawn truth that the calibration looks at")
-    keep_good: float = Field(default=0.98, ge=0.5, lt=1, description="share of the drawn truths that must not be graded C")
+    size: int = Field(
+        default=512, ge=16, le=4096, description="side of the judged pictures, pixels; the teacher's size"
+    )
+    calibrate: bool = Field(
+        default=True, description="set the limits from the data set's drawn truths where it has them"
+    )
+    sample: int = Field(
+        default=512, ge=8, le=20000, description="pairs with a drawn truth that the calibration looks at"
+    )
+    keep_good: float = Field(
+        default=0.98, ge=0.5, lt=1, description="share of the drawn truths that must not be graded C"
+    )
     thresholds: Thresholds = Field(
-       default_factory=Thresholds, description="the limits, or what the calibration starts from"
+        default_factory=Thresholds, description="the limits, or what the calibration starts from"
     )

@@ -1,7 +1,7 @@
 """From raw scores to a grade: A, B or C, a training weight, and the reasons in words.
 
-C when anything is badly wrong, A when structure and content are clearly kept, B between. A grade depends on the scores and the limits
-and nothing else, so a finished run is graded again without a picture or a GPU.
+C when anything is badly wrong, A when structure and content are clearly kept, B between. A grade depends on the
+scores and the limits and nothing else, so a finished run is graded again without a picture or a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Grade:
 
 @dataclass(frozen=True)
 class Check:
-    """One bound on one score. `low` and `high` name fields of Thresholds; the fault's words say what the eye would see."""
+    """One bound on one score. `low` and `high` name fields of Thresholds; the fault's words say what the eye would
+    see.
+    """
 
     name: str
     score: str

@@ -1,23 +1,24 @@
 """Raw scores of a picture against its content and its style: pure functions of pixels, no limit in sight.
 
-Pictures are uint8 sRGB [H, W, 3] (H, W >= 16). Luminance Y is Rec. 601 in 0..1. All arithmetic that subtracts is done in float32
-or by OpenCV's saturating integer functions, since uint8 subtraction wraps around.
+Pictures are uint8 sRGB [H, W, 3] (H, W >= 16). Luminance Y is Rec. 601 in 0..1. All arithmetic that subtracts is done
+in float32 or by OpenCV's saturating integer functions, since uint8 subtraction wraps around.
 
 | score | definition | range |
 |---|---|---|
 | finite | share of the values that are finite, before any cast | 0..1 |
 | bright | 99th percentile of Y | 0..1 |
 | spread | standard deviation of the liveliest colour channel | 0..0.5 |
-| clipped, clipped_excess | share of channel values within 2 of 0 or 255; the same minus the larger of content's and style's | 0..1 |
-| vivid, vivid_excess | mean of (largest - smallest channel); the same minus the larger of content's and style's | 0..1 |
-| edge_64, edge_128 | Pearson correlation of the edge maps of picture and content, see `edge_map` | -1..1 |
-| hf_ratio | mean squared Sobel gradient of Y at full size, divided by the larger of content's and style's, at least HF_FLOOR | 0.. |
-| change | mean absolute difference from the content, or from its round trip through the autoencoder where that is nearer | 0..1 |
+| clipped | share of channel values within 2 of 0 or 255 | 0..1 |
+| vivid | mean of (largest - smallest channel) | 0..1 |
+| clipped_excess, vivid_excess | the same minus the larger of content's and style's | -1..1 |
+| edge_64, edge_128 | Pearson correlation of the picture's and the content's `edge_map` | -1..1 |
+| hf_ratio | `gradient_energy` over the larger of content's and style's, at least HF_FLOOR | 0.. |
+| change | mean absolute difference from the content, or from its round trip if that is nearer | 0..1 |
 | content_sim, style_sim | CLIP cosine of the picture to content and to style | -1..1 |
 | style_gain | style_sim minus CLIP cosine of content to style: an untouched copy gains 0 | -2..2 |
 
-A score that cannot be taken is absent, never NaN: edges of a flat content, similarities without an encoder, anything of a picture
-that is not finite.
+The round trip is the content after the autoencoder alone. A score that cannot be taken is absent, never NaN: edges of a
+flat content, similarities without an encoder, anything of a picture that is not finite.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def to_uint8(picture: npt.NDArray[Any]) -> Picture:
     share = float(np.isfinite(picture).mean())
     if share < 1:
         raise NonFiniteError(
-            f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again in fp32"
+            f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again "
+            "in fp32"
         )
     whole: Picture = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return whole
@@ -84,8 +86,8 @@ def luminance(picture: Picture) -> Map:
 def edge_map(luma: Map, side: int) -> Map | None:
     """Where the picture has edges, [side, side], centred and of unit norm; None where it has none.
 
-    Area resize to `side`, Gaussian of 2 px (so that strokes count less than outlines), Sobel magnitude, Gaussian of 1 px (so that an
-    outline may move a little). The dot product of two maps is Pearson's correlation.
+    Area resize to `side`, Gaussian of 2 px (so that strokes count less than outlines), Sobel magnitude, Gaussian of 1
+    px (so that an outline may move a little). The dot product of two maps is Pearson's correlation.
     """
     shrink = min(luma.shape) >= side
     small = cv2.resize(luma, (side, side), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
@@ -113,7 +115,8 @@ def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < 16:
         raise RequestError(
-            f"a judged picture must be uint8 [H, W, 3] with sides of 16 px or more, received {picture.dtype} {picture.shape}; convert it first"
+            f"a judged picture must be uint8 [H, W, 3] with sides of 16 px or more, received {picture.dtype} "
+            f"{picture.shape}; convert it first"
         )
     picture = np.ascontiguousarray(picture)
     luma = luminance(picture)
@@ -142,15 +145,16 @@ def difference(one: Picture, other: Picture) -> float:
 def compare(picture: Reference, content: Reference, style: Reference, round_trip: Picture | None = None) -> Scores:
     """All scores of a picture against its content and its style.
 
-    `content` must have the picture's size (`change` compares pixels); `round_trip` is the content after the autoencoder, so that a
-    copy with nothing but the autoencoder's own error counts as untouched.
+    `content` must have the picture's size (`change` compares pixels); `round_trip` is the content after the
+    autoencoder, so that a copy with nothing but the autoencoder's own error counts as untouched.
 
     Raises:
         RequestError: picture and content differ in size.
     """
     if picture.picture.shape != content.picture.shape:
         raise RequestError(
-            f"picture and content must have one size, received {picture.picture.shape} and {content.picture.shape}; load both with load_square"
+            f"picture and content must have one size, received {picture.picture.shape} and "
+            f"{content.picture.shape}; load both with load_square"
         )
     scores: Scores = {"finite": 1.0, "bright": picture.bright, "spread": picture.spread}
     scores |= {"clipped": picture.clipped, "clipped_excess": picture.clipped - max(content.clipped, style.clipped)}
@@ -189,7 +193,8 @@ def measure(
 
 
 class Judge:
-    """Measures pictures in batches and keeps what it computed of contents and styles (bounded, least recently used goes first).
+    """Measures pictures in batches and keeps what it computed of contents and styles (bounded, least recently used
+    goes first).
 
     Args:
         encoder: pictures uint8 [N, H, W, 3] -> unit vectors [N, D]; None leaves the similarities out.
@@ -213,7 +218,8 @@ class Judge:
         """Scores of each picture; one that is not finite has the single score `finite`, below 1.
 
         Args:
-            keys: for each picture a name of its content and of its style (such as content hashes), under which they are kept.
+            keys: for each picture a name of its content and of its style (such as content hashes), under which they
+                are kept.
         """
         shares = [float(np.isfinite(p).mean()) if p.dtype.kind == "f" else 1.0 for p in pictures]
         whole = [i for i, share in enumerate(shares) if share == 1.0]

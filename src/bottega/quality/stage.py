@@ -39,10 +39,12 @@ _KINDS = (
 def run(
     config: QualityConfig, directory: Path, *, pairs: Path | Sequence[Path], data_root: Path, models: ModelsConfig
 ) -> dict[str, Any]:
-    """Write `thresholds.json` and `calibration.json` to `directory`; a second call with the same request changes nothing.
+    """Write `thresholds.json` and `calibration.json` to `directory`; a second call with the same request changes
+    nothing.
 
     Args:
-        pairs: pair list, or several; the first `config.sample` pairs with a drawn truth `truth/{pair_id}_seed0.png` are used.
+        pairs: pair list, or several; the first `config.sample` pairs with a drawn truth `truth/{pair_id}_seed0.png`
+            are used.
         data_root: the folder that the pairs' paths and `truth/` are relative to.
         models: of it `clip` is used; without one the similarities are not measured.
 
@@ -67,6 +69,21 @@ def run(
     for words in summary["warnings"]:
         LOGGER.warning("%s", words)
     return summary
+
+
+def table(directory: Path) -> str:
+    """The calibration as text: a line a kind of picture, a column a check, the share that passes in percent."""
+    kept = read_json(directory / "calibration.json")["table"]
+    if kept is None:
+        return "the default limits, for the data set has no drawn truths"
+    width = max(map(len, kept["pass_rates"]))
+    names = list(kept["pass_rates"]["good"])
+    lines = [" " * width + "    n  " + "  ".join(names) + "   A / B / C"]
+    for kind, rates in kept["pass_rates"].items():
+        cells = "  ".join(f"{100 * rates[name]:{len(name)}.0f}" for name in names)
+        letters = " / ".join(f"{100 * kept['grades'][kind][letter]:.0f}" for letter in "ABC")
+        lines.append(f"{kind:{width}} {kept['counts'][kind]:4}  {cells}   {letters}")
+    return "\n".join(lines)
 
 
 def load_thresholds(path: Path) -> Thresholds:

@@ -1,4 +1,4 @@
-"""From a run directory to one offline HTML page: numbers with their intervals, curves, contact sheets, and what they mean.
+"""From a run directory to one offline HTML page: numbers with their intervals, curves, contact sheets, a judgement.
 
 `page.run(run_directory)` is the whole of it; it reads files and no model, and may be called at any moment of a run.
 """

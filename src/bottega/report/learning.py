@@ -56,11 +56,16 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     seconds = columns.get("seconds", ([], []))[1]
     return Learning(
         steps=steps,
-        losses=curves([Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True),
+        losses=curves(
+            [Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True
+        ),
         gain=curves(gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"),
         gates=curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
         by_noise=curves(
-            [Curve(f"t = {n.removeprefix('val_gain_t')}", columns[n][0], [100 * v for v in columns[n][1]]) for n in times],
+            [
+                Curve(f"t = {n.removeprefix('val_gain_t')}", columns[n][0], [100 * v for v in columns[n][1]])
+                for n in times
+            ],
             "Validation gain at each timestep of the grid",
             "% of the base's loss removed",
             zero="frozen base",

@@ -1,7 +1,7 @@
 """The page of a run: read what the directory holds, judge it, lay it out. Read `run` from top to bottom.
 
-Everything is inside the one file: style sheet, curves as SVG, thumbnails as data URIs. It may be made at any moment of a run; what is
-not there yet is shown as pending.
+Everything is inside the one file: style sheet, curves as SVG, thumbnails as data URIs. It may be made at any moment of
+a run; what is not there yet is shown as pending.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TARGETS = 4  # examples of the teacher's targets in each of best, median, worst
 
 
 def run(run_directory: Path) -> Path:
-    """Write `report.html` and, where there are pictures, `contact_sheet.png` into a run directory; returns the page's path.
+    """Write `report.html`, and `contact_sheet.png` where there are pictures, into a run directory; returns the page.
 
     Raises:
         MissingError: there is no such directory.
@@ -38,7 +38,9 @@ def run(run_directory: Path) -> Path:
     training = found.attempt("training/metrics.jsonl", lambda: learning.read(found.jsonl("training/metrics.jsonl")))
     evaluation = found.json("evaluation/summary.json")
     table = found.attempt("evaluation/summary.json", lambda: tables.evaluation(evaluation)) if evaluation else None
-    calibration = found.attempt("quality/calibration.json", lambda: tables.calibration(found.json("quality/calibration.json")))
+    calibration = found.attempt(
+        "quality/calibration.json", lambda: tables.calibration(found.json("quality/calibration.json"))
+    )
     verdict = judge(found, tries, training, evaluation if table else None)
 
     taught, evaluated = _examples(found, ledger if tries else None, evaluation if table else None)
@@ -90,7 +92,9 @@ _CAUSES = {
 }
 
 
-def _examples(found: Run, ledger: Path | None, evaluation: dict[str, Any] | None) -> tuple[list[Example], list[Example]]:
+def _examples(
+    found: Run, ledger: Path | None, evaluation: dict[str, Any] | None
+) -> tuple[list[Example], list[Example]]:
     """Lines of the teacher's sheet and of the evaluation's; empty where a stage has no picture."""
     taught: list[Example] = []
     evaluated: list[Example] = []
@@ -98,8 +102,7 @@ def _examples(found: Run, ledger: Path | None, evaluation: dict[str, Any] | None
         chosen = found.attempt("teacher/ledger.sqlite", lambda: teaching.examples(ledger, _TARGETS)) or {}
         taught = sheets.of_targets(found, chosen)
     if evaluation is not None:
-        grades = (found.attempt("teacher/ledger.sqlite", lambda: teaching.graded(ledger)) if ledger else None) or {}
-        evaluated = found.attempt("evaluation examples", lambda: sheets.of_evaluation(found, evaluation, grades)) or []
+        evaluated = found.attempt("evaluation examples", lambda: sheets.of_evaluation(found, evaluation)) or []
     return taught, evaluated
 
 
@@ -108,17 +111,29 @@ def _funnel(tries: teaching.Survival | None) -> list[tuple[str, int, int]]:
     if tries is None:
         return []
     first = max(tries.tries, tries.targets, 1)
-    return [("tries begun", tries.tries, first), ("pictures made", tries.made, first), ("tries passed (A or B)", tries.passed, first)]
+    return [
+        ("tries begun", tries.tries, first),
+        ("pictures made", tries.made, first),
+        ("tries passed (A or B)", tries.passed, first),
+    ]
 
 
 def _absent(found: Run, table: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> list[str]:
     """Everything that a reader could expect and that has no number, and why."""
-    lines = [f"stage {stage.name}: {stage.state}" + (f" ({stage.error})" if stage.error else "") for stage in found.stages if stage.state != "done"]
+    lines = [
+        f"stage {stage.name}: {stage.state}" + (f" ({stage.error})" if stage.error else "")
+        for stage in found.stages
+        if stage.state != "done"
+    ]
     lines += table["absent"] if table else []
     broken = (evaluation or {}).get("broken")
     if isinstance(broken, dict):
         lines += [f"pair {pair}: left out of every row, {reason}" for pair, reason in list(broken.items())[:20]]
-        lines += [f"{len(broken) - 20} more pairs were left out (evaluation/summary.json names them)"] if len(broken) > 20 else []
+        lines += (
+            [f"{len(broken) - 20} more pairs were left out (evaluation/summary.json names them)"]
+            if len(broken) > 20
+            else []
+        )
     return lines + [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
 
 
@@ -135,11 +150,7 @@ def _columns(examples: Sequence[Example]) -> list[str]:
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    class Lenient(StrictUndefined):
-        """Undefined names are errors in a test and in a comparison, except where the template asks whether they are there."""
-
-        def __bool__(self) -> bool:
-            return False
-
     loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=Lenient, trim_blocks=True, lstrip_blocks=True).get_template("page.html")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,15 @@ def curves(lines: Sequence[Curve], title: str, unit: str, *, smooth: bool = Fals
     axes.set_ylabel(unit, color=_INK)
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
     if len(drawn) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK, ncols=min(3, len(drawn)), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+        axes.legend(
+            frameon=False,
+            fontsize=9,
+            labelcolor=_INK,
+            ncols=min(3, len(drawn)),
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            borderaxespad=0.2,
+        )
     return _svg(figure, title)
 
 
@@ -85,7 +93,13 @@ def intervals(lines: Sequence[Interval], title: str, unit: str) -> str:
     for place, line in enumerate(lines):
         colour = _SERIES[0] if line.strong else _SERIES[5]
         if line.low is not None and line.high is not None:
-            axes.plot([line.low, line.high], [place, place], color=colour, linewidth=2.4 if line.strong else 1.5, solid_capstyle="butt")
+            axes.plot(
+                [line.low, line.high],
+                [place, place],
+                color=colour,
+                linewidth=2.4 if line.strong else 1.5,
+                solid_capstyle="butt",
+            )
         axes.plot([line.value], [place], "o", color=colour, markersize=6.5 if line.strong else 4.5)
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     for label, line in zip(axes.get_yticklabels(), lines, strict=True):
@@ -112,7 +126,7 @@ def _figure(width: float, height: float) -> tuple[Any, Axes]:
 
 
 def _smoothed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Exponential mean over about a twentieth of the values, without the pull of its start (as Adam corrects its moments)."""
+    """Exponential mean over about a twentieth of the values, corrected for its start as Adam corrects its moments."""
     keep = 1 - 1 / max(5.0, len(values) / 20)
     mean, weight, out = 0.0, 0.0, np.empty(len(values))
     for k, value in enumerate(values):
@@ -122,7 +136,9 @@ def _smoothed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return out
 
 
-def _thinned(steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _thinned(
+    steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """At most `_POINTS` points, evenly spaced, the last one always among them."""
     if len(steps) <= _POINTS:
         return steps, values
@@ -145,12 +161,19 @@ def _svg(figure: Any, title: str) -> str:
 
     import matplotlib
 
-    settings: Mapping[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title}
     with io.BytesIO() as stream, matplotlib.rc_context(settings):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            stream,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
         text = stream.getvalue().decode("utf-8")
     # matplotlib's style sheet would hold for the whole page, its metadata name its home.
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL).replace("xlink:href", "href")
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL).replace(
+        "xlink:href", "href"
+    )
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)

@@ -1,7 +1,7 @@
-"""What a run directory holds, as far as it has come. Everything may be absent; what is there and can't be read is named.
+"""What a run directory holds, as far as it has come. All may be absent; what is there and can't be read is named.
 
-A page is drawn while a run is under way, after it failed, and from copies of old runs: so each file is read on its own, and a
-torn or foreign one leaves a sentence in `problems` instead of no page.
+A page is drawn while a run is under way, after it failed, and from copies of old runs: so each file is read on its own,
+and a torn or foreign one leaves a sentence in `problems` instead of no page.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Stage:
     peak_vram_mb: float | None = None
     error: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +86,11 @@ class Run:
         except MissingError:
             return None
         except (BottegaError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            told = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError | AttributeError) else str(error)
+            told = (
+                f"{type(error).__name__}: {error}"
+                if isinstance(error, KeyError | TypeError | AttributeError)
+                else str(error)
+            )
             self.problems.append(f"{what}: {' '.join(told.replace(str(self.directory), '.').split())}")
             return None
 
@@ -114,10 +119,12 @@ class Run:
         """The stages of this run: one without a world or drawn truths has no such stage."""
         stages = [self._stage(name, does) for name, does in STAGES.items()]
         optional = {"world", "truth"}
-        return [s for s in stages if s.name not in optional or s.state != "pending" or self.recipe.get(s.name) is not None]
+        return [
+            s for s in stages if s.name not in optional or s.state != "pending" or self.recipe.get(s.name) is not None
+        ]
 
     def _stage(self, name: str, does: str) -> Stage:
-        """`settings.json` is written before a stage's first work, `error.json` when it fails, `stage.json` after its last."""
+        """`settings.json` is there from a stage's first work on, `error.json` if it failed, `stage.json` when done."""
         folder = _FOLDERS.get(name, name)
         if (failure := self.json(f"{folder}/error.json")) is not None:
             return Stage(name, does, "failed", error=as_text(failure.get("error", "no reason was recorded")))
@@ -125,7 +132,7 @@ class Run:
         if record is None:
             begun = (self.directory / folder / "settings.json").is_file()
             return Stage(name, does, "begun" if begun else "pending")
-        summary = record.get("summary")
+        summary, machine = record.get("summary"), record.get("machine")
         return Stage(
             name,
             does,
@@ -134,6 +141,7 @@ class Run:
             number(record.get("peak_rss_mb")),
             number(record.get("peak_vram_mb")),
             summary=summary if isinstance(summary, Mapping) else {},
+            machine=machine if isinstance(machine, Mapping) else {},
         )
 
 

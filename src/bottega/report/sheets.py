@@ -1,4 +1,4 @@
-"""Contact sheets: content | style | teacher | student | drawn truth, as thumbnails in the page and as one PNG beside it."""
+"""Contact sheets, content | style | teacher | student | drawn truth: thumbnails in the page, a PNG beside it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,29 @@ from bottega.runtime.files import write_png
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-COLUMNS: Mapping[str, str] = {"content": "content", "style": "style", "teacher": "teacher", "student": "student", "truth": "drawn truth"}
+COLUMNS: Mapping[str, str] = {
+    "content": "content",
+    "style": "style",
+    "teacher": "teacher",
+    "student": "student",
+    "truth": "drawn truth",
+}
 PARTS = ("best", "median", "worst")
 BUDGET = 1_700_000
 """Bytes of all thumbnails before base64: the page then stays below 3 MB."""
 
-_QUALITIES = ((160, 84), (144, 78), (128, 70), (112, 60), (96, 50))  # (side in pixels, WebP quality), tried in this order
+_QUALITIES = (
+    (160, 84),
+    (144, 78),
+    (128, 70),
+    (112, 60),
+    (96, 50),
+)  # (side in pixels, WebP quality), tried in this order
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet: where it lies, the words under it, its grade if it has one; `missing` says why there is none."""
+    """One picture of a sheet: where it lies, the words under it, its grade if any; `missing` says why there is none."""
 
     column: str
     path: Path
@@ -61,13 +73,21 @@ class Thumbnails:
     @classmethod
     def of(cls, paths: Iterable[Path], budget: int = BUDGET) -> Thumbnails:
         """Encode pictures; one that can't be read has no entry."""
-        pictures = {path: picture for path in dict.fromkeys(paths) if (picture := _loaded(path, _QUALITIES[0][0])) is not None}
+        pictures = {
+            path: picture for path in dict.fromkeys(paths) if (picture := _loaded(path, _QUALITIES[0][0])) is not None
+        }
         encoded: dict[Path, bytes] = {}
         for side, quality in _QUALITIES:
             encoded = {path: _webp(picture, side, quality) for path, picture in pictures.items()}
             if sum(map(len, encoded.values())) <= budget:
                 break
-        return cls({path: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}" for path, data in encoded.items()}, side)
+        return cls(
+            {
+                path: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+                for path, data in encoded.items()
+            },
+            side,
+        )
 
 
 def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example]:
@@ -75,8 +95,8 @@ def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example
     root, found = run.data_root, []
     for part in PARTS:
         for target in chosen.get(part, ()):
-            gain, edges = target.scores.get("style_gain"), target.scores.get("edge_64")
-            words = ", ".join([f"edges {edges:.2f}"] * (edges is not None) + [f"style gain {gain:+.2f}"] * (gain is not None))
+            shown = {"edges": target.scores.get("edge_64"), "gain": target.scores.get("style_gain")}
+            words = ", ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None)
             output = run.directory / "teacher" / (target.output_path or "")
             cells = [
                 Cell("content", root / target.content_path),
@@ -84,30 +104,43 @@ def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example
                 Cell("teacher", output, words, target.grade),
                 *_truth(root, target.pair_id),
             ]
-            found.append(Example(part, target.prompt, target.style, f"seed {target.seed}, {target.rung}", tuple(cells), target.reasons))
+            found.append(
+                Example(
+                    part,
+                    target.prompt,
+                    target.style,
+                    f"seed {target.seed}, {target.rung}",
+                    tuple(cells),
+                    target.reasons,
+                )
+            )
     return found
 
 
-def of_evaluation(run: Run, summary: Mapping[str, Any], grades: Mapping[str, Target]) -> list[Example]:
-    """Lines content | style | teacher | student | drawn truth of the pairs that the evaluation names, with their scores."""
+def of_evaluation(run: Run, summary: Mapping[str, Any]) -> list[Example]:
+    """Lines content | style | teacher | student | drawn truth of the pairs that the evaluation names, with scores."""
     named = summary.get("examples")
     if not isinstance(named, Mapping):
         return []
     wanted = [(part, str(e["pair_id"])) for part in PARTS for e in named.get(part) or []]
     pairs = {str(pair["pair_id"]): pair for pair in run.jsonl("pairs/test.jsonl")}
     scores = _scores(run, {pair for _, pair in wanted})
-    return [_evaluated(run, part, pairs[pair], scores, grades.get(pair)) for part, pair in wanted if pair in pairs]
+    return [_evaluated(run, part, pairs[pair], scores) for part, pair in wanted if pair in pairs]
 
 
-def _evaluated(run: Run, part: str, pair: Mapping[str, Any], scores: Mapping[tuple[str, str], Mapping[str, float]], target: Target | None) -> Example:
+def _evaluated(
+    run: Run, part: str, pair: Mapping[str, Any], scores: Mapping[tuple[str, str], Mapping[str, float]]
+) -> Example:
     root, pair_id = run.data_root, str(pair["pair_id"])
     pictures = run.directory / "evaluation" / "pictures"
-    cells = [Cell("content", root / str(pair["content_path"]), _words(scores.get((pair_id, "content"))))]
-    cells.append(Cell("style", root / str(pair["style_path"])))
+    cells = [
+        Cell("content", root / str(pair["content_path"]), _words(scores.get((pair_id, "content")))),
+        Cell("style", root / str(pair["style_path"])),
+    ]
     for row in ("teacher", "student"):
         path = pictures / row / f"{pair_id}.png"
         missing = "" if path.is_file() else "not drawn for this pair"
-        cells.append(Cell(row, path, _words(scores.get((pair_id, row))), target.grade if target and row == "teacher" else "", missing))
+        cells.append(Cell(row, path, _words(scores.get((pair_id, row))), missing=missing))
     cells += [Cell(c.column, c.path, _words(scores.get((pair_id, "truth")))) for c in _truth(root, pair_id)]
     return Example(part, str(pair.get("prompt", "")), str(pair.get("style", "")), "", tuple(cells))
 
@@ -133,7 +166,7 @@ def _scores(run: Run, pairs: set[str]) -> dict[tuple[str, str], dict[str, float]
 
 
 def _words(scores: Mapping[str, float] | None) -> str:
-    """What stands under an evaluated picture: distance to the truth, its style label right or wrong, objects in place."""
+    """What stands under an evaluated picture: distance to the truth, style label right or wrong, objects in place."""
     if not scores:
         return ""
     parts = []
@@ -165,7 +198,7 @@ def _webp(picture: np.ndarray[Any, np.dtype[np.uint8]], side: int, quality: int)
 
 
 def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, across: int = 2) -> Path | None:
-    """The sheet as one PNG: a line a part (best, median, worst), `across` examples beside each other; None without examples."""
+    """The sheet as one PNG: a line a part (best, median, worst), `across` examples in each; None without examples."""
     from PIL import Image, ImageDraw, ImageFont
 
     whole = sorted(examples, key=lambda e: sum(bool(cell.missing) for cell in e.cells))  # stable: the order stays else

@@ -16,7 +16,7 @@ _CEILING = "truth"
 
 
 def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The evaluation for the page: head, rows in groups, claims, plots, differences, labels, and what was not measured."""
+    """The evaluation for the page: head, rows in groups, claims, plots, differences, labels, what was not measured."""
     metrics, rows = summary.get("metrics", {}), summary.get("rows", {})
     notes: dict[str, int] = {}
     weak = {name for name, found in summary.get("discrimination", {}).items() if not found.get("discriminates", True)}
@@ -32,7 +32,9 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [(name, found) for name, found in groups if found],
         "notes": notes,
         "claims": [_claim(claim) for claim in summary.get("claims", [])],
-        "plots": [(metrics[name]["title"], plot) for name in _PLOTTED if name in metrics and (plot := _plot(summary, name))],
+        "plots": [
+            (metrics[name]["title"], plot) for name in _PLOTTED if name in metrics and (plot := _plot(summary, name))
+        ],
         "differences": _differences(summary, shown),
         "labels": _labels(summary, shown),
         "weak": [metrics[name]["title"] for name in metrics if name in weak],
@@ -47,7 +49,15 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _head(name: str, metric: Mapping[str, Any], weak: bool) -> dict[str, Any]:
     arrow, words = _ARROWS.get(str(metric.get("better")), ("", ""))
     meaning = ". ".join(text for text in (str(metric.get("meaning", "")), words) if text)
-    return {"name": name, "title": metric.get("title", name), "unit": metric.get("unit", ""), "arrow": arrow, "words": words, "meaning": meaning, "weak": weak}
+    return {
+        "name": name,
+        "title": metric.get("title", name),
+        "unit": metric.get("unit", ""),
+        "arrow": arrow,
+        "words": words,
+        "meaning": meaning,
+        "weak": weak,
+    }
 
 
 def _row(key: str, row: Mapping[str, Any], shown: list[str], notes: dict[str, int]) -> dict[str, Any]:
@@ -67,12 +77,13 @@ def _cell(cell: Mapping[str, Any], pairs: Any, notes: dict[str, int]) -> dict[st
     value = number(cell.get("value"))
     if cell.get("status") != "measured" or value is None:
         reason = str(cell.get("status", "not measured"))
-        return {"value": "—", "note": notes.setdefault(reason, len(notes) + 1), "reason": reason}
+        return {"value": "—", "range": "", "n": "", "note": notes.setdefault(reason, len(notes) + 1), "title": reason}
     n = cell.get("n")
     return {
         "value": figure(value),
         "range": between(cell).strip() or "no interval",
         "n": "" if n == pairs else f"n {n}",
+        "note": 0,
         "title": f"n = {n}: {cell.get('contents')} contents × {cell.get('styles')} styles",
     }
 
@@ -81,23 +92,42 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
     value = number(claim.get("value"))
     state = {True: "met", False: "missed"}.get(claim.get("met"), "not measured")  # type: ignore[arg-type]
     bar = number(claim.get("bar")) or 0.0
-    return {"text": claim.get("claim", ""), "state": state, "value": "—" if value is None else figure(value), "bar": f"{claim.get('side')} {figure(bar)}"}
+    return {
+        "text": claim.get("claim", ""),
+        "state": state,
+        "value": "—" if value is None else figure(value),
+        "bar": f"{claim.get('side')} {figure(bar)}",
+    }
 
 
 def _plot(summary: Mapping[str, Any], name: str) -> str:
     metric, lines = summary["metrics"][name], []
     for key, row in summary["rows"].items():
         if cell := measured(summary, key, name):
-            lines.append(Interval(str(row.get("title", key)), cell["value"], number(cell.get("low")), number(cell.get("high")), key == "student"))
+            lines.append(
+                Interval(
+                    str(row.get("title", key)),
+                    cell["value"],
+                    number(cell.get("low")),
+                    number(cell.get("high")),
+                    key == "student",
+                )
+            )
     arrow, words = _ARROWS.get(str(metric.get("better")), ("", ""))
-    return intervals(lines, f"{metric['title']} of every method with its interval, {words}", f"{metric.get('unit', '')}   {arrow} {words}".strip())
+    return intervals(
+        lines,
+        f"{metric['title']} of every method with its interval, {words}",
+        f"{metric.get('unit', '')}   {arrow} {words}".strip(),
+    )
 
 
 def _differences(summary: Mapping[str, Any], shown: list[str]) -> list[dict[str, Any]]:
     found = []
     for key, cells in summary.get("differences", {}).items():
         title = summary["rows"].get(key, {}).get("title", key)
-        found.append({"title": title, "cells": [_difference(cells.get(name), summary["metrics"][name]) for name in shown]})
+        found.append(
+            {"title": title, "cells": [_difference(cells.get(name), summary["metrics"][name]) for name in shown]}
+        )
     return found
 
 
@@ -108,7 +138,9 @@ def _difference(cell: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> di
     low, high = number(cell.get("low")), number(cell.get("high"))
     tone = ""
     if low is not None and high is not None and (low > 0 or high < 0):
-        tone = {"higher": ("worse", "better"), "lower": ("better", "worse")}.get(str(metric.get("better")), ("", ""))[value > 0]
+        tone = {"higher": ("worse", "better"), "lower": ("better", "worse")}.get(str(metric.get("better")), ("", ""))[
+            value > 0
+        ]
     return {"value": f"{'+' if value > 0 else ''}{figure(value)}", "range": between(cell).strip(), "tone": tone}
 
 
@@ -132,10 +164,21 @@ def _labels(summary: Mapping[str, Any], shown: list[str]) -> list[dict[str, Any]
 
 def _absent(metrics: Mapping[str, Any], rows: Mapping[str, Any], shown: list[str]) -> list[str]:
     """Sentences about rows and metrics without a number."""
-    sentences = [f"{row.get('title', key)}: {_plain(row.get('status'))}" for key, row in rows.items() if row.get("status") != "measured"]
+    sentences = [
+        f"{row.get('title', key)}: {_plain(row.get('status'))}"
+        for key, row in rows.items()
+        if row.get("status") != "measured"
+    ]
     for name, metric in metrics.items():
         if name not in shown:
-            why = next((row["metrics"][name].get("status") for row in rows.values() if row.get("status") == "measured" and name in row.get("metrics", {})), "no row was measured")
+            why = next(
+                (
+                    row["metrics"][name].get("status")
+                    for row in rows.values()
+                    if row.get("status") == "measured" and name in row.get("metrics", {})
+                ),
+                "no row was measured",
+            )
             sentences.append(f"{metric.get('title', name)}: {_plain(why)}")
     return sentences
 
@@ -145,7 +188,7 @@ def _plain(status: Any) -> str:
 
 
 def calibration(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What each check lets through of good and of known-bad pictures, and the limits; None where nothing was calibrated."""
+    """What each check lets through of good and known-bad pictures, with the limits; None without a calibration."""
     if not table or not isinstance(table.get("table"), Mapping):
         return None
     inner = table["table"]
@@ -158,12 +201,20 @@ def calibration(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "n": counts.get(kind, 0),
             "grades": [_percent(grades.get(kind, {}).get(letter)) for letter in "ABC"],
             "c": round(100 * (number(grades.get(kind, {}).get("C")) or 0)),
-            "checks": [{"value": _percent(found.get(check)), "rejected": round(100 * (1 - (number(found.get(check)) or 0)))} for check in checks],
+            "checks": [
+                {"value": _percent(found.get(check)), "rejected": round(100 * (1 - (number(found.get(check)) or 0)))}
+                for check in checks
+            ],
         }
         for kind, found in rates.items()
     ]
     limits = {name: as_text(value) for name, value in inner.get("thresholds", {}).items()}
-    return {"checks": [check.replace("_", " ") for check in checks], "rows": rows, "limits": limits, "warnings": inner.get("warnings", [])}
+    return {
+        "checks": [check.replace("_", " ") for check in checks],
+        "rows": rows,
+        "limits": limits,
+        "warnings": inner.get("warnings", []),
+    }
 
 
 def _percent(share: Any) -> str:
@@ -188,7 +239,12 @@ def costs(run: Run) -> dict[str, Any]:
     ]
     total = sum(s.seconds or 0.0 for s in run.stages)
     known = any(s.seconds is not None for s in run.stages)
-    return {"rows": rows, "total": duration(total if known else None), "peak": f"{largest:,.0f} MB" if known else "—", "vram": any(r["vram"] for r in rows)}
+    return {
+        "rows": rows,
+        "total": duration(total if known else None),
+        "peak": f"{largest:,.0f} MB" if known else "—",
+        "vram": any(r["vram"] for r in rows),
+    }
 
 
 def duration(seconds: float | None) -> str:
@@ -198,7 +254,9 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if seconds >= 3600 else f"{minutes} min {int(seconds) % 60:02d} s"
+    return (
+        f"{minutes // 60} h {minutes % 60:02d} min" if seconds >= 3600 else f"{minutes} min {int(seconds) % 60:02d} s"
+    )
 
 
 def provenance(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -209,10 +267,21 @@ def provenance(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         found = facts.pop(name, None)
         if isinstance(found, Mapping) and found:
             groups.append((title, [(str(key), _hash_of(value)) for key, value in found.items()]))
-    stages = facts.pop("stages", None)
-    if isinstance(stages, Mapping):
-        groups += [(f"Stage {name}", [(k, as_text(v)) for k, v in found.items()]) for name, found in stages.items() if isinstance(found, Mapping) and found]
-    plain = [(key.replace("_", " "), as_text(value)) for key, value in facts.items() if value not in (None, {}, [])]
+    machines = {
+        stage.name: ", ".join(as_text(value) for value in stage.machine.values())
+        for stage in run.stages
+        if stage.machine
+    }
+    if machines:
+        names = next(stage.machine for stage in run.stages if stage.machine)
+        groups.append(
+            (f"Each stage ran on ({', '.join(name.replace('_', ' ') for name in names)})", list(machines.items()))
+        )
+    plain = [
+        (key.replace("_", " "), as_text(value))
+        for key, value in facts.items()
+        if value not in (None, {}, []) and key != "stages"
+    ]
     return ([("Machine and code", plain)] if plain else []) + groups
 
 

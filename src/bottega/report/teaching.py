@@ -17,7 +17,10 @@ from bottega.runtime.errors import StorageError
 
 @dataclass(frozen=True)
 class Target:
-    """The best try of one target. Paths are as the ledger holds them: content and style from the data root, the output from the teacher's folder."""
+    """The best try of one target.
+
+    Paths are as the ledger holds them: content and style from the data root, the output from the teacher's folder.
+    """
 
     target: str
     pair_id: str
@@ -87,7 +90,9 @@ def survival(path: Path) -> Survival:
     causes: Counter[str] = Counter()
     grades: Counter[str] = Counter()
     with _opened(path) as db:
-        for name, letter, count in db.execute("SELECT status, grade, COUNT(*) FROM tries WHERE current GROUP BY status, grade"):
+        for name, letter, count in db.execute(
+            "SELECT status, grade, COUNT(*) FROM tries WHERE current GROUP BY status, grade"
+        ):
             status[name] += count
             status["passed"] += count if letter != "C" and name == "ok" else 0
         for letter, count in db.execute("SELECT grade, COUNT(*) FROM best WHERE status <> 'broken' GROUP BY grade"):
@@ -115,23 +120,20 @@ def examples(path: Path, count: int) -> dict[str, list[Target]]:
     No pair is shown twice while there are enough of them. Broken ones have no picture and are left out.
     """
     with _opened(path) as db:
-        ranked = sorted(((*_rank(row), row["id"]) for row in db.execute(f"SELECT id, grade, scores FROM ({_BEST}) WHERE output_path IS NOT NULL")))
+        ranked = sorted(
+            (*_rank(row), row["id"])
+            for row in db.execute(f"SELECT id, grade, scores FROM ({_BEST}) WHERE output_path IS NOT NULL")
+        )
         numbers = [key[-1] for key in ranked]
         count = min(count, len(numbers) // 3) or min(1, len(numbers))
         middle = (len(numbers) - count) // 2
         parts = {"best": numbers[:count], "median": numbers[middle : middle + count], "worst": numbers[::-1][:count]}
         if len(numbers) < 3:
             parts = {"best": numbers, "median": [], "worst": []}
-        return {name: [_target(db.execute("SELECT * FROM tries WHERE id = ?", (n,)).fetchone()) for n in part] for name, part in parts.items()}
-
-
-def graded(path: Path) -> dict[str, Target]:
-    """Target of each pair id, the lowest seed where a pair has several: for a grade under a picture of the evaluation."""
-    found: dict[str, Target] = {}
-    with _opened(path) as db:
-        for row in db.execute("SELECT * FROM best WHERE split = 'test' ORDER BY seed, id"):
-            found.setdefault(row["pair_id"], _target(row))
-    return found
+        return {
+            name: [_target(db.execute("SELECT * FROM tries WHERE id = ?", (n,)).fetchone()) for n in part]
+            for name, part in parts.items()
+        }
 
 
 def _rank(row: sqlite3.Row) -> tuple[str, float]:
@@ -147,6 +149,19 @@ def _target(row: sqlite3.Row) -> Target:
         reasons=tuple(json.loads(row["reasons"])),
         **{
             name: row[name]
-            for name in ("target", "pair_id", "seed", "split", "status", "grade", "prompt", "style", "content_path", "style_path", "output_path", "rung")
+            for name in (
+                "target",
+                "pair_id",
+                "seed",
+                "split",
+                "status",
+                "grade",
+                "prompt",
+                "style",
+                "content_path",
+                "style_path",
+                "output_path",
+                "rung",
+            )
         },
     )

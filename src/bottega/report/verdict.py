@@ -24,11 +24,19 @@ def judge(run: Run, tries: Survival | None, learning: Learning | None, evaluatio
     """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all."""
     failed = next((stage for stage in run.stages if stage.state == "failed"), None)
     if failed is not None:
-        return Verdict("bad", f"Stopped: stage {failed.name} failed", (failed.error, "What was finished before it is kept; the same command goes on from there."))
+        return Verdict(
+            "bad",
+            f"Stopped: stage {failed.name} failed",
+            (failed.error, "What was finished before it is kept; the same command goes on from there."),
+        )
     if evaluation is not None and evaluation.get("claims"):
         return _evaluated(evaluation)
     if evaluation is not None:
-        return Verdict("wait", "Measured, with no goal to judge it by", ("The table below holds the numbers; this evaluation states no claim.",))
+        return Verdict(
+            "wait",
+            "Measured, with no goal to judge it by",
+            ("The table below holds the numbers; this evaluation states no claim.",),
+        )
     if learning is not None:
         return _trained(learning, run.stage("student").state == "done")
     if tries is not None and tries.targets:
@@ -46,7 +54,9 @@ def _evaluated(summary: Mapping[str, Any]) -> Verdict:
     sentences = [_gain(summary), _objects(summary), _truth(summary)]
     if missed:
         learned = any("gain" in claim["claim"] for claim in met)
-        title = f"{'It learned style, but missed' if learned else 'Not there yet: missed'} {_of(len(missed), len(claims))}"
+        title = (
+            f"{'It learned style, but missed' if learned else 'Not there yet: missed'} {_of(len(missed), len(claims))}"
+        )
         sentences.append("Missed: " + "; ".join(str(claim["claim"]) for claim in missed) + ".")
         tone = "mixed" if learned else "bad"
     elif not met:
@@ -67,8 +77,8 @@ def _gain(summary: Mapping[str, Any]) -> str:
     if cell is None:
         return ""
     return (
-        f"On {cell['n']} held-out pairs its pictures are taken for the asked style {figure(cell['value'])} points more often than for "
-        f"a swapped one{between(cell)}."
+        f"On {cell['n']} held-out pairs its pictures are taken for the asked style {figure(cell['value'])} points more "
+        f"often than for a swapped one{between(cell)}."
     )
 
 
@@ -84,12 +94,19 @@ def _truth(summary: Mapping[str, Any]) -> str:
     mine = measured(summary, "student", "truth")
     if mine is None:
         return ""
-    others = {row: cell["value"] for row in ("base", "content", "style", "colours", "blurred") if (cell := measured(summary, row, "truth"))}
+    others = {
+        row: cell["value"]
+        for row in ("base", "content", "style", "colours", "blurred")
+        if (cell := measured(summary, row, "truth"))
+    }
     if not others:
         return f"Its distance to the drawn truth is {figure(mine['value'])}."
     nearest = min(others, key=lambda row: float(others[row]))
     title = summary["rows"][nearest]["title"]
-    return f"Its distance to the drawn truth is {figure(mine['value'])}; the nearest control, {title}, has {figure(others[nearest])}."
+    return (
+        f"Its distance to the drawn truth is {figure(mine['value'])}; the nearest control, {title}, has "
+        f"{figure(others[nearest])}."
+    )
 
 
 def _trained(learning: Learning, done: bool) -> Verdict:
@@ -106,7 +123,8 @@ def _taught(tries: Survival) -> Verdict:
     share = tries.accepted / max(1, tries.targets)
     tone = "good" if share >= 0.8 else "mixed" if share >= 0.4 else "bad"
     title = f"The teacher's targets: {tries.accepted:,} of {tries.targets:,} can be learned from"
-    rest = f"{tries.grades['A']:,} graded A, {tries.grades['B']:,} B, {tries.grades['C']:,} C; {tries.rescued:,} were saved by a retry."
+    grades = ", ".join(f"{tries.grades[letter]:,} graded {letter}" for letter in "ABC")
+    rest = f"{grades}; {tries.rescued:,} were saved by a retry."
     return Verdict(tone, title, (rest, "Nothing has been trained yet."))
 
 

@@ -43,10 +43,13 @@ def run_child(words: Sequence[str], what: str) -> None:
     command = [sys.executable, "-m", "bottega", *debug, *words, PARENT, str(theirs.fileno())]
     # A process group of its own: Ctrl-C in a terminal reaches the child once, through us, and its workers die with it.
     with ours, theirs:
-        child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, process_group=0)
+        # stdout is the parent's own, for `--json`: what a child prints there goes to stderr (2).
+        child = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2, process_group=0
+        )
         theirs.close()
         try:
-            with Interruption(notify=lambda signum: _pass_on(child, signum)):
+            with Interruption(notify=lambda signum: _pass_on(child, signum), quiet=True):
                 child.wait()
         finally:
             _end(child)

@@ -50,7 +50,7 @@ def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: if an override is not `key=value` or goes through something that is no section.
     """
-    result = _copy(data)
+    result: dict[str, Any] = _copy(data)
     for item in sets:
         key, sign, text = item.partition("=")
         parts = key.strip().split(".")
@@ -170,7 +170,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen and key_node.value != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)

@@ -2,10 +2,10 @@
 
     h ← h + attn2(h, text) + g · f(t) · W_o · Attention(norm(W_q h), W_k S, W_v S)
 
-Legend: B samples, L picture tokens, N style tokens, I the transformer's inner width, X the width of its cross-attention,
-H heads of width E, D width of CLIP's joint space. S [B, N, X] are the style tokens; W_k and W_v are the adapter's own and
-begin as the layer's; g is a learned gate that begins small: one small factor, for with two the gradients of the rest
-are small in its square, and with two zeros nothing ever moves. f(t) is the step schedule.
+Legend: B samples, L picture tokens, N style tokens, I the transformer's inner width, X the width of its
+cross-attention, H heads of width E, D width of CLIP's joint space. S [B, N, X] are the style tokens; W_k and W_v are
+the adapter's own and begin as the layer's; g is a learned gate that begins small: one small factor, for with two the
+gradients of the rest are small in its square, and with two zeros nothing ever moves. f(t) is the step schedule.
 After Ye et al. 2023 (IP-Adapter), on PixArt-α (Chen et al. 2023), whose cross-attention norms no query and has no gate.
 """
 
@@ -45,7 +45,9 @@ class Geometry:
         c = transformer.config
         width = c.num_attention_heads * c.attention_head_dim
         cross = c.cross_attention_dim or width
-        return cls(c.num_layers, width, cross, c.num_attention_heads, c.patch_size, c.in_channels, timesteps, clip_width)
+        return cls(
+            c.num_layers, width, cross, c.num_attention_heads, c.patch_size, c.in_channels, timesteps, clip_width
+        )
 
 
 @dataclass
@@ -185,7 +187,8 @@ class StyleAdapter(nn.Module):
     def style(
         self, style: torch.Tensor, content: torch.Tensor, dropped: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """CLIP embeddings [B, D] of style and content, dropped bool [B] -> tokens [B, N, X], cosines before and after [B]."""
+        """CLIP embeddings [B, D] of style and content, dropped bool [B] -> tokens [B, N, X], cosines before and after
+        [B]."""
         purified, before, after = self.purification(style, content)
         return self.tokens(purified, dropped), before, after
 
@@ -196,7 +199,7 @@ class StyleAdapter(nn.Module):
 
     def gates(self) -> dict[str, float]:
         """The gates by name, for the log."""
-        values = {f"gate_{block}": float(layer.gate) for block, layer in zip(self.blocks, self.layers, strict=True)}
+        values = {f"gate_{block}": float(layer.gate.detach()) for block, layer in zip(self.blocks, self.layers, strict=True)}
         purified = self.purification.gate()
         return values if purified is None else values | {"gate_purification": purified}
 
@@ -227,7 +230,9 @@ def resolve_layers(layers: str | int | Sequence[int], blocks: int) -> tuple[int,
         return tuple(range(blocks))
     if isinstance(layers, int):
         if layers > blocks:
-            raise RequestError(f"adapter.layers = {layers}: the transformer has {blocks} blocks; ask for at most {blocks}")
+            raise RequestError(
+                f"adapter.layers = {layers}: the transformer has {blocks} blocks; ask for at most {blocks}"
+            )
         return tuple(range(blocks - layers, blocks))
     chosen = tuple(sorted(int(i) for i in layers))
     if chosen[-1] >= blocks:

@@ -88,6 +88,6 @@ def check_fit(transformer: Any, adapter: StyleAdapter) -> None:
     for name, value in own.items():
         if value != here[name]:
             raise RequestError(
-                f"the adapter was made for a transformer with {name} {value}, this one has {here[name]}; load the model "
-                "that the adapter's header names"
+                f"the adapter was made for a transformer with {name} {value}, this one has {here[name]}; load the "
+                f"model that the adapter's header names"
             )

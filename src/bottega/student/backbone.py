@@ -1,4 +1,5 @@
-"""The frozen transformer, driven in two parts: a prefix that no gradient can reach, and the suffix that has the adapter.
+"""The frozen transformer, driven in two parts: a prefix that no gradient can reach, and the suffix that has the
+adapter.
 
 Legend: B samples, L picture tokens, I inner width, C latent channels, h × w latent cells, M text tokens, P width of T5.
 The parts are the transformer's own submodules in the order of its own forward; with a gate of 0 the result is that
@@ -48,7 +49,8 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto", pixels_per_cell: int) -> Backbone:
-        """Transformer and scheduler of a folder in PixArtAlphaPipeline's layout; prediction type and betas are its own."""
+        """Transformer and scheduler of a folder in PixArtAlphaPipeline's layout; prediction type and betas are its
+        own."""
         from bottega.models.loading import load_pixart_parts
 
         parts = load_pixart_parts(folder, ("transformer", "scheduler"), dtype, device)
@@ -96,8 +98,8 @@ class Backbone:
     ) -> torch.Tensor:
         """The rest, from a prefix: the network's whole output [B, C_out, h, w].
 
-        attachment None, tokens None or style_scale 0: the base model. tokens [B, N, X]; timesteps int [B]; content [B, C, h, w], used
-        in the mode `latent` only, entering before the block where the prefix ends.
+        attachment None, tokens None or style_scale 0: the base model. tokens [B, N, X]; timesteps int [B]; content
+        [B, C, h, w], used in the mode `latent` only, entering before the block where the prefix ends.
         """
         count = len(self.transformer.transformer_blocks)
         if attachment is None or tokens is None or timesteps is None or style_scale == 0.0:

@@ -17,10 +17,15 @@ class StepScheduleConfig(Config):
     """How strongly the style enters at each timestep: the same function in training and in sampling."""
 
     kind: Literal["none", "piecewise", "cosine"] = Field(
-        "none", description="none: 1 everywhere; piecewise: 1 from begin to end, `low` elsewhere; cosine: low at t = T, 1 at 0"
+        "none",
+        description="none: 1 everywhere; piecewise: 1 from begin to end, `low` elsewhere; cosine: low at t = T, 1 at 0",
     )
-    begin: float = Field(0.0, ge=0, le=1, description="piecewise: timestep, as a fraction of T, from which the style enters")
-    end: float = Field(1.0, ge=0, le=1, description="piecewise: timestep, as a fraction of T, up to which the style enters")
+    begin: float = Field(
+        0.0, ge=0, le=1, description="piecewise: timestep, as a fraction of T, from which the style enters"
+    )
+    end: float = Field(
+        1.0, ge=0, le=1, description="piecewise: timestep, as a fraction of T, up to which the style enters"
+    )
     low: float = Field(0.0, ge=0, le=1, description="the factor where the style is held back")
 
     @model_validator(mode="after")
@@ -45,7 +50,8 @@ class AdapterConfig(Config):
     )
     own_query: bool = Field(False, description="a trained copy of the layer's query map instead of the frozen one")
     out_projection: Literal["shared", "low_rank", "full"] = Field(
-        "shared", description="after the attention: the layer's frozen map, that with a low-rank change, or a trained copy"
+        "shared",
+        description="after the attention: the layer's frozen map, that with a low-rank change, or a trained copy",
     )
     out_rank: int = Field(16, ge=1, description="rank of the change, for low_rank")
     purification: Literal["none", "projection", "gated_subtraction"] = Field(
@@ -58,16 +64,21 @@ class AdapterConfig(Config):
     step_schedule: StepScheduleConfig = Field(StepScheduleConfig(), description="style by timestep")
     content_mode: ContentMode = Field(
         "paired",
-        description="sdedit: noised targets in training, noised contents in use; paired: from the noised content towards "
-        "the target; latent: the content's patches enter at the first adapted block",
+        description="sdedit: noised targets in training, noised contents in use; paired: from the noised content "
+        "towards the target; latent: the content's patches enter at the first adapted block",
     )
     start: Literal["content", "noise"] = Field(
         "content", description="latent: begin the use from the noised content, or from pure noise"
     )
     strength: float = Field(
-        0.5, gt=0, le=1, description="where the use begins, as a fraction of the student's own timesteps; 1 is pure noise"
+        0.5,
+        gt=0,
+        le=1,
+        description="where the use begins, as a fraction of the student's own timesteps; 1 is pure noise",
     )
-    content_hidden: int = Field(0, ge=0, description="latent: width of a hidden layer in the content's path; 0: one linear map")
+    content_hidden: int = Field(
+        0, ge=0, description="latent: width of a hidden layer in the content's path; 0: one linear map"
+    )
 
     @field_validator("layers")
     @classmethod
@@ -79,7 +90,9 @@ class AdapterConfig(Config):
     @model_validator(mode="after")
     def _start_fits_mode(self) -> Self:
         if self.start == "noise" and self.content_mode != "latent":
-            raise ValueError(f"start: noise needs content_mode: latent, got {self.content_mode}: nothing else shows the content")
+            raise ValueError(
+                f"start: noise needs content_mode: latent, got {self.content_mode}: nothing else shows the content"
+            )
         return self
 
 
@@ -87,7 +100,9 @@ class FeaturesConfig(Config):
     """What is computed once before training, and how it is stored."""
 
     batch_size: int = Field(16, ge=1, description="pictures or captions encoded at once; part of the cache's key")
-    text_tokens: int = Field(120, ge=1, le=512, description="tokens of a caption at most; PixArt-α was trained with 120")
+    text_tokens: int = Field(
+        120, ge=1, le=512, description="tokens of a caption at most; PixArt-α was trained with 120"
+    )
     storage: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="of latents and text; float16 halves the disk at a relative error of 5e-4"
     )
@@ -115,7 +130,9 @@ class SamplingConfig(Config):
 class ValidationConfig(Config):
     """A fixed grid of (picture, timestep, noise), each point paired with the frozen base."""
 
-    pictures: int = Field(16, ge=1, description="held-out targets; the split val if there is any, else set aside from train")
+    pictures: int = Field(
+        16, ge=1, description="held-out targets; the split val if there is any, else set aside from train"
+    )
     timesteps: int = Field(4, ge=1, description="timesteps of each picture, spread evenly over the mode's range")
 
 
@@ -127,11 +144,15 @@ class StudentConfig(Config):
     batch_size: int = Field(1, ge=1, description="samples computed at once")
     accumulation: int = Field(4, ge=1, description="batches of one optimizer step; together they are its window")
     gate_lr_multiplier: float = Field(10.0, gt=0, le=1000, description="learning rate of the gates over the others'")
-    fill50k_fraction: float = Field(0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1")
+    fill50k_fraction: float = Field(
+        0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1"
+    )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
     sampling: SamplingConfig = Field(SamplingConfig(), description="how the student draws")
     validation: ValidationConfig = Field(ValidationConfig(), description="the paired grid")
-    preload_mb: int = Field(2048, ge=0, description="features smaller than this are held in memory, larger ones read as needed")
+    preload_mb: int = Field(
+        2048, ge=0, description="features smaller than this are held in memory, larger ones read as needed"
+    )
     seed: int = Field(0, ge=0, description="of weights, order, timesteps and noise")
 
     @model_validator(mode="after")
@@ -139,8 +160,9 @@ class StudentConfig(Config):
         share = self.fill50k_fraction * self.window
         if abs(share - round(share)) > 1e-6:
             raise ValueError(
-                f"fill50k_fraction × batch_size × accumulation must be a whole number of samples, got {self.fill50k_fraction:g} × "
-                f"{self.window} = {share:g}: the mixture holds inside every window; for example batch_size 1, accumulation 4"
+                f"fill50k_fraction × batch_size × accumulation must be a whole number of samples, got "
+                f"{self.fill50k_fraction:g} × {self.window} = {share:g}: the mixture holds inside every window; for "
+                f"example batch_size 1, accumulation 4"
             )
         return self
 

@@ -34,7 +34,8 @@ class LatentEncoder:
 
     @torch.inference_mode()
     def encode(self, pictures: Pictures) -> torch.Tensor:
-        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or NonFiniteError."""
+        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
+        NonFiniteError."""
         pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
         out = self.vae.encode(pixels)
         latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
@@ -52,7 +53,8 @@ class LatentEncoder:
 
 
 class TextEncoder:
-    """T5 with its tokenizer, of a PixArt folder. Captions are treated as the pipeline treats them: lower case, stripped."""
+    """T5 with its tokenizer, of a PixArt folder. Captions are treated as the pipeline treats them: lower case,
+    stripped."""
 
     def __init__(self, pixart: Path, tokens: int, dtype: str = "auto", device: str = "auto") -> None:
         parts = load_pixart_parts(pixart, ("tokenizer", "text_encoder"), dtype, device)
@@ -83,7 +85,8 @@ def clean(caption: str) -> str:
 
 
 def sizes(pixart: Path) -> dict[str, int]:
-    """{pixels: side of a picture, cells: side of its latents, pixels_per_cell, channels} from the folder's configurations."""
+    """{pixels: side of a picture, cells: side of its latents, pixels_per_cell, channels} from the folder's
+    configurations."""
     transformer = read_config(pixart / "transformer" / "config.json")
     vae = read_config(pixart / "vae" / "config.json")
     blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]

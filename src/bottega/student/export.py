@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError, RequestError, StorageError
@@ -40,7 +40,9 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
     except (KeyError, ValueError) as error:
-        raise RequestError(f"{path} is not a StyleAdapter of bottega: its header is missing; name an adapter.safetensors") from error
+        raise RequestError(
+            f"{path} is not a StyleAdapter of bottega: its header is missing; name an adapter.safetensors"
+        ) from error
     if header.get("format") != FORMAT or int(header.get("version", 0)) > VERSION:
         raise RequestError(
             f"{path} is {header.get('format')!r} version {header.get('version')}, this program reads {FORMAT!r} up to "
@@ -54,12 +56,10 @@ def load_adapter(path: Path) -> tuple[StyleAdapter, dict[str, Any]]:
     header = read_header(path)
     config = parse(AdapterConfig, header["adapter"], str(path))
     adapter = StyleAdapter(config, Geometry(**header["geometry"]))
-    tensors = {}
-    with safe_open(path, framework="pt") as handle:
-        for name in handle.keys():  # noqa: SIM118 (the handle is no mapping)
-            tensors[name] = handle.get_tensor(name)
     try:
-        adapter.load_state_dict(tensors, strict=True)
+        adapter.load_state_dict(load_file(path), strict=True)
     except RuntimeError as error:
-        raise StorageError(f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); train it again") from error
+        raise StorageError(
+            f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); train it again"
+        ) from error
     return adapter.eval().requires_grad_(False), header

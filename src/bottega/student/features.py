@@ -1,4 +1,5 @@
-"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and contents.
+"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and
+contents.
 
 Each distinct picture and caption is encoded once, whatever the number of targets that share it. A run that is stopped
 goes on with the shard it was at; a grown ledger encodes only what is new. The process that trains loads none of the
@@ -59,7 +60,9 @@ def run(
     index = ShardIndex(directory)
     encoded = {kind: _encode_kind(kind, work, index, config, models, pixart, clip, size["pixels"]) for kind in KINDS}
     rejected = index.rejected()
-    rows = [row for row in work.samples if not rejected & {row["target"], row["content"], row["style"], row["clip_content"]}]
+    rows = [
+        row for row in work.samples if not rejected & {row["target"], row["content"], row["style"], row["clip_content"]}
+    ]
     write_json(directory / MANIFEST, manifest | _widths(directory, index))
     write_jsonl(directory / SAMPLES, rows)
     return {
@@ -112,8 +115,18 @@ def null_text_key(manifest: dict[str, Any]) -> str:
 
 def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, int]) -> dict[str, Any]:
     settings = {
-        "latent": {"pixels": size["pixels"], "storage": config.storage, "posterior": "mean", "batch": config.batch_size},
-        "text": {"tokens": config.text_tokens, "storage": config.storage, "cleaning": "lower", "batch": config.batch_size},
+        "latent": {
+            "pixels": size["pixels"],
+            "storage": config.storage,
+            "posterior": "mean",
+            "batch": config.batch_size,
+        },
+        "text": {
+            "tokens": config.text_tokens,
+            "storage": config.storage,
+            "cleaning": "lower",
+            "batch": config.batch_size,
+        },
         "clip": {"pixels": size["pixels"], "batch": config.batch_size},
     }
     return {"schema": SCHEMA, "models": hashes, "settings": settings, **size}
@@ -159,7 +172,8 @@ def _encode_kind(
 def _batches(
     kind: str, shard: list[tuple[str, Any]], size: int, pixels: int
 ) -> Iterator[tuple[list[str], Any, list[str]]]:
-    """Keys, loaded inputs and broken keys of one batch after another; what stands in a batch is fixed by the work list."""
+    """Keys, loaded inputs and broken keys of one batch after another; what stands in a batch is fixed by the work
+    list."""
     import numpy as np
 
     from bottega.data.pictures import load_square

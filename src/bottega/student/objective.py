@@ -5,8 +5,8 @@
     paired     α z_target + σ ε̃           ε̃               0 … s            through ε̃, which leads away from it
     latent     as paired, or as sdedit where the use starts from noise      at the first adapted block too
 
-ε̃ = ε + (α_s/σ_s)(z_content - z_target), see `bottega.diffusion.process.effective_noise`. Legend: W samples of a window,
-B of a part; C × h × w latents; all losses in float32.
+ε̃ = ε + (α_s/σ_s)(z_content - z_target), see `bottega.diffusion.process.effective_noise`. Legend: W samples of a
+window, B of a part; C × h × w latents; all losses in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bottega.student.config import AdapterConfig, StudentConfig
 from bottega.student.features import null_text_key
 from bottega.student.store import FeatureStore, pad_text, split_tasks
 from bottega.training.loop import Part, Workload
-from bottega.training.sampling import interleave, stream_indices, stratified_timesteps
+from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
 
 TASKS = ("main", "fill50k")
 
@@ -101,7 +101,9 @@ class StyleWorkload(Workload):
         for task in TASKS:
             if self.slots[task] and not self.streams[task]:
                 cure = "make targets" if task == "main" else "prepare Fill50K, or set student.fill50k_fraction=0"
-                raise MissingError(f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}")
+                raise MissingError(
+                    f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
+                )
         manifest = store.manifest
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))
@@ -193,7 +195,8 @@ class StyleWorkload(Workload):
     def styles(
         self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """CLIP embeddings of style and content [B, D], and which styles are null, bool [B], on the backbone's device."""
+        """CLIP embeddings of style and content [B, D], and which styles are null, bool [B], on the backbone's
+        device."""
         device, width = self.backbone.device, self.adapter.geometry.clip_width
         style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
         known = [i for i, row in enumerate(rows) if row["style"] is not None]

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+FEWEST = 16
+"""Embeddings that a mean is taken of at least: the mean of two pictures makes them opposites, whatever they show."""
+
 
 class Purification(nn.Module):
     """s' = unit(s - g c) with a learned gate g, or s' = unit(s - (s·c) c); s and c centred and unit before.
@@ -32,17 +35,15 @@ class Purification(nn.Module):
             self.gate_logit = nn.Parameter(torch.tensor(math.log(gate / (1 - gate))))
 
     def fit_centre(self, embeddings: torch.Tensor) -> None:
-        """Take the mean of unit embeddings [N, D] as the centre; without `centred`, or for a single one, it stays 0."""
-        if self.centred and len(embeddings) > 1:
+        """Take the mean of unit embeddings [N, D] as the centre; without `centred`, or from a handful, it stays 0."""
+        if self.centred and len(embeddings) >= FEWEST:
             self.centre.copy_(F.normalize(embeddings.float(), dim=-1).mean(dim=0))
 
     def gate(self) -> float | None:
         """The learned share g, or None where there is none."""
-        return float(torch.sigmoid(self.gate_logit)) if self.kind == "gated_subtraction" else None
+        return float(torch.sigmoid(self.gate_logit.detach())) if self.kind == "gated_subtraction" else None
 
-    def forward(
-        self, style: torch.Tensor, content: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, style: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """style, content [B, D] -> purified style, unit [B, D]; cosine of style and content before and after, [B]."""
         s, c = self._prepare(style), self._prepare(content)
         before = (s * c).sum(dim=-1)

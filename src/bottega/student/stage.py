@@ -102,8 +102,8 @@ def check_features(store: FeatureStore, pixart: Path) -> None:
     for kind, value in now.items():
         if store.manifest["models"][kind] != value:
             raise RequestError(
-                f"{store.directory}: its {kind} features come from another {names[kind]} than {pixart.name}'s; run bottega "
-                "features again with this model"
+                f"{store.directory}: its {kind} features come from another {names[kind]} than {pixart.name}'s; run "
+                f"bottega features again with this model"
             )
 
 

@@ -74,8 +74,8 @@ class FeatureStore:
         self.manifest: dict[str, Any] = read_json(directory / MANIFEST)
         if self.manifest.get("schema") != SCHEMA:
             raise RequestError(
-                f"{directory} holds features of schema {self.manifest.get('schema')}, this program knows {SCHEMA}; compute "
-                "them again into another folder"
+                f"{directory} holds features of schema {self.manifest.get('schema')}, this program knows {SCHEMA}; "
+                f"compute them again into another folder"
             )
         self.directory = directory
         index = ShardIndex(directory)

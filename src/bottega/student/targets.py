@@ -45,7 +45,8 @@ class Sample:
 
 
 def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
-    """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if unreadable."""
+    """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if
+    unreadable."""
     path = teacher_dir / "ledger.sqlite"
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
@@ -68,7 +69,9 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
         finally:
             db.close()
     except sqlite3.DatabaseError as error:
-        raise StorageError(f"{path} can't be read as a ledger ({error}); restore it or run bottega teach again") from error
+        raise StorageError(
+            f"{path} can't be read as a ledger ({error}); restore it or run bottega teach again"
+        ) from error
 
 
 def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
@@ -87,7 +90,9 @@ def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
             continue
         source, target = data_root / row["source_path"], data_root / row["target_path"]
         if not source.is_file() or not target.is_file():
-            raise MissingError(f"{path} names {row['key']}, whose pictures are not there; run bottega data fill50k again")
+            raise MissingError(
+                f"{path} names {row['key']}, whose pictures are not there; run bottega data fill50k again"
+            )
         yield Sample(
             sample_id=f"fill50k-{row['key']}",
             task="fill50k",

@@ -66,7 +66,9 @@ class Validation:
         self.times = torch.from_numpy(np.tile(times, self.pictures))
         self.noise = torch.stack(
             [
-                torch.randn(work.shape, generator=torch_generator(work.config.seed, "validation", row["sample_id"], int(t)))
+                torch.randn(
+                    work.shape, generator=torch_generator(work.config.seed, "validation", row["sample_id"], int(t))
+                )
                 for row, t in zip(self.rows, self.times, strict=True)
             ]
         )
@@ -76,7 +78,9 @@ class Validation:
     def run(self) -> dict[str, Any]:
         """{val_loss, val_base, val_gain, val_gain_low, val_gain_high, val_swap, val_gain_t…} over the grid."""
         per_part = [self._losses(part) for part in self._parts()]
-        base, own, swapped = (torch.cat(column).reshape(self.pictures, -1).double().numpy() for column in zip(*per_part, strict=True))
+        base, own, swapped = (
+            torch.cat(column).reshape(self.pictures, -1).double().numpy() for column in zip(*per_part, strict=True)
+        )
         gain = 1.0 - own.sum() / base.sum()
         low, high = self._interval(base.sum(axis=1), own.sum(axis=1))
         times = self.times[: base.shape[1]].tolist()
@@ -112,7 +116,8 @@ class Validation:
         return losses[0], losses[1], losses[2]
 
     def _prepared(self, where: slice) -> tuple[Prefix, torch.Tensor, torch.Tensor]:
-        """The prefix, the content and the wanted prediction of a part of the grid: they never change, so they are kept."""
+        """The prefix, the content and the wanted prediction of a part of the grid: they never change, so they are
+        kept."""
         if self._cached is None:
             self._cached = [self._prepare(part) for part in self._parts()]
         return self._cached[self._parts().index(where)]

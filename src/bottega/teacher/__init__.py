@@ -1,6 +1,8 @@
-"""The teacher: SDXL with an IP-Adapter paints targets by a pinned protocol; every try is judged and entered in a ledger.
+"""The teacher: SDXL with an IP-Adapter paints targets by a pinned protocol; every try is judged and entered in a
+ledger.
 
-The way through: `stage.run` → `runner.Runner` (chunks, retries, files, rows) → `generator.Generator` or `oracle.Oracle` (pictures).
+The way through: `stage.run` → `runner.Runner` (chunks, retries, files, rows) → `generator.Generator` or
+`oracle.Oracle` (pictures).
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Protocol(Config):
-    """How a target is made. `name` gives the values that are not stated; stating others departs from the protocol, and is recorded."""
+    """How a target is made. `name` gives the values that are not stated; stating others departs from the protocol,
+    and is recorded.
+    """
 
     name: Literal["stabilised", "published"] = Field(
         default="stabilised", description="the protocol that the values below start from"
@@ -41,7 +43,9 @@ class Protocol(Config):
     strength: float = Field(default=0.40, gt=0, le=1, description="share of the schedule that the content is noised by")
     ip_adapter_scale: float = Field(default=0.30, ge=0, le=2, description="weight of the style picture's attention")
     seeds: tuple[int, ...] = Field(
-        default=(0, 1, 2), min_length=1, description="targets a pair, one for each seed; done in this order, all pairs first"
+        default=(0, 1, 2),
+        min_length=1,
+        description="targets a pair, one for each seed; done in this order, all pairs first",
     )
     sampler: Literal["ddim"] = Field(default="ddim", description="the sampler; its whole configuration is pinned")
     size: int = Field(default=512, ge=32, le=2048, multiple_of=8, description="side of a target, pixels")
@@ -57,7 +61,8 @@ class Protocol(Config):
     def _sound(self) -> Protocol:
         if int(self.steps * self.strength) < 1:
             raise ValueError(
-                f"steps x strength must be 1 or more, received {self.steps} x {self.strength}: no step would be made; raise strength to {1 / self.steps:.3f}"
+                f"steps x strength must be 1 or more, received {self.steps} x {self.strength}: no step would be "
+                f"made; raise strength to {1 / self.steps:.3f}"
             )
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be different and not negative, received {list(self.seeds)}")
@@ -79,13 +84,16 @@ class Ladder(Config):
         default=0.8, gt=0, lt=1, description="structure lost: strength is multiplied by this from rung 1 on"
     )
     guidance_down: tuple[float, float] = Field(
-        default=(0.3, 0.5), description="structure lost: guidance_scale is lowered by this on rung 1, and from rung 2 on"
+        default=(0.3, 0.5),
+        description="structure lost: guidance_scale is lowered by this on rung 1, and from rung 2 on",
     )
     ip_down: float = Field(
         default=0.8334, gt=0, lt=1, description="structure lost: ip_adapter_scale is multiplied by this from rung 2 on"
     )
     ip_up: float = Field(
-        default=1.1667, gt=1, description="too little change or style: ip_adapter_scale is multiplied by this from rung 1 on"
+        default=1.1667,
+        gt=1,
+        description="too little change or style: ip_adapter_scale is multiplied by this from rung 1 on",
     )
     strength_up: float = Field(
         default=1.2, gt=1, description="too little change or style: strength is multiplied by this from rung 2 on"

@@ -1,4 +1,5 @@
-"""What others read of a run: metadata for `datasets.load_dataset("imagefolder")`, the retries' parameters, CSV and Parquet.
+"""What others read of a run: metadata for `datasets.load_dataset("imagefolder")`, the retries' parameters, CSV and
+Parquet.
 
 All of it derives from the ledger and can be written anew at any time.
 """
@@ -86,7 +87,7 @@ def write_csv(ledger: Ledger, path: Path) -> int:
 
 
 def write_parquet(ledger: Ledger, path: Path) -> int:
-    """Every try as Parquet, nested values as JSON text, scores also as columns `score_*`. Returns the number of rows."""
+    """Every try as Parquet; nested values as JSON text, scores as columns `score_*` too. Returns the number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,9 +2,10 @@
 
 Dimensions: B items, 4 latent channels, h x w latent cells, H x W pixels, D width of a picture embedding.
 
-What a picture depends on: its content, style, prompt, settings and its own noise, drawn on the CPU from `Item.noise_seed`. The content's
-latent is the posterior's mode, not a draw from it, so that it is encoded once for all seeds and retries and the generator serves the noise
-alone. Decoding happens here and not in the pipeline, whose clamp would turn an infinite value into a white one.
+What a picture depends on: its content, style, prompt, settings and its own noise, drawn on the CPU from
+`Item.noise_seed`. The content's latent is the posterior's mode, not a draw from it, so that it is encoded once for
+all seeds and retries and the generator serves the noise alone. Decoding happens here and not in the pipeline, whose
+clamp would turn an infinite value into a white one.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Generator:
     """Makes targets by a protocol.
 
     Args:
-        pipeline: `StableDiffusionXLImg2ImgPipeline` with one IP-Adapter loaded, on its device in its dtype; its scheduler is replaced
-            by the protocol's DDIM.
+        pipeline: `StableDiffusionXLImg2ImgPipeline` with one IP-Adapter loaded, on its device in its dtype; its
+            scheduler is replaced by the protocol's DDIM.
         protocol: settings of items that carry none, and the size that all pictures have.
 
     Raises:
@@ -66,11 +67,13 @@ class Generator:
         pipeline.watermark = None  # a target is training data
         if pipeline.vae.config.latent_channels != 4:
             raise RequestError(
-                f"SDXL's latents have 4 channels, received an autoencoder with {pipeline.vae.config.latent_channels}; use SDXL's own"
+                "SDXL's latents have 4 channels, received an autoencoder with "
+                f"{pipeline.vae.config.latent_channels}; use SDXL's own"
             )
         if protocol.size % pipeline.vae_scale_factor:
             raise RequestError(
-                f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received {protocol.size}"
+                f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received "
+                f"{protocol.size}"
             )
         self.pipeline = pipeline
         self.protocol = protocol
@@ -78,9 +81,11 @@ class Generator:
 
     @torch.no_grad()
     def generate(self, items: Sequence[Item]) -> list[FloatPicture]:
-        """A picture for each item, float32 [H, W, 3], clamped to 0..1 where finite; NaN and infinite values are left in.
+        """A picture for each item, float32 [H, W, 3], clamped to 0..1 where finite; NaN and infinite values are left
+        in.
 
-        Items of one call that share their settings go through the U-Net together; a picture does not depend on that beyond ±1/255.
+        Items of one call that share their settings go through the U-Net together; a picture does not depend on that
+        beyond ±1/255.
         """
         groups: dict[Any, list[int]] = {}
         for i, item in enumerate(items):
@@ -143,7 +148,8 @@ class Generator:
     def _rows_as_given(self) -> Iterator[None]:
         """Let the pipeline take picture embeddings row by row.
 
-        As it stands it repeats what it is given once for each item of the batch, so that a batch could only have one style.
+        As it stands it repeats what it is given once for each item of the batch, so that a batch could only have one
+        style.
         """
 
         def as_given(

@@ -34,7 +34,9 @@ class Settings:
 
     @property
     def effective(self) -> tuple[int, int, float, float]:
-        """What the sampler makes of them: strength counts in whole steps, so that different strengths can be the same try."""
+        """What the sampler makes of them: strength counts in whole steps, so that different strengths can be the same
+        try.
+        """
         return (
             self.steps,
             unet_calls(self.steps, self.strength),
@@ -55,7 +57,8 @@ class Settings:
 class Item:
     """One picture to make: content and style as uint8 squares of the protocol's size, a prompt, a protocol seed.
 
-    `content_key` and `style_key` name the pictures in caches (their file's hash); left empty, the pixels' own hash is taken.
+    `content_key` and `style_key` name the pictures in caches (their file's hash); left empty, the pixels' own hash is
+    taken.
     """
 
     pair_id: str

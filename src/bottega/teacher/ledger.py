@@ -1,7 +1,7 @@
 """The ledger: one row a try, with everything needed to judge it again, to make it again, and to continue after a kill.
 
-SQLite in WAL mode with `synchronous=FULL`: a committed chunk survives a power cut, an unfinished one leaves nothing. One writer.
-A row is `current` until its inputs change; then it stays as history and the target is made anew.
+SQLite in WAL mode with `synchronous=FULL`: a committed chunk survives a power cut, an unfinished one leaves nothing.
+One writer. A row is `current` until its inputs change; then it stays as history and the target is made anew.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _KINDS = {"seed": "INTEGER", "try_index": "INTEGER", "noise_seed": "INTEGER", "w
 _OPTIONAL = {"output_path", "output_sha256"}
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS tries (
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT
+NOT NULL); CREATE TABLE IF NOT EXISTS tries (
     id INTEGER PRIMARY KEY,
     {", ".join(f"{c} {_KINDS.get(c, 'TEXT')}{'' if c in _OPTIONAL else ' NOT NULL'}" for c in COLUMNS)},
     current INTEGER NOT NULL DEFAULT 1
@@ -113,7 +113,8 @@ class Ledger:
             )
         if version < SCHEMA_VERSION:
             self._db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} INSERT OR REPLACE INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}'); COMMIT;"
+                f"BEGIN IMMEDIATE; {_SCHEMA} INSERT OR REPLACE INTO meta VALUES ('schema_version', "
+                f"'{SCHEMA_VERSION}'); COMMIT;"
             )
 
     def __enter__(self) -> Ledger:
@@ -165,7 +166,8 @@ class Ledger:
             raise FingerprintError(f"what a run's targets depend on can't change on the way: {told}; {cure}")
 
     def file_hash(self, name: str, path: Path) -> str:
-        """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is none.
+        """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is
+        none.
 
         `name` is how the file is called in the ledger: its path relative to the data root, never an absolute one.
         """
@@ -192,7 +194,7 @@ class Ledger:
         """
         marks = ", ".join("?" * len(COLUMNS))
         try:
-            with _transaction(self._db):
+            with _Transaction(self._db):
                 for target in superseded:
                     self._db.execute("UPDATE tries SET current = 0 WHERE target = ? AND current", (target,))
                 self._db.executemany(
@@ -202,7 +204,8 @@ class Ledger:
             self._hashes.clear()
         except sqlite3.OperationalError as error:
             raise StorageError(
-                f"the ledger {self.path} can't be written ({error}); free space or make it writable, then run the same command again"
+                f"the ledger {self.path} can't be written ({error}); free space or make it writable, then run the "
+                "same command again"
             ) from error
 
     def tries(self, targets: Sequence[str]) -> dict[str, list[Row]]:
@@ -210,40 +213,32 @@ class Ledger:
         found: dict[str, list[Row]] = {}
         for start in range(0, len(targets), 500):
             part = targets[start : start + 500]
-            query = f"SELECT * FROM tries WHERE current AND target IN ({', '.join('?' * len(part))}) ORDER BY target, try_index"
+            marks = ", ".join("?" * len(part))
+            query = f"SELECT * FROM tries WHERE current AND target IN ({marks}) ORDER BY target, try_index"
             for row in self._db.execute(query, list(part)):
                 found.setdefault(row["target"], []).append(_row(row))
         return found
 
     def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[Row]]:
         """Targets made from the same bytes with the same seed and prompt, each as its list of tries."""
-        query = "SELECT DISTINCT target FROM tries WHERE current AND content_sha256 = ? AND style_sha256 = ? AND seed = ? AND prompt = ? ORDER BY id"
+        where = "current AND content_sha256 = ? AND style_sha256 = ? AND seed = ? AND prompt = ?"
+        query = f"SELECT DISTINCT target FROM tries WHERE {where} ORDER BY target"
         targets = [row["target"] for row in self._db.execute(query, (content_sha256, style_sha256, seed, prompt))]
         return list(self.tries(targets).values())
 
     def rename(self, old: str, new: Sequence[Row]) -> None:
         """Give a target's current rows new names and paths (`new`, one for each try) in one transaction."""
         keys = (
-            "target",
-            "pair_id",
-            "content_id",
-            "style_id",
-            "content_path",
-            "style_path",
-            "output_path",
-            "split",
-            "style",
-        )
-        with _transaction(self._db):
+            "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "output_path", "split", "style",
+        )  # fmt: skip
+        marks = ", ".join(f"{key} = ?" for key in keys)
+        change = f"UPDATE tries SET {marks} WHERE target = ? AND try_index = ? AND current"
+        with _Transaction(self._db):
             for row in new:
-                values = [getattr(row, key) for key in keys]
-                self._db.execute(
-                    f"UPDATE tries SET {', '.join(f'{k} = ?' for k in keys)} WHERE target = ? AND try_index = ? AND current",
-                    [*values, old, row.try_index],
-                )
+                self._db.execute(change, [*(getattr(row, key) for key in keys), old, row.try_index])
 
     def best(self) -> Iterator[Row]:
-        """The best try of each target (best grade, then fewest reasons, then the earliest), in the order of the work."""
+        """The best try of each target (grade, then fewest reasons, then the earliest), in the order of the work."""
         return (_row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
     def current(self) -> Iterator[Row]:
@@ -256,7 +251,7 @@ class Ledger:
 
     def regrade(self, graded: Iterable[tuple[str, float, Sequence[str], int]]) -> None:
         """Set (grade, weight, reasons) of rows by id, in one transaction."""
-        with _transaction(self._db):
+        with _Transaction(self._db):
             self._db.executemany(
                 "UPDATE tries SET grade = ?, weight = ?, reasons = ? WHERE id = ?",
                 (
@@ -273,7 +268,7 @@ class Ledger:
             yield row["id"], row["status"], row["target"], row["try_index"], row["grade"], json.loads(row["scores"])
 
 
-class _transaction:
+class _Transaction:
     """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error."""
 
     def __init__(self, db: sqlite3.Connection) -> None:

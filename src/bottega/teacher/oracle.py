@@ -46,6 +46,7 @@ class Oracle:
         path = self._truth / f"{item.pair_id}_seed{(item.seed + 3 * item.noise_index) % self._draws}.png"
         if not path.is_file():
             raise MissingError(
-                f"the oracle needs a drawn truth for each pair, {path.name} is not in {path.parent.name}/; draw the truths first"
+                f"the oracle needs a drawn truth for each pair, {path.name} is not in {path.parent.name}/; draw "
+                "the truths first"
             )
         return load_square(path, self._size).astype(np.float32) / np.float32(255)

@@ -1,7 +1,8 @@
 """DDIM as the protocol pins it, and the schedule that it really runs.
 
-A sampler's configuration is half of a teacher: `DDIMScheduler()` clips samples and has linear betas, `trailing` spacing starts img2img
-at another noise level. So all of it is set and checked, nothing is inherited from a model folder but the prediction type.
+A sampler's configuration is half of a teacher: `DDIMScheduler()` clips samples and has linear betas, `trailing`
+spacing starts img2img at another noise level. So all of it is set and checked, nothing is inherited from a model
+folder but the prediction type.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def strength_of(calls: int, steps: int) -> float:
 
 
 def schedule(steps: int, strength: float) -> dict[str, Any]:
-    """The effective schedule: U-Net calls, first and last timestep, and the first one's signal-to-noise ratio ᾱ / (1 - ᾱ)."""
+    """The effective schedule: U-Net calls, first and last timestep, and the first one's signal-to-noise ratio ᾱ / (1
+    - ᾱ).
+    """
     calls = unet_calls(steps, strength)
     spacing = DDIM["num_train_timesteps"] // steps
     first, last = (calls - 1) * spacing + DDIM["steps_offset"], DDIM["steps_offset"]
@@ -72,7 +75,8 @@ def check(scheduler: Any) -> None:
     """
     if type(scheduler).__name__ != "DDIMScheduler":
         raise RequestError(
-            f"the protocol samples with DDIMScheduler, received {type(scheduler).__name__}; call bottega.teacher.protocol.pin first"
+            f"the protocol samples with DDIMScheduler, received {type(scheduler).__name__}; call "
+            "bottega.teacher.protocol.pin first"
         )
     wrong = {key: scheduler.config.get(key) for key, value in DDIM.items() if scheduler.config.get(key) != value}
     if wrong:

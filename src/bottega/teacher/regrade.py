@@ -16,11 +16,12 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> d
     """Derive every grade anew.
 
     Args:
-        write: enter the new grades, and make the new limits those that the run goes on with. Without it only the counts are told.
+        write: enter the new grades, and make the new limits those that the run goes on with. Without it only the
+            counts are told.
 
     Returns:
-        Number of tries, how many change (`A->B` and so on), grades of the best tries before and after, and for how many targets another
-        try is now the best: exports then name that one.
+        Number of tries, how many change (`A->B` and so on), grades of the best tries before and after, and for how
+        many targets another try is now the best: exports then name that one.
     """
     changes: Counter[str] = Counter()
     updates: list[tuple[str, float, list[str], int]] = []

@@ -6,8 +6,8 @@
 | too little change or style | more of the style picture | also more strength |
 | anything else (not finite, black, flat, burnt), or both of the above | new noise | new noise |
 
-Retries that change parameters keep the noise, so that tries can be compared. Strength counts in whole steps: a rung that would repeat an
-earlier try goes one step further, and where none is left it draws new noise.
+Retries that change parameters keep the noise, so that tries can be compared. Strength counts in whole steps: a rung
+that would repeat an earlier try goes one step further, and where none is left it draws new noise.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def next_settings(
 
 
 def _distinct(wish: Settings, tried: Sequence[Settings], step: int) -> Settings | None:
-    """The wish on the grid of whole steps, moved along `step` until no earlier try had the same effect; None at the end."""
+    """The wish on the grid of whole steps, moved along `step` until no earlier try had the same effect; None at the
+    end.
+    """
     calls = max(1, unet_calls(wish.steps, wish.strength))
     known = {(s.effective, s.noise) for s in tried}
     while 1 <= calls <= wish.steps:

@@ -1,7 +1,8 @@
 """The run: chunk by chunk down the work list, pictures first, then their rows in one transaction.
 
-A chunk is fixed by the pair list (file, seed, index // batch), never by what is done already, and an unfinished one is made again whole:
-after a kill at any moment the same command gives the same bytes and the same rows. Order: the first seed for all pairs, then the next.
+A chunk is fixed by the pair list (file, seed, index // batch), never by what is done already, and an unfinished one
+is made again whole: after a kill at any moment the same command gives the same bytes and the same rows. Order: the
+first seed for all pairs, then the next.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class Runner:
     Args:
         teacher: makes the teacher; called when the first target needs it, so that a finished run loads nothing.
         judge: likewise.
-        known: all pair ids of the pair lists, beyond any limit: a row under another id whose files are the same was renamed.
+        known: all pair ids of the pair lists, beyond any limit: a row under another id whose files are the same was
+            renamed.
     """
 
     def __init__(
@@ -156,7 +158,9 @@ class Runner:
         return self.ledger.file_hash(path, self.data_root / path)
 
     def _adopt(self, work: Work, shas: tuple[str, str]) -> bool:
-        """Whether the same bytes stand in the ledger under names that no pair list knows any more: then they were renamed."""
+        """Whether the same bytes stand in the ledger under names that no pair list knows any more: then they were
+        renamed.
+        """
         for rows in self.ledger.same_inputs(*shas, work.seed, work.pair["prompt"]) if "missing" not in shas else []:
             if rows[0].pair_id in self.known or rows[0].pair_id == work.pair["pair_id"]:
                 continue

@@ -173,18 +173,35 @@ def _read(pairs: Path | Sequence[Path], limit: int | None) -> tuple[list[list[Pa
     return [one[:limit] for one in whole], known
 
 
-def draw_sheet(ledger: Ledger, directory: Path, data_root: Path) -> Path:
-    """`contact_sheet.png`: up to 24 graded targets, a third of each grade where there are so many."""
+def draw_sheet(
+    ledger: Ledger,
+    directory: Path,
+    data_root: Path,
+    output: Path | None = None,
+    *,
+    letter: str | None = None,
+    reason: str | None = None,
+    count: int = _SHEET,
+) -> int:
+    """Draw up to `count` graded targets, a third of each grade where there are so many; returns how many.
+
+    Args:
+        output: the PNG; None: `contact_sheet.png` in the teacher's folder.
+        letter: only this grade.
+        reason: only targets with this check among their reasons.
+    """
     by_grade: dict[str, list[Row]] = {"A": [], "B": [], "C": []}
     for row in ledger.best():
-        if len(by_grade[row.grade]) < _SHEET and row.status != "broken":
+        asked = letter in (None, row.grade) and (reason is None or any(r.startswith(f"{reason}:") for r in row.reasons))
+        if asked and row.status != "broken" and len(by_grade[row.grade]) < count:
             by_grade[row.grade].append(row)
-    chosen = [row for rows in by_grade.values() for row in rows[: _SHEET // 3]]
-    spare = [row for rows in by_grade.values() for row in rows[_SHEET // 3 :]]
-    chosen = sorted(chosen + spare[: _SHEET - len(chosen)], key=lambda row: row.grade)
-    return contact_sheet(
-        [entry for row in chosen if (entry := _entry(row, directory, data_root))], directory / "contact_sheet.png"
-    )
+    third = -(-count // 3)
+    ranked = [row for rows in by_grade.values() for row in rows[:third]]
+    ranked += [row for rows in by_grade.values() for row in rows[third:]]
+    chosen = sorted(ranked[:count], key=lambda row: row.grade)
+    entries = [entry for row in chosen if (entry := _entry(row, directory, data_root)) is not None]
+    contact_sheet(entries, output or directory / "contact_sheet.png")
+    return len(entries)
 
 
 def _entry(row: Row, directory: Path, data_root: Path, side: int = 256) -> Entry | None:

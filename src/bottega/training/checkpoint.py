@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import FingerprintError
+from bottega.runtime.errors import BottegaError, FingerprintError
 from bottega.runtime.files import is_storage_error, read_json, sha256_file, storage_error
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def save(
     fingerprint: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't be."""
+    """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't
+    be."""
     from safetensors.torch import save_file
 
     folder = directory / f"step_{step:08d}"
@@ -90,10 +91,7 @@ def latest(directory: Path) -> Checkpoint | None:
             whole = state["format"] == _FORMAT and all(
                 sha256_file(folder / name) == state["sha256"][name] for name in _FILES
             )
-        except (KeyError, TypeError, OSError, ValueError) as error:
-            LOGGER.debug("%s: %s", folder, error)
-            whole = False
-        except Exception as error:  # noqa: BLE001 (any reading error means the same here: not whole)
+        except (BottegaError, KeyError, TypeError, OSError) as error:
             LOGGER.debug("%s: %s", folder, error)
             whole = False
         if whole:
@@ -124,8 +122,8 @@ def check_fingerprint(saved: dict[str, Any], now: dict[str, Any], may_change: di
         if before.get(name) != after.get(name):
             allowed = ", ".join(sorted(may_change))
             raise FingerprintError(
-                f"{name} was {before.get(name)!r} in the checkpoint and is {after.get(name)!r} now; set it back, or train "
-                f"into another folder (what may change on resume: {allowed})"
+                f"{name} was {before.get(name)!r} in the checkpoint and is {after.get(name)!r} now; set it back, or "
+                f"train into another folder (what may change on resume: {allowed})"
             )
 
 
@@ -150,7 +148,9 @@ def _fused(optimizer: torch.optim.Optimizer) -> bool:
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+        return {
+            k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()
+        }
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 

@@ -21,8 +21,8 @@ def check_losses(losses: torch.Tensor, *, step: int, sample_ids: Sequence[str], 
         named = ", ".join(f"{sample_ids[i]} at t={timesteps[i]}" for i in bad[:_SHOWN])
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise NonFiniteError(
-            f"step {step}: the loss of {len(bad)} of {len(losses)} samples is not finite ({named}{more}); the weights are "
-            "untouched since the step before: look at these samples' features, or lower the learning rate"
+            f"step {step}: the loss of {len(bad)} of {len(losses)} samples is not finite ({named}{more}); the weights "
+            f"are untouched since the step before: look at these samples' features, or lower the learning rate"
         )
 
 
@@ -54,6 +54,6 @@ def check_gradients(
     first = bad[0] if bad else "their norm overflows"
     named = ", ".join(list(sample_ids)[:_SHOWN]) + (" …" if len(sample_ids) > _SHOWN else "")
     raise NonFiniteError(
-        f"step {step}: the gradient is not finite (first: {first}; samples: {named}); the weights are untouched since the "
-        "step before: look at these samples' features, or lower the learning rate"
+        f"step {step}: the gradient is not finite (first: {first}; samples: {named}); the weights are untouched since "
+        f"the step before: look at these samples' features, or lower the learning rate"
     )

@@ -29,8 +29,8 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         try:
-            self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
-            self._lines = open(self.text, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
+            self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n")
+            self._lines = open(self.text, "a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise storage_error(error, self.metrics) from error
         return self

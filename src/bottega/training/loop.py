@@ -116,9 +116,7 @@ def train(work: Workload, config: LoopConfig, directory: Path) -> dict[str, Any]
 
             parts = []
             for part in work.window(step):
-                check_losses(
-                    part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps
-                )
+                check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 parts.append(_detached(part))
             norm = clip_gradients(parameters, config.max_grad_norm)

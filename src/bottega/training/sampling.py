@@ -44,8 +44,8 @@ def interleave(slots: int, second: int) -> npt.NDArray[np.bool_]:
 def stratified_timesteps(rng: np.random.Generator, slots: int, first: int, last: int) -> Indices:
     """Timesteps for the slots of a window, int64 [slots]: each uniform on first … last, together spread evenly.
 
-    Slot j draws from its own 1/slots of the range, and which part a slot gets is shuffled, so each slot alone is uniform
-    while the window's mean loss varies far less: the timestep dominates the variance of a diffusion loss.
+    Slot j draws from its own 1/slots of the range, and which part a slot gets is shuffled, so each slot alone is
+    uniform while the window's mean loss varies far less: the timestep dominates the variance of a diffusion loss.
     """
     part = (rng.permutation(slots) + rng.random(slots)) / slots
     return first + np.minimum((part * (last - first + 1)).astype(np.int64), last - first)

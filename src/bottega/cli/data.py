@@ -1,0 +1,172 @@
+"""`bottega data`: contents, styles, Fill50K, the user's own folders, and pair lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bottega.runtime.errors import RequestError
+
+app = typer.Typer(help="Prepare contents, styles, Fill50K and pairs.", no_args_is_help=True)
+
+MinSide = Annotated[int, typer.Option(min=1, help="Pixels that a picture's short side must have.")]
+Workers = Annotated[int, typer.Option(min=0, help="Threads that decode pictures; 0: one a processor, at most 8.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed, other splits or pairs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
+@app.command()
+def wikiart(
+    output_dir: Annotated[Path, typer.Option(help="Where images/, meta.csv and splits/ go.")] = Path("data/wikiart"),
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Parquet files, or pictures style/artist_title.jpg  [default: OUTPUT_DIR/raw]")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="symlink or copy: how picture files get into images/.")] = "symlink",
+    mirror: Annotated[str | None, typer.Option(help="Address asked before the hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    min_side: MinSide = 64,
+    workers: Workers = 0,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Prepare WikiArt as styles; fetched from the hub (about 40 GB) only if it is not in the cache."""
+    from bottega.data import wikiart as room
+    from bottega.data.config import WikiArtConfig
+    from bottega.runtime.config import parse
+
+    asked = {"source": str((cache_dir or output_dir / "raw").absolute()), "mode": mode, "mirror": mirror}
+    config = parse(WikiArtConfig, {**asked, "offline": offline, **_shared(min_side, workers, seed)}, "data wikiart")
+    _say(room.run(config, output_dir, data_root=output_dir.parent), output_dir / "meta.csv", json_)
+
+
+@app.command()
+def coco(
+    source: Annotated[Path, typer.Option(help="Folder of COCO or COCO-Stuff.")] = Path("dataset_cocostuff"),
+    output_dir: Annotated[Path, typer.Option(help="Where contents.jsonl goes.")] = Path("data/coco"),
+    data_root: Annotated[
+        Path | None, typer.Option(help="What paths are relative to  [default: the folder of OUTPUT_DIR]")
+    ] = None,
+    parts: Annotated[str, typer.Option(help="Caption files to read, such as train2017,val2017; empty: all.")] = "",
+    min_side: MinSide = 64,
+    workers: Workers = 0,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Prepare COCO pictures with their original captions as contents."""
+    from bottega.data import coco as room
+    from bottega.data.config import CocoConfig
+    from bottega.runtime.config import parse
+
+    asked = {"source": str(source.absolute()), "parts": [part.strip() for part in parts.split(",") if part.strip()]}
+    config = parse(CocoConfig, {**asked, **_shared(min_side, workers, seed)}, "data coco")
+    summary = room.run(config, output_dir, data_root=data_root or output_dir.parent)
+    _say(summary, output_dir / "contents.jsonl", json_)
+
+
+@app.command()
+def fill50k(
+    source: Annotated[Path, typer.Option(help="Folder of Fill50K, in any of its layouts.")] = Path("dataset_fill50k"),
+    output_dir: Annotated[Path, typer.Option(help="Where fill50k.jsonl goes.")] = Path("data/fill50k"),
+    data_root: Annotated[
+        Path | None, typer.Option(help="What paths are relative to  [default: the folder of OUTPUT_DIR]")
+    ] = None,
+    swap: Annotated[bool, typer.Option("--swap", help="This copy has source and target exchanged.")] = False,
+    min_side: MinSide = 64,
+    workers: Workers = 0,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Prepare Fill50K, the second training task; refuses a copy whose two sides are exchanged."""
+    from bottega.data import fill50k as room
+    from bottega.data.config import Fill50KConfig
+    from bottega.runtime.config import parse
+
+    asked = {"source": str(source.absolute()), "swap": swap, **_shared(min_side, workers, seed)}
+    config = parse(Fill50KConfig, asked, "data fill50k")
+    summary = room.run(config, output_dir, data_root=data_root or output_dir.parent)
+    _say(summary, output_dir / "fill50k.jsonl", json_)
+
+
+@app.command()
+def folder(
+    contents: Annotated[Path | None, typer.Option(help="Folder of pictures to be contents.")] = None,
+    styles: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to be styles; sub-folders are labels.")
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Where coco/ and wikiart/ go.")] = Path("data"),
+    prompt: Annotated[str | None, typer.Option(help="Caption of contents that have none of their own.")] = None,
+    mode: Annotated[str, typer.Option(help="symlink or copy: how style pictures get into images/.")] = "symlink",
+    min_side: MinSide = 64,
+    workers: Workers = 0,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Prepare your own pictures; captions come from metadata.jsonl, a .txt beside each picture, or --prompt."""
+    from bottega.data import stage
+    from bottega.data.config import DataConfig
+    from bottega.runtime.config import parse
+
+    if contents is None and styles is None:
+        raise RequestError("nothing to prepare was named; give --contents FOLDER, --styles FOLDER or both")
+    shared = _shared(min_side, workers, seed)
+    asked: dict[str, Any] = {"coco": None, "wikiart": None, "fill50k": None}
+    if contents is not None:
+        asked["content_folder"] = {"source": str(contents.absolute()), "prompt": prompt, **shared}
+    if styles is not None:
+        asked["style_folder"] = {"source": str(styles.absolute()), "mode": mode, **shared}
+    _say(stage.run(parse(DataConfig, asked, "data folder"), data_root), data_root, json_)
+
+
+@app.command()
+def pairs(
+    output: Annotated[Path, typer.Option(help="The pair list (JSON lines).")] = Path(
+        "data/pairs/pseudo_pairs_train.jsonl"
+    ),
+    num_pairs: Annotated[int, typer.Option(help="Pairs; a longer list begins with the shorter one.")] = 10_000,
+    seeds: Annotated[str, typer.Option(help="Target seeds of each pair.")] = "0,1,2",
+    split: Annotated[str, typer.Option(help="train, val or test: of contents and styles alike.")] = "train",
+    crossed: Annotated[
+        str | None, typer.Option(help="All combinations instead, such as 20x20: contents x styles.")
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="What paths are relative to.")] = Path("data"),
+    contents: Annotated[Path | None, typer.Option(help="[default: DATA_ROOT/coco/contents.jsonl]")] = None,
+    styles: Annotated[Path | None, typer.Option(help="Folder of meta.csv  [default: DATA_ROOT/wikiart]")] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Write a pair list: balanced over styles, no duplicates, splits respected, the same on any machine."""
+    from bottega.data import pairs as room
+    from bottega.data.config import ListConfig
+    from bottega.runtime.config import parse
+
+    asked = {"num_pairs": num_pairs, "seeds": _numbers("seeds", seeds, ","), "seed": seed, "split": split}
+    grid = None if crossed is None else _numbers("crossed", crossed.lower(), "x")
+    config = parse(ListConfig, {**asked, "crossed": grid}, "data pairs")
+    _say(room.write_list(config, output, data_root=data_root, contents=contents, styles=styles), output, json_)
+
+
+def _shared(min_side: int, workers: int, seed: int) -> dict[str, Any]:
+    return {"limits": {"min_side": min_side, "workers": workers}, "splits": {"seed": seed}}
+
+
+def _numbers(option: str, text: str, between: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(between)]
+    except ValueError as error:
+        example = {"seeds": "0,1,2", "crossed": "20x20"}[option]
+        raise RequestError(f"--{option} wants numbers, received {text!r}; for instance --{option} {example}") from error
+
+
+def _say(summary: dict[str, Any], output: Path, as_json: bool) -> None:
+    """One line for people, or the whole summary."""
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    parts = summary if all(isinstance(value, dict) for value in summary.values()) else {"": summary}
+    for name, counts in parts.items():
+        line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
+        typer.echo(f"{name + ': ' if name else ''}{line}")
+    typer.echo(f"wrote {output}")

@@ -1,0 +1,73 @@
+"""A trained adapter in diffusers' own PixArtAlphaPipeline: a few lines, shown in docs/student.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bottega.runtime.errors import RequestError
+from bottega.student.adapter import StyleAdapter
+from bottega.student.attach import attached
+
+
+@contextmanager
+def styled(
+    transformer: Any,
+    adapter: StyleAdapter,
+    style: torch.Tensor,
+    content: torch.Tensor,
+    *,
+    style_scale: float = 1.0,
+    content_latents: torch.Tensor | None = None,
+) -> Iterator[None]:
+    """Within this block every call of the transformer, by whatever pipeline, draws in the style.
+
+    style, content: unit CLIP embeddings [B, D] or [1, D] of the style and of the content picture. A pipeline that
+    guides on the text doubles its batch; the style is then on both halves. content_latents: scaled latents [B, C, h,
+    w], needed by an adapter of the mode `latent`. On leaving, the transformer is as it was.
+    """
+    if adapter.content is not None and content_latents is None:
+        raise RequestError("an adapter of the mode latent needs the content's latents; pass content_latents")
+    device = next(transformer.parameters()).device
+    adapter = adapter.to(device)
+    with torch.no_grad(), attached(transformer, adapter) as attachment:
+        dropped = torch.zeros(len(style), dtype=torch.bool, device=device)
+        tokens, _, _ = adapter.style(style.to(device), content.to(device), dropped)
+
+        def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            latents = args[0] if args else kwargs["hidden_states"]
+            times = kwargs["timestep"].to(device).expand(len(latents))
+            attachment.slot.injection = adapter.injection(_repeated(tokens, len(latents)), times, style_scale)
+
+        def after(*_: Any) -> None:
+            attachment.slot.injection = None
+
+        def enter(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            added = adapter.content(_repeated(content_latents, len(hidden)).to(device))  # type: ignore[misc, arg-type]
+            return (hidden + added.to(hidden.dtype), *args[1:]), kwargs
+
+        hooks = [
+            transformer.register_forward_pre_hook(before, with_kwargs=True),
+            transformer.register_forward_hook(after, always_call=True),
+        ]
+        if adapter.content is not None:
+            block = transformer.transformer_blocks[adapter.first_block]
+            hooks.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
+    """x [B, …] for a batch of `count`: [count, …], as a pipeline repeats its conditions."""
+    if count % len(x):
+        raise RequestError(
+            f"the style is given for {len(x)} pictures, the pipeline draws {count}; give one, or one a picture"
+        )
+    return x.repeat(count // len(x), *[1] * (x.ndim - 1))

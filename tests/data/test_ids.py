@@ -1,0 +1,48 @@
+"""Ids can be read back from a target's name, and no two are the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bottega.data.ids import ID_PATTERN, Ids, clean_id, split_target_name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("000000000139", "000000000139"),
+        ("m.c.-escher_day and night", "m.c.-escher-day-and-night"),
+        ("joaquín sorolla", "joaqu-n-sorolla"),
+        ("../..", "x"),
+        ("", "x"),
+        ("_a_", "a"),
+    ],
+)
+def test_other_characters_become_dashes(text, expected):
+    assert clean_id(text) == expected
+
+
+@given(st.lists(st.text(max_size=6), max_size=40))
+def test_ids_are_clean_and_differ_even_where_case_is_folded(texts):
+    ids = Ids()
+    given_ids = [ids.give(text) for text in texts]
+    assert len({identity.lower() for identity in given_ids}) == len(texts)
+    assert all(ID_PATTERN.fullmatch(identity) for identity in given_ids)
+
+
+@given(st.text(), st.text(), st.integers(0, 10**6))
+def test_a_target_name_can_be_read_back(content, style, seed):
+    content, style = clean_id(content), clean_id(style)
+    assert split_target_name(f"{content}_{style}_seed{seed}.png") == (content, style, seed)
+
+
+def test_a_clash_gets_a_suffix_that_was_not_taken_before():
+    ids = Ids(["sea", "sea-2"])
+    assert [ids.give("sea"), ids.give("SEA"), ids.give("sea-3")] == ["sea-3", "SEA-4", "sea-3-2"]
+
+
+def test_ten_thousand_clashes_take_no_time():
+    ids = Ids()
+    assert [ids.give("image") for _ in range(10_000)][-1] == "image-10000"

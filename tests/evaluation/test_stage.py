@@ -1,0 +1,240 @@
+"""The whole stage with the real classes at random weights: three processes draw, this one measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
+
+from bottega.evaluation import drawing, stage
+from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.drawing import Request, draw, draw_here
+from bottega.models.config import ModelsConfig
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import read_jsonl, sha256_file, write_jsonl, write_text
+from bottega.teacher.config import TeacherConfig
+
+CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=1, limit=4, teacher_pairs=4, batch_size=4)
+TEACHER = TeacherConfig(size=128, steps=5, strength=0.4, guidance_scale=1.0, seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def models(tiny_models: Path) -> ModelsConfig:
+    roles = ("sdxl", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
+    return ModelsConfig(**{role: str(tiny_models / role) for role in roles}, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def adapter(models: ModelsConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter beside the tiny PixArt whose gates are wide open, so that it is seen without training."""
+    from bottega.models.loading import locate
+    from bottega.student.adapter import Geometry, StyleAdapter
+    from bottega.student.backbone import Backbone
+    from bottega.student.config import AdapterConfig, SamplingConfig
+    from bottega.student.encode import model_hash, sizes
+    from bottega.student.export import save_adapter
+
+    pixart, clip = locate(models, "pixart"), locate(models, "clip")
+    backbone = Backbone.load(pixart, device="cpu", pixels_per_cell=sizes(pixart)["pixels_per_cell"])
+    width = json.loads((clip / "config.json").read_text())["projection_dim"]
+    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, width)
+    made = StyleAdapter.beside(backbone.transformer, AdapterConfig(initial_gate=1.0), geometry)
+    hashes = {"transformer": pixart / "transformer", "latent": pixart / "vae", "clip": clip}
+    header = {
+        "models": {"pixart": None, "clip": None},
+        "model_hashes": {name: model_hash(folder) for name, folder in hashes.items()},
+        "sampling": {"sampler": "ddim", "start": 0, **SamplingConfig(steps=2).model_dump(mode="json")},
+        "text_tokens": 16,
+    }
+    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
+    save_adapter(path, made, header)
+    return path
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(world: World, models: ModelsConfig, adapter: Path) -> Run:
+    def call(directory: Path, **changes: Any) -> dict[str, Any]:
+        given = {
+            "pairs": world.pairs,
+            "data_root": world.root,
+            "adapter": adapter,
+            "models": models,
+            "teacher": TEACHER,
+        }
+        return stage.run(changes.pop("config", CONFIG), directory, **(given | changes))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def done(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("evaluation")
+    return directory, run(directory)
+
+
+def pictures(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): sha256_file(path) for path in sorted(directory.rglob("*.png"))}
+
+
+def test_every_row_and_every_metric_is_measured(done: tuple[Path, dict[str, Any]]) -> None:
+    directory, summary = done
+    for row, found in summary["rows"].items():
+        assert found["status"] == "measured", row
+        assert found["pairs"] == 4
+        assert {cell["status"] for cell in found["metrics"].values()} == {"measured"}, row
+    assert len(pictures(directory)) == 3 * 4
+    assert json.loads((directory / "summary.json").read_text()) == summary
+    assert (directory / "table.md").read_text().count("\n| ") >= 8
+
+
+def test_every_number_can_be_traced_to_the_picture_it_was_measured_on(done: tuple[Path, dict[str, Any]]) -> None:
+    directory, _ = done
+    hashes = set(pictures(directory).values())
+    drawn = [line for line in read_jsonl(directory / "scores.jsonl") if line["row"] in ("student", "base", "teacher")]
+    assert {line["sha256"] for line in drawn} == hashes
+
+
+def test_the_base_is_the_student_without_its_adapter(done: tuple[Path, dict[str, Any]]) -> None:
+    """The gates are open, so the pictures differ; content and noise are the same, so they do not differ by much."""
+    from bottega.data.pictures import load_square
+
+    folders = [done[0] / "pictures" / row for row in ("student", "base")]
+    names = sorted(path.name for path in folders[0].glob("*.png"))
+    students, bases = (
+        np.stack([load_square(folder / name, 128) for name in names]).astype(float) for folder in folders
+    )
+    apart = np.abs(students[:, None] - bases[None]).mean((2, 3, 4))  # [student, base]
+    assert (apart.diagonal() > 0).all()
+    assert (apart.argmin(1) == np.arange(len(names))).all()
+
+
+def test_done_again_nothing_is_drawn_again_and_a_lost_picture_comes_back_the_same(
+    run: Run, done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, summary = done
+    before = pictures(directory)
+    drawn: list[str] = []
+    real = drawing._run_child
+    monkeypatch.setattr(drawing, "_run_child", lambda request: (drawn.append(request.row), real(request)))
+    again = run(directory)
+    assert drawn == []
+    next((directory / "pictures" / "student").glob("*.png")).unlink()
+    run(directory)
+    assert drawn == ["student"]
+    assert pictures(directory) == before
+    assert again["rows"] == summary["rows"]
+
+
+def test_without_models_truths_and_teacher_there_are_reasons_and_no_numbers(world: World, tmp_path: Path) -> None:
+    lone = tmp_path / "data"
+    for place in ("coco", "wikiart"):
+        (lone / place).mkdir(parents=True)
+        for path in (world.root / place).glob("*.png"):
+            (lone / place / path.name).write_bytes(path.read_bytes())
+    found = stage.run(
+        CONFIG, tmp_path / "out", pairs=world.pairs, data_root=lone, adapter=None, models=ModelsConfig(), teacher=None
+    )
+    statuses = {row: cell["status"] for row, cell in found["rows"].items()}
+    assert statuses["student"].startswith("unavailable: no adapter")
+    assert statuses["teacher"].startswith("unavailable: no teacher")
+    assert statuses["truth"] == statuses["blurred"]
+    assert "drawn truths" in statuses["truth"]
+    cells = found["rows"]["content"]["metrics"]
+    assert [name for name, cell in cells.items() if cell["status"] == "measured"] == ["palette"]
+    assert "models.clip" in cells["text"]["status"]
+    assert "labels.txt" in cells["objects_found"]["status"] or "scene_reader" in cells["objects_found"]["status"]
+    assert all("value" not in cell for cell in cells.values() if cell["status"] != "measured")
+    assert all(claim["met"] is None for claim in found["claims"])
+
+
+def test_an_adapter_that_is_not_there_and_an_empty_list_are_refused(run: Run, world: World, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no adapter at"):
+        run(tmp_path, adapter=tmp_path / "none.safetensors")
+    write_text(tmp_path / "empty.jsonl", "")
+    with pytest.raises(RequestError, match="at least one pair"):
+        run(tmp_path, pairs=tmp_path / "empty.jsonl")
+
+
+class Flat:
+    """A painter that fills a picture with a grey of its pair, and fails on one: what `draw_here` asks of a painter."""
+
+    size = 128
+
+    def __init__(self, bad: str = "") -> None:
+        self.bad, self.batches = bad, []
+
+    def draw(self, pairs: Any, sources: Any, seed: int) -> list[npt.NDArray[np.float32]]:
+        self.batches.append([pair["pair_id"] for pair in pairs])
+        grey = {pair["pair_id"]: np.nan if pair["pair_id"] == self.bad else len(pair["style"]) / 20 for pair in pairs}
+        return [np.full((128, 128, 3), value, np.float32) for value in grey.values()]
+
+
+def request(world: World, directory: Path, **changes: Any) -> Request:
+    given: dict[str, Any] = {"row": "student", "batch_size": 5, "seed": 0, "fingerprint": "f", "settings": {}}
+    places = {"directory": str(directory), "data_root": str(world.root)}
+    return Request(pairs=tuple(world.read()), **{**given, **places, **changes})
+
+
+def test_a_batch_that_is_not_wholly_there_is_drawn_again_whole(world: World, tmp_path: Path) -> None:
+    """What is batched together is fixed by the work list, so that a repeated run equals an uninterrupted one."""
+    asked, painter = request(world, tmp_path), Flat()
+    draw_here(asked, painter)
+    assert [len(batch) for batch in painter.batches] == [5, 5, CONTENTS * STYLES - 10]
+    (tmp_path / f"{painter.batches[1][2]}.png").unlink()
+    again = Flat()
+    draw_here(asked, again)
+    assert again.batches == [painter.batches[1]]
+
+
+def test_pictures_of_other_weights_are_drawn_again(world: World, tmp_path: Path) -> None:
+    draw_here(request(world, tmp_path), Flat())
+    again = Flat()
+    draw_here(request(world, tmp_path, fingerprint="g"), again)
+    assert len(again.batches) == 3
+
+
+def test_a_failed_picture_and_a_broken_source_cost_their_own_pair(world: World, tmp_path: Path) -> None:
+    listed = [{**pair, "style_path": "wikiart/none.png"} if pair["style_id"] == "s1" else pair for pair in world.read()]
+    asked = request(world, tmp_path, pairs=tuple(listed))
+    draw_here(asked, Flat(bad="c0_s0"))
+    there = draw(asked)  # everything is on record, so no process is started
+    assert set(there) == {pair["pair_id"] for pair in listed if pair["style_id"] != "s1"} - {"c0_s0"}
+    errors = {line["pair_id"]: line["error"] for line in read_jsonl(asked.made) if "error" in line}
+    assert "missing" in errors["c1_s1"]
+    assert "finite" in errors["c0_s0"]
+
+
+def test_an_error_of_the_drawing_process_is_told_here(world: World, models: ModelsConfig, tmp_path: Path) -> None:
+    """The child's sentence and kind of error come back: here an adapter that is no adapter."""
+    write_text(tmp_path / "adapter.safetensors", "not weights")
+    settings = {"models": models.model_dump(mode="json"), "adapter": str(tmp_path / "adapter.safetensors")}
+    from bottega.runtime.errors import WorkError
+
+    with pytest.raises(WorkError, match=r"drawing of student.*safetensors"):
+        draw(request(world, tmp_path / "out", settings=settings))
+
+
+def test_importing_the_configuration_loads_no_network_library() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, bottega.evaluation.config, bottega.cli.evaluate as _\n"
+    code += "print(*(name in sys.modules for name in ('torch', 'cv2')))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "False"]
+
+
+def test_pairs_of_a_list_written_twice_count_once(world: World, tmp_path: Path) -> None:
+    from bottega.evaluation.grid import Grid
+
+    write_jsonl(tmp_path / "twice.jsonl", [*world.read(), *world.read()])
+    assert len(Grid.of(read_jsonl(tmp_path / "twice.jsonl"))) == CONTENTS * STYLES

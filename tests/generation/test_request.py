@@ -1,0 +1,74 @@
+"""The public path: features, `train style`, `stylize`; one pair trained alone is drawn as its target."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bottega.data.pictures import load_square
+from bottega.generation.request import stylize_file
+from bottega.models.config import ModelsConfig
+from bottega.runtime.errors import PictureError, RequestError
+from bottega.student.overfit import overfit_one
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
+    """An adapter trained for a few steps on one pair of drawn pictures, with the pictures beside it."""
+    from bottega.miniature.painters import painter, render
+    from bottega.miniature.scenes import scene
+    from bottega.runtime.files import write_png
+
+    root = tmp_path_factory.mktemp("one_pair")
+    write_png(root / "content.png", render(scene(1), None))
+    write_png(root / "style.png", render(scene(2), painter(3)))
+    write_png(root / "target.png", render(scene(1), painter(3)))
+    overfit_one(
+        root / "content.png",
+        root / "style.png",
+        root / "target.png",
+        "a circle",
+        root / "run",
+        models=_models(tiny_models),
+        steps=STEPS,
+    )
+    return root
+
+
+def _models(folder: Path) -> ModelsConfig:
+    return ModelsConfig(pixart=str(folder / "pixart"), clip=str(folder / "clip"), device="cpu")
+
+
+def test_one_pair_goes_through_the_public_path(folder: Path, tiny_models: Path) -> None:
+    adapter, output = folder / "run" / "training" / "adapter.safetensors", folder / "drawn.png"
+    done = stylize_file(
+        adapter, folder / "content.png", folder / "style.png", output, models=_models(tiny_models), steps=4
+    )
+    picture = load_square(output, 128)
+    assert picture.shape == (128, 128, 3) and picture.std() > 0
+    assert done["steps"] == 4 and re.fullmatch(r"[0-9a-f]{64}", done["sha256"])
+    again = stylize_file(
+        adapter, folder / "content.png", folder / "style.png", output, models=_models(tiny_models), steps=4
+    )
+    assert again["sha256"] == done["sha256"]
+    other = stylize_file(
+        adapter, folder / "content.png", folder / "style.png", output, models=_models(tiny_models), steps=4, seed=1
+    )
+    assert other["sha256"] != done["sha256"]
+
+
+def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path, tmp_path: Path) -> None:
+    adapter = folder / "run" / "training" / "adapter.safetensors"
+    content, style, models = folder / "content.png", folder / "style.png", _models(tiny_models)
+    with pytest.raises(RequestError, match="--pixart"):
+        stylize_file(adapter, content, style, tmp_path / "x.png")
+    with pytest.raises(PictureError, match="missing"):
+        stylize_file(adapter, tmp_path / "none.png", style, tmp_path / "x.png", models=models)
+    with pytest.raises(RequestError, match="other weights"):
+        wrong = models.model_copy(update={"clip": str(tiny_models / "style_classifier")})
+        stylize_file(adapter, content, style, tmp_path / "x.png", models=wrong)
+    assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,94 @@
+"""The headline in words, and the curves: what they say for known inputs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bottega.report import learning
+from bottega.report.plots import Curve, Interval, curves, intervals
+from bottega.report.reading import Run
+from bottega.report.tables import duration
+from bottega.report.verdict import figure, judge
+
+
+def evaluated(tmp_path: Path, *met: bool | None) -> Any:
+    claims = [{"claim": f"{'style gain' if k == 0 else 'other'} {k}", "met": m} for k, m in enumerate(met)]
+    return judge(Run(tmp_path), None, None, {"claims": claims, "rows": {}})
+
+
+@pytest.mark.parametrize(
+    ("met", "tone", "words"),
+    [
+        ((True, True), "good", "learned to paint"),
+        ((True, False), "mixed", "It learned style, but missed 1 of 2 goals"),
+        ((False, True), "bad", "Not there yet: missed 1 of 2 goals"),
+        ((True, None), "mixed", "1 of 2 goals could not be measured"),
+        ((None, None), "wait", "No goal could be measured"),
+    ],
+)
+def test_the_headline_follows_from_the_goals(tmp_path: Path, met: tuple[bool | None], tone: str, words: str) -> None:
+    verdict = evaluated(tmp_path, *met)
+    assert verdict.tone == tone
+    assert words in verdict.title
+
+
+def test_training_whose_interval_reaches_nought_is_not_called_learning(tmp_path: Path) -> None:
+    row = {"step": 50, "loss": 1.0, "val_gain": 0.02, "val_gain_low": -0.01, "val_gain_high": 0.05, "val_swap": 0.0}
+    log = learning.read([{"step": 1, "loss": 1.0}, row])
+    verdict = judge(Run(tmp_path), None, log, None)
+    assert (verdict.tone, verdict.title) == ("bad", "It is not learning yet")
+
+
+def test_a_log_with_holes_gives_curves_of_what_it_holds() -> None:
+    log = learning.read([{"step": k, "loss": None if k % 7 == 0 else 1 / k, "loss_main": 1 / k} for k in range(1, 60)])
+    assert log is not None
+    assert log.steps == 59
+    assert "<svg" in log.losses
+    assert log.gain == log.gates == ""
+
+
+def test_an_svg_takes_all_its_colours_and_fonts_from_the_page_and_brings_no_rules_of_its_own() -> None:
+    steps = list(range(3000))
+    both = [Curve("a", steps, [1 / (1 + s) for s in steps]), Curve("b", steps, [2 / (1 + s) for s in steps])]
+    for svg in (
+        curves(both, "two <curves> & more", "loss", smooth=True),
+        curves([Curve("a", [1, 2], [1.0, -1.0])], "gain", "%", zero="frozen base"),
+        intervals([Interval("x", 1, 0, 2, True), Interval("y", 3, None, None)], "intervals", "points"),
+    ):
+        assert not re.findall(r"#0[1-3]0[1-3]0\d", svg)
+        assert "var(--" in svg
+        assert "<style" not in svg
+        assert "http" not in svg
+        assert "DejaVu" not in svg
+        assert len(svg) < 60_000
+
+
+def test_a_long_curve_keeps_its_last_point() -> None:
+    steps = list(range(1, 20_001))
+    svg = curves([Curve("a", steps, [0.0] * 19_999 + [1000.0])], "t", "u")
+    assert svg.count(" L ") < 2000
+    assert "1000" in svg
+
+
+def test_curves_without_two_points_are_not_drawn() -> None:
+    assert curves([Curve("a", [1], [1.0])], "t", "u") == ""
+    assert intervals([], "t", "u") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (-0.5, "−0.50"), (0.0, "0.00")]
+)
+def test_figures_have_the_digits_that_a_reader_needs(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "—"), (7.41, "7.4 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (3599.9, "59 min 59 s")],
+)
+def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

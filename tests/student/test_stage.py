@@ -1,0 +1,152 @@
+"""Training as a user runs it: resumed to the bit, refused by name, exported, and learning one pair by heart."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bottega.models.config import ModelsConfig
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
+from bottega.runtime.files import read_json, read_jsonl
+from bottega.student.config import StudentConfig
+from bottega.student.export import load_adapter, read_header
+from bottega.student.stage import prepare, run
+
+SETTINGS: dict[str, Any] = {
+    "adapter": {"layers": 2, "strength": 0.4, "content_mode": "latent"},
+    "loop": {
+        "steps": 8,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "checkpoint_every": 3,
+        "validate_every": 4,
+        "log_every": 2,
+    },
+    "batch_size": 4,
+    "accumulation": 1,
+    "validation": {"pictures": 2, "timesteps": 2},
+}
+CONFIG = StudentConfig.model_validate(SETTINGS)
+
+
+def changed(**values: Any) -> StudentConfig:
+    return StudentConfig.model_validate(SETTINGS | values)
+
+
+@pytest.fixture(scope="module")
+def trained(features: Path, models: ModelsConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("trained")
+    run(CONFIG, directory, features_dir=features, models=models)
+    return directory
+
+
+def test_a_run_leaves_an_adapter_metrics_and_a_verdict(trained: Path) -> None:
+    summary = read_json(trained / "training.json")
+    assert summary["learning"] in ("yes", "no") and "interval" in summary["evidence"]
+    assert summary["samples"] == {"main": 12, "fill50k": 3} and summary["validated_on"] == "training"
+    rows = list(read_jsonl(trained / "metrics.jsonl"))
+    wanted = {"step", "epoch", "loss", "loss_main", "loss_fill50k", "learning_rate", "grad_norm", "prediction_type"}
+    wanted |= {"seconds", "rss_mb", "gate_10", "gate_11", "gate_purification", "cosine_before", "cosine_after"}
+    assert wanted <= rows[0].keys() and rows[0]["prediction_type"] == "epsilon"
+    assert {"val_gain", "val_swap"} <= rows[3].keys() and "val_gain" not in rows[2]
+    assert "Loss:" in (trained / "train.log").read_text()
+
+
+def test_the_header_says_what_the_adapter_is_and_names_no_place_on_this_machine(
+    trained: Path, models: ModelsConfig
+) -> None:
+    header = read_header(trained / "adapter.safetensors")
+    assert header["format"] == "bottega-style-adapter" and header["steps"] == 8
+    assert header["adapter"]["content_mode"] == "latent" and header["geometry"]["blocks"] == 12
+    assert header["sampling"]["sampler"] == "ddim" and header["sampling"]["start"] == 399
+    assert str(models.pixart) not in str(header)
+
+
+def test_a_saved_adapter_loads_as_it_was(trained: Path, features: Path, models: ModelsConfig, tmp_path: Path) -> None:
+    adapter, _ = load_adapter(trained / "adapter.safetensors")
+    work, _ = prepare(CONFIG, features, models)
+    fresh = dict(work.adapter.named_parameters())
+    assert adapter.config == CONFIG.adapter and not any(p.requires_grad for p in adapter.parameters())
+    assert any(not torch.equal(p, fresh[n]) for n, p in adapter.named_parameters())
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes((trained / "adapter.safetensors").read_bytes()[:-9])
+    with pytest.raises(StorageError, match="torn"):
+        load_adapter(torn)
+    with pytest.raises(MissingError, match="bottega train style"):
+        load_adapter(tmp_path / "none.safetensors")
+    with pytest.raises(RequestError, match="not a StyleAdapter"):
+        load_adapter(Path(str(models.pixart)) / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from bottega.models.config import ModelsConfig
+from bottega.student.config import StudentConfig
+from bottega.student.stage import run
+config, models = StudentConfig.model_validate_json(sys.argv[1]), ModelsConfig.model_validate_json(sys.argv[2])
+run(config, Path(sys.argv[3]), features_dir=Path(sys.argv[4]), models=models)
+"""
+
+
+def test_a_run_killed_at_any_moment_and_started_again_gives_the_same_adapter_byte_for_byte(
+    features: Path, models: ModelsConfig, trained: Path, tmp_path: Path
+) -> None:
+    long = changed(loop={**SETTINGS["loop"], "steps": 40})
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        long.model_dump_json(),
+        models.model_dump_json(),
+        str(tmp_path),
+        str(features),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
+    metrics, kills = tmp_path / "metrics.jsonl", []
+    for wanted in (2, 14, 29):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < wanted:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        kills.append(process.wait())
+    assert kills == [-signal.SIGKILL] * 3
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
+    run(long, tmp_path / "whole", features_dir=features, models=models)
+    assert (tmp_path / "adapter.safetensors").read_bytes() == (tmp_path / "whole" / "adapter.safetensors").read_bytes()
+    assert [row["step"] for row in read_jsonl(metrics)] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"adapter": {**SETTINGS["adapter"], "tokens": 8}}, r"student\.adapter\.tokens was 4"),
+        ({"batch_size": 8}, r"student\.batch_size was 4"),
+        ({"seed": 1}, r"student\.seed was 0"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused_by_name(
+    trained: Path, features: Path, models: ModelsConfig, tmp_path: Path, change: dict[str, Any], name: str
+) -> None:
+    shutil.copytree(trained, tmp_path / "copy")
+    with pytest.raises(FingerprintError, match=name):
+        run(changed(**change), tmp_path / "copy", features_dir=features, models=models)
+
+
+def test_features_of_another_model_are_refused(features: Path, models: ModelsConfig, tmp_path: Path) -> None:
+    shutil.copytree(features, tmp_path / "features")
+    text = (tmp_path / "features" / "manifest.json").read_text()
+    stale = read_json(features / "manifest.json")["models"]["latent"]
+    (tmp_path / "features" / "manifest.json").write_text(text.replace(stale, "0" * 64))
+    with pytest.raises(RequestError, match="another autoencoder"):
+        run(CONFIG, tmp_path / "out", features_dir=tmp_path / "features", models=models)

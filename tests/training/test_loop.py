@@ -1,0 +1,212 @@
+"""The loop on a problem small enough to know everything about: a least-squares line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bottega.runtime.errors import FingerprintError, Interrupted, NonFiniteError, RequestError
+from bottega.runtime.files import read_jsonl
+from bottega.runtime.seeds import torch_generator
+from bottega.training import checkpoint as checkpoints
+from bottega.training.config import LoopConfig
+from bottega.training.guards import clip_gradients
+from bottega.training.loop import Part, Workload, learning_rate, train
+
+
+class Line(Workload):
+    """y = 2 x + 1, eight samples a step in two parts."""
+
+    def __init__(self, poison: int | None = None, where: str = "loss", kill_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.module = nn.Linear(1, 1)
+        self.fingerprint = {"problem": {"slope": 2}}
+        self.poison, self.where, self.kill_at = poison, where, kill_at
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        weight, bias = self.module.parameters()
+        return [
+            {"params": [weight], "weight_decay": 0.0, "lr_multiplier": 1.0},
+            {"params": [bias], "weight_decay": 0.0, "lr_multiplier": 2.0},
+        ]
+
+    def window(self, step: int) -> Iterator[Part]:
+        if step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        x = torch.randn(8, 1, generator=torch_generator("line", step))
+        for k in (0, 4):
+            losses = (self.module(x[k : k + 4]) - (2 * x[k : k + 4] + 1)).square().mean(dim=1)
+            if step == self.poison and k == 4:
+                bad = torch.tensor([1.0, float("nan"), 1.0, 1.0]) if self.where == "loss" else torch.ones(4)
+                losses = losses * bad
+                if self.where == "gradient":
+                    losses = losses + 0 * self.module.weight.abs().sqrt().sum() * (self.module.weight * 0).sum().sqrt()
+            yield Part(
+                losses.sum() / 8,
+                losses,
+                [f"id{k + i}" for i in range(4)],
+                [10 * (k + i) for i in range(4)],
+                ["main"] * 4,
+            )
+
+    def validate(self) -> dict[str, Any]:
+        return {"val_gain": 1 - float((self.module.weight - 2).detach().abs())}
+
+
+CONFIG = LoopConfig(
+    steps=60, learning_rate=0.1, warmup_steps=5, checkpoint_every=20, log_every=10, validate_every=30, weight_decay=0.0
+)
+
+
+def result(directory: Path) -> dict[str, bytes]:
+    """The bytes of the newest checkpoint's two weight files."""
+    newest = max((directory / "checkpoints").glob("step_*"))
+    return {name: (newest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+
+
+def test_it_learns_the_line_and_writes_its_logs(tmp_path: Path) -> None:
+    work = Line()
+    done = train(work, CONFIG.model_copy(update={"steps": 200}), tmp_path)
+    assert work.module.weight.item() == pytest.approx(2, abs=0.02) and work.module.bias.item() == pytest.approx(
+        1, abs=0.02
+    )
+    rows = list(read_jsonl(tmp_path / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == list(range(1, 201))
+    assert {"loss", "loss_main", "learning_rate", "grad_norm", "seconds", "rss_mb"} <= rows[0].keys()
+    assert sum("Loss:" in line for line in (tmp_path / "train.log").read_text().splitlines()) == 20
+    assert done["validation"]["val_gain"] == rows[-1]["val_gain"]
+    assert done["loss"] == rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("stop", [1, 20, 33, 59])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, stop: int) -> None:
+    train(Line(), CONFIG, tmp_path / "whole")
+    with pytest.raises(Interrupted) as caught:
+        train(Line(kill_at=stop), CONFIG, tmp_path / "cut")
+    assert caught.value.exit_code == 143
+    done = train(Line(), CONFIG, tmp_path / "cut")
+    assert done["resumed_from"] == stop + 1
+    assert result(tmp_path / "whole") == result(tmp_path / "cut")
+    numbers = [
+        [(r["step"], r["loss"], r["grad_norm"]) for r in read_jsonl(tmp_path / d / "metrics.jsonl")]
+        for d in ("whole", "cut")
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_a_killed_run_drops_the_log_rows_after_its_checkpoint_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    script = tmp_path / "kill.py"
+    source = Path(__file__).read_text().replace("signal.SIGTERM", "signal.SIGKILL")
+    script.write_text(source + f"\ntrain(Line(kill_at=47), CONFIG, Path({str(tmp_path / 'cut')!r}))\n")
+    process = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert [row["step"] for row in read_jsonl(tmp_path / "cut" / "metrics.jsonl")][-1] == 47
+    assert train(Line(), CONFIG, tmp_path / "cut")["resumed_from"] == 40
+    train(Line(), CONFIG, tmp_path / "whole")
+    assert result(tmp_path / "whole") == result(tmp_path / "cut")
+    assert [row["step"] for row in read_jsonl(tmp_path / "cut" / "metrics.jsonl")] == list(range(1, 61))
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(Line(), CONFIG, tmp_path / "a")
+    whole = result(tmp_path / "a")
+    newest = tmp_path / "a" / "checkpoints" / "step_00000060" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert train(Line(), CONFIG, tmp_path / "a")["resumed_from"] == 40
+    assert "step_00000060 is incomplete" in caplog.text
+    assert result(tmp_path / "a") == whole
+
+
+def test_the_last_checkpoints_are_kept_and_hold_no_pickle(tmp_path: Path) -> None:
+    train(Line(), CONFIG, tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["step_00000040", "step_00000060"]
+    names = {p.name for p in (folder / "step_00000060").iterdir()}
+    assert names == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert json.loads((folder / "step_00000060" / "state.json").read_text())["step"] == 60
+
+
+def test_a_run_that_is_done_does_nothing_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    first = train(Line(), CONFIG, tmp_path)
+    again = train(Line(), CONFIG, tmp_path)
+    assert again["resumed_from"] == 60 and again["loss"] == first["loss"]
+    assert train(Line(), CONFIG.model_copy(update={"steps": 80, "learning_rate": 0.05}), tmp_path)["resumed_from"] == 60
+    with pytest.raises(RequestError, match="steps = 70 lies before the checkpoint's step 80"):
+        train(Line(), CONFIG.model_copy(update={"steps": 70}), tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("warmup_steps", 6), ("max_grad_norm", 2.0), ("betas", (0.8, 0.999))])
+def test_what_may_not_change_is_refused_by_name(tmp_path: Path, field: str, value: Any) -> None:
+    train(Line(), CONFIG, tmp_path)
+    with pytest.raises(FingerprintError, match=rf"loop\.{field} was .* in the checkpoint and is"):
+        train(Line(), CONFIG.model_copy(update={field: value, "steps": 90}), tmp_path)
+    other = Line()
+    other.fingerprint = {"problem": {"slope": 3}}
+    with pytest.raises(FingerprintError, match=r"problem\.slope was 2"):
+        train(other, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_weights_are_spoiled(tmp_path: Path, where: str) -> None:
+    work = Line(poison=25, where=where)
+    with pytest.raises(NonFiniteError, match="step 26") as caught:
+        train(work, CONFIG, tmp_path)
+    assert ("id5 at t=50" if where == "loss" else "first: weight") in str(caught.value)
+    assert all(p.isfinite().all() for p in work.module.parameters())
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")][-1] == 25
+    assert train(Line(), CONFIG, tmp_path)["resumed_from"] == 20  # the mended run goes on
+
+
+def test_clipping_really_clips() -> None:
+    layer = nn.Linear(3, 3)
+    named = list(layer.named_parameters())
+    for _, parameter in named:
+        parameter.grad = torch.full_like(parameter, 1e6)
+    before = clip_gradients(named, 1.0)
+    after = torch.cat([p.grad.flatten() for _, p in named if p.grad is not None]).norm()
+    assert float(before) == pytest.approx(1e6 * 12**0.5) and float(after) == pytest.approx(1.0, abs=1e-4)
+    for _, parameter in named:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    clip_gradients(named, 1.0)
+    assert float(layer.weight.grad.max()) == pytest.approx(1e-3)  # type: ignore[union-attr]
+
+
+def test_nothing_to_clip_is_an_error_and_not_a_norm_of_nought() -> None:
+    with pytest.raises(ValueError, match="no"):
+        clip_gradients(list(nn.Linear(3, 3).named_parameters()), 1.0)
+
+
+def test_the_learning_rate_warms_up_in_optimizer_steps_and_ends_where_it_should() -> None:
+    constant = LoopConfig(steps=100, learning_rate=1.0, warmup_steps=10)
+    cosine = constant.model_copy(update={"schedule": "cosine", "final_fraction": 0.1})
+    assert [learning_rate(constant, s) for s in (0, 4, 9, 10, 99)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0])
+    assert [learning_rate(cosine, s) for s in (9, 10, 55, 100)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
+
+
+def test_checkpoints_restore_every_moment(tmp_path: Path) -> None:
+    work = Line()
+    optimizer = torch.optim.AdamW(work.module.parameters(), lr=0.1, fused=True)
+    for part in work.window(0):
+        part.loss.backward()
+    optimizer.step()
+    checkpoints.save(tmp_path, 1, work.module, optimizer, {}, keep=1)
+    other = nn.Linear(1, 1)
+    fresh = torch.optim.AdamW(other.parameters(), lr=0.1, fused=True)
+    found = checkpoints.latest(tmp_path)
+    assert found is not None
+    checkpoints.restore(found, other, fresh)
+    ours, theirs = (checkpoints.optimizer_tensors(m, o) for m, o in ((work.module, optimizer), (other, fresh)))
+    assert ours.keys() == theirs.keys() and len(ours) == 6
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
