@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bottega.cli.main import main
 from bottega.data.pictures import load_square
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
@@ -72,3 +73,44 @@ def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path,
         wrong = models.model_copy(update={"clip": str(tiny_models / "style_classifier")})
         stylize_file(adapter, content, style, tmp_path / "x.png", models=wrong)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_the_command_line_draws_the_same_picture(
+    folder: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["--pixart", str(tiny_models / "pixart"), "--clip", str(tiny_models / "clip"), "--device", "cpu"]
+    files = [
+        "--adapter",
+        str(folder / "run" / "training" / "adapter.safetensors"),
+        "--content",
+        str(folder / "content.png"),
+    ]
+    words = ["stylize", *files, *models, "--steps", "2", "--output", str(folder / "by_hand.png")]
+    assert main([*words, "--style", str(folder / "style.png")]) == 0
+    assert "seed 0, strength 0.5, 2 steps" in capsys.readouterr().out
+    assert load_square(folder / "by_hand.png", 128).std() > 0
+    assert main([*words, "--style", str(folder / "none.png")]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_training_by_the_command_line_goes_on_where_it_was_and_refuses_another_recipe(
+    folder: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["--pixart", str(tiny_models / "pixart"), "--set", "models.device=cpu"]
+    places = ["--features-dir", str(folder / "run" / "features"), "--output-dir", str(folder / "by_hand")]
+    settings = "{steps: 2, warmup_steps: 0, learning_rate: 0.001}"
+    words = [
+        "train",
+        "style",
+        *places,
+        *models,
+        "--set",
+        "student.fill50k_fraction=0",
+        "--set",
+        f"student.loop={settings}",
+    ]
+    assert main(words) == 0
+    assert "2 steps; learning:" in capsys.readouterr().out
+    assert main([*words, "--set", "student.loop.steps=3"]) == 0
+    assert main([*words, "--set", "student.adapter.tokens=5"]) == 2
+    assert "student.adapter.tokens was 4" in capsys.readouterr().err

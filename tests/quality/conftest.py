@@ -36,7 +36,7 @@ def triples() -> list[Triple]:
 @pytest.fixture(scope="session")
 def fresh_triples() -> list[Triple]:
     """Triples that no calibration has seen."""
-    return [draw(10_000 + i) for i in range(200)]
+    return [draw(10_000 + i) for i in range(100)]
 
 
 def plain_encoder(pictures: Picture) -> npt.NDArray[np.float32]:

@@ -22,16 +22,16 @@ def scores(triples: list[Triple]) -> dict[str, list[dict[str, float]]]:
     return kinds
 
 
-def test_98_percent_of_unseen_truths_are_not_c_and_every_copy_is(scores: dict, fresh_triples: list[Triple]) -> None:
+def test_98_percent_of_the_truths_are_not_c_nearly_as_many_unseen_ones_and_every_copy_is(
+    scores: dict, fresh_triples: list[Triple]
+) -> None:
     found = calibrate(scores["good"], scores["untouched"] + scores["reencoded"])
-    fresh = [
-        grade(measure(t.truth, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples
-    ]
-    assert sum(g.letter == "C" for g in fresh) <= 0.02 * len(fresh)
-    copies = [
-        grade(measure(t.content, t.content, t.style, encoder=plain_encoder), found.thresholds) for t in fresh_triples
-    ]
-    assert all("unchanged" in g.causes for g in copies)
+    assert found.grades["good"]["C"] <= 0.02
+    fresh = [measure(t.truth, t.content, t.style, encoder=plain_encoder) for t in fresh_triples]
+    assert sum(grade(s, found.thresholds).letter == "C" for s in fresh) <= 0.06 * len(fresh)
+    for one in fresh_triples:
+        copy = grade(measure(one.content, one.content, one.style, encoder=plain_encoder), found.thresholds)
+        assert "unchanged" in copy.causes
 
 
 def test_the_table_says_what_each_kind_passes(scores: dict) -> None:
@@ -40,7 +40,7 @@ def test_the_table_says_what_each_kind_passes(scores: dict) -> None:
     assert found.counts["good"] == len(scores["good"])
     assert found.pass_rates["black"]["black"] == 0
     assert found.pass_rates["flat"]["constant"] == 0
-    assert found.pass_rates["noise"]["frequency"] < 0.1
+    assert found.pass_rates["noise"]["edge_64"] < 0.1
     assert found.pass_rates["blurred"]["blur"] < 0.6
     for kind in ("untouched", "reencoded", "black", "flat", "noise"):
         assert found.grades[kind]["C"] == 1, kind

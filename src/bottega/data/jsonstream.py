@@ -14,6 +14,7 @@ from bottega.runtime.errors import MissingError, RequestError
 
 CHUNK = 1 << 16
 _SPACE = " \t\n\r"
+_AFTER = frozenset(_SPACE + ",]}:")
 
 
 def iter_items(path: Path, *, chunk: int = CHUNK) -> Iterator[tuple[str, Any]]:
@@ -92,8 +93,8 @@ class _Reader:
                 if self._more():
                     continue
                 raise self._broken(f"a value must stand ({error.msg})") from error
-            # A number at the buffer's end may go on in the next chunk.
-            if end < len(self._text) or not self._more():
+            # A number may go on in the next chunk: "1" of "12", "0" of "0.5" cut after its point.
+            if self._text[end : end + 1] in _AFTER or not self._more():
                 self._at = end
                 return value
 

@@ -40,7 +40,8 @@ PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", "
 
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-_EXTENSIONS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as many cameras write; the first is the picture
+_EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _HEADER_LOCK = threading.Lock()
 
 
@@ -112,7 +113,7 @@ def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
         PictureError: see `open_picture`.
     """
     with _opened(path) as image:
-        if image.format == "JPEG":
+        if image.format in _JPEG:
             image.draft(None, (2 * size, 2 * size))
         _fit_into(image, MAX_PIXELS, _name(path))
         picture = _upright_rgb(image, _name(path))
@@ -133,7 +134,7 @@ def read_kind(source: Path | str | bytes) -> Kind:
         PictureError: see `open_picture`.
     """
     with _opened(source) as image:
-        orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
+        orientation = _orientation(image)
         return Kind(image.format or "", image.mode, image.width, image.height, _depth(image), orientation)
 
 
@@ -146,7 +147,7 @@ def reduced(source: Path | str | bytes, side: int, *, max_pixels: int = MAX_PIXE
         PictureError: see `open_picture`.
     """
     with _opened(source) as image:
-        if image.format == "JPEG":
+        if image.format in _JPEG:
             image.draft(None, (side, side))
         _fit_into(image, max_pixels, _name(source))
         return _upright_rgb(image, _name(source))
@@ -204,7 +205,7 @@ def _tells_of_early_end(error: Exception) -> bool:
 def _fit_into(image: Image.Image, max_pixels: int, name: str) -> None:
     """Draft a large JPEG down, refuse any other picture beyond the limit: before a single pixel is decoded."""
     pixels = image.width * image.height
-    if image.format == "JPEG" and max_pixels < pixels <= MAX_JPEG_PIXELS:
+    if image.format in _JPEG and max_pixels < pixels <= MAX_JPEG_PIXELS:
         shrink = next((s for s in (2, 4, 8) if pixels / s**2 <= max_pixels), 8)
         image.draft(None, (image.width // shrink, image.height // shrink))
         pixels = image.width * image.height
@@ -213,6 +214,13 @@ def _fit_into(image: Image.Image, max_pixels: int, name: str) -> None:
         raise UnusablePictureError(
             "enormous", f"{name} has {size} pixels, at most {max_pixels} are decoded; scale it down"
         )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none. `Image.getexif` would decode a PNG to look for it at its end."""
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return int(exif.get(_ORIENTATION, 1) or 1)
 
 
 def _depth(image: Image.Image) -> int:

@@ -66,12 +66,13 @@ def groups(difference: Hashes, frequency: Hashes, thumbs: Thumbs) -> npt.NDArray
         int64 [N]; equal numbers are one group, and the number is its first member's index.
     """
     parent = np.arange(len(thumbs), dtype=np.int64)
+    if len(thumbs) == 0:
+        return parent
     for hashes in (difference, frequency):
         for low, width in _BANDS:
             band = (hashes >> np.uint64(low)) & np.uint64((1 << width) - 1)
             for members in _equal_runs(band):
-                for member, others in _alike(members, thumbs):
-                    _join(parent, member, others)
+                _join_alike(parent, members, thumbs)
     return np.array([_root(parent, index) for index in range(len(parent))], dtype=np.int64)
 
 
@@ -97,17 +98,20 @@ def _equal_runs(band: Hashes) -> Iterator[npt.NDArray[np.int64]]:
             yield members
 
 
-def _alike(members: npt.NDArray[np.int64], thumbs: Thumbs) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Members with those whose thumbnails agree. Sorted by mean brightness, only near neighbours need a look."""
+def _join_alike(parent: npt.NDArray[np.int64], members: npt.NDArray[np.int64], thumbs: Thumbs) -> None:
+    """Join members whose thumbnails agree. Sorted by mean brightness, only near neighbours need a look."""
     mean = thumbs[members].mean(axis=1)
     order = np.argsort(mean, kind="stable")
     members, mean = members[order], mean[order]
     reach = np.searchsorted(mean, mean + MEAN_DIFFERENCE, side="right")  # mean |a - b| >= |mean a - mean b|
-    for place, (member, end) in enumerate(zip(members, reach, strict=True)):
-        for start in range(place + 1, int(end), _BLOCK):
-            others = members[start : min(start + _BLOCK, int(end))]
+    for place, member in enumerate(members.tolist()):
+        near = members[place + 1 : reach[place]]
+        near = near[parent[near] != _root(parent, member)]  # within a large group nearly all are joined already
+        for start in range(0, len(near), _BLOCK):
+            others = near[start : start + _BLOCK]
             gap = np.abs(thumbs[others].astype(np.int16) - thumbs[member].astype(np.int16))  # [P, 192]
-            yield int(member), others[(gap.mean(axis=1) <= MEAN_DIFFERENCE) & (gap.max(axis=1) <= LARGEST_DIFFERENCE)]
+            alike = (gap.mean(axis=1) <= MEAN_DIFFERENCE) & (gap.max(axis=1) <= LARGEST_DIFFERENCE)
+            _join(parent, member, others[alike])
 
 
 def _root(parent: npt.NDArray[np.int64], index: int) -> int:
@@ -119,6 +123,6 @@ def _root(parent: npt.NDArray[np.int64], index: int) -> int:
 
 def _join(parent: npt.NDArray[np.int64], member: int, others: npt.NDArray[np.int64]) -> None:
     root = _root(parent, member)
-    for other in others[parent[others] != root]:  # within a large group nearly all are done: no loop over them
-        low, high = sorted((root, _root(parent, int(other))))
+    for other in others.tolist():
+        low, high = sorted((root, _root(parent, other)))
         parent[high] = parent[other] = root = low

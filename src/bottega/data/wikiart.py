@@ -268,7 +268,7 @@ class _Placement:
         known = self._index.get(item.source)
         identity = (known.id if known is not None else None) or self._ids.give(self._wanted(item, look))
         try:
-            extra = _shared_file(same) or self._place(item, look, identity)
+            extra = _shared_file([r for r in same if self.is_there(r)]) or self._place(item, look, identity)
         except PictureError as error:
             return row.rejected("broken", str(error))
         return Row(item.source, item.stamp, identity, look, {**row.extra, **extra})

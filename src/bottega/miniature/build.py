@@ -43,7 +43,7 @@ class Plan:
     vae: int = 2_000
     clip: int = 600
     style_classifier: int = 500
-    scene_reader: int = 350
+    scene_reader: int = 800
     structure_encoder: int = 200
     teacher: int = 700
     pixart: int = 2_000

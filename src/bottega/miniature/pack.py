@@ -13,7 +13,7 @@ from bottega.miniature import models
 from bottega.miniature.learn_diffusion import add_ip_adapter
 from bottega.miniature.learn_encoders import CLIP_MEAN, CLIP_STD
 from bottega.miniature.words import clip_tokenizer, t5_tokenizer
-from bottega.runtime.files import write_json, write_text
+from bottega.runtime.files import read_json, write_json, write_text
 
 FOLDERS = ("sdxl", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
 
@@ -146,6 +146,9 @@ def _save_half(pipeline: Any, folder: Path) -> None:
     for module in modules:
         module.half()
     pipeline.save_pretrained(folder)
+    config = read_json(folder / "vae" / "config.json")
+    config.pop("block_out_channels", None)  # AutoencoderTiny writes it, and warns when it reads it back
+    write_json(folder / "vae" / "config.json", config)
     for module in modules:
         module.float()
 

@@ -23,17 +23,33 @@ from bottega.runtime.seeds import numpy_rng
 
 _CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must come out as C
 _MINIMUM = 8  # good examples; fewer say nothing about quantiles
-# Quantiles that are tried, the strictest first: truths that are odd in one score are often odd in others too, so that
-# all checks together reject less than the sum.
-_SHARES = (0.02, 0.015, 0.01, 0.0075, 0.005, 0.0035, 0.0025, 0.0015, 0.001, 0.0005, 0.0)
-_LOWER = {
-    "edge_64_c": "edge_64",
-    "edge_128_c": "edge_128",
-    "content_sim_c": "content_sim",
-    "style_gain_min": "style_gain",
-    "hf_ratio_min": "hf_ratio",
+_ENOUGH = 250  # truths from which the margins are as planned; with fewer they grow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a C limit is found: at the quantile that leaves `share` of the truths outside, and a `margin` beyond it.
+
+    The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. Most of the two
+    percent that may be lost are given to the edges, the only check that sees a structure gone wrong.
+    """
+
+    score: str
+    lower: bool
+    share: float
+    margin: float
+
+
+PLANS = {
+    "edge_64_c": Plan("edge_64", True, 0.006, 0.02),
+    "edge_128_c": Plan("edge_128", True, 0.006, 0.02),
+    "hf_ratio_min": Plan("hf_ratio", True, 0.003, 0.15),
+    "hf_ratio_max": Plan("hf_ratio", False, 0.003, 0.15),
+    "content_sim_c": Plan("content_sim", True, 0.001, 0.2),
+    "style_gain_min": Plan("style_gain", True, 0.001, 0.2),
+    "clipped_excess_max": Plan("clipped_excess", False, 0.001, 0.2),
+    "vivid_excess_max": Plan("vivid_excess", False, 0.001, 0.2),
 }
-_UPPER = {"hf_ratio_max": "hf_ratio", "clipped_excess_max": "clipped_excess", "vivid_excess_max": "vivid_excess"}
 _RANGES = {
     "clipped_excess_max": (0.05, 1.0),
     "vivid_excess_max": (0.05, 1.0),
@@ -105,16 +121,13 @@ def calibrate(
         "untouched": list(untouched),
         **{name: list(rows) for name, rows in (bad or {}).items()},
     }
-    allowed = (1 - keep_good) / 2  # the other half is room for truths that were not looked at
-    limits = next(
-        (found for share in _SHARES if _grades(good, found := _limits(good, untouched, base, share))["C"] <= allowed),
-        None,
-    )
+    factors = (1.0, 0.5, 0.25, 0.1, 0.0)
+    tried = (_limits(good, untouched, base, factor) for factor in factors)
+    limits = next((found for found in tried if _grades(good, found)["C"] <= (1 - keep_good) * 0.75), None)
     if limits is None:
         raise RequestError(
-            f"more than {allowed:.1%} of the good pictures fail even the widest limits: black, near-constant or "
-            "unchanged "
-            "ones are among them; look at the drawn truths, or lower black_level and spread_min"
+            f"more than {1 - keep_good:.1%} of the good pictures fail even the widest limits: black, near-constant or "
+            "unchanged ones are among them; look at the drawn truths, or lower black_level and spread_min"
         )
     table = {kind: pass_rates(rows, limits) for kind, rows in kinds.items() if rows}
     grades = {kind: _grades(rows, limits) for kind, rows in kinds.items() if rows}
@@ -123,35 +136,33 @@ def calibrate(
     )
 
 
-def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds, share: float) -> Thresholds:
+def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds, factor: float) -> Thresholds:
+    """The limits by their plans, with all shares multiplied by `factor`."""
     values: dict[str, float] = {}
-    for name, score in (_LOWER | _UPPER).items():
-        column = _column(good, score)
+    for name, plan in PLANS.items():
+        column = _column(good, plan.score)
         if column.size < _MINIMUM:
             continue
-        ratio = score == "hf_ratio"  # a ratio is as far from 1 at 1/2 as at 2
+        ratio = plan.score == "hf_ratio"  # a ratio is as far from 1 at 1/2 as at 2
         scaled = np.log(np.maximum(column, 1e-6)) if ratio else column
-        edge = float(np.quantile(scaled, share if name in _LOWER else 1 - share))
-        beyond = edge + _margin(column.size) * (edge - float(np.median(scaled)))
-        beyond = math.exp(beyond) if ratio else beyond
+        share = plan.share * factor
+        edge = float(np.quantile(scaled, share if plan.lower else 1 - share))
+        margin = plan.margin * max(1.0, _ENOUGH / column.size)
+        beyond = edge + margin * (edge - float(np.median(scaled)))
         low, high = _RANGES.get(name, (-1.0, 1.0))
-        values[name] = float(np.clip(beyond, low, high))
+        values[name] = float(np.clip(math.exp(beyond) if ratio else beyond, low, high))
     for name in ("edge_64", "edge_128", "content_sim"):
         column = _column(good, name)
         if column.size >= _MINIMUM:
             values[f"{name}_a"] = max(float(np.quantile(column, 0.10)), values[f"{name}_c"])
     values["change_min"] = _change_floor(good, untouched, base)
-    return base.model_copy(update={name: round(value, 4) for name, value in values.items()})
+    return base.model_copy(update={name: _outward(value, name) for name, value in values.items()})
 
 
-def _margin(count: int) -> float:
-    """How far a C limit lies beyond the quantile, as a share of (median - quantile): fewer truths show less of the
-    tail.
-
-    Tried on the drawn world: of truths that were not looked at, 2 to 3 % become C with 0.5 at 96 truths, 0.2 at 256
-    and 0.1 at 512; with 0.1 at 96 it is 10 %.
-    """
-    return min(0.6, max(0.1, 48 / count))
+def _outward(value: float, name: str) -> float:
+    """Rounded to 4 decimals, away from the truths, so that the truth at the limit stays inside."""
+    scale = 1e4
+    return (math.ceil if name.endswith("_max") else math.floor)(value * scale) / scale
 
 
 def _change_floor(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds) -> float:

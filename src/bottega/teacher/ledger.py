@@ -229,8 +229,10 @@ class Ledger:
     def rename(self, old: str, new: Sequence[Row]) -> None:
         """Give a target's current rows new names and paths (`new`, one for each try) in one transaction."""
         keys = (
-            "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "output_path", "split", "style",
+            "target", "pair_id", "content_id", "style_id", "style", "split",
+            "content_path", "style_path", "output_path",
         )  # fmt: skip
+        marks = ", ".join(f"{key} = ?" for key in keys)
         marks = ", ".join(f"{key} = ?" for key in keys)
         change = f"UPDATE tries SET {marks} WHERE target = ? AND try_index = ? AND current"
         with _Transaction(self._db):

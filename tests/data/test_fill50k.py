@@ -1,0 +1,154 @@
+"""Fill50K from any of its layouts; a copy with its sides exchanged is refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from bottega.data import fill50k
+from bottega.data.config import Fill50KConfig
+from bottega.data.pictures import open_picture
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import read_jsonl
+from bottega.runtime.seeds import numpy_rng
+
+COUNT = 12
+
+
+def example(index: int) -> tuple[Image.Image, Image.Image, str]:
+    """As the data set draws: a white outline on black, a filled circle on a ground; prompts repeat."""
+    rng = numpy_rng("circle", index)
+    x, y, r = (int(v) for v in rng.integers((40, 40, 15), (90, 90, 35)))
+    inside, outside = (tuple(int(v) for v in rng.integers(60, 256, 3)) for _ in range(2))
+    source, target = Image.new("RGB", (128, 128)), Image.new("RGB", (128, 128), outside)
+    ImageDraw.Draw(source).ellipse((x - r, y - r, x + r, y + r), outline="white")
+    ImageDraw.Draw(target).ellipse((x - r, y - r, x + r, y + r), fill=inside)
+    return source, target, f"colour {index % 5} circle with colour {index % 3} background"
+
+
+def write(folder, layout, encoded, swapped=()):
+    folder.mkdir(parents=True)
+    files, rows = {}, []
+    for index in range(COUNT):
+        source, target, prompt = example(index)
+        if index in swapped:
+            source, target = target, source
+        files[index] = (encoded(source), encoded(target), prompt)
+    if layout == "folders":
+        for side in ("source", "target"):
+            (folder / side).mkdir()
+        for index, (source, target, prompt) in files.items():
+            (folder / "source" / f"{index}.png").write_bytes(source)
+            (folder / "target" / f"{index}.png").write_bytes(target)
+            rows.append({"source": f"source/{index}.png", "target": f"target/{index}.png", "prompt": prompt})
+        (folder / "prompt.json").write_text("\n".join(map(json.dumps, rows)))
+    elif layout == "zips":
+        with (
+            zipfile.ZipFile(folder / "images.zip", "w") as images,
+            zipfile.ZipFile(folder / "conditioning_images.zip", "w") as conditioning,
+        ):
+            for index, (source, target, prompt) in files.items():
+                names = {"image": f"images/{index}.png", "conditioning_image": f"conditioning_images/{index}.png"}
+                images.writestr(names["image"], target)
+                conditioning.writestr(names["conditioning_image"], source)
+                rows.append({"text": prompt, **names})
+        (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        def cell(data, index):
+            return {"bytes": data, "path": f"{index}.png" if layout == "parquet" else None}
+
+        table = {
+            "image": [cell(target, index) for index, (_, target, _) in files.items()],
+            "conditioning_image": [cell(source, index) for index, (source, _, _) in files.items()],
+            "text": [prompt for _, _, prompt in files.values()],
+        }
+        pq.write_table(pa.table(table), folder / "train-00000-of-00001.parquet")
+
+
+def prepared(root, **options):
+    summary = fill50k.run(Fill50KConfig(source="raw", **options), root / "fill50k", data_root=root)
+    return summary, list(read_jsonl(root / "fill50k" / "fill50k.jsonl"))
+
+
+@pytest.mark.parametrize("layout", ["folders", "zips", "parquet", "parquet without names"])
+def test_each_layout_gives_the_same_examples(tmp_path, encoded, layout):
+    write(tmp_path / "raw", layout, encoded)
+    summary, rows = prepared(tmp_path)
+    assert (summary["layout"], summary["examples"]) == (layout.split()[0], COUNT)
+    assert [row["key"] for row in rows] == [str(index) for index in range(COUNT)]
+    for index, row in enumerate(rows):
+        source, target, prompt = example(index)
+        assert list(row) == ["key", "source_path", "target_path", "prompt", "split"]
+        assert row["prompt"] == prompt
+        assert np.array_equal(np.asarray(open_picture(tmp_path / row["source_path"])), np.asarray(source))
+        assert np.array_equal(np.asarray(open_picture(tmp_path / row["target_path"])), np.asarray(target))
+    first = (tmp_path / "fill50k" / "fill50k.jsonl").read_bytes()
+    prepared(tmp_path)
+    assert (tmp_path / "fill50k" / "fill50k.jsonl").read_bytes() == first
+
+
+def test_an_examples_split_depends_on_its_key_alone(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded)
+    before = {row["key"]: row["split"] for row in prepared(tmp_path)[1]}
+    lines = (tmp_path / "raw" / "prompt.json").read_text().splitlines()
+    (tmp_path / "raw" / "prompt.json").write_text("\n".join(reversed(lines[3:])))
+    after = {row["key"]: row["split"] for row in prepared(tmp_path)[1]}
+    assert after == {key: split for key, split in before.items() if int(key) >= 3}
+
+
+def test_exchanged_sides_are_refused_and_mended_by_swap(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded, swapped=range(COUNT))
+    with pytest.raises(RequestError, match="12 of 12 examples have them the other way round; run with --swap"):
+        prepared(tmp_path)
+    assert not (tmp_path / "fill50k" / "fill50k.jsonl").exists()
+    _, rows = prepared(tmp_path, swap=True)
+    assert rows[0]["source_path"] == "raw/target/0.png"
+    assert len(rows) == COUNT
+
+
+def test_swap_on_a_copy_that_stands_right_is_refused(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded)
+    with pytest.raises(RequestError, match="leave out --swap"):
+        prepared(tmp_path, swap=True)
+
+
+def test_single_exchanged_missing_and_broken_examples_are_recorded(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded, swapped=[4])
+    (tmp_path / "raw" / "source" / "1.png").unlink()
+    (tmp_path / "raw" / "target" / "2.png").write_bytes(b"no picture")
+    with (tmp_path / "raw" / "prompt.json").open("a") as stream:
+        stream.write("\n" + json.dumps({"source": "source/0.png", "target": "target/0.png", "prompt": "again"}))
+    summary, rows = prepared(tmp_path)
+    assert [int(row["key"]) for row in rows] == [0, 3, *range(5, COUNT)]
+    lines = (tmp_path / "fill50k" / "rejects.csv").read_text().splitlines()[1:]
+    assert sorted(line.split(",")[1] for line in lines) == ["broken", "duplicate", "missing", "swapped"]
+    assert summary["rejected"] == 4
+
+
+def test_another_data_set_is_refused(tmp_path, encoded, photo):
+    with pytest.raises(MissingError, match=r"prompt\.json"):
+        prepared(tmp_path)
+    write(tmp_path / "raw", "folders", encoded)
+    for side in ("source", "target"):
+        for index in range(COUNT):
+            (tmp_path / "raw" / side / f"{index}.png").write_bytes(encoded(photo(index)))
+    with pytest.raises(RequestError, match="none of 12 examples"):
+        prepared(tmp_path)
+    for index in range(COUNT):
+        (tmp_path / "raw" / "source" / f"{index}.png").write_bytes(encoded(example(index)[0]))
+    with pytest.raises(RequestError, match="two flat areas"):
+        prepared(tmp_path)
+
+
+def test_a_broken_zip_is_named(tmp_path, encoded):
+    write(tmp_path / "raw", "zips", encoded)
+    (tmp_path / "raw" / "images.zip").write_bytes(b"PK\3\4 nothing")
+    with pytest.raises(RequestError, match=r"images\.zip is no complete zip file"):
+        prepared(tmp_path)

@@ -1,0 +1,84 @@
+"""Any two folders of pictures serve as contents and styles, through the same tables as the real data sets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bottega.data import pairs, stage
+from bottega.data.config import ContentFolderConfig, DataConfig, PairsConfig, StyleFolderConfig
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import read_jsonl
+
+
+@pytest.fixture
+def mine(tmp_path, photo, encoded):
+    """Seven photographs, nine styles in two sub-folders."""
+    (tmp_path / "photos" / "holiday").mkdir(parents=True)
+    for k in range(7):
+        place = tmp_path / "photos" / ("holiday" if k > 4 else ".") / f"my photo_{k}.jpg"
+        place.write_bytes(encoded(photo(k), "JPEG", quality=90))
+    for k in range(9):
+        place = tmp_path / "styles" / ("ink" if k % 3 else "chalk") / f"{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(photo(100 + k)))
+    return tmp_path
+
+
+def config(mine, **contents):
+    return DataConfig(
+        coco=None,
+        wikiart=None,
+        fill50k=None,
+        content_folder=ContentFolderConfig(source=str(mine / "photos"), **contents),
+        style_folder=StyleFolderConfig(source=str(mine / "styles")),
+    )
+
+
+def captions(mine):
+    return {row["content_id"]: row["captions"] for row in read_jsonl(mine / "data" / "coco" / "contents.jsonl")}
+
+
+def test_captions_come_from_the_list_then_from_beside_then_from_the_prompt(mine):
+    (mine / "photos" / "metadata.jsonl").write_text(json.dumps({"file_name": "my photo_0.jpg", "text": "from  list"}))
+    (mine / "photos" / "my photo_0.txt").write_text("from beside")
+    (mine / "photos" / "holiday" / "my photo_5.txt").write_text("\ufeffone\n\n two \n", encoding="utf-8")
+    stage.run(config(mine, prompt=" a\nphotograph "), mine / "data")
+    found = captions(mine)
+    assert found["my-photo-0"] == ["from list"]
+    assert found["my-photo-5"] == ["one", "two"]
+    assert found["my-photo-1"] == ["a photograph"]
+    assert len(found) == 7
+
+
+def test_a_photograph_without_any_caption_is_recorded(mine):
+    (mine / "photos" / "my photo_0.txt").write_text("the only one")
+    summary = stage.run(config(mine), mine / "data")
+    assert summary["contents"]["rejected"] == 6
+    assert list(captions(mine)) == ["my-photo-0"]
+    (mine / "photos" / "my photo_1.txt").write_text("another")
+    stage.run(config(mine), mine / "data")
+    assert list(captions(mine)) == ["my-photo-0", "my-photo-1"]
+
+
+def test_pairs_of_ones_own_pictures_name_files_that_are_there(mine):
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    made = pairs.run(PairsConfig(train=10, val=1, crossed=(1, 1)), mine / "data" / "pairs", data_root=mine / "data")
+    assert {split: counts["pairs"] for split, counts in made.items()} == {"train": 10, "val": 1, "test": 1}
+    for row in pairs.read_pairs(mine / "data" / "pairs" / "train.jsonl"):
+        assert (mine / "data" / row["content_path"]).is_file()
+        assert (mine / "data" / row["style_path"]).is_file()
+        assert row["style"] in ("ink", "chalk")
+
+
+def test_an_absent_or_empty_folder_is_refused(tmp_path):
+    with pytest.raises(MissingError, match="no picture in"):
+        stage.run(config(tmp_path), tmp_path / "data")
+
+
+def test_a_folder_of_rubbish_is_refused_with_the_place_of_the_reasons(mine):
+    for path in (mine / "photos").rglob("*.jpg"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(RequestError, match=r"no usable picture among the contents; see rejects\.csv"):
+        stage.run(config(mine, prompt="x"), mine / "data")

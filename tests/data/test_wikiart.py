@@ -1,0 +1,314 @@
+"""WikiArt from parquet and from folders: whole tables, sound splits, bad pictures recorded, runs that go on."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottega.data import wikiart
+from bottega.data.config import LimitsConfig, StyleFolderConfig, WikiArtConfig
+from bottega.data.labels import STYLES
+from bottega.data.pictures import open_picture, read_kind
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import sha256_file
+
+OFFLINE = WikiArtConfig(source="raw", offline=True)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def splits(directory: Path) -> dict[str, str]:
+    return {
+        identity: split
+        for split in ("train", "val", "test")
+        for identity in (directory / "splits" / f"{split}.txt").read_text().split()
+    }
+
+
+def outputs(directory: Path) -> dict[str, bytes]:
+    """Every output by its name but for the index, whose bytes depend on the history."""
+    files = (p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("index.sqlite"))
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def parquet(tmp_path, photo, encoded, write_parquet):
+    """Forty paintings by five artists in two shards."""
+    for shard in range(2):
+        numbers = range(20 * shard, 20 * shard + 20)
+        cells = [{"bytes": encoded(photo(k)), "path": f"painting_{k}.png"} for k in numbers]
+        name = f"train-{shard:05d}-of-00002-abc.parquet"
+        write_parquet(tmp_path / "raw" / "data" / name, cells, [k % 5 for k in numbers], [k % 3 for k in numbers])
+    return tmp_path
+
+
+def test_parquet_becomes_images_meta_and_splits(parquet, photo, encoded):
+    summary = wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    rows = table(parquet / "out" / "meta.csv")
+    assert list(rows[0]) == ["id", "path", "artist", "style", "genre", "sha256"]
+    by_id = {row["id"]: row for row in rows}
+    assert len(by_id) == 40
+    for k in range(40):
+        row = by_id[f"painting-{k}"]
+        assert (row["artist"], row["style"]) == (f"artist_{k % 5}", ["Cubism", "Realism", "Ukiyo_e"][k % 3])
+        assert (parquet / "out" / row["path"]).read_bytes() == encoded(photo(k))
+        assert sha256_file(parquet / "out" / row["path"]) == row["sha256"]
+    where = splits(parquet / "out")
+    assert set(where) == set(by_id)
+    assert (summary["train"], summary["val"], summary["test"]) == (32, 4, 4)
+    assert {by_id[i]["artist"] for i, split in where.items() if split == "train"} == {f"artist_{k}" for k in range(5)}
+    styles = list(wikiart.read_styles(parquet / "out"))
+    assert [style.id for style in styles] == sorted(by_id)
+    assert {style.id: style.split for style in styles} == where
+
+
+def test_running_again_changes_nothing_and_looks_at_nothing(parquet, monkeypatch):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    before = outputs(parquet / "out")
+    monkeypatch.setattr("bottega.data.ingest.look_at", lambda *_, **__: pytest.fail("looked again"))
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    assert outputs(parquet / "out") == before
+
+
+def test_a_lost_picture_is_written_again(parquet):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    before = outputs(parquet / "out")
+    (parquet / "out" / "images" / "painting-7.png").unlink()
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    assert outputs(parquet / "out") == before
+
+
+def test_a_run_stopped_after_any_picture_ends_as_an_uninterrupted_one(parquet, monkeypatch):
+    wikiart.run(OFFLINE, parquet / "whole", data_root=parquet)
+    monkeypatch.setattr("bottega.data.ingest.COMMIT_EVERY", 4)
+    placed = wikiart._Placement.__call__
+    for stop in (1, 11, 20):
+        calls = iter(range(stop))
+
+        def stopping(self, item, look, calls=calls):
+            if next(calls, None) is None:
+                os.close(-1)  # an error from below, as a pulled disk gives
+            return placed(self, item, look)
+
+        monkeypatch.setattr(wikiart._Placement, "__call__", stopping)
+        with pytest.raises(OSError, match="Bad file"):
+            wikiart.run(OFFLINE, parquet / "stopped", data_root=parquet)
+    monkeypatch.setattr(wikiart._Placement, "__call__", placed)
+    wikiart.run(OFFLINE, parquet / "stopped", data_root=parquet)
+    assert outputs(parquet / "stopped") == outputs(parquet / "whole")
+
+
+def test_new_shards_are_taken_in_and_move_no_picture_between_splits(parquet, photo, encoded, write_parquet):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    before = splits(parquet / "out")
+    cells = [{"bytes": encoded(photo(k)), "path": None} for k in range(100, 130)]
+    write_parquet(parquet / "raw" / "data" / "more.parquet", cells, [k % 7 for k in range(30)], [0] * 30)
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    after = splits(parquet / "out")
+    assert len(after) == 70
+    assert {identity: after[identity] for identity in before} == before
+
+
+def test_pictures_without_a_name_are_called_after_artist_and_content(tmp_path, photo, encoded, write_parquet):
+    cells = [{"bytes": encoded(photo(k)), "path": None} for k in range(3)]
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, [3, 3, 4], [0, 0, 0])
+    wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+    rows = table(tmp_path / "out" / "meta.csv")
+    assert {row["id"] for row in rows} == {f"{row['artist'].replace('_', '-')}-{row['sha256'][:10]}" for row in rows}
+
+
+def test_without_metadata_the_published_names_stand_in(tmp_path, photo, encoded, write_parquet):
+    assert len(STYLES) == 27
+    cells = [{"bytes": encoded(photo(k)), "path": None} for k in range(3)]
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, [0, 22, 5], [0, 26, 12], style_names=None)
+    wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+    found = {(row["artist"], row["style"], row["genre"]) for row in table(tmp_path / "out" / "meta.csv")}
+    assert found == {
+        ("Unknown Artist", "Abstract_Expressionism", "abstract_painting"),
+        ("artist-022", "Ukiyo_e", "abstract_painting"),
+        ("artist-005", "Impressionism", "abstract_painting"),
+    }
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, [0, 0, 0], [0, 27, 0], style_names=None)
+    with pytest.raises(RequestError, match="style 27 has no name, 27 are known"):
+        wikiart.run(OFFLINE, tmp_path / "out2", data_root=tmp_path)
+
+
+def test_bad_pictures_are_recorded_with_their_reason_and_odd_ones_converted(tmp_path, photo, encoded, write_parquet):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    jpeg = encoded(photo(1, 300, 200), "JPEG", quality=95)
+    pictures = {
+        "good": jpeg,
+        "truncated": jpeg[: len(jpeg) // 2],
+        "broken": b"not a picture",
+        "tiny": encoded(photo(2, 20, 300)),
+        "cmyk": encoded(photo(3).convert("CMYK"), "JPEG", quality=95),
+        "sixteen": encoded(Image.fromarray(np.asarray(photo(4).convert("L")).astype(np.uint16) * 257)),
+        "turned": encoded(photo(5), "JPEG", quality=95, exif=exif),
+        "clear": encoded(photo(6).convert("RGBA")),
+        "bomb": encoded(Image.new("1", (3_000, 2_000))),
+        "large": encoded(photo(7, 4600, 600), "JPEG", quality=80),
+        "tiff": encoded(photo(8), "TIFF"),
+    }
+    cells = [{"bytes": data, "path": f"{name}.jpg"} for name, data in pictures.items()] + [
+        {"bytes": None, "path": None}
+    ]
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, [0] * 12, [0] * 12)
+    limits = LimitsConfig(min_side=64, max_pixels=2_000_000)
+    config = WikiArtConfig(source="raw", offline=True, limits=limits)
+    summary = wikiart.run(config, tmp_path / "out", data_root=tmp_path)
+    rejects = {row["source"]: row["reason"] for row in table(tmp_path / "out" / "rejects.csv")}
+    names = [*pictures, "empty"]
+    assert {names[int(source.split("#")[1])]: reason for source, reason in rejects.items()} == {
+        "truncated": "truncated",
+        "broken": "broken",
+        "tiny": "too-small",
+        "bomb": "enormous",
+        "empty": "broken",
+    }
+    converted = {row["id"] for row in table(tmp_path / "out" / "converted.csv")}
+    assert converted == {"cmyk", "sixteen", "turned", "clear", "large", "tiff"}
+    assert (summary["pictures"], summary["rejected"], summary["converted"]) == (7, 5, 6)
+    for row in table(tmp_path / "out" / "meta.csv"):
+        path = tmp_path / "out" / row["path"]
+        assert read_kind(path).plain
+        assert sha256_file(path) == row["sha256"]
+        if row["id"] in ("cmyk", "sixteen", "turned", "clear", "tiff"):
+            assert np.array_equal(np.asarray(Image.open(path)), np.asarray(open_picture(pictures[row["id"]])))
+    with Image.open(tmp_path / "out" / "images" / "large.png") as large:
+        assert max(large.size) <= 4096
+
+
+def test_copies_and_near_copies_never_straddle_a_split(tmp_path, photo, encoded, write_parquet):
+    cells, artists, styles = [], [], []
+    for k in range(30):
+        variants = [
+            encoded(photo(k, 160, 120)),
+            encoded(photo(k, 160, 120), "JPEG", quality=70),
+            encoded(photo(k, 160, 120).resize((120, 90))),
+            encoded(photo(k, 160, 120)),  # identical bytes under another label: a doubly labelled painting
+        ]
+        cells += [{"bytes": data, "path": f"{k}-{n}.x"} for n, data in enumerate(variants)]
+        artists += [k % 4] * 4
+        styles += [0, 0, 1, 2]
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, artists, styles)
+    summary = wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+    assert (summary["pictures"], summary["rejected"]) == (120, 0)
+    where = splits(tmp_path / "out")
+    for k in range(30):
+        assert len({where[f"{k}-{n}"] for n in range(4)}) == 1
+    assert set(where.values()) == {"train", "val", "test"}
+    rows = {row["id"]: row for row in table(tmp_path / "out" / "meta.csv")}
+    assert rows["3-0"]["path"] == rows["3-3"]["path"]  # written once
+    assert rows["3-0"]["style"] != rows["3-3"]["style"]
+
+
+def test_the_same_bytes_with_the_same_labels_are_one_picture(tmp_path, photo, encoded, write_parquet):
+    cells = [{"bytes": encoded(photo(0)), "path": name} for name in ("a.png", "b.png")]
+    write_parquet(tmp_path / "raw" / "a.parquet", cells, [1, 1], [0, 0])
+    wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+    assert [row["id"] for row in table(tmp_path / "out" / "meta.csv")] == ["a"]
+    assert [row["detail"] for row in table(tmp_path / "out" / "rejects.csv")] == ["the same bytes and labels as a"]
+
+
+@pytest.fixture
+def folder(tmp_path, photo, encoded):
+    """ArtGAN's layout: style/artist_title.jpg, the third painting doubly labelled."""
+    for k in range(24):
+        path = tmp_path / "root" / "raw" / ("Cubism" if k % 2 else "Realism") / f"artist-{k % 3}_title-{k}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(k), "JPEG", quality=90))
+    shutil.copy(tmp_path / "root/raw/Realism/artist-2_title-2.jpg", tmp_path / "root/raw/Cubism/artist-2_title-2.jpg")
+    (tmp_path / "root" / "raw" / ".hidden.jpg").write_bytes(b"rubbish")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy"])
+def test_a_folder_of_files_is_linked_relatively_or_copied(folder, mode):
+    config = OFFLINE.model_copy(update={"mode": mode})
+    wikiart.run(config, folder / "wikiart", data_root=folder)
+    rows = {row["id"]: row for row in table(folder / "wikiart" / "meta.csv")}
+    assert len(rows) == 25
+    assert rows["artist-1-title-1"]["artist"] == "artist-1"
+    assert rows["artist-1-title-1"]["style"] == "Cubism"
+    assert {rows["artist-2-title-2"]["style"], rows["artist-2-title-2-2"]["style"]} == {"Cubism", "Realism"}
+    moved = folder.rename(folder.with_name("elsewhere"))
+    for row in rows.values():
+        path = moved / "wikiart" / row["path"]
+        assert path.is_symlink() == (mode == "symlink")
+        assert not path.is_symlink() or not os.path.isabs(os.readlink(path))
+        assert sha256_file(path) == row["sha256"]
+
+
+def test_changing_the_mode_replaces_links_by_copies(folder):
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    wikiart.run(OFFLINE.model_copy(update={"mode": "copy"}), folder / "wikiart", data_root=folder)
+    assert not any(path.is_symlink() for path in (folder / "wikiart" / "images").iterdir())
+
+
+def test_a_changed_and_a_vanished_source_are_noticed(folder, photo, encoded):
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    (folder / "raw/Cubism/artist-1_title-1.jpg").unlink()
+    (folder / "raw/Realism/artist-0_title-0.jpg").write_bytes(encoded(photo(900), "JPEG", quality=90))
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    rows = {row["id"]: row for row in table(folder / "wikiart" / "meta.csv")}
+    assert "artist-1-title-1" not in rows
+    assert not (folder / "wikiart/images/artist-1-title-1.jpg").is_symlink()
+    assert rows["artist-0-title-0"]["sha256"] == sha256_file(folder / "raw/Realism/artist-0_title-0.jpg")
+
+
+def test_the_users_own_folder_is_labelled_by_its_top_sub_folders(folder, photo, encoded):
+    (folder / "raw" / "loose.png").write_bytes(encoded(photo(50)))
+    config = StyleFolderConfig(source="raw")
+    wikiart.run(config, folder / "wikiart", data_root=folder)
+    counts: dict[str, int] = defaultdict(int)
+    for row in table(folder / "wikiart" / "meta.csv"):
+        counts[row["style"]] += 1
+        assert row["artist"] == "Unknown Artist"
+    assert counts == {"Cubism": 13, "Realism": 12, "unlabelled": 1}
+
+
+def test_a_damaged_parquet_file_is_named(parquet):
+    path = parquet / "raw" / "data" / "train-00001-of-00002-abc.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RequestError, match=r"train-00001-of-00002-abc\.parquet is no complete parquet file .* fetch"):
+        wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+
+
+def test_a_missing_shard_is_told_where_it_cannot_be_fetched(parquet):
+    (parquet / "raw" / "data" / "train-00000-of-00002-abc.parquet").unlink()
+    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["missing_shards"] == ["00000"]
+
+
+def test_without_any_source_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(MissingError, match="huggan/wikiart"):
+        wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+
+
+def test_the_cache_of_the_hub_library_is_found(parquet, monkeypatch):
+    snapshot = parquet / "cache" / "datasets--huggan--wikiart" / "snapshots" / "abc"
+    snapshot.parent.mkdir(parents=True)
+    shutil.move(parquet / "raw" / "data", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(parquet / "cache"))
+    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["pictures"] == 40
+
+
+def test_a_table_that_is_not_wikiart_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table({"image": [1], "label": [2]}), tmp_path / "raw" / "a.parquet")
+    with pytest.raises(RequestError, match="needs the columns image and style, it has image, label"):
+        wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
