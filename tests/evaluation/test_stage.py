@@ -15,6 +15,7 @@ from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
 from bottega.evaluation import drawing, stage
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.drawing import Request, draw, draw_here
+from bottega.evaluation.painters import load_painter
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, sha256_file, write_jsonl, write_text
@@ -123,8 +124,13 @@ def test_done_again_nothing_is_drawn_again_and_a_lost_picture_comes_back_the_sam
     directory, summary = done
     before = pictures(directory)
     drawn: list[str] = []
-    real = drawing._run_child
-    monkeypatch.setattr(drawing, "_run_child", lambda request: (drawn.append(request.row), real(request)))
+
+    def here(request: Request) -> None:
+        """As the child does it, without the seconds that a process takes to start."""
+        drawn.append(request.row)
+        draw_here(request, load_painter(request.row, request.settings, [pair["prompt"] for pair in request.pairs]))
+
+    monkeypatch.setattr(drawing, "_run_child", here)
     again = run(directory)
     assert drawn == []
     next((directory / "pictures" / "student").glob("*.png")).unlink()
@@ -181,7 +187,7 @@ class Flat:
 def request(world: World, directory: Path, **changes: Any) -> Request:
     given: dict[str, Any] = {"row": "student", "batch_size": 5, "seed": 0, "fingerprint": "f", "settings": {}}
     places = {"directory": str(directory), "data_root": str(world.root)}
-    return Request(pairs=tuple(world.read()), **{**given, **places, **changes})
+    return Request(**{"pairs": tuple(world.read()), **given, **places, **changes})
 
 
 def test_a_batch_that_is_not_wholly_there_is_drawn_again_whole(world: World, tmp_path: Path) -> None:
@@ -213,14 +219,23 @@ def test_a_failed_picture_and_a_broken_source_cost_their_own_pair(world: World, 
     assert "finite" in errors["c0_s0"]
 
 
-def test_an_error_of_the_drawing_process_is_told_here(world: World, models: ModelsConfig, tmp_path: Path) -> None:
-    """The child's sentence and kind of error come back: here an adapter that is no adapter."""
-    write_text(tmp_path / "adapter.safetensors", "not weights")
-    settings = {"models": models.model_dump(mode="json"), "adapter": str(tmp_path / "adapter.safetensors")}
-    from bottega.runtime.errors import WorkError
+def test_an_error_of_the_drawing_process_is_told_here(world: World, tmp_path: Path) -> None:
+    """The child's sentence and exit code come back: here an oracle that is asked for truths that nobody drew."""
+    teacher = TeacherConfig(size=128, source="oracle").model_dump(mode="json")
+    settings = {"teacher": teacher, "truth": str(tmp_path / "nowhere"), "models": {}}
+    with pytest.raises(RequestError, match="drawing of teacher: the oracle needs a drawn truth"):
+        draw(request(world, tmp_path / "out", row="teacher", settings=settings))
 
-    with pytest.raises(WorkError, match=r"drawing of student.*safetensors"):
-        draw(request(world, tmp_path / "out", settings=settings))
+
+def test_the_oracle_teacher_paints_the_truth_and_is_not_compared_with_it(world: World, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rows": ("teacher", "truth")})
+    teacher = TeacherConfig(size=128, source="oracle")
+    found = stage.run(
+        config, tmp_path, pairs=world.pairs, data_root=world.root, adapter=None, models=ModelsConfig(), teacher=teacher
+    )
+    metrics = found["rows"]["teacher"]["metrics"]
+    assert metrics["truth"] == found["rows"]["truth"]["metrics"]["truth"]
+    assert metrics["truth"]["value"] > 0
 
 
 def test_importing_the_configuration_loads_no_network_library() -> None:

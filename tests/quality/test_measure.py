@@ -119,6 +119,9 @@ def test_a_value_that_is_not_finite_is_seen_before_any_cast(bad: float, triples:
     picture = truth.astype(np.float32) / 255
     picture[5, 6, 1] = bad
     scores = measure(picture, content, style, encoder=plain_encoder)
+    large = np.ones((1024, 1024, 3), np.float32) * 0.5
+    large[0, 0, 0] = bad
+    assert measure(large, content, style, encoder=None)["finite"] < 1
     assert set(scores) == {"finite"}
     assert scores["finite"] < 1
     with pytest.raises(NonFiniteError, match="finite before it is cast"):
@@ -144,6 +147,13 @@ def test_scores_do_not_depend_on_the_batch_or_on_what_is_kept(triples: list[Trip
             keys=[(f"c{i}", f"s{i}") for i in range(6)],
         )
         assert together == alone
+
+
+def test_floats_become_levels_as_numpy_rounds_them_and_stop_at_the_ends() -> None:
+    floats = np.random.default_rng(0).uniform(-0.2, 1.2, (64, 64, 3)).astype(np.float32)
+    floats[0, 0] = [0.5 / 255, 1.5 / 255, 254.5 / 255]
+    expected = np.rint(np.clip(floats, 0, 1) * np.float32(255)).astype(np.uint8)
+    assert np.array_equal(to_uint8(floats), expected)
 
 
 def test_without_an_encoder_the_similarities_are_absent_and_nothing_is_nan(triples: list[Triple]) -> None:

@@ -115,6 +115,13 @@ def test_a_failed_stage_is_the_headline_with_its_error_line(believable: Believab
     assert "the disk is full: free some <space>" in text
 
 
+def test_an_oracle_is_never_shown_as_a_teacher_that_paints(tmp_path: Path) -> None:
+    for source, told in (("oracle", True), ("sdxl", False)):
+        write_text(tmp_path / "recipe.yaml", f"name: x\nteacher: {{source: {source}}}\n")
+        run(tmp_path)
+        assert ("is the oracle" in read(tmp_path).text) == told
+
+
 def test_a_complete_run_shows_every_number_of_its_summary_with_interval_and_n(complete: Path) -> None:
     reader, summary = read(complete), load(complete / "evaluation/summary.json")
     cell = summary["rows"]["student"]["metrics"]["palette"]

@@ -131,7 +131,7 @@ def test_a_dropped_caption_is_the_null_prompt_and_not_zeros(make_work: Any) -> N
 
 def test_a_mixture_without_its_stream_is_refused(features: Path, models: ModelsConfig, make_work: Any) -> None:
     work = make_work()
-    rows = [row for task in ("main",) for row in work.streams[task]]
+    rows = work.streams["main"]
     with pytest.raises(MissingError, match="fill50k_fraction=0"):
         StyleWorkload(work.backbone, work.adapter, work.config, work.store, rows)
 

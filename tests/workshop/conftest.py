@@ -43,7 +43,7 @@ def recipe(tmp_path: Path) -> Path:
 def bottega(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `bottega …` in the test's folder and return what came of it."""
 
-    def run(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "bottega", *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bottega.runtime.errors import MissingError
 
+HUB = "https://huggingface.co"
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
@@ -47,14 +48,15 @@ def fetch(repository: str, folder: Path, mirror: str | None) -> None:
     Raises:
         MissingError: none of them gave the files; it names each with its answer.
     """
-    # The mirrors do not carry the Xet protocol's own servers; plain HTTPS works with all of them.
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     answers = []
-    for endpoint in dict.fromkeys([mirror, os.environ.get("HF_ENDPOINT"), "https://huggingface.co"]):
+    for endpoint in dict.fromkeys([mirror, os.environ.get("HF_ENDPOINT"), HUB]):
         if not endpoint:
             continue
+        # Mirrors answer for the hub, not for the servers of its Xet protocol. The variable of the same name is read
+        # when the library is imported, which may long have happened.
+        constants.HF_HUB_DISABLE_XET = endpoint != HUB
         try:
             snapshot_download(
                 repository, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=folder, endpoint=endpoint

@@ -34,7 +34,7 @@ def coefficients(
 
 def add_noise(clean: Array, noise: Array, alpha: Array | float, sigma: Array | float) -> Array:
     """x_t = α x_0 + σ ε. Ho et al. 2020, eq. 4."""
-    return alpha * clean + sigma * noise  # type: ignore[operator,no-any-return]
+    return alpha * clean + sigma * noise  # type: ignore[operator,return-value]
 
 
 def effective_noise(
@@ -56,7 +56,7 @@ def prediction_target(
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
-        return alpha * noise - sigma * clean  # type: ignore[operator,no-any-return]
+        return alpha * noise - sigma * clean  # type: ignore[operator,return-value]
     if prediction_type == "sample":
         return clean
     raise RequestError(f"prediction_type is epsilon, v_prediction or sample, received {prediction_type!r}")
@@ -69,15 +69,15 @@ def as_epsilon(
     if prediction_type == "epsilon":
         return prediction
     if prediction_type == "v_prediction":
-        return alpha * prediction + sigma * noised  # type: ignore[operator,no-any-return]
+        return alpha * prediction + sigma * noised  # type: ignore[operator,return-value]
     if prediction_type == "sample":
-        return (noised - alpha * prediction) / sigma  # type: ignore[operator,no-any-return]
+        return (noised - alpha * prediction) / sigma  # type: ignore[operator,return-value]
     raise RequestError(f"prediction_type is epsilon, v_prediction or sample, received {prediction_type!r}")
 
 
 def clean_estimate(noised: Array, epsilon: Array, alpha: Array | float, sigma: Array | float) -> Array:
     """x̂_0 = (x_t - σ ε) / α. Song et al. 2021, eq. 9."""
-    return (noised - sigma * epsilon) / alpha  # type: ignore[operator,no-any-return]
+    return (noised - sigma * epsilon) / alpha  # type: ignore[operator,return-value]
 
 
 def ddim_step(noised: Array, epsilon: Array, alpha_bar: float, alpha_bar_next: float) -> Array:
@@ -88,4 +88,4 @@ def ddim_step(noised: Array, epsilon: Array, alpha_bar: float, alpha_bar_next: f
     alpha, sigma = alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5
     alpha_next, sigma_next = alpha_bar_next**0.5, (1.0 - alpha_bar_next) ** 0.5
     ratio = alpha_next / alpha
-    return ratio * noised + (sigma_next - ratio * sigma) * epsilon  # type: ignore[operator,no-any-return]
+    return ratio * noised + (sigma_next - ratio * sigma) * epsilon  # type: ignore[no-any-return]

@@ -79,7 +79,7 @@ def from_scheduler_config(config: Mapping[str, Any], *, name: str = "scheduler")
     prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in PREDICTION_TYPES:
         raise RequestError(f"{name}: prediction_type is one of {', '.join(PREDICTION_TYPES)}, received {prediction!r}")
-    alpha_bar = np.cumprod(1.0 - betas)
+    alpha_bar = np.asarray(np.cumprod(1.0 - betas), np.float64)
     if config.get("rescale_betas_zero_snr"):
         raise RequestError(f"{name}: rescale_betas_zero_snr is not supported: SNR 0 has no ε to predict; turn it off")
     return NoiseSchedule(alpha_bar, prediction, name)
@@ -97,7 +97,7 @@ def _betas(config: Mapping[str, Any], count: int, name: str) -> npt.NDArray[np.f
         return np.linspace(math.sqrt(first), math.sqrt(last), count, dtype=np.float64) ** 2
     if kind == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
         curve = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1.0 - curve[1:] / curve[:-1], 0.999)
+        return np.asarray(np.minimum(1.0 - curve[1:] / curve[:-1], 0.999), np.float64)
     raise RequestError(f"{name}: beta_schedule is one of {', '.join(BETA_SCHEDULES)}, received {kind!r}")
 
 

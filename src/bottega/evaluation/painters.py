@@ -49,15 +49,17 @@ class _Teacher:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         from bottega.models.config import ModelsConfig
         from bottega.teacher.config import TeacherConfig
-        from bottega.teacher.generator import load_generator
-        from bottega.teacher.oracle import Oracle
 
         config = TeacherConfig.model_validate(settings["teacher"])
         self.size = config.size
         self._generator: Any
         if config.source == "oracle":
+            from bottega.teacher.oracle import Oracle
+
             self._generator = Oracle(Path(settings["truth"]), config.size)
         else:
+            from bottega.teacher.generator import load_generator
+
             self._generator = load_generator(ModelsConfig.model_validate(settings["models"]), config)
 
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:

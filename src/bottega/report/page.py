@@ -6,7 +6,7 @@ a run; what is not there yet is shown as pending.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def run(run_directory: Path) -> Path:
         css=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
         run=found,
         verdict=verdict,
+        oracle=_oracle(found),
         table=table,
         learning=training,
         tries=tries,
@@ -104,6 +105,12 @@ def _examples(
     if evaluation is not None:
         evaluated = found.attempt("evaluation examples", lambda: sheets.of_evaluation(found, evaluation)) or []
     return taught, evaluated
+
+
+def _oracle(found: Run) -> bool:
+    """Whether the teacher was the oracle, which returns drawn truths: its numbers are then a ceiling."""
+    teacher = found.recipe.get("teacher")
+    return isinstance(teacher, Mapping) and teacher.get("source") == "oracle"
 
 
 def _funnel(tries: teaching.Survival | None) -> list[tuple[str, int, int]]:

@@ -108,7 +108,7 @@ class StyleLayer(nn.Module):
         return out
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, ., I] -> [B, H, ., E]
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)  # [B, ., I] -> [B, H, ., E]
 
 
 class StyleTokens(nn.Module):
@@ -175,9 +175,13 @@ class StyleAdapter(nn.Module):
     def beside(cls, transformer: Any, config: AdapterConfig, geometry: Geometry, *, seed: int = 0) -> StyleAdapter:
         """A new adapter whose maps begin as those of the transformer's own cross-attention."""
         adapter = cls(config, geometry, seed=seed)
-        for block, layer in zip(adapter.blocks, adapter.layers, strict=True):
+        for block, layer in zip(adapter.blocks, adapter.style_layers(), strict=True):
             layer.start_from(transformer.transformer_blocks[block].attn2)
         return adapter
+
+    def style_layers(self) -> list[StyleLayer]:
+        """The layers in the order of `blocks`."""
+        return [layer for layer in self.layers if isinstance(layer, StyleLayer)]
 
     @property
     def first_block(self) -> int:
@@ -199,7 +203,8 @@ class StyleAdapter(nn.Module):
 
     def gates(self) -> dict[str, float]:
         """The gates by name, for the log."""
-        values = {f"gate_{block}": float(layer.gate.detach()) for block, layer in zip(self.blocks, self.layers, strict=True)}
+        layers = zip(self.blocks, self.style_layers(), strict=True)
+        values = {f"gate_{block}": float(layer.gate.detach()) for block, layer in layers}
         purified = self.purification.gate()
         return values if purified is None else values | {"gate_purification": purified}
 

@@ -36,7 +36,8 @@ class StyleProcessor:
         own: torch.Tensor = self.base(attn, hidden_states, *args, **kwargs)
         if self.slot.injection is None:
             return own
-        return own + self.layer(attn, hidden_states, self.slot.injection)
+        styled: torch.Tensor = own + self.layer(attn, hidden_states, self.slot.injection)
+        return styled
 
 
 class Attachment:
@@ -50,7 +51,7 @@ class Attachment:
         if any(isinstance(attention.processor, StyleProcessor) for attention in self._attentions):
             raise RequestError("a StyleAdapter is attached to this transformer already; detach it first")
         self._originals = [attention.processor for attention in self._attentions]
-        for attention, layer in zip(self._attentions, adapter.layers, strict=True):
+        for attention, layer in zip(self._attentions, adapter.style_layers(), strict=True):
             attention.processor = StyleProcessor(attention.processor, layer, self.slot)
 
     def detach(self) -> None:

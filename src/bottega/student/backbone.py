@@ -59,12 +59,14 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the transformer lies."""
-        return next(self.transformer.parameters()).device
+        device: torch.device = next(self.transformer.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The transformer's dtype; the adapter's is float32."""
-        return next(self.transformer.parameters()).dtype
+        dtype: torch.dtype = next(self.transformer.parameters()).dtype
+        return dtype
 
     @torch.no_grad()
     def prefix(

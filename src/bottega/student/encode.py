@@ -39,7 +39,7 @@ class LatentEncoder:
         pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
         out = self.vae.encode(pixels)
         latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        scaled = ((latents - self.shift) * self.scaling).float().cpu()
+        scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
         if not bool(scaled.isfinite().all()):
             raise NonFiniteError("the autoencoder gave latents that are not finite; check its weights")
         return scaled

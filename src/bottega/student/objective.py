@@ -58,7 +58,8 @@ class Path:
         if not self.paired:
             return noise
         bar = schedule.alpha_bar_at(self.start)
-        return effective_noise(noise, content, target, bar**0.5, (1.0 - bar) ** 0.5)
+        bent: torch.Tensor = effective_noise(noise, content, target, bar**0.5, (1.0 - bar) ** 0.5)
+        return bent
 
 
 @dataclass
@@ -93,7 +94,6 @@ class StyleWorkload(Workload):
         self.config = config
         self.store = store
         self.fingerprint = {}
-        self.attachment = Attachment(backbone.transformer, adapter)
         self.path = Path.of(adapter.config, backbone.schedule)
         tasks = split_tasks(rows)
         self.streams = {task: tasks.get(task, []) for task in TASKS}
@@ -104,6 +104,7 @@ class StyleWorkload(Workload):
                 raise MissingError(
                     f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
                 )
+        self.attachment = Attachment(backbone.transformer, adapter)
         manifest = store.manifest
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))

@@ -125,7 +125,8 @@ class Ledger:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
-        self.commit([])
+        if self._hashes:
+            self.commit([])
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 

@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bottega.data.pictures import load_square
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
@@ -244,7 +242,7 @@ class Runner:
             keys=[("content " + item.keys[0], "style " + item.keys[1]) for item in items],
         )
         for target, (rung, settings), item, picture, score in zip(targets, plans, items, made, scores, strict=True):
-            whole = to_uint8(picture) if np.isfinite(picture).all() else None
+            whole = to_uint8(picture) if score["finite"] == 1 else None
             target.tries.append(
                 Try(settings, rung, whole, score, grade(score, self.thresholds), item.noise_seed, seconds)
             )

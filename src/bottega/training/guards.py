@@ -37,7 +37,7 @@ def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float)
     gradients = [parameter.grad for _, parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise ValueError(f"none of {len(parameters)} parameters has a gradient: the loss does not depend on them")
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, factor)
     return norm

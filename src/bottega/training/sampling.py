@@ -38,7 +38,7 @@ def stream_indices(seed: int, stream: str, step: int, slots: int, count: int) ->
 def interleave(slots: int, second: int) -> npt.NDArray[np.bool_]:
     """Where the second stream's `second` slots lie among `slots`, evenly spread: bool [slots]."""
     places = np.arange(slots)
-    return (places + 1) * second // slots > places * second // slots  # type: ignore[no-any-return]
+    return (places + 1) * second // slots > places * second // slots
 
 
 def stratified_timesteps(rng: np.random.Generator, slots: int, first: int, last: int) -> Indices:

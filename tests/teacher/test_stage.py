@@ -1,0 +1,108 @@
+"""The stages and their commands end to end: with real classes at tiny size, and through the front door."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bottega.cli.main import main
+from bottega.models.config import ModelsConfig
+from bottega.quality.config import QualityConfig, Thresholds
+from bottega.quality.stage import load_thresholds
+from bottega.quality.stage import run as calibrate
+from bottega.runtime.files import sha256_file, write_json
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.ledger import Ledger
+from bottega.teacher.stage import run
+
+from .conftest import LIMITS, SIZE, DataSet, draw
+
+
+def test_real_classes_make_the_same_bytes_in_one_go_and_in_two(
+    data: DataSet, tiny_models: Path, tmp_path: Path
+) -> None:
+    models = ModelsConfig(
+        sdxl=str(tiny_models / "sdxl"),
+        ip_adapter=str(tiny_models / "ip_adapter"),
+        clip=str(tiny_models / "clip"),
+        device="cpu",
+        dtype="float32",
+    )
+    config = TeacherConfig(steps=5, size=128, batch_size=2, max_retries=1, seeds=(0,), sheet_after=2)
+    where = {"pairs": [data.pairs], "data_root": data.root, "models": models, "thresholds": data.thresholds}
+    summary = run(config, tmp_path / "whole", **where, limit=4)
+    run(config, tmp_path / "parts", **where, limit=2)
+    assert run(config, tmp_path / "parts", **where, limit=4)["grades"] == summary["grades"]
+    names = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole/images").glob("*.png"))
+    assert len(names) == 4
+    assert [sha256_file(tmp_path / "whole" / n) for n in names] == [sha256_file(tmp_path / "parts" / n) for n in names]
+    with Ledger(tmp_path / "whole/ledger.sqlite") as ledger:
+        first = next(ledger.current())
+    assert first.parameters["unet_calls"] == 2
+    assert "style_gain" in first.scores
+    assert summary["departures"] == {
+        "steps": {"protocol": 25, "here": 5},
+        "size": {"protocol": 512, "here": 128},
+    }
+
+
+def test_limits_are_calibrated_on_truths_and_stay_when_the_list_grows(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", count=16)
+    config = QualityConfig(size=SIZE, sample=40)
+    summary = calibrate(config, tmp_path / "q", pairs=[data.pairs], data_root=data.root, models=ModelsConfig())
+    assert (summary["source"], summary["truths"]) == ("calibrated", 16)
+    assert summary["grades"]["good"]["C"] == 0
+    assert summary["grades"]["untouched"]["C"] == 1
+    before = (tmp_path / "q/thresholds.json").read_bytes()
+    data.rewrite(data.rows[:12])
+    assert calibrate(config, tmp_path / "q", pairs=data.pairs, data_root=data.root, models=ModelsConfig()) == summary
+    assert (tmp_path / "q/thresholds.json").read_bytes() == before
+
+
+def test_without_truths_the_configured_limits_are_used_and_said_to_be_defaults(data: DataSet, tmp_path: Path) -> None:
+    config = QualityConfig(size=SIZE, thresholds=LIMITS)
+    summary = calibrate(config, tmp_path / "q", pairs=data.pairs, data_root=data.root, models=ModelsConfig())
+    assert summary["source"] == "default"
+    assert load_thresholds(tmp_path / "q/thresholds.json") == LIMITS
+
+
+def test_teach_grade_and_sheet_through_the_front_door(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["teach", "--oracle", "--pairs", str(data.pairs), "--data-root", str(data.root), "--output-dir", str(out)]
+    words += ["--set", f"teacher.size={SIZE}", "--set", "models.device=cpu", "--seeds", "0", "--limit", "3"]
+    assert main([*words, "--thresholds", str(data.thresholds)]) == 0
+    assert "3 targets accepted" in capsys.readouterr().out
+    assert main([*words, "--thresholds", str(data.thresholds), "--set", "teacher.strength=0.5"]) == 2
+    assert "teacher.strength was 0.4, now 0.5" in capsys.readouterr().err
+    strict = tmp_path / "strict.json"
+    write_json(strict, Thresholds(edge_64_c=0.99, edge_64_a=0.999, hf_ratio_max=20).model_dump())
+    assert main(["qc", "grade", "--teacher-dir", str(out), "--thresholds", str(strict), "--write"]) == 0
+    assert "->C" in capsys.readouterr().out
+    assert main([*words, "--thresholds", str(strict)]) == 0
+    sheet = [
+        "qc",
+        "sheet",
+        "--teacher-dir",
+        str(out),
+        "--data-root",
+        str(data.root),
+        "--output",
+        str(tmp_path / "c.png"),
+    ]
+    assert main([*sheet, "--grade", "C", "--reason", "edge_64"]) == 0
+    assert "targets" in capsys.readouterr().out
+    assert main(["qc", "sheet", "--teacher-dir", str(tmp_path), "--data-root", ".", "--output", "x.png"]) == 2
+
+
+def test_calibrate_through_the_front_door_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = draw(tmp_path / "data", count=9)
+    words = ["qc", "calibrate", "--pairs", str(data.pairs), "--data-root", str(data.root)]
+    assert main([*words, "--output-dir", str(tmp_path / "q"), "--set", f"quality.size={SIZE}"]) == 0
+    printed = capsys.readouterr().out
+    assert "untouched" in printed
+    assert "calibrated, from 9 drawn truths" in printed
+    assert json.loads((tmp_path / "q/thresholds.json").read_text())["change_min"] > 0
