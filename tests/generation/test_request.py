@@ -65,7 +65,7 @@ def test_one_pair_goes_through_the_public_path(folder: Path, tiny_models: Path) 
 def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path, tmp_path: Path) -> None:
     adapter = folder / "run" / "training" / "adapter.safetensors"
     content, style, models = folder / "content.png", folder / "style.png", _models(tiny_models)
-    with pytest.raises(RequestError, match="--pixart"):
+    with pytest.raises(RequestError, match="name it with --"):
         stylize_file(adapter, content, style, tmp_path / "x.png")
     with pytest.raises(PictureError, match="missing"):
         stylize_file(adapter, tmp_path / "none.png", style, tmp_path / "x.png", models=models)

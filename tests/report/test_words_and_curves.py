@@ -16,7 +16,10 @@ from bottega.report.verdict import figure, judge
 
 
 def evaluated(tmp_path: Path, *met: bool | None) -> Any:
-    claims = [{"claim": f"{'style gain' if k == 0 else 'other'} {k}", "met": m} for k, m in enumerate(met)]
+    claims = [
+        {"claim": f"{'style gain' if k == 0 else 'objects in place against the base'} {k}", "met": m}
+        for k, m in enumerate(met)
+    ]
     return judge(Run(tmp_path), None, None, {"claims": claims, "rows": {}})
 
 

@@ -59,6 +59,9 @@ def draw(pipe: Any) -> np.ndarray:
     return np.asarray(result.images[0])
 
 
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)  # diffusers
 def test_the_pipeline_draws_in_the_style_and_afterwards_as_before(
     pipe: Any, embeddings: Embeddings, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ data:
   wikiart: {offline: true, limits: {workers: 1}}
   fill50k: {limits: {workers: 1}}
 pairs: {train: 6, val: 2, crossed: [2, 2], seeds: [0]}
-truth: {seeds: 2, calibration_pairs: 4, workers: 1}
+truth: {seeds: 2, calibration_pairs: 6, workers: 1}
 quality: {size: 128, sample: 8}
 teacher: {source: oracle, size: 128, seeds: [0], batch_size: 4}
 features: {batch_size: 4, fill50k: 4}

@@ -53,7 +53,7 @@ def _evaluated(summary: Mapping[str, Any]) -> Verdict:
     unknown = [claim for claim in claims if claim["met"] is None]
     sentences = [_gain(summary), _objects(summary), _truth(summary)]
     if missed:
-        learned = any("gain" in claim["claim"] for claim in met)
+        learned = any(str(claim["claim"]).startswith("style gain") for claim in met)
         title = (
             f"{'It learned style, but missed' if learned else 'Not there yet: missed'} {_of(len(missed), len(claims))}"
         )
@@ -83,10 +83,16 @@ def _gain(summary: Mapping[str, Any]) -> str:
 
 
 def _objects(summary: Mapping[str, Any]) -> str:
-    mine, base = measured(summary, "student", "objects_found"), measured(summary, "base", "objects_found")
+    mine = measured(summary, "student", "objects_found")
     if mine is None:
         return ""
-    against = f" (frozen base: {figure(base['value'])} %)" if base else ""
+    others = {"frozen base": "base", "drawn truth, the ceiling": "truth"}
+    told = [
+        f"{words}: {figure(c['value'])} %"
+        for words, row in others.items()
+        if (c := measured(summary, row, "objects_found"))
+    ]
+    against = f" ({'; '.join(told)})" if told else ""
     return f"{figure(mine['value'])} % of the content's objects stay in place{against}."
 
 

@@ -32,7 +32,7 @@ class LatentEncoder:
         self.scaling = float(self.vae.config.scaling_factor)
         self.shift = float(getattr(self.vae.config, "shift_factor", None) or 0.0)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, pictures: Pictures) -> torch.Tensor:
         """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
         NonFiniteError."""
@@ -44,7 +44,7 @@ class LatentEncoder:
             raise NonFiniteError("the autoencoder gave latents that are not finite; check its weights")
         return scaled
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
         """Scaled latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
         pixels = self.vae.decode(latents.to(self.device).float() / self.scaling + self.shift).sample
@@ -61,7 +61,7 @@ class TextEncoder:
         self.tokenizer, self.model = parts["tokenizer"], parts["text_encoder"]
         self.limit = tokens
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[torch.Tensor]:
         """The states of each caption's own tokens, [m_i, P] on the CPU, in the model's dtype."""
         inputs = self.tokenizer(
