@@ -68,6 +68,8 @@ def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, i
     if parent is None:
         yield
         return
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; what the parent passes on counts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     line = socket.socket(fileno=parent)
     line.set_inheritable(False)
     threading.Thread(target=_die_with_parent, args=(line,), daemon=True, name="parent watch").start()
