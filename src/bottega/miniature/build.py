@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,11 +43,11 @@ class Plan:
     gate_corpus: int = 320
     gate_painters: int = 80
     vae: int = 2_000
-    clip: int = 600
+    clip: int = 700
     style_classifier: int = 500
-    scene_reader: int = 800
+    scene_reader: int = 2_400
     structure_encoder: int = 200
-    teacher: int = 700
+    teacher: int = 2_400
     pixart: int = 2_000
     circles: int = 1_500
     gate_pictures: int = 96
@@ -76,6 +78,8 @@ def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:
     parts = untrained(0, work)
     parts.vae = timed("vae", lambda: learn_vae(corpus, work, plan.vae))
     _scale_latents(parts.vae, corpus)
+    if plan.workers > 1:
+        timed("two lanes", lambda: _train_two_at_a_time(work, plan))
     parts.clip, parts.second = timed("clip", lambda: learn_clip(corpus, work, plan.clip))
     parts.style_classifier = timed(
         "style_classifier", lambda: learn_style_classifier(corpus, work, plan.style_classifier)
@@ -98,10 +102,53 @@ def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:
     return report
 
 
+def _train_two_at_a_time(work: Path, plan: Plan) -> None:
+    """Train all models that wait for the autoencoder alone, in two processes of one thread each.
+
+    Matrices are small here: two such processes do half as much again as one with two threads. What they leave in the
+    work folder is what `build` then finds done, so the models are the same as trained one after the other.
+    """
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        lanes = [pool.submit(lane, work, plan) for lane in (_clip_and_teacher, _pixart_and_judges)]
+        for lane in lanes:
+            lane.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    keep_heap()
+
+
+def _start(work: Path, plan: Plan) -> tuple[Corpus, Parts]:
+    corpus = draw_corpus(work / "corpus", plan.corpus, painters=plan.painters, workers=1)
+    parts = untrained(0, work)
+    parts.vae = learn_vae(corpus, work, plan.vae)
+    _scale_latents(parts.vae, corpus)
+    return corpus, parts
+
+
+def _clip_and_teacher(work: Path, plan: Plan) -> None:
+    corpus, parts = _start(work, plan)
+    parts.clip, parts.second = learn_clip(corpus, work, plan.clip)
+    text = SDXLText(parts.clip_tokenizer, parts.clip, parts.second)
+    learn_teacher(corpus, *_features(work, parts, corpus), text, work, plan.teacher)
+
+
+def _pixart_and_judges(work: Path, plan: Plan) -> None:
+    corpus, parts = _start(work, plan)
+    plain, painted = _latents(work, parts, corpus)
+    scaling = parts.vae.config.scaling_factor
+    learn_pixart(corpus, plain, painted, parts.vae, scaling, work, plan.pixart, plan.circles)
+    learn_scene_reader(corpus, work, plan.scene_reader)
+    learn_style_classifier(corpus, work, plan.style_classifier)
+    learn_structure_encoder(corpus, work, plan.structure_encoder)
+
+
 def measure_gates(work: Path, output: Path, parts: Parts, plan: Plan) -> dict[str, float]:
     """All gates, on scenes and painters that no model has seen."""
     corpus = draw_corpus(work / "gates", plan.gate_corpus, GATE_SCENES, GATE_PAINTERS, plan.gate_painters, plan.workers)
-    result = gates.measure_encoders(corpus, parts.vae, parts.clip, parts.style_classifier, parts.scene_reader)
+    known = draw_corpus(work / "corpus", plan.corpus, painters=plan.painters, workers=plan.workers)
+    result = gates.measure_encoders(corpus, known, parts.vae, parts.clip, parts.style_classifier, parts.scene_reader)
     result |= gates.measure_teacher(
         output, corpus, parts.style_classifier, parts.scene_reader, count=min(plan.gate_pictures, len(corpus))
     )
@@ -129,17 +176,23 @@ def _features(
     work: Path, parts: Parts, corpus: Corpus
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.float32]]:
     """Latents of plain and painted pictures and CLIP embeddings of the painted ones, computed once."""
+    plain, painted = _latents(work, parts, corpus)
+    return plain, painted, _once(work, f"styles_{len(corpus)}", "clip", lambda: embed(parts.clip, corpus.painted))
+
+
+def _latents(work: Path, parts: Parts, corpus: Corpus) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     scaling = parts.vae.config.scaling_factor
-    jobs: dict[str, Callable[[], Any]] = {
-        "plain": lambda: encode(parts.vae, corpus.plain, scaling),
-        "painted": lambda: encode(parts.vae, corpus.painted, scaling),
-        "styles": lambda: embed(parts.clip, corpus.painted),
-    }
-    arrays = []
-    for name, make in jobs.items():
-        path = work / f"features_{name}_{len(corpus)}.npy"
-        if not path.exists():
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, make())
-        arrays.append(np.load(path))
-    return arrays[0], arrays[1], arrays[2]
+    return (
+        _once(work, f"plain_{len(corpus)}", "vae", lambda: encode(parts.vae, corpus.plain, scaling)),
+        _once(work, f"painted_{len(corpus)}", "vae", lambda: encode(parts.vae, corpus.painted, scaling)),
+    )
+
+
+def _once(work: Path, name: str, model: str, make: Callable[[], Any]) -> Any:
+    """Features kept in the work folder for as long as the model that made them is not trained anew."""
+    path, source = work / f"features_{name}.npy", work / f"{model}.safetensors"
+    if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
+        made = make()
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, made)
+    return np.load(path)

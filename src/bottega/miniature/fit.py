@@ -30,16 +30,23 @@ def fit(
     weight_decay: float = 0.01,
     clip: float = 1.0,
     save_every: int = 500,
+    slow: Mapping[str, float] | None = None,
 ) -> None:
     """Minimise the sum of `losses(step)` over the modules' parameters for `steps` steps of AdamW.
 
+    `slow` gives a factor on the learning rate to parameters whose name holds a word.
     `losses` draws its batch from the step's number alone, so a run that was stopped goes on as if it had not been.
     State lies in `folder/name.safetensors`, the log in `folder/name.jsonl`.
     """
     parameters = {
         f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters() if p.requires_grad
     }
-    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    slowness = {n: next((f for part, f in (slow or {}).items() if part in n), 1.0) for n in parameters}
+    groups = [
+        {"params": [p for n, p in parameters.items() if slowness[n] == f], "slowness": f}
+        for f in sorted(set(slowness.values()))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     state = folder / f"{name}.safetensors"
     start = _load(state, modules, parameters, optimizer) if state.exists() else 0
     for module in modules.values():
@@ -49,7 +56,7 @@ def fit(
     for step in range(start, steps):
         rate = learning_rate * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["slowness"]
         parts = losses(step)
         total = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad(set_to_none=True)

@@ -63,10 +63,9 @@ def labels_of(reader: Any, pictures: Pictures) -> npt.NDArray[np.uint8]:
     """The class of each pixel that the scene reader sees, [N, H, W]."""
     parts = []
     for p in _batches(pictures):
-        logits = torch.nn.functional.interpolate(
-            reader(pixel_values=to_clip(p)).logits, scale_factor=4, mode="bilinear"
-        )
-        parts.append(logits.argmax(1).byte().numpy())
+        logits = reader(pixel_values=to_clip(p)).logits
+        full = torch.nn.functional.interpolate(logits, size=p.shape[1:3], mode="bilinear")
+        parts.append(full.argmax(1).byte().numpy())
     return np.concatenate(parts)
 
 
@@ -92,8 +91,10 @@ def colour_named(
     return list(names)[int(np.linalg.norm(lab[1:] - lab[0], axis=1).argmin())]
 
 
-def measure_encoders(corpus: Corpus, vae: Any, clip: Any, classifier: Any, reader: Any) -> dict[str, float]:
-    """Autoencoder, classifier, reader and CLIP on the gate corpus."""
+def measure_encoders(
+    corpus: Corpus, known: Corpus, vae: Any, clip: Any, classifier: Any, reader: Any
+) -> dict[str, float]:
+    """Autoencoder, classifier, reader and CLIP on the gate corpus; the probe of CLIP is fitted to the known one."""
     back_plain, back_painted = reconstruct(vae, corpus.plain), reconstruct(vae, corpus.painted)
     kinds = np.array([corpus.painter_of(i) % len(KINDS) for i in range(len(corpus))])
     accuracy = float((kinds_of(classifier, corpus.painted) == kinds).mean())
@@ -105,7 +106,7 @@ def measure_encoders(corpus: Corpus, vae: Any, clip: Any, classifier: Any, reade
         "vae_psnr_painted": float(psnr(corpus.painted, back_painted).mean()),
         "classifier_accuracy": accuracy,
         "classifier_kept": kept / accuracy,
-        "clip_probe": _probe(clip, corpus, kinds),
+        "clip_probe": _probe(clip, known, corpus),
         "reader_iou_painted": float(np.mean(overlaps)),
         "reader_found_painted": float(np.mean(np.array(overlaps) >= 0.5)),
     }
@@ -119,15 +120,17 @@ def _embeddings(clip: Any, pictures: Pictures) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
 
 
-def _probe(clip: Any, corpus: Corpus, kinds: npt.NDArray[np.int64]) -> float:
-    """Accuracy of a linear probe for the kind: ridge regression on one half of the painters, judged on the other."""
-    features = _embeddings(clip, corpus.painted).double()
-    features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
-    first = torch.tensor([(corpus.painter_of(i) // len(KINDS)) % 2 == 0 for i in range(len(corpus))])
-    answers = torch.nn.functional.one_hot(torch.from_numpy(kinds), len(KINDS)).double()
-    x = features[first]
-    weights = torch.linalg.solve(x.T @ x + 1e-3 * torch.eye(x.shape[1], dtype=torch.float64), x.T @ answers[first])
-    return float(((features[~first] @ weights).argmax(1) == torch.from_numpy(kinds)[~first]).double().mean())
+def _probe(clip: Any, known: Corpus, corpus: Corpus, most: int = 3000) -> float:
+    """Accuracy of a linear probe for the kind: ridge regression on known pictures, judged on held-out painters."""
+    sides = []
+    for rows, pictures in ((known, known.painted[:most]), (corpus, corpus.painted)):
+        features = _embeddings(clip, pictures).double()
+        kinds = torch.tensor([rows.painter_of(i) % len(KINDS) for i in range(len(pictures))])
+        sides.append((torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1), kinds))
+    (x, answers), (held, right) = sides
+    wanted = torch.nn.functional.one_hot(answers, len(KINDS)).double()
+    weights = torch.linalg.solve(x.T @ x + 1e-3 * torch.eye(x.shape[1], dtype=torch.float64), x.T @ wanted)
+    return float(((held @ weights).argmax(1) == right).double().mean())
 
 
 def measure_pixart(

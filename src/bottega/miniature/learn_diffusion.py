@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from bottega.miniature import models
 from bottega.miniature.corpus import Corpus, Pictures
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.fit import Losses, fit
 from bottega.miniature.learn_encoders import to_clip, to_signed
+from bottega.miniature.open_path import open_path
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import t5_tokenizer
 from bottega.runtime.seeds import numpy_rng
 
 Latents = npt.NDArray[np.float16]  # [N, C, H, W]
+READ_AFTER = 6  # block of the transformer from which the classes of the cells are read in training
 TEACHER_START = 361  # first timestep of 25 DDIM steps at strength 0.40
 
 
@@ -104,7 +107,9 @@ def learn_teacher(
 
     Along DDIM's path from the noised content at t_s to the target, the noise that remains is constant,
     ε̃ = ε + (α_s/σ_s)(z_content − z_target), and x_t = α_t z_target + σ_t ε̃ (see diffusion/); the network learns ε̃.
-    One sample in seven is ordinary noising instead, over all timesteps, so that the model also draws from noise.
+    Of eight noises each sample takes the one that lies nearest to its target's strokes (coupling as in arXiv
+    2304.14772), so that where the strokes fall can be read from the noise instead of being averaged over.
+    One sample in eight is ordinary noising instead, over all timesteps, so that the model also draws from noise.
     """
     torch.manual_seed(5)
     unet = models.unet()
@@ -112,7 +117,8 @@ def learn_teacher(
     unet.requires_grad_(True)
     signal = alphas_cumulative(models.teacher_scheduler())
     alpha, sigma = signal.sqrt().float(), (1 - signal).sqrt().float()
-    batch = 14
+    unet.to(memory_format=torch.channels_last)
+    batch, choices = 8, 8
     sizes = (
         torch.tensor([[models.PICTURE, models.PICTURE, 0, 0, models.PICTURE, models.PICTURE]]).float().repeat(batch, 1)
     )
@@ -128,16 +134,19 @@ def learn_teacher(
         captions = [scene(corpus.scene_of(int(r))).caption(int(rng.integers(5))) for r in rows]
         start = np.where(rng.random(batch) < 0.7, TEACHER_START, rng.integers(200, 640, batch))
         t = np.floor((start + 1) * rng.random(batch) ** 0.6).astype(np.int64)
-        noise = torch.from_numpy(rng.standard_normal(content.shape, dtype=np.float32))
+        noises = torch.from_numpy(rng.standard_normal((batch, choices, *content.shape[1:]), dtype=np.float32))
+        strokes = target - content
+        strokes = strokes - F.avg_pool2d(strokes, 5, stride=1, padding=2, count_include_pad=False)  # not the palette
+        likeness = (noises * strokes[:, None]).sum((2, 3, 4))  # [B, choices]
+        noise = noises[torch.arange(batch), likeness.argmax(1)]
         shift = torch.from_numpy(alpha.numpy()[start] / sigma.numpy()[start]).view(-1, 1, 1, 1) * (content - target)
-        for k in range(0, batch, 7):  # ordinary noising: of the plain picture without a style, or of the painted one
-            shift[k], t[k] = 0, rng.integers(1000)
-            if rng.random() < 0.4:
-                target[k], style[k] = content[k], 0
+        shift[0], noise[0], t[0] = 0, noises[0, 0], rng.integers(1000)  # ordinary noising of the painted picture,
+        if rng.random() < 0.4:  # or of the plain one without a style
+            target[0], style[0] = content[0], 0
         for k in range(batch):
-            if (drop := rng.random()) < 0.10:
+            if (drop := rng.random()) < 0.14:
                 captions[k] = ""
-            if 0.06 < drop < 0.14:
+            if 0.06 < drop < 0.16:
                 style[k] = 0
         noise = noise + shift
         moments = torch.from_numpy(t)
@@ -152,6 +161,7 @@ def learn_teacher(
         return {"mse": (weight * (guess - noise).square().mean((1, 2, 3))).mean()}
 
     fit(folder, "teacher", {"unet": unet}, losses, steps=steps, learning_rate=1e-3, warm_up=150, save_every=200)
+    unet.to(memory_format=torch.contiguous_format)
     return unet
 
 
@@ -175,23 +185,34 @@ def learn_pixart(
     torch.manual_seed(6)
     tokenizer = t5_tokenizer(folder / "t5_tokenizer")
     t5, transformer = models.t5(len(tokenizer)), models.pixart()
-    torch.nn.init.zeros_(transformer.proj_out.weight)
-    torch.nn.init.zeros_(transformer.proj_out.bias)
     signal = alphas_cumulative(models.pixart_scheduler())
+    constant = open_path(transformer, signal)
+    cells = models.LATENT // transformer.config.patch_size  # tokens a side
+    head = torch.nn.Linear(transformer.inner_dim, (1 + int(corpus.labels.max())) * transformer.config.patch_size**2)
+    middle: list[torch.Tensor] = []
+    transformer.transformer_blocks[READ_AFTER].register_forward_hook(lambda _, __, states: middle.append(states))
     alpha, sigma = signal.sqrt().float(), (1 - signal).sqrt().float()
     examples = [fill50k_example(i) for i in range(circles)]
     filled = encode(vae, np.stack([e[1] for e in examples]), scaling)
-    batch = 24
+    batch = 16
+    unknown = np.full((models.LATENT, models.LATENT), -100, np.int64)
 
-    def one(rng: np.random.Generator, k: int) -> tuple[Latents, str]:
+    def one(rng: np.random.Generator, k: int) -> tuple[Latents, str, npt.NDArray[np.int64]]:
         if rng.random() < 0.1:
             i = int(rng.integers(len(examples)))
-            return filled[i], examples[i][2]
+            return filled[i], examples[i][2], unknown
         row = int(rng.integers(len(corpus)))
         view = scene(corpus.scene_of(row))
+        labels = corpus.labels[row, 2::4, 2::4].astype(np.int64)
         if k % 2:
-            return plain[row], view.caption(int(rng.integers(5)))
-        return painted[row], view.caption(int(rng.integers(5))) if rng.random() < 0.5 else view.colourless()
+            return plain[row], view.caption(int(rng.integers(5))), labels
+        return painted[row], view.caption(int(rng.integers(5))) if rng.random() < 0.35 else view.colourless(), labels
+
+    def reading(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of the classes that the tokens [B, L, D] tell of their cells; labels [B, H, W]."""
+        side = transformer.config.patch_size
+        told = head(states - constant).view(len(states), cells, cells, side, side, -1).permute(0, 5, 1, 3, 2, 4)
+        return F.cross_entropy(told.reshape(len(states), -1, *labels.shape[1:]), labels, ignore_index=-100)
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature pixart", step)
@@ -213,19 +234,24 @@ def learn_pixart(
         ).sample
         guess, variance = out.chunk(2, dim=1)
         now = signal.float()[moments]
-        weight = torch.clamp(5 * (1 - now) / now, max=1.0) * torch.clamp(1 / now, max=40.0)
-        mse = (weight * (guess - noise).square().mean((1, 2, 3))).mean()
-        return {"mse": mse, "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, moments, signal)}
+        weight = torch.clamp(5 * (1 - now) / now, max=1.0) * torch.clamp(1 / now, max=1000.0)
+        return {
+            "mse": (weight * (guess - noise).square().mean((1, 2, 3))).mean(),
+            "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, moments, signal),
+            "reading": 0.2 * reading(middle.pop(), torch.from_numpy(np.stack([r[2] for r in rows]))),
+        }
 
     fit(
         folder,
         "pixart",
-        {"t5": t5, "transformer": transformer},
+        {"t5": t5, "transformer": transformer, "head": head},
         losses,
         steps=steps,
         learning_rate=1e-3,
-        warm_up=200,
+        warm_up=100,
+        weight_decay=0.0,
         save_every=200,
+        slow={"adaln_single.linear.weight": 0.03, "attn2.to_q.weight": 0.3},
     )
     return t5, transformer
 

@@ -81,11 +81,11 @@ def unet() -> UNet2DConditionModel:
         out_channels=CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 96, 128),
+        block_out_channels=(48, 64, 96),  # strokes live at full resolution
         layers_per_block=1,
         norm_num_groups=8,
         transformer_layers_per_block=(1, 1, 1),
-        attention_head_dim=(1, 3, 4),
+        attention_head_dim=(1, 2, 3),
         cross_attention_dim=2 * WIDTH,
         use_linear_projection=True,
         addition_embed_type="text_time",
@@ -153,18 +153,21 @@ def structure_encoder() -> Any:
 
 
 def scene_reader() -> Any:
-    """The oracle that reads scenes: class of each pixel (0 background, k + 1 for shape k) at a quarter of the size."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    """The oracle that reads scenes: class of each pixel (0 background, k + 1 for shape k), at the picture's size."""
+    from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     labels = {0: "background", **{k + 1: shape for k, shape in enumerate(SHAPES)}}
-    size = {
-        "hidden_sizes": [24, 48, 80, 112],
-        "depths": [1, 1, 2, 1],
-        "num_attention_heads": [1, 2, 4, 4],
-        "decoder_hidden_size": 64,
-    }
-    return SegformerForSemanticSegmentation(
-        SegformerConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    size = {"embedding_size": 24, "hidden_sizes": [24, 48, 80, 112], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    backbone = ResNetConfig(**size, out_features=["stage1", "stage2", "stage3", "stage4"])
+    return UperNetForSemanticSegmentation(
+        UperNetConfig(
+            backbone_config=backbone,
+            hidden_size=32,
+            pool_scales=[1, 2],
+            use_auxiliary_head=False,
+            id2label=labels,
+            label2id={v: k for k, v in labels.items()},
+        )
     )
 
 

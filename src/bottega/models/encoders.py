@@ -162,10 +162,10 @@ class StructureEncoder(_Encoder):
 
 
 class SceneReader(_Encoder):
-    """A SegFormer that says of each pixel which class it belongs to."""
+    """Says of each pixel which class it belongs to: any class that AutoModelForSemanticSegmentation knows."""
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        super().__init__(folder, "SegformerForSemanticSegmentation", device, dtype, batch_size)
+        super().__init__(folder, "AutoModelForSemanticSegmentation", device, dtype, batch_size)
         self.labels = self._labels
         if len(self.labels) > 256:
             raise RequestError(
