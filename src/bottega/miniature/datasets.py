@@ -59,8 +59,12 @@ def _each(function: Callable[[Any], None], jobs: Sequence[Any], workers: int, wh
                 progress.update()
             return
         with ProcessPoolExecutor(workers) as pool:
-            for _ in pool.map(function, jobs, chunksize=8):
-                progress.update()
+            try:
+                for _ in pool.map(function, jobs, chunksize=8):
+                    progress.update()
+            except BaseException:  # Ctrl-C too: what is queued is not drawn
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 # --- COCO ---------------------------------------------------------------------------------------------------------

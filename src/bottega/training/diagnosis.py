@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SWAP_FLOOR = 0.05
+SWAP_FLOOR = 0.25
 """Share of the gain that must vanish with another picture's style, or the style is not what was learned."""
 
 
