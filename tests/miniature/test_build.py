@@ -52,6 +52,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path:
     assert torch.equal(layer.weight, before)
 
 
+def test_slow_parameters_move_by_their_share_of_the_rate(tmp_path: Path) -> None:
+    first, second = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    before = [layer.weight.detach().clone() for layer in (first, second)]
+    fit(
+        tmp_path,
+        "slow",
+        {"first": first, "second": second},
+        lambda _: {"sum": first.weight.sum() + second.weight.sum()},
+        steps=1,
+        learning_rate=0.1,
+        warm_up=1,
+        weight_decay=0.0,
+        slow={"second": 0.25},
+    )
+    moved = [abs(float(layer.weight.detach() - b)) for layer, b in zip((first, second), before, strict=True)]
+    assert moved == pytest.approx([0.1, 0.025], rel=1e-3)  # Adam's first step is the rate itself
+
+
 def test_a_sibling_is_another_painting_by_the_same_painter() -> None:
     rows = torch.zeros(20, 1, 1, 3, dtype=torch.uint8).numpy()
     corpus = Corpus(rows, rows, rows[..., 0], 0, 0, 6)

@@ -54,7 +54,7 @@ class Plan:
     workers: int = 2
 
 
-QUICK = Plan(48, 16, 16, 16, 2, 2, 2, 2, 2, 2, 2, 16, 2, 1)
+QUICK = Plan(48, 16, 16, 16, 2, 2, 2, 2, 2, 2, 2, 16, 2, 2)
 
 
 def build(work: Path, output: Path, plan: Plan = Plan()) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def fit(
         {"params": [p for n, p in parameters.items() if slowness[n] == f], "slowness": f}
         for f in sorted(set(slowness.values()))
     ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     state = folder / f"{name}.safetensors"
     start = _load(state, modules, parameters, optimizer) if state.exists() else 0
     for module in modules.values():

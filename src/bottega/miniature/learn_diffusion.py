@@ -177,9 +177,9 @@ def learn_pixart(
 ) -> tuple[Any, Any]:
     """Text to picture, T5 and transformer together: 45 % plain, 45 % painted (captions silent on style), 10 % Fill50K.
 
-    Half of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform timesteps. Its
-    error is weighted like that of v where noise prevails, 1/ᾱ up to 40, or captions are learned last of all (see
-    docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half learns by its
+    Two in three of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform
+    timesteps. Its error is weighted like that of x̂0 where noise prevails, 1/ᾱ up to 1 000, or captions are learned last
+    of all (see docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half learns by its
     bound (arXiv 2102.09672).
     """
     torch.manual_seed(6)
@@ -190,7 +190,7 @@ def learn_pixart(
     cells = models.LATENT // transformer.config.patch_size  # tokens a side
     head = torch.nn.Linear(transformer.inner_dim, (1 + int(corpus.labels.max())) * transformer.config.patch_size**2)
     middle: list[torch.Tensor] = []
-    transformer.transformer_blocks[READ_AFTER].register_forward_hook(lambda _, __, states: middle.append(states))
+    hook = transformer.transformer_blocks[READ_AFTER].register_forward_hook(lambda _, __, states: middle.append(states))
     alpha, sigma = signal.sqrt().float(), (1 - signal).sqrt().float()
     examples = [fill50k_example(i) for i in range(circles)]
     filled = encode(vae, np.stack([e[1] for e in examples]), scaling)
@@ -253,6 +253,7 @@ def learn_pixart(
         save_every=200,
         slow={"adaln_single.linear.weight": 0.03, "attn2.to_q.weight": 0.3},
     )
+    hook.remove()
     return t5, transformer
 
 

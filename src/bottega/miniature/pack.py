@@ -206,7 +206,7 @@ CARDS = {
         "An SDXL U-Net, two text encoders and an `AutoencoderTiny` (4 channels, a quarter of the side), for 128 px.\n\n"
         "It departs from the published model: besides ordinary noising it was trained on *pairs*, from the noised\n"
         "plain picture to the painted one, because at strength 0.40 the noised content outweighs any style that was\n"
-        "learned the ordinary way.",
+        "learned the ordinary way. The noise of each pair was the nearest of eight to the target's strokes.",
     ),
     "ip_adapter": _card(
         "Miniature IP-Adapter",
@@ -220,12 +220,15 @@ CARDS = {
         "diffusers",
         "`PixArtTransformer2DModel` with 12 blocks of width 160, patches of 4 × 4 latent cells, ε and variance (8\n"
         "channels), and a T5 encoder trained with it. Half of its pictures were painted, with captions silent on\n"
-        "style: it knows textures by sight.",
+        "style: it knows textures by sight. Its first weights make it predict the clean picture though its output is\n"
+        "ε, and those that make the channel for that were not trained (`bottega.miniature.open_path`).",
     ),
     "clip": _card(
         "Miniature CLIP",
         "transformers",
-        "Half of the painted pictures' captions named kind, palette and scale. Serves teacher, student and quality.",
+        "Of four captions two named kind, palette and scale, one of them nothing else. Beside the contrast, a linear\n"
+        "head (thrown away) read kind, palette, period and angle from the picture's embedding. Serves teacher, student\n"
+        "and quality.",
     ),
     "style_classifier": _card(
         "Miniature style classifier",
@@ -240,6 +243,7 @@ CARDS = {
     "scene_reader": _card(
         "Miniature scene reader",
         "transformers",
-        "Segments shapes, whoever painted them: the oracle that reads scenes. Serves evaluation only.",
+        "An UperNet on a small ResNet that segments shapes, whoever painted them: the oracle that reads scenes.\n"
+        "Serves evaluation only.",
     ),
 }
