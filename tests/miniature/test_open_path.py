@@ -12,7 +12,7 @@ from bottega.miniature.learn_diffusion import alphas_cumulative
 from bottega.miniature.open_path import open_path
 
 
-@pytest.fixture()
+@pytest.fixture
 def opened() -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
     transformer, signal = models.pixart(), alphas_cumulative(models.pixart_scheduler())

@@ -179,8 +179,8 @@ def learn_pixart(
 
     Two in three of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform
     timesteps. Its error is weighted like that of x̂0 where noise prevails, 1/ᾱ up to 1 000, or captions are learned last
-    of all (see docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half learns by its
-    bound (arXiv 2102.09672).
+    of all (see docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half
+    learns by its bound (arXiv 2102.09672).
     """
     torch.manual_seed(6)
     tokenizer = t5_tokenizer(folder / "t5_tokenizer")

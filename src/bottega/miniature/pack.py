@@ -226,9 +226,9 @@ CARDS = {
     "clip": _card(
         "Miniature CLIP",
         "transformers",
-        "Of four captions two named kind, palette and scale, one of them nothing else. Beside the contrast, a linear\n"
-        "head (thrown away) read kind, palette, period and angle from the picture's embedding. Serves teacher, student\n"
-        "and quality.",
+        "Of four captions two named kind, palette and scale, one of them nothing else. Beside the contrast, a\n"
+        "linear head (thrown away) read kind, palette, period and angle from the picture's embedding. Serves teacher,\n"
+        "student and quality.",
     ),
     "style_classifier": _card(
         "Miniature style classifier",
