@@ -95,6 +95,19 @@ def test_a_window_cut_into_parts_has_the_loss_of_the_whole(make_work: Any) -> No
     assert float(one) == pytest.approx(float(four), rel=1e-5)
 
 
+def test_min_snr_counts_the_finished_picture_less_and_the_noisy_one_in_full(make_work: Any) -> None:
+    plain, weighted = make_work(), make_work(min_snr_gamma=1.0)
+    draw = plain.draw(2)
+    with torch.no_grad():
+        before, after = (work.part(draw, slice(0, 8)) for work in (plain, weighted))
+    bars = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod
+    ratio = (bars / (1 - bars))[draw.timesteps]
+    weights = torch.minimum(ratio, torch.ones(8)) / ratio
+    assert torch.allclose(before.sample_losses, after.sample_losses)  # what the log shows stays ε's own error
+    assert float(after.loss) == pytest.approx(float((draw.shares * weights * before.sample_losses).sum()), rel=1e-4)
+    assert float(weights.min()) < 0.1 and float(weights.max()) == 1.0
+
+
 def test_weights_by_grade_are_normalised_inside_each_task() -> None:
     rows = [{"task": "main", "weight": w} for w in (1.0, 0.5, 0.5, 1.0, 1.0, 0.5)]
     rows += [{"task": "fill50k", "weight": 1.0}] * 2

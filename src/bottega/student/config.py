@@ -147,6 +147,9 @@ class StudentConfig(Config):
     fill50k_fraction: float = Field(
         0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1"
     )
+    min_snr_gamma: float | None = Field(
+        None, gt=0, description="weigh each sample's loss by min(SNR, gamma)/SNR (ε); none: alike, as PixArt trains"
+    )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
     sampling: SamplingConfig = Field(SamplingConfig(), description="how the student draws")
     validation: ValidationConfig = Field(ValidationConfig(), description="the paired grid")

@@ -165,13 +165,23 @@ class StyleWorkload(Workload):
         if not bool(dropped.all()):
             metrics = {"cosine_before": float(before[~dropped].mean()), "cosine_after": float(after[~dropped].mean())}
         return Part(
-            (share * losses).sum(),
+            (share * self.importance(times) * losses).sum(),
             losses,
             [row["sample_id"] for row in rows],
             times.tolist(),
             [row["task"] for row in rows],
             metrics,
         )
+
+    def importance(self, times: torch.Tensor) -> torch.Tensor | float:
+        """Min-SNR-γ for ε (Hang et al. 2023, arXiv 2303.09556): min(SNR, γ)/SNR at the timesteps [B], float32 [B].
+
+        Plain ε counts an error of x̂_0 SNR times: nearly all of the loss is then made where the picture is finished.
+        """
+        if self.config.min_snr_gamma is None:
+            return 1.0
+        alpha, sigma = coefficients(self.backbone.schedule, times, dimensions=1)
+        return (self.config.min_snr_gamma * (sigma / alpha).square()).clamp(max=1.0)
 
     def corrupt(
         self, target: torch.Tensor, content: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
