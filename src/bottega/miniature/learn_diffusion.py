@@ -177,10 +177,10 @@ def learn_pixart(
 ) -> tuple[Any, Any]:
     """Text to picture, T5 and transformer together: 45 % plain, 45 % painted (captions silent on style), 10 % Fill50K.
 
-    Two in three of the painted pictures' captions name no colour, since the painter replaced them. ε at uniform
-    timesteps. Its error is weighted like that of x̂0 where noise prevails, 1/ᾱ up to 1 000, or captions are learned last
-    of all (see docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half
-    learns by its bound (arXiv 2102.09672).
+    Two in three of the painted pictures' captions name no colour, since the painter replaced them. The error of ε is
+    weighted like that of x̂0 where noise prevails, 1/ᾱ up to 1 000, or captions are learned last of all (see
+    docs/log.md), and min(SNR, 5)/SNR where it does not (Min-SNR-γ, arXiv 2303.09556). The variance half learns by its
+    bound (arXiv 2102.09672).
     """
     torch.manual_seed(6)
     tokenizer = t5_tokenizer(folder / "t5_tokenizer")
@@ -235,10 +235,11 @@ def learn_pixart(
         guess, variance = out.chunk(2, dim=1)
         now = signal.float()[moments]
         weight = torch.clamp(5 * (1 - now) / now, max=1.0) * torch.clamp(1 / now, max=1000.0)
+        labels = torch.from_numpy(np.stack([r[2] for r in rows]))  # [B, H, W]
         return {
             "mse": (weight * (guess - noise).square().mean((1, 2, 3))).mean(),
             "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, moments, signal),
-            "reading": 0.2 * reading(middle.pop(), torch.from_numpy(np.stack([r[2] for r in rows]))),
+            "reading": 0.2 * reading(middle.pop(), labels),
         }
 
     fit(
