@@ -16,6 +16,7 @@ from bottega.diffusion.process import (
     coefficients,
     ddim_step,
     effective_noise,
+    min_snr_weight,
     prediction_target,
 )
 from bottega.diffusion.schedule import from_scheduler_config
@@ -78,3 +79,16 @@ def test_coefficients_are_those_of_the_table_to_float32() -> None:
     alpha, sigma = coefficients(SCHEDULE, times)
     assert alpha.shape == (3, 1, 1, 1) and alpha.dtype == torch.float32
     assert np.max(np.abs(sigma.flatten().numpy() / np.sqrt(1 - SCHEDULE.alpha_bar[[0, 263, 999]]) - 1)) < 1e-7
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_counts_an_error_of_the_clean_picture_alike_for_every_target(kind: str) -> None:
+    """Whatever the network returns, the same wrong x̂_0 costs min(SNR, γ) times its square."""
+    alpha = torch.tensor([0.99, 0.8, 0.5, 0.1], dtype=torch.float64)
+    sigma = (1 - alpha**2).sqrt()
+    clean, noise, error = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noised = add_noise(clean, noise, alpha, sigma)
+    wrong = (noised - alpha * (clean + error)) / sigma  # the ε that belongs to the wrong picture
+    right, made = (prediction_target(kind, x, e, alpha, sigma) for x, e in ((clean, noise), (clean + error, wrong)))
+    cost = min_snr_weight(kind, alpha, sigma, 2.0) * (made - right) ** 2
+    assert torch.allclose(cost, (alpha / sigma).square().clamp(max=2.0) * error**2)

@@ -62,6 +62,22 @@ def prediction_target(
     raise RequestError(f"prediction_type is epsilon, v_prediction or sample, received {prediction_type!r}")
 
 
+def min_snr_weight(prediction_type: str, alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> torch.Tensor:
+    """What min(SNR, γ) on the error of x̂_0 makes of the error of the network's own target, SNR = (α/σ)².
+
+    ε: min(SNR, γ)/SNR; v: min(SNR, γ)/(SNR + 1); x_0: min(SNR, γ). Hang et al. 2023, arXiv 2303.09556.
+    """
+    ratio = (alpha / sigma).square()
+    capped = ratio.clamp(max=gamma)
+    if prediction_type == "epsilon":
+        return capped / ratio
+    if prediction_type == "v_prediction":
+        return capped / (ratio + 1)
+    if prediction_type == "sample":
+        return capped
+    raise RequestError(f"prediction_type is epsilon, v_prediction or sample, received {prediction_type!r}")
+
+
 def as_epsilon(
     prediction_type: str, prediction: Array, noised: Array, alpha: Array | float, sigma: Array | float
 ) -> Array:

@@ -148,7 +148,7 @@ class StudentConfig(Config):
         0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1"
     )
     min_snr_gamma: float | None = Field(
-        None, gt=0, description="weigh each sample's loss by min(SNR, gamma)/SNR (ε); none: alike, as PixArt trains"
+        None, gt=0, description="weigh losses as min(SNR, gamma) on x̂_0 (for ε: /SNR); none: alike, as PixArt trains"
     )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
     sampling: SamplingConfig = Field(SamplingConfig(), description="how the student draws")

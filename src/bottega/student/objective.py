@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottega.diffusion.process import add_noise, coefficients, effective_noise, prediction_target
+from bottega.diffusion.process import add_noise, coefficients, effective_noise, min_snr_weight, prediction_target
 from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import MissingError
 from bottega.runtime.seeds import numpy_rng, torch_generator
@@ -174,14 +174,15 @@ class StyleWorkload(Workload):
         )
 
     def importance(self, times: torch.Tensor) -> torch.Tensor | float:
-        """Min-SNR-γ for ε (Hang et al. 2023, arXiv 2303.09556): min(SNR, γ)/SNR at the timesteps [B], float32 [B].
+        """Min-SNR-γ at the timesteps [B], float32 [B]; 1 where the recipe asks for none.
 
         Plain ε counts an error of x̂_0 SNR times: nearly all of the loss is then made where the picture is finished.
         """
         if self.config.min_snr_gamma is None:
             return 1.0
-        alpha, sigma = coefficients(self.backbone.schedule, times, dimensions=1)
-        return (self.config.min_snr_gamma * (sigma / alpha).square()).clamp(max=1.0)
+        schedule = self.backbone.schedule
+        alpha, sigma = coefficients(schedule, times, dimensions=1)
+        return min_snr_weight(schedule.prediction_type, alpha, sigma, self.config.min_snr_gamma)
 
     def corrupt(
         self, target: torch.Tensor, content: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
