@@ -118,12 +118,12 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[Any, Any]:
 
 
 def _style_facts(corpus: Corpus) -> torch.Tensor:
-    """Numbers about each painter of the corpus, each of deviation 1: palette (12), log period, angle (2), [P, 15]."""
+    """Numbers about each painter of the corpus, each of deviation 1: palette (12), brush, angle (2), [P, 15]."""
     rows = []
     for index in range(corpus.first_painter, corpus.first_painter + corpus.painters):
         by = painter(index)
         turn = 2 * np.deg2rad(by.angle)
-        rows.append([*np.ravel(by.palette), np.log(by.period), np.cos(turn), np.sin(turn)])
+        rows.append([*np.ravel(by.palette), by.brush, np.cos(turn), np.sin(turn)])
     facts = torch.tensor(rows, dtype=torch.float32)
     return (facts - facts.mean(0)) / (facts.std(0) + 1e-3)
 

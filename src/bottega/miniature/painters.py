@@ -1,7 +1,10 @@
-"""Painters of the drawn world: each has a kind of stroke, a palette and a scale of its own, and paints any scene.
+"""Painters of the drawn world: each has a kind of stroke, a palette and a brush of its own, and paints any scene.
 
 A painter keeps what a painter keeps, the lightness of things and their places, and replaces hues and surface: the
-picture's tone (L*) is broken up by the strokes of his kind, then looked up in his palette.
+picture's tone (L*) is broken up by the strokes of his kind, then looked up in his palette. All paint on the same
+canvas, whose weave of 16 px says where strokes fall, as that of a tapestry does; the brush says how much they cover, a
+seed shakes them a little. Where strokes fall anew in every picture, or at a spacing of the painter's own, a network
+must settle their phase from noise, which takes far more samples than two cores can give it (docs/log.md).
 """
 
 from __future__ import annotations
@@ -31,19 +34,23 @@ _HUES = {
     "violet": 300,
     "magenta": 345,
 }
-_SCALES = {"fine": (6.0, 7.5), "medium": (8.0, 9.5), "broad": (10.5, 13.0)}
+# The canvas: strokes lie 16 of 128 px apart, which is four cells of the miniature's latents, and repeat after 32.
+# Strokes of less than two cells alias into something that no diffusion model of this size tells from noise.
+_SPACING = 16 / 128
+_BRUSHES = {"fine": -1.0, "medium": 0.0, "broad": 1.0}  # how much of the canvas the strokes cover
+_SHAKE = 1.0  # pixels of 128 by which a seed moves the strokes, at most
 
 
 @dataclass(frozen=True)
 class Painter:
-    """Who paints. `palette` is [4, 3] CIE Lab, dark to light; `period` is the stroke's period in pixels at 128 px."""
+    """Who paints. `palette` is [4, 3] CIE Lab, dark to light; `brush` is how much the strokes cover, -1 to 1."""
 
     index: int
     kind: str
     hues: tuple[str, str]
     palette: tuple[tuple[float, float, float], ...]
     scale: str
-    period: float
+    brush: float
     angle: float
     force: float
 
@@ -70,17 +77,15 @@ def painter(index: int) -> Painter:
         turn = np.deg2rad(_HUES[hue] + rng.uniform(-12, 12))
         chroma = rng.uniform(24, 46) if level < 90 else rng.uniform(8, 20)
         palette.append((float(level + rng.uniform(-4, 4)), float(chroma * np.cos(turn)), float(chroma * np.sin(turn))))
-    scale = str(rng.choice(list(_SCALES)))
-    angle = {"hatch": rng.choice([45.0, 135.0]), "stripes": rng.choice([0.0, 90.0])}.get(kind, 0.0) + rng.uniform(
-        -12, 12
-    )
+    scale = str(rng.choice(list(_BRUSHES)))
+    angle = {"hatch": rng.choice([45.0, 135.0]), "stripes": rng.choice([0.0, 90.0])}.get(kind, 0.0)
     return Painter(
         index,
         kind,
         (dark, light),
         tuple(palette),
         scale,
-        float(rng.uniform(*_SCALES[scale])),
+        _BRUSHES[scale],
         float(angle),
         float(rng.uniform(0.85, 1.15)),
     )
@@ -90,10 +95,9 @@ def render(view: Scene, by: Painter | None, seed: int = 0, size: int = 128) -> n
     """The scene, plain (`by` is None) or painted, uint8 [size, size, 3]; `seed` moves the strokes, not the things."""
     picture = plain(view, size)
     if by is not None:
-        rng = numpy_rng("strokes", view.index, by.index, seed)
         tone = 0.17 + 0.68 * _lightness(picture) / 100  # room at both ends, so that strokes show on white and on navy
-        period = by.period * size / 128
-        strokes = _STROKES[by.kind](tone, period, np.deg2rad(by.angle), rng)
+        shake = numpy_rng("strokes", view.index, by.index, seed).uniform(-_SHAKE, _SHAKE, 2) * size / 128
+        strokes = _STROKES[by.kind](tone, _SPACING * size, np.deg2rad(by.angle), by.brush, shake)
         tone = np.clip(tone + by.force * strokes, 0, 1)
         picture = _colour(tone, by)
     return np.round(picture * 255).astype(np.uint8)
@@ -111,12 +115,14 @@ def _colour(tone: Plane, by: Painter) -> npt.NDArray[np.float32]:
     return picture
 
 
-# --- strokes: tone [H, W] in 0..1, period in pixels, angle in radians -> what to add to the tone, about ±0.2 ---------
+# --- strokes: tone [H, W] in 0..1, spacing in pixels, angle in radians, brush -1..1, shake (y, x) in pixels -> what to
+# add to the tone, about ±0.2. -----------------------------------------------------------------------------------------
 
 
-def _grid(tone: Plane, angle: float) -> tuple[Plane, Plane]:
+def _grid(tone: Plane, angle: float, shake: Plane) -> tuple[Plane, Plane]:
     """Pixel coordinates turned by `angle`: (along, across), each [H, W]."""
-    y, x = np.mgrid[: tone.shape[0], : tone.shape[1]].astype(np.float32)
+    y, x = (axis.astype(np.float32) for axis in np.mgrid[: tone.shape[0], : tone.shape[1]])
+    y, x = y + np.float32(shake[0]), x + np.float32(shake[1])
     return x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
 
 
@@ -125,92 +131,78 @@ def _soft(wave: Plane, sharpness: float = 3.0) -> Plane:
     return np.asarray(np.tanh(sharpness * wave), np.float32)
 
 
-def _nearest(
-    tone: Plane, period: float, jitter: float, rng: np.random.Generator
-) -> tuple[Plane, Plane, npt.NDArray[np.intp]]:
-    """Distance to the nearest and the second nearest seed of a jittered grid, and the nearest's number, each [H, W]."""
-    height, width = tone.shape
-    rows, columns = int(height / period) + 3, int(width / period) + 3
-    shift = rng.uniform(0, period, 2)
-    jy, jx = rng.uniform(-jitter, jitter, (2, rows, columns)).astype(np.float32) * period
-    cy = ((np.arange(rows) - 1) * period + shift[0])[:, None] + jy
-    cx = ((np.arange(columns) - 1) * period + shift[1])[None, :] + jx
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    home_y = np.clip(np.round((y - shift[0]) / period).astype(np.intp) + 1, 1, rows - 2)
-    home_x = np.clip(np.round((x - shift[1]) / period).astype(np.intp) + 1, 1, columns - 2)
-    around = [(home_y + dy, home_x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    squared = np.stack([(y - cy[r, c]) ** 2 + (x - cx[r, c]) ** 2 for r, c in around])
-    number = np.stack([r * columns + c for r, c in around])
-    closest = squared.argmin(0)
-    two = np.partition(squared, 1, axis=0)[:2]
-    return np.sqrt(two[0]), np.sqrt(two[1]), np.take_along_axis(number, closest[None], 0)[0]
+def _edge(distance: Plane) -> Plane:
+    """0 where `distance` (pixels) is below 0, 1 above, soft over a pixel."""
+    return 1 / (1 + np.exp(-np.clip(distance * 1.6, -30, 30)))
 
 
-def _stipple(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    near, _, _ = _nearest(tone, period, 0.18, rng)
-    radius = period * (0.24 + 0.20 * (1 - tone))
-    dot = 1 / (1 + np.exp(np.clip((near - radius) * 1.6, -30, 30)))
-    return np.asarray(0.12 - 0.40 * dot, np.float32)
+def _radius(tone: Plane, spacing: float, shake: Plane) -> Plane:
+    """Distance to the nearest of a lattice of points, in pixels."""
+    along, across = _grid(tone, 0.0, shake)
+    return np.asarray(np.hypot(*((axis + spacing / 2) % spacing - spacing / 2 for axis in (along, across))), np.float32)
 
 
-def _hatch(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    _, across = _grid(tone, angle)
-    wave = np.sin(2 * np.pi * across / period + rng.uniform(0, 2 * np.pi)) + 0.5 - 0.9 * tone
+def _stipple(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    radius = spacing * (0.25 + 0.05 * brush + 0.20 * (1 - tone))
+    return np.asarray(0.12 - 0.40 * (1 - _edge(_radius(tone, spacing, shake) - radius)), np.float32)
+
+
+def _hatch(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    _, across = _grid(tone, angle, shake)
+    wave = np.sin(2 * np.pi * across * np.sqrt(2) / spacing) + 0.5 + 0.25 * brush - 0.9 * tone
     return np.asarray(-0.17 * _soft(wave, 2.5), np.float32)
 
 
-def _stripes(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    _, across = _grid(tone, angle)
-    phase = rng.uniform(0, 2 * np.pi)
-    return np.asarray(0.15 * _soft(np.sin(np.pi * across / period + phase), 4.0), np.float32)
+def _stripes(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    _, across = _grid(tone, angle, shake)
+    return np.asarray(0.15 * _soft(np.sin(2 * np.pi * across / spacing) - 0.4 * brush, 4.0), np.float32)
 
 
-def _waves(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    along, across = _grid(tone, angle)
-    swing = 0.8 * period * np.sin(2 * np.pi * along / (3.6 * period) + rng.uniform(0, 2 * np.pi))
-    return (
-        0.16 * _soft(np.sin(2 * np.pi * (across + swing) / (1.3 * period) + rng.uniform(0, 2 * np.pi)), 1.5)
-    ).astype(np.float32)
+def _waves(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    along, across = _grid(tone, angle, shake)
+    swing = 0.5 * spacing * np.sin(np.pi * along / spacing)
+    return np.asarray(0.16 * _soft(np.sin(2 * np.pi * (across + swing) / spacing) - 0.3 * brush, 1.5), np.float32)
 
 
-def _mosaic(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    near, second, number = _nearest(tone, 1.25 * period, 0.30, rng)
-    offset = rng.uniform(-0.14, 0.14, number.max() + 1)[number]
-    grout = 1 / (1 + np.exp(np.clip((second - near - 1.6) * 2.5, -30, 30)))
-    return np.asarray(offset * (1 - grout) - 0.30 * grout, np.float32)
+_TILES = np.array([[0.12, 0.30, 0.14], [0.72, 0.18, -0.05], [0.22, 0.80, -0.13], [0.70, 0.68, 0.05]])  # y, x, tone
 
 
-def _wash(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    height, width = tone.shape
-    cells = max(3, round(height / (2.2 * period)))
-    blotch = cv2.resize(
-        rng.standard_normal((cells, cells)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+def _mosaic(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    x, y = _grid(tone, 0.0, shake)
+    side = 2 * spacing
+    away = np.stack(
+        [np.hypot(*((a / side - c + 0.5) % 1 - 0.5 for a, c in ((y, cy), (x, cx)))) * side for cy, cx, _ in _TILES]
     )
-    sigma = 0.35 * period
-    flow = cv2.GaussianBlur(tone, (0, 0), sigma)
-    rim = np.abs(cv2.GaussianBlur(tone, (0, 0), sigma * 0.4) - cv2.GaussianBlur(tone, (0, 0), sigma * 1.4))
-    return np.asarray(flow - tone + 0.09 * np.clip(blotch, -2, 2) - 1.2 * rim, np.float32)
+    near, second = np.partition(away, 1, axis=0)[:2]
+    grout = 1 - _edge(1.5 * (second - near - 1.8 - 0.7 * brush))
+    return np.asarray(_TILES[away.argmin(0), 2] * (1 - grout) - 0.30 * grout, np.float32)
 
 
-def _weave(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    along, across = _grid(tone, angle)
-    shift = rng.uniform(0, 2 * period, 2)
-    u, v = (along + shift[0]) / period, (across + shift[1]) / period
-    over = np.where((np.floor(u) + np.floor(v)) % 2 == 0, u, v)
-    thread = np.abs(np.sin(np.pi * over))
-    other = np.abs(np.sin(np.pi * np.where((np.floor(u) + np.floor(v)) % 2 == 0, v, u)))
-    return np.asarray(0.26 * np.sqrt(thread) - 0.24 + 0.08 * other, np.float32)
+def _wash(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    x, y = _grid(tone, 0.0, shake)
+    blotch = np.sin(np.pi * x / spacing) * np.sin(np.pi * y / spacing)
+    reach = spacing * (1 + 0.2 * brush)
+    flow = cv2.GaussianBlur(tone, (0, 0), 0.18 * reach)
+    rim = np.abs(cv2.GaussianBlur(tone, (0, 0), 0.07 * reach) - cv2.GaussianBlur(tone, (0, 0), 0.25 * reach))
+    return np.asarray(flow - tone + 0.12 * blotch - 1.2 * rim, np.float32)
 
 
-def _rings(tone: Plane, period: float, angle: float, rng: np.random.Generator) -> Plane:
-    height, width = tone.shape
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    cy, cx = rng.uniform(0.25, 0.75, 2) * (height, width)
-    wave = np.sin(2 * np.pi * np.hypot(y - cy, x - cx) / (1.15 * period) + rng.uniform(0, 2 * np.pi))
-    return np.asarray(0.16 * _soft(wave, 2.0), np.float32)
+def _weave(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    along, across = _grid(tone, angle, shake)
+    u, v = along / spacing, across / spacing
+    even = (np.floor(u) + np.floor(v)) % 2 == 0
+    thread = np.abs(np.sin(np.pi * np.where(even, u, v)))
+    other = np.abs(np.sin(np.pi * np.where(even, v, u)))
+    return np.asarray(0.28 * thread ** (0.6 - 0.2 * brush) - 0.24 + 0.08 * other, np.float32)
 
 
-_STROKES: dict[str, Callable[[Plane, float, float, np.random.Generator], Plane]] = {
+def _rings(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
+    away = _radius(tone, 2 * spacing, shake)
+    wave = np.cos(2 * np.pi * away / (0.7 * spacing)) + 0.3 * brush
+    return np.asarray(-0.16 * _soft(wave, 2.0), np.float32)
+
+
+_STROKES: dict[str, Callable[[Plane, float, float, float, Plane], Plane]] = {
     "stipple": _stipple,
     "hatch": _hatch,
     "stripes": _stripes,
