@@ -54,10 +54,11 @@ def test_another_drawing_of_the_truth_is_nearer_than(cases: Cases, kind: str, co
     assert share >= 0.95
 
 
-def test_one_unit_is_what_separates_two_drawings_of_the_same_picture(cases: Cases) -> None:
+def test_two_drawings_of_the_same_picture_lie_well_within_a_unit(cases: Cases) -> None:
+    """A unit is what separated drawings whose strokes fell anew; on a shared canvas they are only shaken."""
     truths = [case for kind in KINDS for case in cases[kind]["truth"]]
     for part in ("total", "colour", "texture"):
-        assert 0.8 < np.mean([getattr(case, part) for case in truths]) < 1.25
+        assert 0.02 < np.mean([getattr(case, part) for case in truths]) < 0.4
 
 
 def test_the_colours_alone_are_won_by_a_blur_and_the_texture_is_lost_by_it(cases: Cases) -> None:

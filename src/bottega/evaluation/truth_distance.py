@@ -8,9 +8,9 @@ A truth is one drawing of many: the strokes of another seed lie elsewhere, so pi
   patches, mean of the absolute differences, in nepers. Which strokes are where, whatever their phase: a blur has none,
   a palette the wrong ones.
 
-Each is divided by the mean distance between a truth and the nearest of seven more of the same scene and painter
-(measured in the miniature world at 128 px), and the distance is the mean of both: **1 is what separates two drawings
-of the same picture**. Several truths are drawn, and the nearest counts.
+Each is divided by the mean distance between a truth and the nearest of seven more of the same scene and painter whose
+strokes fell anew (measured in the miniature's first world at 128 px), and the distance is the mean of both: **1 is what
+separates two such drawings**. Several truths are drawn, and the nearest counts.
 
 Legend: G × G patches, N pixels a patch's side, K bands.
 """
@@ -28,10 +28,10 @@ import numpy.typing as npt
 from bottega.evaluation.colour import Picture, to_lab
 
 COLOUR_UNIT = 5.0
-"""ΔE between two drawings of the same picture (see the module's head; `tests/evaluation` measures it again)."""
+"""ΔE between two drawings of the same picture whose strokes fall anew (docs/evaluation.md)."""
 
 TEXTURE_UNIT = 0.095
-"""Nepers between two drawings of the same picture."""
+"""Nepers between the same two drawings."""
 
 CELLS = 16
 _PATCHES_ACROSS = 4  # a patch's side is a quarter of the picture's, patches overlap by half
@@ -50,7 +50,7 @@ class Description:
 
 @dataclass(frozen=True)
 class TruthDistance:
-    """`total` is the mean of `colour` and `texture`, all in units of two drawings of the same picture."""
+    """`total` is the mean of `colour` and `texture`, all in units of two drawings whose strokes fall anew."""
 
     total: float
     colour: float
