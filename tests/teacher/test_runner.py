@@ -288,6 +288,19 @@ def test_an_oracle_without_its_truth_says_so(teach: Teach, data: DataSet) -> Non
         teach()
 
 
+def test_an_oracle_goes_round_the_truths_that_were_drawn(data: DataSet) -> None:
+    from bottega.teacher.oracle import Oracle
+
+    pair = data.rows[0]
+    drawn = [pixels(path) for path in sorted((data.root / "truth").glob(f"{pair['pair_id']}_seed*.png"))]
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    for fresh in range(2 * len(drawn) + 1):  # however often a try draws its noise afresh
+        settings = Settings.of(TeacherConfig()).with_(noise=fresh)
+        item = Item(pair["pair_id"], "", "", "", seed=1, content=picture, style=picture, settings=settings)
+        made = Oracle(data.root / "truth", SIZE).generate([item])[0]
+        assert np.array_equal(np.round(made * 255), drawn[(1 + fresh) % len(drawn)])
+
+
 def test_metadata_has_every_key_in_each_row_and_a_file_for_each(teach: Teach, tmp_path: Path) -> None:
     teach()
     found = list(read_jsonl(tmp_path / "teacher/metadata.jsonl"))

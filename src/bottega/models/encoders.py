@@ -189,7 +189,7 @@ class SceneReader(_Encoder):
         def call(pixels: torch.Tensor) -> torch.Tensor:
             logits = self.model(pixel_values=pixels).logits.float()  # [B, K, h, w]
             full = torch.nn.functional.interpolate(logits, size=next(iter(sizes)), mode="bilinear", align_corners=False)
-            return full.argmax(dim=1)  # [B, H, W]
+            return full.max(dim=1).indices  # [B, H, W]; argmax over this dimension takes four times as long
 
         return self._run(pictures, call).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from bottega.teacher.items import FloatPicture, Item, Picture, Settings
 
 
 class Oracle:
-    """A teacher that reads `{truth}/{pair_id}_seed{k}.png`; a fresh draw of noise is the next of the drawn seeds.
+    """A teacher that reads `{truth}/{pair_id}_seed{k}.png`, k = 0, 1, …
+
+    A fresh draw of noise is the next seed that was drawn for the pair, after the last again the first.
 
     Args:
         truth: the folder of drawn truths.
         size: side of the pictures, pixels.
-        draws: how many seeds were drawn for each pair.
     """
 
-    def __init__(self, truth: Path, size: int, draws: int = 8) -> None:
-        self._truth, self._size, self._draws = truth, size, draws
+    def __init__(self, truth: Path, size: int) -> None:
+        self._truth, self._size = truth, size
 
     def generate(self, items: Sequence[Item]) -> list[FloatPicture]:
         """The truth of each item, float32 [H, W, 3] in 0..1.
@@ -42,11 +44,12 @@ class Oracle:
         return {"unet_calls": 0}
 
     def _one(self, item: Item) -> FloatPicture:
-        # Retries step by 3 so that they do not repeat what seeds 0, 1 and 2 of the pair have used.
-        path = self._truth / f"{item.pair_id}_seed{(item.seed + 3 * item.noise_index) % self._draws}.png"
-        if not path.is_file():
+        named = (self._truth / f"{item.pair_id}_seed{k}.png" for k in itertools.count())
+        drawn = list(itertools.takewhile(Path.is_file, named))
+        if not drawn:
             raise MissingError(
-                f"the oracle needs a drawn truth for each pair, {path.name} is not in {path.parent.name}/; draw "
-                "the truths first"
+                f"the oracle needs a drawn truth for each pair, {item.pair_id}_seed0.png is not in "
+                f"{self._truth.name}/; draw the truths first"
             )
+        path = drawn[(item.seed + item.noise_index) % len(drawn)]
         return load_square(path, self._size).astype(np.float32) / np.float32(255)

@@ -1,0 +1,135 @@
+"""Claim: runs killed at ten random moments and continued by the same command end as one that was never stopped.
+
+python benchmarks/killed_anywhere.py [--json] [--kills 10] [--seed 0] [--recipe recipes/miniature_quick.yaml]
+
+Compared to the byte: every picture, adapter, list and table; of the databases their rows. Times are left out. A kill
+(SIGKILL) takes the process that was started and nothing else: what it started has to notice. Between two kills the run
+goes on for a random time; once it is done, a new one is begun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pyarrow import csv, parquet
+
+TIMES = {"mtime", "seconds", "started", "finished", "time", "when", "created", "updated", "at", "rss", "machine", "pid"}
+LEFT_OUT = {"index.sqlite", "provenance.json", "report.html", "stage.json", "run.lock"}  # they tell times
+STAGES = ("data/raw", "data", "pairs", "data/truth", "quality", "teacher", "features", "training", "evaluation")
+LONGEST = 0.45  # of a whole run's time, until the next kill
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/miniature_quick.yaml"))
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        began = time.monotonic()
+        run(options.recipe, whole).check_returncode()
+        seconds = time.monotonic() - began
+        kills: list[dict[str, Any]] = []
+        stopped = [Path(folder) / "killed_0"]
+        while len(kills) < options.kills:
+            after = rng.uniform(0.02, LONGEST) * seconds
+            if not survives(options.recipe, stopped[-1], after):
+                kills.append({"run": len(stopped), "after_s": round(after, 1), "during": stage(stopped[-1])})
+                print(f"kill {len(kills)}: run {len(stopped)}, during {kills[-1]['during']}", file=sys.stderr)
+            else:
+                stopped.append(Path(folder) / f"killed_{len(stopped)}")
+        stopped = [directory for directory in stopped if directory.is_dir()]
+        for directory in stopped:
+            run(options.recipe, directory).check_returncode()
+        expected = contents(whole)
+        different = sorted({name for directory in stopped for name in differing(expected, contents(directory))})
+    if options.json:
+        result = {"seconds": round(seconds, 1), "files": len(expected), "kills": kills, "different": different}
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(different) or f"all {len(expected)} files of {len(stopped)} runs are the same")
+    return 1 if different else 0
+
+
+def command(recipe: Path, directory: Path) -> list[str]:
+    return [sys.executable, "-m", "bottega", "run", str(recipe), "--directory", str(directory)]
+
+
+def run(recipe: Path, directory: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command(recipe, directory), stdout=subprocess.DEVNULL)
+
+
+def survives(recipe: Path, directory: Path, seconds: float) -> bool:
+    """Run or continue, and kill after `seconds`. Whether it was done before; RuntimeError if it failed of itself."""
+    process = subprocess.Popen(command(recipe, directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        if process.wait(seconds) != 0:
+            raise RuntimeError(f"the run in {directory} failed with exit code {process.returncode}")
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return False
+    return True
+
+
+def stage(directory: Path) -> str:
+    """The first stage that is not done."""
+    return next((name for name in STAGES if not (directory / name / "stage.json").is_file()), "the report")
+
+
+def differing(first: dict[str, str], second: dict[str, str]) -> set[str]:
+    return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Digest of every result, by path."""
+    files = (p for p in sorted(directory.rglob("*")) if p.is_file() and p.name not in LEFT_OUT)
+    return {
+        str(p.relative_to(directory)): hashlib.sha256(content(p)).hexdigest()
+        for p in files
+        if not p.name.endswith(("-wal", "-shm", ".lock")) and ".log" not in p.name
+    }
+
+
+def content(path: Path) -> bytes:
+    """A file's bytes without its times; of a database its rows."""
+    if path.suffix == ".sqlite":
+        with closing(sqlite3.connect(path)) as database:
+            database.row_factory = sqlite3.Row
+            tables = [r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            rows = {t: [timeless(dict(r)) for r in database.execute(f"SELECT * FROM {t}")] for t in sorted(tables)}
+        return json.dumps({t: sorted(map(repr, r)) for t, r in rows.items()}).encode()
+    if path.suffix in (".csv", ".parquet"):
+        rows = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+        return json.dumps(timeless(rows.to_pylist()), default=repr).encode()
+    if path.suffix == ".jsonl" or path.name == "prompt.json":  # Fill50K's is one of lines, too
+        return "\n".join(json.dumps(timeless(json.loads(line)), sort_keys=True) for line in path.open()).encode()
+    if path.suffix == ".json":
+        return json.dumps(timeless(json.loads(path.read_text())), sort_keys=True).encode()
+    return path.read_bytes()
+
+
+def timeless(value: Any) -> Any:
+    """Without what states when something was done, how long it took and how much memory."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if not TIMES & set(k.split("_"))}
+    return [timeless(v) for v in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
