@@ -17,7 +17,7 @@ from bottega.evaluation.networks import Networks
 from bottega.evaluation.scoring import Measured, measure_all
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.stage import summarise
-from bottega.evaluation.summary import score_lines
+from bottega.evaluation.summary import examples, score_lines
 from bottega.evaluation.table import markdown
 from bottega.runtime.files import read_jsonl, write_jsonl
 
@@ -130,6 +130,18 @@ def test_examples_are_the_nearest_and_the_farthest_without_repeats(summary: dict
     assert scores[found["worst"][0]["pair_id"]] == max(scores.values())
     named = [pair["pair_id"] for part in ("best", "median", "worst") for pair in found[part]]
     assert len(named) == len(set(named)) == 3 * CONFIG.examples
+
+
+def test_examples_are_pairs_that_every_method_drew(world: World) -> None:
+    grid = Grid.of(world.read())
+    ids = [str(pair["pair_id"]) for pair in grid.pairs]
+    student = {pair: float(k) for k, pair in enumerate(ids)}
+    scores: dict[tuple[str, str], dict[str, float]] = {("student", m): student for m in ("truth", "palette")}
+    scores["teacher", "palette"] = dict.fromkeys(ids[2:8], 0.0)
+    found = examples(grid, scores, 2)
+    assert [pair["pair_id"] for name in ("best", "median", "worst") for pair in found[name]] == [
+        *ids[2:4], *ids[4:6], *ids[7:5:-1]
+    ]  # fmt: skip
 
 
 def test_a_second_measuring_measures_nothing_again(

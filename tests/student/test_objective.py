@@ -118,6 +118,10 @@ def test_weights_by_grade_are_normalised_inside_each_task() -> None:
     halved = shares([{**row, "weight": row["weight"] / 2} for row in rows])
     assert float((share - halved).abs().max()) < 1e-7  # worse grades throughout change nothing about the step's size
 
+    lighter = shares(rows, fill50k_weight=0.2)
+    assert float(lighter.sum()) == pytest.approx(1.0)
+    assert float(lighter[6] / lighter[3]) == pytest.approx(0.2 * float(share[6] / share[3]))
+
 
 def test_what_a_step_draws_depends_on_seed_and_step_alone(make_work: Any) -> None:
     one, two = make_work().draw(5), make_work().draw(5)

@@ -166,14 +166,15 @@ def examples(grid: Grid, scores: Scores, count: int, row: str = "student") -> di
 
     By distance to the truth; without truths by CLIPScore and palette, each as a rank. The style label is no use alone:
     it is right or wrong, and would leave the order to chance.
+    Only pairs that every method has: the teacher may have drawn fewer, and a sheet with empty places compares nothing.
 
     Returns:
         `by`, what they were ordered by, and `best`, `median`, `worst`: lists of {pair_id, value}, no pair twice.
     """
     by, order = _order(scores, row)
-    ranked = sorted(
-        (value, str(p["pair_id"])) for p in grid.pairs if (value := order.get(str(p["pair_id"]))) is not None
-    )
+    drawn = [set(known) for (_, metric), known in scores.items() if metric == "palette"]
+    everywhere = set(order).intersection(*drawn)
+    ranked = sorted((order[pair], pair) for p in grid.pairs if (pair := str(p["pair_id"])) in everywhere)
     count = min(count, len(ranked) // 3)
     start = (len(ranked) - count) // 2
     parts = {

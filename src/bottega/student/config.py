@@ -147,6 +147,9 @@ class StudentConfig(Config):
     fill50k_fraction: float = Field(
         0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1"
     )
+    fill50k_weight: float = Field(
+        1.0, gt=0, le=1, description="how much a sample of Fill50K counts in the loss, over one of the targets"
+    )
     min_snr_gamma: float | None = Field(
         None, gt=0, description="weigh losses as min(SNR, gamma) on x̂_0 (for ε: /SNR); none: alike, as PixArt trains"
     )

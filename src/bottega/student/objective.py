@@ -144,7 +144,7 @@ class StyleWorkload(Workload):
         text = both | ((fate >= drop.both) & (fate < drop.both + drop.text))
         style = both | ((fate >= drop.both + drop.text) & (fate < drop.both + drop.text + drop.style))
         style |= np.array([row["style"] is None for row in rows])
-        return Draw(rows, shares(rows), torch.from_numpy(times), noise, text, style)
+        return Draw(rows, shares(rows, self.config.fill50k_weight), torch.from_numpy(times), noise, text, style)
 
     def part(self, draw: Draw, where: slice) -> Part:
         """Loss of some slots of a window; the sum over the window's parts is the loss of the step."""
@@ -218,12 +218,14 @@ class StyleWorkload(Workload):
         return style.to(device), content.to(device), torch.from_numpy(dropped.copy()).to(device)
 
 
-def shares(rows: list[dict[str, Any]]) -> torch.Tensor:
+def shares(rows: list[dict[str, Any]], fill50k_weight: float = 1.0) -> torch.Tensor:
     """How much each sample of a window counts, float32 [W], summing to 1.
 
     Inside a task the weights by grade are normalised by their sum over the window, so that the learning rate does not
-    change with the grades; between tasks the share is that of the slots.
+    change with the grades; between tasks the share is that of the slots, one of Fill50K counting `fill50k_weight`.
     """
+    worth = {"main": 1.0, "fill50k": fill50k_weight}
+    whole = sum(worth[r["task"]] for r in rows)
     totals = {task: sum(r["weight"] for r in rows if r["task"] == task) for task in TASKS}
-    counts = {task: sum(r["task"] == task for r in rows) for task in TASKS}
-    return torch.tensor([r["weight"] / totals[r["task"]] * counts[r["task"]] / len(rows) for r in rows])
+    counts = {task: worth[task] * sum(r["task"] == task for r in rows) for task in TASKS}
+    return torch.tensor([r["weight"] / totals[r["task"]] * counts[r["task"]] / whole for r in rows])
