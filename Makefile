@@ -5,14 +5,17 @@
 #   make check   lint, format, types, floors
 #   make bench   every benchmark, dated, in benchmarks/results/
 #
+# Nothing is compiled to bytecode at installation: Python does that, once, for the fifth of the files that is used.
 # TORCH_INDEX passes an option to pip for torch alone, such as the index of the small CPU build.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 TORCH_INDEX ?=
 RECIPE ?= recipes/miniature.yaml
+
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:

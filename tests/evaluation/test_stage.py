@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,11 @@ def test_done_again_nothing_is_drawn_again_and_a_lost_picture_comes_back_the_sam
     before = pictures(directory)
     drawn: list[str] = []
 
-    def here(request: Request) -> None:
+    def here(requests: Sequence[Request]) -> None:
         """As the child does it, without the seconds that a process takes to start."""
-        drawn.append(request.row)
-        draw_here(request, load_painter(request.row, request.settings, [pair["prompt"] for pair in request.pairs]))
+        for request in requests:
+            drawn.append(request.row)
+            draw_here(request, load_painter(request.row, request.settings, [pair["prompt"] for pair in request.pairs]))
 
     monkeypatch.setattr(drawing, "_run_child", here)
     again = run(directory)
@@ -212,7 +213,7 @@ def test_a_failed_picture_and_a_broken_source_cost_their_own_pair(world: World, 
     listed = [{**pair, "style_path": "wikiart/none.png"} if pair["style_id"] == "s1" else pair for pair in world.read()]
     asked = request(world, tmp_path, pairs=tuple(listed))
     draw_here(asked, Flat(bad="c0_s0"))
-    there = draw(asked)  # everything is on record, so no process is started
+    there = draw([asked])["student"]  # everything is on record, so no process is started
     assert set(there) == {pair["pair_id"] for pair in listed if pair["style_id"] != "s1"} - {"c0_s0"}
     errors = {line["pair_id"]: line["error"] for line in read_jsonl(asked.made) if "error" in line}
     assert "missing" in errors["c1_s1"]
@@ -224,7 +225,7 @@ def test_an_error_of_the_drawing_process_is_told_here(world: World, tmp_path: Pa
     teacher = TeacherConfig(size=128, source="oracle").model_dump(mode="json")
     settings = {"teacher": teacher, "truth": str(tmp_path / "nowhere"), "models": {}}
     with pytest.raises(RequestError, match="drawing of teacher: the oracle needs a drawn truth"):
-        draw(request(world, tmp_path / "out", row="teacher", settings=settings))
+        draw([request(world, tmp_path / "out", row="teacher", settings=settings)])
 
 
 def test_the_oracle_teacher_paints_the_truth_and_is_not_compared_with_it(world: World, tmp_path: Path) -> None:

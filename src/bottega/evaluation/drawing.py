@@ -1,5 +1,4 @@
-"""Pictures of the methods that draw, each in a process of its own: `python -m bottega.evaluation.drawing <
-request.json`.
+"""Pictures of the methods that draw, in a process for each family of models: `bottega evaluate --draw requests.json`.
 
 SDXL and PixArt are never in one process, and the memory of either is given back when its process ends. Pictures are
 drawn in the order of the grid, in batches fixed by it; a batch's pictures are written, then its lines in `made.jsonl`.
@@ -63,18 +62,23 @@ class Request:
         return sha256_json([self.fingerprint, self.row, self.seed, ids, sources])[:20]
 
 
-def draw(request: Request) -> dict[str, Path]:
-    """Have the pictures of a request drawn by a process of its own, unless they all are there.
+def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
+    """Have the pictures of some requests drawn by one process, unless they all are there.
 
     Returns:
-        The picture of each pair id that has one; a pair with a broken source, or whose picture was not finite, has
-        none.
+        By row the picture of each pair id that has one; a pair with a broken source, or whose picture was not finite,
+        has none.
 
     Raises:
         BottegaError: as the process met it; `Interrupted` once it has stopped in order.
     """
-    if any(_missing(request, _made(request), batch) for batch in _batches(request)):
-        _run_child(request)
+    todo = [r for r in requests if any(_missing(r, _made(r), batch) for batch in _batches(r))]
+    if todo:
+        _run_child(todo)
+    return {request.row: _drawn(request) for request in requests}
+
+
+def _drawn(request: Request) -> dict[str, Path]:
     made = _made(request)
     lines = {str(p["pair_id"]): made.get(str(p["pair_id"]), {}) for p in request.pairs}
     return {str(p["pair_id"]): request.picture(p) for p in request.pairs if "sha256" in lines[str(p["pair_id"])]}
@@ -154,18 +158,19 @@ def _sha(path: Path) -> str:
         return "unreadable"
 
 
-def _run_child(request: Request) -> None:
-    """Have `draw_from` called on a request by a process of its own."""
+def _run_child(requests: Sequence[Request]) -> None:
+    """Have `draw_from` called on some requests by a process of its own."""
     with tempfile.TemporaryDirectory(prefix="bottega-") as folder:
-        file = Path(folder) / "request.json"
-        write_json(file, asdict(request))
-        run_child(["evaluate", "--draw", str(file)], f"drawing of {request.row}")
+        file = Path(folder) / "requests.json"
+        write_json(file, [asdict(request) for request in requests])
+        run_child(["evaluate", "--draw", str(file)], f"drawing of {' and '.join(r.row for r in requests)}")
 
 
 def draw_from(file: Path) -> None:
-    """Draw what a request file asks for, in this process; the command line calls it in the child."""
-    raw = read_json(file)
-    request = Request(**{**raw, "pairs": tuple(raw["pairs"])})
-    with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
-        captions = sorted({str(pair["prompt"]) for pair in request.pairs})
-        draw_here(request, load_painter(request.row, request.settings, captions))
+    """Draw what a file asks for, one request after the other, in this process; the command line calls it in the
+    child."""
+    for raw in read_json(file):
+        request = Request(**{**raw, "pairs": tuple(raw["pairs"])})
+        with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
+            captions = sorted({str(pair["prompt"]) for pair in request.pairs})
+            draw_here(request, load_painter(request.row, request.settings, captions))

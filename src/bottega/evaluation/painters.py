@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -111,7 +111,7 @@ class _Student:
         start = start_timestep(self._parts.backbone, adapter, None)
         self._strength = self._parts.backbone.schedule.strength(start)
         self._adapter = adapter if with_adapter else None
-        self._embeddings: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], Any] = {}
 
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
         import numpy as np
@@ -136,7 +136,7 @@ class _Student:
         return stylize(
             self._parts,
             self._adapter,
-            contents,
+            self._each_once("latents", contents, lambda picture: self._parts.vae.encode(picture[None])[0]),
             self._embedded(styles),
             self._embedded(contents),
             [self._texts[str(pair["prompt"])] for pair in pairs],
@@ -149,16 +149,23 @@ class _Student:
         )
 
     def _embedded(self, pictures: npt.NDArray[np.uint8]) -> Any:
-        """CLIP embeddings of pictures [N, D], each computed once and alone; None where no adapter asks for them."""
+        """CLIP embeddings of pictures [N, D]; None where no adapter asks for them."""
         import torch
 
-        if self._clip is None:
+        if (clip := self._clip) is None:
             return None
-        keys = [sha256_bytes(picture.tobytes()) for picture in pictures]
+        return self._each_once("clip", pictures, lambda picture: torch.from_numpy(clip.image(picture[None])[0]))
+
+    def _each_once(self, what: str, pictures: npt.NDArray[np.uint8], call: Callable[[Any], Any]) -> Any:
+        """What `call` gives for each picture, stacked; each picture is shown to it once and alone: the pairs of a
+        crossed grid share theirs."""
+        import torch
+
+        keys = [(what, sha256_bytes(picture.tobytes())) for picture in pictures]
         for key, picture in zip(keys, pictures, strict=True):
-            if key not in self._embeddings:
-                self._embeddings[key] = torch.from_numpy(self._clip.image(picture[None])[0])
-        return torch.stack([self._embeddings[key] for key in keys])  # [N, D]
+            if key not in self._known:
+                self._known[key] = call(picture)
+        return torch.stack([self._known[key] for key in keys])
 
 
 def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:

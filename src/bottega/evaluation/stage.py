@@ -137,8 +137,8 @@ def _draw_all(
     models: ModelsConfig,
     teacher: TeacherConfig | None,
 ) -> tuple[Files, dict[str, str]]:
-    """Pictures of the rows that draw, one process after the other, and why a row has none."""
-    files: dict[str, Mapping[str, Path]] = {}
+    """Pictures of the rows that draw, a process for each family of models, and why a row has none."""
+    requests: dict[tuple[str, ...], list[Request]] = {}
     absent: dict[str, str] = {}
     for row in (row for row in config.rows if ROWS[row].drawn):
         settings = _settings(row, data_root, adapter, models, teacher)
@@ -146,17 +146,19 @@ def _draw_all(
             absent[row] = settings
             continue
         pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
-        files[row] = draw(
-            Request(
-                row=row,
-                directory=str(directory / "pictures" / row),
-                data_root=str(data_root),
-                pairs=tuple(dict(pair) for pair in pairs),
-                batch_size=config.batch_size,
-                seed=config.seed,
-                **settings,
-            )
+        request = Request(
+            row=row,
+            directory=str(directory / "pictures" / row),
+            data_root=str(data_root),
+            pairs=tuple(dict(pair) for pair in pairs),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            **settings,
         )
+        requests.setdefault(WEIGHTS[row], []).append(request)
+    files: dict[str, Mapping[str, Path]] = {}
+    for family in requests.values():
+        files |= draw(family)
     return files, absent
 
 

@@ -5,6 +5,7 @@ A scene is a pure function of its index, so nothing about it has to be stored: `
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -115,6 +116,7 @@ def allowed_colours(background: str) -> list[str]:
     return [name for name, rgb in COLOURS.items() if abs(lightness(rgb) - ground) >= _MINIMUM_CONTRAST]
 
 
+@functools.lru_cache(maxsize=64)
 def scene(index: int, objects: int | None = None) -> Scene:
     """Scene number `index`; `objects` (1..3) fixes how many shapes it holds, otherwise half of the scenes hold one."""
     rng = numpy_rng("scene", index, objects or 0)
@@ -199,6 +201,7 @@ def label_map(view: Scene, size: int = 128) -> npt.NDArray[np.uint8]:
     return labels
 
 
+@functools.lru_cache(maxsize=8)  # a scene is painted many times over; the picture can't be written to
 def plain(view: Scene, size: int = 128) -> npt.NDArray[np.float32]:
     """The scene as it is, unpainted: sRGB in 0..1, [size, size, 3]."""
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
@@ -208,4 +211,6 @@ def plain(view: Scene, size: int = 128) -> npt.NDArray[np.float32]:
     for item in view.objects:
         alpha = coverage(item, size)[..., None]
         picture = picture * (1 - alpha) + np.asarray(COLOURS[item.colour], np.float32) / 255 * alpha
-    return np.asarray(np.clip(picture, 0, 1), np.float32)
+    picture = np.asarray(np.clip(picture, 0, 1), np.float32)
+    picture.setflags(write=False)
+    return picture
