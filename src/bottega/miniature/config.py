@@ -24,9 +24,13 @@ class TruthConfig(Config):
     seeds: int = Field(
         default=8, ge=1, le=8, description="drawn truths a test pair: a painter never repeats his strokes"
     )
-    calibration_pairs: int = Field(
+    calibration_pairs: int | None = Field(
         default=120,
         ge=0,
-        description="train pairs with a drawn truth each seed of the teacher, for calibrating quality control",
+        description="train pairs with a drawn truth each seed of theirs, for calibrating quality control; null: all, "
+        "as an oracle teacher needs",
+    )
+    train_seeds: tuple[int, ...] | None = Field(
+        default=None, min_length=1, description="draw train pairs for these of their seeds only; null: for all"
     )
     workers: int = Field(default=2, ge=1, description="processes that draw")

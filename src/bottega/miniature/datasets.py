@@ -47,7 +47,7 @@ def run_world(config: WorldConfig, directory: Path) -> dict[str, Any]:
 def png(picture: npt.NDArray[np.uint8]) -> bytes:
     """A picture as PNG bytes, the same on every machine with this Pillow and zlib."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)  # a tenth larger, in half the time
     return buffer.getvalue()
 
 
@@ -182,8 +182,8 @@ def _draw_circle(job: tuple[Path, int]) -> None:
 def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], data_root: Path) -> dict[str, Any]:
     """Draw the truths of the pair lists into `directory` as `{pair_id}_seed{k}.png`.
 
-    Test pairs get `config.seeds` truths each, the first `config.calibration_pairs` pairs of the other lists one for
-    each of their seeds.
+    Test pairs get `config.seeds` truths each, the first `config.calibration_pairs` pairs of the other lists (None: all)
+    one for each of their seeds, or of those that `config.train_seeds` names.
 
     Args:
         pairs: pair lists (JSON lines); a list named `test.jsonl` holds the test pairs.
@@ -196,9 +196,10 @@ def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], da
     for path in pairs:
         test = path.name == "test.jsonl"
         for number, pair in enumerate(read_jsonl(path)):
-            if not test and number >= config.calibration_pairs:
+            if not test and config.calibration_pairs is not None and number >= config.calibration_pairs:
                 break
-            for k in range(config.seeds) if test else pair["seeds"]:
+            wanted = pair["seeds"] if config.train_seeds is None else sorted({*pair["seeds"]} & {*config.train_seeds})
+            for k in range(config.seeds) if test else wanted:
                 place = directory / f"{pair['pair_id']}_seed{k}.png"
                 if not place.exists():
                     jobs.append(

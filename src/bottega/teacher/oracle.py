@@ -46,10 +46,10 @@ class Oracle:
     def _one(self, item: Item) -> FloatPicture:
         named = (self._truth / f"{item.pair_id}_seed{k}.png" for k in itertools.count())
         drawn = list(itertools.takewhile(Path.is_file, named))
-        if not drawn:
+        if item.seed >= len(drawn):
             raise MissingError(
-                f"the oracle needs a drawn truth for each pair, {item.pair_id}_seed0.png is not in "
-                f"{self._truth.name}/; draw the truths first"
+                f"the oracle needs a drawn truth for each pair and seed, {item.pair_id}_seed{item.seed}.png is not in "
+                f"{self._truth.name}/; draw the truths first (truth.calibration_pairs, truth.train_seeds)"
             )
         path = drawn[(item.seed + item.noise_index) % len(drawn)]
         return load_square(path, self._size).astype(np.float32) / np.float32(255)
