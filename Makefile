@@ -5,7 +5,7 @@
 #   make check   lint, format, types, floors
 #   make bench   every benchmark, dated, in benchmarks/results/
 #
-# Nothing is compiled to bytecode at installation: Python does that, once, for the fifth of the files that is used.
+# Nothing is compiled to bytecode at installation: Python does that, once, for the quarter of the files that is used.
 # TORCH_INDEX passes an option to pip for torch alone, such as the index of the small CPU build.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \

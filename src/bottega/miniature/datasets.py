@@ -47,7 +47,7 @@ def run_world(config: WorldConfig, directory: Path) -> dict[str, Any]:
 def png(picture: npt.NDArray[np.uint8]) -> bytes:
     """A picture as PNG bytes, the same on every machine with this Pillow and zlib."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)  # a tenth larger, in half the time
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)  # a tenth larger than with 4, much faster
     return buffer.getvalue()
 
 
