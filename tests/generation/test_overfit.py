@@ -1,4 +1,4 @@
-"""One content–style pair, trained alone beside the shipped weights, looks like its target through the public path."""
+"""One content–style pair, trained alone beside the shipped weights, comes near its target through the public path."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from bottega.student.config import StudentConfig
 from bottega.student.overfit import overfit_one
 
 WEIGHTS = Path(bottega.miniature.__file__).parent / "weights"
-SAME = 18.0  # decibels: half of what the autoencoder alone loses nothing of, and no stroke in another place
+NEAR = 18.0  # decibels; strokes and colours are the target's, things are blotched: not yet the same (docs/log.md)
 
-# As in recipes/miniature.yaml, with half the samples: the miniature's own strength, rate and size of tokens.
 STUDENT = StudentConfig.model_validate(
     {
         "batch_size": 8,
@@ -32,7 +31,7 @@ STUDENT = StudentConfig.model_validate(
 )
 
 
-def test_one_pair_learned_alone_is_drawn_as_its_target(tmp_path: Path) -> None:
+def test_one_pair_learned_alone_comes_near_its_target(tmp_path: Path) -> None:
     view, by = scene(2_000_011), painter(2_003)
     target = render(view, by)
     write_png(tmp_path / "content.png", render(view, None))
@@ -55,5 +54,5 @@ def test_one_pair_learned_alone_is_drawn_as_its_target(tmp_path: Path) -> None:
         assert main([*words, "--style-scale", scale, "--output", str(tmp_path / f"scale_{scale}.png")]) == 0
         drawn.append(load_square(tmp_path / f"scale_{scale}.png", 128))
     with_style, without = psnr(np.stack(drawn), np.stack([target] * 2))
-    assert with_style >= SAME, (with_style, without)
-    assert with_style >= without + 6, "what looks the same does so by the adapter"
+    assert with_style >= NEAR, (with_style, without)
+    assert with_style >= without + 6, "what comes near does so by the adapter"
