@@ -1,4 +1,4 @@
-"""One content–style pair, trained alone beside the shipped weights, comes near its target through the public path."""
+"""One content–style pair, trained alone beside the shipped weights, looks like its target through the public path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import bottega.miniature
 from bottega.cli.main import main
 from bottega.data.pictures import load_square
+from bottega.generation.stylize import load_parts
 from bottega.miniature.gates import psnr
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
@@ -18,14 +19,16 @@ from bottega.student.config import StudentConfig
 from bottega.student.overfit import overfit_one
 
 WEIGHTS = Path(bottega.miniature.__file__).parent / "weights"
-NEAR = 20.0  # decibels; strokes and colours are the target's, things still a little blotched (docs/log.md)
+THE_SAME = 27.5  # decibels to the target as the autoencoder can show it, which itself is 24.5 from the target
+CLOSE = 22.5  # decibels to the target; at 23 strokes, colours and things can't be told apart at a glance (docs/log.md)
 
 STUDENT = StudentConfig.model_validate(
     {
-        "batch_size": 8,
+        "batch_size": 4,
         "accumulation": 1,
         "min_snr_gamma": 1,
         "adapter": {
+            "layers": "all",
             "content_mode": "latent",
             "content_hidden": 256,
             "strength": 0.12,
@@ -38,7 +41,7 @@ STUDENT = StudentConfig.model_validate(
 )
 
 
-def test_one_pair_learned_alone_comes_near_its_target(tmp_path: Path) -> None:
+def test_one_pair_learned_alone_looks_like_its_target(tmp_path: Path) -> None:
     view, by = scene(2_000_011), painter(2_003)
     target = render(view, by)
     write_png(tmp_path / "content.png", render(view, None))
@@ -51,7 +54,7 @@ def test_one_pair_learned_alone_comes_near_its_target(tmp_path: Path) -> None:
         tmp_path / "run",
         models=models,
         config=STUDENT,
-        steps=400,
+        steps=800,
     )
     words = ["stylize", "--adapter", str(tmp_path / "run" / "training" / "adapter.safetensors")]
     words += ["--content", str(tmp_path / "content.png"), "--style", str(tmp_path / "style.png")]
@@ -61,5 +64,8 @@ def test_one_pair_learned_alone_comes_near_its_target(tmp_path: Path) -> None:
         assert main([*words, "--style-scale", scale, "--output", str(tmp_path / f"scale_{scale}.png")]) == 0
         drawn.append(load_square(tmp_path / f"scale_{scale}.png", 128))
     with_style, without = psnr(np.stack(drawn), np.stack([target] * 2))
-    assert with_style >= NEAR, (with_style, without)
-    assert with_style >= without + 6, "what comes near does so by the adapter"
+    vae = load_parts(WEIGHTS / "pixart", dtype="float32", device="cpu").vae
+    shown = 255 * np.clip(vae.decode(vae.encode(target[None])), 0, 1)
+    assert with_style >= CLOSE, (with_style, without)
+    assert psnr(drawn[0][None], shown) >= THE_SAME
+    assert with_style >= without + 8, "what looks the same does so by the adapter"
