@@ -11,7 +11,7 @@ from diffusers import PixArtTransformer2DModel
 
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
-from bottega.student.adapter import Geometry, StyleAdapter, resolve_layers
+from bottega.student.adapter import Geometry, StyleAdapter, place_features, place_width, resolve_layers
 from bottega.student.attach import Attachment, attached
 from bottega.student.backbone import Backbone, forward
 from bottega.student.config import AdapterConfig
@@ -129,7 +129,9 @@ def test_an_adapter_of_another_transformer_is_refused_by_name(make_adapter: Make
 def test_every_weight_of_the_style_path_has_a_gradient_at_the_first_step(
     backbone: Backbone, make_adapter: Make, inputs: Inputs, out: str, own_query: bool
 ) -> None:
-    adapter = make_adapter(out_projection=out, own_query=own_query, content_mode="latent", initial_gate=0.01)
+    adapter = make_adapter(
+        out_projection=out, own_query=own_query, content_mode="latent", initial_gate=0.01, place_octaves=2
+    )
     mixed = {**inputs, "dropped": torch.tensor([False, False, True])}
     run(backbone, adapter, mixed).square().mean().backward()
     dead = {name for name, p in adapter.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0.0}
@@ -148,23 +150,50 @@ def test_keys_and_values_begin_as_the_layers_own(backbone: Backbone, make_adapte
         assert torch.equal(layer.to_out.weight, own.to_out[0].weight)
 
 
-def test_the_style_branch_equals_its_equation(backbone: Backbone, make_adapter: Make) -> None:
-    adapter = make_adapter(layers=1, initial_gate=0.3)
+@pytest.mark.parametrize("octaves", [0, 3])
+def test_the_style_branch_equals_its_equation(backbone: Backbone, make_adapter: Make, octaves: int) -> None:
+    adapter = make_adapter(layers=1, initial_gate=0.3, place_octaves=octaves)
     layer, attention = adapter.layers[0], backbone.transformer.transformer_blocks[5].attn2
     hidden, style = torch.randn(2, 16, 48), torch.randn(2, 4, 48)
-    injection = adapter.injection(style, torch.tensor([5, 900]), style_scale=2.0)
+    injection = adapter.injection(style, torch.tensor([5, 900]), (2, 8), style_scale=2.0)
+    places = torch.zeros(16, 48)
     with torch.no_grad():
+        if octaves:
+            layer.to_place.weight.normal_()
+            places = place_features((2, 8), octaves) @ layer.to_place.weight.T
         ours = layer(attention, hidden, injection)
         heads = []
         for head in range(4):
             cut = slice(12 * head, 12 * head + 12)
             q = (hidden @ attention.to_q.weight.T + attention.to_q.bias)[..., cut]
-            q = q / (q.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+            q = q / (q.square().mean(-1, keepdim=True) + 1e-6).sqrt() + places[:, cut]
             k = (style @ layer.to_k.weight.T + layer.to_k.bias)[..., cut]
             v = (style @ layer.to_v.weight.T + layer.to_v.bias)[..., cut]
             heads.append(torch.softmax(q @ k.transpose(1, 2) / 12**0.5, dim=-1) @ v)
         oracle = 0.3 * 2.0 * torch.cat(heads, dim=-1) @ attention.to_out[0].weight.T
     assert float((ours - oracle).abs().max()) < 1e-5
+
+
+def test_places_tell_each_token_from_those_within_their_longest_wave() -> None:
+    waves = place_features((4, 8), 3)  # rows and columns, waves of 2, 4 and 8 tokens
+    assert waves.shape == (32, place_width(3)) == (32, 10) and place_features((4, 8), 0).shape == (32, 0)
+    apart = torch.cdist(waves, waves) + 100 * torch.eye(32)
+    assert float(apart.min()) > 1.0
+    one = place_features((4, 8), 1).reshape(4, 8, 2)
+    assert torch.equal(one[0, :, 1], -one[0, :, 1].roll(1)), "the shortest wave turns its sign from token to token"
+    assert torch.equal(one[:, 0, 0], -one[:, 0, 0].roll(1)) and torch.equal(one[0, 0], one[2, 6])
+
+
+def test_a_query_that_sees_its_place_begins_as_one_that_does_not(
+    backbone: Backbone, make_adapter: Make, inputs: Inputs
+) -> None:
+    with torch.no_grad():
+        without, seeing = (run(backbone, make_adapter(layers=4, place_octaves=n), inputs) for n in (0, 2))
+        assert torch.equal(without, seeing)
+        adapter = make_adapter(layers=4, place_octaves=2)
+        for layer in adapter.style_layers():
+            layer.to_place.weight.normal_()
+        assert float((run(backbone, adapter, inputs) - without).abs().max()) > 1e-4
 
 
 def test_the_query_norm_keeps_the_branch_small_when_the_residual_stream_grows(

@@ -72,11 +72,13 @@ def test_the_pipeline_draws_in_the_style_and_afterwards_as_before(
     assert float(np.abs(draw(pipe) - plain).max()) == 0.0
 
 
-@pytest.mark.parametrize("mode", ["paired", "latent"])
+@pytest.mark.parametrize(("mode", "octaves"), [("paired", 0), ("latent", 2)])
 def test_it_injects_what_the_students_own_forward_injects(
-    pipe: Any, embeddings: Embeddings, tmp_path: Path, mode: str
+    pipe: Any, embeddings: Embeddings, tmp_path: Path, mode: str, octaves: int
 ) -> None:
-    adapter = adapter_of(pipe, tmp_path, content_mode=mode)
+    adapter = adapter_of(pipe, tmp_path, content_mode=mode, place_octaves=octaves)
+    for layer in adapter.style_layers() if octaves else []:
+        torch.nn.init.normal_(layer.to_place.weight)  # type: ignore[union-attr]
     backbone = Backbone(pipe.transformer, read_schedule(pipe.scheduler), 4)
     latents, content = torch.randn(2, 4, 32, 32), torch.randn(1, 4, 32, 32)
     text, mask, times = torch.randn(2, 5, 128), torch.ones(2, 5), torch.tensor([300])

@@ -1,11 +1,12 @@
 """StyleAdapter: decoupled cross-attention to style tokens in some blocks of a stock PixArtTransformer2DModel.
 
-    h ← h + attn2(h, text) + g · f(t) · W_o · Attention(norm(W_q h), W_k S, W_v S)
+    h ← h + attn2(h, text) + g · f(t) · W_o · Attention(norm(W_q h) + W_p P, W_k S, W_v S)
 
 Legend: B samples, L picture tokens, N style tokens, I the transformer's inner width, X the width of its
-cross-attention, H heads of width E, D width of CLIP's joint space. S [B, N, X] are the style tokens; W_k and W_v are
-the adapter's own and begin as the layer's; g is a learned gate that begins small: one small factor, for with two the
-gradients of the rest are small in its square, and with two zeros nothing ever moves. f(t) is the step schedule.
+cross-attention, H heads of width E, D width of CLIP's joint space, F features of a token's place. S [B, N, X] are the
+style tokens; W_k and W_v are the adapter's own and begin as the layer's; g is a learned gate that begins small: one
+small factor, for with two the gradients of the rest are small in its square, and with two zeros nothing ever moves.
+f(t) is the step schedule; P [L, F] says where a token lies, if the adapter is told to look (`place_features`).
 After Ye et al. 2023 (IP-Adapter), on PixArt-α (Chen et al. 2023), whose cross-attention norms no query and has no gate.
 """
 
@@ -52,10 +53,12 @@ class Geometry:
 
 @dataclass
 class Injection:
-    """What the adapted layers add in one forward pass: tokens [B, N, X]; scale [B, 1, 1], the factor on all gates."""
+    """What the adapted layers add in one forward pass: tokens [B, N, X]; scale [B, 1, 1], the factor on all gates;
+    places [L, F], of the picture tokens."""
 
     tokens: torch.Tensor
     scale: torch.Tensor
+    places: torch.Tensor
 
 
 class StyleLayer(nn.Module):
@@ -71,6 +74,11 @@ class StyleLayer(nn.Module):
         head = width // geometry.heads
         norms = {"rms": nn.RMSNorm(head, eps=1e-6), "layer": nn.LayerNorm(head), "none": nn.Identity()}
         self.norm_q = norms[config.query_norm]
+        self.to_place = (
+            nn.Linear(place_width(config.place_octaves), width, bias=False) if config.place_octaves else None
+        )
+        if self.to_place is not None:
+            nn.init.zeros_(self.to_place.weight)
         self.to_out = nn.Linear(width, width, bias=False) if config.out_projection == "full" else None
         self.out_down = self.out_up = None
         if config.out_projection == "low_rank":
@@ -95,6 +103,8 @@ class StyleLayer(nn.Module):
         h = hidden.to(self.gate.dtype)
         query = self.to_q(h) if self.to_q is not None else attention.to_q(hidden).to(h.dtype)
         query = self.norm_q(self._split(query))  # [B, H, L, E]
+        if self.to_place is not None:
+            query = query + self._split(self.to_place(injection.places)[None])
         key, value = (self._split(m(injection.tokens)) for m in (self.to_k, self.to_v))  # [B, H, N, E]
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # [B, L, I]
         return (self.gate * injection.scale * self._project(attention, mixed, hidden.dtype)).to(hidden.dtype)
@@ -196,10 +206,14 @@ class StyleAdapter(nn.Module):
         purified, before, after = self.purification(style, content)
         return self.tokens(purified, dropped), before, after
 
-    def injection(self, tokens: torch.Tensor, timesteps: torch.Tensor, style_scale: float = 1.0) -> Injection:
-        """What the layers add at these timesteps, int [B]; style_scale multiplies every gate."""
+    def injection(
+        self, tokens: torch.Tensor, timesteps: torch.Tensor, cells: tuple[int, int], style_scale: float = 1.0
+    ) -> Injection:
+        """What the layers add at these timesteps, int [B], to a picture of so many rows and columns of tokens;
+        style_scale multiplies every gate."""
         factor = style_factor(self.config.step_schedule, timesteps, self.geometry.timesteps).to(tokens.device)
-        return Injection(tokens, (style_scale * factor).reshape(-1, 1, 1).to(tokens.dtype))
+        places = place_features(cells, self.config.place_octaves).to(tokens)
+        return Injection(tokens, (style_scale * factor).reshape(-1, 1, 1).to(tokens.dtype), places)
 
     def gates(self) -> dict[str, float]:
         """The gates by name, for the log."""
@@ -227,6 +241,31 @@ class StyleAdapter(nn.Module):
     def description(self) -> dict[str, Any]:
         """Configuration and geometry as JSON, for the header and the fingerprint."""
         return {"adapter": self.config.model_dump(mode="json"), "geometry": asdict(self.geometry)}
+
+
+PLACE_SIZE = 16.0
+"""Amplitude of the place's features. The map from them begins at zero and AdamW moves it by the learning rate a step,
+beside a query whose entries have a mean square of 1: with features of 1 it is too late (docs/log.md)."""
+
+
+def place_width(octaves: int) -> int:
+    """F, the number of a token's place's features: for rows and columns a cosine and a sine an octave, but for the
+    first, whose sine is nought everywhere."""
+    return max(0, 2 * (2 * octaves - 1))
+
+
+def place_features(cells: tuple[int, int], octaves: int) -> torch.Tensor:
+    """Where each token lies: waves of 2, 4, … 2^octaves tokens along rows and columns, [L, F], row by row.
+
+    PixArt's own sines have no wave shorter than 2π tokens, so nothing in it tells a token from its neighbour's
+    neighbour in one linear map.
+    """
+    waves = []
+    for axis, count in enumerate(cells):
+        turns = 2 * torch.pi * torch.arange(count)[:, None] / 2.0 ** torch.arange(1, octaves + 1)  # [count, octaves]
+        wave = torch.cat([turns.cos(), turns[:, 1:].sin()], dim=1)  # [count, F/2]
+        waves.append((wave[:, None] if axis == 0 else wave[None]).expand(*cells, -1))
+    return PLACE_SIZE * torch.cat(waves, dim=-1).flatten(0, 1)
 
 
 def resolve_layers(layers: str | int | Sequence[int], blocks: int) -> tuple[int, ...]:

@@ -109,7 +109,7 @@ class Backbone:
         adapter = attachment.adapter
         if adapter.content is not None and content is not None:
             state = replace(state, hidden=state.hidden + adapter.content(content).to(state.hidden.dtype))
-        with attachment.injecting(adapter.injection(tokens, timesteps, style_scale)):
+        with attachment.injecting(adapter.injection(tokens, timesteps, state.cells, style_scale)):
             return self._output(self._blocks(state, state.blocks, count))
 
     def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

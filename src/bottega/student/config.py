@@ -49,6 +49,13 @@ class AdapterConfig(Config):
         "rms", description="of the adapter's query a head; PixArt's own cross-attention has none"
     )
     own_query: bool = Field(False, description="a trained copy of the layer's query map instead of the frozen one")
+    place_octaves: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="the query also sees its token's place, in waves of 2, 4, … 2^n tokens; 0: what PixArt shows, none "
+        "shorter than 6",
+    )
     out_projection: Literal["shared", "low_rank", "full"] = Field(
         "shared",
         description="after the attention: the layer's frozen map, that with a low-rank change, or a trained copy",

@@ -40,7 +40,10 @@ def styled(
         def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             latents = args[0] if args else kwargs["hidden_states"]
             times = kwargs["timestep"].to(device).expand(len(latents))
-            attachment.slot.injection = adapter.injection(_repeated(tokens, len(latents)), times, style_scale)
+            rows, columns = (side // transformer.config.patch_size for side in latents.shape[-2:])
+            attachment.slot.injection = adapter.injection(
+                _repeated(tokens, len(latents)), times, (rows, columns), style_scale
+            )
 
         def after(*_: Any) -> None:
             attachment.slot.injection = None
