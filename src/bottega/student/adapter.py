@@ -257,8 +257,7 @@ def place_width(octaves: int) -> int:
 def place_features(cells: tuple[int, int], octaves: int) -> torch.Tensor:
     """Where each token lies: waves of 2, 4, … 2^octaves tokens along rows and columns, [L, F], row by row.
 
-    PixArt's own sines have no wave shorter than 2π tokens, so nothing in it tells a token from its neighbour's
-    neighbour in one linear map.
+    PixArt's own sines have no wave shorter than 2π tokens, so no linear map of them alternates from token to token.
     """
     waves = []
     for axis, count in enumerate(cells):
