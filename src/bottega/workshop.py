@@ -26,7 +26,7 @@ from bottega.models.layout import ROLES, inspect
 from bottega.recipe import Recipe, as_yaml, missing, missing_models, portable
 from bottega.runtime.children import run_child
 from bottega.runtime.config import Config
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, WorkError
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten
 from bottega.runtime.locks import device_lock, lock
@@ -81,7 +81,7 @@ FREE: tuple[str, ...] = (
     "data.root", "data.*.source", "data.*.mode", "data.*.mirror", "data.*.offline", "data.*.limits.workers",
     "pairs.train", "pairs.val", "pairs.test", "pairs.crossed", "pairs.seeds", "pairs.clip",
     "truth.*",
-    "teacher.seeds", "teacher.sheet_after",
+    "teacher.seeds", "teacher.sheet_after", "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
     "features.fill50k",
     "student.preload_mb", *(f"student.loop.{name}" for name in MAY_CHANGE),
     "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",
@@ -333,7 +333,8 @@ class Workshop:
     def _run_stage(self, stage: Stage) -> None:
         """One stage in a process of its own, then the page, also where the stage failed."""
         try:
-            run_child(["stage", stage.name, str(self.directory), *self.size.words()], f"stage {stage.name}")
+            while self._grew_too_large(stage):
+                pass
         except (RequestError, WorkError) as error:
             write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
             self._report()
@@ -341,6 +342,15 @@ class Workshop:
         record = self.summary()["stages"][stage.name]
         self._report()
         self.say(f"{stage.name:<10} {record['seconds']:7.1f} s {record['peak_rss_mb']:6.0f} MB")
+
+    def _grew_too_large(self, stage: Stage) -> bool:
+        """Run a stage's process; whether it stopped in order, with all saved, for a fresh one to go on."""
+        try:
+            run_child(["stage", stage.name, str(self.directory), *self.size.words()], f"stage {stage.name}")
+        except StartAfresh as error:
+            self.say(f"{stage.name}: {error}")
+            return True
+        return False
 
     def _report(self) -> None:
         """Build the page; one that fails is told and hides nothing: the results are in the run directory."""

@@ -352,9 +352,8 @@ def test_what_is_missing_is_said_with_the_command_and_without_torch(
     assert done.returncode == 0, done.stderr
     lines = [line for line in json.loads(done.stdout) if "sentencepiece" not in line]
     assert [line.split(":")[0] for line in lines] == ["models.sdxl", "models.structure_encoder"]
-    assert "get it: hf download stabilityai/stable-diffusion-xl-base-1.0 model_index.json" in lines[0]
-    files = "config.json model.safetensors preprocessor_config.json"
-    assert lines[1].endswith(f"hf download facebook/dino-vitb8 {files} --cache-dir {tmp_path / 'hub'}")
+    assert "get it: bottega models fetch stabilityai/stable-diffusion-xl-base-1.0 --model-cache" in lines[0]
+    assert lines[1].endswith(f"get it: bottega models fetch facebook/dino-vitb8 --model-cache {tmp_path / 'hub'}")
 
 
 def test_provenance_names_the_files_that_loading_reads(published: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bottega.models.names import download_command, hub_cache, resolve
+from bottega.models.names import fetch_command, hub_cache, hub_name, resolve
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 
 REPO = "h94/IP-Adapter"
@@ -77,7 +77,7 @@ def test_a_reference_to_an_absent_snapshot_is_missing(
 ) -> None:
     snapshot = lay_out(tmp_path / "hub", REPO, source)
     snapshot.rename(snapshot.parent / "other")
-    with pytest.raises(MissingError, match="snapshot is absent; get it: hf download h94/IP-Adapter"):
+    with pytest.raises(MissingError, match="snapshot is absent; get it: bottega models fetch h94/IP-Adapter"):
         resolve(REPO, cache=str(tmp_path / "hub"))
 
 
@@ -91,13 +91,22 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path, source: Path, lay_out
 
 
 def test_what_is_absent_comes_with_the_exact_command(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"get it: hf download org/name --revision v1$"):
+    with pytest.raises(MissingError, match=r"get it: bottega models fetch org/name@v1 --model-cache \S+$"):
         resolve("org/name@v1", cache=str(tmp_path))
-    assert download_command("h94/IP-Adapter/sdxl_models") == "hf download h94/IP-Adapter --include 'sdxl_models/*'"
-    assert (
-        download_command("h94/IP-Adapter/models/a.safetensors", cache="/c")
-        == "hf download h94/IP-Adapter models/a.safetensors --cache-dir /c"
+    assert fetch_command("h94/IP-Adapter/sdxl_models") == "bottega models fetch h94/IP-Adapter/sdxl_models"
+    assert fetch_command("org/name", cache="/a b") == "bottega models fetch org/name --model-cache '/a b'"
+    assert fetch_command("../folder") == "put the model's folder at ../folder"
+
+
+def test_a_name_on_the_hub_has_a_repository_an_inside_and_a_revision() -> None:
+    assert hub_name("org/name") == ("org/name", "", None)
+    assert hub_name("h94/IP-Adapter/sdxl_models/a.safetensors@v1") == (
+        "h94/IP-Adapter",
+        "sdxl_models/a.safetensors",
+        "v1",
     )
+    assert hub_name("org/../../etc") is None
+    assert hub_name("word") is None
 
 
 def test_a_cache_that_is_one_folder_too_high_is_recognised(

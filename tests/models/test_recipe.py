@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bottega.cli.main import main
-from bottega.models.layout import ROLES, get_command
+from bottega.models.layout import ROLES
+from bottega.models.names import fetch_command, hub_name
 from bottega.recipe import Recipe, load_recipe
 
 FULL = Path(__file__).parents[2] / "recipes" / "sdxl_pixart.yaml"
@@ -59,13 +60,14 @@ def test_every_model_comes_with_a_command(recipe: Recipe) -> None:
         "structure_encoder",
     }
     for name in filter(None, names.values()):
-        assert re.fullmatch(r"hf download [\w./ -]+", get_command(name))
+        assert hub_name(name) is not None
+        assert fetch_command(name) == f"bottega models fetch {name}"
 
 
 def test_models_verify_names_what_is_missing_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "verify", str(FULL), "--set", f"models.cache={tmp_path}"]) == 2
     out = capsys.readouterr()
-    assert out.out.count("get it: hf download") == 5
+    assert out.out.count("get it: bottega models fetch") == 5
     assert "5 faults in the models" in out.err
 
 
@@ -97,3 +99,49 @@ def test_hashing_finds_a_blob_whose_content_has_changed(tmp_path: Path) -> None:
     for link, blob in zip(links, (good, bad), strict=True):
         link.symlink_to(blob)
     assert [fault.split(":")[0] for fault in hash_faults(links)] == [str(links[1])]
+
+
+def test_hashing_finds_a_small_file_that_git_names_otherwise(tmp_path: Path) -> None:
+    import subprocess
+
+    from bottega.models.weights import hash_faults
+
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    command = ["git", "hash-object", str(tmp_path / "config.json")]
+    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    blob = (tmp_path / "config.json").rename(tmp_path / "blobs" / name)
+    assert hash_faults([blob]) == []
+    blob.write_text('{"a": 2}')
+    assert len(hash_faults([blob])) == 1
+
+
+def test_a_run_directory_says_which_files_it_was_made_with(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    import yaml
+
+    from bottega.runtime.files import sha256_file
+
+    shutil.copytree(published / "clip", tmp_path / "clip")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "models": {"clip": str(tmp_path / "clip")}}))
+    weights = tmp_path / "clip" / "model.safetensors"
+    files = {"model.safetensors": {"sha256": sha256_file(weights)}}
+    (run / "provenance.json").write_text(json.dumps({"weights": {"clip": {"sha256": "-", "files": files}}}))
+    assert main(["models", "verify", str(run), "--hash"]) == 0
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert main(["models", "verify", str(run)]) == 0  # the header is whole: only the hash can tell
+    assert main(["models", "verify", str(run), "--hash"]) == 2
+    assert "its content is not what the run was made with" in capsys.readouterr().out
+
+
+def test_model_cache_stands_in_for_the_recipes_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list", str(FULL), "--model-cache", str(tmp_path / "there"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(f"--model-cache {tmp_path / 'there'}" in row["faults"][0] for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from bottega.miniature.world import painter, render, scene
-from bottega.models.loading import load_teacher_pipeline
+from bottega.models.loading import load_teacher_pipeline, refuse_fp32
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import Protocol
 from bottega.teacher.generator import Bounded, Generator
 from bottega.teacher.items import Item, Settings
-from bottega.teacher.protocol import DDIM
+from bottega.teacher.protocol import DDIM, SAMPLERS
 
 PROTOCOL = Protocol(steps=5, strength=0.6, size=128)
 LEVEL = 1 / 255
@@ -28,6 +29,12 @@ def generator(tiny_models: Path) -> Generator:
     return Generator(
         load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "float32", "cpu"), PROTOCOL
     )
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_models: Path) -> Any:
+    """Another pipeline of the same weights, for the plain call: the generator keeps its encoders to itself."""
+    return load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "float32", "cpu")
 
 
 def item(i: int, settings: Settings | None = None) -> Item:
@@ -52,10 +59,10 @@ def naive(pipeline: Any, one: Item, settings: Settings) -> np.ndarray:
     ).images[0]
 
 
-def test_it_equals_a_plain_pipeline_call_with_and_without_guidance(generator: Generator) -> None:
+def test_it_equals_a_plain_pipeline_call_with_and_without_guidance(generator: Generator, plain: Any) -> None:
     for settings in (Settings.of(PROTOCOL), Settings(5, 0.4, 1.0, 0.8)):
         one = item(0, settings)
-        assert np.abs(generator.generate([one])[0] - naive(generator.pipeline, one, settings)).max() <= LEVEL
+        assert np.abs(generator.generate([one])[0] - naive(plain, one, settings)).max() <= LEVEL
 
 
 def test_a_picture_does_not_depend_on_its_batch_its_place_or_mixed_settings(generator: Generator) -> None:
@@ -132,3 +139,111 @@ def test_a_cache_holds_what_was_used_last_and_no_more() -> None:
     assert computed == ["a", "b", "c"]
     cache.get("b", lambda: computed.append("b again"))
     assert computed[-1] == "b again"
+
+
+@pytest.fixture(scope="module")
+def half(tiny_models: Path) -> Generator:
+    """The same models in bfloat16, in which a CPU computes too."""
+    return Generator(
+        load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "bfloat16", "cpu"), PROTOCOL
+    )
+
+
+def overflowing_below_fp32(generator: Generator, monkeypatch: Any) -> None:
+    vae = generator.pipeline.vae
+    real = vae.decode
+
+    def decode(latents: torch.Tensor, return_dict: bool = True) -> Any:
+        pixels = real(latents, return_dict=False)[0]
+        return (pixels if pixels.dtype == torch.float32 else pixels * float("inf"),)
+
+    monkeypatch.setattr(vae, "decode", decode)
+
+
+def test_a_picture_that_is_not_finite_is_decoded_again_in_fp32_alone_and_says_so(
+    half: Generator, monkeypatch: Any
+) -> None:
+    items = [item(0), item(1)]
+    half.encode(items)
+    latents = half.denoise(items, 2)
+    usual = half.finish(items, latents)
+    assert [made.facts["decoded_again"] for made in usual] == [False, False]
+    assert usual[0].facts["decode_dtype"] == "bfloat16"
+    overflowing_below_fp32(half, monkeypatch)
+    for made, before in zip(half.finish(items, latents), usual, strict=True):
+        assert made.facts == {"latents_finite": 1.0, "decode_dtype": "float32", "decoded_again": True}
+        assert np.abs(made.picture - before.picture).max() < 0.05  # bfloat16 has 8 bits
+    assert half.pipeline.vae.dtype == torch.bfloat16
+
+
+def test_latents_that_are_not_finite_are_told_from_a_decoder_that_overflows(half: Generator) -> None:
+    items = [item(0)]
+    latents = half.denoise(items, 1)
+    latents[0].values[0, 0, 0, 0] = float("nan")
+    made = half.finish(items, latents)[0]
+    assert 0.99 < made.facts["latents_finite"] < 1
+    assert made.facts["decoded_again"]
+    assert not np.isfinite(made.picture).all()
+
+
+def test_the_autoencoder_is_upcast_where_its_weights_are_fp16_and_it_overflows_there(tiny_models: Path) -> None:
+    def made(dtype: str, upcast: bool | None, force: bool = True) -> torch.dtype:
+        pipeline = load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", dtype, "cpu")
+        pipeline.vae.register_to_config(force_upcast=force)
+        found: torch.dtype = Generator(pipeline, PROTOCOL, upcast_vae=upcast).pipeline.vae.dtype
+        return found
+
+    assert made("float16", None) == torch.float32
+    assert made("float16", None, force=False) == torch.float16  # an autoencoder that was mended for fp16
+    assert made("float16", False) == torch.float16
+    assert made("bfloat16", None) == torch.bfloat16
+    assert made("bfloat16", True) == torch.float32
+
+
+def test_encoders_work_once_a_picture_and_are_out_of_the_way_after_it(tiny_models: Path, monkeypatch: Any) -> None:
+    pipeline = load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "float32", "cpu")
+    encoder, text = pipeline.image_encoder, pipeline.text_encoder
+    made = Generator(pipeline, PROTOCOL)
+    assert (pipeline.image_encoder, pipeline.text_encoder) == (None, None)
+    calls = []
+    for module in (encoder, text, pipeline.vae.encoder):
+        module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    seeds = [Item(**{**vars(item(0)), "seed": seed}) for seed in (0, 1, 2)]
+    made.generate(seeds)
+    first = len(calls)
+    made.generate(seeds)
+    assert len(calls) == first
+    assert calls.count(type(encoder).__name__) == 1
+    assert calls.count(type(pipeline.vae.encoder).__name__) == 1
+    assert (pipeline.image_encoder, pipeline.text_encoder) == (None, None)
+
+
+def test_a_batch_that_is_split_gives_the_same_pictures(generator: Generator) -> None:
+    items = [item(i) for i in range(5)]
+    for one, other in zip(generator.generate(items, 2), generator.generate(items, 5), strict=True):
+        assert np.abs(one - other).max() <= LEVEL
+
+
+def test_any_sampler_paints_and_each_picture_stands_for_itself(tiny_models: Path) -> None:
+    pictures = {}
+    for sampler in SAMPLERS:
+        pipeline = load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "float32", "cpu")
+        made = Generator(pipeline, Protocol(steps=5, strength=0.6, size=128, sampler=sampler))
+        together = made.generate([item(0), item(1)])
+        assert np.abs(together[1] - made.generate([item(1)])[0]).max() <= LEVEL
+        pictures[sampler] = together[0]
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(SAMPLERS)
+
+
+def test_fp32_is_refused_for_a_network_of_full_size_before_it_is_loaded(tiny_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    shape, count = [1_000_000, 1000], 10**9
+    header = json.dumps({"w": {"dtype": "F16", "shape": shape, "data_offsets": [0, 2 * count]}}).encode()
+    with open(folder / "diffusion_pytorch_model.safetensors", "wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + 2 * count)  # a hole: no bytes on the disk
+    with pytest.raises(RequestError, match=r"received float32 for 1\.0 billion weights"):
+        refuse_fp32(folder, torch.float32)
+    refuse_fp32(folder, torch.bfloat16)
+    refuse_fp32(tiny_models / "sdxl/unet", torch.float32)

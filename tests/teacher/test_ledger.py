@@ -10,7 +10,7 @@ import pytest
 
 from bottega.quality.config import Thresholds
 from bottega.runtime.errors import FingerprintError, MissingError, StorageError
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import SCHEMA_VERSION, Ledger, Row
 from bottega.teacher.regrade import regrade
 
 ROW = Row(
@@ -110,3 +110,58 @@ def test_regrading_needs_scores_alone_and_says_what_changes(tmp_path: Path) -> N
         regrade(ledger, softer, write=True)
         assert [(row.try_index, row.grade, row.weight) for row in ledger.best()] == [(0, "A", 1.0)]
         ledger.hold_to("b", {"thresholds": softer.model_dump(mode="json")})
+
+
+_VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE tries (
+    id INTEGER PRIMARY KEY, target TEXT NOT NULL, pair_id TEXT NOT NULL, content_id TEXT NOT NULL,
+    style_id TEXT NOT NULL, seed INTEGER NOT NULL, try_index INTEGER NOT NULL, rung TEXT NOT NULL, status TEXT NOT NULL,
+    grade TEXT NOT NULL, weight REAL NOT NULL, reasons TEXT NOT NULL, scores TEXT NOT NULL, parameters TEXT NOT NULL,
+    noise_seed INTEGER NOT NULL, prompt TEXT NOT NULL, style TEXT NOT NULL, split TEXT NOT NULL,
+    content_path TEXT NOT NULL, style_path TEXT NOT NULL, content_sha256 TEXT NOT NULL, style_sha256 TEXT NOT NULL,
+    output_path TEXT, output_sha256 TEXT, seconds REAL NOT NULL, created_at TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    current INTEGER NOT NULL DEFAULT 1
+);
+CREATE UNIQUE INDEX one_row_a_try ON tries (target, try_index) WHERE current;
+CREATE INDEX by_inputs ON tries (content_sha256, style_sha256, seed) WHERE current;
+CREATE VIEW best AS SELECT * FROM (
+    SELECT *, ROW_NUMBER() OVER (
+        PARTITION BY target ORDER BY status <> 'ok', grade, json_array_length(reasons), try_index
+    ) AS place FROM tries WHERE current
+) WHERE place = 1;
+INSERT INTO meta VALUES ('schema_version', '1');
+INSERT INTO tries VALUES (1, 'c_s_seed0', 'c_s', 'c', 's', 0, 0, 'stronger 1', 'ok', 'A', 1.0, '[]',
+    '{"finite": 1.0, "edge_64": 0.5}', '{"strength": 0.4}', 7, 'a', 'x', 'train', 'c.png', 's.png', '1', '2',
+    NULL, NULL, 1.0, '2026-01-01T00:00:00+00:00', 'f', 1);
+INSERT INTO tries SELECT 2, target, pair_id, content_id, style_id, seed, 1, 'noise 2', status, 'B', 0.5, reasons,
+    scores, parameters, noise_seed, prompt, style, split, content_path, style_path, content_sha256, style_sha256,
+    'images/c_s_seed0.png', '3', seconds, created_at, fingerprint, 1 FROM tries;
+"""
+
+
+def test_a_ledger_of_an_older_version_opens_with_all_its_rows_and_the_view_of_this_one(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "l.sqlite") as db:
+        db.executescript(_VERSION_1)
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert [(row.rung, row.grade, row.scores["edge_64"]) for row in ledger.current()] == [
+            ("stronger 1", "A", 0.5),
+            ("noise 2", "B", 0.5),
+        ]
+        assert [row.try_index for row in ledger.best()] == [1]  # the better one has no picture
+        assert ledger.meta("schema_version") == str(SCHEMA_VERSION)
+        ledger.commit([replace(ROW, target="d")])
+        assert ledger.count() == 2
+
+
+def test_what_is_known_of_many_targets_is_asked_at_once(tmp_path: Path) -> None:
+    names = [f"t{i}" for i in range(1200)]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([replace(ROW, target=name, output_path=f"images/{name}.png") for name in names])
+        ledger.commit([replace(ROW, target="t5", try_index=1, output_path="tries/t5_try1.png")])
+        ledger.commit([replace(ROW, target="x", status="failed", output_path=None)])
+        found = ledger.known([*names, "x", "absent"])
+    assert len(found) == 1201
+    assert found["t5"] == ("1", "2", "a", True, ["images/t5.png", "tries/t5_try1.png"])
+    assert found["x"] == ("1", "2", "a", False, [])

@@ -11,8 +11,17 @@ from pydantic import ValidationError
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import Ladder, Protocol, TeacherConfig
 from bottega.teacher.items import Item, Settings
-from bottega.teacher.protocol import DDIM, check, schedule, strength_of, unet_calls
-from bottega.teacher.retry import direction, next_settings
+from bottega.teacher.protocol import (
+    DDIM,
+    SAMPLERS,
+    cautions,
+    check,
+    make_scheduler,
+    schedule,
+    strength_of,
+    unet_calls,
+)
+from bottega.teacher.retry import direction, next_settings, rung_weight
 
 
 def test_the_stabilised_protocol_makes_ten_calls_from_timestep_361() -> None:
@@ -81,22 +90,56 @@ def test_no_rung_repeats_a_try_in_effect(steps: int, strength: float, causes: li
     base = Settings(steps, max(strength, 1 / steps + 1e-9), 3.5, 0.3)
     tried = [base]
     for _ in range(retries):
-        tried.append(next_settings(causes, base, tried, Ladder())[1])
+        plan = next_settings(causes, base, tried, Ladder())
+        if plan is None:
+            assert direction(causes) == "weak"
+            break
+        tried.append(plan[1])
     assert len({(s.effective, s.noise) for s in tried}) == len(tried)
     assert all(1 <= s.effective[1] <= steps for s in tried)
 
 
-def test_structure_goes_down_the_ladder_weakness_up_and_the_rest_draws_new_noise() -> None:
+def test_structure_goes_down_the_ladder_and_the_rest_draws_new_noise() -> None:
     base = Settings.of(Protocol())
     rung, first = next_settings(["edge_64"], base, [base], Ladder())
     assert (rung, first.strength, first.guidance_scale, first.ip_adapter_scale) == ("structure 1", 0.32, 3.2, 0.30)
     rung, second = next_settings(["edge_64"], base, [base, first], Ladder())
     assert (rung, second.strength, second.guidance_scale, second.ip_adapter_scale) == ("structure 2", 0.32, 3.0, 0.25)
-    _, stronger = next_settings(["unchanged", "style"], base, [base], Ladder())
-    assert (stronger.strength, stronger.ip_adapter_scale, stronger.noise) == (0.40, 0.35, 0)
     _, fresh = next_settings(["black"], base, [base], Ladder())
     assert (fresh.noise, fresh.with_(noise=0)) == (1, base)
-    assert direction(["edge_64", "style"]) == "noise"
+    assert direction(["edge_64", "unchanged"]) == "noise"
+
+
+def test_too_little_change_draws_new_noise_once_and_never_takes_strength_away() -> None:
+    base = Settings.of(Protocol())
+    rung, fresh = next_settings(["unchanged"], base, [base], Ladder())
+    assert (rung, fresh) == ("noise 1", base.with_(noise=1))
+    assert next_settings(["unchanged"], base, [base, fresh], Ladder()) is None
+
+
+def test_a_deep_rung_weighs_less_and_new_noise_does_not() -> None:
+    weights = [rung_weight(rung, Ladder()) for rung in ("first", "noise 1", "noise 2", "structure 1", "structure 2")]
+    assert weights == pytest.approx([1, 1, 1, 0.8, 0.64])
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize(("steps", "strength"), [(25, 0.4), (20, 0.45)])
+def test_any_sampler_records_the_timesteps_that_it_runs(sampler: str, steps: int, strength: float) -> None:
+    scheduler = make_scheduler(sampler, "epsilon")
+    check(scheduler, sampler)
+    scheduler.set_timesteps(steps)
+    run = scheduler.timesteps[steps - int(steps * strength) :]
+    found = schedule(steps, strength, sampler)
+    assert (found["unet_calls"], found["first_timestep"]) == (len(run), int(run[0]))
+    assert found["last_timestep"] == int(run[-1])
+
+
+def test_what_departs_says_so_with_what_is_known_of_it() -> None:
+    assert cautions(Protocol()) == []
+    said = "\n".join(cautions(Protocol(sampler="euler", ip_adapter_scale=0.5, guidance_scale=3.0)))
+    assert "Euler with img2img and an IP-Adapter gives more bad pictures" in said
+    assert "ghosting and mesh" in said
+    assert "teacher.guidance_scale departs from `stabilised`: 3.0 instead of 3.5" in said
 
 
 def test_noise_depends_on_what_the_picture_is_and_on_nothing_else() -> None:

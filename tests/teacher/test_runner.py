@@ -13,19 +13,28 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from bottega.quality.measure import Judge
-from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, RequestError
+from bottega.runtime.errors import (
+    FingerprintError,
+    Interrupted,
+    MissingError,
+    RequestError,
+    StartAfresh,
+    StorageError,
+)
 from bottega.runtime.files import read_jsonl, sha256_file, write_png
 from bottega.teacher.config import TeacherConfig
-from bottega.teacher.items import Item, Settings
+from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.ledger import Ledger
-from bottega.teacher.runner import Runner, chunks
+from bottega.teacher.runner import Chunk, Runner, chunks
 
 from .conftest import LIMITS, SIZE, DataSet
 
@@ -54,8 +63,9 @@ def rows(directory: Path) -> list[tuple]:
 
 def test_every_pair_and_seed_becomes_a_target_with_a_row(teach: Teach, data: DataSet, tmp_path: Path) -> None:
     summary = teach()
-    names = {f"images/{r['content_id']}_{r['style_id']}_seed{k}.png" for r in data.rows for k in (0, 1, 2)}
-    assert set(pictures(tmp_path / "teacher")) >= names
+    names = {f"{r['content_id']}_{r['style_id']}_seed{k}.png" for r in data.rows for k in (0, 1, 2)}
+    made = [path.partition("/") for path in pictures(tmp_path / "teacher")]
+    assert {name for folder, _, name in made if folder in ("images", "rejected")} == names
     assert summary["targets"] == 18
     assert summary["made"] == summary["tries"] >= 18
     assert sum(summary["grades"].values()) == 18
@@ -71,7 +81,7 @@ def test_a_second_call_makes_nothing_and_changes_nothing(
 ) -> None:
     first = teach()
     before = pictures(tmp_path / "teacher"), rows(tmp_path / "teacher")
-    monkeypatch.setattr("bottega.teacher.stage._teacher", lambda *_: pytest.fail("the teacher was loaded"))
+    monkeypatch.setattr("bottega.teacher.stage.Bench.teacher", property(lambda _: pytest.fail("it was loaded")))
     assert teach() == first
     assert (pictures(tmp_path / "teacher"), rows(tmp_path / "teacher")) == before
 
@@ -154,13 +164,16 @@ def test_another_setting_in_the_same_run_is_refused_and_seeds_and_size_are_not(t
 def test_ctrl_c_finishes_the_chunk_saves_and_exits_130(
     teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Runner.do
+    real = Runner._denoise
 
-    def interrupted(self: Runner, chunk: object) -> object:
-        os.kill(os.getpid(), signal.SIGINT)
+    sent = [os.getpid()]
+
+    def interrupted(self: Runner, chunk: Chunk) -> object:
+        if sent:
+            os.kill(sent.pop(), signal.SIGINT)
         return real(self, chunk)
 
-    monkeypatch.setattr(Runner, "do", interrupted)
+    monkeypatch.setattr(Runner, "_denoise", interrupted)
     with pytest.raises(Interrupted) as error:
         teach()
     assert error.value.exit_code == 130
@@ -218,8 +231,14 @@ class Faulty:
 
         self.spoil, self.oracle = spoil, Oracle(data.root / "truth", SIZE)
 
-    def generate(self, items: list[Item]) -> list[np.ndarray]:
-        return [self.spoil(i, p.copy()) for i, p in zip(items, self.oracle.generate(items), strict=True)]
+    def encode(self, items: list[Item]) -> None:
+        pass
+
+    def denoise(self, items: list[Item], batch: int) -> list[None]:
+        return [None] * len(items)
+
+    def finish(self, items: list[Item], latents: list[None]) -> list[Made]:
+        return [Made(self.spoil(i, p.copy())) for i, p in zip(items, self.oracle.generate(items), strict=True)]
 
     def round_trip(self, item: Item) -> None:
         return None
@@ -235,8 +254,8 @@ def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray
             config, directory, data.root, teacher=lambda: Faulty(spoil, data), judge=lambda: Judge(None),
             thresholds=LIMITS, ledger=ledger, fingerprint="f",
         )  # fmt: skip
-        for chunk in chunks([data.rows], [0], 3):
-            runner.do(chunk)
+        for _ in runner.run(chunks([lambda: iter(data.rows)], [0], 3)):
+            pass
         from bottega.teacher.export import write_lists
 
         write_lists(ledger, directory)
@@ -245,18 +264,17 @@ def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray
 
 def test_a_c_is_retried_by_its_cause_and_the_best_try_is_the_target(data: DataSet, tmp_path: Path) -> None:
     def copy_at_first(item: Item, picture: np.ndarray) -> np.ndarray:
-        copied = item.settings is not None and item.settings.ip_adapter_scale <= 0.30
-        return item.content.astype(np.float32) / 255 if copied else picture
+        return item.content.astype(np.float32) / 255 if item.noise_index == 0 else picture
 
     found = run_faulty(data, tmp_path / "t", copy_at_first)
-    assert [(row.try_index, row.rung) for row in found[:2]] == [(0, "first"), (1, "stronger 1")]
+    assert [(row.try_index, row.rung) for row in found[:2]] == [(0, "first"), (1, "noise 1")]
     assert [row.grade == "C" for row in found[:2]] == [True, False]
     assert found[0].reasons[0].startswith("unchanged:")
     target = pixels(tmp_path / "t/images" / f"{found[0].target}.png")
-    assert np.array_equal(target, pixels(data.root / "truth" / f"{found[0].pair_id}_seed0.png"))
+    assert np.array_equal(target, pixels(data.root / "truth" / f"{found[0].pair_id}_seed1.png"))
     assert (tmp_path / "t/tries" / f"{found[0].target}_try0.png").is_file()
     overrides = list(read_jsonl(tmp_path / "t/qc_overrides.jsonl"))
-    assert overrides[0]["changed"] == {"ip_adapter_scale": 0.35}
+    assert overrides[0]["changed"] == {"noise": 1}
 
 
 def test_when_all_tries_are_c_the_best_of_them_is_kept_with_weight_0(data: DataSet, tmp_path: Path) -> None:
@@ -268,6 +286,8 @@ def test_when_all_tries_are_c_the_best_of_them_is_kept_with_weight_0(data: DataS
     assert len(found) == 3 * len(data.rows)
     best = list(read_jsonl(tmp_path / "t/metadata.jsonl"))
     assert all(row["try_index"] == 0 and row["weight"] == 0 for row in best)
+    assert {row["file_name"].partition("/")[0] for row in best} == {"rejected"}
+    assert not (tmp_path / "t/images").exists()
 
 
 def test_what_is_not_finite_becomes_a_failed_try_and_new_noise_mends_it(data: DataSet, tmp_path: Path) -> None:
@@ -339,3 +359,138 @@ def test_the_first_contact_sheet_is_drawn_before_the_run_ends(
     teach(config={"sheet_after": 4})
     assert drawn == [4, 18]
     assert pixels(tmp_path / "teacher/contact_sheet.png").shape[1] > 600
+
+
+def runner_of(data: DataSet, directory: Path, ledger: Ledger, teacher: object, **options: object) -> Runner:
+    """A runner on the data set with a teacher of the test's own; `options` of the configuration."""
+    config = TeacherConfig(**{"source": "oracle", "size": SIZE, "batch_size": 3, **options})
+    return Runner(
+        config, directory, data.root, teacher=lambda: teacher, judge=lambda: Judge(None),
+        thresholds=LIMITS, ledger=ledger, fingerprint="f",
+    )  # fmt: skip
+
+
+class Crowded(Faulty):
+    """A teacher that runs out of memory with more than two pictures at once, as a full GPU does."""
+
+    def __init__(self, data: DataSet) -> None:
+        super().__init__(lambda _, picture: picture, data)
+        self.batches: list[int] = []
+
+    def denoise(self, items: list[Item], batch: int) -> list[None]:
+        self.batches.append(batch)
+        if batch > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return [None] * len(items)
+
+
+def test_out_of_memory_makes_the_batch_smaller_and_is_never_a_bad_picture(data: DataSet, tmp_path: Path) -> None:
+    teacher = Crowded(data)
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        runner = runner_of(data, tmp_path / "t", ledger, teacher, batch_size=8)
+        assert sum(count for count, _ in runner.run(chunks([lambda: iter(data.rows)], [0], 8))) == len(data.rows)
+        found = list(ledger.current())
+    assert teacher.batches[:3] == [8, 4, 2]
+    assert {row.status for row in found} == {"ok"}
+    assert {row.parameters["batch"] for row in found} == {2}
+
+
+def test_a_process_that_grows_stops_with_all_saved_for_a_fresh_one(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottega.runtime.memory.Creep.add", lambda self, rss: 2000.0)
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        runner = runner_of(data, tmp_path / "t", ledger, Faulty(lambda _, p: p, data))
+        with pytest.raises(StartAfresh, match="2000 MB"):
+            list(runner.run(chunks([lambda: iter(data.rows)], [0], 3)))
+        assert ledger.count() == 3
+
+
+def test_what_gave_no_picture_stays_so_until_it_is_asked_for_again(teach: Teach, data: DataSet, tmp_path: Path) -> None:
+    style = data.root / data.rows[2]["style_path"]
+    whole = style.read_bytes()
+    with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
+        nan = Faulty(lambda item, p: np.full_like(p, np.nan) if item.pair_id == data.rows[1]["pair_id"] else p, data)
+        style.write_bytes(b"no picture")
+        list(runner_of(data, tmp_path / "teacher", ledger, nan).run(chunks([lambda: iter(data.rows)], [0], 3)))
+        assert sorted({r.status for r in ledger.best()}) == ["broken", "failed", "ok"]
+    before = rows(tmp_path / "teacher")
+    with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
+        again = runner_of(data, tmp_path / "teacher", ledger, Faulty(lambda _, p: p, data))
+        assert [made for _, made in again.run(chunks([lambda: iter(data.rows)], [0], 3)) if made] == []
+        assert rows(tmp_path / "teacher") == before
+        again.retry_failed = True
+        style.write_bytes(whole)
+        list(again.run(chunks([lambda: iter(data.rows)], [0], 3)))
+        assert {row.status for row in ledger.best()} == {"ok"}
+        assert ledger.count() == len(data.rows)
+
+
+def test_where_only_the_best_try_is_kept_the_others_leave_their_rows(data: DataSet, tmp_path: Path) -> None:
+    first_black = Faulty(lambda item, p: np.zeros_like(p) if item.noise_index == 0 else p, data)
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        runner = runner_of(data, tmp_path / "t", ledger, first_black, keep_tries="best")
+        list(runner.run(chunks([lambda: iter(data.rows)], [0], 3)))
+        tries = [(row.try_index, row.output_path is None, row.status) for row in ledger.current()]
+        assert tries == [(0, True, "ok"), (1, False, "ok")] * len(data.rows)
+        assert all(row.try_index == 1 for row in ledger.best())
+    assert not (tmp_path / "t/tries").exists()
+
+
+def test_a_content_that_disappears_midway_is_a_row_and_the_rest_is_done(data: DataSet, tmp_path: Path) -> None:
+    def losing(item: Item, picture: np.ndarray) -> np.ndarray:
+        (data.root / data.rows[5]["style_path"]).unlink(missing_ok=True)
+        return picture
+
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        runner = runner_of(data, tmp_path / "t", ledger, Faulty(losing, data), batch_size=1)
+        runner.pressure.ahead = False
+        list(runner.run(chunks([lambda: iter(data.rows)], [0], 1)))
+        found = {row.pair_id: row.status for row in ledger.best()}
+    assert found.pop(data.rows[5]["pair_id"]) == "broken"
+    assert set(found.values()) == {"ok"}
+
+
+def test_a_full_disk_stops_the_run_with_all_that_was_entered_and_the_same_command_goes_on(
+    teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bottega.teacher.runner as runner
+
+    real, written = runner.write_png, []
+
+    def filling(path: Path, picture: np.ndarray) -> str:
+        if len(written) == 7:
+            raise StorageError(f"{path}: the disk is full")
+        written.append(path)
+        return real(path, picture)
+
+    monkeypatch.setattr(runner, "write_png", filling)
+    with pytest.raises(StorageError, match="disk is full"):
+        teach()
+    with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
+        entered = [row.output_path for row in ledger.current() if row.output_path]
+    assert entered
+    assert all((tmp_path / "teacher" / path).is_file() for path in entered)
+    monkeypatch.undo()
+    teach()
+    teach(tmp_path / "whole")
+    assert pictures(tmp_path / "teacher") == pictures(tmp_path / "whole")
+    assert rows(tmp_path / "teacher") == rows(tmp_path / "whole")
+
+
+def test_retries_go_out_with_their_own_chunk_and_rows_are_entered_in_the_order_of_the_list(
+    data: DataSet, tmp_path: Path
+) -> None:
+    class Noting(Faulty):
+        asked: ClassVar[list[list[str]]] = []
+
+        def denoise(self, items: list[Item], batch: int) -> list[None]:
+            self.asked.append([f"{item.style_id}.{item.noise_index}" for item in items])
+            return [None] * len(items)
+
+    bad = Noting(lambda i, p: np.zeros_like(p) if i.style_id in ("p0", "p3") and i.noise_index == 0 else p, data)
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        runner = runner_of(data, tmp_path / "t", ledger, bad, batch_size=2)
+        list(runner.run(chunks([lambda: iter(data.rows)], [0], 2)))
+        assert [row.style_id for row in ledger.best()] == ["p0", "p1", "p2", "p3", "p4", "p5"]
+    assert bad.asked == [["p0.0", "p1.0"], ["p2.0", "p3.0"], ["p0.1"], ["p3.1"], ["p4.0", "p5.0"]]

@@ -35,7 +35,7 @@ def test_real_classes_make_the_same_bytes_in_one_go_and_in_two(
     summary = run(config, tmp_path / "whole", **where, limit=4)
     run(config, tmp_path / "parts", **where, limit=2)
     assert run(config, tmp_path / "parts", **where, limit=4)["grades"] == summary["grades"]
-    names = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole/images").glob("*.png"))
+    names = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").glob("*/*seed0.png"))
     assert len(names) == 4
     assert [sha256_file(tmp_path / "whole" / n) for n in names] == [sha256_file(tmp_path / "parts" / n) for n in names]
     with Ledger(tmp_path / "whole/ledger.sqlite") as ledger:

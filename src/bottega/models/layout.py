@@ -9,48 +9,12 @@ from pathlib import Path
 
 from bottega.models import ip_adapter
 from bottega.models.config import ModelsConfig
-from bottega.models.names import PACKAGE, download_command, resolve
+from bottega.models.names import PACKAGE, fetch_command, resolve
+from bottega.models.published import PIPELINES
 from bottega.models.weights import find_weights, read_config, read_headers
 from bottega.runtime.errors import BottegaError, MissingError
 
 ROLES = ("sdxl", "sdxl_vae", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
-# Sub-folders with weights, with a tokenizer, with a scheduler, of the two pipelines.
-PIPELINES = {
-    "sdxl": (("unet", "text_encoder", "text_encoder_2", "vae"), ("tokenizer", "tokenizer_2"), ("scheduler",)),
-    "pixart": (("transformer", "text_encoder", "vae"), ("tokenizer",), ("scheduler",)),
-}
-_CLIP_TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
-# The files to fetch of repositories that hold far more than is read (other formats and precisions: SDXL's about 70 GB).
-_FILES = {
-    "stabilityai/stable-diffusion-xl-base-1.0": (
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in _CLIP_TOKENIZER),
-        *(
-            f"{part}/{name}"
-            for part in ("text_encoder", "text_encoder_2")
-            for name in ("config.json", "model.fp16.safetensors")
-        ),
-        *(
-            f"{part}/{name}"
-            for part in ("unet", "vae")
-            for name in ("config.json", "diffusion_pytorch_model.fp16.safetensors")
-        ),
-    ),
-    "h94/IP-Adapter/sdxl_models": (
-        "sdxl_models/ip-adapter_sdxl.safetensors",
-        "sdxl_models/image_encoder/config.json",
-        "sdxl_models/image_encoder/model.safetensors",
-    ),
-    "openai/clip-vit-large-patch14": (
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        *_CLIP_TOKENIZER,
-    ),
-    "facebook/dino-vitb8": ("config.json", "model.safetensors", "preprocessor_config.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -64,17 +28,12 @@ class Finding:
     faults: tuple[str, ...]
 
 
-def get_command(name: str, cache: str | None = None) -> str:
-    """The command that fetches a model, with only those files that are read where the repository holds more."""
-    return download_command(name, _FILES.get(name.partition("@")[0], ()), cache)
-
-
 def locate(models: ModelsConfig, role: str, base: Path | None = None) -> Path:
     """The folder of a role's model. Raises MissingError when the recipe names none or it is not on this machine."""
     name = getattr(models, role)
     if name is None:
         raise MissingError(f"models.{role}: this needs a model and the recipe names none; set models.{role}")
-    return resolve(name, base, cache=models.cache, get=get_command(name, models.cache))
+    return resolve(name, base, cache=models.cache)
 
 
 def inspect(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[Finding]:
@@ -90,7 +49,7 @@ def _finding(models: ModelsConfig, role: str, base: Path | None) -> Finding:
         return Finding(role, name, None, (), (str(error),))
     files, faults = _survey(role, folder)
     if faults and not name.startswith(PACKAGE):
-        faults = [f"{fault} (get it: {get_command(name, models.cache)})" for fault in faults]
+        faults = [f"{fault} (get it: {fetch_command(name, models.cache)})" for fault in faults]
     elif not faults and role == "ip_adapter" and models.sdxl is not None:
         faults = _mismatch(models, folder, base)
     elif not faults and role == "pixart" and needs_sentencepiece(folder / "tokenizer"):

@@ -1,13 +1,32 @@
-"""Care for the two model libraries before their first use: no broken torchvision, no progress bars on stderr."""
+"""Care for the model libraries before their first use: no network, no broken torchvision, no progress bars."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 
 LOGGER = logging.getLogger(__name__)
+_FORBID = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+
+
+def go_offline() -> None:
+    """Forbid the network to the model libraries, for this process and those that it starts; calling it again is free.
+
+    Models are read from folders alone, with or without it. This makes it certain: a library that would ask the Hub all
+    the same fails at once, and data sets are not fetched either.
+    """
+    for variable in _FORBID:
+        os.environ[variable] = "1"
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:  # read when it was imported
+        setattr(constants, "HF_HUB_OFFLINE", True)  # noqa: B010 (a module's attribute that mypy can't know)
+        setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # noqa: B010
+    hub = sys.modules.get("transformers.utils.hub")
+    if hub is not None and hasattr(hub, "_is_offline_mode"):  # transformers 4 keeps its own copy
+        setattr(hub, "_is_offline_mode", True)  # noqa: B010
 
 
 def prepare() -> None:

@@ -7,6 +7,7 @@ torch and the model libraries are imported inside the functions, because `missin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = [
     "load_tokenizer", "load_transformers", "load_vae", "locate", "missing", "resolve", "weight_files",
 ]  # fmt: skip
 PIXART_PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+FULL_SIZE = 500_000_000  # weights of a network beyond which it counts as one of full size
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
@@ -86,6 +88,7 @@ def load_teacher_pipeline(
     encoder = adapters.encoder_folder(adapter)
     adapters.check(adapter, encoder, sdxl / "unet")
     target, kind = choose_device(device), choose_dtype(dtype, device)
+    refuse_fp32(sdxl / "unet", kind)
     prepare()
     from diffusers import StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
@@ -107,6 +110,23 @@ def load_teacher_pipeline(
     _load_adapter(pipeline, adapter)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
+
+
+def refuse_fp32(folder: Path, dtype: torch.dtype) -> None:
+    """Refuse fp32 for a network of full size, by its headers: twice the memory and a third of the speed for nothing.
+
+    Raises RequestError.
+    """
+    import torch
+
+    if dtype != torch.float32:
+        return
+    numbers = sum(math.prod(info.shape) for info in read_headers(find_weights(folder).files).values())
+    if numbers > FULL_SIZE:
+        raise RequestError(
+            f"{folder}: a network of full size must run in bfloat16 or float16, received float32 for "
+            f"{numbers / 1e9:.1f} billion weights ({numbers * 4 / 1e9:.0f} GB); set models.dtype to bfloat16"
+        )
 
 
 def _load_adapter(pipeline: StableDiffusionXLImg2ImgPipeline, adapter: Path) -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 
@@ -32,11 +34,37 @@ def hub_cache(cache: str | None = None) -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = None, get: str | None = None) -> Path:
+class HubName(NamedTuple):
+    """`org/name[/inside][@revision]` in its parts; `inside` is "" for the whole repository."""
+
+    repository: str
+    inside: str
+    revision: str | None
+
+
+def hub_name(name: str) -> HubName | None:
+    """The parts of a name on the Hub, or None where it can't be one."""
+    match = _HUB.fullmatch(name)
+    if match is None or ".." in name or name.startswith("."):
+        return None
+    return HubName(match["repo"], match["inside"] or "", match["revision"])
+
+
+def hub_entry(cache: Path, hub: HubName) -> Path:
+    """The folder of a repository in the Hub's cache."""
+    return cache / ("models--" + hub.repository.replace("/", "--"))
+
+
+def on_disk(name: str) -> bool:
+    """Whether a name means a folder or a file of this machine, so that there is nothing to fetch."""
+    return name.startswith(PACKAGE) or Path(name).expanduser().exists()
+
+
+def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = None) -> Path:
     """The folder (or the single file) that `name_or_path` means.
 
-    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache; `get`
-    the command that fetches this model, for the error. Nothing is downloaded.
+    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache. Nothing
+    is downloaded.
     Raises MissingError, with the command to get it, when it is not on this machine; StorageError when the cache holds
     links that lead nowhere; RequestError when the name can't be one.
     """
@@ -46,26 +74,19 @@ def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = 
     for place in [path] if path.is_absolute() else [*([base / path] if base else []), path]:
         if place.exists():
             return place
-    match = _HUB.fullmatch(name_or_path)
-    if match is None or ".." in name_or_path or name_or_path.startswith("."):
+    hub = hub_name(name_or_path)
+    if hub is None:
         raise MissingError(
             f"{name_or_path}: no such folder; name a folder, `{PACKAGE}…`, or an `org/name` of the Hugging Face Hub"
         )
-    return _in_cache(name_or_path, match, hub_cache(cache), get or download_command(name_or_path))
+    return _in_cache(name_or_path, hub, hub_cache(cache), fetch_command(name_or_path, cache))
 
 
-def download_command(name: str, files: tuple[str, ...] = (), cache: str | None = None) -> str:
-    """The exact command that fetches `name` (its `files`, where not all of the repository is wanted) into the cache."""
-    match = _HUB.fullmatch(name)
-    if match is None:
+def fetch_command(name: str, cache: str | None = None) -> str:
+    """The exact command that fetches the model `name` into the cache."""
+    if hub_name(name) is None:
         return f"put the model's folder at {name}"
-    inside = match["inside"]
-    chosen = list(files)
-    if inside and not files:
-        chosen = [inside] if inside.endswith(".safetensors") else [f"--include '{inside}/*'"]
-    revision = [f"--revision {match['revision']}"] if match["revision"] else []
-    place = [f"--cache-dir {cache}"] if cache else []
-    return " ".join(["hf download", match["repo"], *chosen, *revision, *place])
+    return f"bottega models fetch {name}" + (f" --model-cache {shlex.quote(cache)}" if cache else "")
 
 
 def _in_package(name: str) -> Path:
@@ -85,20 +106,19 @@ def _in_package(name: str) -> Path:
     return inside
 
 
-def _in_cache(name: str, match: re.Match[str], cache: Path, get: str) -> Path:
-    entry = "models--" + match["repo"].replace("/", "--")
-    repository = cache / entry
+def _in_cache(name: str, hub: HubName, cache: Path, get: str) -> Path:
+    repository = hub_entry(cache, hub)
     if not repository.is_dir():
-        if (cache / "hub" / entry).is_dir():
+        if hub_entry(cache / "hub", hub).is_dir():
             raise MissingError(
                 f"{name}: not in {cache}, but in {cache / 'hub'}; set models.cache or HF_HUB_CACHE to the latter"
             )
         raise MissingError(f"{name}: neither a folder nor in the cache {cache}; get it: {get}")
-    snapshot = _snapshot(name, repository, match["revision"], get)
-    found = snapshot / match["inside"] if match["inside"] else snapshot
+    snapshot = _snapshot(name, repository, hub.revision, get)
+    found = snapshot / hub.inside
     _check_links(name, found, get)
     if not found.exists():
-        raise MissingError(f"{name}: the cache holds this repository without {match['inside']}; get it: {get}")
+        raise MissingError(f"{name}: the cache holds this repository without {hub.inside}; get it: {get}")
     return found
 
 

@@ -7,6 +7,7 @@ milliseconds and without torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -19,6 +20,7 @@ from bottega.runtime.files import sha256_file
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
+DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # how the Hub's cache names blobs: SHA-256, or git's SHA-1
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit, so that a torn length is not taken for a reason to read on
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 _BITS |= {"F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
@@ -171,16 +173,43 @@ def read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
     return {name: info for file in files for name, info in read_header(file).tensors.items()}
 
 
-def hash_faults(files: Iterable[Path]) -> list[str]:
-    """Files of the Hugging Face cache whose content is not what their blob's name, its SHA-256, says; reads them whole.
+def file_digest(path: Path, like: str) -> str:
+    """The hash of a file of the kind of `like`: SHA-256 (64 digits), or git's SHA-1 of a blob (40 digits).
 
+    The Hub names large files by the one and small ones, which it keeps in git, by the other.
+    """
+    if len(like) == 64:
+        return sha256_file(path)
+    sha1 = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            sha1.update(piece)
+    return sha1.hexdigest()
+
+
+def hash_faults(files: Iterable[Path], known: Mapping[Path, str] | None = None) -> list[str]:
+    """Files whose content is not what their hash says; reads them whole.
+
+    The hash is the one that `known` gives for a file (SHA-256), and in the Hugging Face cache the name of its blob.
     Files elsewhere carry no hash to compare with and are left out.
     """
     faults = []
     for file in files:
         blob = file.resolve()
-        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_file(blob) != blob.name:
+        in_cache = blob.parent.name == "blobs" and DIGEST.fullmatch(blob.name)
+        if in_cache and file_digest(blob, blob.name) != blob.name:
             faults.append(
                 f"{file}: its content is not what its blob {blob.name[:12]}… says; delete the blob and fetch it again"
             )
+        elif (expected := (known or {}).get(file)) and _hash_of(blob) != expected:
+            faults.append(
+                f"{file}: its content is not what the run was made with ({expected[:12]}…); put that file back, or "
+                "begin another run"
+            )
     return faults
+
+
+def _hash_of(blob: Path) -> str:
+    """SHA-256 of a file; the name of a blob, which has just been proved right, is it already."""
+    in_cache = blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
+    return blob.name if in_cache else sha256_file(blob)

@@ -61,6 +61,34 @@ def contact_sheet(entries: Sequence[Entry], path: Path, *, side: int = 128, acro
     return path
 
 
+def grid_sheet(
+    heads: Sequence[str], rows: Sequence[Sequence[tuple[Picture | None, str]]], path: Path, *, side: int = 128
+) -> Path:
+    """Draw a table of pictures, `heads` over its columns, a grade or a word under each picture, and write a PNG.
+
+    A picture that is None becomes an empty frame. Returns `path`.
+    """
+    gap, line = 6, 18
+    sheet = Image.new(
+        "RGB", (gap + len(heads) * (side + gap), gap + line + len(rows) * (side + line + gap)), (255, 255, 255)
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for column, head in enumerate(heads):
+        draw.text((gap + column * (side + gap), gap), _shortened(head, font, side), fill=_GREY, font=font)
+    for number, row in enumerate(rows):
+        top = gap + line + number * (side + line + gap)
+        for column, (picture, word) in enumerate(row):
+            left = gap + column * (side + gap)
+            if picture is None:
+                draw.rectangle((left, top, left + side - 1, top + side - 1), outline=_COLOURS["C"])
+            else:
+                sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (left, top))
+            draw.text((left, top + side + 1), word, fill=_COLOURS.get(word, _GREY), font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, np.asarray(sheet, np.uint8))
+    return path
+
+
 def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, wide: int) -> str:
     if font.getlength(text) <= wide:
         return text

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bottega.runtime.errors import BottegaError, Interrupted, RequestError, WorkError
+from bottega.runtime.errors import BottegaError, Interrupted, RequestError, StartAfresh, WorkError
 from bottega.runtime.interrupt import Interruption
 
 LOGGER = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def run_child(words: Sequence[str], what: str) -> None:
         what: what to call the child in a message, for instance `stage teacher`.
 
     Raises:
-        RequestError, WorkError: what the child said, by its exit code 2 or any other.
+        RequestError, StartAfresh, WorkError: what the child said, by its exit code 2, 75 or any other.
         Interrupted: if this process was asked to stop.
     """
     ours, theirs = socket.socketpair()
@@ -123,4 +123,6 @@ def _failure(code: int, message: str | None, what: str) -> BottegaError:
         cause = "most likely for want of memory; free some" if name == "SIGKILL" else "from outside or by a fault"
         return WorkError(f"{what} was ended by {name}, {cause}; run the same command again to continue")
     text = message or "it ended without saying why; run it again with --debug"
+    if code == StartAfresh.exit_code:
+        return StartAfresh(text)
     return (RequestError if code == 2 else WorkError)(f"{what}: {text}")

@@ -12,6 +12,8 @@ The tree, and the exit code that the command line gives to each::
         NonFiniteError                NaN or infinity where a finite number must be
         StorageError                  full disk, read-only folder, torn file
         PictureError                  one picture cannot be read or used
+        MemoryPressureError           memory is short and everything that could be given up was
+      StartAfresh               75    all is saved; a fresh process of the same command must go on
       Interrupted          130|143    Ctrl-C or SIGTERM: the item in hand is finished and saved
 
 A message is one line: the rule, what was received, what to do.
@@ -64,6 +66,19 @@ class StorageError(WorkError):
 
 class PictureError(WorkError):
     """One picture cannot be read or used; a run records it and goes on."""
+
+
+class MemoryPressureError(WorkError):
+    """Memory is short, and all that the work could give up was given up."""
+
+
+class StartAfresh(BottegaError):  # noqa: N818 (it is a request, not a fault)
+    """This process has grown too large; everything is saved, and a fresh one of the same command goes on.
+
+    Whoever started the work catches this and starts it again; a person sees it only where nobody does.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Interrupted(BottegaError):  # noqa: N818 (it is a request, not a fault)

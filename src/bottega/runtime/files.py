@@ -143,6 +143,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise StorageError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; mend or delete it")
 
 
+def count_lines(path: Path) -> int:
+    """Lines of a text file, without reading it into memory; a last one without its end counts.
+
+    Raises:
+        MissingError: there is no such file.
+    """
+    count, last = 0, b"\n"
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                count, last = count + block.count(b"\n"), block[-1:]
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: there is no such file; name another, or make it first") from error
+    return count + (last != b"\n")
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as a new JSON lines file, as a stream, whole or not at all; returns the number of rows."""
     count = 0

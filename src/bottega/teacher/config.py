@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bottega.runtime.config import Config
+
+AUTO_BATCH = 8  # the most that `batch_size: auto` puts together
 
 PRESETS: dict[str, dict[str, Any]] = {
     "stabilised": {
@@ -47,7 +49,9 @@ class Protocol(Config):
         min_length=1,
         description="targets a pair, one for each seed; done in this order, all pairs first",
     )
-    sampler: Literal["ddim"] = Field(default="ddim", description="the sampler; its whole configuration is pinned")
+    sampler: Literal["ddim", "euler", "euler_ancestral", "dpmpp_2m"] = Field(
+        default="ddim", description="the sampler; its whole configuration is pinned; others than ddim depart"
+    )
     size: int = Field(default=512, ge=32, le=2048, multiple_of=8, description="side of a target, pixels")
 
     @model_validator(mode="before")
@@ -90,13 +94,12 @@ class Ladder(Config):
     ip_down: float = Field(
         default=0.8334, gt=0, lt=1, description="structure lost: ip_adapter_scale is multiplied by this from rung 2 on"
     )
-    ip_up: float = Field(
-        default=1.1667,
-        gt=1,
-        description="too little change or style: ip_adapter_scale is multiplied by this from rung 1 on",
-    )
-    strength_up: float = Field(
-        default=1.2, gt=1, description="too little change or style: strength is multiplied by this from rung 2 on"
+    rung_weight: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="training weight of a target from rung n of this ladder is multiplied by this to the power n: "
+        "each rung buys structure with style",
     )
 
 
@@ -106,18 +109,48 @@ class TeacherConfig(Protocol):
     source: Literal["sdxl", "oracle"] = Field(
         default="sdxl", description="sdxl paints; oracle returns the data set's drawn truths (fixture, ceiling)"
     )
-    batch_size: int = Field(
-        default=1, ge=1, le=256, description="targets made at once; which ones go together is fixed by the work list"
+    batch_size: int | Literal["auto"] = Field(
+        default=1,
+        description="targets that go through the U-Net at once, 1 to 256; auto: up to 8, as memory allows. Which ones "
+        "go together is fixed by the work list",
     )
     quality_filter: bool = Field(default=True, description="retry what is graded C; without it each target has one try")
     max_retries: int = Field(default=2, ge=0, le=8, description="further tries for a target graded C")
     ladder: Ladder = Field(default_factory=Ladder, description="what a retry changes")
+    keep_tries: Literal["best", "all"] = Field(
+        default="all", description="pictures kept of a target with several tries; rows and scores are kept of all"
+    )
+    upcast_vae: bool | None = Field(
+        default=None,
+        description="run the autoencoder in fp32; null: where its weights are fp16 and it says that it overflows there",
+    )
+    low_vram: bool = Field(
+        default=False, description="encoders leave the GPU when they are not at work, the autoencoder works in tiles"
+    )
+    memory_limit: float = Field(
+        default=0.85, gt=0, le=1, description="share of RAM and of GPU memory above which the run takes less"
+    )
+    gc_interval: int = Field(
+        default=10, ge=0, description="pictures after which freed memory is handed back to the system; 0: never"
+    )
     sheet_after: int = Field(
         default=24,
         ge=0,
         le=240,
         description="draw the first contact sheet when this many targets are graded; 0: only at the end",
     )
+
+    @field_validator("batch_size")
+    @classmethod
+    def _batch(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 256:
+            raise ValueError(f"batch_size must be auto or a number from 1 to 256, received {value}")
+        return value
+
+    @property
+    def chunk(self) -> int:
+        """Targets that are written and entered together."""
+        return AUTO_BATCH if self.batch_size == "auto" else int(self.batch_size)
 
     def protocol(self) -> dict[str, Any]:
         """The values that decide how a target looks, and nothing about how many there are or in what batches."""

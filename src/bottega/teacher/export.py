@@ -21,37 +21,35 @@ SCORE_NAMES = (
 )  # fmt: skip
 
 
+_METADATA = {
+    "file_name": "output_path",
+    **{
+        name: name
+        for name in (
+            "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "style", "prompt", "seed",
+            "split", "grade", "weight", "try_index", "rung",
+        )
+    },
+    "sha256": "output_sha256",
+}  # fmt: skip
+"""Keys of a line of `metadata.jsonl` that are columns of the ledger."""
+
+
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
-    for row in ledger.best():
-        if row.output_path is None:
-            continue
+    for *values, reasons, scores in ledger.best_values([*_METADATA.values(), "reasons", "scores"]):
+        known = json.loads(scores)
         yield {
-            "file_name": row.output_path,
-            "target": row.target,
-            "pair_id": row.pair_id,
-            "content_id": row.content_id,
-            "style_id": row.style_id,
-            "content_path": row.content_path,
-            "style_path": row.style_path,
-            "style": row.style,
-            "prompt": row.prompt,
-            "seed": row.seed,
-            "split": row.split,
-            "grade": row.grade,
-            "weight": row.weight,
-            "reasons": "; ".join(row.reasons),
-            "try_index": row.try_index,
-            "rung": row.rung,
-            "sha256": row.output_sha256,
-            **{name: row.scores.get(name) for name in SCORE_NAMES},
+            **dict(zip(_METADATA, values, strict=True)),
+            "reasons": "; ".join(json.loads(reasons)),
+            **{name: known.get(name) for name in SCORE_NAMES},
         }
 
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a retry: what it changed, why, and what came of it."""
     before: Row | None = None
-    for row in sorted(ledger.current(), key=lambda r: (r.seed, r.target, r.try_index)):
+    for row in ledger.retried():
         if row.try_index > 0 and before is not None:
             changed = {key: value for key, value in row.parameters.items() if before.parameters.get(key) != value}
             yield {

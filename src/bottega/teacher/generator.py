@@ -1,35 +1,52 @@
-"""The real teacher: `StableDiffusionXLImg2ImgPipeline` with an IP-Adapter, called on what was encoded once.
+"""The real teacher: `StableDiffusionXLImg2ImgPipeline` with an IP-Adapter, in three stages: encode, denoise, finish.
 
 Dimensions: B items, 4 latent channels, h x w latent cells, H x W pixels, D width of a picture embedding.
 
+`encode` computes each style's embedding, each prompt's and each content's latent once and keeps them on the CPU; the
+encoders are at work only there, and leave the GPU after it where memory is short. `denoise` runs the U-Net alone.
+`finish` decodes; another thread calls it while the next items are denoised, on the GPU in a stream of its own.
+
 What a picture depends on: its content, style, prompt, settings and its own noise, drawn on the CPU from
 `Item.noise_seed`. The content's latent is the posterior's mode, not a draw from it, so that it is encoded once for
-all seeds and retries and the generator serves the noise alone. Decoding happens here and not in the pipeline, whose
-clamp would turn an infinite value into a white one.
+all seeds and retries and the generator serves the noise alone. Each picture is encoded and decoded alone. Decoding
+happens here and not in the pipeline, whose clamp would turn an infinite value into a white one: a picture with a latent
+or a value that is not finite is decoded again in fp32.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from bottega.runtime import memory
 from bottega.runtime.errors import RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
-from bottega.teacher.items import FloatPicture, Item, Picture, Settings
+from bottega.teacher.items import FloatPicture, Item, Made, Picture, Settings
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+    from bottega.teacher.config import TeacherConfig
 
-_CAPACITY = (
-    512  # of each cache; a style embedding takes kilobytes, a latent at 512 px 64 KB, a caption's embeddings 1 MB
-)
+_CAPACITY = 256  # of each cache; a style embedding takes kilobytes, a latent at 512 px 64 KB, a caption's states 0.6 MB
+_ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
+_ROOM = 0.5  # of the GPU's memory in use: above it the encoders leave when they are not at work
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A denoised latent [1, 4, h, w] on its device, and the moment from which another stream may read it."""
+
+    values: torch.Tensor
+    ready: Any = None
 
 
 class Bounded:
@@ -48,60 +65,117 @@ class Bounded:
         self._values.move_to_end(key)
         return self._values[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether `get` would compute nothing; what is asked for counts as used."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return key in self._values
+
 
 class Generator:
     """Makes targets by a protocol.
 
     Args:
         pipeline: `StableDiffusionXLImg2ImgPipeline` with one IP-Adapter loaded, on its device in its dtype; its
-            scheduler is replaced by the protocol's DDIM.
-        protocol: settings of items that carry none, and the size that all pictures have.
+            scheduler is replaced by the protocol's. Its encoders are taken out of it while they are not at work.
+        protocol: settings of items that carry none, the sampler, and the size that all pictures have.
+        upcast_vae: run the autoencoder in fp32; None: where its weights are fp16 and its configuration says that it
+            overflows there.
+        low_vram: the encoders leave the GPU whenever they are not at work, and the autoencoder works in tiles.
 
     Raises:
         RequestError: the size does not fit the autoencoder, or its latents have not 4 channels.
     """
 
-    def __init__(self, pipeline: Any, protocol: Protocol, *, capacity: int = _CAPACITY) -> None:
-        ddim.pin(pipeline)
+    def __init__(
+        self,
+        pipeline: Any,
+        protocol: Protocol,
+        *,
+        upcast_vae: bool | None = None,
+        low_vram: bool = False,
+        capacity: int = _CAPACITY,
+    ) -> None:
+        ddim.pin(pipeline, protocol.sampler)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.watermark = None  # a target is training data
-        if pipeline.vae.config.latent_channels != 4:
-            raise RequestError(
-                "SDXL's latents have 4 channels, received an autoencoder with "
-                f"{pipeline.vae.config.latent_channels}; use SDXL's own"
-            )
-        if protocol.size % pipeline.vae_scale_factor:
-            raise RequestError(
-                f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received "
-                f"{protocol.size}"
-            )
-        self.pipeline = pipeline
-        self.protocol = protocol
+        _check_autoencoder(pipeline, protocol.size)
+        self.pipeline, self.protocol = pipeline, protocol
+        self.device, self.dtype = pipeline.unet.device, pipeline.unet.dtype
+        vae = pipeline.vae
+        if upcast_vae or (upcast_vae is None and vae.dtype == torch.float16 and vae.config.force_upcast):
+            vae.to(torch.float32)
+        if low_vram:
+            vae.enable_tiling()
+        self._vae_lock = Lock()  # contents are encoded by one thread, pictures decoded by another
+        self._low_vram = low_vram
+        self._encoders = {name: getattr(pipeline, name) for name in _ENCODERS}
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._latents, self._styles, self._texts, self._trips = (Bounded(capacity) for _ in range(4))
+        self._no_text: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._take_out_encoders()
 
-    @torch.no_grad()
-    def generate(self, items: Sequence[Item]) -> list[FloatPicture]:
+    def generate(self, items: Sequence[Item], batch: int | None = None) -> list[FloatPicture]:
         """A picture for each item, float32 [H, W, 3], clamped to 0..1 where finite; NaN and infinite values are left
         in.
 
-        Items of one call that share their settings go through the U-Net together; a picture does not depend on that
-        beyond ±1/255.
+        Items that share their settings go through the U-Net together, at most `batch` of them; a picture does not
+        depend on that beyond ±1/255.
         """
+        self.encode(items)
+        return [made.picture for made in self.finish(items, self.denoise(items, batch or len(items)))]
+
+    @torch.no_grad()
+    def encode(self, items: Sequence[Item]) -> None:
+        """Compute and keep what is not known yet of the items' styles, prompts and contents, each alone."""
+        with self._encoders_at_work(items):
+            for item in items:
+                self._style(item)
+                self._text(item.prompt)
+                self._latent(item)
+
+    @torch.no_grad()
+    def denoise(self, items: Sequence[Item], batch: int) -> list[Latent]:
+        """Run the U-Net: a latent for each item. What `encode` did not see is encoded now."""
+        self.encode(items)
         groups: dict[Any, list[int]] = {}
         for i, item in enumerate(items):
             groups.setdefault(self._settings(item).effective, []).append(i)
-        pictures: dict[int, FloatPicture] = {}
+        latents: dict[int, Latent] = {}
         for members in groups.values():
-            made = self._group([items[i] for i in members])
-            pictures.update(zip(members, made, strict=True))
-        return [pictures[i] for i in range(len(items))]
+            for start in range(0, len(members), batch):
+                part = members[start : start + batch]
+                latents.update(zip(part, self._group([items[i] for i in part]), strict=True))
+        return [latents[i] for i in range(len(items))]
+
+    @torch.no_grad()
+    def finish(self, items: Sequence[Item], latents: Sequence[Latent]) -> list[Made]:
+        """Decode, each latent alone; where a value is not finite, again in fp32."""
+        with self._own_stream():
+            return [self._finish(latent) for latent in latents]
+
+    def _finish(self, latent: Latent) -> Made:
+        if latent.ready is not None:
+            torch.cuda.current_stream(self.device).wait_event(latent.ready)
+            latent.values.record_stream(torch.cuda.current_stream(self.device))
+        share = float(latent.values.isfinite().float().mean())
+        with self._vae_lock:
+            dtype = self.pipeline.vae.dtype
+            picture = self._decode(latent.values)
+            again = not (share == 1.0 and np.isfinite(picture).all()) and dtype != torch.float32
+            if again:
+                with _in_fp32(self.pipeline.vae):
+                    picture = self._decode(latent.values)
+        facts = {"latents_finite": share, "decode_dtype": _name(torch.float32 if again else dtype)}
+        return Made(picture, {**facts, "decoded_again": again})
 
     @torch.no_grad()
     def round_trip(self, item: Item) -> Picture | None:
         """The item's content after the autoencoder alone, uint8 [H, W, 3]; None where that is not finite."""
 
         def compute() -> Picture | None:
-            picture = self._decode(self._latent(item))[0]
+            with self._own_stream():
+                picture = self._finish(Latent(self._latent(item).to(self.device))).picture
             return np.rint(picture * 255).astype(np.uint8) if np.isfinite(picture).all() else None
 
         kept: Picture | None = self._trips.get(item.keys[0], compute)
@@ -110,27 +184,26 @@ class Generator:
     def effective(self, settings: Settings) -> dict[str, Any]:
         """Schedule, precision and device of a try with these settings."""
         return {
-            **ddim.schedule(settings.steps, settings.strength),
-            "dtype": str(self.pipeline.unet.dtype).removeprefix("torch."),
-            "device": self.pipeline.device.type,
+            **ddim.schedule(settings.steps, settings.strength, self.protocol.sampler),
+            "dtype": _name(self.dtype),
+            "device": self.device.type,
         }
 
     def _settings(self, item: Item) -> Settings:
         return item.settings or Settings.of(self.protocol)
 
-    def _group(self, items: list[Item]) -> list[FloatPicture]:
+    def _group(self, items: list[Item]) -> list[Latent]:
         settings = self._settings(items[0])
         self.pipeline.set_ip_adapter_scale(settings.ip_adapter_scale)
         guided = settings.guidance_scale > 1
-        text, negative, pooled, negative_pooled = (
-            torch.cat(rows) for rows in zip(*(self._text(item.prompt) for item in items), strict=True)
-        )
+        text, pooled = (self._rows(rows) for rows in zip(*(self._text(item.prompt) for item in items), strict=True))
+        negative, negative_pooled = (self._rows([row] * len(items)) for row in self._without_text())
         styles = torch.stack([self._style(item) for item in items], 1).flatten(
             0, 1
         )  # [2, B, 1, D] -> negative rows, then positive: [2 B, 1, D]
         with self._rows_as_given():
             latents = self.pipeline(
-                image=torch.cat([self._latent(item) for item in items]),  # [B, 4, h, w]
+                image=self._rows([self._latent(item) for item in items]),  # [B, 4, h, w]
                 strength=settings.strength,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
@@ -142,7 +215,15 @@ class Generator:
                 ip_adapter_image_embeds=[styles if guided else styles[len(items) :]],
                 output_type="latent",
             ).images
-        return self._decode(latents)
+        ready = torch.cuda.current_stream(self.device).record_event() if self._stream is not None else None
+        return [Latent(one, ready) for one in latents.split(1)]
+
+    def _rows(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(list(rows)).to(self.device)
+
+    def _own_stream(self) -> AbstractContextManager[Any]:
+        """The stream in which pictures are decoded; on the CPU nothing."""
+        return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
 
     @contextmanager
     def _rows_as_given(self) -> Iterator[None]:
@@ -165,8 +246,36 @@ class Generator:
 
     # --- encoded once -----------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _encoders_at_work(self, items: Sequence[Item]) -> Iterator[None]:
+        """The encoders back in the pipeline, on its device, unless all is known."""
+        known = (
+            (self._styles, [item.keys[1] for item in items]),
+            (self._texts, [item.prompt for item in items]),
+            (self._latents, [item.keys[0] for item in items]),
+        )
+        if all(cache.holds(key) for cache, keys in known for key in keys):
+            yield
+            return
+        for name, encoder in self._encoders.items():
+            setattr(self.pipeline, name, encoder.to(self.device))
+        try:
+            yield
+        finally:
+            self._take_out_encoders()
+
+    def _take_out_encoders(self) -> None:
+        """Out of the pipeline, which would call the first one's device its own, and off a GPU that they fill."""
+        leave = self.device.type == "cuda" and (self._low_vram or memory.load().vram > _ROOM)
+        for name, encoder in self._encoders.items():
+            setattr(self.pipeline, name, None)
+            if leave:
+                encoder.to("cpu")
+        if leave:
+            memory.trim()
+
     def _latent(self, item: Item) -> torch.Tensor:
-        """The content's scaled latent [1, 4, h, w] in the U-Net's dtype."""
+        """The content's scaled latent [1, 4, h, w] in the U-Net's dtype, on the CPU."""
         kept: torch.Tensor = self._latents.get(item.keys[0], lambda: self._encode(item.content))
         return kept
 
@@ -176,27 +285,28 @@ class Generator:
             raise RequestError(
                 f"a content must be a square of teacher.size = {size} px, received {picture.shape}; use load_square"
             )
-        vae, dtype = self.pipeline.vae, self.pipeline.unet.dtype
+        vae = self.pipeline.vae
         scaled = torch.from_numpy(picture.astype(np.float32) / 255)  # [H, W, 3]
         pixels = scaled.permute(2, 0, 1)[None] * 2 - 1  # [1, 3, H, W] in -1..1
-        with _upcast(vae):
-            encoded = vae.encode(pixels.to(self.pipeline.device, vae.dtype))
+        with self._vae_lock, _without_autocast(self.device):
+            encoded = vae.encode(pixels.to(self.device, vae.dtype))
         latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         mean, std = self._statistics(latent)
         scaled_latent: torch.Tensor = (latent.float() - mean) * vae.config.scaling_factor / std
-        return scaled_latent.to(dtype)
+        return scaled_latent.to(self.dtype).cpu()
 
-    def _decode(self, latents: torch.Tensor) -> list[FloatPicture]:
-        """Scaled latents [B, 4, h, w] -> B pictures, float32 [H, W, 3] in 0..1, values that are not finite left in."""
+    def _decode(self, latent: torch.Tensor) -> FloatPicture:
+        """A scaled latent [1, 4, h, w] -> float32 [H, W, 3] in 0..1, values that are not finite left in."""
         vae = self.pipeline.vae
-        mean, std = self._statistics(latents)
-        with _upcast(vae):
+        mean, std = self._statistics(latent)
+        with _without_autocast(self.device):
             pixels = vae.decode(
-                (latents.float() * std / vae.config.scaling_factor + mean).to(vae.dtype), return_dict=False
+                (latent.float() * std / vae.config.scaling_factor + mean).to(vae.dtype), return_dict=False
             )[0]
-        pixels = pixels.float() * 0.5 + 0.5  # [B, 3, H, W]
+        pixels = pixels[0].float() * 0.5 + 0.5  # [3, H, W]
         pixels = torch.where(pixels.isfinite(), pixels.clamp(0, 1), pixels)
-        return [picture.permute(1, 2, 0).contiguous().cpu().numpy() for picture in pixels]
+        picture: FloatPicture = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+        return picture
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the latents a channel, [1, 4, 1, 1]; 0 and 1 for most SDXL autoencoders."""
@@ -207,52 +317,79 @@ class Generator:
         return tuple(torch.tensor(v, dtype=torch.float32, device=like.device).view(1, 4, 1, 1) for v in (mean, std))  # type: ignore[return-value]
 
     def _style(self, item: Item) -> torch.Tensor:
-        """The style picture's embeddings [2, 1, ...]: negative half, positive half."""
+        """The style picture's embeddings [2, 1, ...]: negative half, positive half; on the CPU."""
 
         def compute() -> torch.Tensor:
             rows: list[torch.Tensor] = self.pipeline.prepare_ip_adapter_image_embeds(
-                [Image.fromarray(item.style)], None, self.pipeline.device, 1, True
+                [Image.fromarray(item.style)], None, self.device, 1, True
             )
-            return rows[0]
+            return rows[0].cpu()
 
         kept: torch.Tensor = self._styles.get(item.keys[1], compute)
         return kept
 
-    def _text(self, prompt: str) -> tuple[torch.Tensor, ...]:
-        """Token states, negative token states, pooled, negative pooled; each with one row."""
+    def _text(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token states and pooled, each with one row; on the CPU."""
 
-        def compute() -> tuple[torch.Tensor, ...]:
+        def compute() -> tuple[torch.Tensor, torch.Tensor]:
             rows: tuple[torch.Tensor, ...] = self.pipeline.encode_prompt(
-                prompt, device=self.pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=True
+                prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=self._no_text is None
             )
-            return rows
+            states, no_states, pooled, no_pooled = rows
+            if self._no_text is None:
+                self._no_text = (no_states.cpu(), no_pooled.cpu())
+            return states.cpu(), pooled.cpu()
 
-        kept: tuple[torch.Tensor, ...] = self._texts.get(prompt, compute)
+        kept: tuple[torch.Tensor, torch.Tensor] = self._texts.get(prompt, compute)
         return kept
+
+    def _without_text(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of no prompt, which guidance moves away from; known as soon as any prompt is."""
+        assert self._no_text is not None  # `_text` was called before
+        return self._no_text
+
+
+def _check_autoencoder(pipeline: Any, size: int) -> None:
+    channels = pipeline.vae.config.latent_channels
+    if channels != 4:
+        raise RequestError(f"SDXL's latents have 4 channels, received an autoencoder with {channels}; use SDXL's own")
+    if size % pipeline.vae_scale_factor:
+        raise RequestError(
+            f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received {size}"
+        )
 
 
 @contextmanager
-def _upcast(vae: Any) -> Iterator[None]:
-    """Run SDXL's autoencoder in fp32 where its weights are fp16 and its configuration says that it overflows there."""
-    needed = vae.dtype == torch.float16 and vae.config.force_upcast
-    if needed:
-        vae.to(torch.float32)
+def _in_fp32(vae: Any) -> Iterator[None]:
+    """The autoencoder in fp32 for a moment; fp16 and bf16 values are fp32 values, so nothing is lost on the way."""
+    dtype = vae.dtype
+    vae.to(torch.float32)
     try:
         yield
     finally:
-        if needed:
-            vae.to(torch.float16)
+        vae.to(dtype)
 
 
-def load_generator(models: ModelsConfig, protocol: Protocol) -> Generator:
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast would run the autoencoder in the very precision that it must be kept from."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def load_generator(models: ModelsConfig, config: TeacherConfig) -> Generator:
     """Load the teacher's models from this machine and make a generator.
 
     Raises:
         MissingError: weights are not there; the message says how to get them.
+        RequestError: models that don't belong together, or fp32 asked for networks of full size.
     """
     from bottega.models.loading import load_teacher_pipeline, locate
 
     autoencoder = locate(models, "sdxl_vae") if models.sdxl_vae is not None else None
     places = locate(models, "sdxl"), locate(models, "ip_adapter")
     pipeline = load_teacher_pipeline(*places, dtype=models.dtype, device=models.device, vae=autoencoder)
-    return Generator(pipeline, protocol)
+    capacity = max(_CAPACITY, 2 * config.chunk)
+    return Generator(pipeline, config, upcast_vae=config.upcast_vae, low_vram=config.low_vram, capacity=capacity)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,10 +89,28 @@ class Item:
         return self.content_key or pixel_hash(self.content), self.style_key or pixel_hash(self.style)
 
 
-class Teacher(Protocol):
-    """What the runner needs of a teacher: SDXL or the oracle."""
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A picture as it came out, and how: `latents_finite` (share, 0..1), `decode_dtype`, `decoded_again`."""
 
-    def generate(self, items: list[Item]) -> list[FloatPicture]:
+    picture: FloatPicture
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Teacher(Protocol):
+    """What the runner needs of a teacher: SDXL or the oracle.
+
+    `encode`, then `denoise` are called by the thread that runs; `finish` and `round_trip` by one other thread, while
+    the next items are denoised.
+    """
+
+    def encode(self, items: Sequence[Item]) -> None:
+        """Compute and keep what the items' denoising needs of their pictures and prompts."""
+
+    def denoise(self, items: Sequence[Item], batch: int) -> list[Any]:
+        """What `finish` needs of each item, in their order; at most `batch` of them go through the U-Net at once."""
+
+    def finish(self, items: Sequence[Item], latents: Sequence[Any]) -> list[Made]:
         """A picture for each item, float32 [H, W, 3] in 0..1; values that are not finite are left as they came out."""
 
     def round_trip(self, item: Item) -> Picture | None:

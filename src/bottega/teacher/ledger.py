@@ -7,15 +7,16 @@ One writer. A row is `current` until its inputs change; then it stays as history
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bottega.runtime.errors import FingerprintError, MissingError, StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 _JSON = ("reasons", "scores", "parameters")
 
 
@@ -64,12 +65,43 @@ NOT NULL); CREATE TABLE IF NOT EXISTS tries (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_row_a_try ON tries (target, try_index) WHERE current;
 CREATE INDEX IF NOT EXISTS by_inputs ON tries (content_sha256, style_sha256, seed) WHERE current;
-CREATE VIEW IF NOT EXISTS best AS SELECT * FROM (
-    SELECT *, ROW_NUMBER() OVER (
-        PARTITION BY target ORDER BY status <> 'ok', grade, json_array_length(reasons), try_index
-    ) AS place FROM tries WHERE current
-) WHERE place = 1;
+DROP VIEW IF EXISTS best;
+CREATE VIEW best AS SELECT * FROM tries WHERE id IN (
+    SELECT id FROM (
+        SELECT id, ROW_NUMBER() OVER (
+            PARTITION BY target
+            ORDER BY status <> 'ok', output_path IS NULL, grade, json_array_length(reasons), try_index
+        ) AS place FROM tries WHERE current
+    ) WHERE place = 1
+);
 """
+_AT_ONCE = 500  # names in one query; SQLite allows 999 in older versions
+_PAGE = 2000  # rows read at once
+
+
+class Scored(NamedTuple):
+    """What regrading needs of a try; `kept` tells whether its picture is there, `reasons` is JSON as it stands."""
+
+    id: int
+    status: str
+    target: str
+    try_index: int
+    rung: str
+    grade: str
+    weight: float
+    reasons: str
+    scores: dict[str, float]
+    kept: bool
+
+
+class Known(NamedTuple):
+    """What tells whether a target is done: the inputs of its first try, and every file of its tries."""
+
+    content_sha256: str
+    style_sha256: str
+    prompt: str
+    made: bool
+    paths: list[str]
 
 
 class Ledger:
@@ -172,18 +204,31 @@ class Ledger:
 
         `name` is how the file is called in the ledger: its path relative to the data root, never an absolute one.
         """
+        return self.file_hashes({name: path})[name]
+
+    def file_hashes(self, files: Mapping[str, Path | str]) -> dict[str, str]:
+        """The same of many files, by their names in the ledger."""
+        known = {row[0]: tuple(row) for row in self._select("SELECT * FROM files WHERE name IN ({})", list(files))}
+        return {name: self._hash(name, path, self._hashes.get(name) or known.get(name)) for name, path in files.items()}
+
+    def _hash(self, name: str, path: Path | str, known: tuple[Any, ...] | None) -> str:
         from bottega.runtime.files import sha256_file
 
         try:
-            stat = path.stat()
-            row = self._hashes.get(name) or self._db.execute("SELECT * FROM files WHERE name = ?", (name,)).fetchone()
-            if row and (row[1], row[2]) == (stat.st_size, stat.st_mtime_ns):
-                return str(row[3])
-            digest = sha256_file(path)
+            stat = os.stat(path)
+            if known and known[1:3] == (stat.st_size, stat.st_mtime_ns):
+                return str(known[3])
+            digest = sha256_file(Path(path))
         except OSError:
             return "missing"
         self._hashes[name] = (name, stat.st_size, stat.st_mtime_ns, digest)
         return digest
+
+    def _select(self, query: str, names: Sequence[str]) -> Iterator[sqlite3.Row]:
+        """Rows of a query with `IN ({})` for any number of names."""
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
+            yield from self._db.execute(query.format(", ".join("?" * len(part))), list(part))
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -211,13 +256,25 @@ class Ledger:
 
     def tries(self, targets: Sequence[str]) -> dict[str, list[Row]]:
         """The current tries of these targets, in order; targets without a row are absent."""
+        query = "SELECT * FROM tries WHERE current AND target IN ({}) ORDER BY target, try_index"
         found: dict[str, list[Row]] = {}
-        for start in range(0, len(targets), 500):
-            part = targets[start : start + 500]
-            marks = ", ".join("?" * len(part))
-            query = f"SELECT * FROM tries WHERE current AND target IN ({marks}) ORDER BY target, try_index"
-            for row in self._db.execute(query, list(part)):
-                found.setdefault(row["target"], []).append(_row(row))
+        for row in self._select(query, targets):
+            found.setdefault(row["target"], []).append(_row(row))
+        return found
+
+    def known(self, targets: Sequence[str]) -> dict[str, Known]:
+        """What tells whether these targets are done; those without a row are absent."""
+        query = (
+            "SELECT target, content_sha256, style_sha256, prompt, status, output_path FROM tries "
+            "WHERE current AND target IN ({}) ORDER BY target, try_index"
+        )
+        found: dict[str, Known] = {}
+        for target, content, style, prompt, status, path in self._select(query, targets):
+            one = found.setdefault(target, Known(content, style, prompt, False, []))
+            if path is not None:
+                one.paths.append(path)
+            if status == "ok" and not one.made:
+                found[target] = one._replace(made=True)
         return found
 
     def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[Row]]:
@@ -234,7 +291,6 @@ class Ledger:
             "content_path", "style_path", "output_path",
         )  # fmt: skip
         marks = ", ".join(f"{key} = ?" for key in keys)
-        marks = ", ".join(f"{key} = ?" for key in keys)
         change = f"UPDATE tries SET {marks} WHERE target = ? AND try_index = ? AND current"
         with _Transaction(self._db):
             for row in new:
@@ -244,13 +300,39 @@ class Ledger:
         """The best try of each target (grade, then fewest reasons, then the earliest), in the order of the work."""
         return (_row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
+    def best_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Some columns, as they stand, of the best try of each target that has a picture, in the order of the work."""
+        query = f"SELECT {', '.join(columns)} FROM best WHERE output_path IS NOT NULL ORDER BY seed, id"
+        return (tuple(row) for row in self._db.execute(query))
+
+    def pictures(self) -> Iterator[tuple[str, str, str]]:
+        """(output_path, content_path, style_path) of every current try whose picture was kept, by content and style."""
+        columns = "output_path, content_path, style_path"
+        query = f"SELECT {columns} FROM tries WHERE current AND output_path IS NOT NULL ORDER BY target, try_index"
+        return (tuple(row) for row in self._db.execute(query))
+
     def current(self) -> Iterator[Row]:
         """All current tries in the order they were entered."""
         return (_row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
 
+    def retried(self) -> Iterator[Row]:
+        """The current tries of all targets that have more than one, target by target, in order."""
+        many = "SELECT target FROM tries WHERE current AND try_index > 0"
+        query = f"SELECT * FROM tries WHERE current AND target IN ({many}) ORDER BY seed, target, try_index"
+        return (_row(row) for row in self._db.execute(query))
+
+    def first_scores(self) -> Iterator[dict[str, float]]:
+        """The raw scores of every target's first try, unless its inputs were broken."""
+        query = "SELECT scores FROM tries WHERE current AND try_index = 0 AND status <> 'broken'"
+        return (json.loads(row[0]) for row in self._db.execute(query))
+
     def count(self) -> int:
         """Number of targets that have a row."""
         return int(self._db.execute("SELECT COUNT(DISTINCT target) FROM tries WHERE current").fetchone()[0])
+
+    def seconds(self) -> float:
+        """Time that all current tries took together."""
+        return float(self._db.execute("SELECT COALESCE(SUM(seconds), 0) FROM tries WHERE current").fetchone()[0])
 
     def regrade(self, graded: Iterable[tuple[str, float, Sequence[str], int]]) -> None:
         """Set (grade, weight, reasons) of rows by id, in one transaction."""
@@ -263,12 +345,21 @@ class Ledger:
                 ),
             )
 
-    def scored(self) -> Iterator[tuple[int, str, str, int, str, dict[str, float]]]:
-        """(id, status, target, try_index, grade, scores) of every current row: all that regrading needs."""
-        for row in self._db.execute(
-            "SELECT id, status, target, try_index, grade, scores FROM tries WHERE current ORDER BY id"
-        ):
-            yield row["id"], row["status"], row["target"], row["try_index"], row["grade"], json.loads(row["scores"])
+    def scored(self) -> Iterator[Scored]:
+        """All that regrading needs of every current row, target by target, its tries in order.
+
+        Read a page at a time, so that rows may be changed in between and memory stays flat.
+        """
+        query = (
+            "SELECT id, status, target, try_index, rung, grade, weight, reasons, scores, output_path IS NOT NULL "
+            "FROM tries WHERE current AND (target, try_index) > (?, ?) ORDER BY target, try_index LIMIT ?"
+        )
+        last = ("", -1)
+        while page := self._db.execute(query, (*last, _PAGE)).fetchall():
+            scores = json.loads(f"[{','.join(row[8] for row in page)}]")  # one call for all takes half the time
+            for row, of_row in zip(page, scores, strict=True):
+                yield Scored._make((*row[:8], of_row, bool(row[9])))
+            last = (page[-1]["target"], page[-1]["try_index"])
 
 
 class _Transaction:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bottega.data.pictures import load_square
 from bottega.runtime.errors import MissingError
-from bottega.teacher.items import FloatPicture, Item, Picture, Settings
+from bottega.teacher.items import FloatPicture, Item, Made, Picture, Settings
 
 
 class Oracle:
@@ -34,6 +34,17 @@ class Oracle:
             MissingError: a truth was not drawn.
         """
         return [self._one(item) for item in items]
+
+    def encode(self, items: Sequence[Item]) -> None:
+        """Nothing: truths are read."""
+
+    def denoise(self, items: Sequence[Item], batch: int) -> list[None]:
+        """Nothing either."""
+        return [None] * len(items)
+
+    def finish(self, items: Sequence[Item], latents: Sequence[None]) -> list[Made]:
+        """The truths, see `generate`."""
+        return [Made(picture) for picture in self.generate(items)]
 
     def round_trip(self, item: Item) -> Picture | None:
         """None: nothing was encoded."""

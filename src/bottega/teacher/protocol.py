@@ -2,7 +2,8 @@
 
 A sampler's configuration is half of a teacher: `DDIMScheduler()` clips samples and has linear betas, `trailing`
 spacing starts img2img at another noise level. So all of it is set and checked, nothing is inherited from a model
-folder but the prediction type.
+folder but the prediction type. Other samplers are pinned to the same noise levels; taking one departs from the
+protocol, and `cautions` says what is known of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bottega.runtime.errors import RequestError
+from bottega.teacher.config import PRESETS, Protocol
 
 DDIM: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -28,6 +30,41 @@ DDIM: dict[str, Any] = {
 }
 
 
+_LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing")
+_LIKE_DDIM = {key: DDIM[key] for key in (*_LEVELS, "steps_offset")}
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", DDIM),
+    "euler": ("EulerDiscreteScheduler", {**_LIKE_DDIM, "use_karras_sigmas": False, "interpolation_type": "linear"}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", _LIKE_DDIM),
+    "dpmpp_2m": (
+        "DPMSolverMultistepScheduler",
+        {**_LIKE_DDIM, "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
+    ),
+}
+_KNOWN = {
+    "euler": "Euler with img2img and an IP-Adapter gives more bad pictures than DDIM",
+    "euler_ancestral": "an ancestral sampler draws noise at every step, so that less of the content is held, and Euler "
+    "with img2img and an IP-Adapter gives more bad pictures than DDIM",
+    "dpmpp_2m": "a multistep solver begins with order 1, and img2img makes few steps; not measured with an IP-Adapter",
+}
+_IP_SAFE = 0.35  # ip_adapter_scale above which ghosting and mesh are known
+
+
+def cautions(protocol: Protocol) -> list[str]:
+    """One line for each value that departs from the named protocol, with what is known of it."""
+    lines = []
+    for key, value in protocol.departures().items():
+        line = f"teacher.{key} departs from `{protocol.name}`: {value['here']} instead of {value['protocol']}"
+        if key == "sampler":
+            line += f"; {_KNOWN[protocol.sampler]}"
+        if key == "ip_adapter_scale" and protocol.ip_adapter_scale > _IP_SAFE:
+            line += f"; above {_IP_SAFE} ghosting and mesh are known (SDXL at 512 px)"
+        if key == "strength" and protocol.strength > max(p["strength"] for p in PRESETS.values()):
+            line += "; the more is redrawn, the more structure is lost"
+        lines.append(line)
+    return lines
+
+
 def unet_calls(steps: int, strength: float) -> int:
     """Denoising steps that img2img makes: `int(steps * strength)`, so that strength counts in units of 1 / steps."""
     return min(int(steps * strength), steps)
@@ -41,13 +78,19 @@ def strength_of(calls: int, steps: int) -> float:
     return strength
 
 
-def schedule(steps: int, strength: float) -> dict[str, Any]:
+def schedule(steps: int, strength: float, sampler: str = "ddim") -> dict[str, Any]:
     """The effective schedule: U-Net calls, first and last timestep, and the first one's signal-to-noise ratio ᾱ / (1
     - ᾱ).
     """
     calls = unet_calls(steps, strength)
-    spacing = DDIM["num_train_timesteps"] // steps
-    first, last = (calls - 1) * spacing + DDIM["steps_offset"], DDIM["steps_offset"]
+    if sampler == "ddim":
+        spacing = DDIM["num_train_timesteps"] // steps
+        first, last = (calls - 1) * spacing + DDIM["steps_offset"], DDIM["steps_offset"]
+    else:
+        scheduler = make_scheduler(sampler, "epsilon")
+        scheduler.set_timesteps(steps)
+        made = [int(t) for t in scheduler.timesteps[(steps - calls) * scheduler.order :]]
+        calls, first, last = len(made), made[0], made[-1]
     betas = np.linspace(DDIM["beta_start"] ** 0.5, DDIM["beta_end"] ** 0.5, DDIM["num_train_timesteps"]) ** 2
     signal = float(np.cumprod(1 - betas)[first])
     return {
@@ -58,29 +101,36 @@ def schedule(steps: int, strength: float) -> dict[str, Any]:
     }
 
 
-def pin(pipeline: Any) -> None:
-    """Give the pipeline the protocol's DDIM; the prediction type stays the model's own."""
-    from diffusers import DDIMScheduler
+def make_scheduler(sampler: str, prediction_type: str) -> Any:
+    """The diffusers scheduler of a sampler, pinned to the protocol's noise levels."""
+    import diffusers
 
-    prediction_type = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    pipeline.scheduler = DDIMScheduler(**DDIM, prediction_type=prediction_type)
-    check(pipeline.scheduler)
+    name, config = SAMPLERS[sampler]
+    return getattr(diffusers, name)(**config, prediction_type=prediction_type)
 
 
-def check(scheduler: Any) -> None:
-    """Assert that a scheduler is the protocol's DDIM, field by field.
+def pin(pipeline: Any, sampler: str = "ddim") -> None:
+    """Give the pipeline the protocol's sampler; the prediction type stays the model's own."""
+    pipeline.scheduler = make_scheduler(sampler, pipeline.scheduler.config.get("prediction_type", "epsilon"))
+    check(pipeline.scheduler, sampler)
+
+
+def check(scheduler: Any, sampler: str = "ddim") -> None:
+    """Assert that a scheduler is the protocol's, field by field.
 
     Raises:
         RequestError: another class, or a field with another value; each is named.
     """
-    if type(scheduler).__name__ != "DDIMScheduler":
+    name, config = SAMPLERS[sampler]
+    if type(scheduler).__name__ != name:
         raise RequestError(
-            f"the protocol samples with DDIMScheduler, received {type(scheduler).__name__}; call "
+            f"the protocol samples with {name}, received {type(scheduler).__name__}; call "
             "bottega.teacher.protocol.pin first"
         )
-    wrong = {key: scheduler.config.get(key) for key, value in DDIM.items() if scheduler.config.get(key) != value}
+    wrong = {key: scheduler.config.get(key) for key, value in config.items() if scheduler.config.get(key) != value}
     if wrong:
-        told = ", ".join(f"{key}={value!r} (protocol: {DDIM[key]!r})" for key, value in wrong.items())
+        told = ", ".join(f"{key}={value!r} (protocol: {config[key]!r})" for key, value in wrong.items())
         raise RequestError(
-            f"DDIM's configuration is pinned by the protocol, received {told}; call bottega.teacher.protocol.pin first"
+            f"{sampler}'s configuration is pinned by the protocol, received {told}; call bottega.teacher.protocol.pin "
+            "first"
         )

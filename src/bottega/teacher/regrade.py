@@ -1,57 +1,120 @@
-"""Grade a finished run again from its raw scores: no picture is read, no GPU is needed."""
+"""Grade a finished run again from its raw scores: no picture is read, no GPU is needed, and memory stays flat."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
 from bottega.runtime.files import sha256_json
-from bottega.teacher.ledger import Ledger
+from bottega.teacher.config import Ladder
+from bottega.teacher.ledger import Ledger, Scored
+from bottega.teacher.retry import rung_weight
+
+Update = tuple[str, float, list[str], int]  # grade, weight, reasons, id
 
 
 def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> dict[str, Any]:
-    """Derive every grade anew.
+    """Derive every grade anew; the weight is the grade's times the rung's, by the ladder that the run was made with.
 
     Args:
-        write: enter the new grades, and make the new limits those that the run goes on with. Without it only the
-            counts are told.
+        write: enter the new grades, and make the new limits those that the run goes on with; all or nothing. Without
+            it only the counts are told.
 
     Returns:
-        Number of tries, how many change (`A->B` and so on), grades of the best tries before and after, and for how
-        many targets another try is now the best: exports then name that one.
+        Number of tries, how many change (`A->B` and so on), grades of the best tries before and after, for how many
+        targets another try is now the best (exports then name that one), and for how many the best would be a try
+        whose picture was not kept (exports then name the best that was).
     """
-    changes: Counter[str] = Counter()
-    updates: list[tuple[str, float, list[str], int]] = []
-    before: dict[str, tuple[Any, ...]] = {}
-    after: dict[str, tuple[Any, ...]] = {}
-    tries = 0
-    for number, status, target, index, letter, scores in ledger.scored():
-        tries += 1
-        if status == "broken":
-            judged_letter, reasons = letter, 1
-        else:
-            judged = grade(scores, thresholds)
-            judged_letter, reasons = judged.letter, len(judged.reasons)
-            updates.append((judged.letter, judged.weight, judged.reasons, number))
-        if judged_letter != letter:
-            changes[f"{letter}->{judged_letter}"] += 1
-        old, new = (status != "ok", letter, index), (status != "ok", judged_letter, reasons, index)
-        before[target] = min(before.get(target, old), old)
-        after[target] = min(after.get(target, new), new)
+    told = _Told()
+    parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+    updates = _updates(ledger, thresholds, _ladder(parts), told)
     if write:
         ledger.regrade(updates)
-        parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
         parts["thresholds"] = thresholds.model_dump(mode="json")
         ledger.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
         ledger.set_meta("fingerprint", sha256_json(parts))
+    else:
+        for _ in updates:
+            pass
     return {
-        "tries": tries,
-        "changes": dict(sorted(changes.items())),
-        "before": dict(sorted(Counter(key[1] for key in before.values()).items())),
-        "after": dict(sorted(Counter(key[1] for key in after.values()).items())),
-        "another_try_wins": sum(before[target][-1] != after[target][-1] for target in after),
+        "tries": told.tries,
+        "changes": dict(sorted(told.changes.items())),
+        "before": dict(sorted(told.before.items())),
+        "after": dict(sorted(told.after.items())),
+        "another_try_wins": told.another_try_wins,
+        "unkept_try_wins": told.unkept_try_wins,
         "written": write,
     }
+
+
+@dataclass
+class _Told:
+    """What is counted on the way."""
+
+    tries: int = 0
+    changes: Counter[str] = field(default_factory=Counter)
+    before: Counter[str] = field(default_factory=Counter)
+    after: Counter[str] = field(default_factory=Counter)
+    another_try_wins: int = 0
+    unkept_try_wins: int = 0
+
+
+class _Judged(NamedTuple):
+    """A try with a grade and its number of reasons."""
+
+    one: Scored
+    letter: str
+    reasons: int
+
+
+def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, told: _Told) -> Iterator[Update]:
+    """What differs from the ledger, row by row; `told` is complete when the last is taken."""
+    for _, tries in groupby(ledger.scored(), key=lambda one: one.target):
+        old: list[_Judged] = []
+        new: list[_Judged] = []
+        for one in tries:
+            reasons = json.loads(one.reasons) if one.reasons != "[]" else []
+            old.append(_Judged(one, one.grade, len(reasons)))
+            if one.status == "broken":
+                new.append(old[-1])
+                continue
+            judged = grade(one.scores, thresholds)
+            new.append(_Judged(one, judged.letter, len(judged.reasons)))
+            weight = round(judged.weight * rung_weight(one.rung, ladder), 6)
+            if (judged.letter, weight, judged.reasons) != (one.grade, one.weight, reasons):
+                yield judged.letter, weight, judged.reasons, one.id
+        _count(old, new, told)
+
+
+def _count(old: list[_Judged], new: list[_Judged], told: _Told) -> None:
+    """Count one target's tries, its best before and after."""
+    before, after = (min(old, key=_rank), min(new, key=_rank)) if len(new) > 1 else (old[0], new[0])
+    told.tries += len(new)
+    told.changes.update(f"{a.letter}->{b.letter}" for a, b in zip(old, new, strict=True) if a.letter != b.letter)
+    told.before[before.letter] += 1
+    told.after[after.letter] += 1
+    told.another_try_wins += before.one.id != after.one.id
+    made = [judged for judged in new if judged.one.status == "ok"]
+    told.unkept_try_wins += len(made) > 1 and not min(made, key=_worth).one.kept
+
+
+def _rank(judged: _Judged) -> tuple[bool, bool, str, int, int]:
+    """The order of the ledger's view `best`."""
+    return (judged.one.status != "ok", not judged.one.kept, *_worth(judged))
+
+
+def _worth(judged: _Judged) -> tuple[str, int, int]:
+    """The order if every picture had been kept."""
+    return judged.letter, judged.reasons, judged.one.try_index
+
+
+def _ladder(parts: dict[str, Any]) -> Ladder:
+    """The run's own ladder; one from before weights shrank with the rung leaves them as they were."""
+    kept = parts.get("teacher", {}).get("ladder", {})
+    return Ladder(**{"rung_weight": 1.0, **{key: value for key, value in kept.items() if key in Ladder.model_fields}})

@@ -2,12 +2,13 @@
 
 | cause | rung 1 | rung 2 |
 |---|---|---|
-| structure, frequency or content lost | less strength, a little less guidance | also less of the style picture |
-| too little change or style | more of the style picture | also more strength |
-| anything else (not finite, black, flat, burnt), or both of the above | new noise | new noise |
+| structure or content lost, mesh, ghosts, noise | less strength, a little less guidance | also less of the style |
+| too little change | new noise | nothing: less strength would make it worse |
+| anything else (not finite, black, flat, burnt …), or both of the above | new noise | new noise |
 
-Retries that change parameters keep the noise, so that tries can be compared. Strength counts in whole steps: a rung
-that would repeat an earlier try goes one step further, and where none is left it draws new noise.
+A decode that is not finite was already decoded in fp32 before it came here. Retries that change parameters keep the
+noise, so that tries can be compared. Strength counts in whole steps: a rung that would repeat an earlier try goes one
+step further, and where none is left it draws new noise.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ from bottega.teacher.config import Ladder
 from bottega.teacher.items import Settings
 from bottega.teacher.protocol import strength_of, unet_calls
 
-STRUCTURE = frozenset({"edge_64", "edge_128", "content", "frequency"})
-WEAK = frozenset({"unchanged", "style"})
+STRUCTURE = frozenset(
+    {"edge_64", "edge_128", "structure", "content", "frequency", "mesh", "noise", "blocking", "ghosting"}
+)
+WEAK = frozenset({"unchanged"})
 
 
 def direction(causes: Sequence[str]) -> str:
-    """Where the ladder leads for these failed checks: "structure", "stronger" or "noise"."""
+    """Where the ladder leads for these failed checks: "structure", "weak" or "noise"."""
     found = set(causes)
-    if found - STRUCTURE - WEAK or (found & STRUCTURE and found & WEAK) or not found:
-        return "noise"
-    return "structure" if found & STRUCTURE else "stronger"
+    if found and found <= STRUCTURE:
+        return "structure"
+    return "weak" if found and found <= WEAK else "noise"
+
+
+def rung_weight(rung: str, ladder: Ladder) -> float:
+    """What the training weight of a try on this rung is multiplied by: 1, but less with each rung down `structure`."""
+    name, _, depth = rung.partition(" ")
+    return float(ladder.rung_weight ** int(depth)) if name == "structure" else 1.0
 
 
 def next_settings(
     causes: Sequence[str], base: Settings, tried: Sequence[Settings], ladder: Ladder
-) -> tuple[str, Settings]:
-    """The settings of the next try, different in effect from all that were tried.
+) -> tuple[str, Settings] | None:
+    """The settings of the next try, different in effect from all that were tried; None where no other is worth one.
 
     Args:
         causes: names of the checks that failed on the last try.
@@ -43,26 +52,23 @@ def next_settings(
     Returns:
         The rung's name (such as `structure 1`), and the settings.
     """
-    way, rung = direction(causes), len(tried)
-    noise = tried[-1].noise
-    if way == "structure":
-        down = ladder.guidance_down[min(rung, 2) - 1]
-        wish = base.with_(
-            strength=base.strength * ladder.strength_down,
-            guidance_scale=max(1.0, round(base.guidance_scale - down, 4)),
-            noise=noise,
-        )
-        wish = wish.with_(ip_adapter_scale=round(base.ip_adapter_scale * ladder.ip_down, 4)) if rung > 1 else wish
-        settings = _distinct(wish, tried, -1)
-    elif way == "stronger":
-        wish = base.with_(ip_adapter_scale=round(base.ip_adapter_scale * ladder.ip_up, 4), noise=noise)
-        wish = wish.with_(strength=min(1.0, base.strength * ladder.strength_up)) if rung > 1 else wish
-        settings = _distinct(wish, tried, 1)
-    else:
-        settings = None
+    way, rung, noise = direction(causes), len(tried), tried[-1].noise
+    if way == "weak" and noise > 0:
+        return None
+    settings = _down(base.with_(noise=noise), tried, rung, ladder) if way == "structure" else None
     if settings is None:
         return f"noise {rung}", base.with_(noise=max(s.noise for s in tried) + 1)
-    return f"{way} {rung}", settings
+    return f"structure {rung}", settings
+
+
+def _down(base: Settings, tried: Sequence[Settings], rung: int, ladder: Ladder) -> Settings | None:
+    """A rung down the ladder; None where even one step was tried with these scales."""
+    guidance_scale = max(1.0, round(base.guidance_scale - ladder.guidance_down[min(rung, 2) - 1], 4))
+    ip_adapter_scale = base.ip_adapter_scale if rung == 1 else round(base.ip_adapter_scale * ladder.ip_down, 4)
+    wish = base.with_(
+        strength=base.strength * ladder.strength_down, guidance_scale=guidance_scale, ip_adapter_scale=ip_adapter_scale
+    )
+    return _distinct(wish, tried, -1)
 
 
 def _distinct(wish: Settings, tried: Sequence[Settings], step: int) -> Settings | None:

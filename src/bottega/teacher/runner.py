@@ -1,4 +1,11 @@
-"""The run: chunk by chunk down the work list, pictures first, then their rows in one transaction.
+"""The run: down the work list in chunks, two of them in flight, pictures first, then their rows in one transaction.
+
+    load ahead ─ encode a window ─┬─ denoise chunk k+1 ────────────────────┐
+                                  └─ decode, judge, write chunk k (thread) ┴─ enter rows, in the order of the list
+
+While the U-Net works on one chunk, a thread decodes, judges and writes the one before. What is C after that is planned
+again by its cause and denoised next, together with nothing but what is C of the same chunk. Who goes next follows from
+the plans and never from who was faster, and rows are entered in the order of the list.
 
 A chunk is fixed by the pair list (file, seed, index // batch), never by what is done already, and an unfinished one
 is made again whole: after a kill at any moment the same command gives the same bytes and the same rows. Order: the
@@ -7,12 +14,17 @@ first seed for all pairs, then the next.
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +32,23 @@ from bottega.data.pictures import load_square
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
 from bottega.quality.measure import Judge, Scores, to_uint8
-from bottega.runtime.errors import PictureError
+from bottega.runtime import memory
+from bottega.runtime.errors import PictureError, StartAfresh
 from bottega.runtime.files import write_bytes, write_png
 from bottega.teacher.config import TeacherConfig
-from bottega.teacher.items import Item, Picture, Settings, Teacher, target_name
-from bottega.teacher.ledger import Ledger, Row
-from bottega.teacher.retry import next_settings
+from bottega.teacher.items import Item, Made, Picture, Settings, Teacher, target_name
+from bottega.teacher.ledger import Known, Ledger, Row
+from bottega.teacher.pressure import Pressure
+from bottega.teacher.retry import next_settings, rung_weight
 
 LOGGER = logging.getLogger(__name__)
+WINDOW = 32  # targets loaded and encoded together: 50 MB of pictures at 512 px
+_SCAN = 512  # targets asked of the ledger at once
+_IN_FLIGHT = 2
+_LOADERS = 2  # threads that read pictures
 Pair = dict[str, Any]
+Plan = tuple[str, Settings]  # a rung's name and what it does
+Loading = tuple["Chunk", list[Future[None]]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,7 @@ class Try:
     grade: Grade
     noise_seed: int
     seconds: float
+    facts: dict[str, Any]
 
     @property
     def rank(self) -> tuple[bool, str, int]:
@@ -62,13 +83,17 @@ class Try:
 
 @dataclass
 class Target:
-    """A target of the chunk in hand: its work, the hashes of its inputs, and what was tried."""
+    """A target of a chunk in hand: its work, the hashes of its inputs, and what was tried."""
 
     work: Work
     content_sha256: str
     style_sha256: str
+    stale: list[str] = field(default_factory=list)  # files of its rows so far, which become history
+    known: bool = False
     item: Item | None = None
     broken: str = ""
+    plan: Plan | None = None
+    batch: int = 1  # that went through the U-Net at once in the last try
     tries: list[Try] = field(default_factory=list)
 
     @property
@@ -77,12 +102,31 @@ class Target:
         return min(range(len(self.tries)), key=lambda i: (*self.tries[i].rank, i))
 
 
-def chunks(lists: Sequence[Sequence[Pair]], seeds: Sequence[int], batch: int) -> Iterator[list[Work]]:
-    """The work list in chunks: seed by seed, list by list, `batch` neighbouring pairs at a time."""
+@dataclass
+class Chunk:
+    """Targets of one chunk that are not done, and how many of it are. `rows` are there when it is written."""
+
+    targets: list[Target]
+    done: int
+    rows: list[Row] | None = None
+
+    @property
+    def planned(self) -> list[Target]:
+        """The targets that are to be tried next."""
+        return [target for target in self.targets if target.plan is not None]
+
+
+def chunks(lists: Iterable[Callable[[], Iterator[Pair]]], seeds: Sequence[int], batch: int) -> Iterator[list[Work]]:
+    """The work list in chunks: seed by seed, list by list, `batch` neighbouring pairs at a time.
+
+    Args:
+        lists: each opens a pair list anew.
+    """
     for seed in seeds:
         for pairs in lists:
-            for start in range(0, len(pairs), batch):
-                chunk = [Work(pair, seed) for pair in pairs[start : start + batch] if seed in pair.get("seeds", seeds)]
+            opened = pairs()
+            while part := list(islice(opened, batch)):
+                chunk = [Work(pair, seed) for pair in part if seed in pair.get("seeds", seeds)]
                 if chunk:
                     yield chunk
 
@@ -94,7 +138,9 @@ class Runner:
         teacher: makes the teacher; called when the first target needs it, so that a finished run loads nothing.
         judge: likewise.
         known: all pair ids of the pair lists, beyond any limit: a row under another id whose files are the same was
-            renamed.
+            renamed. Called when such a row is met.
+        retry_failed: make targets again of which no picture came out.
+        pressure: what is given up when memory gets short; by default as the configuration says.
     """
 
     def __init__(
@@ -108,52 +154,100 @@ class Runner:
         thresholds: Thresholds,
         ledger: Ledger,
         fingerprint: str,
-        known: frozenset[str] = frozenset(),
+        known: Callable[[], frozenset[str]] = frozenset,
+        retry_failed: bool = False,
+        pressure: Pressure | None = None,
     ) -> None:
         self.config, self.directory, self.data_root = config, directory, data_root
-        self._make_teacher, self._make_judge = teacher, judge
+        self._make_teacher, self._make_judge, self._list_known = teacher, judge, known
         self.thresholds, self.ledger = thresholds, ledger
-        self.fingerprint, self.known = fingerprint, known
+        self.fingerprint, self.retry_failed = fingerprint, retry_failed
         self.base = Settings.of(config)
+        automatic = config.batch_size == "auto"
+        self.pressure = pressure or Pressure(config.memory_limit, config.chunk, grows=automatic)
+        self._creep = memory.Creep()
+        self._since_trim = 0
 
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher, loaded at first use."""
-        return self._make_teacher()
+        made = self._make_teacher()
+        gc.collect()
+        gc.freeze()  # the models' objects live to the end: no collection need look at them again
+        return made
 
     @cached_property
     def judge(self) -> Judge:
         """The judge, loaded at first use."""
         return self._make_judge()
 
-    def do(self, chunk: Sequence[Work]) -> list[Row]:
-        """Make what is not done of a chunk; the rows entered for it (none if all was done)."""
-        rows = self.ledger.tries([work.target for work in chunk])
-        todo = [target for work in chunk if (target := self._unless_done(work, rows.get(work.target))) is not None]
-        if not todo:
-            return []
-        for target in todo:
-            self._load(target)
-        self._make([target for target in todo if target.item is not None])
-        entered = [row for target in todo for row in self._write(target)]
-        self.ledger.commit(entered, superseded=[t.work.target for t in todo if t.work.target in rows])
-        return entered
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All pair ids of the lists."""
+        return self._list_known()
+
+    def run(self, work: Iterable[list[Work]]) -> Generator[tuple[int, list[Row]], None, None]:
+        """Make what is not done of the work list: after each chunk its size and the rows entered for it.
+
+        Closing the iterator gives up the chunks in flight; what was told is saved.
+
+        Raises:
+            MemoryPressureError, StartAfresh: memory is short, or this process has grown too large; all that was told is
+                saved.
+        """
+        with ThreadPoolExecutor(_LOADERS) as loaders, ThreadPoolExecutor(1) as finisher:
+            ahead: list[Loading] = []
+            for window in self._windows(self._unfinished(work)):
+                early = self._start_loading(window, loaders) if self.pressure.ahead else None
+                yield from self._flow(ahead, finisher)
+                ahead = early or self._start_loading(window, loaders)
+            yield from self._flow(ahead, finisher)
 
     # --- what is left to do -----------------------------------------------------------------------------------------
 
-    def _unless_done(self, work: Work, rows: list[Row] | None) -> Target | None:
-        pair = work.pair
-        shas = self._hash(str(pair["content_path"])), self._hash(str(pair["style_path"]))
-        target = Target(work, *shas)
-        if rows is None:
-            return None if self._adopt(work, shas) else target
-        first = rows[0]
-        same = (first.content_sha256, first.style_sha256, first.prompt) == (*shas, pair["prompt"])
-        there = all(row.output_path is None or (self.directory / row.output_path).is_file() for row in rows)
-        return None if same and there else target
+    def _windows(self, found: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+        """Neighbouring chunks that are loaded and encoded together; the first window is small, to see pictures soon."""
+        window: list[Chunk] = []
+        size, room = 0, _IN_FLIGHT * self.config.chunk
+        for chunk in found:
+            window.append(chunk)
+            size += len(chunk.targets)
+            if size >= room or not chunk.targets:  # what is done is told at once
+                yield window
+                room = max(WINDOW, room) if size else room
+                window, size = [], 0
+        if window:
+            yield window
 
-    def _hash(self, path: str) -> str:
-        return self.ledger.file_hash(path, self.data_root / path)
+    def _unfinished(self, work: Iterable[list[Work]]) -> Iterator[Chunk]:
+        """Every chunk with what is not done of it; the ledger is asked for many at once."""
+        stream = iter(work)
+        while block := list(islice(stream, max(1, _SCAN // self.config.chunk))):
+            flat = [one for chunk in block for one in chunk]
+            known = self.ledger.known([one.target for one in flat])
+            paths = {str(one.pair[key]) for one in flat for key in ("content_path", "style_path")}
+            hashes = self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in paths})
+            done = 0  # of whole chunks: counted together
+            for chunk in block:
+                todo = [self._unless_done(one, known.get(one.target), hashes) for one in chunk]
+                targets = [target for target in todo if target is not None]
+                if targets:
+                    yield Chunk(targets, len(chunk) - len(targets))
+                else:
+                    done += len(chunk)
+            if done:
+                yield Chunk([], done)
+
+    def _unless_done(self, work: Work, known: Known | None, hashes: Mapping[str, str]) -> Target | None:
+        pair = work.pair
+        shas = hashes[str(pair["content_path"])], hashes[str(pair["style_path"])]
+        if known is None:
+            return None if self._adopt(work, shas) else Target(work, *shas)
+        same = (known.content_sha256, known.style_sha256, known.prompt) == (*shas, pair["prompt"])
+        there = all(os.path.exists(f"{self.directory}/{path}") for path in known.paths)
+        if same and there and (known.made or not self.retry_failed):
+            return None
+        return Target(work, *shas, stale=known.paths, known=True)
 
     def _adopt(self, work: Work, shas: tuple[str, str]) -> bool:
         """Whether the same bytes stand in the ledger under names that no pair list knows any more: then they were
@@ -185,6 +279,7 @@ class Runner:
         return replace(row, target=work.target, output_path=path, **names)  # type: ignore[arg-type]
 
     def _load(self, target: Target) -> None:
+        """Read a target's pictures, in a thread of its own; one that can't be read makes it broken."""
         pair, size = target.work.pair, self.config.size
         try:
             content, style = (load_square(self.data_root / pair[key], size) for key in ("content_path", "style_path"))
@@ -192,65 +287,144 @@ class Runner:
             target.broken = str(error)
             LOGGER.warning("%s: %s", target.work.target, error)
             return
-        keys = (target.content_sha256, target.style_sha256)
-        names = {key: str(pair[key]) for key in ("pair_id", "content_id", "style_id", "prompt")}
         target.item = Item(
-            **names,
+            pair_id=str(pair["pair_id"]),
+            content_id=str(pair["content_id"]),
+            style_id=str(pair["style_id"]),
+            prompt=str(pair["prompt"]),
             seed=target.work.seed,
             content=content,
             style=style,
-            content_key=keys[0],
-            style_key=keys[1],
-            settings=self.base,
+            content_key=target.content_sha256,
+            style_key=target.style_sha256,
         )
+        target.plan = ("first", self.base)
 
-    # --- making and judging -----------------------------------------------------------------------------------------
+    # --- the flow ---------------------------------------------------------------------------------------------------
 
-    def _make(self, targets: list[Target]) -> None:
-        """First tries of all, then up to `max_retries` rounds for those that are still C."""
-        self._round(targets, [("first", self.base)] * len(targets))
-        for _ in range(self.config.max_retries if self.config.quality_filter else 0):
-            again = [t for t in targets if t.tries[t.best].grade.letter == "C"]
-            if not again:
-                return
-            self._round(
-                again,
-                [
-                    next_settings(
-                        t.tries[-1].grade.causes, self.base, [x.settings for x in t.tries], self.config.ladder
-                    )
-                    for t in again
-                ],
-            )
+    def _start_loading(self, window: Sequence[Chunk], loaders: ThreadPoolExecutor) -> list[Loading]:
+        return [(chunk, [loaders.submit(self._load, target) for target in chunk.targets]) for chunk in window]
 
-    def _round(self, targets: list[Target], plans: Sequence[tuple[str, Settings]]) -> None:
-        if not targets:
-            return
-        items = [
-            replace(t.item, settings=settings)
-            for t, (_, settings) in zip(targets, plans, strict=True)
-            if t.item is not None
-        ]
+    def _flow(self, window: Sequence[Loading], finisher: ThreadPoolExecutor) -> Iterator[tuple[int, list[Row]]]:
+        """A window's chunks, two in flight: the next to be denoised is the oldest that is planned again, else a new
+        one.
+        """
+        for _, loads in window:
+            for loaded in loads:
+                loaded.result()
+        if done := sum(chunk.done for chunk, _ in window if not chunk.targets):
+            yield done, []
+        waiting = deque(chunk for chunk, _ in window if chunk.targets)
+        items = [target.item for chunk in waiting for target in chunk.planned if target.item is not None]
+        if items:
+            self.pressure.relieve()
+            self._sparing(lambda: self.teacher.encode(items))
+        flying: deque[Chunk] = deque()
+        finishing: Future[None] | None = None
+        busy: Chunk | None = None  # the chunk that the thread has in hand
+        while waiting or flying:
+            chunk = next((one for one in flying if one is not busy and one.planned), None)
+            if chunk is None and waiting and len(flying) < _IN_FLIGHT:
+                chunk = waiting.popleft()
+                flying.append(chunk)
+            job = self._denoise(chunk) if chunk is not None else None
+            if finishing is not None:
+                finishing.result()
+            busy, finishing = chunk, finisher.submit(self._finish, chunk, *job) if chunk is not None and job else None
+            while flying and flying[0].rows is not None:
+                yield self._enter(flying.popleft())
+
+    def _denoise(self, chunk: Chunk) -> tuple[list[Item], list[Any], float]:
+        """The chunk's planned tries up to their latents, with the seconds that each took."""
         start = time.monotonic()
-        made = self.teacher.generate(items)
-        seconds = (time.monotonic() - start) / len(items)
+        plans = [(target.item, target.plan) for target in chunk.planned]
+        items = [replace(item, settings=plan[1]) for item, plan in plans if item is not None and plan is not None]
+        latents = self._sparing(lambda: self.teacher.denoise(items, self.pressure.batch)) if items else []
+        for target in chunk.planned:
+            target.batch = min(self.pressure.batch, len(items))
+        return items, latents, (time.monotonic() - start) / max(1, len(items))
+
+    def _sparing(self, work: Callable[[], Any]) -> Any:
+        """Do some work, with a smaller batch each time that memory runs out."""
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+                if not memory.is_out_of_memory(error):
+                    raise
+                reason = error.with_traceback(None)  # its frames hold the tensors that did not fit
+            self.pressure.out_of_memory(reason)
+
+    def _finish(self, chunk: Chunk, items: list[Item], latents: list[Any], seconds: float) -> None:
+        """Decode and judge what was denoised, plan what is C again, and write the chunk when nothing is planned."""
+        start = time.monotonic()
+        targets = chunk.planned
+        made = self._sparing(lambda: self.teacher.finish(items, latents)) if items else []
+        scores = self._judged(items, made)
+        seconds += (time.monotonic() - start) / max(1, len(items))
+        for target, item, one, score in zip(targets, items, made, scores, strict=True):
+            assert target.plan is not None and item.settings is not None  # by `planned`
+            rung = target.plan[0]
+            whole = to_uint8(one.picture) if score["finite"] == 1 else None
+            judged = grade(score, self.thresholds)
+            facts = {**one.facts, "batch": target.batch}
+            target.tries.append(Try(item.settings, rung, whole, score, judged, item.noise_seed, seconds, facts))
+            target.plan = self._next_plan(target)
+        if not chunk.planned:
+            chunk.rows = [row for target in chunk.targets for row in self._write(target)]
+
+    def _judged(self, items: Sequence[Item], made: Sequence[Made]) -> list[Scores]:
+        if not items:
+            return []
         scores = self.judge.measure(
-            made,
+            [one.picture for one in made],
             [item.content for item in items],
             [item.style for item in items],
             round_trips=[self.teacher.round_trip(item) for item in items],
             keys=[("content " + item.keys[0], "style " + item.keys[1]) for item in items],
         )
-        for target, (rung, settings), item, picture, score in zip(targets, plans, items, made, scores, strict=True):
-            whole = to_uint8(picture) if score["finite"] == 1 else None
-            target.tries.append(
-                Try(settings, rung, whole, score, grade(score, self.thresholds), item.noise_seed, seconds)
+        for score, one in zip(scores, made, strict=True):
+            if "latents_finite" in one.facts:
+                score["latents_finite"] = one.facts["latents_finite"]
+        return scores
+
+    def _next_plan(self, target: Target) -> Plan | None:
+        """What to try next: nothing once a try is no C, after the last retry, and where no other try is worth one."""
+        retries = self.config.max_retries if self.config.quality_filter else 0
+        if target.tries[target.best].grade.letter != "C" or len(target.tries) > retries:
+            return None
+        causes, tried = target.tries[-1].grade.causes, [one.settings for one in target.tries]
+        return next_settings(causes, self.base, tried, self.config.ladder)
+
+    def _enter(self, chunk: Chunk) -> tuple[int, list[Row]]:
+        """Enter a written chunk's rows, and look after the memory."""
+        rows = chunk.rows or []
+        new = {row.output_path for row in rows}
+        for path in (path for target in chunk.targets for path in target.stale if path not in new):
+            (self.directory / path).unlink(missing_ok=True)
+        if rows:
+            self.ledger.commit(rows, superseded=[t.work.target for t in chunk.targets if t.known])
+            self._look_after_memory(len(chunk.targets))
+        return len(chunk.targets) + chunk.done, rows
+
+    def _look_after_memory(self, made: int) -> None:
+        self._since_trim += made
+        if self.config.gc_interval and self._since_trim >= self.config.gc_interval:
+            memory.trim()
+            self._since_trim = 0
+        self.pressure.relieve()
+        rise = self._creep.add(memory.rss_mb())
+        if rise is not None:
+            raise StartAfresh(
+                f"this process's memory rose steadily by {rise:.0f} MB; all is saved, a fresh process goes on"
             )
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def _write(self, target: Target) -> list[Row]:
-        """Write a target's pictures, best in `images/`, others in `tries/`; its rows, not entered yet."""
+        """Write a target's pictures: the best in `images/`, or in `rejected/` where even that is C, others in `tries/`;
+        its rows, not entered yet.
+        """
         if target.item is None:
             return [
                 self._row(
@@ -259,19 +433,22 @@ class Runner:
             ]
         rows, name, best = [], target.work.target, target.best
         for index, one in enumerate(target.tries):
-            path = f"images/{name}.png" if index == best else f"tries/{name}_try{index}.png"
-            sha256 = write_png(self.directory / path, one.picture) if one.picture is not None else None
+            folder = "rejected" if one.grade.letter == "C" else "images"
+            path = f"{folder}/{name}.png" if index == best else f"tries/{name}_try{index}.png"
+            kept = one.picture if index == best or self.config.keep_tries == "all" else None
+            sha256 = write_png(self.directory / path, kept) if kept is not None else None
             row = self._row(target, index, one.rung, "ok" if one.picture is not None else "failed", one.grade)
             parameters = {
                 **one.settings.as_json(),
                 **self.teacher.effective(one.settings),
-                "batch": self.config.batch_size,
+                **{key: value for key, value in one.facts.items() if key != "latents_finite"},
                 "sampler": self.config.sampler,
                 "protocol": self.config.name,
             }
             rows.append(
                 replace(
                     row,
+                    weight=round(row.weight * rung_weight(one.rung, self.config.ladder), 6),
                     scores=one.scores,
                     parameters=parameters,
                     noise_seed=one.noise_seed,

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +20,15 @@ from bottega.quality.measure import Judge
 from bottega.quality.sheet import Entry, contact_sheet
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
-from bottega.runtime.files import sha256_bytes, sha256_json
+from bottega.runtime.files import count_lines, read_jsonl, sha256_bytes, sha256_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.export import write_csv, write_lists, write_parquet
 from bottega.teacher.items import Teacher
 from bottega.teacher.ledger import Ledger, Row
-from bottega.teacher.protocol import schedule
-from bottega.teacher.runner import Pair, Runner, Work, chunks
+from bottega.teacher.protocol import cautions, schedule
+from bottega.teacher.runner import Pair, Runner, chunks
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -43,6 +48,8 @@ def run(
     thresholds: Path,
     limit: int | None = None,
     seeds: Sequence[int] | None = None,
+    retry_failed: bool = False,
+    bench: Bench | None = None,
 ) -> dict[str, Any]:
     """Make what is not made yet; the same call after a stop or a kill goes on where it ended.
 
@@ -51,6 +58,8 @@ def run(
         thresholds: limits as the quality stage wrote them.
         limit: only the first so many pairs of each list.
         seeds: only these of the protocol's seeds.
+        retry_failed: make targets again of which no picture came out, or whose content or style could not be read.
+        bench: teacher and judge that several runs share; None: this run's own.
 
     Returns:
         The run's counts over all that its ledger holds, see `summarise`.
@@ -58,32 +67,33 @@ def run(
     Raises:
         FingerprintError: protocol, models or limits differ from those that the run began with.
         Interrupted: asked to stop; the chunk in hand is saved.
+        MemoryPressureError, StartAfresh: memory is short, or this process grew too large; all that was made is saved.
     """
-    lists, known = _read(pairs, limit)
+    lists = PairLists([pairs] if isinstance(pairs, Path) else list(pairs), limit)
     limits = load_thresholds(thresholds)
     wanted = list(seeds) if seeds is not None else list(config.seeds)
-    work = list(chunks(lists, wanted, config.batch_size))
-    if not work:
-        raise RequestError(
-            f"no pair has one of the seeds {wanted}: there is nothing to make; ask for seeds that the pair lists state"
-        )
+    if config.source == "sdxl" and bench is None:
+        for words in cautions(config):
+            LOGGER.warning("%s", words)
+    bench = bench or Bench(config, data_root, models)
     with Ledger(directory / LEDGER) as ledger:
-        parts = _fingerprint_parts(config, limits, models, ledger)
+        parts = _fingerprint_parts(config, limits, bench.hashes(ledger))
         fingerprint = sha256_json(parts)
         ledger.hold_to(fingerprint, parts)
         runner = Runner(
             config,
             directory,
             data_root,
-            teacher=lambda: _teacher(config, data_root, models),
-            judge=lambda: Judge(load_encoder(models)),
+            teacher=lambda: bench.teacher,
+            judge=lambda: bench.judge,
             thresholds=limits,
             ledger=ledger,
             fingerprint=fingerprint,
-            known=known,
+            known=lists.ids,
+            retry_failed=retry_failed,
         )
         try:
-            _work_through(runner, work)
+            _work_through(runner, lists, wanted)
         finally:
             write_lists(ledger, directory)
         write_csv(ledger, directory / "ledger.csv")
@@ -93,34 +103,112 @@ def run(
     summary |= {
         "protocol": config.name,
         "departures": config.departures(),
-        "schedule": schedule(config.steps, config.strength),
+        "schedule": schedule(config.steps, config.strength, config.sampler),
     }
     for words in summary["warnings"]:
         LOGGER.warning("%s", words)
     return summary
 
 
-def _work_through(runner: Runner, work: list[list[Work]]) -> None:
+@dataclass(frozen=True)
+class PairLists:
+    """Pair lists, read as streams: a list of 200 000 pairs is never held whole.
+
+    Args:
+        files: JSON lines, worked through in this order.
+        limit: only the first so many pairs of each.
+    """
+
+    files: Sequence[Path]
+    limit: int | None = None
+
+    def opened(self) -> list[Callable[[], Iterator[Pair]]]:
+        """A function for each list that opens it anew."""
+        return [partial(self._stream, file) for file in self.files]
+
+    def ids(self) -> frozenset[str]:
+        """All pair ids, those beyond the limit too."""
+        return frozenset(str(pair["pair_id"]) for file in self.files for pair in read_jsonl(file))
+
+    def count(self) -> int:
+        """Pairs of all lists, by their lines."""
+        return sum(min(count_lines(file), self.limit or sys.maxsize) for file in self.files)
+
+    def _stream(self, file: Path) -> Iterator[Pair]:
+        return islice(read_jsonl(file), self.limit)
+
+
+def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> None:
     """All chunks in order; a request to stop is heard between two of them, when everything is saved."""
     config, ledger = runner.config, runner.ledger
-    total = sum(len(chunk) for chunk in work)
     early = config.sheet_after if ledger.count() < config.sheet_after else 0
     accepted = rejected = 0
-    with Interruption() as stop, Progress(total, "teacher", "targets") as progress:
-        for chunk in work:
-            rows = runner.do(chunk)
+    work = chunks(lists.opened(), seeds, config.chunk)
+    total = lists.count() * len(seeds)
+    with (
+        Interruption() as stop,
+        Progress(total, "teacher", "targets") as progress,
+        closing(runner.run(work)) as running,
+    ):
+        for count, rows in running:
             good = {row.target for row in rows if row.grade != "C"}
             accepted, rejected = accepted + len(good), rejected + len({row.target for row in rows} - good)
-            progress.update(len(chunk), accepted=accepted, rejected=rejected)
+            progress.update(count, accepted=accepted, rejected=rejected)
             if early and ledger.count() >= early:
                 draw_sheet(ledger, runner.directory, runner.data_root)
                 early = 0
             stop.check()
+        if not progress.done:
+            raise RequestError(
+                f"no pair has one of the seeds {list(seeds)}: there is nothing to make; ask for seeds that the pair "
+                "lists state"
+            )
 
 
-def _fingerprint_parts(
-    config: TeacherConfig, limits: Thresholds, models: ModelsConfig, ledger: Ledger
-) -> dict[str, Any]:
+class Bench:
+    """The teacher, the judge and the hashes of their weights: loaded at first use, and shared by runs that follow."""
+
+    def __init__(self, config: TeacherConfig, data_root: Path, models: ModelsConfig) -> None:
+        self._config, self._data_root, self._models = config, data_root, models
+        self._hashes: dict[str, str | None] | None = None
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher that the configuration names."""
+        if self._config.source == "oracle":
+            from bottega.teacher.oracle import Oracle
+
+            return Oracle(self._data_root / "truth", self._config.size)
+        from bottega.teacher.generator import load_generator
+
+        return load_generator(self._models, self._config)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, with CLIP where the models name one."""
+        return Judge(load_encoder(self._models))
+
+    def hashes(self, ledger: Ledger) -> dict[str, str | None]:
+        """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
+        if self._hashes is None:
+            roles = ("clip",) if self._config.source == "oracle" else ("clip", "sdxl", "sdxl_vae", "ip_adapter")
+            self._hashes = {role: self._hash(role, ledger) for role in roles}
+        return self._hashes
+
+    def _hash(self, role: str, ledger: Ledger) -> str | None:
+        from bottega.models.layout import locate, weight_files
+
+        if getattr(self._models, role) is None:
+            return None
+        # An absolute path would not survive a move of the run: the name in the ledger is a hash of it.
+        files = {
+            f"{role}:{sha256_bytes(str(file.resolve()).encode())[:16]}": file
+            for file in weight_files(locate(self._models, role))
+        }
+        return sha256_json(sorted(ledger.file_hashes(files).values()))
+
+
+def _fingerprint_parts(config: TeacherConfig, limits: Thresholds, hashes: dict[str, str | None]) -> dict[str, Any]:
     """All that the bytes and rows depend on: protocol, retries, limits (retries follow from grades) and weights."""
     retries = config.max_retries if config.quality_filter else 0
     teacher = {
@@ -129,48 +217,7 @@ def _fingerprint_parts(
         "max_retries": retries,
         "ladder": config.ladder.model_dump(mode="json"),
     }
-    return {
-        "teacher": teacher,
-        "thresholds": limits.model_dump(mode="json"),
-        "models": _model_hashes(config, models, ledger),
-    }
-
-
-def _model_hashes(config: TeacherConfig, models: ModelsConfig, ledger: Ledger) -> dict[str, str | None]:
-    """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
-    from bottega.models.layout import locate, weight_files
-
-    roles = ("clip",) if config.source == "oracle" else ("clip", "sdxl", "sdxl_vae", "ip_adapter")
-    hashes: dict[str, str | None] = {}
-    for role in roles:
-        if getattr(models, role) is None:
-            hashes[role] = None
-            continue
-        files = weight_files(locate(models, role))
-        # An absolute path would not survive a move of the run: the name in the ledger is a hash of it.
-        names = [f"{role}:{sha256_bytes(str(file.resolve()).encode())[:16]}" for file in files]
-        hashes[role] = sha256_json(
-            sorted(ledger.file_hash(name, file) for name, file in zip(names, files, strict=True))
-        )
-    return hashes
-
-
-def _teacher(config: TeacherConfig, data_root: Path, models: ModelsConfig) -> Teacher:
-    if config.source == "oracle":
-        from bottega.teacher.oracle import Oracle
-
-        return Oracle(data_root / "truth", config.size)
-    from bottega.teacher.generator import load_generator
-
-    return load_generator(models, config)
-
-
-def _read(pairs: Path | Sequence[Path], limit: int | None) -> tuple[list[list[Pair]], frozenset[str]]:
-    from bottega.data.pairs import read_pairs
-
-    whole = [list(read_pairs(file)) for file in ([pairs] if isinstance(pairs, Path) else pairs)]
-    known = frozenset(str(pair["pair_id"]) for one in whole for pair in one)
-    return [one[:limit] for one in whole], known
+    return {"teacher": teacher, "thresholds": limits.model_dump(mode="json"), "models": hashes}
 
 
 def draw_sheet(
@@ -228,8 +275,7 @@ def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:
     """
     status: Counter[str] = Counter()
     rungs: dict[str, Counter[str]] = {}
-    gains: dict[str, list[float]] = {}
-    first: list[dict[str, float]] = []
+    gains: dict[str, tuple[int, float]] = {}
     passed, seconds, tries = 0, 0.0, 0
     for row in ledger.current():
         status[row.status] += 1
@@ -240,12 +286,11 @@ def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:
         seconds += row.seconds
         rungs.setdefault(row.rung, Counter())[row.grade] += 1
         if "style_gain" in row.scores:
-            gains.setdefault(row.rung, []).append(row.scores["style_gain"])
-        if row.try_index == 0:
-            first.append(row.scores)
+            count, total = gains.get(row.rung, (0, 0.0))
+            gains[row.rung] = (count + 1, total + row.scores["style_gain"])
     grades = Counter(row.grade for row in ledger.best() if row.status != "broken")
     accepted = grades["A"] + grades["B"]
-    rates = pass_rates(first, thresholds)
+    rates = pass_rates(ledger.first_scores(), thresholds)
     return {
         "targets": sum(grades.values()) + status["broken"],
         "tries": tries,
@@ -260,6 +305,15 @@ def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:
         "seconds_per_accepted": round(seconds / accepted, 4) if accepted else None,
         "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
         "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in sorted(rungs.items())},
-        "style_gain_by_rung": {rung: round(sum(values) / len(values), 4) for rung, values in sorted(gains.items())},
-        "warnings": alarms(rates, len(first)),
+        "style_gain_by_rung": {rung: round(total / count, 4) for rung, (count, total) in sorted(gains.items())},
+        "warnings": alarms(rates, sum(grades.values())),
     }
+
+
+def progress_of(directory: Path) -> dict[str, Any]:
+    """Targets in the ledger of a run, and the seconds that one took with its retries; zero where there is none."""
+    if not (directory / LEDGER).is_file():
+        return {"targets": 0, "seconds_each": 0.0}
+    with Ledger(directory / LEDGER) as ledger:
+        targets, seconds = ledger.count(), ledger.seconds()
+    return {"targets": targets, "seconds_each": seconds / targets if targets else 0.0}

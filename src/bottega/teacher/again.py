@@ -1,0 +1,82 @@
+"""A finished run looked at again: limits from its own distribution, and its pictures as jobs for another judgement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bottega.quality.config import Thresholds
+from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
+from bottega.quality.grade import alarms, pass_rates
+from bottega.quality.scan import Job
+from bottega.runtime.errors import MissingError
+from bottega.runtime.files import write_json
+from bottega.teacher.ledger import Ledger
+from bottega.teacher.regrade import regrade
+
+LEDGER = "ledger.sqlite"
+
+
+def calibrate(
+    directory: Path, output_dir: Path, *, limits: Thresholds | None = None, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Set limits from the scores in a run's ledger; the ledger is read as a stream and not changed.
+
+    Writes `thresholds.json`, `calibration.json` and `histograms.png` to `output_dir`.
+
+    Args:
+        directory: the teacher's folder, with `ledger.sqlite`.
+        limits: what the new limits start from, and by which hard faults are told; None: the run's own.
+        also: further limits to set by their tails.
+
+    Returns:
+        `histograms` (text), `changed` (limit -> old, new), `samples`, `normal_samples`, `regraded` (what
+        `bottega.teacher.regrade.regrade` counts) and `warnings` about checks that let everything or nothing through.
+
+    Raises:
+        MissingError: there is no ledger.
+        RequestError: too few normal samples, or an unknown name in `also`.
+    """
+    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+        old = limits or limits_of_run(ledger)
+        found = collect(ledger.first_scores(), old, also)
+        new = limits_of(found, old, also)
+        regraded = regrade(ledger, new)
+        warnings = alarms(pass_rates(ledger.first_scores(), new), found.samples)
+    table = as_json(found, old, new) | {"regraded": regraded, "warnings": warnings}
+    draw(found, old, new, output_dir / "histograms.png")
+    write_json(output_dir / "calibration.json", table)
+    write_json(output_dir / "thresholds.json", new.model_dump(mode="json"))
+    return {
+        "histograms": histograms(found, old, new),
+        "changed": changed(old, new),
+        "samples": found.samples,
+        "normal_samples": found.normal_samples,
+        "regraded": regraded,
+        "warnings": warnings,
+    }
+
+
+def limits_of_run(ledger: Ledger) -> Thresholds:
+    """The limits that a run was graded by; those that are newer than the run have their defaults."""
+    parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+    kept = parts.get("thresholds", {})
+    return Thresholds(**{name: value for name, value in kept.items() if name in Thresholds.model_fields})
+
+
+def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:
+    """Every picture that a run has kept, all tries of it, with its content and style.
+
+    Raises:
+        MissingError: there is no ledger, or it names no picture.
+    """
+    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+        jobs = [
+            Job(name, str(directory / name), str(data_root / content), str(data_root / style))
+            for name, content, style in ledger.pictures()
+        ]
+    if not jobs:
+        raise MissingError(f"the ledger in {directory} names no picture; make targets first: bottega teach")
+    return jobs

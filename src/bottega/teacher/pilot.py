@@ -1,0 +1,198 @@
+"""The pilot: before ten thousand targets, a few hundred pairs at each of a few strengths and weights of the style.
+
+Each cell of the grid is a run of its own (ledger, pictures, no retries), so that a stopped pilot goes on where it
+ended, and all of them share one loaded teacher and one judge. It decides nothing: it shows what each cell would keep,
+how far it comes to the style, and warns where a check rejects so much that a long run would be thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.data.pictures import load_square
+from bottega.quality.sheet import grid_sheet
+from bottega.runtime.errors import PictureError
+from bottega.runtime.files import write_json
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.protocol import unet_calls
+from bottega.teacher.stage import LEDGER, Bench, run
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+    from bottega.quality.measure import Picture
+
+STRENGTHS = (0.8, 1.0, 1.2)  # of the protocol's
+IP_SCALES = (0.8334, 1.0, 1.1667)  # likewise: 0.25, 0.30 and 0.35 of 0.30
+_UNCHANGED = 0.30  # share that the change floor may reject before a warning
+_KEPT = 0.70  # share of the targets that a cell must keep to be proposed
+_SHOWN, _SIDE = 8, 112  # pairs and pixels of the sheet
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one setting. Shares are 0..1; `style_gain` is the mean of the kept, None without CLIP."""
+
+    strength: float
+    ip_adapter_scale: float
+    unet_calls: int
+    targets: int
+    kept: float
+    grade_a: float
+    style_gain: float | None
+    edge_64: float | None
+    unchanged: float
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        return f"strength {self.strength:g}, ip {self.ip_adapter_scale:g}"
+
+
+def grid(config: TeacherConfig) -> list[TeacherConfig]:
+    """The configurations of the cells, those aside that make the same steps with the same weight of the style."""
+    cells: dict[tuple[int, float], TeacherConfig] = {}
+    for share in STRENGTHS:
+        for scale in IP_SCALES:
+            strength = round(min(1.0, config.strength * share), 4)
+            ip_adapter_scale = round(config.ip_adapter_scale * scale, 2)
+            calls = unet_calls(config.steps, strength)
+            if calls >= 1:
+                values: dict[str, Any] = {"strength": strength, "ip_adapter_scale": ip_adapter_scale}
+                values |= {"quality_filter": False, "sheet_after": 0, "seeds": config.seeds[:1]}
+                cells.setdefault((calls, ip_adapter_scale), config.model_copy(update=values))
+    return list(cells.values())
+
+
+def pilot(
+    config: TeacherConfig,
+    directory: Path,
+    *,
+    pairs: Sequence[Path],
+    data_root: Path,
+    models: ModelsConfig,
+    thresholds: Path,
+    count: int,
+) -> dict[str, Any]:
+    """Make the first `count` pairs of each list in every cell, and write `pilot.json` and `contact_sheet.png`.
+
+    Args:
+        directory: of the pilot; each cell has a folder in it.
+
+    Returns:
+        The cells, the one that is proposed (None where none keeps enough), and warnings.
+
+    Raises:
+        FingerprintError: the pilot was begun with other limits, models or values.
+        Interrupted: asked to stop; the same command goes on.
+    """
+    bench = Bench(config, data_root, models)
+    where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models, "thresholds": thresholds}
+    cells, folders = [], []
+    for one in grid(config):
+        folder = directory / f"strength{one.strength:g}_ip{one.ip_adapter_scale:g}"
+        summary = run(one, folder, **where, limit=count, bench=bench)
+        cells.append(_cell(one, folder, summary))
+        folders.append(folder)
+    best = proposed(cells)
+    _draw(cells, folders, data_root, directory / "contact_sheet.png")
+    told = {
+        "cells": [asdict(cell) for cell in cells],
+        "proposed": asdict(best) if best is not None else None,
+        "warnings": warnings(cells),
+    }
+    write_json(directory / "pilot.json", told)
+    return told
+
+
+def proposed(cells: Sequence[Cell]) -> Cell | None:
+    """The cell that comes nearest to the styles among those that keep enough; without CLIP the one that keeps most."""
+    enough = [cell for cell in cells if cell.kept >= _KEPT]
+    return max(enough, key=lambda cell: (cell.style_gain or 0.0, cell.kept), default=None)
+
+
+def warnings(cells: Sequence[Cell]) -> list[str]:
+    """What a person should know before the long run."""
+    words = [
+        f"{cell.name}: {cell.unchanged:.0%} are rejected as untouched copies; more strength, or a lower change_min "
+        "if they do look changed"
+        for cell in cells
+        if cell.unchanged > _UNCHANGED
+    ]
+    if proposed(cells) is None:
+        words.append(
+            f"no cell keeps {_KEPT:.0%} of its targets: look at the sheet and at the reasons, and calibrate the limits "
+            "(bottega qc calibrate --teacher-dir) before the long run"
+        )
+    return words
+
+
+def table(told: dict[str, Any]) -> str:
+    """The cells as text, a line each."""
+    lines = ["strength     ip  steps    n   kept      A  unchanged  style gain  edges  s each"]
+    for raw in told["cells"]:
+        cell = Cell(**raw)
+        numbers = (_number(cell.style_gain, 10, 3), _number(cell.edge_64, 6, 2), _number(cell.seconds, 7, 2))
+        lines.append(
+            f"{cell.strength:8g} {cell.ip_adapter_scale:6g} {cell.unet_calls:6} {cell.targets:4} {cell.kept:6.0%} "
+            f"{cell.grade_a:6.0%} {cell.unchanged:10.0%}  {' '.join(numbers)}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None, wide: int, digits: int) -> str:
+    return f"{value:{wide}.{digits}f}" if value is not None else f"{'-':>{wide}}"
+
+
+def _cell(config: TeacherConfig, folder: Path, summary: dict[str, Any]) -> Cell:
+    gains: list[float] = []
+    edges: list[float] = []
+    with Ledger(folder / LEDGER) as ledger:
+        for row in ledger.best():
+            if row.grade != "C" and "style_gain" in row.scores:
+                gains.append(row.scores["style_gain"])
+            if "edge_64" in row.scores:
+                edges.append(row.scores["edge_64"])
+    targets = summary["targets"]
+    return Cell(
+        strength=config.strength,
+        ip_adapter_scale=config.ip_adapter_scale,
+        unet_calls=unet_calls(config.steps, config.strength),
+        targets=targets,
+        kept=summary["accepted"] / max(1, targets),
+        grade_a=summary["grades"]["A"] / max(1, targets),
+        style_gain=sum(gains) / len(gains) if gains else None,
+        edge_64=sum(edges) / len(edges) if edges else None,
+        unchanged=1 - summary["pass_rates"]["unchanged"],
+        seconds=summary["seconds_per_picture"],
+    )
+
+
+def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path: Path) -> None:
+    """A line a pair: content, style, then its target in each cell with its grade."""
+    columns: list[dict[str, Row]] = []
+    for folder in folders:
+        with Ledger(folder / LEDGER) as ledger:
+            columns.append({row.target: row for row in ledger.best() if row.status != "broken"})
+    shown = list(columns[0])[:_SHOWN]
+    rows: list[list[tuple[Picture | None, str]]] = []
+    for target in shown:
+        first = columns[0][target]
+        line = [(_picture(data_root / first.content_path), ""), (_picture(data_root / first.style_path), "")]
+        for folder, column in zip(folders, columns, strict=True):
+            row = column.get(target)
+            output = row.output_path if row is not None else None
+            line.append((_picture(folder / output) if output else None, row.grade if row is not None else ""))
+        rows.append(line)
+    heads = ["content", "style", *(f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells)]
+    grid_sheet(heads, rows, path, side=_SIDE)
+
+
+def _picture(path: Path) -> Picture | None:
+    try:
+        return load_square(path, _SIDE)
+    except PictureError:
+        return None  # an empty frame on the sheet; the row of its ledger says why
