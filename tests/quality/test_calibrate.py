@@ -40,7 +40,8 @@ def test_the_table_says_what_each_kind_passes(scores: dict) -> None:
     assert found.counts["good"] == len(scores["good"])
     assert found.pass_rates["black"]["black"] == 0
     assert found.pass_rates["flat"]["constant"] == 0
-    assert found.pass_rates["noise"]["edge_64"] < 0.1
+    assert found.pass_rates["noise"]["structure"] < 0.1
+    assert found.pass_rates["noise"]["noise"] == 0
     assert found.pass_rates["blurred"]["blur"] < 0.6
     for kind in ("untouched", "reencoded", "black", "flat", "noise"):
         assert found.grades[kind]["C"] == 1, kind

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from bottega.quality.measure import HF_FLOOR, Judge, difference, edge_map, gradient_energy, luminance, measure, to_uint8
+from bottega.quality.detectors import edge_map, gradients
+from bottega.quality.measure import HF_FLOOR, Judge, difference, luminance, measure, to_uint8
 from bottega.runtime.errors import NonFiniteError, RequestError
 
 from .conftest import Triple, plain_encoder
@@ -47,23 +48,25 @@ def test_a_picture_that_is_the_autoencoders_round_trip_counts_as_unchanged(tripl
     assert measure(blurred, content, style, encoder=None, round_trip=blurred)["change"] == 0
 
 
-def test_gradient_energy_of_a_ramp_is_its_slope_squared() -> None:
-    ramp = np.tile(np.arange(64, dtype=np.float32) * 0.01, (64, 1))
-    inner = gradient_energy(ramp) * 64 / 62  # OpenCV mirrors at the border, where a ramp's slope is then 0
-    assert inner == pytest.approx(0.01**2, rel=1e-4)
+def test_gradient_energy_of_a_ramp_is_its_slope_squared_and_its_steepest_slope_is_its_slope() -> None:
+    ramp = np.tile(np.arange(0, 192, 3, dtype=np.uint8), (64, 1))
+    energy, slope = gradients(ramp)
+    inner = energy * 64 / 62  # OpenCV mirrors at the border, where a ramp's slope is then 0
+    assert inner == pytest.approx((3 / 255) ** 2, rel=1e-4)
+    assert slope / 2 == 3
 
 
 def test_a_smooth_content_does_not_blow_the_frequency_ratio_up() -> None:
     rng = np.random.default_rng(0)
     noisy = (128 + rng.normal(0, 2, (128, 128, 3))).astype(np.uint8)
     scores = measure(noisy, grey(128), grey(90), encoder=None)
-    assert scores["hf_ratio"] == pytest.approx(gradient_energy(luminance(noisy)) / HF_FLOOR, rel=1e-4)
+    assert scores["hf_ratio"] == pytest.approx(gradients(luminance(noisy))[0] / HF_FLOOR, rel=1e-4)
     assert scores["hf_ratio"] < 1
 
 
 def test_frequency_is_compared_with_the_stronger_of_content_and_style(triples: list[Triple]) -> None:
     content, style, truth = triples[0]
-    energies = [gradient_energy(luminance(p)) for p in (truth, content, style)]
+    energies = [gradients(luminance(p))[0] for p in (truth, content, style)]
     assert measure(truth, content, style, encoder=None)["hf_ratio"] == pytest.approx(
         energies[0] / max(energies[1:]), rel=1e-4
     )
@@ -152,8 +155,10 @@ def test_scores_do_not_depend_on_the_batch_or_on_what_is_kept(triples: list[Trip
 def test_floats_become_levels_as_numpy_rounds_them_and_stop_at_the_ends() -> None:
     floats = np.random.default_rng(0).uniform(-0.2, 1.2, (64, 64, 3)).astype(np.float32)
     floats[0, 0] = [0.5 / 255, 1.5 / 255, 254.5 / 255]
-    expected = np.rint(np.clip(floats, 0, 1) * np.float32(255)).astype(np.uint8)
-    assert np.array_equal(to_uint8(floats), expected)
+    floats[1, 1] = [-1e30, 1e30, -0.0]
+    for picture in (floats, np.clip(floats, 0, 1), np.clip(floats, 0, 2)):
+        expected = np.rint(np.clip(picture, 0, 1) * np.float32(255)).astype(np.uint8)
+        assert np.array_equal(to_uint8(picture), expected)
 
 
 def test_without_an_encoder_the_similarities_are_absent_and_nothing_is_nan(triples: list[Triple]) -> None:

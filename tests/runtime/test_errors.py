@@ -24,7 +24,8 @@ def test_the_docstring_draws_every_error_under_its_parent() -> None:
 @pytest.mark.parametrize("kind", _all_errors(), ids=lambda kind: kind.__name__)
 def test_wrong_requests_exit_with_2_and_failed_work_with_1(kind: type[errors.BottegaError]) -> None:
     if kind is not errors.Interrupted:
-        assert kind("x").exit_code == (2 if issubclass(kind, errors.RequestError) else 1)
+        otherwise = 75 if kind is errors.StartAfresh else 1
+        assert kind("x").exit_code == (2 if issubclass(kind, errors.RequestError) else otherwise)
 
 
 def test_interruption_exits_with_128_plus_the_signal() -> None:

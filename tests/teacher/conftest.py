@@ -17,7 +17,22 @@ from bottega.teacher.config import TeacherConfig
 
 SIZE = 64
 # Without CLIP and at 64 px: wide enough that truths pass, and that a copy of the content is C.
-LIMITS = Thresholds(edge_64_c=-0.2, edge_64_a=0.3, edge_128_c=-0.2, edge_128_a=0.2, hf_ratio_min=0.0, hf_ratio_max=20)
+LIMITS = Thresholds(
+    edge_64_c=-0.2,
+    edge_64_a=0.3,
+    edge_128_c=-0.2,
+    edge_128_a=0.2,
+    hf_ratio_min=0.0,
+    hf_ratio_max=20,
+    structure_min=-1,
+    vigour_min=0,
+    sharpness_min=0,
+    mesh_max=20,
+    noise_max=200,
+    blocking_max=4,
+    blocking_share_max=8,
+    ghosting_max=2,
+)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
-    "models": ("bottega.cli.models", "which models are on this machine, and how to get the others"),
+    "models": ("bottega.cli.models", "which models are on this machine; fetch and verify the others"),
 }
 HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
 """Verbs that bottega calls itself."""

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
 
 app = typer.Typer(help="Judge pictures: limits, grades, contact sheets.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
 def calibrate(
-    pairs: Annotated[list[Path], typer.Option(help="pair list (JSON lines); give it again for a second list")],
-    data_root: Annotated[Path, typer.Option(help="folder of contents and styles, with drawn truths in truth/")],
     output_dir: Annotated[Path, typer.Option(help="folder of thresholds.json and calibration.json")],
+    pairs: Annotated[list[Path] | None, typer.Option(help="pair list (JSON lines); give it again for a second")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="folder of contents and styles, with drawn truths in truth/")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="recipe whose sections quality and models hold")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as quality.sample=200")] = None,
+    teacher_dir: Annotated[
+        Path | None, typer.Option(help="in place of drawn truths: a run, whose own distribution sets the limits")
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="with --teacher-dir: the limits to start from, in place of the run's own")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="with --teacher-dir: set this limit too, which else stays, such as vivid_excess_max"),
+    ] = None,
 ) -> None:
-    """Set the limits on drawn truths, and say which share of every known kind passes each check."""
+    """Set the limits on drawn truths (--pairs, --data-root), or from a run's own distribution (--teacher-dir)."""
+    from bottega.runtime.errors import RequestError
+
+    if teacher_dir is not None and pairs is None and data_root is None:
+        _calibrate_from_run(teacher_dir, output_dir, thresholds, also or [])
+        return
+    if teacher_dir is not None or thresholds is not None or also or not pairs or data_root is None:
+        raise RequestError(
+            "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
+            "(and --thresholds, --also); give one or the other"
+        )
     from bottega.cli.train import read_section
     from bottega.models.config import ModelsConfig
     from bottega.quality.config import QualityConfig
@@ -31,6 +57,107 @@ def calibrate(
     typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
     for words in summary["warnings"]:
         typer.echo(f"warning: {words}")
+
+
+def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str]) -> None:
+    from bottega.quality.stage import load_thresholds
+    from bottega.teacher.again import calibrate as calibrate_from_run
+
+    limits = load_thresholds(thresholds) if thresholds is not None else None
+    told = calibrate_from_run(teacher_dir, output_dir, limits=limits, also=also)
+    typer.echo(told["histograms"] + "\n")
+    for name, (before, after) in told["changed"].items():
+        typer.echo(f"{name}: {before:g} -> {after:g}")
+    typer.echo(
+        f"{output_dir / 'thresholds.json'}: from {told['normal_samples']} normal of {told['samples']} first tries"
+    )
+    _tell_regrading(told["regraded"])
+    for words in told["warnings"]:
+        typer.echo(f"warning: {words}")
+
+
+def _tell_regrading(told: dict[str, Any]) -> None:
+    changes = ", ".join(f"{kind} {count}" for kind, count in told["changes"].items()) or "none"
+    typer.echo(f"{told['tries']} tries; grades that change: {changes}; targets {told['before']} -> {told['after']}")
+    typer.echo(
+        f"another try is now the best for {told['another_try_wins']} targets; "
+        f"{'entered' if told['written'] else 'nothing written'}"
+    )
+    if told["unkept_try_wins"]:
+        typer.echo(
+            f"for {told['unkept_try_wins']} targets a try would win whose picture was not kept (teacher.keep_tries: "
+            "best); the best that was kept stays"
+        )
+
+
+@app.command()
+def score(
+    output: Annotated[Path, typer.Option(help="the JSON lines file to write, one row a picture")],
+    data_root: Annotated[Path, typer.Option(help="folder of contents and styles")],
+    pairs: Annotated[list[Path] | None, typer.Option(help="pair list (JSON lines); give it again for a second")] = None,
+    targets: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="folder of pictures CONTENT_STYLE_seedN.png, or any other format; give it again for a second"
+        ),
+    ] = None,
+    teacher_dir: Annotated[
+        Path | None, typer.Option(help="in place of --pairs and --targets: a run, whose kept pictures are judged again")
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="the limits to grade by, as `calibrate` writes them; else the defaults")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipe whose section models names CLIP")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as models.device=cpu")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="CLIP's folder or name, in place of the recipe's; without either, no similarities"),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="worker processes; else one a processor")] = None,
+) -> None:
+    """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Goes on after a stop."""
+    from bottega.cli.train import read_section
+    from bottega.models.config import ModelsConfig
+    from bottega.quality.config import Thresholds
+    from bottega.quality.scan import jobs_of_pairs, processors, scan
+    from bottega.quality.stage import encoder_identity, load_encoder, load_thresholds
+    from bottega.runtime.errors import RequestError
+    from bottega.runtime.locks import lock
+    from bottega.teacher.again import jobs_of_run
+
+    limits = load_thresholds(thresholds) if thresholds is not None else Thresholds()
+    if teacher_dir is not None and not pairs and not targets:
+        jobs = jobs_of_run(teacher_dir, data_root)
+    elif teacher_dir is None and pairs and targets:
+        jobs = jobs_of_pairs(pairs, data_root, targets)
+    else:
+        raise RequestError(
+            "pictures are found either with --pairs and --targets, or with --teacher-dir; give one or the other"
+        )
+    models = read_section(ModelsConfig, "models", recipe, set_ or [])
+    if clip is not None:
+        models = models.model_copy(update={"clip": clip})
+    with lock(output.with_name(f".{output.name}.lock"), "bottega qc score"), _held(models, "bottega qc score"):
+        told = scan(
+            jobs,
+            limits,
+            output,
+            encoder=load_encoder(models),
+            encoder_id=encoder_identity(models),
+            processes=processes or processors(),
+        )
+    grades = ", ".join(f"{letter} {count}" for letter, count in told["grades"].items())
+    typer.echo(f"{output}: {told['pictures']} pictures, {grades}; {told['unreadable']} unreadable")
+
+
+def _held(models: ModelsConfig, holder: str) -> AbstractContextManager[None]:
+    """The device on which CLIP runs; nothing where there is none."""
+    if models.clip is None:
+        return nullcontext()
+    from bottega.models.loading import choose_device
+    from bottega.runtime.locks import device_lock
+
+    return device_lock(str(choose_device(models.device)), holder)
 
 
 @app.command()
@@ -54,12 +181,7 @@ def grade(
         told = regrade(ledger, limits, write=write)
         if write:
             write_lists(ledger, teacher_dir)
-    changes = ", ".join(f"{kind} {count}" for kind, count in told["changes"].items()) or "none"
-    typer.echo(f"{told['tries']} tries; grades that change: {changes}; targets {told['before']} -> {told['after']}")
-    typer.echo(
-        f"another try is now the best for {told['another_try_wins']} targets; "
-        f"{'entered' if write else 'nothing written'}"
-    )
+    _tell_regrading(told)
 
 
 @app.command()
@@ -80,3 +202,45 @@ def sheet(
     with Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
         drawn = draw_sheet(ledger, teacher_dir, data_root, output, letter=letter, reason=reason, count=count)
     typer.echo(f"{output}: {drawn} targets")
+
+
+@app.command()
+def faults(
+    data_root: Annotated[Path, typer.Option(help="folder of contents and styles, with drawn truths in truth/")],
+    pairs: Annotated[list[Path] | None, typer.Option(help="pair list with drawn truths; may be repeated")] = None,
+    teacher_dir: Annotated[Path | None, typer.Option(help="in place of truths: a run's targets that are not C")] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="the limits; the recipe's where it is left out")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipe whose sections quality and models hold")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as quality.size=256")] = None,
+    count: Annotated[int, typer.Option(min=2, help="how many good pictures")] = 200,
+) -> None:
+    """Put known damage of three severities into good pictures, and say what each check finds and accuses wrongly."""
+    from bottega.cli.train import read_section
+    from bottega.models.config import ModelsConfig
+    from bottega.quality import fault_run
+    from bottega.quality.config import QualityConfig
+    from bottega.quality.faults import table
+    from bottega.quality.stage import load_encoder, load_thresholds
+    from bottega.runtime.errors import RequestError
+
+    if (teacher_dir is None) == (not pairs):
+        raise RequestError("good pictures come from --pairs or from --teacher-dir, received both or none; give one")
+    config = read_section(QualityConfig, "quality", recipe, set_ or [])
+    models = read_section(ModelsConfig, "models", recipe, set_ or [])
+    limits = load_thresholds(thresholds) if thresholds is not None else config.thresholds
+    files = fault_run.truths(pairs or [], data_root) if teacher_dir is None else _accepted(teacher_dir, data_root)
+    tallies = fault_run.run(files, limits, encoder=load_encoder(models), size=config.size, count=count)
+    typer.echo(table(tallies))
+
+
+def _accepted(teacher_dir: Path, data_root: Path) -> list[tuple[Path, Path, Path]]:
+    """Target, content and style of a run's best tries that are not C."""
+    from bottega.teacher.ledger import Ledger
+    from bottega.teacher.stage import LEDGER
+
+    with Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
+        return [
+            (teacher_dir / row.output_path, data_root / row.content_path, data_root / row.style_path)
+            for row in ledger.best()
+            if row.output_path is not None and row.grade != "C"
+        ]

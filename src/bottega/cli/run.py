@@ -27,13 +27,20 @@ def command(
     seeds: Annotated[str | None, typer.Option(help="only these target seeds, such as 0 or 0,1")] = None,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the resolved recipe and what is missing")] = False,
+    model_cache: Annotated[str | None, typer.Option(help="the Hugging Face cache that the models lie in")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="make certain that nothing asks the network")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print summary.json on stdout")] = False,
 ) -> None:
     """Walk the closed loop: data, pairs, quality, teacher, features, student, evaluation, report.
 
     The same command continues a run that was stopped, and enlarges one that is done: more pairs, seeds or steps.
     """
-    workshop = open_workshop(recipe, directory, read_size(limit, seeds), set_ or [])
+    if offline:
+        from bottega.models.libraries import go_offline
+
+        go_offline()  # for the stages' processes too: it is in the environment
+    sets = [*(set_ or []), *([f"models.cache={model_cache}"] if model_cache is not None else [])]
+    workshop = open_workshop(recipe, directory, read_size(limit, seeds), sets)
     if dry_run:
         _print_plan(workshop, json_)
         return

@@ -23,15 +23,17 @@ from bottega.runtime.seeds import numpy_rng
 
 _CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must come out as C
 _MINIMUM = 8  # good examples; fewer say nothing about quantiles
-_ENOUGH = 250  # truths from which the margins are as planned; with fewer they grow
+_ENOUGH = 1000  # truths from which the margins are as planned; with fewer the tail is unseen, and they grow
+_UNSEEN = 0.06
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a C limit is found: at the quantile that leaves `share` of the truths outside, and a `margin` beyond it.
 
-    The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. Most of the two
-    percent that may be lost are given to the edges, the only check that sees a structure gone wrong.
+    The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. The two percent
+    that may be lost are given to the checks that find medium faults only near the truths: blur, ghosting, saturation,
+    structure.
     """
 
     score: str
@@ -41,20 +43,36 @@ class Plan:
 
 
 PLANS = {
-    "edge_64_c": Plan("edge_64", True, 0.006, 0.02),
-    "edge_128_c": Plan("edge_128", True, 0.006, 0.02),
-    "hf_ratio_min": Plan("hf_ratio", True, 0.003, 0.15),
-    "hf_ratio_max": Plan("hf_ratio", False, 0.003, 0.15),
-    "content_sim_c": Plan("content_sim", True, 0.001, 0.2),
+    "structure_min": Plan("structure", True, 0.0020, 0.04),
+    "edge_64_c": Plan("edge_64", True, 0.0010, 0.02),
+    "edge_128_c": Plan("edge_128", True, 0.0010, 0.02),
+    "hf_ratio_min": Plan("hf_ratio", True, 0.0003, 0.1),
+    "hf_ratio_max": Plan("hf_ratio", False, 0.0003, 0.1),
+    "sharpness_min": Plan("sharpness", True, 0.0030, 0.02),
+    "vigour_min": Plan("vigour", True, 0.0005, 0.04),
+    "mesh_max": Plan("mesh", False, 0.0020, 0.02),
+    "noise_max": Plan("noise", False, 0.0015, 0.04),
+    "blocking_max": Plan("blocking", False, 0.0020, 0.02),
+    "blocking_share_max": Plan("blocking_share", False, 0.0010, 0.04),
+    "ghosting_max": Plan("ghosting", False, 0.0030, 0.02),
+    "content_sim_c": Plan("content_sim", True, 0.0003, 0.1),
     "style_gain_min": Plan("style_gain", True, 0.001, 0.2),
-    "clipped_excess_max": Plan("clipped_excess", False, 0.001, 0.2),
-    "vivid_excess_max": Plan("vivid_excess", False, 0.001, 0.2),
+    "clipped_excess_max": Plan("clipped_excess", False, 0.0005, 0.04),
+    "vivid_excess_max": Plan("vivid_excess", False, 0.0030, 0.02),
 }
+_RATIOS = ("hf_ratio", "sharpness", "vigour")  # as far from 1 at 1/2 as at 2
 _RANGES = {
     "clipped_excess_max": (0.05, 1.0),
-    "vivid_excess_max": (0.05, 1.0),
+    "vivid_excess_max": (0.02, 1.0),
     "hf_ratio_min": (0.0, 1.0),
     "hf_ratio_max": (1.0, math.inf),
+    "sharpness_min": (0.0, 1.0),
+    "vigour_min": (0.0, 1.0),
+    "mesh_max": (1.5, math.inf),
+    "noise_max": (1.0, math.inf),
+    "blocking_max": (0.05, math.inf),
+    "blocking_share_max": (-0.5, math.inf),
+    "ghosting_max": (0.1, math.inf),
 }
 
 
@@ -143,11 +161,11 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
         column = _column(good, plan.score)
         if column.size < _MINIMUM:
             continue
-        ratio = plan.score == "hf_ratio"  # a ratio is as far from 1 at 1/2 as at 2
+        ratio = plan.score in _RATIOS
         scaled = np.log(np.maximum(column, 1e-6)) if ratio else column
         share = plan.share * factor
         edge = float(np.quantile(scaled, share if plan.lower else 1 - share))
-        margin = plan.margin * max(1.0, _ENOUGH / column.size)
+        margin = plan.margin + _UNSEEN * max(0.0, _ENOUGH / column.size - 1)
         beyond = edge + margin * (edge - float(np.median(scaled)))
         low, high = _RANGES.get(name, (-1.0, 1.0))
         values[name] = float(np.clip(math.exp(beyond) if ratio else beyond, low, high))

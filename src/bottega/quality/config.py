@@ -27,7 +27,19 @@ class Thresholds(Config):
         description="share of channel values within 2 of 0 or 255, above that of content and style",
     )
     vivid_excess_max: float = Field(
-        default=0.30, ge=0, le=1, description="mean of (max - min channel) in 0..1, above that of content and style"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="(max - min channel) in 0..1, mean and 98th percentile, above that of content and style",
+    )
+    vigour_min: float = Field(
+        default=0.45, ge=0, description="contrast and colour relative to content and style, at least (grey wash)"
+    )
+    structure_min: float = Field(
+        default=0.30,
+        ge=-1,
+        le=1,
+        description="correlation of coarse tones or of coarse edges with the content, the better of both, at least",
     )
     edge_64_c: float = Field(
         default=0.20, ge=-1, le=1, description="edge similarity at 64 px below which a picture is C"
@@ -42,12 +54,32 @@ class Thresholds(Config):
         default=0.25, ge=-1, le=1, description="edge similarity at 128 px from which a picture may be A"
     )
     hf_ratio_min: float = Field(
-        default=0.05, ge=0, description="Sobel energy relative to the stronger of content and style, at least (blur)"
+        default=0.01, ge=0, description="Sobel energy relative to the stronger of content and style, at least (blur)"
     )
     hf_ratio_max: float = Field(
         default=2.5,
         gt=0,
         description="Sobel energy relative to the stronger of content and style, at most (mesh, noise)",
+    )
+    sharpness_min: float = Field(
+        default=0.45,
+        ge=0,
+        description="steepest slope over contrast, relative to the softer of content and style, at least (blur)",
+    )
+    mesh_max: float = Field(
+        default=3.0, description="rise of the strongest fine wave beyond content and style, ln of power, at most"
+    )
+    noise_max: float = Field(
+        default=4.0, ge=0, description="colour noise beyond content and style, levels at half size, at most"
+    )
+    blocking_max: float = Field(
+        default=0.35, ge=0, description="steps along a grid of 8 px beyond content and style, levels, at most"
+    )
+    blocking_share_max: float = Field(
+        default=0.2, description="share of steps along that grid beyond content and style (8/3: all), at most"
+    )
+    ghosting_max: float = Field(
+        default=0.25, ge=0, description="weight of a second, moved copy beyond content and style, at most"
     )
     content_sim_c: float = Field(
         default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C"
@@ -62,7 +94,10 @@ class Thresholds(Config):
         description="mean absolute difference from the content (0..1), at least (untouched copy)",
     )
     style_gain_min: float = Field(
-        default=0.0, ge=-2, le=2, description="CLIP cosine to the style minus the content's own, at least"
+        default=0.0,
+        ge=-2,
+        le=2,
+        description="CLIP cosine to the style minus the content's own, below which a picture is no A",
     )
     weight_a: float = Field(default=1.0, ge=0, le=1, description="training weight of an A")
     weight_b: float = Field(default=0.5, ge=0, le=1, description="training weight of a B")

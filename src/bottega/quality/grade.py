@@ -1,7 +1,9 @@
 """From raw scores to a grade: A, B or C, a training weight, and the reasons in words.
 
-C when anything is badly wrong, A when structure and content are clearly kept, B between. A grade depends on the
-scores and the limits and nothing else, so a finished run is graded again without a picture or a GPU.
+C when anything is badly wrong, A when structure and content are clearly kept and the picture came nearer to the style,
+B between. A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a
+picture or a GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded
+from: it decides nothing, but says why a picture is not finite or black.
 """
 
 from __future__ import annotations
@@ -47,10 +49,17 @@ CHECKS = (
         "clipped", "clipped_excess", None, "clipped_excess_max", "burnt out, clipped values beyond content and style"
     ),
     Check("vivid", "vivid_excess", None, "vivid_excess_max", "over-saturated, colourfulness beyond content and style"),
+    Check("washed", "vigour", "vigour_min", None, "washed out, contrast and colour against those of content and style"),
+    Check(
+        "structure", "structure", "structure_min", None, "light and dark are not where the content has them, similarity"
+    ),
     Check("edge_64", "edge_64", "edge_64_c", None, "coarse structure lost, edge similarity at 64 px"),
     Check("edge_128", "edge_128", "edge_128_c", None, "fine structure lost, edge similarity at 128 px"),
     Check(
         "blur", "hf_ratio", "hf_ratio_min", None, "blurred, energy of edges against the stronger of content and style"
+    ),
+    Check(
+        "blur", "sharpness", "sharpness_min", None, "blurred, steepest outline against the softer of content and style"
     ),
     Check(
         "frequency",
@@ -59,12 +68,23 @@ CHECKS = (
         "hf_ratio_max",
         "mesh or noise, energy of edges against the stronger of content and style",
     ),
+    Check("mesh", "mesh", None, "mesh_max", "a regular mesh, its wave beyond those of content and style"),
+    Check("noise", "noise", None, "noise_max", "colour noise in levels beyond content and style"),
+    Check("blocking", "blocking", None, "blocking_max", "blocks of 8 px, steps in levels beyond content and style"),
+    Check(
+        "blocking",
+        "blocking_share",
+        None,
+        "blocking_share_max",
+        "nothing but blocks of 8 px, share beyond content and style",
+    ),
+    Check("ghosting", "ghosting", None, "ghosting_max", "a second, moved copy of everything, its weight"),
     Check("content", "content_sim", "content_sim_c", None, "content lost, CLIP similarity"),
     Check("unchanged", "change", "change_min", None, "an untouched copy, difference from the content"),
-    Check("style", "style_gain", "style_gain_min", None, "no nearer to the style than the content was, gain"),
 )
-CHECK_NAMES = ("finite", *(check.name for check in CHECKS))
+CHECK_NAMES = ("finite", *dict.fromkeys(check.name for check in CHECKS))  # two bounds may share a name
 _BETTER = (("edge_64", "edge_64_a"), ("edge_128", "edge_128_a"), ("content_sim", "content_sim_a"))
+_STYLE = Check("style", "style_gain", "style_gain_min", None, "no nearer to the style than the content was, gain")
 
 
 def passes(check: Check, scores: Mapping[str, float], limits: Thresholds) -> bool:
@@ -81,7 +101,18 @@ def passes(check: Check, scores: Mapping[str, float], limits: Thresholds) -> boo
 def _words(check: Check, scores: Mapping[str, float], limits: Thresholds) -> str:
     rule, field = ("at least", check.low) if check.low is not None else ("at most", check.high)
     assert field is not None  # every check has a bound
-    return f"{check.name}: {check.words} {scores[check.score]:.3f}, {rule} {getattr(limits, field):.3f}"
+    words = f"{check.name}: {check.words} {scores[check.score]:.3f}, {rule} {getattr(limits, field):.3f}"
+    return words + _origin(scores) if check.name == "black" else words
+
+
+def _origin(scores: Mapping[str, float]) -> str:
+    """Where a picture that is black or not finite went wrong, if the teacher entered what its latents were."""
+    share = scores.get("latents_finite")
+    if share is None:
+        return ""
+    if share >= 1:
+        return "; its latents were finite: the autoencoder overflowed"
+    return "; its latents were not finite"
 
 
 def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
@@ -94,7 +125,9 @@ def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
         return Grade(
             "C",
             thresholds.weight_c,
-            [f"finite: {1 - finite:.1%} of the values are not finite" if finite == finite else "finite: not measured"],
+            [f"finite: {1 - finite:.1%} of the values are not finite{_origin(scores)}"]
+            if finite == finite and "finite" in scores
+            else ["finite: not measured"],
         )
     spoilt = [name for name, value in scores.items() if value != value]
     if spoilt:
@@ -109,19 +142,25 @@ def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
             doubts.append(f"{score}: not measured")
         elif value < limit:
             doubts.append(f"{score}: {value:.3f}, an A has at least {limit:.3f}")
+    if not passes(_STYLE, scores, thresholds):
+        doubts.append(_words(_STYLE, scores, thresholds))
     if doubts:
         return Grade("B", thresholds.weight_b, doubts)
     return Grade("A", thresholds.weight_a, [])
 
 
 def pass_rates(scores: Iterable[Mapping[str, float]], thresholds: Thresholds) -> dict[str, float]:
-    """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none."""
-    rows = list(scores)
-    whole = [row for row in rows if row.get("finite", 0.0) >= 1.0]
-    rates = {"finite": len(whole) / max(1, len(rows))}
-    for check in CHECKS:
-        rates[check.name] = sum(passes(check, row, thresholds) for row in whole) / max(1, len(rows))
-    return rates
+    """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none. Read as a stream."""
+    passed = dict.fromkeys(CHECK_NAMES, 0)
+    count = 0
+    for row in scores:
+        count += 1
+        if row.get("finite", 0.0) >= 1.0:
+            passed["finite"] += 1
+            failed = {check.name for check in CHECKS if not passes(check, row, thresholds)}
+            for name in CHECK_NAMES[1:]:
+                passed[name] += name not in failed
+    return {name: number / max(1, count) for name, number in passed.items()}
 
 
 def alarms(rates: Mapping[str, float], count: int) -> list[str]:

@@ -1,24 +1,34 @@
-"""Raw scores of a picture against its content and its style: pure functions of pixels, no limit in sight.
+"""Raw scores of a picture against its content and its style: no limit in sight.
 
-Pictures are uint8 sRGB [H, W, 3] (H, W >= 16). Luminance Y is Rec. 601 in 0..1. All arithmetic that subtracts is done
-in float32 or by OpenCV's saturating integer functions, since uint8 subtraction wraps around.
+Pictures are uint8 sRGB [H, W, 3] (H, W >= 16). Luminance Y is Rec. 601 in 0..1; "half" is the picture at half size (by
+area). All arithmetic that subtracts is done in float32 or by OpenCV's saturating integer functions, since uint8
+subtraction wraps around. `bottega.quality.detectors` holds the maps.
 
 | score | definition | range |
 |---|---|---|
 | finite | share of the values that are finite, before any cast | 0..1 |
-| bright | 99th percentile of Y | 0..1 |
-| spread | standard deviation of the liveliest colour channel | 0..0.5 |
-| clipped | share of channel values within 2 of 0 or 255 | 0..1 |
-| vivid | mean of (largest - smallest channel) | 0..1 |
+| bright | 99th percentile of Y at half | 0..1 |
+| spread | standard deviation of the liveliest colour channel at half | 0..0.5 |
+| clipped | share of channel values within 2 of 0 or 255, every other row | 0..1 |
+| vivid | of (largest - smallest channel) at half, mean of the mean and the 98th percentile | 0..1 |
 | clipped_excess, vivid_excess | the same minus the larger of content's and style's | -1..1 |
+| vigour | contrast (standard deviation of Y) by the root of colourfulness (distance from grey), both relative | 0.. |
 | edge_64, edge_128 | Pearson correlation of the picture's and the content's `edge_map` | -1..1 |
-| hf_ratio | `gradient_energy` over the larger of content's and style's, at least HF_FLOOR | 0.. |
+| structure | Pearson correlation of their `tone_map`s, or edge_64 if that is larger | -1..1 |
+| hf_ratio | Sobel energy over the larger of content's and style's, at least HF_FLOOR | 0.. |
+| sharpness | steepest slope over contrast, against the softer of content and style, at most SHARP_ENOUGH | 0.. |
+| mesh | the strongest wave with a period of 2 to 7 px beyond content and style, `detectors.mesh` | |
+| noise | `detectors.colour_noise` minus the larger of content's and style's, levels | |
+| blocking, blocking_share | both numbers of `detectors.blocking` minus the larger of content's and style's | -4..4, \
+-8..8 |
+| ghosting | weight of a second, moved copy beyond content and style, `detectors.ghosting` | |
 | change | mean absolute difference from the content, or from its round trip if that is nearer | 0..1 |
 | content_sim, style_sim | CLIP cosine of the picture to content and to style | -1..1 |
 | style_gain | style_sim minus CLIP cosine of content to style: an untouched copy gains 0 | -2..2 |
 
 The round trip is the content after the autoencoder alone. A score that cannot be taken is absent, never NaN: edges of a
-flat content, similarities without an encoder, anything of a picture that is not finite.
+flat content, similarities without an encoder, mesh under 64 px and blocks under 48, anything of a picture that is not
+finite.
 """
 
 from __future__ import annotations
@@ -26,12 +36,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from bottega.quality import detectors
 from bottega.runtime.errors import NonFiniteError, RequestError
 
 Picture = npt.NDArray[np.uint8]  # [H, W, 3]
@@ -41,7 +53,11 @@ ImageEncoder = Callable[[Picture], npt.NDArray[np.float32]]  # uint8 [N, H, W, 3
 
 EDGE_SIDES = (64, 128)
 HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: a smooth content must not blow the ratio up
-_FLAT = 1e-4  # standard deviation of an edge map below which there is no structure to compare
+SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper
+VIGOUR_OF_LESS = 1.6
+VIGOUR_FLOOR = 8.0  # levels: below them neither contrast nor colour is a measure for others
+# As whole numbers the bits of floats have their order; those of negative ones, infinities and NaN lie above these.
+_LARGEST = np.float32(1e6).view(np.uint32)
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
 
@@ -51,12 +67,30 @@ class Reference:
 
     picture: Picture
     edges: dict[int, Map | None]  # side -> centred unit-norm edge map [side, side], None where flat
+    tones: Map | None
     energy: float
+    acutance: float  # steepest slope over contrast
     bright: float
     spread: float
     clipped: float
     vivid: float
+    contrast: float  # levels
+    colour: float  # levels
+    noise: float
+    blocking: tuple[float, float] | None
+    lines: Map | None
+    echoes: Map
     embedding: npt.NDArray[np.float32] | None = field(default=None)
+
+    @cached_property
+    def lines_near(self) -> Map | None:
+        """What waves a picture of this content or style may have."""
+        return None if self.lines is None else detectors.near(self.lines)
+
+    @cached_property
+    def echoes_near(self) -> Map:
+        """What echoes a picture of this content or style may have."""
+        return detectors.near(self.echoes)
 
 
 def to_uint8(picture: npt.NDArray[Any]) -> Picture:
@@ -67,52 +101,29 @@ def to_uint8(picture: npt.NDArray[Any]) -> Picture:
     """
     if picture.dtype == np.uint8:
         return np.ascontiguousarray(picture)
-    share = finite_share(picture)
-    if share < 1:
-        raise NonFiniteError(
-            f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again "
-            "in fp32"
-        )
-    levels = cv2.max(np.ascontiguousarray(picture, np.float32), 0.0)
-    whole: Picture = cv2.convertScaleAbs(levels, alpha=255)  # rounds half to even, as np.rint; stops at 255
+    floats = np.ascontiguousarray(picture, np.float32)
+    if floats.view(np.uint32).max() > _LARGEST:
+        share = finite_share(picture)
+        if share < 1:
+            raise NonFiniteError(
+                f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again "
+                "in fp32"
+            )
+        floats = np.clip(floats, 0, 1)  # convertScaleAbs turns a negative or a huge value over
+    whole: Picture = cv2.convertScaleAbs(floats, alpha=255)  # rounds half to even, as np.rint; stops at 255
     return whole
 
 
 def finite_share(picture: npt.NDArray[Any]) -> float:
     """Share of the values that are neither NaN nor infinite, 0..1."""
-    if picture.dtype.kind != "f" or cv2.checkRange(np.ascontiguousarray(picture))[0]:
+    if picture.dtype.kind != "f":
         return 1.0
     return float(np.isfinite(picture).mean())
 
 
-def luminance(picture: Picture) -> Map:
-    """Rec. 601 luminance in 0..1, [H, W]."""
-    luma: Map = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
-    return luma
-
-
-def edge_map(luma: Map, side: int) -> Map | None:
-    """Where the picture has edges, [side, side], centred and of unit norm; None where it has none.
-
-    Area resize to `side`, Gaussian of 2 px (so that strokes count less than outlines), Sobel magnitude, Gaussian of 1
-    px (so that an outline may move a little). The dot product of two maps is Pearson's correlation.
-    """
-    shrink = min(luma.shape) >= side
-    small = cv2.resize(luma, (side, side), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-    small = cv2.GaussianBlur(small, (0, 0), 2.0)
-    magnitude = cv2.magnitude(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
-    magnitude = cv2.GaussianBlur(magnitude, (0, 0), 1.0)
-    magnitude -= magnitude.mean()
-    norm = float(np.linalg.norm(magnitude))
-    return np.asarray(magnitude / norm, np.float32) if norm > _FLAT * side else None
-
-
-def gradient_energy(luma: Map) -> float:
-    """Mean squared Sobel gradient per pixel at full size (kernel / 8, so that it is a derivative)."""
-    across = cv2.Sobel(luma, cv2.CV_32F, 1, 0, scale=0.125)
-    down = cv2.Sobel(luma, cv2.CV_32F, 0, 1, scale=0.125)
-    total = cv2.norm(across, cv2.NORM_L2SQR) + cv2.norm(down, cv2.NORM_L2SQR)
-    return float(total / luma.size)
+def luminance(picture: Picture) -> npt.NDArray[np.uint8]:
+    """Rec. 601 luminance, uint8 [H, W]."""
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None) -> Reference:
@@ -128,19 +139,33 @@ def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None
         )
     picture = np.ascontiguousarray(picture)
     luma = luminance(picture)
-    levels = cv2.calcHist([picture.reshape(picture.shape[0], -1)], [0], None, [256], [0, 256]).ravel()
-    grey = cv2.calcHist([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)], [0], None, [256], [0, 256]).ravel()
-    red, green, blue = cv2.split(picture)
+    high, wide = luma.shape
+    half = cv2.resize(picture, (wide // 2, high // 2), interpolation=cv2.INTER_AREA)
+    light = cv2.resize(luma, (wide // 2, high // 2), interpolation=cv2.INTER_AREA)
+    small = light if min(light.shape) >= max(EDGE_SIDES) else luma
+    red, green, blue = cv2.split(half)
     span = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-    _, deviation = cv2.meanStdDev(picture)
+    dark, bright, brightest = detectors.quantiles(light, (0.02, 0.98, 0.99))
+    energy, slope = detectors.gradients(luma)
+    between = sum(cv2.norm(one, two, cv2.NORM_L2SQR) for one, two in ((red, green), (green, blue), (red, blue)))
+    rows = picture.reshape(high, -1)[::2]
+    inside = cv2.countNonZero(cv2.inRange(rows, _LIMIT_LEVELS, 255 - _LIMIT_LEVELS))
     return Reference(
         picture=picture,
-        edges={side: edge_map(luma, side) for side in EDGE_SIDES},
-        energy=gradient_energy(luma),
-        bright=float(np.searchsorted(np.cumsum(grey), 0.99 * luma.size)) / 255,
-        spread=float(deviation.max()) / 255,
-        clipped=float(levels[:_LIMIT_LEVELS].sum() + levels[-_LIMIT_LEVELS:].sum()) / picture.size,
-        vivid=float(cv2.mean(span)[0]) / 255,
+        edges={side: detectors.edge_map(small, side) for side in EDGE_SIDES},
+        tones=detectors.tone_map(small),
+        energy=energy,
+        acutance=(slope / 2 + 0.5) / (bright - dark + 8),
+        bright=brightest / 255,
+        spread=float(cv2.meanStdDev(half)[1].max()) / 255,
+        clipped=1 - inside / rows.size,
+        vivid=(float(cv2.mean(span)[0]) + detectors.quantiles(span, (0.98,))[0]) / (2 * 255),
+        contrast=float(cv2.meanStdDev(light)[1][0, 0]),
+        colour=float(np.sqrt(between / (9 * span.size))),
+        noise=detectors.colour_noise(red, green, blue),
+        blocking=detectors.blocking(luma),
+        lines=detectors.line_spectrum(luma),
+        echoes=detectors.echoes(small),
         embedding=embedding,
     )
 
@@ -171,7 +196,10 @@ def compare(picture: Reference, content: Reference, style: Reference, round_trip
         ours, theirs = picture.edges[side], content.edges[side]
         if theirs is not None:
             scores[f"edge_{side}"] = float(np.vdot(ours, theirs)) if ours is not None else 0.0
-    scores["hf_ratio"] = picture.energy / max(content.energy, style.energy, HF_FLOOR)
+    if content.tones is not None:
+        tones = float(np.vdot(picture.tones, content.tones)) if picture.tones is not None else 0.0
+        scores["structure"] = max(tones, scores.get("edge_64", -1.0))
+    scores |= _texture(picture, content, style)
     scores["change"] = difference(picture.picture, content.picture)
     if round_trip is not None:
         scores["change"] = min(scores["change"], difference(picture.picture, round_trip))
@@ -181,6 +209,39 @@ def compare(picture: Reference, content: Reference, style: Reference, round_trip
         scores["style_sim"] = style_sim
         scores["style_gain"] = style_sim - float(content.embedding @ style.embedding)
     return {name: round(value, 6) for name, value in scores.items()}
+
+
+def _texture(picture: Reference, content: Reference, style: Reference) -> Scores:
+    """What is too fine, too soft, too pale or too regular for both content and style."""
+    others = (content, style)
+    scores: Scores = {"hf_ratio": picture.energy / max(content.energy, style.energy, HF_FLOOR)}
+    scores["sharpness"] = picture.acutance / min(content.acutance, style.acutance, SHARP_ENOUGH)
+    scores["vigour"] = _vigour(picture, content, style)
+    scores["noise"] = picture.noise - max(other.noise for other in others)
+    if picture.blocking is not None:
+        for i, name in enumerate(("blocking", "blocking_share")):
+            least = max(0.0, *(other.blocking[i] for other in others if other.blocking is not None))
+            scores[name] = picture.blocking[i] - least
+    if picture.lines is not None:
+        scores["mesh"] = detectors.mesh(picture.lines, tuple(o.lines_near for o in others if o.lines_near is not None))
+    scores["ghosting"] = detectors.ghosting(picture.echoes, tuple(other.echoes_near for other in others))
+    return scores
+
+
+def _vigour(picture: Reference, content: Reference, style: Reference) -> float:
+    """Contrast and colour against what content and style have: their geometric mean, or VIGOUR_OF_LESS times the lesser
+    if that is less, so that a night scene may be as dark as its style.
+
+    The floor bounds the contrast's denominator, and is added to both sides of the colour's ratio, for grey pictures
+    have none.
+    """
+    contrast = picture.contrast / max(_between(content.contrast, style.contrast), VIGOUR_FLOOR)
+    colour = (picture.colour + VIGOUR_FLOOR) / (_between(content.colour, style.colour) + VIGOUR_FLOOR)
+    return contrast * float(np.sqrt(colour))
+
+
+def _between(one: float, other: float) -> float:
+    return min(float(np.sqrt(one * other)), VIGOUR_OF_LESS * min(one, other))
 
 
 def measure(
@@ -229,13 +290,12 @@ class Judge:
             keys: for each picture a name of its content and of its style (such as content hashes), under which they
                 are kept.
         """
-        shares = [finite_share(p) for p in pictures]
-        whole = [i for i, share in enumerate(shares) if share == 1.0]
-        judged = dict(zip(whole, self._references([to_uint8(pictures[i]) for i in whole]), strict=True))
+        levels, shares = _finite_levels(pictures)
+        judged = dict(zip(levels, self._references(list(levels.values())), strict=True))
         results: list[Scores] = []
-        for i, share in enumerate(shares):
+        for i in range(len(pictures)):
             if i not in judged:
-                results.append({"finite": min(round(share, 6), 0.999999)})  # one value of a million must show
+                results.append({"finite": min(round(shares[i], 6), 0.999999)})  # one value of a million must show
                 continue
             names = keys[i] if keys is not None else (None, None)
             content, style = self._kept_reference(contents[i], names[0]), self._kept_reference(styles[i], names[1])
@@ -259,3 +319,15 @@ class Judge:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def _finite_levels(pictures: Sequence[npt.NDArray[Any]]) -> tuple[dict[int, Picture], dict[int, float]]:
+    """By number, the pictures that are finite as uint8, and the share of finite values of the others."""
+    levels: dict[int, Picture] = {}
+    shares: dict[int, float] = {}
+    for i, picture in enumerate(pictures):
+        try:
+            levels[i] = to_uint8(picture)
+        except NonFiniteError:
+            shares[i] = finite_share(picture)
+    return levels, shares

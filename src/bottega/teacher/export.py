@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ _METADATA = {
 
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
-    for *values, reasons, scores in ledger.best_values([*_METADATA.values(), "reasons", "scores"]):
-        known = json.loads(scores)
-        yield {
-            **dict(zip(_METADATA, values, strict=True)),
-            "reasons": "; ".join(json.loads(reasons)),
-            **{name: known.get(name) for name in SCORE_NAMES},
-        }
+    rows = ledger.best_values([*_METADATA.values(), "reasons", "scores"])
+    while page := list(islice(rows, 1000)):
+        many = json.loads(f"[{','.join(row[-1] for row in page)}]")  # one call for all takes half the time
+        for (*values, reasons, _), scores in zip(page, many, strict=True):
+            yield {
+                **dict(zip(_METADATA, values, strict=True)),
+                "reasons": "; ".join(json.loads(reasons)) if reasons != "[]" else "",
+                **{name: scores.get(name) for name in SCORE_NAMES},
+            }
 
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:

@@ -208,7 +208,7 @@ class Ledger:
 
     def file_hashes(self, files: Mapping[str, Path | str]) -> dict[str, str]:
         """The same of many files, by their names in the ledger."""
-        known = {row[0]: tuple(row) for row in self._select("SELECT * FROM files WHERE name IN ({})", list(files))}
+        known = {row[0]: row for row in self._select("SELECT * FROM files WHERE name IN ({})", list(files))}
         return {name: self._hash(name, path, self._hashes.get(name) or known.get(name)) for name, path in files.items()}
 
     def _hash(self, name: str, path: Path | str, known: tuple[Any, ...] | None) -> str:
@@ -224,11 +224,14 @@ class Ledger:
         self._hashes[name] = (name, stat.st_size, stat.st_mtime_ns, digest)
         return digest
 
-    def _select(self, query: str, names: Sequence[str]) -> Iterator[sqlite3.Row]:
-        """Rows of a query with `IN ({})` for any number of names."""
+    def _select(self, query: str, names: Sequence[str], *, named: bool = False) -> Iterator[Any]:
+        """Rows of a query with `IN ({})` for any number of names, as tuples or by the names of their columns."""
         for start in range(0, len(names), _AT_ONCE):
             part = names[start : start + _AT_ONCE]
-            yield from self._db.execute(query.format(", ".join("?" * len(part))), list(part))
+            cursor = self._db.cursor()
+            if not named:
+                cursor.row_factory = None
+            yield from cursor.execute(query.format(", ".join("?" * len(part))), list(part)).fetchall()
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Ledger:
         """The current tries of these targets, in order; targets without a row are absent."""
         query = "SELECT * FROM tries WHERE current AND target IN ({}) ORDER BY target, try_index"
         found: dict[str, list[Row]] = {}
-        for row in self._select(query, targets):
+        for row in self._select(query, targets, named=True):
             found.setdefault(row["target"], []).append(_row(row))
         return found
 
@@ -270,7 +273,10 @@ class Ledger:
         )
         found: dict[str, Known] = {}
         for target, content, style, prompt, status, path in self._select(query, targets):
-            one = found.setdefault(target, Known(content, style, prompt, False, []))
+            one = found.get(target)
+            if one is None:
+                found[target] = Known(content, style, prompt, status == "ok", [path] if path is not None else [])
+                continue
             if path is not None:
                 one.paths.append(path)
             if status == "ok" and not one.made:
@@ -334,8 +340,8 @@ class Ledger:
         """Time that all current tries took together."""
         return float(self._db.execute("SELECT COALESCE(SUM(seconds), 0) FROM tries WHERE current").fetchone()[0])
 
-    def regrade(self, graded: Iterable[tuple[str, float, Sequence[str], int]]) -> None:
-        """Set (grade, weight, reasons) of rows by id, in one transaction."""
+    def regrade(self, graded: Iterable[tuple[str, float, Sequence[str], int]], meta: Mapping[str, str]) -> None:
+        """Set (grade, weight, reasons) of rows by id, and values of the whole ledger, in one transaction."""
         with _Transaction(self._db):
             self._db.executemany(
                 "UPDATE tries SET grade = ?, weight = ?, reasons = ? WHERE id = ?",
@@ -344,6 +350,8 @@ class Ledger:
                     for letter, weight, reasons, number in graded
                 ),
             )
+            for key, value in meta.items():
+                self.set_meta(key, value)
 
     def scored(self) -> Iterator[Scored]:
         """All that regrading needs of every current row, target by target, its tries in order.

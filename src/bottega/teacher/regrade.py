@@ -35,10 +35,9 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> d
     parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
     updates = _updates(ledger, thresholds, _ladder(parts), told)
     if write:
-        ledger.regrade(updates)
         parts["thresholds"] = thresholds.model_dump(mode="json")
-        ledger.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
-        ledger.set_meta("fingerprint", sha256_json(parts))
+        meta = {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
+        ledger.regrade(updates, meta)
     else:
         for _ in updates:
             pass

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bottega.data.pictures import load_square
 from bottega.quality.config import Thresholds
@@ -44,6 +44,7 @@ from bottega.teacher.retry import next_settings, rung_weight
 LOGGER = logging.getLogger(__name__)
 WINDOW = 32  # targets loaded and encoded together: 50 MB of pictures at 512 px
 _SCAN = 512  # targets asked of the ledger at once
+_SEEN = 65_536  # hashes kept while what is done is passed over
 _IN_FLIGHT = 2
 _LOADERS = 2  # threads that read pictures
 Pair = dict[str, Any]
@@ -51,8 +52,7 @@ Plan = tuple[str, Settings]  # a rung's name and what it does
 Loading = tuple["Chunk", list[Future[None]]]
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """One target to make."""
 
     pair: Pair
@@ -167,6 +167,7 @@ class Runner:
         self.pressure = pressure or Pressure(config.memory_limit, config.chunk, grows=automatic)
         self._creep = memory.Creep()
         self._since_trim = 0
+        self._seen: dict[str, str] = {}  # path -> hash, while what is done is passed over
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -224,12 +225,13 @@ class Runner:
         stream = iter(work)
         while block := list(islice(stream, max(1, _SCAN // self.config.chunk))):
             flat = [one for chunk in block for one in chunk]
-            known = self.ledger.known([one.target for one in flat])
-            paths = {str(one.pair[key]) for one in flat for key in ("content_path", "style_path")}
-            hashes = self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in paths})
+            names = [one.target for one in flat]
+            known = self.ledger.known(names)
+            found = iter([known.get(name) for name in names])
+            hashes = self._hashes_of(flat)
             done = 0  # of whole chunks: counted together
             for chunk in block:
-                todo = [self._unless_done(one, known.get(one.target), hashes) for one in chunk]
+                todo = [self._unless_done(one, next(found), hashes) for one in chunk]
                 targets = [target for target in todo if target is not None]
                 if targets:
                     yield Chunk(targets, len(chunk) - len(targets))
@@ -238,15 +240,30 @@ class Runner:
             if done:
                 yield Chunk([], done)
 
+    def _hashes_of(self, works: Sequence[Work]) -> Mapping[str, str]:
+        """Hash of each content and style of these; looked at once for all that is done in a row, and anew after work
+        was done, for then time has passed.
+        """
+        if len(self._seen) > _SEEN:
+            self._seen.clear()
+        paths = {
+            path for one in works for path in (one.pair["content_path"], one.pair["style_path"])
+        } - self._seen.keys()
+        self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in paths})
+        return self._seen
+
     def _unless_done(self, work: Work, known: Known | None, hashes: Mapping[str, str]) -> Target | None:
         pair = work.pair
-        shas = hashes[str(pair["content_path"])], hashes[str(pair["style_path"])]
+        shas = hashes[pair["content_path"]], hashes[pair["style_path"]]
         if known is None:
             return None if self._adopt(work, shas) else Target(work, *shas)
         same = (known.content_sha256, known.style_sha256, known.prompt) == (*shas, pair["prompt"])
-        there = all(os.path.exists(f"{self.directory}/{path}") for path in known.paths)
-        if same and there and (known.made or not self.retry_failed):
-            return None
+        if same and (known.made or not self.retry_failed):
+            for path in known.paths:
+                if not os.access(f"{self.directory}/{path}", os.F_OK):
+                    break
+            else:
+                return None
         return Target(work, *shas, stale=known.paths, known=True)
 
     def _adopt(self, work: Work, shas: tuple[str, str]) -> bool:
@@ -316,6 +333,8 @@ class Runner:
             yield done, []
         waiting = deque(chunk for chunk, _ in window if chunk.targets)
         items = [target.item for chunk in waiting for target in chunk.planned if target.item is not None]
+        if waiting:
+            self._seen.clear()
         if items:
             self.pressure.relieve()
             self._sparing(lambda: self.teacher.encode(items))

@@ -1,0 +1,311 @@
+"""Known damage at three fixed severities, put into good pictures: what each detector finds of it, and what it accuses
+wrongly.
+
+Severe is what nobody would train on, medium is plain at a glance, mild is seen when looked for. Pictures are uint8 sRGB
+[H, W, 3]; lengths are shares of the shorter side, so that a fault looks the same at 128 and at 512 px, but for the mesh
+(a period of 3 to 6 px) and JPEG's blocks (8 px), which are what they are at any size.
+
+| fault | what is done | mild | medium | severe |
+|---|---|---|---|---|
+| black | light kept, share | 0.12 | 0.04 | 0 |
+| not_finite | values that are NaN, share | one | 0.001 | all |
+| flat | contrast kept around the mean, share | 0.2 | 0.06 | 0 |
+| clipped | values stretched beyond the range, share of those within it | 0.2 | 0.45 | 0.75 |
+| saturated | rise of the mean of (largest - smallest channel), 0..1 | 0.12 | 0.3 | 0.5 |
+| mesh | dot screen, peak of each of its two waves, levels | 8 | 20 | 45 |
+| ghosting | weight of a copy moved by 4 to 9 % | 0.2 | 0.4 | 0.5 |
+| scrambled | share of 8 x 8 tiles that change places | 0.25 | 0.6 | 1 |
+| other_scene | share of the area that shows another good picture | 0.25 | 0.6 | 1 |
+| untouched | the content: a fifth of the way to the good picture, re-encoded, itself | | | |
+| colour_noise | standard deviation of each channel, levels | 12 | 35 | 80 |
+| blocks | quality of a JPEG | 25 | 10 | 3 |
+| washed | weight of a light grey | 0.35 | 0.6 | 0.85 |
+| blur | Gaussian, share of the side | 0.006 | 0.018 | 0.04 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import CHECK_NAMES, Grade, grade
+from bottega.quality.measure import ImageEncoder, Judge, Picture
+from bottega.runtime.errors import RequestError
+from bottega.runtime.seeds import numpy_rng
+
+SEVERITIES = ("mild", "medium", "severe")
+_WASH = 160.0  # the grey of a washed picture, levels
+_TILES = 8
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A good picture, its content and style, and another good picture that shows another content; all but the style of
+    one size."""
+
+    good: Picture
+    content: Picture
+    style: Picture
+    other: Picture
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of damage: how it is done at a strength, the strengths of mild, medium and severe, and the checks meant
+    for it.
+    """
+
+    apply: Callable[[Subject, float, np.random.Generator], npt.NDArray[Any]]
+    strengths: tuple[float, float, float]
+    checks: tuple[str, ...]
+
+
+def inject(fault: str, severity: str, subject: Subject, index: int) -> npt.NDArray[Any]:
+    """The damaged picture: uint8 [H, W, 3], or float32 in 0..1 for `not_finite`.
+
+    Args:
+        fault: a name of FAULTS.
+        severity: `mild`, `medium` or `severe`.
+        index: number of the subject; what is random depends on fault, severity and this number only.
+
+    Raises:
+        RequestError: an unknown name, or pictures of different sizes.
+    """
+    if fault not in FAULTS or severity not in SEVERITIES:
+        raise RequestError(
+            f"a fault is one of {', '.join(FAULTS)} and a severity one of {', '.join(SEVERITIES)}, received {fault!r} "
+            f"and {severity!r}; choose from these"
+        )
+    if not subject.good.shape == subject.content.shape == subject.other.shape:
+        raise RequestError(
+            f"a subject's pictures must have one size, received {subject.good.shape}, {subject.content.shape} and "
+            f"{subject.other.shape}; load all with load_square"
+        )
+    one = FAULTS[fault]
+    rng = numpy_rng("injected fault", fault, severity, index)
+    return one.apply(subject, one.strengths[SEVERITIES.index(severity)], rng)
+
+
+def _levels(values: npt.NDArray[Any]) -> Picture:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def _mixed(one: npt.NDArray[Any], other: npt.NDArray[Any] | float, weight: float) -> Picture:
+    """`one` with `weight` of `other` over it."""
+    return _levels(one.astype(np.float32) * (1 - weight) + np.asarray(other, np.float32) * weight)
+
+
+def _black(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    return _levels(subject.good.astype(np.float32) * strength)
+
+
+def _not_finite(subject: Subject, strength: float, rng: np.random.Generator) -> Floats:
+    picture = np.asarray(subject.good / 255, np.float32)
+    count = max(1, round(strength * picture.size))
+    picture.reshape(-1)[rng.choice(picture.size, count, replace=False)] = np.nan
+    return picture
+
+
+def _flat(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    return _mixed(subject.good, subject.good.reshape(-1, 3).mean(0), 1 - strength)
+
+
+def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    values = subject.good.astype(np.float32)
+    inside = values[(values > 2) & (values < 253)]
+    if inside.size == 0:
+        return subject.good
+    low, high = np.quantile(inside, (strength / 2, 1 - strength / 2))
+    return _levels((values - low) * (255 / max(float(high - low), 1.0)))
+
+
+def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    """Chroma multiplied until the mean of (largest - smallest channel) has risen by `strength`; a grey picture is first
+    tinted by a hue, for grey times any factor stays grey.
+    """
+    picture = subject.good.astype(np.float32) + rng.normal(0, 1, 3).astype(np.float32)
+    light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+
+    def vivid(factor: float) -> Floats:
+        return np.asarray(np.clip(light + factor * (picture - light), 0, 255), np.float32)
+
+    def mean_span(values: Floats) -> float:
+        return float(np.ptp(values, axis=-1).mean()) / 255
+
+    aim = min(mean_span(picture) + strength, 0.95)
+    factors = np.geomspace(1, 300, 40)
+    reached = next((f for f in factors if mean_span(vivid(float(f))) >= aim), factors[-1])
+    return _levels(vivid(float(reached)))
+
+
+def _mesh(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    high, wide = subject.good.shape[:2]
+    turn, period = rng.uniform(0, np.pi / 2), rng.uniform(3, 6)
+    rows, columns = np.indices((high, wide), np.float32) * (2 * np.pi / period)
+    along, across = columns * np.cos(turn) + rows * np.sin(turn), rows * np.cos(turn) - columns * np.sin(turn)
+    return _levels(subject.good + strength * (np.cos(along) + np.cos(across))[..., None])
+
+
+def _ghosting(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    high, wide = subject.good.shape[:2]
+    length, turn = rng.uniform(0.04, 0.09) * min(high, wide), rng.uniform(0, 2 * np.pi)
+    move = np.array([[1, 0, length * np.cos(turn)], [0, 1, length * np.sin(turn)]], np.float32)
+    copy = cv2.warpAffine(subject.good, move, (wide, high), borderMode=cv2.BORDER_REFLECT)
+    return _mixed(subject.good, copy, strength)
+
+
+def _scrambled(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    """Tiles in a ring: each chosen one takes the place of the one before it, so that none stays."""
+    high, wide = (side // _TILES for side in subject.good.shape[:2])
+    chosen = rng.choice(_TILES**2, round(strength * _TILES**2), replace=False)
+    result = subject.good.copy()
+    for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
+        (top, left), (row, column) = divmod(int(place), _TILES), divmod(int(source), _TILES)
+        tile = subject.good[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+        result[top * high : (top + 1) * high, left * wide : (left + 1) * wide] = tile
+    return result
+
+
+def _other_scene(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    high, wide = subject.good.shape[:2]
+    turn = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.indices((high, wide), np.float32)
+    height = columns * np.cos(turn) + rows * np.sin(turn)
+    return np.where((height <= np.quantile(height, strength))[..., None], subject.other, subject.good)
+
+
+def _untouched(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    if strength < 1:
+        return _mixed(subject.content, subject.good, 1 - strength)
+    if strength > 1:
+        return _jpeg(cv2.GaussianBlur(subject.content, (0, 0), 0.003 * min(subject.content.shape[:2])), 50)
+    return subject.content
+
+
+def _colour_noise(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
+    return _levels(subject.good + strength * rng.standard_normal(subject.good.shape, np.float32))
+
+
+def _jpeg(picture: Picture, quality: float) -> Picture:
+    _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1])
+
+
+def _blocks(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    return _jpeg(subject.good, strength)
+
+
+def _washed(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    return _mixed(subject.good, _WASH, strength)
+
+
+def _blur(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    return np.asarray(cv2.GaussianBlur(subject.good, (0, 0), strength * min(subject.good.shape[:2])), np.uint8)
+
+
+_STRUCTURE = ("structure", "edge_64", "edge_128", "content")
+FAULTS = {
+    "black": Fault(_black, (0.12, 0.04, 0.0), ("black", "constant")),
+    "not_finite": Fault(_not_finite, (0.0, 0.001, 1.0), ("finite",)),
+    "flat": Fault(_flat, (0.2, 0.06, 0.0), ("constant", "washed")),
+    "clipped": Fault(_clipped, (0.2, 0.45, 0.75), ("clipped",)),
+    "saturated": Fault(_saturated, (0.12, 0.3, 0.5), ("vivid",)),
+    "mesh": Fault(_mesh, (8, 20, 45), ("mesh",)),
+    "ghosting": Fault(_ghosting, (0.2, 0.4, 0.5), ("ghosting",)),
+    "scrambled": Fault(_scrambled, (0.25, 0.6, 1.0), _STRUCTURE),
+    "other_scene": Fault(_other_scene, (0.25, 0.6, 1.0), _STRUCTURE),
+    "untouched": Fault(_untouched, (0.8, 2.0, 1.0), ("unchanged",)),
+    "colour_noise": Fault(_colour_noise, (12, 35, 80), ("noise",)),
+    "blocks": Fault(_blocks, (25, 10, 3), ("blocking",)),
+    "washed": Fault(_washed, (0.35, 0.6, 0.85), ("washed", "constant")),
+    "blur": Fault(_blur, (0.006, 0.018, 0.04), ("blur",)),
+}
+
+
+@dataclass
+class Tally:
+    """What became of the pictures of one kind: how many, how many C, and how often each check was a cause."""
+
+    count: int = 0
+    found: int = 0
+    own: int = 0  # by a check meant for this fault
+    causes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, given: Grade, meant: tuple[str, ...] = ()) -> None:
+        """Count one graded picture."""
+        self.count += 1
+        if given.letter != "C":
+            return
+        causes = set(given.causes)
+        self.found += 1
+        self.own += bool(causes & set(meant))
+        for cause in causes:
+            self.causes[cause] = self.causes.get(cause, 0) + 1
+
+    def merged(self, other: Tally) -> Tally:
+        """Both together."""
+        names = {**self.causes, **other.causes}
+        causes = {name: self.causes.get(name, 0) + other.causes.get(name, 0) for name in names}
+        return Tally(self.count + other.count, self.found + other.found, self.own + other.own, causes)
+
+
+Tallies = dict[tuple[str, str], Tally]  # (fault, severity), or ("good", "") for the pictures as they are
+
+
+def count_faults(
+    subjects: Iterable[Subject],
+    limits: Thresholds,
+    *,
+    encoder: ImageEncoder | None,
+    first: int = 0,
+    faults: Sequence[str] = tuple(FAULTS),
+) -> Tallies:
+    """Judge every subject as it is and with each fault at each severity.
+
+    Args:
+        first: number of the first subject; what is random in the faults depends on it.
+    """
+    judge = Judge(encoder, capacity=4)
+    tallies: Tallies = {("good", ""): Tally()} | {(f, s): Tally() for f in faults for s in SEVERITIES}
+    for index, subject in enumerate(subjects, first):
+        kinds = list(tallies)
+        pictures = [subject.good if kind == "good" else inject(kind, how, subject, index) for kind, how in kinds]
+        number = len(pictures)
+        rows = judge.measure(
+            pictures, [subject.content] * number, [subject.style] * number, keys=[(f"c{index}", f"s{index}")] * number
+        )
+        for kind, row in zip(kinds, rows, strict=True):
+            tallies[kind].add(grade(row, limits), FAULTS[kind[0]].checks if kind[0] in FAULTS else ())
+    return tallies
+
+
+def table(tallies: Tallies) -> str:
+    """The tallies as text: a line a fault, for each severity the share found and that found by a check meant for it, in
+    percent; then each check's false positives.
+    """
+    names = dict.fromkeys(fault for fault, _ in tallies if fault != "good")
+    good = tallies["good", ""]
+    lines = [
+        f"{'found (by its own check), %':28}" + "".join(f"{severity:>16}" for severity in SEVERITIES) + "        n"
+    ]
+    for name in names:
+        cells = [tallies[name, severity] for severity in SEVERITIES]
+        shares = [f"{_percent(one.found, one.count)} ({_percent(one.own, one.count)})" for one in cells]
+        lines.append(f"{name:28}" + "".join(f"{share:>16}" for share in shares) + f"{cells[0].count:9}")
+    lines.append(f"good pictures graded C: {_percent(good.found, good.count)} % of {good.count}")
+    accused = [f"{name} {good.causes[name]}" for name in CHECK_NAMES if name in good.causes]
+    lines.append(f"false positives by check: {', '.join(accused) or 'none'}; all other checks 0")
+    return "\n".join(lines)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "-"

@@ -1,0 +1,248 @@
+"""Limits from a run's own distribution: no picture and no truth is needed, only the scores that its ledger holds.
+
+Normal samples are the first tries that came out and have no hard fault by the limits at hand (not finite, black,
+constant, saturated, untouched copy, blurred, blocked …: every check but those set here). Of them
+
+- an A limit is the 10 % quantile: nine of ten normal pictures reach it;
+- a C limit is where a robust tail begins: three robust standard deviations from the median on that side, one being
+  (median - 10 % quantile) / 1.2816, as in a normal distribution. A ratio is taken by its logarithm.
+
+First tries alone, since retries exist only of pictures that failed. The limits of hard faults stay as they are unless
+they are asked for by name, for a run that has such a fault everywhere would make it its norm.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import CHECKS, Check, passes
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import atomic_path
+
+SHARE = 0.10  # of the normal samples that lie below an A limit
+DEVIATIONS = 3.0  # robust standard deviations from the median to a C limit
+ENOUGH = 50  # normal samples; fewer say nothing about a tenth
+_TENTH = 1.2815515655446004  # standard deviations from a normal distribution's median to its 10 % quantile
+_BETTER = {"edge_64_a": "edge_64", "edge_128_a": "edge_128", "content_sim_a": "content_sim"}
+_TAILS = ("edge_64_c", "edge_128_c", "content_sim_c", "hf_ratio_max")
+_RATIOS = frozenset({"hf_ratio"})
+_DOUBTS = frozenset({"style"})  # checks whose failure is a doubt, not a fault
+_BINS, _WIDE = 16, 48
+
+Column = npt.NDArray[np.float64]
+
+
+@dataclass
+class Distribution:
+    """Scores of a run's first tries, one column a score: 8 bytes a value.
+
+    `normal` tells, for each value, whether its sample is normal.
+    """
+
+    columns: dict[str, array[float]] = field(default_factory=dict)
+    normal: dict[str, bytearray] = field(default_factory=dict)
+    samples: int = 0
+    normal_samples: int = 0
+    faults: Counter[str] = field(default_factory=Counter)  # hard faults by check, a sample counted once for each
+
+    def add(self, scores: Mapping[str, float], hard: Sequence[Check], limits: Thresholds) -> None:
+        """Enter one first try."""
+        whole = scores.get("finite", 0.0) >= 1.0
+        faults = [check.name for check in hard if not passes(check, scores, limits)] if whole else ["finite"]
+        self.faults.update(faults)
+        self.samples += 1
+        self.normal_samples += not faults
+        for name, value in scores.items():
+            if math.isfinite(value):
+                self.columns.setdefault(name, array("d")).append(value)
+                self.normal.setdefault(name, bytearray()).append(not faults)
+
+    def of(self, score: str, *, normal: bool = True) -> Column:
+        """The values of a score, of normal samples or of all."""
+        values = np.array(self.columns.get(score, ()), np.float64)
+        return values[np.frombuffer(self.normal[score], np.uint8) == 1] if normal and score in self.normal else values
+
+
+def collect(rows: Iterable[Mapping[str, float]], limits: Thresholds, also: Sequence[str] = ()) -> Distribution:
+    """The distribution of first tries that came out, from their raw scores, as a stream.
+
+    Args:
+        limits: those by which a hard fault is told.
+        also: limits that are to be set beside the usual ones; their checks do not make a sample abnormal.
+    """
+    free = {*_TAILS, *also}
+    hard = [check for check in CHECKS if check.name not in _DOUBTS and not {check.low, check.high} & free]
+    found = Distribution()
+    for scores in rows:
+        found.add(scores, hard, limits)
+    return found
+
+
+def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ()) -> Thresholds:
+    """New limits: A at the 10 % quantile of normal samples, C where the robust tail begins, all others unchanged.
+
+    A score that was measured of fewer than 50 normal samples keeps its limits.
+
+    Args:
+        also: names of further limits to set by their tails, such as `ghosting_max`.
+
+    Raises:
+        RequestError: fewer than 50 normal samples, or a name in `also` that is no limit of a check.
+    """
+    bounds = {bound: check for check in CHECKS for bound in (check.low, check.high) if bound is not None}
+    unknown = [name for name in also if name not in bounds]
+    if unknown:
+        raise RequestError(f"a limit to set must be one of {', '.join(sorted(bounds))}, received {unknown[0]}")
+    if found.normal_samples < ENOUGH:
+        worst = ", ".join(f"{name} {count}" for name, count in found.faults.most_common(3)) or "none"
+        raise RequestError(
+            f"limits come from {ENOUGH} normal pictures or more, received {found.normal_samples} of {found.samples} "
+            f"first tries (hard faults: {worst}); make more targets, or look at the contact sheet"
+        )
+    values: dict[str, float] = {}
+    for name in dict.fromkeys((*_TAILS, *also)):
+        column = found.of(bounds[name].score)
+        if column.size >= ENOUGH:
+            values[name] = _inside(
+                name, tail(column, lower=name == bounds[name].low, ratio=bounds[name].score in _RATIOS)
+            )
+    for name, score in _BETTER.items():
+        column = found.of(score)
+        if column.size >= ENOUGH:
+            values[name] = max(_rounded(float(np.quantile(column, SHARE)), name), values[f"{score}_c"])
+    return Thresholds.model_validate(limits.model_dump() | values)
+
+
+def tail(values: Column, *, lower: bool, ratio: bool = False) -> float:
+    """Where the robust tail begins on one side: three robust standard deviations from the median.
+
+    Args:
+        lower: the tail below the median, else the one above.
+        ratio: of the logarithms.
+    """
+    scaled = np.log(np.maximum(values, 1e-6)) if ratio else values
+    middle, edge = (float(q) for q in np.quantile(scaled, (0.5, SHARE if lower else 1 - SHARE)))
+    limit = middle + (edge - middle) / _TENTH * DEVIATIONS
+    return math.exp(limit) if ratio else limit
+
+
+def changed(old: Thresholds, new: Thresholds) -> dict[str, tuple[float, float]]:
+    """Limit -> (old, new) of those that differ."""
+    before, after = old.model_dump(), new.model_dump()
+    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+
+
+# --- what a person looks at -------------------------------------------------------------------------------------------
+
+
+def shown(found: Distribution) -> list[str]:
+    """The scores that have a limit and were measured, in the order of the checks."""
+    return [s for s in dict.fromkeys(check.score for check in CHECKS) if len(found.columns.get(s, ()))]
+
+
+def histograms(found: Distribution, old: Thresholds, new: Thresholds) -> str:
+    """Histograms of all first tries as text, a line a bin, with the limits beside the bin that they fall into.
+
+    The outermost bins also hold what lies beyond them; a limit beyond them stands in the head alone.
+    """
+    blocks = []
+    for score in shown(found):
+        values = found.of(score, normal=False)
+        edges = _edges(values, _BINS)
+        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        marks = _marks(score, old, new)
+        limits = ", ".join(f"{name} {limit:.4g}" for name, limit in marks)
+        lines = [f"{score}: {values.size} pictures, median {np.median(values):.4g}; {limits}"]
+        for i, count in enumerate(counts):
+            bar = "#" * math.ceil(_WIDE * count / max(1, counts.max()))
+            here = ", ".join(name for name, limit in marks if edges[i] <= limit < edges[i + 1])
+            lines.append(f"  {edges[i]:9.4f} .. {edges[i + 1]:9.4f} {count:7} {bar}{'  <- ' + here if here else ''}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def draw(found: Distribution, old: Thresholds, new: Thresholds, path: Path) -> None:
+    """The same as a PNG: grey all first tries, black the normal ones, dashed the old limits, red the new."""
+    from matplotlib.figure import Figure
+
+    names = shown(found)
+    rows = -(-len(names) // 4)
+    figure = Figure(figsize=(16, 2.6 * max(1, rows)), layout="constrained")
+    for place, score in enumerate(names, start=1):
+        axes = figure.add_subplot(rows, 4, place)
+        values, marks = found.of(score, normal=False), _marks(score, old, new)
+        edges = _edges(values, 60)
+        for column, colour in ((values, "0.8"), (found.of(score), "0.3")):
+            axes.hist(np.clip(column, edges[0], edges[-1]), edges.tolist(), color=colour)
+        axes.set_xlim(float(edges[0]), float(edges[-1]))
+        for name, limit in marks:
+            if edges[0] <= limit <= edges[-1]:
+                is_old = name.endswith(" old")
+                axes.axvline(limit, color="0.4" if is_old else "tab:red", linestyle="--" if is_old else "-")
+        axes.set_title(score, fontsize=9)
+        axes.tick_params(labelsize=7)
+    figure.suptitle(
+        f"{found.samples} first tries, {found.normal_samples} normal; dashed old limits, red new", fontsize=10
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> dict[str, Any]:
+    """What the limits were set from, as plain data."""
+    points = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+    return {
+        "source": "run",
+        "samples": found.samples,
+        "normal_samples": found.normal_samples,
+        "hard_faults": dict(sorted(found.faults.items())),
+        "changed": {name: {"old": before, "new": after} for name, (before, after) in changed(old, new).items()},
+        "thresholds": new.model_dump(mode="json"),
+        "quantiles": {
+            score: {str(p): round(float(q), 6) for p, q in zip(points, np.quantile(column, points), strict=True)}
+            for score in shown(found)
+            if (column := found.of(score)).size
+        },
+    }
+
+
+def _marks(score: str, old: Thresholds, new: Thresholds) -> list[tuple[str, float]]:
+    """The limits of a score by name; one that changes stands as `… old` and `… new`."""
+    names = [
+        bound for check in CHECKS if check.score == score for bound in (check.low, check.high) if bound is not None
+    ]
+    names += [name for name, of in _BETTER.items() if of == score]
+    marks: list[tuple[str, float]] = []
+    for name in dict.fromkeys(names):
+        before, after = getattr(old, name), getattr(new, name)
+        marks += [(name, after)] if before == after else [(f"{name} old", before), (f"{name} new", after)]
+    return marks
+
+
+def _edges(values: Column, bins: int) -> Column:
+    """Bins over all but the outermost half percent on either side."""
+    low, high = (float(q) for q in np.quantile(values, (0.005, 0.995)))
+    return np.linspace(low, high if high > low else low + 1e-3, bins + 1)
+
+
+def _inside(name: str, value: float) -> float:
+    """Within what the field allows, and rounded to 4 decimals away from the median."""
+    for rule in Thresholds.model_fields[name].metadata:
+        low = getattr(rule, "ge", getattr(rule, "gt", None))
+        high = getattr(rule, "le", getattr(rule, "lt", None))
+        value = max(value, low) if low is not None else min(value, high) if high is not None else value
+    return _rounded(value, name)
+
+
+def _rounded(value: float, name: str) -> float:
+    return (math.ceil if name.endswith("_max") else math.floor)(value * 1e4) / 1e4

@@ -1,0 +1,385 @@
+"""Judging pictures that lie on disk, in worker processes: one row a picture, whatever becomes of it.
+
+Each worker decodes pictures, contents and styles and takes every score but CLIP's, with one OpenCV thread; contents and
+styles are decoded and measured once a worker and kept (bounded). CLIP runs in the main process, in batches: one copy of
+its weights serves all workers, on the GPU where there is one, and its time hides theirs.
+
+Rows are appended to `{output}.part` chunk by chunk; a stopped scan goes on from there, and the output appears whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import Grade, grade
+from bottega.quality.measure import ImageEncoder, Picture, Reference, Scores, compare, reference
+from bottega.runtime.errors import MissingError, PictureError, RequestError, StorageError, WorkError
+from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.progress import Progress
+
+_CHUNK = 16  # pictures a task: neighbours by name share their content
+_KEPT_BYTES = 256_000_000  # of decoded contents and styles a worker
+_KEPT_VECTORS = 100_000
+_NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
+
+T = TypeVar("T")
+Vector = npt.NDArray[np.float32]
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to judge. `name` is what its row is called; the paths are opened as they stand."""
+
+    name: str
+    picture: str
+    content: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a worker found: scores, or in `reason` why there are none; the pixels only where CLIP is to see them."""
+
+    scores: Scores
+    reason: str = ""
+    picture: Picture | None = None
+
+
+def scan(
+    jobs: Sequence[Job],
+    limits: Thresholds,
+    output: Path,
+    *,
+    encoder: ImageEncoder | None = None,
+    encoder_id: str | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Judge every picture and write one JSON line each: `file_name`, `grade`, `weight`, `reasons`, `scores`.
+
+    A picture, content or style that cannot be read gives a row with grade C, no scores and the reason
+    `unreadable: …`. Rows stand in the order of `jobs`. After Ctrl-C the same call goes on.
+
+    Args:
+        encoder: CLIP's picture encoder, called in this process; None leaves the similarities out.
+        encoder_id: what tells that encoder from another; a part begun with another one is not gone on with.
+        processes: worker processes; 1 judges in this process.
+
+    Returns:
+        `pictures`, `grades` (A, B, C) and `unreadable`.
+
+    Raises:
+        RequestError: no pictures, or fewer than one process.
+        Interrupted: asked to stop; what is judged is saved.
+        WorkError: a worker was killed.
+    """
+    if not jobs:
+        raise RequestError("there is no picture to judge; name a folder that holds some with --targets")
+    if processes < 1:
+        raise RequestError(f"pictures are judged by 1 process or more, received {processes}")
+    part = output.with_name(output.name + ".part")
+    request = sha256_json([limits.model_dump(mode="json"), encoder_id, [_identity(job) for job in jobs]])
+    done = _begin(part, request)
+    counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
+    eyes = Similarities(encoder) if encoder is not None else None
+    todo = [list(chunk) for chunk in _groups(jobs[done:], _CHUNK)]
+    with Interruption() as stop, Progress(len(jobs), "score", "pictures", done=done) as progress:
+        for chunk, judged in zip(todo, _judged(todo, processes, eyes is not None), strict=True):
+            found = eyes.added(chunk, judged) if eyes is not None else judged
+            rows = [_row(job, one, limits) for job, one in zip(chunk, found, strict=True)]
+            append_jsonl(part, rows)
+            counts.update(row["grade"] for row in rows)
+            progress.update(len(rows), **{letter: counts[letter] for letter in "ABC"})
+            stop.check()
+    return _finish(part, output)
+
+
+def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path]) -> list[Job]:
+    """The pictures under `folders` whose names begin `{content_id}_{style_id}_seed{n}`, with their pairs' paths.
+
+    Raises:
+        MissingError: a folder is not there or holds no picture.
+        RequestError: a picture's name is none of a pair in `lists`.
+    """
+    from bottega.data.pictures import picture_files
+
+    found: list[tuple[str, Path, str]] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise MissingError(f"there is no folder {folder}; name with --targets where the pictures lie")
+        several = f"{folder.name}/" if len(folders) > 1 else ""
+        found += [(several + f.relative_to(folder).as_posix(), f, _pair_of(f)) for f in picture_files(folder)]
+    if not found:
+        raise MissingError(f"there is no picture under {', '.join(map(str, folders))}; name another folder")
+    wanted = {pair_id for _, _, pair_id in found}
+    known = {
+        pair["pair_id"]: (str(data_root / pair["content_path"]), str(data_root / pair["style_path"]))
+        for file in lists
+        for pair in read_jsonl(file)
+        if pair["pair_id"] in wanted
+    }
+    strange = [name for name, _, pair_id in found if pair_id not in known]
+    if strange:
+        raise RequestError(
+            f"a picture is judged against the pair in its name, CONTENT_STYLE_seedN; {len(strange)} of {len(found)} "
+            f"match no pair of the lists, {strange[0]} for one; add their list with --pairs, or move them away"
+        )
+    found.sort()  # by content, then style: neighbours share what is decoded
+    return [Job(name, str(path), *known[pair_id]) for name, path, pair_id in found]
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- one picture ------------------------------------------------------------------------------------------------------
+
+
+class Scorer:
+    """Takes the scores of jobs, without CLIP, and keeps what it computed of contents and styles.
+
+    Args:
+        kept_bytes: decoded contents and styles kept, least recently used go first.
+    """
+
+    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._kept: OrderedDict[tuple[str, Size], Reference] = OrderedDict()
+        self._free = kept_bytes
+
+    def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
+        """Scores of one picture against its content and style, both brought to the picture's size."""
+        from bottega.data.pictures import open_picture
+
+        try:
+            picture = np.asarray(open_picture(Path(job.picture)), np.uint8)
+            taken = reference(picture)
+            size = (picture.shape[1], picture.shape[0])
+            scores = compare(taken, self._reference(job.content, size), self._reference(job.style, size))
+        except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
+            return Judged({}, " ".join(str(error).split()))
+        return Judged(scores, picture=picture if with_picture else None)
+
+    def _reference(self, path: str, size: Size) -> Reference:
+        key = (path, size)
+        if key not in self._kept:
+            self._kept[key] = reference(fitted(path, size))
+            self._free -= self._kept[key].picture.nbytes
+            while self._free < 0 and len(self._kept) > 2:
+                self._free += self._kept.popitem(last=False)[1].picture.nbytes
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def fitted(path: str, size: Size) -> Picture:
+    """A picture scaled to cover `size` (width, height) and cut to it around the centre, uint8 [H, W, 3].
+
+    For a square it is `bottega.data.pictures.load_square`, as the teacher loads contents and styles.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    from bottega.data.pictures import load_square, open_picture
+
+    if size[0] == size[1]:
+        return load_square(Path(path), size[0])
+    picture = open_picture(Path(path))
+    if picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    return np.asarray(picture, np.uint8)
+
+
+class Similarities:
+    """Adds CLIP's similarities to scores, in batches; vectors of contents and styles are kept.
+
+    Args:
+        encoder: pictures uint8 [N, H, W, 3] -> unit vectors [N, D].
+    """
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self._encoder = encoder
+        self._kept: OrderedDict[tuple[str, Size], Vector] = OrderedDict()
+
+    def added(self, jobs: Sequence[Job], judged: Sequence[Judged]) -> list[Judged]:
+        """The same with `content_sim`, `style_sim` and `style_gain`, as `bottega.quality.measure.compare` defines them.
+
+        A picture without scores stays as it is.
+        """
+        sizes = [(one.picture.shape[1], one.picture.shape[0]) if one.picture is not None else None for one in judged]
+        known = self._vectors([(p, size) for job, size in zip(jobs, sizes, strict=True) if size for p in _of(job)])
+        own = self._encode([one.picture for one in judged if one.picture is not None])
+        vectors = iter(own)
+        found: list[Judged] = []
+        for job, size, one in zip(jobs, sizes, judged, strict=True):
+            if size is None:
+                found.append(one)
+                continue
+            picture, content, style = next(vectors), known[job.content, size], known[job.style, size]
+            style_sim = float(picture @ style)
+            more = {"content_sim": float(picture @ content), "style_sim": style_sim}
+            more["style_gain"] = style_sim - float(content @ style)
+            found.append(Judged(one.scores | {name: round(value, 6) for name, value in more.items()}))
+        return found
+
+    def _vectors(self, wanted: Iterable[tuple[str, Size]]) -> dict[tuple[str, Size], Vector]:
+        asked = list(dict.fromkeys(wanted))
+        missing = [key for key in asked if key not in self._kept]
+        self._kept.update(zip(missing, self._encode([fitted(*key) for key in missing]), strict=True))
+        found = {key: self._kept[key] for key in asked}
+        for key in asked:
+            self._kept.move_to_end(key)
+        while len(self._kept) > _KEPT_VECTORS:
+            self._kept.popitem(last=False)
+        return found
+
+    def _encode(self, pictures: Sequence[Picture]) -> list[Vector]:
+        """One call a size; the vectors in the order of the pictures."""
+        vectors: dict[int, Vector] = {}
+        for shape in {p.shape for p in pictures}:
+            places = [i for i, p in enumerate(pictures) if p.shape == shape]
+            batch = np.asarray(self._encoder(np.stack([pictures[i] for i in places])), np.float32)  # [N, D]
+            vectors.update(zip(places, batch, strict=True))
+        return [vectors[i] for i in range(len(pictures))]
+
+
+# --- worker processes -------------------------------------------------------------------------------------------------
+
+_scorer = Scorer()  # of a worker process; the main process makes its own
+
+
+def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> Iterator[list[Judged]]:
+    """The chunks' results in their order; at most two chunks a worker are under way."""
+    if processes == 1:
+        yield from _here(chunks, with_picture)
+        return
+    # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
+    pool = ProcessPoolExecutor(min(processes, max(1, len(chunks))), get_context("spawn"), _begin_worker)
+    under_way: deque[Future[list[Judged]]] = deque()
+    waiting = iter(chunks)
+    try:
+        for chunk in islice(waiting, 2 * processes):
+            under_way.append(pool.submit(_judge_chunk, chunk, with_picture))
+        while under_way:
+            result = under_way.popleft().result()
+            for chunk in islice(waiting, 1):
+                under_way.append(pool.submit(_judge_chunk, chunk, with_picture))
+            yield result
+    except BrokenProcessPool as error:
+        raise WorkError(
+            f"a worker process was killed, most likely for want of memory; run the same command again with fewer than "
+            f"--processes {processes} to go on"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _here(chunks: Sequence[list[Job]], with_picture: bool) -> Iterator[list[Judged]]:
+    scorer, threads = Scorer(), cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        for chunk in chunks:
+            yield [scorer.judge(job, with_picture=with_picture) for job in chunk]
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
+    cv2.setNumThreads(1)
+
+
+def _judge_chunk(jobs: list[Job], with_picture: bool) -> list[Judged]:
+    return [_scorer.judge(job, with_picture=with_picture) for job in jobs]
+
+
+# --- rows and files ---------------------------------------------------------------------------------------------------
+
+
+def _row(job: Job, judged: Judged, limits: Thresholds) -> dict[str, Any]:
+    if judged.reason:
+        given = Grade("C", limits.weight_c, [f"unreadable: {judged.reason}"])
+    else:
+        given = grade(judged.scores, limits)
+    return {
+        "file_name": job.name,
+        "grade": given.letter,
+        "weight": given.weight,
+        "reasons": given.reasons,
+        "scores": judged.scores,
+    }
+
+
+def _begin(part: Path, request: str) -> int:
+    """How many rows of this very request lie in `part`; one of another request is begun anew."""
+    try:
+        if part.is_file():
+            kept = read_jsonl(part)
+            if next(kept, None) == {"request": request}:
+                return sum(1 for _ in kept)
+        part.unlink(missing_ok=True)
+    except StorageError:
+        part.unlink()
+    except OSError as error:
+        raise storage_error(error, part) from error
+    append_jsonl(part, [{"request": request}])
+    return 0
+
+
+def _finish(part: Path, output: Path) -> dict[str, Any]:
+    """Move the rows to `output`, without the head, and count them."""
+    grades: Counter[str] = Counter()
+    unreadable = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal unreadable
+        for row in islice(read_jsonl(part), 1, None):
+            grades[row["grade"]] += 1
+            unreadable += any(reason.startswith("unreadable:") for reason in row["reasons"])
+            yield row
+
+    pictures = write_jsonl(output, rows())
+    part.unlink()
+    return {"pictures": pictures, "grades": {letter: grades[letter] for letter in "ABC"}, "unreadable": unreadable}
+
+
+def _identity(job: Job) -> list[Any]:
+    """A job by its paths, and its picture's size and time: a part is not gone on with when a picture has changed."""
+    try:
+        state = os.stat(job.picture)
+    except OSError:
+        return [job.name, job.picture, job.content, job.style]  # its row will say what is wrong
+    return [job.name, job.picture, job.content, job.style, state.st_size, state.st_mtime_ns]
+
+
+def _pair_of(file: Path) -> str:
+    """The pair in a picture's name; "" where the name has another form."""
+    match = _NAME.fullmatch(file.stem)
+    return match["pair"] if match else ""
+
+
+def _of(job: Job) -> tuple[str, str]:
+    return job.content, job.style
+
+
+def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
