@@ -70,7 +70,7 @@ class Thresholds(Config):
         default=3.0, description="rise of the strongest fine wave beyond content and style, ln of power, at most"
     )
     noise_max: float = Field(
-        default=4.0, ge=0, description="colour noise beyond content and style, levels at half size, at most"
+        default=2.5, ge=0, description="colour noise beyond content and style, levels at half size, at most"
     )
     blocking_max: float = Field(
         default=0.35, ge=0, description="steps along a grid of 8 px beyond content and style, levels, at most"

@@ -22,9 +22,10 @@ _LINE_FLOOR = 256.0  # power of a noise of 16 levels: a weaker wave is no mesh t
 _LINES_FROM = 1 / 7  # cycles a pixel; coarser waves are strokes, not mesh
 _LAGS = (4.0, 14.0)  # where a second copy lies, pixels of LAG_SIDE: 3 to 11 % of the side
 _SPAN = 17
+_BAND = 128  # rows
 _BLOCK, _STEP_CAP = 8, 4
 _QUIET = 0.02  # levels that stand out in a picture without any texture
-_FLAT = 1e-4  # standard deviation of an edge map below which there is no structure to compare
+_FLAT = 0.0255  # standard deviation of an edge map below which there is no structure to compare, levels
 _TONE_FLAT = 1.0  # levels
 _NEAR = np.ones((3, 3), np.uint8)
 
@@ -35,8 +36,7 @@ def edge_map(luma: Luma, side: int) -> Map | None:
     Area resize to `side`, Gaussian of 2 px (so that strokes count less than outlines), Sobel magnitude, Gaussian of 1
     px (so that an outline may move a little). The dot product of two maps is Pearson's correlation.
     """
-    small = resized(luma, side).astype(np.float32) * np.float32(1 / 255)
-    small = cv2.GaussianBlur(small, (0, 0), 2.0)
+    small = cv2.GaussianBlur(resized(luma, side).astype(np.float32), (0, 0), 2.0)
     magnitude = cv2.magnitude(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
     return _unit(cv2.GaussianBlur(magnitude, (0, 0), 1.0), _FLAT)
 
@@ -56,8 +56,8 @@ def resized(luma: Luma, side: int) -> Luma:
 
 
 def _unit(values: npt.NDArray[np.float32], flat: float) -> Map | None:
-    values = values - cv2.mean(values)[0]
-    norm = float(cv2.norm(values, cv2.NORM_L2))
+    values = values - np.float32(cv2.mean(values)[0])
+    norm = cv2.norm(values, cv2.NORM_L2)
     return np.asarray(values * np.float32(1 / norm), np.float32) if norm > flat * values.shape[0] else None
 
 
@@ -66,18 +66,31 @@ def gradients(luma: Luma) -> tuple[float, int]:
     slope: the 99.8th percentile of the larger of both directions on every fourth row (on every row under 256), levels a
     pixel.
     """
-    across, down = cv2.spatialGradient(luma)
-    total = cv2.norm(across, cv2.NORM_L2SQR) + cv2.norm(down, cv2.NORM_L2SQR)
-    step = 4 if luma.shape[0] >= 256 else 1
-    steep = cv2.max(cv2.convertScaleAbs(across[::step], alpha=0.25), cv2.convertScaleAbs(down[::step], alpha=0.25))
-    return float(total / luma.size / (64 * 255**2)), quantiles(steep, (0.998,))[0]
+    high = luma.shape[0]
+    step = 4 if high >= 256 else 1
+    total, counts = 0.0, np.zeros(256, np.float32)
+    for top in range(0, high, _BAND):  # both planes of a band stay in the cache
+        first, below = max(top - 1, 0), min(top + _BAND, high)
+        planes = cv2.spatialGradient(luma[first : below + 1])
+        across, down = (plane[top - first : below - first] for plane in planes)
+        total += cv2.norm(across, cv2.NORM_L2SQR) + cv2.norm(down, cv2.NORM_L2SQR)
+        steep = cv2.max(cv2.convertScaleAbs(across[::step], alpha=0.25), cv2.convertScaleAbs(down[::step], alpha=0.25))
+        counts += _histogram(steep)
+    return float(total / luma.size / (64 * 255**2)), _levels(counts, (0.998,))[0]
 
 
 def quantiles(values: npt.NDArray[np.uint8], shares: tuple[float, ...]) -> list[int]:
     """The levels of a plane below or at which these shares of it lie; of 256 rows and more every other one is read."""
-    values = values[::2] if values.shape[0] >= 256 else values
-    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
-    return [int(level) for level in np.searchsorted(np.cumsum(counts), np.asarray(shares) * values.size)]
+    return _levels(_histogram(values[::2] if values.shape[0] >= 256 else values), shares)
+
+
+def _histogram(values: npt.NDArray[np.uint8]) -> Map:
+    return np.asarray(cv2.calcHist([values], [0], None, [256], [0, 256]), np.float32).ravel()
+
+
+def _levels(counts: Map, shares: tuple[float, ...]) -> list[int]:
+    below = np.cumsum(counts)
+    return [int(level) for level in np.searchsorted(below, np.asarray(shares) * below[-1])]
 
 
 def blocking(luma: Luma) -> tuple[float, float] | None:
@@ -94,17 +107,19 @@ def blocking(luma: Luma) -> tuple[float, float] | None:
     """
     if min(luma.shape) < 6 * _BLOCK:
         return None
-    levels, shares = [], []
     quarter = luma.shape[1] // 4
     middle = luma[:, quarter : 3 * quarter] if quarter >= 6 * _BLOCK else luma
-    for axis in (1, 0):
-        outward, back = _standing_out(luma[::2] if axis else middle, axis)
-        above = np.sort(outward)[_BLOCK - 1 : _BLOCK + 1].mean()
-        levels.append(max(float(np.minimum(outward[:_BLOCK], outward[_BLOCK:]).max() - above), 0.0))
-        signed = outward - back
-        strongest = np.minimum(signed[:_BLOCK], signed[_BLOCK:]).max()
-        shares.append(float(strongest / (np.abs(signed).mean() + _QUIET)))
-    return float(np.sqrt(levels[0] * levels[1])), min(shares)
+    phases = np.array([_standing_out(luma[::2], 1), _standing_out(middle, 0)])  # [axis, outward or back, 16]
+    outward, signed = phases[:, 0], phases[:, 0] - phases[:, 1]
+    above = np.sort(outward)[:, _BLOCK - 1 : _BLOCK + 1].mean(1)
+    levels = np.maximum(_on_grid(outward) - above, 0)
+    shares = _on_grid(signed) / (np.abs(signed).mean(1) + _QUIET)
+    return float(np.sqrt(levels[0] * levels[1])), float(shares.min())
+
+
+def _on_grid(phases: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The strongest of the 8 phases of each axis, of its even and its odd lines the weaker."""
+    return np.asarray(np.minimum(phases[:, :_BLOCK], phases[:, _BLOCK:]).max(1))
 
 
 def _standing_out(luma: Luma, axis: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -115,36 +130,43 @@ def _standing_out(luma: Luma, axis: int) -> tuple[npt.NDArray[np.float64], npt.N
     else:
         steps = cv2.absdiff(luma[:-1], luma[1:])
         beside, here = cv2.max(steps[:-2], steps[2:]), steps[1:-1]
-    phase = np.arange(here.shape[axis]) % (2 * _BLOCK)
-    counts = np.bincount(phase) * here.shape[1 - axis]
-    planes = (cv2.min(cv2.subtract(here, beside), _STEP_CAP), cv2.min(cv2.subtract(beside, here), _STEP_CAP))
-    outward, back = (cv2.reduce(plane, 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() for plane in planes)
-    return np.bincount(phase, outward) / counts, np.bincount(phase, back) / counts
+    phase, shares = _phases(here.shape[axis])
+    planes = (cv2.subtract(here, beside), cv2.subtract(beside, here))
+    capped = (cv2.threshold(plane, _STEP_CAP, 0, cv2.THRESH_TRUNC)[1] for plane in planes)
+    outward, back = (cv2.reduce(plane, 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() for plane in capped)
+    shares = shares / here.shape[1 - axis]
+    return np.bincount(phase, outward) * shares, np.bincount(phase, back) * shares
+
+
+@functools.cache
+def _phases(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The phase of each of `count` lines, and one over how many lines each phase has."""
+    phase = np.arange(count) % (2 * _BLOCK)
+    return phase, 1 / np.bincount(phase)
 
 
 def colour_noise(red: Luma, green: Luma, blue: Luma) -> float:
-    """Standard deviation of fine noise in the colour differences R-G and B-G, levels.
+    """Standard deviation of fine noise in the colour that shows least of it, levels.
 
     Immerkaer's mask (second difference along both axes, which edges and gradients hardly pass), "Fast Noise Variance
-    Estimation", CVIU 64(2), 1996; of its values the median size, not the mean, for noise is everywhere and outlines and
-    dots are not. The planes are given at half size; of 256 rows and more the middle half is read.
+    Estimation", CVIU 64(2), 1996, on each channel; then the least eigenvalue of the values' 3 x 3 covariance. Hatching
+    and dots of a few colours, and grain in the light, lie along one or two directions of the colour space; noise that is
+    each channel's own fills all three. The planes are given at half size; of 256 rows and more the middle half is read.
     """
     high = red.shape[0]
     if high >= 256:
         red, green, blue = (plane[high // 4 : high - high // 4] for plane in (red, green, blue))
-    mask = np.array([1, -2, 1], np.float32)
+    fine = [cv2.Sobel(plane, cv2.CV_16S, 2, 2) for plane in (red, green, blue)]  # that very mask; it is linear
     total = 0
-    for plane in (red, blue):
-        difference = cv2.subtract(plane, green, dtype=cv2.CV_16S)
-        sizes = cv2.convertScaleAbs(cv2.sepFilter2D(difference, cv2.CV_16S, mask, mask))
-        total += quantiles(sizes, (0.5,))[0]
+    for plane in (fine[0], fine[2]):
+        total += quantiles(cv2.convertScaleAbs(cv2.subtract(plane, fine[1])), (0.5,))[0]
     return total / 2 / (6 * 0.6745)
 
 
 @functools.cache
 def _window(side: int) -> Map:
     half = np.hanning(side + 2)[1:-1]
-    return np.outer(half, half).astype(np.float32)
+    return (np.outer(half, half) / (half**2).sum()).astype(np.float32)  # its squares have the sum 1
 
 
 @functools.cache
@@ -157,31 +179,32 @@ def _wrapped(values: Map, margin: int) -> Map:
     return np.asarray(cv2.copyMakeBorder(values, margin, margin, margin, margin, cv2.BORDER_WRAP))
 
 
-def _power(plane: Luma) -> Map:
-    """Power spectrum of a plane under a Hann window, packed as `cv2.dft` packs that of a real plane (imaginary parts
-    0), a white noise of variance v giving v everywhere.
+def _spectrum(plane: Luma) -> Map:
+    """Spectrum of a plane under a Hann window, packed as `cv2.dft` packs that of a real plane, scaled such that a white
+    noise of variance v has power v everywhere.
     """
-    window = _window(plane.shape[0])
-    spectrum = cv2.dft((plane - np.float32(cv2.mean(plane)[0])) * window)
-    return np.asarray(cv2.mulSpectrums(spectrum, spectrum, 0, conjB=True) * _scale(plane.shape[0]), np.float32)
+    return np.asarray(cv2.dft((plane - np.float32(cv2.mean(plane)[0])) * _window(plane.shape[0])), np.float32)
 
 
-@functools.cache
-def _scale(side: int) -> np.float32:
-    return np.float32(1 / float((_window(side) ** 2).sum()))
+def _power(squares: Map) -> Map:
+    """Squares of packed spectra [N, N] -> power [N, N / 2 + 1] for the rates across from 0 up, N even."""
+    middle = squares.shape[0] // 2
+    power = np.empty((squares.shape[0], middle + 1), np.float32)
+    np.add(squares[:, 1:-1:2], squares[:, 2::2], out=power[:, 1:-1])
+    for column, source in ((0, squares[:, 0]), (middle, squares[:, -1])):
+        power[0, column], power[middle, column] = source[0], source[-1]
+        power[1:middle, column] = source[1:-1:2] + source[2:-1:2]
+        power[middle + 1 :, column] = power[middle - 1 : 0 : -1, column]
+    return power
 
 
-def _unpacked(packed: Map) -> Map:
-    """The real parts of a packed spectrum [N, N] as the whole symmetric plane [N, N], N even."""
-    side = packed.shape[0]
-    middle = side // 2
-    whole = np.empty_like(packed)
-    whole[:, 1:middle] = packed[:, 1:-1:2]
-    for column, source in ((0, 0), (middle, side - 1)):
-        whole[0, column], whole[1 : middle + 1, column] = packed[0, source], packed[1::2, source]
-        whole[middle + 1 :, column] = whole[middle - 1 : 0 : -1, column]
-    mirrored = whole[:, middle - 1 : 0 : -1]
-    whole[0, middle + 1 :], whole[1:, middle + 1 :] = mirrored[0], mirrored[:0:-1]
+def _mirrored(power: Map) -> Map:
+    """The power for the rates across from 0 up as the whole symmetric plane [N, N]."""
+    side, middle = power.shape[0], power.shape[1] - 1
+    whole = np.empty((side, side), np.float32)
+    whole[:, : middle + 1] = power
+    whole[0, middle + 1 :] = power[0, middle - 1 : 0 : -1]
+    whole[1:, middle + 1 :] = power[:0:-1, middle - 1 : 0 : -1]
     return whole
 
 
@@ -192,9 +215,12 @@ def line_spectrum(luma: Luma) -> Map | None:
     if min(luma.shape) < LINES:
         return None
     tops, lefts = (np.linspace(0, side - LINES, min(_TILES, side // LINES)).astype(int) for side in luma.shape)
-    powers = [_power(luma[top : top + LINES, left : left + LINES]) for top in tops for left in lefts]
-    power = _unpacked(np.asarray(sum(powers[1:], powers[0]) * np.float32(1 / len(powers)), np.float32))
-    return np.asarray(np.log(power + np.float32(_LINE_FLOOR)), np.float32)
+    squares = np.zeros((LINES, LINES), np.float32)
+    for top in tops:
+        for left in lefts:
+            cv2.accumulateSquare(_spectrum(luma[top : top + LINES, left : left + LINES]), squares)
+    power = _power(squares) * np.float32(1 / (len(tops) * len(lefts)))
+    return _mirrored(np.log(power + np.float32(_LINE_FLOOR)))
 
 
 def near(values: Map) -> Map:
@@ -227,10 +253,17 @@ def echoes(luma: Luma) -> Map:
     A picture with a copy of itself of relative weight r, moved by d, has r at the lag d. Bogert, Healy and Tukey, "The
     quefrency alanysis of time series for echoes", 1963.
     """
-    logarithm = np.log(_power(resized(luma, LAG_SIDE)) + np.float32(1))  # of the imaginary parts log 1 = 0
+    spectrum = _spectrum(resized(luma, LAG_SIDE))
+    logarithm = cv2.log(cv2.mulSpectrums(spectrum, spectrum, 0, conjB=True) + np.float32(1))  # 0 for imaginary parts
     cepstrum = cv2.dft(logarithm, flags=cv2.DFT_INVERSE | cv2.DFT_REAL_OUTPUT | cv2.DFT_SCALE)
-    lags = np.arange(-_SPAN, _SPAN + 1)
-    return np.asarray(cv2.boxFilter(cepstrum[np.ix_(lags, lags)], -1, (3, 3), normalize=False), np.float32)
+    return np.asarray(cv2.boxFilter(cepstrum.take(_near_lags()), -1, (3, 3), normalize=False), np.float32)
+
+
+@functools.cache
+def _near_lags() -> npt.NDArray[np.int64]:
+    """Places in a cepstrum of the lags of up to 17 px, [35, 35]."""
+    lags = np.arange(-_SPAN, _SPAN + 1) % LAG_SIDE
+    return lags[:, None] * LAG_SIDE + lags
 
 
 def ghosting(ours: Map, others: tuple[Map, ...]) -> float:

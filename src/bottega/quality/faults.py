@@ -25,7 +25,8 @@ Severe is what nobody would train on, medium is plain at a glance, mild is seen 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import CHECK_NAMES, Grade, grade
-from bottega.quality.measure import ImageEncoder, Judge, Picture
+from bottega.quality.measure import ImageEncoder, Judge, Picture, Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 
@@ -138,12 +139,14 @@ def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> P
         return np.asarray(np.clip(light + factor * (picture - light), 0, 255), np.float32)
 
     def mean_span(values: Floats) -> float:
-        return float(np.ptp(values, axis=-1).mean()) / 255
+        red, green, blue = cv2.split(values)
+        largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+        return float(cv2.mean(largest)[0] - cv2.mean(smallest)[0]) / 255
 
     aim = min(mean_span(picture) + strength, 0.95)
-    factors = np.geomspace(1, 300, 40)
-    reached = next((f for f in factors if mean_span(vivid(float(f))) >= aim), factors[-1])
-    return _levels(vivid(float(reached)))
+    factors = np.geomspace(1, 300, 40).tolist()
+    reached = bisect_left(factors, aim, key=lambda factor: mean_span(vivid(factor)))
+    return _levels(vivid(factors[min(reached, len(factors) - 1)]))
 
 
 def _mesh(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
@@ -258,7 +261,43 @@ class Tally:
         return Tally(self.count + other.count, self.found + other.found, self.own + other.own, causes)
 
 
-Tallies = dict[tuple[str, str], Tally]  # (fault, severity), or ("good", "") for the pictures as they are
+Kind = tuple[str, str]  # (fault, severity), or GOOD for the picture as it is
+GOOD: Kind = ("good", "")
+Tallies = dict[Kind, Tally]
+
+
+def measure_faults(
+    subjects: Iterable[Subject],
+    *,
+    encoder: ImageEncoder | None,
+    first: int = 0,
+    faults: Sequence[str] = tuple(FAULTS),
+) -> Iterator[dict[Kind, Scores]]:
+    """The raw scores of every subject as it is and with each fault at each severity; each subject is made once and its
+    content and style are measured once.
+
+    Args:
+        first: number of the first subject; what is random in the faults depends on it.
+    """
+    judge = Judge(encoder, capacity=4)
+    kinds = [GOOD, *((fault, severity) for fault in faults for severity in SEVERITIES)]
+    for index, subject in enumerate(subjects, first):
+        pictures = [subject.good if kind == GOOD else inject(*kind, subject, index) for kind in kinds]
+        number = len(pictures)
+        rows = judge.measure(
+            pictures, [subject.content] * number, [subject.style] * number, keys=[(f"c{index}", f"s{index}")] * number
+        )
+        yield dict(zip(kinds, rows, strict=True))
+
+
+def tally(measured: Iterable[Mapping[Kind, Scores]], limits: Thresholds) -> Tallies:
+    """Grade what `measure_faults` measured."""
+    tallies: Tallies = {}
+    for rows in measured:
+        for kind, row in rows.items():
+            meant = FAULTS[kind[0]].checks if kind != GOOD else ()
+            tallies.setdefault(kind, Tally()).add(grade(row, limits), meant)
+    return tallies
 
 
 def count_faults(
@@ -269,31 +308,16 @@ def count_faults(
     first: int = 0,
     faults: Sequence[str] = tuple(FAULTS),
 ) -> Tallies:
-    """Judge every subject as it is and with each fault at each severity.
-
-    Args:
-        first: number of the first subject; what is random in the faults depends on it.
-    """
-    judge = Judge(encoder, capacity=4)
-    tallies: Tallies = {("good", ""): Tally()} | {(f, s): Tally() for f in faults for s in SEVERITIES}
-    for index, subject in enumerate(subjects, first):
-        kinds = list(tallies)
-        pictures = [subject.good if kind == "good" else inject(kind, how, subject, index) for kind, how in kinds]
-        number = len(pictures)
-        rows = judge.measure(
-            pictures, [subject.content] * number, [subject.style] * number, keys=[(f"c{index}", f"s{index}")] * number
-        )
-        for kind, row in zip(kinds, rows, strict=True):
-            tallies[kind].add(grade(row, limits), FAULTS[kind[0]].checks if kind[0] in FAULTS else ())
-    return tallies
+    """Judge every subject as it is and with each fault at each severity; arguments as of `measure_faults`."""
+    return tally(measure_faults(subjects, encoder=encoder, first=first, faults=faults), limits)
 
 
 def table(tallies: Tallies) -> str:
     """The tallies as text: a line a fault, for each severity the share found and that found by a check meant for it, in
     percent; then each check's false positives.
     """
-    names = dict.fromkeys(fault for fault, _ in tallies if fault != "good")
-    good = tallies["good", ""]
+    names = dict.fromkeys(fault for fault, _ in tallies if fault != GOOD[0])
+    good = tallies[GOOD]
     lines = [
         f"{'found (by its own check), %':28}" + "".join(f"{severity:>16}" for severity in SEVERITIES) + "        n"
     ]

@@ -58,6 +58,7 @@ VIGOUR_OF_LESS = 1.6
 VIGOUR_FLOOR = 8.0  # levels: below them neither contrast nor colour is a measure for others
 # As whole numbers the bits of floats have their order; those of negative ones, infinities and NaN lie above these.
 _LARGEST = np.float32(1e6).view(np.uint32)
+_IN_CACHE = 1 << 16  # values converted at a time
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
 
@@ -102,16 +103,24 @@ def to_uint8(picture: npt.NDArray[Any]) -> Picture:
     if picture.dtype == np.uint8:
         return np.ascontiguousarray(picture)
     floats = np.ascontiguousarray(picture, np.float32)
-    if floats.view(np.uint32).max() > _LARGEST:
-        share = finite_share(picture)
-        if share < 1:
-            raise NonFiniteError(
-                f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again "
-                "in fp32"
-            )
-        floats = np.clip(floats, 0, 1)  # convertScaleAbs turns a negative or a huge value over
-    whole: Picture = cv2.convertScaleAbs(floats, alpha=255)  # rounds half to even, as np.rint; stops at 255
+    whole = np.empty(floats.shape, np.uint8)
+    values, levels = floats.reshape(1, -1), whole.reshape(1, -1)
+    for start in range(0, values.size, _IN_CACHE):
+        part = values[:, start : start + _IN_CACHE]
+        if part.view(np.uint32).max() > _LARGEST:
+            return _clamped(floats)
+        cv2.convertScaleAbs(part, levels[:, start : start + _IN_CACHE], alpha=255)  # rounds half to even; stops at 255
     return whole
+
+
+def _clamped(floats: Map) -> Picture:
+    share = finite_share(floats)
+    if share < 1:
+        raise NonFiniteError(
+            f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again in fp32"
+        )
+    levels: Picture = np.rint(np.clip(floats, 0, 1) * np.float32(255)).astype(np.uint8)
+    return levels
 
 
 def finite_share(picture: npt.NDArray[Any]) -> float:
@@ -143,6 +152,7 @@ def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None
     half = cv2.resize(picture, (wide // 2, high // 2), interpolation=cv2.INTER_AREA)
     light = cv2.resize(luma, (wide // 2, high // 2), interpolation=cv2.INTER_AREA)
     small = light if min(light.shape) >= max(EDGE_SIDES) else luma
+    small = detectors.resized(small, max(EDGE_SIDES)) if min(small.shape) >= max(EDGE_SIDES) else small
     red, green, blue = cv2.split(half)
     span = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
     dark, bright, brightest = detectors.quantiles(light, (0.02, 0.98, 0.99))
@@ -157,10 +167,10 @@ def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None
         energy=energy,
         acutance=(slope / 2 + 0.5) / (bright - dark + 8),
         bright=brightest / 255,
-        spread=float(cv2.meanStdDev(half)[1].max()) / 255,
+        spread=max(cv2.meanStdDev(plane)[1].item() for plane in (red, green, blue)) / 255,
         clipped=1 - inside / rows.size,
         vivid=(float(cv2.mean(span)[0]) + detectors.quantiles(span, (0.98,))[0]) / (2 * 255),
-        contrast=float(cv2.meanStdDev(light)[1][0, 0]),
+        contrast=cv2.meanStdDev(light)[1].item(),
         colour=float(np.sqrt(between / (9 * span.size))),
         noise=detectors.colour_noise(red, green, blue),
         blocking=detectors.blocking(luma),

@@ -391,5 +391,7 @@ def load_generator(models: ModelsConfig, config: TeacherConfig) -> Generator:
     autoencoder = locate(models, "sdxl_vae") if models.sdxl_vae is not None else None
     places = locate(models, "sdxl"), locate(models, "ip_adapter")
     pipeline = load_teacher_pipeline(*places, dtype=models.dtype, device=models.device, vae=autoencoder)
+    if pipeline.device.type == "cpu":
+        memory.keep_heap()
     capacity = max(_CAPACITY, 2 * config.chunk)
     return Generator(pipeline, config, upcast_vae=config.upcast_vae, low_vram=config.low_vram, capacity=capacity)
