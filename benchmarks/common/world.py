@@ -18,6 +18,8 @@ STABILISED = {  # the default protocol, which the quick recipe shortens to 10 st
     "guidance_scale": 3.5,
     "ip_adapter_scale": 0.30,
 }
+MINIATURE = {**STABILISED, "guidance_scale": 1.0, "ip_adapter_scale": 1.0}
+"""What recipes/miniature.yaml asks of the miniature's SDXL, whose values are calibrated for its size."""
 
 
 @dataclass(frozen=True)

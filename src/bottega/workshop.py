@@ -66,8 +66,10 @@ STAGES: tuple[Stage, ...] = (
     Stage("data", "bottega.data.stage:run", "data", uses=("world",)),
     Stage("pairs", "bottega.data.pairs:run", "pairs", uses=("data",)),
     Stage("truth", "", "data/truth", uses=("pairs",)),
-    Stage("quality", "bottega.quality.stage:run", "quality", uses=("pairs", "truth"), models=QUALITY_MODELS),
-    Stage("teacher", "bottega.teacher.stage:run", "teacher", uses=("pairs", "quality"), models=TEACHER_MODELS),
+    Stage("quality", "bottega.quality.stage:run", "quality", uses=("pairs", "truth"), models=QUALITY_MODELS, version=2),
+    Stage(
+        "teacher", "bottega.teacher.stage:run", "teacher", uses=("pairs", "quality"), models=TEACHER_MODELS, version=2
+    ),
     Stage("features", "bottega.student.features:run", "features", uses=("teacher",), models=STUDENT_MODELS),
     Stage("student", "bottega.student.stage:run", "training", uses=("features",), models=STUDENT_MODELS),
     Stage("evaluation", "bottega.evaluation.stage:run", "evaluation", uses=("student", "truth"), models=ROLES),
@@ -81,7 +83,8 @@ FREE: tuple[str, ...] = (
     "data.root", "data.*.source", "data.*.mode", "data.*.mirror", "data.*.offline", "data.*.limits.workers",
     "pairs.train", "pairs.val", "pairs.test", "pairs.crossed", "pairs.seeds", "pairs.clip",
     "truth.*",
-    "teacher.seeds", "teacher.sheet_after", "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
+    "teacher.seeds", "teacher.sheet_after", "teacher.batch_size", "teacher.keep_tries",
+    "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
     "features.fill50k",
     "student.preload_mb", *(f"student.loop.{name}" for name in MAY_CHANGE),
     "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_it_equals_a_plain_pipeline_call_with_and_without_guidance(generator: Ge
     for settings in (Settings.of(PROTOCOL), Settings(5, 0.4, 1.0, 0.8)):
         one = item(0, settings)
         assert np.abs(generator.generate([one])[0] - naive(plain, one, settings)).max() <= LEVEL
+
+
+def test_the_miniatures_own_weights_paint_what_a_plain_call_paints_by_the_whole_protocol() -> None:
+    weights = Path(str(files("bottega"))) / "miniature/weights"
+    pipelines = [
+        load_teacher_pipeline(weights / "sdxl", weights / "ip_adapter", "float32", "cpu") for _ in ("own", "plain")
+    ]
+    protocol = Protocol(size=128)
+    made = Generator(pipelines[0], protocol).generate([item(0), item(1)], batch=2)
+    settings = Settings.of(protocol)
+    for one, picture in zip((item(0), item(1)), made, strict=True):
+        assert np.abs(picture - naive(pipelines[1], one, settings)).max() <= LEVEL
 
 
 def test_a_picture_does_not_depend_on_its_batch_its_place_or_mixed_settings(generator: Generator) -> None:
