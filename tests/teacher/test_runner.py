@@ -494,3 +494,12 @@ def test_retries_go_out_with_their_own_chunk_and_rows_are_entered_in_the_order_o
         list(runner.run(chunks([lambda: iter(data.rows)], [0], 2)))
         assert [row.style_id for row in ledger.best()] == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert bad.asked == [["p0.0", "p1.0"], ["p2.0", "p3.0"], ["p0.1"], ["p3.1"], ["p4.0", "p5.0"]]
+
+
+def test_many_windows_make_what_one_makes(teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach(tmp_path / "whole")
+    monkeypatch.setattr("bottega.teacher.runner.WINDOW", 2)
+    monkeypatch.setattr("bottega.teacher.runner._SEEN", 3)
+    teach()
+    assert pictures(tmp_path / "teacher") == pictures(tmp_path / "whole")
+    assert rows(tmp_path / "teacher") == rows(tmp_path / "whole")

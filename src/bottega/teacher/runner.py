@@ -246,11 +246,10 @@ class Runner:
         """
         if len(self._seen) > _SEEN:
             self._seen.clear()
-        paths = {
-            path for one in works for path in (one.pair["content_path"], one.pair["style_path"])
-        } - self._seen.keys()
-        self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in paths})
-        return self._seen
+        paths = {path for one in works for path in (one.pair["content_path"], one.pair["style_path"])}
+        new = paths - self._seen.keys()
+        self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in new})
+        return {path: self._seen[path] for path in paths}
 
     def _unless_done(self, work: Work, known: Known | None, hashes: Mapping[str, str]) -> Target | None:
         pair = work.pair
