@@ -76,7 +76,8 @@ def files(root: Path, kind: str, *, alone: bool) -> list[Path]:
 def own(root: Path, kind: str, processes: int, *, alone: bool) -> float:
     """Pictures a second of bottega."""
     from bottega.quality.config import Thresholds
-    from bottega.quality.scan import Job, scan
+    from bottega.quality.scan import scan
+    from bottega.quality.scorer import Job
 
     jobs = []
     for number, file in enumerate(files(root, kind, alone=alone)):

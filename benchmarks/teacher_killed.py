@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
+import select
 import shutil
 import signal
 import sqlite3
@@ -39,15 +41,61 @@ STRICT = {"edge_64_c": 0.55, "edge_64_a": 0.65}
 TRACED = Path(__file__).parent / "common" / "traced.py"
 
 
+class Nursery:
+    """Where processes begin: one that has imported the libraries forks for each, see `traced`."""
+
+    def __init__(self, marks: Path) -> None:
+        self.marks = marks
+        marks.write_bytes(bytes(len(PHASES)))
+        command = [sys.executable, str(TRACED), str(marks)]
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork has no threads but its own
+        self._log = marks.with_name("lives.log").open("w+b")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, env=one_thread
+        )
+        self._answers = b""
+        self.answer(wait=True)
+
+    def begin(self, words: list[str]) -> int:
+        """Begin a process; its id."""
+        assert self._process.stdin is not None
+        self.marks.write_bytes(bytes(len(PHASES)))
+        self._process.stdin.write(json.dumps(words).encode() + b"\n")
+        return int(self.answer(wait=True) or 0)
+
+    def answer(self, *, wait: bool = False) -> str | None:
+        """The next line that it says; None where there is none yet."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._answers:
+            if not select.select([self._process.stdout], [], [], None if wait else 0)[0]:
+                return None
+            said = os.read(self._process.stdout.fileno(), 4096)
+            if not said:
+                raise RuntimeError(f"it ended: {self.said()}")
+            self._answers += said
+        line, _, self._answers = self._answers.partition(b"\n")
+        return line.decode()
+
+    def said(self) -> str:
+        """The end of what the processes said on stderr."""
+        self._log.seek(0)
+        return self._log.read().decode()[-2000:]
+
+    def end(self) -> None:
+        """No more of them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
 class Life:
     """One process of the run in `directory`, from its start to its end or kill."""
 
-    def __init__(self, words: list[str], marks: Path) -> None:
-        marks.write_bytes(bytes(len(PHASES)))
-        self.marks = marks
-        traced = [sys.executable, str(TRACED), str(marks), *words[3:]]
-        self.process = subprocess.Popen(traced, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def __init__(self, words: list[str], nursery: Nursery) -> None:
+        self.nursery, self.marks = nursery, nursery.marks
         self.begun, self.startup = time.monotonic(), 0.0
+        self.pid = nursery.begin(words[3:])
+        self.code: int | None = None
 
     def doing(self) -> list[str]:
         """The phases in hand."""
@@ -55,12 +103,12 @@ class Life:
 
     def done(self) -> bool:
         """Whether it ended of itself; RuntimeError where it failed."""
-        if self.process.poll() is None:
-            return False
-        if self.process.returncode != 0:
-            said = self.process.stderr.read().decode() if self.process.stderr else ""
-            raise RuntimeError(f"the run failed with exit code {self.process.returncode}: {said[-2000:]}")
-        return True
+        if self.code is None:
+            answer = self.nursery.answer()
+            self.code = int(answer) if answer is not None else None
+        if self.code not in (None, 0):
+            raise RuntimeError(f"the run failed with exit code {self.code}: {self.nursery.said()}")
+        return self.code == 0
 
     def killed(self, aim: str, after: float) -> bool:
         """Kill it in the phase `aim`, `after` seconds after its first work (or its start); False if done before."""
@@ -73,9 +121,8 @@ class Life:
             self._wait(lambda: aim in self.doing())
         if self.done():
             return False
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        return True
+        os.kill(self.pid, signal.SIGKILL)
+        return int(self.nursery.answer(wait=True) or 0) == -signal.SIGKILL
 
     def _wait(self, reached: Any) -> None:
         while not reached() and not self.done():
@@ -118,10 +165,11 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
     subprocess.run(world.teach(folder / "whole", SETTINGS), check=True, capture_output=True)
     seconds, startup = time.monotonic() - begun, 0.0
     runs, kills, faults = [folder / "killed_0"], [], []
+    nursery = Nursery(folder / "marks")
     while len(kills) < options.kills:
         aim = "starting" if startup and rng.random() < 1 / len(AIMS) else rng.choice(PHASES)
         after = rng.uniform(0, startup if aim == "starting" else LONGEST)
-        life = Life(world.teach(runs[-1], SETTINGS), folder / "marks")
+        life = Life(world.teach(runs[-1], SETTINGS), nursery)
         if not life.killed(aim, after):
             runs.append(folder / f"killed_{len(runs)}")
             continue
@@ -130,6 +178,7 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
         kills.append({"run": len(runs), "aim": aim, "after_s": round(lived, 2), "doing": life.doing() or ["starting"]})
         faults += [f"after kill {len(kills)}: {fault}" for fault in unsound(runs[-1], folder / "scratch")]
         print(f"kill {len(kills)}: run {len(runs)}, {', '.join(kills[-1]['doing'])}", file=sys.stderr)
+    nursery.end()
     for directory in runs:
         subprocess.run(world.teach(directory, SETTINGS), check=True, capture_output=True)
     expected = contents(folder / "whole")

@@ -1,15 +1,20 @@
 """`bottega`, with what it is doing marked in a file, so that a kill can be aimed at it.
 
-python benchmarks/common/traced.py MARKS WORD…
+python benchmarks/common/traced.py MARKS
 
 MARKS becomes one byte a phase: how many calls of it are in hand. The file is mapped into memory, so a mark costs
-nothing and outlives the process.
+nothing and outlives the process. Each line of its input is the words of one command, as a JSON list: it is run by a
+process forked from this one, which has imported the libraries (half a minute on a slow machine) and done nothing with
+them. Answered are that process's id and, when it has ended, its exit code.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import json
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LAZY = {
+    "diffusers": ("StableDiffusionXLImg2ImgPipeline", "UNet2DConditionModel", "AutoencoderTiny", "DDIMScheduler"),
+    "transformers": ("AutoTokenizer", "CLIPModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"),
+}
 PHASES = ("encoding", "U-Net", "decoding", "judging", "writing", "entering")
 
 
@@ -84,9 +93,44 @@ def mark(marks: Marks) -> None:
     loading.load_teacher_pipeline = loaded
 
 
-if __name__ == "__main__":
-    mark(Marks(Path(sys.argv[1])))
-    sys.argv = ["bottega", *sys.argv[2:]]
+def import_all() -> None:
+    """What `bottega teach` imports."""
+    for name in (
+        "cli.teach",
+        "models.encoders",
+        "models.loading",
+        "teacher.generator",
+        "teacher.runner",
+        "teacher.stage",
+    ):
+        importlib.import_module(f"bottega.{name}")
+    for library, kinds in LAZY.items():  # these two import a class when it is first asked for
+        for kind in kinds:
+            getattr(importlib.import_module(library), kind)
+
+
+def live(words: list[str], marks: Path) -> None:
+    """One command, in this process, to its end."""
     from bottega.cli.main import entry
 
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(0, 1)
+    mark(Marks(marks))
+    sys.argv = ["bottega", *words]
     entry()
+
+
+def main() -> None:
+    """Fork for each command that is asked for, until there are none."""
+    import_all()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            live(json.loads(line), Path(sys.argv[1]))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from bottega.quality.calibrate import calibrate, damaged
+from bottega.quality.calibrate import PLANS, calibrate, damaged
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
 from bottega.quality.measure import measure
@@ -51,6 +52,21 @@ def test_an_a_is_what_nine_in_ten_truths_reach_in_each_score(scores: dict) -> No
     found = calibrate(scores["good"], scores["untouched"])
     reached = sum(row["edge_64"] >= found.thresholds.edge_64_a for row in scores["good"])
     assert 0.88 <= reached / len(scores["good"]) <= 0.92
+
+
+def test_what_may_be_lost_is_lost_over_all_checks_together() -> None:
+    rng = np.random.default_rng(0)
+    middle = dict.fromkeys((plan.score for plan in PLANS.values()), 0.0)
+    middle |= {"hf_ratio": 1.0, "sharpness": 1.2, "vigour": 1.0, "mesh": 1.5, "noise": 1.5, "ghosting": 0.15}
+    middle |= {"structure": 0.7, "edge_64": 0.6, "edge_128": 0.5, "bright": 0.9, "spread": 0.2, "change": 0.3}
+    good = [
+        {"finite": 1.0} | {name: value + 0.05 * float(rng.standard_normal()) for name, value in middle.items()}
+        for _ in range(4000)
+    ]
+    copies = [{**row, "change": 0.0} for row in good[:50]]
+    for keep_good in (0.98, 0.99):
+        lost = calibrate(good, copies, keep_good=keep_good).grades["good"]["C"]
+        assert 0.4 * (1 - keep_good) < lost <= 0.6 * (1 - keep_good)
 
 
 def test_a_check_that_catches_nothing_bad_is_named(scores: dict) -> None:

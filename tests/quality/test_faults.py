@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bottega.quality.config import Thresholds
-from bottega.quality.detectors import blocking, echoes, line_spectrum
+from bottega.quality.detectors import blocking, colour_noise, echoes, line_spectrum
 from bottega.quality.faults import FAULTS, SEVERITIES, Subject, count_faults, inject, table
 from bottega.quality.grade import CHECK_NAMES, grade
 from bottega.quality.measure import luminance, measure
@@ -17,9 +17,7 @@ from bottega.runtime.errors import RequestError
 
 from .conftest import Triple, plain_encoder
 
-LOOSE = Thresholds(
-    structure_min=0.8, edge_64_c=0.0, edge_128_c=-0.2, hf_ratio_max=6.0, noise_max=14.0, content_sim_c=-1.0
-)
+LOOSE = Thresholds(structure_min=0.8, edge_64_c=0.0, edge_128_c=-0.2, hf_ratio_max=6.0, content_sim_c=-1.0)
 
 
 def subject(one: Triple, other: Triple) -> Subject:
@@ -98,6 +96,17 @@ def test_a_wave_stands_at_its_own_rate_in_the_spectrum() -> None:
     assert spectrum is not None
     assert np.unravel_index(np.argmax(spectrum), spectrum.shape) in ((0, 16), (0, 48))
     assert np.abs(spectrum[:, 1:] - np.roll(spectrum[::-1, 1:], 1, 0)[:, ::-1]).max() < 1e-4  # a real plane's symmetry
+
+
+def test_each_channels_own_noise_is_measured_in_levels_and_hatching_in_two_colours_is_none() -> None:
+    rng = np.random.default_rng(2)
+    rows, columns = np.indices((128, 128))
+    hatched = ((rows + columns) % 4 < 2)[..., None]
+    stripes = np.where(hatched, [60.0, 200.0, 90.0], [180.0, 70.0, 140.0])
+    grain = rng.normal(0, 12, (128, 128, 1))
+    own = rng.normal(0, 9, (128, 128, 3))
+    for picture, expected in ((stripes, 0.0), (stripes + grain, 0.0), (stripes + own, 9.0), (128 + own, 9.0)):
+        assert colour_noise(*cv2.split(np.rint(picture).astype(np.uint8))) == pytest.approx(expected, abs=0.6)
 
 
 def test_blocks_on_any_grid_stand_out_and_noise_does_not() -> None:

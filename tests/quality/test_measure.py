@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from bottega.quality.detectors import edge_map, gradients
+from bottega.quality.detectors import edge_map, gradients, line_spectrum
 from bottega.quality.measure import HF_FLOOR, Judge, difference, luminance, measure, to_uint8
 from bottega.runtime.errors import NonFiniteError, RequestError
 
@@ -41,6 +41,19 @@ def test_an_untouched_copy_keeps_everything_and_changes_and_gains_nothing(triple
         assert scores["content_sim"] == pytest.approx(1, abs=1e-5)
 
 
+def test_blocks_that_the_autoencoder_makes_of_any_picture_are_none_of_this_ones(triples: list[Triple]) -> None:
+    def blocky(picture: np.ndarray) -> np.ndarray:
+        tiles = cv2.resize(picture, (side // 8, side // 8), interpolation=cv2.INTER_AREA)
+        return cv2.addWeighted(picture, 0.5, cv2.resize(tiles, (side, side), interpolation=cv2.INTER_NEAREST), 0.5, 0)
+
+    content, style, truth = triples[0]
+    side = truth.shape[0]
+    alone = measure(blocky(truth), content, style, encoder=None)["blocking"]
+    beside = measure(blocky(truth), content, style, encoder=None, round_trip=blocky(content))["blocking"]
+    assert alone > 0.1
+    assert beside < 0.5 * alone
+
+
 def test_a_picture_that_is_the_autoencoders_round_trip_counts_as_unchanged(triples: list[Triple]) -> None:
     content, style, _ = triples[0]
     blurred = cv2.GaussianBlur(content, (0, 0), 1.5)
@@ -54,6 +67,31 @@ def test_gradient_energy_of_a_ramp_is_its_slope_squared_and_its_steepest_slope_i
     inner = energy * 64 / 62  # OpenCV mirrors at the border, where a ramp's slope is then 0
     assert inner == pytest.approx((3 / 255) ** 2, rel=1e-4)
     assert slope / 2 == 3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (100, 130), (300, 200), (512, 256)])
+def test_the_line_spectrum_is_the_mean_of_its_tiles_periodograms(shape: tuple[int, int]) -> None:
+    luma = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    window = np.outer(*[np.hanning(66)[1:-1]] * 2)
+    powers = []
+    for top in (0, shape[0] - 64) if shape[0] >= 128 else (0,):
+        for left in (0, shape[1] - 64) if shape[1] >= 128 else (0,):
+            tile = luma[top : top + 64, left : left + 64].astype(float)
+            powers.append(np.abs(np.fft.fft2((tile - tile.mean()) * window)) ** 2 / (window**2).sum())
+    found = line_spectrum(luma)
+    assert found is not None
+    assert np.allclose(found, np.log(np.mean(powers, axis=0) + 256), atol=1e-3)
+
+
+def test_what_a_large_picture_is_sampled_for_is_seen_wherever_it_is_everywhere() -> None:
+    rng = np.random.default_rng(1)
+    content = cv2.resize(rng.integers(40, 200, (8, 8, 3), np.uint8), (512, 512), interpolation=cv2.INTER_CUBIC)
+    assert measure(content + np.uint8(3), content, content, encoder=None)["change"] == pytest.approx(3 / 255, abs=1e-6)
+    noisy = np.uint8(np.clip(content + rng.normal(0, 12, content.shape), 0, 255))
+    waves = np.uint8(content + 20 * (np.indices((512, 512)).sum(0) % 4 < 2)[..., None])
+    plain = measure(content, content, content, encoder=None)
+    for picture, score in ((noisy, "noise"), (noisy, "hf_ratio"), (waves, "mesh"), (waves, "sharpness")):
+        assert measure(picture, content, content, encoder=None)[score] > plain[score] + 0.5
 
 
 def test_a_smooth_content_does_not_blow_the_frequency_ratio_up() -> None:

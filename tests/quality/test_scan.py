@@ -15,10 +15,12 @@ from PIL import Image
 
 from bottega.cli.main import main
 from bottega.quality import scan as module
+from bottega.quality import scorer
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
 from bottega.quality.measure import Judge, measure
-from bottega.quality.scan import Job, Scorer, fitted, jobs_of_pairs, scan
+from bottega.quality.scan import jobs_of_pairs, scan
+from bottega.quality.scorer import Job, Scorer, fitted
 from bottega.runtime.errors import Interrupted, MissingError, RequestError
 
 from .conftest import Triple, plain_encoder
@@ -115,9 +117,9 @@ def test_contents_and_styles_are_decoded_once_and_forgotten_when_they_take_too_m
         opened.append(path)
         return fitted(path, size)
 
-    monkeypatch.setattr(module, "fitted", counted)
-    scorer = Scorer()
-    whole = [scorer.judge(job).scores for job in jobs(world) * 2]
+    monkeypatch.setattr(scorer, "fitted", counted)
+    large = Scorer()
+    whole = [large.judge(job).scores for job in jobs(world) * 2]
     assert len(opened) == 12
     opened.clear()
     small = Scorer(kept_bytes=1)
@@ -145,6 +147,17 @@ def test_a_stopped_scan_goes_on_where_it_was_and_ends_the_same(world: Path, monk
     scan(jobs(world), LIMITS, world / "scores.jsonl")
     assert len(seen) == 12
     assert (world / "scores.jsonl").read_bytes() == (world / "whole.jsonl").read_bytes()
+
+
+def test_pictures_of_one_content_go_to_one_worker_as_long_as_they_are_not_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 4)
+    work = [Job(f"{i}", f"p{i}", f"c{i // 3}" if i < 12 else "c9", "s") for i in range(35)]
+    chunks = list(module._chunks(work))
+    assert [job for chunk in chunks for job in chunk] == work
+    assert [len(chunk) for chunk in chunks] == [6, 6, 16, 7]
+    assert list(module._chunks([])) == []
 
 
 def test_a_part_of_another_request_is_not_gone_on_with(world: Path) -> None:

@@ -1,9 +1,10 @@
 """Known damage at three fixed severities, put into good pictures: what each detector finds of it, and what it accuses
 wrongly.
 
-Severe is what nobody would train on, medium is plain at a glance, mild is seen when looked for. Pictures are uint8 sRGB
-[H, W, 3]; lengths are shares of the shorter side, so that a fault looks the same at 128 and at 512 px, but for the mesh
-(a period of 3 to 6 px) and JPEG's blocks (8 px), which are what they are at any size.
+Severe is what nobody would train on, medium is plain at a glance at the picture alone, without the good one beside it,
+mild is seen when looked for. Pictures are uint8 sRGB [H, W, 3]; lengths are shares of the shorter side, so that a fault
+looks the same at 128 and at 512 px, but for the mesh (a period of 3 to 6 px) and JPEG's blocks (8 px), which are what
+they are at any size.
 
 | fault | what is done | mild | medium | severe |
 |---|---|---|---|---|
@@ -11,16 +12,16 @@ Severe is what nobody would train on, medium is plain at a glance, mild is seen 
 | not_finite | values that are NaN, share | one | 0.001 | all |
 | flat | contrast kept around the mean, share | 0.2 | 0.06 | 0 |
 | clipped | values stretched beyond the range, share of those within it | 0.2 | 0.45 | 0.75 |
-| saturated | rise of the mean of (largest - smallest channel), 0..1 | 0.12 | 0.3 | 0.5 |
+| saturated | rise of the mean of (largest - smallest channel), 0..1 | 0.12 | 0.4 | 0.5 |
 | mesh | dot screen, peak of each of its two waves, levels | 8 | 20 | 45 |
 | ghosting | weight of a copy moved by 4 to 9 % | 0.2 | 0.4 | 0.5 |
-| scrambled | share of 8 x 8 tiles that change places | 0.25 | 0.6 | 1 |
+| scrambled | share of 8 x 8 tiles that change places | 0.25 | 0.75 | 1 |
 | other_scene | share of the area that shows another good picture | 0.25 | 0.6 | 1 |
 | untouched | the content: a fifth of the way to the good picture, re-encoded, itself | | | |
 | colour_noise | standard deviation of each channel, levels | 12 | 35 | 80 |
 | blocks | quality of a JPEG | 25 | 10 | 3 |
-| washed | weight of a light grey | 0.35 | 0.6 | 0.85 |
-| blur | Gaussian, share of the side | 0.006 | 0.018 | 0.04 |
+| washed | weight of a light grey | 0.35 | 0.7 | 0.85 |
+| blur | Gaussian, share of the side | 0.006 | 0.025 | 0.04 |
 """
 
 from __future__ import annotations
@@ -221,16 +222,16 @@ FAULTS = {
     "not_finite": Fault(_not_finite, (0.0, 0.001, 1.0), ("finite",)),
     "flat": Fault(_flat, (0.2, 0.06, 0.0), ("constant", "washed")),
     "clipped": Fault(_clipped, (0.2, 0.45, 0.75), ("clipped",)),
-    "saturated": Fault(_saturated, (0.12, 0.3, 0.5), ("vivid",)),
+    "saturated": Fault(_saturated, (0.12, 0.4, 0.5), ("vivid",)),
     "mesh": Fault(_mesh, (8, 20, 45), ("mesh",)),
     "ghosting": Fault(_ghosting, (0.2, 0.4, 0.5), ("ghosting",)),
-    "scrambled": Fault(_scrambled, (0.25, 0.6, 1.0), _STRUCTURE),
+    "scrambled": Fault(_scrambled, (0.25, 0.75, 1.0), _STRUCTURE),
     "other_scene": Fault(_other_scene, (0.25, 0.6, 1.0), _STRUCTURE),
     "untouched": Fault(_untouched, (0.8, 2.0, 1.0), ("unchanged",)),
     "colour_noise": Fault(_colour_noise, (12, 35, 80), ("noise",)),
     "blocks": Fault(_blocks, (25, 10, 3), ("blocking",)),
-    "washed": Fault(_washed, (0.35, 0.6, 0.85), ("washed", "constant")),
-    "blur": Fault(_blur, (0.006, 0.018, 0.04), ("blur",)),
+    "washed": Fault(_washed, (0.35, 0.7, 0.85), ("washed", "constant")),
+    "blur": Fault(_blur, (0.006, 0.025, 0.04), ("blur",)),
 }
 
 

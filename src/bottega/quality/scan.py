@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,39 +26,18 @@ import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
-from bottega.quality.measure import ImageEncoder, Picture, Reference, Scores, compare, reference
-from bottega.runtime.errors import MissingError, PictureError, RequestError, StorageError, WorkError
+from bottega.quality.measure import ImageEncoder, Picture
+from bottega.quality.scorer import Job, Judged, Scorer, Size, begin_worker, fitted, judge_chunk
+from bottega.runtime.errors import MissingError, RequestError, StorageError, WorkError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
-_CHUNK = 16  # pictures a task: neighbours by name share their content
-_KEPT_BYTES = 256_000_000  # of decoded contents and styles a worker
+_CHUNK = 16  # pictures a task, and those that share the last one's content, up to four times as many
 _KEPT_VECTORS = 100_000
 _NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
 
-T = TypeVar("T")
 Vector = npt.NDArray[np.float32]
-Size = tuple[int, int]  # width, height
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to judge. `name` is what its row is called; the paths are opened as they stand."""
-
-    name: str
-    picture: str
-    content: str
-    style: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a worker found: scores, or in `reason` why there are none; the pixels only where CLIP is to see them."""
-
-    scores: Scores
-    reason: str = ""
-    picture: Picture | None = None
 
 
 def scan(
@@ -99,7 +76,7 @@ def scan(
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
     eyes = Similarities(encoder) if encoder is not None else None
-    todo = [list(chunk) for chunk in _groups(jobs[done:], _CHUNK)]
+    todo = list(_chunks(jobs[done:]))
     with Interruption() as stop, Progress(len(jobs), "score", "pictures", done=done) as progress:
         for chunk, judged in zip(todo, _judged(todo, processes, eyes is not None), strict=True):
             found = eyes.added(chunk, judged) if eyes is not None else judged
@@ -150,62 +127,7 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- one picture ------------------------------------------------------------------------------------------------------
-
-
-class Scorer:
-    """Takes the scores of jobs, without CLIP, and keeps what it computed of contents and styles.
-
-    Args:
-        kept_bytes: decoded contents and styles kept, least recently used go first.
-    """
-
-    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
-        self._kept: OrderedDict[tuple[str, Size], Reference] = OrderedDict()
-        self._free = kept_bytes
-
-    def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
-        """Scores of one picture against its content and style, both brought to the picture's size."""
-        from bottega.data.pictures import open_picture
-
-        try:
-            picture = np.asarray(open_picture(Path(job.picture)), np.uint8)
-            taken = reference(picture)
-            size = (picture.shape[1], picture.shape[0])
-            scores = compare(taken, self._reference(job.content, size), self._reference(job.style, size))
-        except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
-            return Judged({}, " ".join(str(error).split()))
-        return Judged(scores, picture=picture if with_picture else None)
-
-    def _reference(self, path: str, size: Size) -> Reference:
-        key = (path, size)
-        if key not in self._kept:
-            self._kept[key] = reference(fitted(path, size))
-            self._free -= self._kept[key].picture.nbytes
-            while self._free < 0 and len(self._kept) > 2:
-                self._free += self._kept.popitem(last=False)[1].picture.nbytes
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-
-def fitted(path: str, size: Size) -> Picture:
-    """A picture scaled to cover `size` (width, height) and cut to it around the centre, uint8 [H, W, 3].
-
-    For a square it is `bottega.data.pictures.load_square`, as the teacher loads contents and styles.
-
-    Raises:
-        PictureError: it cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    from bottega.data.pictures import load_square, open_picture
-
-    if size[0] == size[1]:
-        return load_square(Path(path), size[0])
-    picture = open_picture(Path(path))
-    if picture.size != size:
-        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
-    return np.asarray(picture, np.uint8)
+# --- CLIP ------------------------------------------------------------------------------------------------------
 
 
 class Similarities:
@@ -263,8 +185,6 @@ class Similarities:
 
 # --- worker processes -------------------------------------------------------------------------------------------------
 
-_scorer = Scorer()  # of a worker process; the main process makes its own
-
 
 def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> Iterator[list[Judged]]:
     """The chunks' results in their order; at most two chunks a worker are under way."""
@@ -272,16 +192,16 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
         yield from _here(chunks, with_picture)
         return
     # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
-    pool = ProcessPoolExecutor(min(processes, max(1, len(chunks))), get_context("spawn"), _begin_worker)
+    pool = ProcessPoolExecutor(min(processes, max(1, len(chunks))), get_context("spawn"), begin_worker)
     under_way: deque[Future[list[Judged]]] = deque()
     waiting = iter(chunks)
     try:
         for chunk in islice(waiting, 2 * processes):
-            under_way.append(pool.submit(_judge_chunk, chunk, with_picture))
+            under_way.append(pool.submit(judge_chunk, chunk, with_picture))
         while under_way:
             result = under_way.popleft().result()
             for chunk in islice(waiting, 1):
-                under_way.append(pool.submit(_judge_chunk, chunk, with_picture))
+                under_way.append(pool.submit(judge_chunk, chunk, with_picture))
             yield result
     except BrokenProcessPool as error:
         raise WorkError(
@@ -300,15 +220,6 @@ def _here(chunks: Sequence[list[Job]], with_picture: bool) -> Iterator[list[Judg
             yield [scorer.judge(job, with_picture=with_picture) for job in chunk]
     finally:
         cv2.setNumThreads(threads)
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
-    cv2.setNumThreads(1)
-
-
-def _judge_chunk(jobs: list[Job], with_picture: bool) -> list[Judged]:
-    return [_scorer.judge(job, with_picture=with_picture) for job in jobs]
 
 
 # --- rows and files ---------------------------------------------------------------------------------------------------
@@ -380,6 +291,13 @@ def _of(job: Job) -> tuple[str, str]:
     return job.content, job.style
 
 
-def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Neighbours by name share their content: it is decoded by one worker only."""
+    chunk: list[Job] = []
+    for job in jobs:
+        if len(chunk) >= _CHUNK and (job.content != chunk[-1].content or len(chunk) >= 4 * _CHUNK):
+            yield chunk
+            chunk = []
+        chunk.append(job)
+    if chunk:
+        yield chunk

@@ -10,7 +10,7 @@ from typing import Any
 from bottega.quality.config import Thresholds
 from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
 from bottega.quality.grade import alarms, pass_rates
-from bottega.quality.scan import Job
+from bottega.quality.scorer import Job
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_json
 from bottega.teacher.ledger import Ledger

@@ -1,0 +1,111 @@
+"""One picture on disk judged, without CLIP: what a worker process does.
+
+A worker imports this module only, not the configuration or the grades, so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bottega.quality.measure import Picture, Reference, Scores, compare, reference
+from bottega.runtime.errors import PictureError, RequestError
+
+_KEPT_BYTES = 256_000_000  # of decoded contents and styles a worker
+
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to judge. `name` is what its row is called; the paths are opened as they stand."""
+
+    name: str
+    picture: str
+    content: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a worker found: scores, or in `reason` why there are none; the pixels only where CLIP is to see them."""
+
+    scores: Scores
+    reason: str = ""
+    picture: Picture | None = None
+
+
+class Scorer:
+    """Takes the scores of jobs, without CLIP, and keeps what it computed of contents and styles.
+
+    Args:
+        kept_bytes: decoded contents and styles kept, least recently used go first.
+    """
+
+    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._kept: OrderedDict[tuple[str, Size], Reference] = OrderedDict()
+        self._free = kept_bytes
+
+    def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
+        """Scores of one picture against its content and style, both brought to the picture's size."""
+        from bottega.data.pictures import open_picture
+
+        try:
+            picture = np.asarray(open_picture(Path(job.picture)), np.uint8)
+            taken = reference(picture)
+            size = (picture.shape[1], picture.shape[0])
+            scores = compare(taken, self._reference(job.content, size), self._reference(job.style, size))
+        except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
+            return Judged({}, " ".join(str(error).split()))
+        return Judged(scores, picture=picture if with_picture else None)
+
+    def _reference(self, path: str, size: Size) -> Reference:
+        key = (path, size)
+        if key not in self._kept:
+            self._kept[key] = reference(fitted(path, size))
+            self._free -= self._kept[key].picture.nbytes
+            while self._free < 0 and len(self._kept) > 2:
+                self._free += self._kept.popitem(last=False)[1].picture.nbytes
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def fitted(path: str, size: Size) -> Picture:
+    """A picture scaled to cover `size` (width, height) and cut to it around the centre, uint8 [H, W, 3].
+
+    For a square it is `bottega.data.pictures.load_square`, as the teacher loads contents and styles.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    from bottega.data.pictures import load_square, open_picture
+
+    if size[0] == size[1]:
+        return load_square(Path(path), size[0])
+    picture = open_picture(Path(path))
+    if picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    return np.asarray(picture, np.uint8)
+
+
+# --- in a worker process ---------------------------------------------------------------------------------------------
+
+_scorer = Scorer()  # of a worker process
+
+
+def begin_worker() -> None:
+    """Set a worker process up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
+    cv2.setNumThreads(1)
+
+
+def judge_chunk(jobs: list[Job], with_picture: bool) -> list[Judged]:
+    """Judge in a worker process, which keeps contents and styles from call to call."""
+    return [_scorer.judge(job, with_picture=with_picture) for job in jobs]
