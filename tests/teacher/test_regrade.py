@@ -14,6 +14,7 @@ from bottega.cli.main import main
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
 from bottega.quality.measure import Scores
+from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
 from bottega.teacher.again import calibrate, jobs_of_run, limits_of_run
 from bottega.teacher.config import Ladder
@@ -209,3 +210,10 @@ def test_the_command_writes_grades_and_lists(tmp_path: Path) -> None:
         ("images/u_0.png", "A", 1.0),
     ]
     assert (tmp_path / "qc_overrides.jsonl").read_text() == ""
+
+
+def test_scores_of_an_older_definition_are_not_graded_by_limits_of_this_one(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.hold_to("a", {"models": {}, "thresholds": Thresholds().model_dump(mode="json")})
+        with pytest.raises(RequestError, match=r"version 1, this program.s of 2.*qc score"):
+            regrade(ledger, Thresholds())

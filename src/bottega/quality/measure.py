@@ -54,6 +54,7 @@ Map = npt.NDArray[np.float32]
 Scores = dict[str, float]
 ImageEncoder = Callable[[Picture], npt.NDArray[np.float32]]  # uint8 [N, H, W, 3] -> unit vectors [N, D]
 
+SCORES_VERSION = 2  # raised when a score's definition changes: limits are worth nothing for scores of another one
 EDGE_SIDES = (64, 128)
 HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: a smooth content must not blow the ratio up
 SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
+from bottega.quality.measure import SCORES_VERSION
+from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
 from bottega.teacher.config import Ladder
 from bottega.teacher.ledger import Ledger, Scored
@@ -33,6 +35,12 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> d
     """
     told = _Told()
     parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+    measured_by = parts.get("scores", {}).get("version", 1)
+    if "models" in parts and measured_by != SCORES_VERSION:
+        raise RequestError(
+            f"limits and scores must be of one definition, this ledger's scores are of version {measured_by}, this "
+            f"program's of {SCORES_VERSION}; measure its pictures again: bottega qc score --teacher-dir"
+        )
     updates = _updates(ledger, thresholds, _ladder(parts), told)
     if write:
         parts["thresholds"] = thresholds.model_dump(mode="json")

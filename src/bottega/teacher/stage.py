@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.data.pictures import load_square
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import alarms, pass_rates
-from bottega.quality.measure import Judge
+from bottega.quality.measure import SCORES_VERSION, Judge
 from bottega.quality.sheet import Entry, contact_sheet
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
@@ -217,7 +217,8 @@ def _fingerprint_parts(config: TeacherConfig, limits: Thresholds, hashes: dict[s
         "max_retries": retries,
         "ladder": config.ladder.model_dump(mode="json"),
     }
-    return {"teacher": teacher, "thresholds": limits.model_dump(mode="json"), "models": hashes}
+    limits_ = limits.model_dump(mode="json")
+    return {"teacher": teacher, "thresholds": limits_, "models": hashes, "scores": {"version": SCORES_VERSION}}
 
 
 def draw_sheet(
