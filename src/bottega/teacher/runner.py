@@ -197,12 +197,18 @@ class Runner:
                 saved.
         """
         with ThreadPoolExecutor(_LOADERS) as loaders, ThreadPoolExecutor(1) as finisher:
-            ahead: list[Loading] = []
-            for window in self._windows(self._unfinished(work)):
-                early = self._start_loading(window, loaders) if self.pressure.ahead else None
-                yield from self._flow(ahead, finisher)
-                ahead = early or self._start_loading(window, loaders)
-            yield from self._flow(ahead, finisher)
+            yield from self._flow(self._loaded(work, loaders), finisher)
+
+    def _loaded(self, work: Iterable[list[Work]], loaders: ThreadPoolExecutor) -> Iterator[list[Loading]]:
+        """Windows of what is not done, whose pictures are being read; the next one too, while memory allows."""
+        ahead: list[Loading] | None = None
+        for window in self._windows(self._unfinished(work)):
+            early = self._start_loading(window, loaders) if self.pressure.ahead else None
+            if ahead is not None:
+                yield ahead
+            ahead = early if early is not None else self._start_loading(window, loaders)
+        if ahead is not None:
+            yield ahead
 
     # --- what is left to do -----------------------------------------------------------------------------------------
 
@@ -321,36 +327,46 @@ class Runner:
     def _start_loading(self, window: Sequence[Chunk], loaders: ThreadPoolExecutor) -> list[Loading]:
         return [(chunk, [loaders.submit(self._load, target) for target in chunk.targets]) for chunk in window]
 
-    def _flow(self, window: Sequence[Loading], finisher: ThreadPoolExecutor) -> Iterator[tuple[int, list[Row]]]:
-        """A window's chunks, two in flight: the next to be denoised is the oldest that is planned again, else a new
-        one.
-        """
-        for _, loads in window:
-            for loaded in loads:
-                loaded.result()
-        if done := sum(chunk.done for chunk, _ in window if not chunk.targets):
-            yield done, []
-        waiting = deque(chunk for chunk, _ in window if chunk.targets)
-        items = [target.item for chunk in waiting for target in chunk.planned if target.item is not None]
-        if waiting:
-            self._seen.clear()
-        if items:
-            self.pressure.relieve()
-            self._sparing(lambda: self.teacher.encode(items))
+    def _flow(
+        self, windows: Iterator[list[Loading]], finisher: ThreadPoolExecutor
+    ) -> Generator[tuple[int, list[Row]], None, None]:
+        """Two chunks in flight: the next to be denoised is the oldest that is planned again, else a new one."""
+        waiting: deque[Chunk] = deque()
         flying: deque[Chunk] = deque()
         finishing: Future[None] | None = None
         busy: Chunk | None = None  # the chunk that the thread has in hand
-        while waiting or flying:
+        while True:
             chunk = next((one for one in flying if one is not busy and one.planned), None)
-            if chunk is None and waiting and len(flying) < _IN_FLIGHT:
-                chunk = waiting.popleft()
-                flying.append(chunk)
+            if chunk is None and len(flying) < _IN_FLIGHT:
+                while not waiting and (window := next(windows, None)) is not None:
+                    if done := sum(one.done for one, _ in window if not one.targets):
+                        yield done, []
+                    waiting.extend(self._encoded(window))
+                if waiting:
+                    chunk = waiting.popleft()
+                    flying.append(chunk)
+            if chunk is None and not flying:
+                return
             job = self._denoise(chunk) if chunk is not None else None
             if finishing is not None:
                 finishing.result()
             busy, finishing = chunk, finisher.submit(self._finish, chunk, *job) if chunk is not None and job else None
             while flying and flying[0].rows is not None:
                 yield self._enter(flying.popleft())
+
+    def _encoded(self, window: Sequence[Loading]) -> list[Chunk]:
+        """A window's chunks that have something to do, once their pictures are read and encoded."""
+        for _, loads in window:
+            for loaded in loads:
+                loaded.result()
+        found = [chunk for chunk, _ in window if chunk.targets]
+        items = [target.item for chunk in found for target in chunk.planned if target.item is not None]
+        if found:
+            self._seen.clear()
+        if items:
+            self.pressure.relieve()
+            self._sparing(lambda: self.teacher.encode(items))
+        return found
 
     def _denoise(self, chunk: Chunk) -> tuple[list[Item], list[Any], float]:
         """The chunk's planned tries up to their latents, with the seconds that each took."""
