@@ -145,7 +145,7 @@ def _plan(
     limit: int | None,
     seeds: list[int] | None,
 ) -> str:
-    """What a run would do, in words; loads nothing and writes nothing."""
+    """What a run would do, in words; loads no model and makes no picture."""
     from bottega.models.layout import missing
     from bottega.teacher.protocol import cautions, schedule
     from bottega.teacher.stage import PairLists, progress_of
