@@ -19,7 +19,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 | sharpness | steepest slope over contrast, against the softer of content and style, at most SHARP_ENOUGH | 0.. |
 | mesh | the strongest wave with a period of 2 to 7 px beyond content and style, `detectors.mesh` | |
 | noise | `detectors.colour_noise` minus the larger of content's and style's, levels | |
-| blocking, blocking_share | of `detectors.blocking`, minus the largest of content's, style's and round trip's | -4..4, \
+| blocking, blocking_share | `detectors.blocking` minus the largest of content's, style's, round trip's | -4..4, \
 -8..8 |
 | ghosting | weight of a second, moved copy beyond content and style, `detectors.ghosting` | |
 | change | mean absolute difference from the content, or from its round trip if nearer, every fourth row | 0..1 |
