@@ -111,8 +111,8 @@ def _train_two_at_a_time(work: Path, plan: Plan) -> None:
     work folder is what `build` then finds done.
     """
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        clip, vae = pool.submit(_clip, work, plan), pool.submit(_vae, work, plan)
-        vae.result()
+        clip, vae = pool.submit(_clip, work, plan), pool.submit(_vae_and_latents, work, plan)
+        vae.result()  # the latents are one file for PixArt and the teacher: made before either begins
         jobs = [pool.submit(_pixart, work, plan)]
         clip.result()
         jobs += [pool.submit(job, work, plan) for job in (_teacher, _judges)]
@@ -136,6 +136,10 @@ def _vae(work: Path, plan: Plan) -> Any:
     return vae
 
 
+def _vae_and_latents(work: Path, plan: Plan) -> None:
+    _latents(work, _vae(work, plan), _corpus(work, plan))
+
+
 def _clip(work: Path, plan: Plan) -> None:
     learn_clip(_corpus(work, plan), work, plan.clip)
 
@@ -151,7 +155,7 @@ def _teacher(work: Path, plan: Plan) -> None:
 def _pixart(work: Path, plan: Plan) -> None:
     corpus, parts = _corpus(work, plan), untrained(0, work)
     parts.vae = _vae(work, plan)
-    plain, painted = _latents(work, parts, corpus)
+    plain, painted = _latents(work, parts.vae, corpus)
     learn_pixart(corpus, plain, painted, parts.vae, parts.vae.config.scaling_factor, work, plan.pixart, plan.circles)
 
 
@@ -202,15 +206,15 @@ def _features(
     work: Path, parts: Parts, corpus: Corpus
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.float32]]:
     """Latents of plain and painted pictures and CLIP embeddings of the painted ones, computed once."""
-    plain, painted = _latents(work, parts, corpus)
+    plain, painted = _latents(work, parts.vae, corpus)
     return plain, painted, _once(work, f"styles_{len(corpus)}", "clip", lambda: embed(parts.clip, corpus.painted))
 
 
-def _latents(work: Path, parts: Parts, corpus: Corpus) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    scaling = parts.vae.config.scaling_factor
+def _latents(work: Path, vae: Any, corpus: Corpus) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    scaling = vae.config.scaling_factor
     return (
-        _once(work, f"plain_{len(corpus)}", "vae", lambda: encode(parts.vae, corpus.plain, scaling)),
-        _once(work, f"painted_{len(corpus)}", "vae", lambda: encode(parts.vae, corpus.painted, scaling)),
+        _once(work, f"plain_{len(corpus)}", "vae", lambda: encode(vae, corpus.plain, scaling)),
+        _once(work, f"painted_{len(corpus)}", "vae", lambda: encode(vae, corpus.painted, scaling)),
     )
 
 
