@@ -34,13 +34,15 @@ CENTRES = {
     "edge_64": (0.55, 0.16), "edge_128": (0.45, 0.14), "content_sim": (0.62, 0.14), "style_sim": (0.55, 0.1),
     "style_gain": (0.12, 0.08), "change": (0.12, 0.04), "bright": (0.85, 0.1), "spread": (0.22, 0.05),
     "clipped": (0.02, 0.01), "clipped_excess": (0.0, 0.03), "vivid": (0.25, 0.08), "vivid_excess": (-0.02, 0.08),
-    "latents_finite": (1.0, 0.0),
+    "latents_finite": (1.0, 0.0), "structure": (0.62, 0.12), "vigour": (0.9, 0.15), "sharpness": (0.85, 0.15),
+    "mesh": (-0.2, 0.9), "noise": (-0.3, 0.6), "blocking": (0.0, 0.1), "blocking_share": (0.0, 0.05),
+    "ghosting": (0.08, 0.05),
 }  # fmt: skip
 
 
 def drawn_scores(rng: random.Random, names: list[str]) -> dict[str, float]:
-    """Scores as a good run has them: `names` beyond those known here lie near 0."""
-    scores = {name: round(rng.gauss(*CENTRES.get(name, (0.02, 0.01))), 6) for name in names}
+    """Scores as a good run has them."""
+    scores = {name: round(rng.gauss(*CENTRES[name]), 6) for name in names}
     return scores | {"finite": 1.0, "hf_ratio": round(rng.lognormvariate(-0.1, 0.4), 6)}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bottega.quality.config import Thresholds
 from bottega.quality.from_run import changed, collect, histograms, limits_of, tail
-from bottega.quality.grade import CHECKS, grade, passes
+from bottega.quality.grade import Grader, grade
 from bottega.runtime.errors import RequestError
 
 SOUND = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "clipped_excess": 0.0, "vivid_excess": 0.0, "change": 0.15}
@@ -97,6 +97,6 @@ def test_the_histogram_counts_every_picture_and_marks_old_and_new_limits() -> No
 
 def test_the_grades_that_a_run_gets_follow_its_new_limits() -> None:
     new = limits_of(collect(rows(), Thresholds()), Thresholds())
-    failed = [check.name for row in rows() for check in CHECKS if not passes(check, row, new)]
+    failed = [check.name for row in rows() for check in Grader(new).failed(row)]
     assert set(failed) <= {"edge_64", "edge_128", "content", "frequency"}
     assert 0 < len(failed) <= 0.02 * 4000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tracemalloc
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from bottega.cli.main import main
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import grade
+from bottega.quality.grade import Grade, Grader, grade
 from bottega.quality.measure import Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
@@ -124,12 +125,13 @@ def test_grades_are_entered_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with entered(tmp_path, rows) as ledger:
         calls = iter(range(100))
 
-        def failing(*arguments: object) -> object:
-            if next(calls) == 30:
-                raise RuntimeError("stop")
-            return grade(*arguments)  # type: ignore[arg-type]
+        class Failing(Grader):
+            def __call__(self, scores: Mapping[str, float]) -> Grade:
+                if next(calls) == 30:
+                    raise RuntimeError("stop")
+                return super().__call__(scores)
 
-        monkeypatch.setattr("bottega.teacher.regrade.grade", failing)
+        monkeypatch.setattr("bottega.teacher.regrade.Grader", Failing)
         with pytest.raises(RuntimeError, match="stop"):
             regrade(ledger, HARD, write=True)
         assert [row.grade for row in ledger.current()] == ["A"] * 50

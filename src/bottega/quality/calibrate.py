@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import CHECK_NAMES, grade, pass_rates
+from bottega.quality.grade import CHECK_NAMES, Grader, pass_rates
 from bottega.quality.measure import Picture, Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
@@ -211,7 +211,8 @@ def _column(rows: Sequence[Scores], name: str) -> np.ndarray[Any, np.dtype[np.fl
 
 
 def _grades(rows: Sequence[Scores], limits: Thresholds) -> dict[str, float]:
-    letters = [grade(row, limits).letter for row in rows]
+    grade = Grader(limits)
+    letters = [grade(row).letter for row in rows]
     return {letter: letters.count(letter) / max(1, len(letters)) for letter in "ABC"}
 
 

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import CHECK_NAMES, Grade, grade
+from bottega.quality.grade import CHECK_NAMES, Grade, Grader
 from bottega.quality.measure import ImageEncoder, Judge, Picture, Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
@@ -294,10 +294,11 @@ def measure_faults(
 def tally(measured: Iterable[Mapping[Kind, Scores]], limits: Thresholds) -> Tallies:
     """Grade what `measure_faults` measured."""
     tallies: Tallies = {}
+    grade = Grader(limits)
     for rows in measured:
         for kind, row in rows.items():
             meant = FAULTS[kind[0]].checks if kind != GOOD else ()
-            tallies.setdefault(kind, Tally()).add(grade(row, limits), meant)
+            tallies.setdefault(kind, Tally()).add(grade(row), meant)
     return tallies
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import CHECKS, Check, passes
+from bottega.quality.grade import CHECKS, Check, Grader
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
 
@@ -55,10 +55,10 @@ class Distribution:
     normal_samples: int = 0
     faults: Counter[str] = field(default_factory=Counter)  # hard faults by check, a sample counted once for each
 
-    def add(self, scores: Mapping[str, float], hard: Sequence[Check], limits: Thresholds) -> None:
+    def add(self, scores: Mapping[str, float], hard: Sequence[Check], grader: Grader) -> None:
         """Enter one first try."""
         whole = scores.get("finite", 0.0) >= 1.0
-        faults = [check.name for check in hard if not passes(check, scores, limits)] if whole else ["finite"]
+        faults = [check.name for check in grader.failed(scores) if check in hard] if whole else ["finite"]
         self.faults.update(faults)
         self.samples += 1
         self.normal_samples += not faults
@@ -82,9 +82,9 @@ def collect(rows: Iterable[Mapping[str, float]], limits: Thresholds, also: Seque
     """
     free = {*_TAILS, *also}
     hard = [check for check in CHECKS if check.name not in _DOUBTS and not {check.low, check.high} & free]
-    found = Distribution()
+    found, grader = Distribution(), Grader(limits)
     for scores in rows:
-        found.add(scores, hard, limits)
+        found.add(scores, hard, grader)
     return found
 
 

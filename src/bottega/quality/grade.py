@@ -8,8 +8,10 @@ from: it decides nothing, but says why a picture is not finite or black.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bottega.quality.config import Thresholds
 
@@ -87,22 +89,87 @@ _BETTER = (("edge_64", "edge_64_a"), ("edge_128", "edge_128_a"), ("content_sim",
 _STYLE = Check("style", "style_gain", "style_gain_min", None, "no nearer to the style than the content was, gain")
 
 
-def passes(check: Check, scores: Mapping[str, float], limits: Thresholds) -> bool:
-    """Whether the score lies within the check's bounds; a score that was not taken passes (and caps the grade at B)."""
-    value = scores.get(check.score)
-    if value is None:
-        return True
-    above = check.low is None or (
-        value > getattr(limits, check.low) if check.low == "black_level" else value >= getattr(limits, check.low)
-    )
-    return above and (check.high is None or value <= getattr(limits, check.high))
+class Grader:
+    """Grades many pictures by the same limits; made once, for reading the limits takes longer than comparing."""
+
+    def __init__(self, limits: Thresholds) -> None:
+        self._weights = limits.weight_a, limits.weight_b, limits.weight_c
+        self._checks = [_Bound.of(check, limits) for check in CHECKS]
+        self._better = [(score, float(getattr(limits, field))) for score, field in _BETTER]
+        self._style = _Bound.of(_STYLE, limits)
+
+    def __call__(self, scores: Mapping[str, float]) -> Grade:
+        """As `grade`."""
+        weight_a, weight_b, weight_c = self._weights
+        finite = scores.get("finite", 0.0)
+        if not finite >= 1.0:  # written so that NaN fails too
+            return Grade("C", weight_c, [_not_finite(scores)])
+        if math.isnan(sum(scores.values())) and (spoilt := [name for name, value in scores.items() if value != value]):
+            return Grade("C", weight_c, [f"finite: the score {name} is not a number" for name in spoilt])
+        faults = [bound.words(scores) for bound in self._broken(scores)]
+        if faults:
+            return Grade("C", weight_c, faults)
+        doubts = []
+        for score, limit in self._better:
+            value = scores.get(score)
+            if value is None:
+                doubts.append(f"{score}: not measured")
+            elif value < limit:
+                doubts.append(f"{score}: {value:.3f}, an A has at least {limit:.3f}")
+        if not self._style.holds(scores):
+            doubts.append(self._style.words(scores))
+        return Grade("B", weight_b, doubts) if doubts else Grade("A", weight_a, [])
+
+    def failed(self, scores: Mapping[str, float]) -> list[Check]:
+        """The checks that a finite picture does not pass, in their order.
+
+        A score that was not taken passes (and caps the grade at B).
+        """
+        return [bound.check for bound in self._broken(scores)]
+
+    def _broken(self, scores: Mapping[str, float]) -> list[_Bound]:
+        get = scores.get
+        return [
+            bound
+            for bound in self._checks
+            if (value := get(bound.score)) is not None and not bound.least <= value <= bound.most
+        ]
 
 
-def _words(check: Check, scores: Mapping[str, float], limits: Thresholds) -> str:
-    rule, field = ("at least", check.low) if check.low is not None else ("at most", check.high)
-    assert field is not None  # every check has a bound
-    words = f"{check.name}: {check.words} {scores[check.score]:.3f}, {rule} {getattr(limits, field):.3f}"
-    return words + _origin(scores) if check.name == "black" else words
+class _Bound(NamedTuple):
+    """A check with its limits as numbers."""
+
+    check: Check
+    score: str
+    least: float
+    most: float
+    rule: str
+
+    @classmethod
+    def of(cls, check: Check, limits: Thresholds) -> _Bound:
+        field = check.low or check.high
+        assert field is not None  # every check has a bound
+        limit = float(getattr(limits, field))
+        if check.low is None:
+            return cls(check, check.score, -math.inf, limit, f"at most {limit:.3f}")
+        # `black_level` must be exceeded: the next number is the least that passes
+        least = math.nextafter(limit, math.inf) if field == "black_level" else limit
+        return cls(check, check.score, least, math.inf, f"at least {limit:.3f}")
+
+    def holds(self, scores: Mapping[str, float]) -> bool:
+        value = scores.get(self.score)
+        return value is None or self.least <= value <= self.most
+
+    def words(self, scores: Mapping[str, float]) -> str:
+        words = f"{self.check.name}: {self.check.words} {scores[self.score]:.3f}, {self.rule}"
+        return words + _origin(scores) if self.check.name == "black" else words
+
+
+def _not_finite(scores: Mapping[str, float]) -> str:
+    finite = scores.get("finite", math.nan)
+    if finite != finite:
+        return "finite: not measured"
+    return f"finite: {1 - finite:.1%} of the values are not finite{_origin(scores)}"
 
 
 def _origin(scores: Mapping[str, float]) -> str:
@@ -120,44 +187,18 @@ def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
 
     A score that is missing because it was not measured (no encoder, a flat content) does not make a C, but no A either.
     """
-    finite = scores.get("finite", 0.0)
-    if not finite >= 1.0:  # written so that NaN fails too
-        return Grade(
-            "C",
-            thresholds.weight_c,
-            [f"finite: {1 - finite:.1%} of the values are not finite{_origin(scores)}"]
-            if finite == finite and "finite" in scores
-            else ["finite: not measured"],
-        )
-    spoilt = [name for name, value in scores.items() if value != value]
-    if spoilt:
-        return Grade("C", thresholds.weight_c, [f"finite: the score {name} is not a number" for name in spoilt])
-    faults = [_words(check, scores, thresholds) for check in CHECKS if not passes(check, scores, thresholds)]
-    if faults:
-        return Grade("C", thresholds.weight_c, faults)
-    doubts = []
-    for score, field in _BETTER:
-        value, limit = scores.get(score), getattr(thresholds, field)
-        if value is None:
-            doubts.append(f"{score}: not measured")
-        elif value < limit:
-            doubts.append(f"{score}: {value:.3f}, an A has at least {limit:.3f}")
-    if not passes(_STYLE, scores, thresholds):
-        doubts.append(_words(_STYLE, scores, thresholds))
-    if doubts:
-        return Grade("B", thresholds.weight_b, doubts)
-    return Grade("A", thresholds.weight_a, [])
+    return Grader(thresholds)(scores)
 
 
 def pass_rates(scores: Iterable[Mapping[str, float]], thresholds: Thresholds) -> dict[str, float]:
     """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none. Read as a stream."""
-    passed = dict.fromkeys(CHECK_NAMES, 0)
+    passed, grader = dict.fromkeys(CHECK_NAMES, 0), Grader(thresholds)
     count = 0
     for row in scores:
         count += 1
         if row.get("finite", 0.0) >= 1.0:
             passed["finite"] += 1
-            failed = {check.name for check in CHECKS if not passes(check, row, thresholds)}
+            failed = {check.name for check in grader.failed(row)}
             for name in CHECK_NAMES[1:]:
                 passed[name] += name not in failed
     return {name: number / max(1, count) for name, number in passed.items()}

@@ -107,7 +107,7 @@ def read_json(path: Path) -> Any:
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows as JSON lines, in one write and one sync; a line torn by an earlier kill is cut off first."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n" for row in rows)
+    text = "".join(_LINE.encode(row) + "\n" for row in rows)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+            stream.write(_LINE.encode(row) + "\n")
             count += 1
     return count
 
@@ -233,6 +233,9 @@ def _plain(value: Any) -> Any:
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def _sync(path: Path) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bottega.runtime.files import atomic_path, write_jsonl
-from bottega.teacher.ledger import COLUMNS, Ledger, Row
+from bottega.teacher.ledger import COLUMNS, Ledger, Row, json_of_many
 
 SCORE_NAMES = (
     "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
     "bright", "spread", "clipped_excess", "vivid_excess",
 )  # fmt: skip
 
+_PAGE = 1000  # rows read at once
 
 _METADATA = {
     "file_name": "output_path",
@@ -39,9 +40,8 @@ _METADATA = {
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
     rows = ledger.best_values([*_METADATA.values(), "reasons", "scores"])
-    while page := list(islice(rows, 1000)):
-        many = json.loads(f"[{','.join(row[-1] for row in page)}]")  # one call for all takes half the time
-        for (*values, reasons, _), scores in zip(page, many, strict=True):
+    while page := list(islice(rows, _PAGE)):
+        for (*values, reasons, _), scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
             yield {
                 **dict(zip(_METADATA, values, strict=True)),
                 "reasons": "; ".join(json.loads(reasons)) if reasons != "[]" else "",
@@ -51,22 +51,26 @@ def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a retry: what it changed, why, and what came of it."""
-    before: Row | None = None
-    for row in ledger.retried():
-        if row.try_index > 0 and before is not None:
-            changed = {key: value for key, value in row.parameters.items() if before.parameters.get(key) != value}
-            yield {
-                "target": row.target,
-                "try_index": row.try_index,
-                "rung": row.rung,
-                "causes": before.reasons,
-                "changed": changed,
-                "parameters": row.parameters,
-                "noise_seed": row.noise_seed,
-                "grade_before": before.grade,
-                "grade": row.grade,
-            }
-        before = row
+    names = ("target", "try_index", "rung", "noise_seed", "grade", "reasons", "parameters")
+    rows = ledger.retried_values(names)
+    before: dict[str, Any] = {}
+    while page := list(islice(rows, _PAGE)):
+        nested = json_of_many([f"[{row[-2]}, {row[-1]}]" for row in page])
+        for values, (reasons, parameters) in zip(page, nested, strict=True):
+            row = {**dict(zip(names, values, strict=True)), "reasons": reasons, "parameters": parameters}
+            if row["try_index"] > 0 and before.get("target") == row["target"]:
+                yield {
+                    "target": row["target"],
+                    "try_index": row["try_index"],
+                    "rung": row["rung"],
+                    "causes": before["reasons"],
+                    "changed": {k: v for k, v in parameters.items() if before["parameters"].get(k) != v},
+                    "parameters": parameters,
+                    "noise_seed": row["noise_seed"],
+                    "grade_before": before["grade"],
+                    "grade": row["grade"],
+                }
+            before = row
 
 
 def write_lists(ledger: Ledger, directory: Path) -> None:

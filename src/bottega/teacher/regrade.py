@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import grade
+from bottega.quality.grade import Grader
 from bottega.quality.measure import SCORES_VERSION
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
 from bottega.teacher.config import Ladder
-from bottega.teacher.ledger import Ledger, Scored
+from bottega.teacher.ledger import Ledger, Scored, reasons_text
 from bottega.teacher.retry import rung_weight
 
-Update = tuple[str, float, list[str], int]  # grade, weight, reasons, id
+Update = tuple[str, float, str, int]  # grade, weight, reasons as the ledger has them, id
 
 
 def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> dict[str, Any]:
@@ -82,20 +84,22 @@ class _Judged(NamedTuple):
 
 def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, told: _Told) -> Iterator[Update]:
     """What differs from the ledger, row by row; `told` is complete when the last is taken."""
-    for _, tries in groupby(ledger.scored(), key=lambda one: one.target):
+    grade = Grader(thresholds)
+    weight_of = functools.cache(lambda rung: rung_weight(rung, ladder))
+    for _, tries in groupby(ledger.scored(), key=attrgetter("target")):
         old: list[_Judged] = []
         new: list[_Judged] = []
         for one in tries:
-            reasons = json.loads(one.reasons) if one.reasons != "[]" else []
-            old.append(_Judged(one, one.grade, len(reasons)))
+            old.append(_Judged(one, one.grade, one.reason_count))
             if one.status == "broken":
                 new.append(old[-1])
                 continue
-            judged = grade(one.scores, thresholds)
+            judged = grade(one.scores)
             new.append(_Judged(one, judged.letter, len(judged.reasons)))
-            weight = round(judged.weight * rung_weight(one.rung, ladder), 6)
-            if (judged.letter, weight, judged.reasons) != (one.grade, one.weight, reasons):
-                yield judged.letter, weight, judged.reasons, one.id
+            weight = round(judged.weight * weight_of(one.rung), 6)
+            found = judged.letter, weight, reasons_text(judged.reasons)
+            if found != (one.grade, one.weight, one.reasons):
+                yield *found, one.id
         _count(old, new, told)
 
 
