@@ -253,7 +253,7 @@ class Runner:
         if len(self._seen) > _SEEN:
             self._seen.clear()
         paths = {path for one in works for path in (one.pair["content_path"], one.pair["style_path"])}
-        new = paths - self._seen.keys()
+        new = [path for path in paths if path not in self._seen]
         self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in new})
         return {path: self._seen[path] for path in paths}
 
