@@ -135,12 +135,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         raise MissingError(f"no such file: {path}") from error
     with stream:
         for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
             row = _object(line)
             if row is not None:
                 yield row
-            elif line.endswith(b"\n"):
+            elif line.strip() and line.endswith(b"\n"):
                 raise StorageError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; mend or delete it")
 
 

@@ -196,6 +196,7 @@ class Runner:
             MemoryPressureError, StartAfresh: memory is short, or this process has grown too large; all that was told is
                 saved.
         """
+        gc.freeze()  # modules live to the end: passing over a long list would look at them again and again
         with ThreadPoolExecutor(_LOADERS) as loaders, ThreadPoolExecutor(1) as finisher:
             yield from self._flow(self._loaded(work, loaders), finisher)
 
