@@ -104,7 +104,7 @@ def open_picture(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) ->
 
 
 def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
-    """The centre square of a picture, uint8 [size, size, 3] in sRGB; the short side is resized with Lanczos.
+    """The centre square of a picture, uint8 [size, size, 3] in sRGB, resized with Lanczos.
 
     A picture that already has this size comes back unchanged to the bit. A JPEG far larger than needed is decoded
     at a reduced size of at least twice `size`, which is several times faster.
@@ -117,14 +117,16 @@ def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
             image.draft(None, (2 * size, 2 * size))
         _fit_into(image, MAX_PIXELS, _name(path))
         picture = _upright_rgb(image, _name(path))
-    width, height = picture.size
-    scale = size / min(width, height)
-    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-    if (wide, high) != (width, height):
-        picture = picture.resize((wide, high), Image.Resampling.LANCZOS)
-    left, top = (wide - size) // 2, (high - size) // 2
-    square = np.asarray(picture, dtype=np.uint8)[top : top + size, left : left + size]  # [size, size, 3]
-    return np.ascontiguousarray(square)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS, box=centre_square(*picture.size))
+    return np.array(picture, dtype=np.uint8)
+
+
+def centre_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """The largest square around a picture's centre: left, top, right, bottom in pixels; halves where a side is odd."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 def read_kind(source: Path | str | bytes) -> Kind:
@@ -232,9 +234,10 @@ def _depth(image: Image.Image) -> int:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode == "RGB" and "transparency" not in upright.info:
-        return upright.copy() if upright is image else upright
+        return upright
     if upright.mode in _SIXTEEN_BIT:
         values = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)  # [H, W]
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")

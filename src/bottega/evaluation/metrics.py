@@ -162,12 +162,10 @@ def load_label_map(path: Path, size: int) -> Labels:
     """The centre square of a label map, uint8 [size, size], as `data.pictures.load_square` cuts it; nearest class."""
     from PIL import Image
 
+    from bottega.data.pictures import centre_square
+
     with Image.open(path) as image:
         labels = image if image.mode in ("L", "P") else image.convert("L")
-        width, height = labels.size
-        scale = size / min(width, height)
-        wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-        if (wide, high) != (width, height):
-            labels = labels.resize((wide, high), Image.Resampling.NEAREST)
-        left, top = (wide - size) // 2, (high - size) // 2
-        return np.ascontiguousarray(np.asarray(labels, dtype=np.uint8)[top : top + size, left : left + size])
+        if labels.size != (size, size):
+            labels = labels.resize((size, size), Image.Resampling.NEAREST, box=centre_square(*labels.size))
+        return np.array(labels, dtype=np.uint8)
