@@ -34,6 +34,7 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
 _CHUNK = 16  # pictures a task, and those that share the last one's content, up to four times as many
+_AHEAD = 64  # chunks judged before their turn, or under way
 _KEPT_VECTORS = 100_000
 _NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
 
@@ -57,7 +58,7 @@ def scan(
     Args:
         encoder: CLIP's picture encoder, called in this process; None leaves the similarities out.
         encoder_id: what tells that encoder from another; a part begun with another one is not gone on with.
-        processes: worker processes; 1 judges in this process.
+        processes: how many judge; this one is among them, unless CLIP keeps it busy.
 
     Returns:
         `pictures`, `grades` (A, B, C) and `unreadable`.
@@ -187,39 +188,38 @@ class Similarities:
 
 
 def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> Iterator[list[Judged]]:
-    """The chunks' results in their order; at most two chunks a worker are under way."""
-    if processes == 1:
-        yield from _here(chunks, with_picture)
-        return
+    """The chunks' results in their order; at most two chunks a worker are under way.
+
+    Without CLIP this process has nothing else to do: it is one of `processes`, and begins while the others start.
+    """
+    helps = processes == 1 or not with_picture
+    workers = processes - helps
     # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
-    pool = ProcessPoolExecutor(min(processes, max(1, len(chunks))), get_context("spawn"), begin_worker)
-    under_way: deque[Future[list[Judged]]] = deque()
+    pool = ProcessPoolExecutor(max(1, min(workers, len(chunks))), get_context("spawn"), begin_worker)
     waiting = iter(chunks)
+    under_way: deque[Future[list[Judged]]] = deque()
+    scorer, threads = Scorer(), cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
-        for chunk in islice(waiting, 2 * processes):
-            under_way.append(pool.submit(judge_chunk, chunk, with_picture))
-        while under_way:
-            result = under_way.popleft().result()
-            for chunk in islice(waiting, 1):
-                under_way.append(pool.submit(judge_chunk, chunk, with_picture))
-            yield result
+        while True:
+            room = 2 * workers - sum(not one.done() for one in under_way)
+            under_way += [pool.submit(judge_chunk, chunk, with_picture) for chunk in islice(waiting, max(0, room))]
+            wants = helps and len(under_way) < _AHEAD and not (under_way and under_way[0].done())
+            if wants and (own := next(waiting, None)) is not None:
+                under_way.append(Future())
+                under_way[-1].set_result([scorer.judge(job, with_picture=with_picture) for job in own])
+            elif under_way:
+                yield under_way.popleft().result()
+            else:
+                return
     except BrokenProcessPool as error:
         raise WorkError(
             f"a worker process was killed, most likely for want of memory; run the same command again with fewer than "
             f"--processes {processes} to go on"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _here(chunks: Sequence[list[Job]], with_picture: bool) -> Iterator[list[Judged]]:
-    scorer, threads = Scorer(), cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        for chunk in chunks:
-            yield [scorer.judge(job, with_picture=with_picture) for job in chunk]
-    finally:
         cv2.setNumThreads(threads)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # --- rows and files ---------------------------------------------------------------------------------------------------
