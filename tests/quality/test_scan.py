@@ -154,10 +154,18 @@ def test_pictures_of_one_content_go_to_one_worker_as_long_as_they_are_not_too_ma
 ) -> None:
     monkeypatch.setattr(module, "_CHUNK", 4)
     work = [Job(f"{i}", f"p{i}", f"c{i // 3}" if i < 12 else "c9", "s") for i in range(35)]
-    chunks = list(module._chunks(work))
+    chunks = list(module._chunks(work, 1))
     assert [job for chunk in chunks for job in chunk] == work
     assert [len(chunk) for chunk in chunks] == [6, 6, 16, 7]
-    assert list(module._chunks([])) == []
+    assert list(module._chunks([], 1)) == []
+
+
+def test_chunks_get_smaller_towards_the_end() -> None:
+    work = [Job(f"{i}", f"p{i}", f"c{i}", "s") for i in range(400)]
+    sizes = [len(chunk) for chunk in module._chunks(work, 2)]
+    assert sum(sizes) == 400
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-2]) == (16, 4)
 
 
 def test_a_part_of_another_request_is_not_gone_on_with(world: Path) -> None:

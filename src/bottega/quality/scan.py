@@ -33,7 +33,7 @@ from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
-_CHUNK = 16  # pictures a task, and those that share the last one's content, up to four times as many
+_CHUNK, _SMALLEST = 16, 4  # pictures a task, and those that share the last one's content, up to four times as many
 _AHEAD = 64  # chunks judged before their turn, or under way
 _KEPT_VECTORS = 100_000
 _NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
@@ -77,7 +77,7 @@ def scan(
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
     eyes = Similarities(encoder) if encoder is not None else None
-    todo = list(_chunks(jobs[done:]))
+    todo = list(_chunks(jobs[done:], processes))
     with Interruption() as stop, Progress(len(jobs), "score", "pictures", done=done) as progress:
         for chunk, judged in zip(todo, _judged(todo, processes, eyes is not None), strict=True):
             found = eyes.added(chunk, judged) if eyes is not None else judged
@@ -291,12 +291,18 @@ def _of(job: Job) -> tuple[str, str]:
     return job.content, job.style
 
 
-def _chunks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Neighbours by name share their content: it is decoded by one worker only."""
+def _chunks(jobs: Sequence[Job], processes: int) -> Iterator[list[Job]]:
+    """Neighbours by name share their content: it is decoded by one worker only.
+
+    Towards the end chunks get smaller, so that all processes end at about the same time.
+    """
     chunk: list[Job] = []
+    left = len(jobs)
     for job in jobs:
-        if len(chunk) >= _CHUNK and (job.content != chunk[-1].content or len(chunk) >= 4 * _CHUNK):
+        size = min(_CHUNK, max(_SMALLEST, left // (8 * processes)))
+        if len(chunk) >= size and (job.content != chunk[-1].content or len(chunk) >= 4 * size):
             yield chunk
+            left -= len(chunk)
             chunk = []
         chunk.append(job)
     if chunk:
