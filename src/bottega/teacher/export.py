@@ -23,30 +23,21 @@ SCORE_NAMES = (
 
 _PAGE = 1000  # rows read at once
 
-_METADATA = {
-    "file_name": "output_path",
-    **{
-        name: name
-        for name in (
-            "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "style", "prompt", "seed",
-            "split", "grade", "weight", "try_index", "rung",
-        )
-    },
-    "sha256": "output_sha256",
-}  # fmt: skip
+_NAMES = (
+    "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "style", "prompt", "seed", "split",
+    "grade", "weight", "try_index", "rung",
+)  # fmt: skip
 """Keys of a line of `metadata.jsonl` that are columns of the ledger."""
+_KEYS = ("file_name", *_NAMES, "sha256", "reasons", *SCORE_NAMES)
 
 
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
-    rows = ledger.best_values([*_METADATA.values(), "reasons", "scores"])
+    rows = ledger.best_values(["output_path", *_NAMES, "output_sha256", "reasons", "scores"])
     while page := list(islice(rows, _PAGE)):
         for (*values, reasons, _), scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
-            yield {
-                **dict(zip(_METADATA, values, strict=True)),
-                "reasons": "; ".join(json.loads(reasons)) if reasons != "[]" else "",
-                **{name: scores.get(name) for name in SCORE_NAMES},
-            }
+            words = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
+            yield dict(zip(_KEYS, (*values, words, *map(scores.get, SCORE_NAMES)), strict=True))
 
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:

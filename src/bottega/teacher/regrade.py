@@ -7,8 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from bottega.quality.config import Thresholds
@@ -86,33 +84,39 @@ def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, told: _Told
     """What differs from the ledger, row by row; `told` is complete when the last is taken."""
     grade = Grader(thresholds)
     weight_of = functools.cache(lambda rung: rung_weight(rung, ladder))
-    for _, tries in groupby(ledger.scored(), key=attrgetter("target")):
-        old: list[_Judged] = []
-        new: list[_Judged] = []
-        for one in tries:
-            old.append(_Judged(one, one.grade, one.reason_count))
-            if one.status == "broken":
-                new.append(old[-1])
-                continue
-            judged = grade(one.scores)
-            new.append(_Judged(one, judged.letter, len(judged.reasons)))
-            weight = round(judged.weight * weight_of(one.rung), 6)
-            found = judged.letter, weight, reasons_text(judged.reasons)
-            if found != (one.grade, one.weight, one.reasons):
-                yield *found, one.id
+    old: list[_Judged] = []
+    new: list[_Judged] = []
+    for one in ledger.scored():
+        if old and old[0].one.target != one.target:
+            _count(old, new, told)
+            old, new = [], []
+        old.append(_Judged(one, one.grade, one.reason_count))
+        if one.status == "broken":
+            new.append(old[-1])
+            continue
+        judged = grade(one.scores)
+        new.append(_Judged(one, judged.letter, len(judged.reasons)))
+        found = judged.letter, round(judged.weight * weight_of(one.rung), 6), reasons_text(judged.reasons)
+        if found != (one.grade, one.weight, one.reasons):
+            yield *found, one.id
+    if old:
         _count(old, new, told)
 
 
 def _count(old: list[_Judged], new: list[_Judged], told: _Told) -> None:
     """Count one target's tries, its best before and after."""
-    before, after = (min(old, key=_rank), min(new, key=_rank)) if len(new) > 1 else (old[0], new[0])
     told.tries += len(new)
-    told.changes.update(f"{a.letter}->{b.letter}" for a, b in zip(old, new, strict=True) if a.letter != b.letter)
+    before, after = old[0], new[0]
+    if len(new) > 1:
+        before, after = min(old, key=_rank), min(new, key=_rank)
+        made = [judged for judged in new if judged.one.status == "ok"]
+        told.another_try_wins += before.one.id != after.one.id
+        told.unkept_try_wins += len(made) > 1 and not min(made, key=_worth).one.kept
     told.before[before.letter] += 1
     told.after[after.letter] += 1
-    told.another_try_wins += before.one.id != after.one.id
-    made = [judged for judged in new if judged.one.status == "ok"]
-    told.unkept_try_wins += len(made) > 1 and not min(made, key=_worth).one.kept
+    for a, b in zip(old, new, strict=True):
+        if a.letter != b.letter:
+            told.changes[f"{a.letter}->{b.letter}"] += 1
 
 
 def _rank(judged: _Judged) -> tuple[bool, bool, str, int, int]:
