@@ -186,6 +186,12 @@ def _window(side: int) -> Map:
 
 
 @functools.cache
+def _window_twice() -> Map:
+    """The window of a tile for both parts of a complex plane: NumPy is slow in axes of two."""
+    return np.ascontiguousarray(np.repeat(_window(LINES)[..., None], 2, axis=2))
+
+
+@functools.cache
 def _fine() -> Map:
     rate = np.fft.fftfreq(LINES)
     return np.where(np.hypot(rate[:, None], rate[None]) >= _LINES_FROM, 0, -np.inf).astype(np.float32)
@@ -217,8 +223,8 @@ def line_spectrum(luma: Luma) -> Map | None:
     squares = np.zeros((LINES, LINES, 2), np.float32)
     for pair in zip(tiles[::2], tiles[1::2], strict=True):
         merged = cv2.merge(pair)  # as real and imaginary part: one transform does both
-        values = merged - np.asarray(cv2.mean(merged)[:2], np.float32)
-        values *= _window(LINES)[..., None]
+        values = cv2.subtract(merged, cv2.mean(merged), dtype=cv2.CV_32F)
+        cv2.multiply(values, _window_twice(), values)
         cv2.accumulateSquare(cv2.dft(values, values), squares)
     both = squares[..., 0] + squares[..., 1]
     power = both + both.take(_opposite())  # the mean of a rate and its opposite is that of both parts' powers
