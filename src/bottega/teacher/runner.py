@@ -57,10 +57,7 @@ class Work(NamedTuple):
 
     pair: Pair
     seed: int
-
-    @property
-    def target(self) -> str:
-        return target_name(self.pair["content_id"], self.pair["style_id"], self.seed)
+    target: str
 
 
 @dataclass
@@ -126,7 +123,11 @@ def chunks(lists: Iterable[Callable[[], Iterator[Pair]]], seeds: Sequence[int], 
         for pairs in lists:
             opened = pairs()
             while part := list(islice(opened, batch)):
-                chunk = [Work(pair, seed) for pair in part if seed in pair.get("seeds", seeds)]
+                chunk = [
+                    Work(pair, seed, target_name(pair["content_id"], pair["style_id"], seed))
+                    for pair in part
+                    if seed in pair.get("seeds", seeds)
+                ]
                 if chunk:
                     yield chunk
 
@@ -159,6 +160,7 @@ class Runner:
         pressure: Pressure | None = None,
     ) -> None:
         self.config, self.directory, self.data_root = config, directory, data_root
+        self._folder = str(directory)
         self._make_teacher, self._make_judge, self._list_known = teacher, judge, known
         self.thresholds, self.ledger = thresholds, ledger
         self.fingerprint, self.retry_failed = fingerprint, retry_failed
@@ -232,14 +234,16 @@ class Runner:
         stream = iter(work)
         while block := list(islice(stream, max(1, _SCAN // self.config.chunk))):
             flat = [one for chunk in block for one in chunk]
-            names = [one.target for one in flat]
-            known = self.ledger.known(names)
-            found = iter([known.get(name) for name in names])
-            hashes = self._hashes_of(flat)
+            known = self.ledger.known([one.target for one in flat])
+            seen = self._look_at(flat)
             done = 0  # of whole chunks: counted together
             for chunk in block:
-                todo = [self._unless_done(one, next(found), hashes) for one in chunk]
-                targets = [target for target in todo if target is not None]
+                targets = [
+                    target
+                    for one in chunk
+                    if not self._is_done(one, found := known.get(one.target), seen)
+                    and (target := self._target(one, found, seen)) is not None
+                ]
                 if targets:
                     yield Chunk(targets, len(chunk) - len(targets))
                 else:
@@ -247,29 +251,37 @@ class Runner:
             if done:
                 yield Chunk([], done)
 
-    def _hashes_of(self, works: Sequence[Work]) -> Mapping[str, str]:
-        """Hash of each content and style of these; looked at once for all that is done in a row, and anew after work
-        was done, for then time has passed.
+    def _look_at(self, works: Sequence[Work]) -> Mapping[str, str]:
+        """Hashes by path, those of these contents and styles among them; looked at once for all that is done in a row,
+        and anew after work was done, for then time has passed.
         """
         if len(self._seen) > _SEEN:
-            self._seen.clear()
+            self._seen = {}
         paths = {path for one in works for path in (one.pair["content_path"], one.pair["style_path"])}
         new = [path for path in paths if path not in self._seen]
         self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in new})
-        return {path: self._seen[path] for path in paths}
+        return self._seen
 
-    def _unless_done(self, work: Work, known: Known | None, hashes: Mapping[str, str]) -> Target | None:
+    def _is_done(self, work: Work, known: Known | None, seen: Mapping[str, str]) -> bool:
+        """Whether the ledger has this target, made of the same inputs, and every file of it is there."""
         pair = work.pair
-        shas = hashes[pair["content_path"]], hashes[pair["style_path"]]
+        return (
+            known is not None
+            and (known.made or not self.retry_failed)
+            and known.content_sha256 == seen[pair["content_path"]]
+            and known.style_sha256 == seen[pair["style_path"]]
+            and known.prompt == pair["prompt"]
+            and self._there(known.paths)
+        )
+
+    def _there(self, paths: Sequence[str]) -> bool:
+        return all(os.access(f"{self._folder}/{path}", os.F_OK) for path in paths)
+
+    def _target(self, work: Work, known: Known | None, seen: Mapping[str, str]) -> Target | None:
+        """What is to be made; None for what was only renamed."""
+        shas = seen[work.pair["content_path"]], seen[work.pair["style_path"]]
         if known is None:
             return None if self._adopt(work, shas) else Target(work, *shas)
-        same = (known.content_sha256, known.style_sha256, known.prompt) == (*shas, pair["prompt"])
-        if same and (known.made or not self.retry_failed):
-            for path in known.paths:
-                if not os.access(f"{self.directory}/{path}", os.F_OK):
-                    break
-            else:
-                return None
         return Target(work, *shas, stale=known.paths, known=True)
 
     def _adopt(self, work: Work, shas: tuple[str, str]) -> bool:
@@ -363,7 +375,7 @@ class Runner:
         found = [chunk for chunk, _ in window if chunk.targets]
         items = [target.item for chunk in found for target in chunk.planned if target.item is not None]
         if found:
-            self._seen.clear()
+            self._seen = {}  # a new one: a block of the list may still be read with the old
         if items:
             self.pressure.relieve()
             self._sparing(lambda: self.teacher.encode(items))
