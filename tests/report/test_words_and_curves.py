@@ -46,6 +46,20 @@ def test_training_whose_interval_reaches_nought_is_not_called_learning(tmp_path:
     assert (verdict.tone, verdict.title) == ("bad", "It is not learning yet")
 
 
+def test_what_is_wrong_with_a_run_that_learns_is_said_beside_it(tmp_path: Path) -> None:
+    rows = [
+        {"step": 10 * k, "loss": 1.0, "val_gain": 0.01 * k, "val_gain_low": 0.005 * k, "val_swap": 0.0}
+        for k in range(1, 25)
+    ]
+    log = learning.read(rows)
+    assert log is not None
+    assert [finding.name for finding in log.findings] == ["style ignored", "under-trained", "learning"]
+    verdict = judge(Run(tmp_path), None, log, None)
+    assert (verdict.tone, verdict.title) == ("mixed", "It is learning")
+    assert "style ignored: of the gain of 24.0% only 0.0%" in verdict.sentences[0]
+    assert "adapter.tokens" in verdict.sentences[1] and "raise student.loop.steps" in verdict.sentences[1]
+
+
 def test_a_log_with_holes_gives_curves_of_what_it_holds() -> None:
     log = learning.read([{"step": k, "loss": None if k % 7 == 0 else 1 / k, "loss_main": 1 / k} for k in range(1, 60)])
     assert log is not None

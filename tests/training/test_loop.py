@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,22 @@ def test_it_learns_the_line_and_writes_its_logs(tmp_path: Path) -> None:
     assert done["loss"] == rows[-1]["loss"] < rows[0]["loss"]
 
 
+def test_tensorboard_shows_each_logged_step_once_though_some_were_run_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = CONFIG.model_copy(update={"steps": 12, "log_every": 2, "checkpoint_every": 4, "validate_every": 100})
+    train(Line(), config, tmp_path, until=8)
+    shutil.rmtree(tmp_path / "checkpoints/step_00000008")  # steps 5 to 8 are run again
+    time.sleep(1.1)  # TensorBoard orders its files by the second
+    train(Line(), config, tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = board.Scalars("loss/main")
+    logged = {row["step"]: row["loss_main"] for row in read_jsonl(tmp_path / "metrics.jsonl")}
+    assert [point.step for point in points] == [2, 4, 6, 8, 10, 12]
+    assert [point.value for point in points] == pytest.approx([logged[point.step] for point in points])
+    assert "learning_rate" in board.Tags()["scalars"]
+
+
 @pytest.mark.parametrize("stop", [1, 20, 33, 59])
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path: Path, stop: int) -> None:
     train(Line(), CONFIG, tmp_path / "whole")
@@ -117,15 +135,27 @@ def test_a_killed_run_drops_the_log_rows_after_its_checkpoint_and_ends_in_the_sa
     assert [row["step"] for row in read_jsonl(tmp_path / "cut" / "metrics.jsonl")] == list(range(1, 61))
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("torn", ["optimizer.safetensors", "model.safetensors"])
+def test_training_resumes_from_the_checkpoint_before_a_truncated_one_says_so_and_ends_in_the_same_bits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str
 ) -> None:
     train(Line(), CONFIG, tmp_path / "a")
     whole = result(tmp_path / "a")
-    newest = tmp_path / "a" / "checkpoints" / "step_00000060" / "model.safetensors"
+    newest = tmp_path / "a" / "checkpoints" / "step_00000060" / torn
     newest.write_bytes(newest.read_bytes()[:-1])
     assert train(Line(), CONFIG, tmp_path / "a")["resumed_from"] == 40
-    assert "step_00000060 is incomplete" in caplog.text
+    assert "step_00000060 is incomplete or damaged; the one before it is used" in caplog.text
+    assert result(tmp_path / "a") == whole
+
+
+def test_a_truncated_checkpoint_never_displaces_a_whole_one_that_is_written_after_it(tmp_path: Path) -> None:
+    train(Line(), CONFIG, tmp_path / "a")
+    whole = result(tmp_path / "a")
+    newest = tmp_path / "a" / "checkpoints" / "step_00000060" / "optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    train(Line(), CONFIG.model_copy(update={"keep_last": 1}), tmp_path / "a", until=46)
+    assert [p.name for p in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_00000046"]
+    assert train(Line(), CONFIG, tmp_path / "a")["resumed_from"] == 46
     assert result(tmp_path / "a") == whole
 
 
@@ -163,7 +193,9 @@ def test_what_is_not_finite_stops_before_the_weights_are_spoiled(tmp_path: Path,
     work = Line(poison=25, where=where)
     with pytest.raises(NonFiniteError, match="step 26") as caught:
         train(work, CONFIG, tmp_path)
-    assert ("id5 at t=50" if where == "loss" else "first: weight") in str(caught.value)
+    told = {"loss": "(id5 at t=50); first: the loss itself", "gradient": "first: weight (the norm of its gradient"}
+    assert told[where] in str(caught.value) and "at t=50" in str(caught.value)
+    assert str(caught.value) in (tmp_path / "train.log").read_text()
     assert all(p.isfinite().all() for p in work.module.parameters())
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")][-1] == 25
     assert train(Line(), CONFIG, tmp_path)["resumed_from"] == 20  # the mended run goes on

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
+
+from bottega.training.config import VERIFY_STEPS
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -22,7 +25,15 @@ def _group() -> None:
     """Train a StyleAdapter."""
 
 
-@app.command()
+class _Style(TyperCommand):
+    """Lets --verify-resume stand without its number, which typer's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words after `style`."""
+        return super().parse_args(ctx, with_number(args, "--verify-resume", VERIFY_STEPS))
+
+
+@app.command(cls=_Style)
 def style(
     features_dir: Annotated[Path, typer.Option(help="the feature cache, made by `bottega features`")],
     output_dir: Annotated[Path, typer.Option(help="folder of adapter.safetensors, checkpoints and logs")],
@@ -30,20 +41,61 @@ def style(
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as student.loop.steps=500")] = None,
     pixart: Annotated[str | None, typer.Option(help="PixArt's folder or name, in place of the recipe's")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, in place of the recipe's")] = None,
+    verify_resume: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="STEPS",
+            help="train nothing: show that stopping and resuming changes no bit, on so many steps beside the output "
+            f"({VERIFY_STEPS} without a number)",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="train nothing: compute a step again that was not finite, from its file")
+    ] = None,
 ) -> None:
     """Train a StyleAdapter on a frozen PixArt-α; the same command goes on where a stopped run was."""
+    from bottega.runtime.errors import RecipeError
+    from bottega.student import stage
     from bottega.student.config import StudentConfig
-    from bottega.student.stage import run
 
     models = read_models(recipe, set_ or [], pixart, clip)
     config = read_section(StudentConfig, "student", recipe, set_ or [])
+    if verify_resume is not None and replay is not None:
+        raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
     with locked(models.device, output_dir, "train style"):
-        done = run(config, output_dir, features_dir=features_dir, models=models)
+        if replay is not None:
+            typer.echo(str(stage.replay(config, replay, features_dir=features_dir, models=models)))
+            return
+        if verify_resume is not None:
+            compared = stage.verify(config, output_dir, verify_resume, features_dir=features_dir, models=models)
+            typer.echo(str(compared))
+            compared.require()
+            return
+        done = stage.run(config, output_dir, features_dir=features_dir, models=models)
     typer.echo(
         f"{output_dir / done['adapter']}: {done['steps']} steps; learning: {done['learning']} ({done['evidence']})"
     )
     if done["learning"] != "yes" or done["advice"] != "none needed":
         typer.echo(f"advice: {done['advice']}")
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="a run, the output folder of a training, or its metrics.jsonl")],
+) -> None:
+    """Say whether a training learns, with the evidence and what to try; it may still be running."""
+    from bottega.training.diagnosis import diagnose_folder, words
+
+    typer.echo(words(diagnose_folder(run)))
+
+
+def with_number(words: list[str], option: str, number: int) -> list[str]:
+    """The words, with `number` after each `option` that no number follows."""
+    result = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        result += [word, str(number)] if word == option and not after.isdigit() else [word]
+    return result
 
 
 def read_section(kind: type[C], name: str, recipe: Path | None, sets: list[str]) -> C:

@@ -8,14 +8,17 @@ from typing import Any
 
 from bottega.report.plots import Curve, curves
 from bottega.report.reading import number
-from bottega.training.diagnosis import verdict
+from bottega.training.diagnosis import Finding, Watcher, as_verdict
 
 _TASKS = {"main": "style targets", "style": "style targets", "target": "style targets", "fill50k": "Fill50K"}
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What a training log tells. The pictures are `<svg>` elements, empty where the log holds nothing for them."""
+    """What a training log tells. The pictures are `<svg>` elements, empty where the log holds nothing for them.
+
+    word, evidence, advice: the verdict on all `findings`, which come with the gravest first.
+    """
 
     steps: int
     losses: str
@@ -25,6 +28,7 @@ class Learning:
     word: str
     evidence: str
     advice: str
+    findings: tuple[Finding, ...]
     loss_first: float | None
     loss_last: float | None
     rate: float | None
@@ -33,19 +37,19 @@ class Learning:
 def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     """Curves and a verdict from the rows of `metrics.jsonl`; None without a row."""
     columns: dict[str, tuple[list[float], list[float]]] = {}
-    steps, validation = 0, {}
+    steps, watcher = 0, Watcher()
     for row in rows:
+        watcher.add(row)
         steps = int(row["step"])
         for name, value in row.items():
             if name != "step" and (real := number(value)) is not None:
                 xs, ys = columns.setdefault(name, ([], []))
                 xs.append(steps)
                 ys.append(real)
-        if "val_gain" in row:
-            validation = {name: value for name, value in row.items() if name.startswith("val_")}
     if not steps:
         return None
-    said = verdict(validation)
+    findings = watcher.findings(ended=True)
+    said = as_verdict(findings)
     tasks = [name for name in columns if name.startswith("loss_")] or [name for name in ("loss",) if name in columns]
     tasks.sort(key=lambda name: (name == "loss_fill50k", name))
     gates = sorted((name for name in columns if name.startswith("gate")), key=_natural)
@@ -73,6 +77,7 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
         word=said["learning"],
         evidence=said["evidence"],
         advice=said["advice"],
+        findings=tuple(findings),
         loss_first=sum(values[:tenth]) / tenth if values else None,
         loss_last=sum(values[-tenth:]) / tenth if values else None,
         rate=1 / (sum(seconds) / len(seconds)) if seconds and sum(seconds) > 0 else None,

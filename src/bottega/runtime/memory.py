@@ -33,7 +33,8 @@ def load() -> Load:
         limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         if limit != "max":  # cached files count as used and are given back when asked for
-            ram = max(ram, (used - int(kept.get("inactive_file", 0))) / int(limit))
+            cached = sum(int(kept.get(name, 0)) for name in ("inactive_file", "active_file"))
+            ram = max(ram, (used - cached) / int(limit))
     except (OSError, ValueError):
         pass  # no control groups, or of the first version: the machine's own numbers stand
     torch = sys.modules.get("torch")

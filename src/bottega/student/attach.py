@@ -63,11 +63,11 @@ class Attachment:
     @contextmanager
     def injecting(self, injection: Injection | None) -> Iterator[None]:
         """Within this block the adapted layers add `injection`, or nothing for None."""
-        self.slot.injection = injection
+        before, self.slot.injection = self.slot.injection, injection
         try:
             yield
         finally:
-            self.slot.injection = None
+            self.slot.injection = before
 
 
 @contextmanager

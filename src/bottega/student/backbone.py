@@ -8,11 +8,14 @@ forward's to the bit, which a test asserts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from bottega.diffusion.process import as_epsilon, coefficients
 from bottega.diffusion.schedule import NoiseSchedule, from_scheduler_config
@@ -97,11 +100,14 @@ class Backbone:
         timesteps: torch.Tensor | None = None,
         content: torch.Tensor | None = None,
         style_scale: float = 1.0,
+        *,
+        checkpointed: bool = False,
     ) -> torch.Tensor:
         """The rest, from a prefix: the network's whole output [B, C_out, h, w].
 
         attachment None, tokens None or style_scale 0: the base model. tokens [B, N, X]; timesteps int [B]; content
-        [B, C, h, w], used in the mode `latent` only, entering before the block where the prefix ends.
+        [B, C, h, w], used in the mode `latent` only, entering before the block where the prefix ends. checkpointed:
+        keep of each block its input alone, and run it again for the gradient.
         """
         count = len(self.transformer.transformer_blocks)
         if attachment is None or tokens is None or timesteps is None or style_scale == 0.0:
@@ -109,8 +115,16 @@ class Backbone:
         adapter = attachment.adapter
         if adapter.content is not None and content is not None:
             state = replace(state, hidden=state.hidden + adapter.content(content).to(state.hidden.dtype))
-        with attachment.injecting(adapter.injection(tokens, timesteps, state.cells, style_scale)):
-            return self._output(self._blocks(state, state.blocks, count))
+        injection = adapter.injection(tokens, timesteps, state.cells, style_scale)
+
+        def again(block: Any, hidden: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+            with attachment.injecting(injection):  # when the gradient runs a block again, the pass below has ended
+                result: torch.Tensor = block(hidden, **conditions)
+            return result
+
+        with attachment.injecting(injection):
+            run = partial(checkpoint, again, use_reentrant=False, preserve_rng_state=False) if checkpointed else None
+            return self._output(self._blocks(state, state.blocks, count, run))
 
     def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """ε, float32 [B, C, h, w], from the network's output: its first half where it also learned the variance."""
@@ -132,10 +146,11 @@ class Backbone:
         ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device).repeat(len(latents), 1)
         return {"resolution": resolution, "aspect_ratio": ratio}
 
-    def _blocks(self, state: Prefix, first: int, last: int) -> Prefix:
+    def _blocks(self, state: Prefix, first: int, last: int, run: Callable[..., Any] | None = None) -> Prefix:
+        """run(block, hidden, …): how a block is called; None: plainly."""
         hidden = state.hidden
         for block in self.transformer.transformer_blocks[first:last]:
-            hidden = block(
+            hidden = (partial(run, block) if run is not None else block)(
                 hidden,
                 encoder_hidden_states=state.text,
                 encoder_attention_mask=state.bias,

@@ -160,6 +160,11 @@ class StudentConfig(Config):
     min_snr_gamma: float | None = Field(
         None, gt=0, description="weigh losses as min(SNR, gamma) on x̂_0 (for ε: /SNR); none: alike, as PixArt trains"
     )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compute activations again for the gradient instead of keeping them; auto: where they would take "
+        "half of the free memory, which at 4 blocks and batch 1 they never do",
+    )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
     sampling: SamplingConfig = Field(SamplingConfig(), description="how the student draws")
     validation: ValidationConfig = Field(ValidationConfig(), description="the paired grid")

@@ -105,6 +105,7 @@ class StyleWorkload(Workload):
                     f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
                 )
         self.attachment = Attachment(backbone.transformer, adapter)
+        self.checkpointed = False  # see `bottega.student.memory.weigh`
         manifest = store.manifest
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))
@@ -118,6 +119,10 @@ class StyleWorkload(Workload):
         seen = (step + 1) * self.slots["main"]
         epoch = seen / len(self.streams["main"]) if self.streams["main"] else 0.0
         return {"epoch": epoch, "prediction_type": self.backbone.schedule.prediction_type, **self.adapter.gates()}
+
+    def modules(self) -> list[tuple[str, torch.nn.Module]]:
+        """The adapter and the frozen transformer beside it."""
+        return [("adapter", self.adapter), ("transformer", self.backbone.transformer)]
 
     def window(self, step: int) -> Iterator[Part]:
         """The window of `step` in parts of `batch_size`."""
@@ -158,7 +163,7 @@ class StyleWorkload(Workload):
         noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)
         state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
         tokens, before, after = self.adapter.style(style, style_content, dropped)
-        output = self.backbone.suffix(state, self.attachment, tokens, times, content)
+        output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
         losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
 
         metrics = {}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bottega.student.adapter import StyleAdapter
     from bottega.student.objective import StyleWorkload
     from bottega.student.store import FeatureStore
+    from bottega.training.replay import Examination
+    from bottega.training.verify import Comparison
 
 ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
@@ -24,11 +26,11 @@ REPORT = "training.json"
 def run(config: StudentConfig, directory: Path, *, features_dir: Path, models: ModelsConfig) -> dict[str, Any]:
     """Train a StyleAdapter on a feature cache, from the newest checkpoint if there is one, and export it.
 
-    Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, …}. RequestError for
-    features of other models, FingerprintError for a checkpoint of another recipe.
+    Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, findings, …}.
+    RequestError for features of other models, FingerprintError for a checkpoint of another recipe.
     """
     from bottega.student.export import save_adapter
-    from bottega.training.diagnosis import verdict
+    from bottega.training.diagnosis import as_verdict, diagnose_folder
     from bottega.training.loop import train
 
     work, facts = prepare(config, features_dir, models)
@@ -37,9 +39,33 @@ def run(config: StudentConfig, directory: Path, *, features_dir: Path, models: M
     finally:
         work.attachment.detach()
     save_adapter(directory / ADAPTER, work.adapter, header(config, work, models, result["steps"]))
-    summary = {**result, **facts, "adapter": ADAPTER, **verdict(result["validation"]), "gates": work.adapter.gates()}
+    said = as_verdict(diagnose_folder(directory))
+    summary = {**result, **facts, "adapter": ADAPTER, **said, "gates": work.adapter.gates()}
     write_json(directory / REPORT, summary)
     return summary
+
+
+def verify(
+    config: StudentConfig, directory: Path, steps: int, *, features_dir: Path, models: ModelsConfig
+) -> Comparison:
+    """Whether this training, stopped and resumed, equals itself uninterrupted; `directory` is not touched.
+
+    See `bottega.training.verify`.
+    """
+    from bottega.training.verify import verify_resume
+
+    return verify_resume(lambda: prepare(config, features_dir, models)[0], config.loop, directory, steps)
+
+
+def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: ModelsConfig) -> Examination:
+    """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
+    from bottega.training import replay as replays
+
+    work, _ = prepare(config, features_dir, models)
+    try:
+        return replays.replay(work, file)
+    finally:
+        work.attachment.detach()
 
 
 def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> tuple[StyleWorkload, dict[str, Any]]:
@@ -72,6 +98,7 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
 def _workload(
     config: StudentConfig, backbone: Any, adapter: StyleAdapter, store: FeatureStore, rows: list[dict[str, Any]]
 ) -> tuple[StyleWorkload, dict[str, Any]]:
+    from bottega.student.memory import weigh
     from bottega.student.objective import StyleWorkload
     from bottega.student.validation import Validation, hold_out
 
@@ -80,8 +107,11 @@ def _workload(
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
     work.validate = validation.run  # type: ignore[method-assign]
+    activations = weigh(work, config.gradient_checkpointing)
+    work.notes = (str(activations),)
     samples = {task: len(stream) for task, stream in work.streams.items()}
-    return work, {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
+    facts = {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
+    return work, facts | activations.summary()
 
 
 def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> torch.Tensor:
@@ -129,5 +159,5 @@ def _portable(name: str | None) -> str | None:
 
 def _fingerprint(config: StudentConfig) -> dict[str, Any]:
     """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
-    free = {"loop", "sampling", "preload_mb", "validation"}
+    free = {"loop", "sampling", "preload_mb", "validation", "gradient_checkpointing"}
     return {k: v for k, v in config.model_dump(mode="json").items() if k not in free}

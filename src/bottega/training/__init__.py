@@ -4,5 +4,8 @@ training.config.LoopConfig     length, learning rate, warm-up, clipping, checkpo
 training.loop.train            one window of samples after another, stopped and resumed at any instant
 training.checkpoint            folders that appear whole or not at all; the last N are kept
 training.sampling              which sample stands in which slot, by counter
-training.diagnosis.verdict     is it learning? in one word, with its evidence
+training.guards                what is not finite, and memory that runs short, stop a run before damage
+training.replay                a step that was not finite, computed again to find where it began
+training.verify                a stopped and resumed training set beside an uninterrupted one
+training.diagnosis             is it learning? in words, with the evidence and what to try
 """

@@ -57,7 +57,7 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        contents = (_plain(module.state_dict()), optimizer_tensors(module, optimizer))
+        contents = (module_tensors(module), optimizer_tensors(module, optimizer))
         for name, tensors in zip(_FILES, contents, strict=True):
             save_file(tensors, temporary / name)
         hashes = {name: sha256_file(temporary / name) for name in _FILES}
@@ -79,7 +79,7 @@ def save(
         if cause is None:
             raise
         raise storage_error(cause, folder) from error
-    _prune(directory, keep)
+    _prune(directory, folder.name, keep)
     return folder
 
 
@@ -117,14 +117,35 @@ def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Op
 
 def check_fingerprint(saved: dict[str, Any], now: dict[str, Any], may_change: dict[str, str]) -> None:
     """Refuse, by name, a run that differs from its checkpoint in anything that what was learned depends on."""
+    changed = first_difference(saved, now)
+    if changed is not None:
+        name, before, after = changed
+        allowed = ", ".join(sorted(may_change))
+        raise FingerprintError(
+            f"{name} was {before!r} in the checkpoint and is {after!r} now; set it back, or train into another folder "
+            f"(what may change on resume: {allowed})"
+        )
+
+
+def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first name in which two fingerprints differ, with both values; None where they are equal."""
     before, after = _flat(saved), _flat(now)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
-            allowed = ", ".join(sorted(may_change))
-            raise FingerprintError(
-                f"{name} was {before.get(name)!r} in the checkpoint and is {after.get(name)!r} now; set it back, or "
-                f"train into another folder (what may change on resume: {allowed})"
-            )
+            return name, before.get(name), after.get(name)
+    return None
+
+
+def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, on the CPU: parameters and buffers by name, moments as `moment:parameter`."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in _FILES for name, tensor in load_file(checkpoint.folder / file).items()}
+
+
+def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's parameters and buffers, copied to the CPU as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -136,10 +157,6 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for key, value in optimizer.state.get(parameter, {}).items():
             result[f"{key}:{name}"] = torch.as_tensor(value).detach().cpu().clone()
     return result
-
-
-def _plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
 def _fused(optimizer: torch.optim.Optimizer) -> bool:
@@ -154,8 +171,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-def _prune(directory: Path, keep: int) -> None:
-    for folder in sorted(directory.glob("step_*"))[:-keep]:
+def _prune(directory: Path, newest: str, keep: int) -> None:
+    """Delete all but the last `keep` up to `newest`; what lies after it is torn, or the run would have begun there."""
+    folders = sorted(directory.glob("step_*"))
+    whole = [folder for folder in folders if folder.name <= newest]
+    for folder in (*whole[:-keep], *(folder for folder in folders if folder.name > newest)):
         doomed = folder.with_name(f".{folder.name}.old")
         try:
             os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint

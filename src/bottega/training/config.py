@@ -15,8 +15,13 @@ MAY_CHANGE = {
     "keep_last": "no effect on what is learned",
     "log_every": "no effect on what is learned",
     "validate_every": "no effect on what is learned",
+    "memory_limit": "no effect on what is learned",
+    "tensorboard": "no effect on what is learned",
 }
 """What may differ on resume, each with its effect; everything else belongs to the fingerprint."""
+
+VERIFY_STEPS = 6
+"""Optimizer steps that `--verify-resume` trains twice, where no number is given."""
 
 
 class LoopConfig(Config):
@@ -37,3 +42,7 @@ class LoopConfig(Config):
     keep_last: int = Field(2, ge=1, description="checkpoints kept")
     log_every: int = Field(50, ge=1, description="optimizer steps between lines of train.log")
     validate_every: int = Field(500, ge=1, description="optimizer steps between validations")
+    memory_limit: float = Field(
+        0.85, gt=0, le=1, description="share of RAM in use, by whomever, above which the run saves and stops"
+    )
+    tensorboard: bool = Field(True, description="write event files too, a point every `log_every` steps")

@@ -1,29 +1,41 @@
-"""Stops before damage: a loss or gradient that is not finite never reaches the optimizer."""
+"""Stops before damage: a loss or gradient that is not finite never reaches the optimizer; memory that runs short or
+rises without end stops the run while everything can still be saved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from statistics import linear_regression
 from typing import TYPE_CHECKING
 
-from bottega.runtime.errors import NonFiniteError
+from bottega.runtime.errors import MemoryPressureError, NonFiniteError
+from bottega.runtime.memory import Creep, Load, load, rss_mb, trim
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 _SHOWN = 8
+_POINTS = 512
+_MB = 1024 * 1024
 
 
 def check_losses(losses: torch.Tensor, *, step: int, sample_ids: Sequence[str], timesteps: Sequence[int]) -> None:
-    """Raise NonFiniteError if any sample's loss, float [B], is not finite; names the step, samples and timesteps."""
+    """Raise NonFiniteError if any sample's loss, float [B], is not finite; names the step, samples and timesteps.
+
+    The loop adds what to do (`bottega.training.replay.explain`).
+    """
     bad = (~losses.detach().isfinite()).nonzero().flatten().tolist()
     if bad:
-        named = ", ".join(f"{sample_ids[i]} at t={timesteps[i]}" for i in bad[:_SHOWN])
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise NonFiniteError(
-            f"step {step}: the loss of {len(bad)} of {len(losses)} samples is not finite ({named}{more}); the weights "
-            f"are untouched since the step before: look at these samples' features, or lower the learning rate"
-        )
+        named = name_samples([sample_ids[i] for i in bad], [timesteps[i] for i in bad])
+        raise NonFiniteError(f"step {step}: the loss of {len(bad)} of {len(losses)} samples is not finite ({named})")
+
+
+def name_samples(sample_ids: Sequence[str], timesteps: Sequence[int]) -> str:
+    """`id5 at t=50, id6 at t=60`, and how many more there are."""
+    named = ", ".join(f"{i} at t={t}" for i, t in zip(sample_ids[:_SHOWN], timesteps, strict=False))
+    return named + (f" and {len(sample_ids) - _SHOWN} more" if len(sample_ids) > _SHOWN else "")
 
 
 def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float) -> torch.Tensor:
@@ -43,17 +55,87 @@ def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float)
     return norm
 
 
-def check_gradients(
-    norm: torch.Tensor, parameters: Sequence[tuple[str, nn.Parameter]], *, step: int, sample_ids: Sequence[str]
-) -> float:
-    """The norm as a number; NonFiniteError, naming the first bad parameter, the step and the samples, if it is none."""
+def check_gradients(norm: torch.Tensor, *, step: int) -> float:
+    """The norm of a step's gradients as a number; NonFiniteError if it is none.
+
+    Clipping by it has spoiled every gradient then, so which was the first is found by computing the step again.
+    """
     value = float(norm)
-    if value == value and abs(value) != float("inf"):
-        return value
-    bad = [name for name, parameter in parameters if parameter.grad is not None and not parameter.grad.isfinite().all()]
-    first = bad[0] if bad else "their norm overflows"
-    named = ", ".join(list(sample_ids)[:_SHOWN]) + (" …" if len(sample_ids) > _SHOWN else "")
-    raise NonFiniteError(
-        f"step {step}: the gradient is not finite (first: {first}; samples: {named}); the weights are untouched since "
-        f"the step before: look at these samples' features, or lower the learning rate"
-    )
+    if not math.isfinite(value):
+        raise NonFiniteError(f"step {step}: the gradient is not finite")
+    return value
+
+
+class MemoryGuard:
+    """RAM between two steps: does this process's own rise steadily, is the machine's nearly used up?
+
+    Own memory is what is resident less what is mapped from files: the pages of a feature cache that was read are given
+    back when they are needed, and would look like a leak for a whole epoch. A look takes some 30 µs.
+
+    Args:
+        limit: share of RAM in use, 0..1, by whomever, above which the run stops.
+        every: steps between looks at the machine.
+        creep: judges the rise, of one sample a step.
+        measure: how full the machine is; for tests.
+    """
+
+    def __init__(
+        self, limit: float, every: int, *, creep: Creep | None = None, measure: Callable[[], Load] = load
+    ) -> None:
+        import psutil
+
+        self._limit, self._every, self._measure = limit, every, measure
+        self._creep = creep or Creep()
+        self._process = psutil.Process()
+        self._points: list[tuple[int, float]] = []
+        self._stride = 1
+
+    def look(self, step: int) -> MemoryPressureError | None:
+        """What must end the run after `step` (from 1) as soon as all is saved; None while nothing must."""
+        own = self.own_mb()
+        self._remember(step, own)
+        rise = self._creep.add(own)
+        if rise is not None:
+            return MemoryPressureError(
+                f"a training run's memory must level out, this one's rose steadily by {rise:.0f} MB: "
+                f"{self._state(step)}; run the same command again, a fresh process begins low"
+            )
+        if step % self._every == 0 and (now := self._above_limit()) is not None:
+            return MemoryPressureError(
+                f"at most {self._limit:.0%} of RAM may be in use, {now.ram:.0%} is, by whomever: {self._state(step)}; "
+                "free memory and run the same command again, or raise loop.memory_limit"
+            )
+        return None
+
+    def own_mb(self) -> float:
+        """Resident memory of this process in MiB, less pages that are mapped from files or shared."""
+        facts = self._process.memory_info()
+        return float(facts.rss - getattr(facts, "shared", 0)) / _MB
+
+    def slope(self) -> float | None:
+        """How fast own memory rises, in MiB per 1000 steps, over the later half of the steps so far; None at the first
+        step."""
+        later = self._points[len(self._points) // 2 :]
+        if len(later) < 2:
+            return None
+        steps, sizes = zip(*later, strict=True)
+        return 1000 * linear_regression(steps, sizes).slope
+
+    def _above_limit(self) -> Load | None:
+        if self._measure().ram <= self._limit:
+            return None
+        trim()
+        now = self._measure()
+        return now if now.ram > self._limit else None
+
+    def _state(self, step: int) -> str:
+        slope = self.slope()
+        rate = "" if slope is None else f" and changes by {slope:+.1f} MB per 1000 steps"
+        return f"this process holds {rss_mb():.0f} MB{rate}; all is saved up to step {step}"
+
+    def _remember(self, step: int, own: float) -> None:
+        """Keep points evenly over the whole run, half of them each time that there are too many."""
+        if step % self._stride == 0:
+            self._points.append((step, own))
+        if len(self._points) == _POINTS:
+            self._points, self._stride = self._points[::2], 2 * self._stride

@@ -1,4 +1,6 @@
-"""metrics.jsonl, one object a step for programs; train.log, a `Loss:` line now and then for people and grep."""
+"""metrics.jsonl, one object a step for programs; train.log, a `Loss:` line now and then for people and grep; and, where
+asked for, TensorBoard's event files with the points of those lines.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,26 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bottega.runtime.files import read_jsonl, storage_error, write_jsonl
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 METRICS = "metrics.jsonl"
 LOG = "train.log"
+BOARD = "tensorboard"
+_GROUPS = ("loss", "val", "gate", "cosine")
 
 
 class TrainingLog:
-    """The two logs of a run in `directory`; rows after `step` are dropped first, since those steps are run again."""
+    """The logs of a run in `directory`; rows after `step` are dropped first, since those steps are run again.
 
-    def __init__(self, directory: Path, step: int) -> None:
+    tensorboard: write event files into `directory`/tensorboard too; points after `step` are hidden there.
+    """
+
+    def __init__(self, directory: Path, step: int, *, tensorboard: bool = False) -> None:
         self.metrics = directory / METRICS
         self.text = directory / LOG
         directory.mkdir(parents=True, exist_ok=True)
@@ -26,11 +36,18 @@ class TrainingLog:
         write_jsonl(self.metrics, kept)
         self._rows: IO[str] | None = None
         self._lines: IO[str] | None = None
+        self._board: SummaryWriter | None = None
+        self._step = step
+        self._tensorboard = tensorboard
 
     def __enter__(self) -> TrainingLog:
         try:
             self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n")
             self._lines = open(self.text, "a", encoding="utf-8", newline="\n")
+            if self._tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(self.metrics.parent / BOARD), purge_step=self._step + 1)
         except OSError as error:
             raise storage_error(error, self.metrics) from error
         return self
@@ -41,6 +58,8 @@ class TrainingLog:
         for stream in (self._rows, self._lines):
             if stream is not None:
                 stream.close()
+        if self._board is not None:
+            self._board.close()
 
     def row(self, values: dict[str, Any]) -> None:
         """Append one step's numbers; a number that is not finite becomes null, since JSON has none."""
@@ -50,6 +69,15 @@ class TrainingLog:
     def line(self, text: str) -> None:
         """Append one line for people."""
         self._write(self._lines, text + "\n", self.text)
+
+    def points(self, values: dict[str, Any]) -> None:
+        """Add a row's numbers to TensorBoard, if that was asked for: `loss_main` as `loss/main`, and so on."""
+        if self._board is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value) and name != "step":
+                group, _, rest = name.partition("_")
+                self._board.add_scalar(f"{group}/{rest}" if group in _GROUPS and rest else name, value, values["step"])
 
     def sync(self) -> None:
         """Bring everything to the disk; called before a checkpoint, so that no checkpoint is ahead of its log."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.runtime.files import read_jsonl
 from bottega.runtime.interrupt import Interruption
-from bottega.runtime.memory import rss_mb, vram_mb
+from bottega.runtime.memory import Creep, rss_mb, vram_mb
 from bottega.runtime.progress import Progress
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import MAY_CHANGE, LoopConfig
-from bottega.training.guards import check_gradients, check_losses, clip_gradients
+from bottega.training.diagnosis import Watcher, words
+from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.log import TrainingLog, summary_line
+from bottega.training.replay import explain
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +52,14 @@ class Workload(ABC):
     """What is trained, and how the loss of a window comes about.
 
     module: everything that is trained and saved, and nothing else. fingerprint: what a checkpoint depends on beside
-    the loop's own values. may_change: what of it all may differ on resume, with the effect.
+    the loop's own values. may_change: what of it all may differ on resume, with the effect. notes: lines for people at
+    the head of the log.
     """
 
     module: nn.Module
     fingerprint: dict[str, Any]
     may_change: dict[str, str] = MAY_CHANGE
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -72,6 +77,11 @@ class Workload(ABC):
         """What each row of the log holds beside the loop's own numbers."""
         return {}
 
+    def modules(self) -> Iterable[tuple[str, nn.Module]]:
+        """The networks that a window passes through, by name: where the first value that is not finite is looked
+        for."""
+        return [("", self.module)]
+
 
 def learning_rate(config: LoopConfig, step: int) -> float:
     """The rate for the step with index `step`: linear warm-up, then constant or half a cosine."""
@@ -84,12 +94,18 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def train(work: Workload, config: LoopConfig, directory: Path) -> dict[str, Any]:
+def train(
+    work: Workload, config: LoopConfig, directory: Path, *, until: int | None = None, guard: MemoryGuard | None = None
+) -> dict[str, Any]:
     """Train to `config.steps`, from the newest whole checkpoint in `directory` if there is one.
 
+    until: end after this step as at the last one; the schedule stays that of `config.steps`. guard: of the memory; by
+    default as the configuration says.
+
     Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result.
-    Raises FingerprintError for a checkpoint of another run, NonFiniteError before a step would spoil the weights,
-    Interrupted after a checkpoint when somebody asked to stop.
+    Raises FingerprintError for a checkpoint of another run; NonFiniteError before a step would spoil the weights, with
+    that step written to `directory`/replay; Interrupted after a checkpoint when somebody asked to stop, and
+    MemoryPressureError likewise when memory runs short or rises without end.
     """
     import torch
 
@@ -100,47 +116,80 @@ def train(work: Workload, config: LoopConfig, directory: Path) -> dict[str, Any]
     folder = directory / "checkpoints"
     fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
     start = _resume(folder, work, optimizer, fingerprint, config)
+    end = config.steps if until is None else min(until, config.steps)
+    guard = guard or _memory_guard(config)
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
     with (
-        TrainingLog(directory, start) as log,
+        TrainingLog(directory, start, tensorboard=config.tensorboard) as log,
         Progress(config.steps, "training", "steps", done=start) as progress,
         Interruption() as interruption,
     ):
         log.line(f"{'resumed after' if start else 'begun at'} step {start} of {config.steps}")
-        for step in range(start, config.steps):
+        for note in work.notes:
+            log.line(note)
+        watcher = Watcher(read_jsonl(log.metrics))
+        for step in range(start, end):
             tick = time.monotonic()
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_multiplier"]
 
-            parts = []
-            for part in work.window(step):
-                check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
-                part.loss.backward()  # type: ignore[no-untyped-call]
-                parts.append(_detached(part))
-            norm = clip_gradients(parameters, config.max_grad_norm)
-            ids = [i for part in parts for i in part.sample_ids]
-            norm_value = check_gradients(norm, parameters, step=step + 1, sample_ids=ids)
+            try:
+                parts, norm = _gradients(work, step, parameters, config.max_grad_norm)
+            except NonFiniteError as error:
+                told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
+                log.line(str(told))
+                raise told from error
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            last = step + 1 == config.steps
-            row = _row(step, parts, rate, norm_value, time.monotonic() - tick) | work.metrics(step)
+            last = step + 1 == end
+            row = _row(step, parts, rate, norm, time.monotonic() - tick) | work.metrics(step)
             if last or (step + 1) % config.validate_every == 0:
                 validation = work.validate()
                 row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
             log.row(row)
+            watcher.add(row)
             if last or (step + 1) % config.log_every == 0:
                 log.line(summary_line(row, config.steps) + _validation_text(row))
-            if last or (step + 1) % config.checkpoint_every == 0 or interruption.requested:
+                log.points(row)
+            if "val_gain" in row:
+                log.line(words(watcher.findings(ended=last)))
+            pressure = None if last else guard.look(step + 1)
+            if pressure is not None:
+                log.line(str(pressure))
+            if last or (step + 1) % config.checkpoint_every == 0 or interruption.requested or pressure is not None:
                 log.sync()
                 checkpoints.save(folder, step + 1, work.module, optimizer, fingerprint, config.keep_last)
             progress.update(loss=row["loss"])
             interruption.check()
+            if pressure is not None:
+                raise pressure
     seconds = time.monotonic() - began
-    done = {"steps": config.steps, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
+    done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
     return done | {"validation": validation or work.validate()}
+
+
+def _gradients(
+    work: Workload, step: int, parameters: Sequence[tuple[str, nn.Parameter]], limit: float
+) -> tuple[list[Part], float]:
+    """Compute the gradients of a step, clipped to `limit`: what its parts gave, and the norm before clipping.
+
+    Raises NonFiniteError before anything that is not finite could reach the parameters.
+    """
+    parts = []
+    for part in work.window(step):
+        check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
+        part.loss.backward()  # type: ignore[no-untyped-call]
+        parts.append(_detached(part))
+    return parts, check_gradients(clip_gradients(parameters, limit), step=step + 1)
+
+
+def _memory_guard(config: LoopConfig) -> MemoryGuard:
+    """A rise is judged by blocks that each hold a validation: what the first one keeps is no leak."""
+    creep = Creep(block=max(64, config.validate_every))
+    return MemoryGuard(config.memory_limit, config.log_every, creep=creep)
 
 
 def _resume(
@@ -190,8 +239,6 @@ def _row(step: int, parts: list[Part], rate: float, norm: float, seconds: float)
 
 def _last_row(directory: Path, step: int) -> dict[str, Any]:
     """The row of `step` as an earlier process logged it: what a run that is already done reports."""
-    from bottega.runtime.files import read_jsonl
-
     path = directory / "metrics.jsonl"
     if step == 0 or not path.exists():
         return {}

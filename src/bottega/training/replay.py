@@ -1,0 +1,264 @@
+"""A step computed again under watch, to find what is not finite first: in the run that it stops, and later from a file.
+
+Everything that a step draws is a function of (seed, step), so a step is its number and the parameters before it:
+
+    replay/step_00000123.safetensors     trained parameters and buffers; in the metadata, as JSON, what was seen
+
+Legend: W samples of a window.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bottega.runtime.errors import FingerprintError, MissingError, NonFiniteError, RequestError, StorageError
+from bottega.runtime.files import atomic_path
+from bottega.training.checkpoint import first_difference, module_tensors
+from bottega.training.guards import name_samples
+
+if TYPE_CHECKING:
+    from bottega.training.loop import Workload
+
+FOLDER = "replay"
+FORMAT = "bottega-replay"
+_KEY = "bottega"
+
+
+@dataclass
+class Examination:
+    """What one step gave under watch; each list but `suspects` has W entries, in the order of the window.
+
+    step: from 1, as in metrics.jsonl. losses: before weights. suspects: places of the samples whose loss is not finite,
+    or, where only a gradient is not, of all samples computed with it; empty where everything is finite. first_module:
+    the first module in the order of the pass that something is wrong with, or the parameter whose gradient is wrong;
+    empty where no module returned anything wrong. cause: what is wrong with it.
+    """
+
+    step: int
+    sample_ids: list[str] = field(default_factory=list)
+    timesteps: list[int] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    suspects: list[int] = field(default_factory=list)
+    first_module: str = ""
+    cause: str = ""
+
+    def where(self) -> str:
+        """The first thing that is not finite, in words."""
+        if not self.suspects:
+            return (
+                "computed again, everything is finite: the features were mended since, or the device does not give the "
+                "same numbers twice"
+            )
+        where = f"first: {self.first_module or 'the loss itself'} ({self.cause})"
+        if all(math.isfinite(self.losses[i]) for i in self.suspects):
+            ids, times = [self.sample_ids[i] for i in self.suspects], [self.timesteps[i] for i in self.suspects]
+            where += f", in the part with {name_samples(ids, times)}"
+        return where
+
+    def __str__(self) -> str:
+        rows = zip(self.sample_ids, self.timesteps, self.tasks, self.losses, strict=True)
+        lines = [f"step {self.step}, {len(self.losses)} samples"]
+        lines += [
+            f"  {name}  t={t}  {task}  loss {loss:.6g}" + ("" if math.isfinite(loss) else "  not finite")
+            for name, t, task, loss in rows
+        ]
+        return "\n".join([*lines, self.where()])
+
+
+class Watch:
+    """Within its block, notes the first tensor that is not finite among what modules receive, return, and get back as
+    a gradient.
+
+    networks: by name; all modules inside them are watched, under `name.path.of.module`.
+    """
+
+    def __init__(self, networks: Iterable[tuple[str, nn.Module]]) -> None:
+        self._networks = list(networks)
+        self._handles: list[Any] = []
+        self.first: tuple[str, str] | None = None
+        """Name of the module, and what is wrong with it."""
+
+    def __enter__(self) -> Watch:
+        for root, network in self._networks:
+            for path, module in network.named_modules():
+                name = _joined(root, path) or type(module).__name__
+                hook = partial(self._passed, name)
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _passed(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Inner modules pass before the outer ones that they are part of."""
+        if self.first is not None:
+            return
+        returned = list(_tensors(output))
+        if all(_finite(tensor) for tensor in returned):
+            for tensor in returned:
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(self._came_back, name))  # type: ignore[no-untyped-call]
+        elif not all(_finite(parameter) for parameter in module.parameters(recurse=False)):
+            self.first = (name, "its own parameters are not finite")
+        elif not all(_finite(tensor) for tensor in _tensors((args, kwargs))):
+            self.first = (name, "what it receives is not finite already")
+        else:
+            self.first = (name, "what it returns is not finite, what it receives is")
+
+    def _came_back(self, name: str, gradient: torch.Tensor) -> None:
+        if self.first is None and not _finite(gradient):
+            self.first = (name, "the gradient that comes back to it is not finite")
+
+
+def examine(work: Workload, step: int) -> Examination:
+    """Compute the window of `step` (from 0) again under watch, up to its gradients.
+
+    No parameter is changed; gradients are cleared before and after. Only the first part that something is wrong with
+    is looked into; of those after it the losses are entered.
+    """
+    seen = Examination(step + 1)
+    work.module.zero_grad(set_to_none=True)
+    with Watch(work.modules()) as watch:
+        for part in work.window(step):
+            losses = part.sample_losses.detach().tolist()
+            places = range(len(seen.losses), len(seen.losses) + len(losses))
+            seen.losses += losses
+            seen.sample_ids += part.sample_ids
+            seen.timesteps += part.timesteps
+            seen.tasks += part.tasks
+            if not seen.suspects:
+                _judge(work, part.loss, places, seen, watch)
+            watch.first = None  # what a finite loss and gradient passed over is no fault
+    work.module.zero_grad(set_to_none=True)
+    return seen
+
+
+def explain(error: NonFiniteError, work: Workload, step: int, directory: Path) -> NonFiniteError:
+    """The error of a step (from 0) with its first cause and its cure; the step is written to `directory`/replay."""
+    seen = examine(work, step)
+    file = f"{FOLDER}/step_{seen.step:08d}.safetensors"
+    try:
+        write(directory / file, work, seen)
+        saved = f"{file} in the run's folder holds the step for --replay"
+    except (StorageError, OSError, SafetensorError) as problem:  # the step's own error is the one to tell
+        saved = f"the step could not be written for replay ({problem})"
+    return NonFiniteError(
+        f"{error}; {seen.where()}; the weights are untouched since the step before: {saved}, look at these samples' "
+        f"features, or lower the learning rate"
+    )
+
+
+def write(path: Path, work: Workload, seen: Examination) -> None:
+    """Write a step for replay, whole or not at all: the parameters as they are now, and what was seen.
+
+    Raises StorageError, or safetensors' own error, where the disk does not take it.
+    """
+    losses = [loss if math.isfinite(loss) else str(loss) for loss in seen.losses]  # JSON has no NaN
+    facts = {"format": FORMAT, **asdict(seen), "losses": losses, "fingerprint": work.fingerprint}
+    with atomic_path(path) as temporary:
+        save_file(module_tensors(work.module), temporary, metadata={_KEY: json.dumps(facts, sort_keys=True)})
+
+
+def replay(work: Workload, file: Path) -> Examination:
+    """Compute the step of a replay file again; `work.module` then holds the parameters before that step.
+
+    Raises MissingError without the file, StorageError for a torn one, RequestError for another kind of file or where
+    the step's samples are others by now, FingerprintError for another workload.
+    """
+    facts = read_facts(file)
+    changed = first_difference(facts["fingerprint"], work.fingerprint)
+    if changed is not None:
+        name, before, now = changed
+        raise FingerprintError(f"{name} was {before!r} when {file.name} was written and is {now!r} now; set it back")
+    work.module.load_state_dict(load_file(file), strict=True)
+    seen = examine(work, facts["step"] - 1)
+    if seen.sample_ids != facts["sample_ids"]:
+        now, before = (", ".join(ids[:4]) for ids in (seen.sample_ids, facts["sample_ids"]))
+        raise RequestError(
+            f"{file}: step {seen.step} is made of other samples now ({now}, …) than then ({before}, …): the features "
+            f"were changed since; replay with those of then"
+        )
+    return seen
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """What was seen when a replay file was written: `Examination`'s fields, and the fingerprint. Errors as `replay`."""
+    if not file.is_file():
+        raise MissingError(f"there is no {file}; name a file that a stopped run left in its folder {FOLDER}/")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            facts: dict[str, Any] = json.loads((handle.metadata() or {})[_KEY])
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{file} can't be read as safetensors ({error}); copy it again") from error
+    except (KeyError, ValueError) as error:
+        raise RequestError(f"{file} is no step for replay; name a file in a run's folder {FOLDER}/") from error
+    if facts.get("format") != FORMAT:
+        raise RequestError(
+            f"{file} is {facts.get('format')!r}, not {FORMAT!r}; name a file in a run's folder {FOLDER}/"
+        )
+    return facts | {"losses": [float(loss) for loss in facts["losses"]]}
+
+
+def _judge(work: Workload, loss: torch.Tensor, places: range, seen: Examination, watch: Watch) -> None:
+    """Enter in `seen` what is wrong with the part at `places`, whose forward pass was watched."""
+    bad = [i for i in places if not math.isfinite(seen.losses[i])]
+    if bad:
+        seen.suspects = bad
+        seen.first_module, seen.cause = watch.first or ("", "every module returns finite values")
+        return
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameter = _bad_gradient(work)
+    if parameter is not None:
+        seen.suspects = list(places)
+        seen.first_module, seen.cause = watch.first or (parameter, "the norm of its gradient is not finite")
+
+
+def _bad_gradient(work: Workload) -> str | None:
+    """The first parameter with a gradient that no finite norm can be made of; None where all of them together have
+    one."""
+    root = next((name for name, network in work.modules() if network is work.module), "")
+    norms = {
+        _joined(root, name): torch.linalg.vector_norm(parameter.grad.float())
+        for name, parameter in work.module.named_parameters()
+        if parameter.grad is not None
+    }
+    if not norms or _finite(torch.linalg.vector_norm(torch.stack(list(norms.values())))):
+        return None
+    return next((name for name, norm in norms.items() if not _finite(norm)), next(iter(norms)))
+
+
+def _joined(root: str, path: str) -> str:
+    return ".".join(part for part in (root, path) if part)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.detach().isfinite().all())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
