@@ -24,7 +24,6 @@ from bottega.training.diagnosis import (
     diagnose,
     diagnose_folder,
     live,
-    verdict,
     words,
 )
 from bottega.training.trends import BLOCKS, Block, Blocks, Trend, change, slope
@@ -319,13 +318,13 @@ def test_words_are_a_line_of_evidence_and_one_of_advice_where_it_is_needed() -> 
 
 def test_one_validation_gives_a_verdict_in_a_word() -> None:
     row = {"val_gain": 0.3, "val_gain_low": 0.2, "val_gain_high": 0.4, "val_swap": 0.2}
-    good = verdict(row)
+    good = as_verdict(diagnose([row]))
     assert (good["learning"], good["advice"]) == ("yes", NONE) and "30.0% below" in good["evidence"]
     assert "unknown" not in good["evidence"]
-    ignored = verdict(row | {"val_swap": 0.01})
+    ignored = as_verdict(diagnose([row | {"val_swap": 0.01}]))
     assert ignored["learning"] == "yes" and "adapter.tokens" in ignored["advice"]
-    assert verdict(row | {"val_gain_low": -0.1})["learning"] == "no"
-    assert verdict({})["learning"] == verdict({"val_gain": 0.3})["learning"] == "unknown"
+    assert as_verdict(diagnose([row | {"val_gain_low": -0.1}]))["learning"] == "no"
+    assert as_verdict(diagnose([{}]))["learning"] == as_verdict(diagnose([{"val_gain": 0.3}]))["learning"] == "unknown"
 
 
 def test_a_verdict_rests_on_all_findings_and_a_plateau_after_learning_is_no_fault() -> None:

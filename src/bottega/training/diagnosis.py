@@ -345,18 +345,6 @@ def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def verdict(validation: Mapping[str, Any]) -> dict[str, Any]:
-    """{learning: yes|no|unknown, evidence, advice, findings} from one validation of a trainer, without a history.
-
-    validation: `val_gain`, the share of the frozen base's loss that training has removed on a fixed grid of (picture,
-    timestep, noise), with `val_gain_low` and `val_gain_high`, its 95 % interval over the pictures; `val_swap`, the
-    share of the base's loss that comes back when each picture gets another one's style (None for a single picture);
-    `val_copy`, where the prediction lies between target (0) and content (1). All are paired, so the noise of the raw
-    loss, which hides everything else, cancels.
-    """
-    return as_verdict(diagnose([validation]))
-
-
 def _present(*findings: Finding | None) -> list[Finding]:
     return [finding for finding in findings if finding is not None]
 
