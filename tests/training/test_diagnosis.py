@@ -23,7 +23,6 @@ from bottega.training.diagnosis import (
     as_verdict,
     diagnose,
     diagnose_folder,
-    live,
     words,
 )
 from bottega.training.trends import BLOCKS, Block, Blocks, Trend, change, slope
@@ -184,7 +183,7 @@ def test_a_run_that_blows_up_is_called_diverging_while_it_does() -> None:
 
 
 def names_of(rows: list[Row]) -> set[str]:
-    return {finding.name for finding in live(rows)}
+    return {finding.name for finding in Watcher(rows).findings()}
 
 
 def test_a_raw_loss_of_great_noise_that_goes_nowhere_is_neither_diverging_nor_starving() -> None:
@@ -290,7 +289,7 @@ def test_a_resumed_run_hears_what_an_uninterrupted_one_does() -> None:
     resumed = Watcher(rows[:1234])
     for row in rows[1234:]:
         resumed.add(row)
-    assert resumed.findings() == whole.findings() == live(rows)
+    assert resumed.findings() == whole.findings() == Watcher(rows).findings()
 
 
 def test_a_folder_is_read_from_a_run_a_training_or_a_log(tmp_path: Path) -> None:

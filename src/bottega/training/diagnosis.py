@@ -288,11 +288,6 @@ class Watcher:
         return f"{self.best[0]:.1%} at step {self.best[1]}"
 
 
-def live(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What can be said of a run under way from its rows so far; a loop keeps a `Watcher` and shows it each row once."""
-    return Watcher(rows).findings()
-
-
 def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """What can be said of a run that is over."""
     return Watcher(rows).findings(ended=True)
