@@ -55,7 +55,7 @@ def parquet(tmp_path, photo, encoded, write_parquet):
 def test_parquet_becomes_images_meta_and_splits(parquet, photo, encoded):
     summary = wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
     rows = table(parquet / "out" / "meta.csv")
-    assert list(rows[0]) == ["id", "path", "artist", "style", "genre", "sha256"]
+    assert list(rows[0]) == ["id", "path", "artist", "style", "genre", "sha256", "caption"]
     by_id = {row["id"]: row for row in rows}
     assert len(by_id) == 40
     for k in range(40):
@@ -254,6 +254,47 @@ def test_changing_the_mode_replaces_links_by_copies(folder):
     wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
     wikiart.run(OFFLINE.model_copy(update={"mode": "copy"}), folder / "wikiart", data_root=folder)
     assert not any(path.is_symlink() for path in (folder / "wikiart" / "images").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stem", "artist", "genre", "caption"),
+    [
+        ("claude-monet_water-lilies-1919", "claude-monet", "landscape", "water lilies, a landscape"),
+        ("claude-monet_water-lilies-1919", "claude-monet", "", "water lilies"),
+        (
+            "vincent-van-gogh_l-arlesienne-1888-2",
+            "vincent-van-gogh",
+            "portrait",
+            "l arlesienne, a portrait of a person",
+        ),
+        ("0017", "claude-monet", "cityscape", "a view of a city"),
+        ("piet-mondrian_1921", "piet-mondrian", "abstract_painting", ""),
+        ("0017", "Unknown Artist", "Unknown Genre", ""),
+    ],
+)
+def test_file_name_and_genre_say_what_a_painting_shows(stem, artist, genre, caption):
+    assert wikiart.what_it_shows(stem, artist, genre) == caption
+
+
+def test_captions_come_from_the_table_or_the_text_beside_a_picture(folder, photo, encoded):
+    (folder / "raw/Cubism/artist-1_title-1.txt").write_text("two  boats on a lake\nmore\n")
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    captions = {row["id"]: row["caption"] for row in table(folder / "wikiart" / "meta.csv")}
+    assert captions["artist-1-title-1"] == "two boats on a lake"
+    assert captions["artist-1-title-7"] == "title"
+    assert {style.id: style.caption for style in wikiart.read_styles(folder / "wikiart")} == captions
+    (folder / "raw/Cubism/artist-1_title-1.txt").write_text("one boat\n")
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    assert {row["id"]: row["caption"] for row in table(folder / "wikiart" / "meta.csv")} == captions | {
+        "artist-1-title-1": "one boat"
+    }
+
+
+def test_a_table_without_captions_is_read_as_before(folder):
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    meta = folder / "wikiart" / "meta.csv"
+    meta.write_text("".join(line.rpartition(",")[0] + "\n" for line in meta.read_text().splitlines()))
+    assert {style.caption for style in wikiart.read_styles(folder / "wikiart")} == {""}
 
 
 def test_a_changed_and_a_vanished_source_are_noticed(folder, photo, encoded):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from bottega.miniature.config import TruthConfig, WorldConfig
-from bottega.miniature.datasets import run_truth, run_world
+from bottega.miniature.corpus import WORLD_PAINTERS
+from bottega.miniature.datasets import painting_scene, run_truth, run_world
 from bottega.miniature.world import KINDS, label_map, painter, render, scene
 
 SMALL = WorldConfig(contents=6, contents_val=3, painters=8, paintings=2, fill50k=4, workers=1)
@@ -49,6 +50,11 @@ def test_wikiart_is_parquet_with_label_names_in_its_schema(root: Path) -> None:
     by = painter(int(features["artist"]["names"][row["artist"]].removeprefix("painter-")))
     assert features["style"]["names"][row["style"]] == by.kind
     assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (128, 128)
+    number = int(row["image"]["path"].removesuffix(".png").rpartition("-")[2])
+    shown = painting_scene(by.index - WORLD_PAINTERS, number)
+    assert row["caption"] == shown.colourless()
+    drawn = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+    np.testing.assert_array_equal(drawn, render(shown, by))
 
 
 def test_fill50k_is_json_lines_with_two_sides(root: Path) -> None:

@@ -46,4 +46,15 @@ GENRES = (
     "still_life",
     "Unknown Genre",
 )
+SCENES = {
+    "cityscape": "a view of a city",
+    "genre_painting": "people in everyday life",
+    "landscape": "a landscape",
+    "nude_painting": "a nude",
+    "portrait": "a portrait of a person",
+    "religious_painting": "a religious scene",
+    "still_life": "a still life",
+}
+"""What a genre says of what is shown. Abstract paintings, illustrations, sketches and studies are manners: a caption of
+them would take style for scene."""
 UNKNOWN_ARTIST = "Unknown Artist"

@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 
 from bottega.data import hub, parquet
+from bottega.data.captions import sidecar, tidy
 from bottega.data.config import LimitsConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
 from bottega.data.ingest import Item, stamp_of, take_in, write_csv, write_rejects
-from bottega.data.labels import GENRES, STYLES, UNKNOWN_ARTIST
+from bottega.data.labels import GENRES, SCENES, STYLES, UNKNOWN_ARTIST
 from bottega.data.pictures import PICTURE_ENDINGS, open_picture, picture_files, read_kind
 from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError, PictureError, RequestError, StorageError
 from bottega.runtime.files import atomic_path, storage_error, write_bytes, write_png, write_text
 from bottega.runtime.progress import Progress
 
-META_HEADER = ("id", "path", "artist", "style", "genre", "sha256")
+META_HEADER = ("id", "path", "artist", "style", "genre", "sha256", "caption")
 UNLABELLED = "unlabelled"
 LARGEST_CONVERTED_SIDE = 4096
 """Pixels that the long side of an enormous picture keeps when it is written anew."""
@@ -38,7 +39,8 @@ LARGEST_CONVERTED_SIDE = 4096
 
 @dataclass(frozen=True)
 class Style:
-    """One row of `meta.csv` with its split; `path` is the picture's place relative to the folder of `meta.csv`."""
+    """One row of `meta.csv` with its split; `path` is the picture's place relative to the folder of `meta.csv`,
+    `caption` what it shows as far as that is known, else empty."""
 
     id: str
     path: str
@@ -46,6 +48,7 @@ class Style:
     style: str
     genre: str
     sha256: str
+    caption: str
     split: str
 
 
@@ -96,7 +99,16 @@ def read_styles(directory: Path) -> Iterator[Style]:
     with meta.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["id"] in splits:
-                yield Style(**{name: row[name] for name in META_HEADER}, split=splits[row["id"]])
+                caption = row.get("caption", "")  # tables written before there were any have no such column
+                yield Style(**{name: row[name] for name in META_HEADER[:-1]}, caption=caption, split=splits[row["id"]])
+
+
+def style_captions(data_root: Path) -> dict[str, str]:
+    """Path of a style picture, relative to the data root, -> what it shows, of those of which that is known."""
+    folder = data_root / "wikiart"
+    if not (folder / "meta.csv").is_file():
+        return {}
+    return {f"wikiart/{style.path}": style.caption for style in read_styles(folder) if style.caption}
 
 
 def split_index(index: Index, fractions: Sequence[float], seed: int, artist: str, style: str) -> dict[str, str]:
@@ -157,7 +169,7 @@ class _Parquet:
             stamp = file_stamp(table.path)
             if known(f"{table.path.name}#", stamp, table.rows):
                 continue
-            columns = [name for name in ("image", "artist", "genre", "style") if name in table.columns]
+            columns = [name for name in ("image", "artist", "genre", "style", "caption") if name in table.columns]
             for number, row in enumerate(table.read(columns)):
                 source = f"{table.path.name}#{number:06d}"
                 labels = {
@@ -167,11 +179,16 @@ class _Parquet:
                 }
                 content = parquet.picture_bytes(row["image"], table.path.parent)
                 wanted = parquet.picture_stem(row["image"]) or ""
+                told = what_it_shows(wanted, labels["artist"], labels["genre"])
+                labels["caption"] = tidy(str(row.get("caption") or "")) or told
                 yield Item(source, stamp, content if content is not None else b"", {**labels, "wanted": wanted})
 
 
 class _Folder:
-    """A tree of pictures: the top sub-folder is the style; with `artists`, names are `artist_title.jpg`."""
+    """A tree of pictures: the top sub-folder is the style; with `artists`, names are `artist_title.jpg`.
+
+    The first line of the `.txt` beside a picture, if there is one, says what it shows.
+    """
 
     missing: Sequence[str] = ()
 
@@ -195,8 +212,23 @@ class _Folder:
             inside = path.relative_to(self._folder)
             artist = inside.stem.split("_", 1)[0] if self._artists and "_" in inside.stem else UNKNOWN_ARTIST
             style = inside.parts[0] if len(inside.parts) > 1 else UNLABELLED
-            labels = {"artist": artist, "style": style, "genre": "", "wanted": inside.stem}
-            yield Item(inside.as_posix(), file_stamp(path), path, labels)
+            labels = {"artist": artist, "style": style, "genre": ""}
+            caption = next(iter(sidecar(path)), None) or what_it_shows(inside.stem, artist, "")
+            # the text's own stamp stands beside the picture's: a caption that is changed is taken in
+            stamp = "".join(file_stamp(file) for file in (path, path.with_suffix(".txt")) if file.is_file())
+            yield Item(inside.as_posix(), stamp, path, {**labels, "caption": caption, "wanted": inside.stem})
+
+
+def what_it_shows(stem: str, artist: str, genre: str) -> str:
+    """What a painting shows, told by its file's name `artist_the-title-1889` and its genre; "" where neither says.
+
+    Numbers at the end are a year, or tell equal titles apart. A genre that is a manner and no scene says nothing.
+    """
+    title = stem[len(artist) + 1 :] if stem.startswith(f"{artist}_") else ""
+    words = title.replace("_", "-").split("-")
+    while words and words[-1].isdigit():
+        words.pop()
+    return ", ".join(part for part in (" ".join(words), SCENES.get(genre, "")) if part)
 
 
 def _find(config: WikiArtConfig, source: Path) -> _Parquet | _Folder:
@@ -359,4 +391,5 @@ def _write_tables(directory: Path, index: Index, splits: dict[str, str], sources
 
 def _meta(row: Row) -> tuple[object, ...]:
     labels = (row.extra[name] for name in ("path", "artist", "style", "genre"))
-    return (row.id, *labels, row.extra.get("written", row.look.sha256))
+    caption = row.extra.get("caption", "")  # an index of before there were any
+    return (row.id, *labels, row.extra.get("written", row.look.sha256), caption)

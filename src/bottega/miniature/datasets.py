@@ -22,7 +22,7 @@ from bottega.miniature.config import TruthConfig, WorldConfig
 from bottega.miniature.corpus import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.painters import KINDS, painter, render
-from bottega.miniature.scenes import SHAPES, label_map, scene
+from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
 from bottega.runtime.files import atomic_path, read_jsonl, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
 
@@ -126,7 +126,8 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
         "style": {"_type": "ClassLabel", "names": list(KINDS)},
     }
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", picture), ("artist", pa.int64()), ("genre", pa.int64()), ("style", pa.int64())])
+    numbers = [(name, pa.int64()) for name in ("artist", "genre", "style")]
+    schema = pa.schema([("image", picture), *numbers, ("caption", pa.string())])
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     for shard, start in enumerate(range(0, config.painters, _SHARD)):
         path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
@@ -141,6 +142,7 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
                 "artist": p,
                 "genre": 0,
                 "style": (WORLD_PAINTERS + p) % len(KINDS),
+                "caption": painting_scene(p, n).colourless(),
             }
             for (p, n), data in zip(jobs, pictures, strict=True)
         ]
@@ -150,8 +152,12 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
 
 def _draw_painting(job: tuple[int, int]) -> bytes:
     by, number = job
-    view = scene(WORLD_SCENES + 900_000 + 1000 * by + number)  # scenes of the paintings are nobody's contents
-    return png(render(view, painter(WORLD_PAINTERS + by)))
+    return png(render(painting_scene(by, number), painter(WORLD_PAINTERS + by)))
+
+
+def painting_scene(by: int, number: int) -> Scene:
+    """What painting `number` of the world's painter `by`, both from 0, shows: a scene that is nobody's content."""
+    return scene(WORLD_SCENES + 900_000 + 1000 * by + number)
 
 
 # --- Fill50K ------------------------------------------------------------------------------------------------------
