@@ -165,7 +165,7 @@ class PlainTrainer:
         bar = self.schedule.alpha_bar_at(self.start)
         noise = effective_noise(noise, batch.content, batch.target, bar**0.5, (1.0 - bar) ** 0.5)
         noised = (alpha * batch.target + sigma * noise).requires_grad_(not self.careful)
-        tokens, _, _ = self.adapter.style(batch.style, batch.style_content, dropped)
+        tokens, _ = self.adapter.style(batch.style, batch.style_content, dropped)
         rows, columns = (side // self.transformer.config.patch_size for side in noised.shape[-2:])
         # both stay in place until the next step, for the backward pass computes the blocks again
         self.attachment.slot.injection = self.adapter.injection(tokens, times, (rows, columns))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bottega.cli.main import main
 from bottega.data.pictures import load_square
+from bottega.generation import stylize
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import PictureError, RequestError
+from bottega.runtime.files import write_png
+from bottega.student.adapter import StyleAdapter
+from bottega.student.encode import TextEncoder
+from bottega.student.export import load_adapter, save_adapter
 from bottega.student.overfit import overfit_one
 
 STEPS = 6
@@ -62,11 +68,43 @@ def test_one_pair_goes_through_the_public_path(folder: Path, tiny_models: Path) 
     assert other["sha256"] != done["sha256"]
 
 
+def test_a_prompt_alone_is_drawn_by_the_base_and_then_in_the_style(
+    folder: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stylize, "CONTENT_STEPS", 3)
+    adapter, models = folder / "run" / "training" / "adapter.safetensors", _models(tiny_models)
+    drawn: dict[str, Any] = {"prompt": "a red circle", "models": models, "steps": 2, "seed": 5}
+    parts = stylize.load_parts(tiny_models / "pixart", device="cpu")
+    text, null = TextEncoder(tiny_models / "pixart", 120, device="cpu").encode(["a red circle", ""])
+    write_png(folder / "imagined.png", stylize.to_uint8(stylize.draw_content(parts, [text], null, [5]))[0])
+    one = stylize_file(adapter, None, folder / "style.png", folder / "a.png", **drawn)
+    two = stylize_file(adapter, folder / "imagined.png", folder / "style.png", folder / "b.png", **drawn)
+    other = stylize_file(adapter, None, folder / "content.png", folder / "c.png", **drawn)
+    assert one["sha256"] == two["sha256"] != other["sha256"]
+
+
+def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
+    folder: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    trained, header = load_adapter(folder / "run" / "training" / "adapter.safetensors")
+    plain = StyleAdapter(trained.config.model_copy(update={"content_mode": "sdedit"}), trained.geometry)
+    save_adapter(tmp_path / "sdedit.safetensors", plain, {k: v for k, v in header.items() if k != "adapter"})
+    drawn: dict[str, Any] = {"prompt": "a red circle", "models": _models(tiny_models), "steps": 2}
+    done = stylize_file(tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "x.png", **drawn)
+    assert done["strength"] == 1.0
+    with pytest.raises(RequestError, match=r"received 0\.4 and no content"):
+        stylize_file(
+            tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "y.png", strength=0.4, **drawn
+        )
+
+
 def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path, tmp_path: Path) -> None:
     adapter = folder / "run" / "training" / "adapter.safetensors"
     content, style, models = folder / "content.png", folder / "style.png", _models(tiny_models)
     with pytest.raises(RequestError, match="name it with --"):
         stylize_file(adapter, content, style, tmp_path / "x.png")
+    with pytest.raises(RequestError, match="neither a content nor a prompt"):
+        stylize_file(adapter, None, style, tmp_path / "x.png", models=models)
     with pytest.raises(PictureError, match="missing"):
         stylize_file(adapter, tmp_path / "none.png", style, tmp_path / "x.png", models=models)
     with pytest.raises(RequestError, match="other weights"):

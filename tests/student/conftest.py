@@ -144,6 +144,16 @@ def write_fill50k(root: Path, count: int = 3) -> None:
     write_jsonl(root / "fill50k" / "fill50k.jsonl", rows)
 
 
+def write_captions(root: Path) -> None:
+    """What the style pictures show: of s1 nobody says."""
+    folder = root / "wikiart"
+    told = {"s0": "a boat on a lake", "s1": "", "s2": "a boat on a lake"}
+    lines = [f"{name},{name}.png,painter,stipple,,0,{caption}" for name, caption in told.items()]
+    (folder / "meta.csv").write_text("\n".join(["id,path,artist,style,genre,sha256,caption", *lines]) + "\n")
+    (folder / "splits").mkdir()
+    (folder / "splits" / "train.txt").write_text("".join(f"{name}\n" for name in told))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data/` and `teacher/` with 12 targets of 4 contents × 3 styles, one of them rejected, and 3 of Fill50K."""
@@ -153,6 +163,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rejected = ledger_row(root / "data", root / "teacher", 0, 9, grade="C", weight=0.0)
         ledger.commit([*rows, rejected])
     write_fill50k(root / "data")
+    write_captions(root / "data")
     return root
 
 

@@ -49,6 +49,17 @@ def test_each_accepted_target_is_a_sample_and_each_picture_is_encoded_once(featu
     assert kinds == {"latent": 12 + 4 + 6, "text": 1 + 4 + 3, "clip": 3 + 4}
 
 
+def test_what_style_pictures_show_is_embedded_by_clips_other_tower(features: Path, models: ModelsConfig) -> None:
+    store, rows = FeatureStore(features), read_samples(features)
+    keys = {row["sample_id"].split("_")[1]: row["caption"] for row in rows if row["task"] == "main"}
+    assert keys["s1"] is None and keys["s0"] == keys["s2"]
+    assert [row["caption"] for row in rows if row["task"] == "fill50k"] == [None] * 3
+    embedded = store.captions([keys["s0"], None])
+    expected = ClipEncoder(Path(str(models.clip)), device="cpu").text(["a boat on a lake"])[0]
+    assert float((embedded[0] - torch.from_numpy(expected)).abs().max()) < 1e-5
+    assert float(embedded[1].abs().max()) == 0.0
+
+
 def test_latents_text_and_embeddings_are_those_of_the_encoders(
     features: Path, world: Path, models: ModelsConfig
 ) -> None:

@@ -182,8 +182,7 @@ def test_val_copy_is_the_paired_difference_of_the_losses_towards_target_and_cont
             noised = bar.sqrt().float() * content + (1 - bar).sqrt().float() * noised
         times = torch.tensor([work.path.start])
         with torch.no_grad():
-            style, of, _ = work.styles([row], np.zeros(1, dtype=bool))
-            tokens, _, _ = work.adapter.style(style, of, torch.zeros(1, dtype=torch.bool))
+            tokens, _ = work.adapter.style(*work.styles([row], np.zeros(1, dtype=bool)))
             text, mask = torch.zeros(1, 1, 20), torch.ones(1, 1)
             output = forward(work.backbone, work.adapter, noised, times, text, mask, tokens, content)[:, :4]
         clean = (noised.double() - (1 - bar).sqrt() * output.double()) / bar.sqrt()
@@ -214,8 +213,9 @@ def test_where_the_style_enters_late_the_start_tells_nothing_of_copying(
 def test_a_swapped_style_is_always_another_and_a_run_of_one_style_is_not_swapped(
     make_work: Callable[..., StyleWorkload],
 ) -> None:
-    styles = [{"style": style} for style in "aabbbbba"]
-    assert [other_style(styles, i) for i in range(8)] == list("bbaaaaab")
+    styles = [{"style": style, "caption": f"of {style}", "text": "kept"} for style in "aabbbbba"]
+    expected = [{"style": style, "caption": f"of {style}"} for style in "bbaaaaab"]
+    assert [other_style(styles, i) for i in range(8)] == expected
     work = make_work(rows=[row for row in ROWS if row["style"] == "s1"])
     numbers = work.validate()
     assert numbers["val_swap"] is None

@@ -16,10 +16,11 @@ import torch
 
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
-from bottega.runtime.files import read_json, read_jsonl
+from bottega.runtime.files import read_json, read_jsonl, write_jsonl
 from bottega.student.config import StudentConfig
 from bottega.student.export import load_adapter, read_header
 from bottega.student.stage import prepare, run
+from bottega.student.store import read_samples
 
 SETTINGS: dict[str, Any] = {
     "adapter": {"layers": 2, "strength": 0.4, "content_mode": "latent"},
@@ -150,3 +151,27 @@ def test_features_of_another_model_are_refused(features: Path, models: ModelsCon
     (tmp_path / "features" / "manifest.json").write_text(text.replace(stale, "0" * 64))
     with pytest.raises(RequestError, match="another autoencoder"):
         run(CONFIG, tmp_path / "out", features_dir=tmp_path / "features", models=models)
+
+
+def test_what_style_pictures_show_is_taken_out_by_their_captions_and_a_cache_without_any_is_refused(
+    trained: Path, features: Path, models: ModelsConfig, tmp_path: Path
+) -> None:
+    adapter = SETTINGS["adapter"] | {"scene_removal": "gated_subtraction"}
+    config = changed(adapter=adapter, loop=SETTINGS["loop"] | {"steps": 2})
+    run(config, tmp_path / "out", features_dir=features, models=models)
+    rows = list(read_jsonl(tmp_path / "out" / "metrics.jsonl"))
+    assert {"scene_before", "scene_after", "gate_scene"} <= rows[0].keys()
+    assert rows[1]["scene_after"] < rows[1]["scene_before"]
+    assert "8 of 12 targets have a caption of their style picture" in (tmp_path / "out" / "train.log").read_text()
+    loaded, _ = load_adapter(tmp_path / "out" / "adapter.safetensors")
+    with torch.no_grad():
+        style, content, caption = torch.randn(3, 2, loaded.geometry.clip_width)
+        told, untold = (loaded.style(style, content, torch.zeros(2, dtype=torch.bool), c)[0] for c in (caption, None))
+    assert float((told - untold).abs().max()) > 1e-3
+
+    bare = tmp_path / "bare"
+    shutil.copytree(features, bare)
+    write_jsonl(bare / "samples.jsonl", [row | {"caption": None} for row in read_samples(features)])
+    with pytest.raises(RequestError, match=r"has none; caption them .* or set it to none"):
+        run(config, tmp_path / "bare out", features_dir=bare, models=models)
+    assert "caption" not in (trained / "checkpoints" / "step_00000008" / "state.json").read_text()

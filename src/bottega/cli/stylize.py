@@ -10,10 +10,13 @@ import typer
 
 def command(
     adapter: Annotated[Path, typer.Option(help="adapter.safetensors, made by `bottega train style`")],
-    content: Annotated[Path, typer.Option(help="picture to draw")],
     style: Annotated[Path, typer.Option(help="picture whose style to draw it in")],
     output: Annotated[Path, typer.Option(help="PNG to write")],
-    prompt: Annotated[str, typer.Option(help="what the content shows")] = "",
+    content: Annotated[Path | None, typer.Option(help="picture to draw; without one the prompt says what")] = None,
+    prompt: Annotated[str, typer.Option(help="what the content shows, or what to draw")] = "",
+    style_caption: Annotated[
+        str, typer.Option(help="what the style picture shows, for an adapter that takes it out of the style")
+    ] = "",
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
     strength: Annotated[
         float | None, typer.Option(help="how much is redrawn, 0 to 1  [default: the adapter's]")
@@ -26,7 +29,7 @@ def command(
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name  [default: as the adapter says]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
 ) -> None:
-    """Draw a content in the style of a picture with a trained adapter."""
+    """Draw a content, or what a prompt says, in the style of a picture with a trained adapter."""
     from bottega.generation.request import stylize_file
     from bottega.models.config import ModelsConfig
 
@@ -36,6 +39,7 @@ def command(
         style,
         output,
         prompt=prompt,
+        style_caption=style_caption,
         seed=seed,
         strength=strength,
         steps=steps,

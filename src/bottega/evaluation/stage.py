@@ -166,7 +166,10 @@ def _settings(
     row: str, data_root: Path, adapter: Path | None, models: ModelsConfig, teacher: TeacherConfig | None
 ) -> dict[str, Any] | str:
     """What a row's painter needs and a fingerprint of its weights and settings; or why it can't draw."""
+    from bottega.data.wikiart import style_captions
+    from bottega.evaluation.painters import removes_scene
     from bottega.models.layout import inspect
+    from bottega.student.export import read_header
 
     if row == "teacher" and teacher is None:
         return "no teacher was given"
@@ -188,7 +191,9 @@ def _settings(
     elif adapter is not None:
         # The base too: the adapter's header says from which strength and in how many steps both draw.
         how = sha256_file(adapter)
-        settings["adapter"] = str(adapter)
+        settings |= {"adapter": str(adapter), "data_root": str(data_root)}
+        if row == "student" and removes_scene(read_header(adapter)):
+            how = sha256_json([how, style_captions(data_root)])
     weights = {role: identity(finding.files) for role, finding in findings.items()}
     fingerprint = sha256_json([weights, how, models.dtype, models.device])
     return {"settings": settings, "fingerprint": fingerprint}

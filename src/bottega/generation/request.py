@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 def stylize_file(
     adapter: Path,
-    content: Path,
+    content: Path | None,
     style: Path,
     output: Path,
     *,
     prompt: str = "",
+    style_caption: str = "",
     seed: int = 0,
     strength: float | None = None,
     steps: int | None = None,
@@ -28,18 +29,22 @@ def stylize_file(
 ) -> dict[str, Any]:
     """Draw `content` in the style of `style` with an adapter file and write a PNG, whole or not at all.
 
-    What is None is as the adapter's header says. models: where PixArt and CLIP are, if not where the header says; a
-    model with other weights than the adapter was trained beside is refused.
-    Returns {output, sha256, seed, strength, steps, seconds}. PictureError for a picture that can't be read,
-    MissingError for absent models, NonFiniteError before a broken picture would be written.
+    What is None is as the adapter's header says. Without a content the prompt alone says what to draw: an adapter of
+    the mode `sdedit` then begins with noise; one of another mode was trained to paint over a content, so the frozen
+    base draws that first, by the prompt (`draw_content`). style_caption: what the style picture shows, for an adapter
+    that takes it out of the style; empty: not known, nothing is taken out. models: where PixArt and CLIP are, if not
+    where the header says; a model with other weights than the adapter was trained beside is refused.
+
+    Returns {output, sha256, seed, strength, steps, seconds}. RequestError with neither content nor prompt;
+    PictureError for a picture that can't be read, MissingError for absent models, NonFiniteError before a broken
+    picture would be written.
     """
     import time
 
-    import numpy as np
     import torch
 
     from bottega.data.pictures import load_square
-    from bottega.generation.stylize import load_parts, start_timestep, stylize, to_uint8
+    from bottega.generation.stylize import draw_content, load_parts, start_timestep, stylize, to_uint8
     from bottega.models.config import ModelsConfig
     from bottega.models.loading import locate
     from bottega.runtime.files import write_png
@@ -48,6 +53,8 @@ def stylize_file(
     from bottega.student.export import load_adapter
 
     began = time.monotonic()
+    if content is None and not prompt.strip():
+        raise RequestError("something must say what to draw, received neither a content nor a prompt; give one of them")
     trained, header = load_adapter(adapter)
     models = _models(models or ModelsConfig(), header)
     pixart, clip = locate(models, "pixart"), locate(models, "clip")
@@ -64,23 +71,32 @@ def stylize_file(
     }
     sampling = _sampling(SamplingConfig, header, given)
     side = sizes(pixart)["pixels"]
-    pictures = np.stack([load_square(path, side) for path in (content, style)])  # [2, S, S, 3]
-    embeddings = torch.from_numpy(load_clip(clip, models.device).image(pictures))  # [2, D]
+    styles = load_square(style, side)[None]  # [1, S, S, 3]
     text, null = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device).encode([prompt, ""])
     parts = load_parts(pixart, dtype=models.dtype, device=models.device)
+    contents = None
+    if content is not None:
+        contents = load_square(content, side)[None]
+    elif trained.config.content_mode != "sdedit":
+        contents = to_uint8(draw_content(parts, [text], null, [seed]))
+    elif strength not in (None, 1.0):
+        raise RequestError(f"strength says how much of a content is redrawn, received {strength:g} and no content")
+    encoder = load_clip(clip, models.device)
+    unknown = torch.zeros(1, encoder.width)
     drawn = stylize(
         parts,
         trained,
-        pictures[:1],
-        embeddings[1:],
-        embeddings[:1],
+        parts.blank_latents(1) if contents is None else contents,
+        torch.from_numpy(encoder.image(styles)),
+        unknown if contents is None else torch.from_numpy(encoder.image(contents)),
         [text],
         [seed],
         sampling=sampling,
-        strength=strength,
+        strength=1.0 if contents is None else strength,
         null_prompt=null,
+        captions_clip=torch.from_numpy(encoder.text([style_caption])) if style_caption else unknown,
     )
-    start = start_timestep(parts.backbone, trained, strength)
+    start = start_timestep(parts.backbone, trained, 1.0 if contents is None else strength)
     sha256 = write_png(output, to_uint8(drawn)[0])
     return {
         "output": str(output),

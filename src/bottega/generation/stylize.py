@@ -16,7 +16,7 @@ import torch
 
 from bottega.diffusion.process import add_noise, ddim_step
 from bottega.runtime.errors import NonFiniteError, RequestError
-from bottega.runtime.seeds import torch_generator
+from bottega.runtime.seeds import derive, torch_generator
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
@@ -29,12 +29,22 @@ if TYPE_CHECKING:
     from bottega.student.adapter import StyleAdapter
 
 
+CONTENT_STEPS, CONTENT_GUIDANCE = 50, 4.5
+"""How the frozen base draws a content: DDIM is slower than the solver that PixArt's pipeline takes, the guidance is
+that pipeline's."""
+
+
 @dataclass
 class Parts:
     """The frozen models that a sampler needs: no text encoder and no CLIP, whose features it is handed."""
 
     backbone: Backbone
     vae: LatentEncoder
+
+    def blank_latents(self, count: int) -> torch.Tensor:
+        """Latents [N, C, h, w] of noughts: of no content, for a start from pure noise."""
+        config = self.backbone.transformer.config
+        return torch.zeros(count, config.in_channels, config.sample_size, config.sample_size)
 
 
 def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> Parts:
@@ -59,6 +69,7 @@ def stylize(
     sampling: SamplingConfig | None = None,
     strength: float | None = None,
     null_prompt: torch.Tensor | None = None,
+    captions_clip: torch.Tensor | None = None,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -70,6 +81,8 @@ def stylize(
     seeds: one a picture; the noise of a picture depends on its seed only, never on its place in the batch.
     strength: where the use begins in the student's own schedule; None: the adapter's. An adapter of the mode `paired`
         was trained for one start, and another is refused. null_prompt: T5 of "" [1, P], needed for text guidance.
+    captions_clip: CLIP embeddings [N, D] of what the style pictures show, noughts where not known, for an adapter with
+        `scene_removal`; None: of none it is known.
     Raises NonFiniteError, naming the seeds, before anything is rounded to 8 bits.
     """
     sampling = sampling or SamplingConfig()
@@ -83,7 +96,8 @@ def stylize(
             where = slice(first, min(first + batch_size, len(seeds)))
             styles = None if styles_clip is None else styles_clip[where]
             summaries = None if contents_clip is None else contents_clip[where]
-            batch = _Batch(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt)
+            shown = None if captions_clip is None else captions_clip[where]
+            batch = _Batch(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt, shown)
             latents = batch.draw(_latents(parts, contents[where]), seeds[where], start)
             pictures.append(_decode(parts, latents, seeds[where]))
             if progress is not None:
@@ -92,6 +106,28 @@ def stylize(
         if attachment is not None:
             attachment.detach()
     return np.concatenate(pictures)
+
+
+def draw_content(
+    parts: Parts, prompts: Sequence[torch.Tensor], null_prompt: torch.Tensor, seeds: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """What the frozen base draws by the prompts alone, from pure noise: contents for an adapter that paints over one.
+
+    prompts: T5 states [m_i, P]; null_prompt [1, P]. Returns pictures float32 [N, S, S, 3] in 0…1, of `CONTENT_STEPS`
+    DDIM steps with guidance `CONTENT_GUIDANCE`.
+    """
+    return stylize(
+        parts,
+        None,
+        parts.blank_latents(len(seeds)),
+        None,
+        None,
+        prompts,
+        [derive("content of a prompt", seed) for seed in seeds],
+        sampling=SamplingConfig(steps=CONTENT_STEPS, text_guidance=CONTENT_GUIDANCE),
+        strength=1.0,
+        null_prompt=null_prompt,
+    )
 
 
 def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: float | None) -> int:
@@ -137,6 +173,7 @@ class _Batch:
         contents_clip: torch.Tensor | None,
         prompts: Sequence[torch.Tensor],
         null_prompt: torch.Tensor | None,
+        captions_clip: torch.Tensor | None = None,
     ) -> None:
         self.backbone, self.attachment, self.sampling = backbone, attachment, sampling
         device = backbone.device
@@ -151,17 +188,13 @@ class _Batch:
                 raise RequestError(
                     "an adapter needs the CLIP embeddings of style and content; pass styles_clip and contents_clip"
                 )
-            self.tokens, self.null_tokens = self._style_tokens(attachment, styles.to(device), contents_clip.to(device))
-
-    @staticmethod
-    @torch.no_grad()
-    def _style_tokens(
-        attachment: Attachment, styles: torch.Tensor, contents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        dropped = torch.zeros(len(styles), dtype=torch.bool, device=styles.device)
-        tokens, _, _ = attachment.adapter.style(styles, contents, dropped)
-        null, _, _ = attachment.adapter.style(styles, contents, ~dropped)
-        return tokens, null
+            shown = None if captions_clip is None else captions_clip.to(device)
+            dropped = torch.zeros(len(styles), dtype=torch.bool, device=device)
+            with torch.no_grad():
+                self.tokens, self.null_tokens = (
+                    attachment.adapter.style(styles.to(device), contents_clip.to(device), without, shown)[0]
+                    for without in (dropped, ~dropped)
+                )
 
     @torch.no_grad()
     def draw(self, content: torch.Tensor, seeds: Sequence[int], start: int) -> torch.Tensor:

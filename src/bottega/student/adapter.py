@@ -174,9 +174,7 @@ class StyleAdapter(nn.Module):
         self.blocks = resolve_layers(config.layers, geometry.blocks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "adapter"))
-            self.purification = Purification(
-                config.purification, geometry.clip_width, config.purification_gate, config.centre
-            )
+            self.purification = Purification.of(config, geometry.clip_width)
             self.tokens = StyleTokens(geometry, config)
             self.layers = nn.ModuleList(StyleLayer(geometry, config) for _ in self.blocks)
             self.content = ContentPath(geometry, config) if config.content_mode == "latent" else None
@@ -199,12 +197,12 @@ class StyleAdapter(nn.Module):
         return self.blocks[0]
 
     def style(
-        self, style: torch.Tensor, content: torch.Tensor, dropped: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """CLIP embeddings [B, D] of style and content, dropped bool [B] -> tokens [B, N, X], cosines before and after
-        [B]."""
-        purified, before, after = self.purification(style, content)
-        return self.tokens(purified, dropped), before, after
+        self, style: torch.Tensor, content: torch.Tensor, dropped: torch.Tensor, caption: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """CLIP embeddings [B, D] of style and content picture, and of the style picture's caption; dropped bool [B] ->
+        tokens [B, N, X] and the cosines of `Purification.purify`, [B]. Noughts are an embedding that is not known."""
+        purified, cosines = self.purification.purify(style, content, caption)
+        return self.tokens(purified, dropped), cosines
 
     def injection(
         self, tokens: torch.Tensor, timesteps: torch.Tensor, cells: tuple[int, int], style_scale: float = 1.0
@@ -219,8 +217,9 @@ class StyleAdapter(nn.Module):
         """The gates by name, for the log."""
         layers = zip(self.blocks, self.style_layers(), strict=True)
         values = {f"gate_{block}": float(layer.gate.detach()) for block, layer in layers}
-        purified = self.purification.gate()
-        return values if purified is None else values | {"gate_purification": purified}
+        removals = {"gate_purification": self.purification, "gate_scene": self.purification.scene}
+        shares = {name: None if removal is None else removal.gate() for name, removal in removals.items()}
+        return values | {name: share for name, share in shares.items() if share is not None}
 
     def parameter_groups(self, weight_decay: float, gate_lr_multiplier: float) -> list[dict[str, Any]]:
         """Matrices with decay; vectors without; gates without decay and with a learning rate of their own.

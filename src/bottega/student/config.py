@@ -67,6 +67,11 @@ class AdapterConfig(Config):
     purification_gate: float = Field(
         0.5, gt=0, lt=1, description="gated_subtraction: share taken out at the start; learned from there"
     )
+    scene_removal: Literal["none", "projection", "gated_subtraction"] = Field(
+        "none",
+        description="how what the style picture shows is taken out of its embedding: by its caption's CLIP embedding, "
+        "where `meta.csv` has one; begins with purification_gate too",
+    )
     centre: bool = Field(True, description="subtract the mean CLIP embedding of the training pictures first")
     step_schedule: StepScheduleConfig = Field(StepScheduleConfig(), description="style by timestep")
     content_mode: ContentMode = Field(

@@ -122,6 +122,7 @@ def encoder_hashes(pixart: Path, clip: Path) -> dict[str, str]:
         "latent": model_hash(pixart / "vae"),
         "text": sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")]),
         "clip": model_hash(clip),
+        "caption": sha256_json([model_hash(clip), *(_file_hash(file) for file in sorted(clip.glob("*token*")))]),
     }
 
 

@@ -1,5 +1,5 @@
-"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and
-contents.
+"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles,
+contents and, where somebody says what a style picture shows, of that.
 
 Each distinct picture and caption is encoded once, whatever the number of targets that share it. A run that is stopped
 goes on with the shard it was at; a grown ledger encodes only what is new. The process that trains loads none of the
@@ -88,6 +88,9 @@ def plan(samples: Iterable[Sample], manifest: dict[str, Any]) -> Work:
     def caption(text: str) -> str:
         return want("text", sha256_bytes(text.encode()), text)
 
+    def shown(text: str) -> str | None:
+        return want("caption", sha256_bytes(text.encode()), text) if text else None
+
     caption("")  # the null prompt comes first, so that every cache has it
     for sample in samples:
         style = sample.style
@@ -103,6 +106,7 @@ def plan(samples: Iterable[Sample], manifest: dict[str, Any]) -> Work:
                 "text": caption(sample.prompt),
                 "style": None if style is None else want("clip", style.sha256, style),
                 "clip_content": None if style is None else want("clip", sample.content.sha256, sample.content),
+                "caption": shown(sample.style_caption),
             }
         )
     return work
@@ -128,6 +132,7 @@ def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, in
             "batch": config.batch_size,
         },
         "clip": {"pixels": size["pixels"], "batch": config.batch_size},
+        "caption": {"batch": config.batch_size},
     }
     return {"schema": SCHEMA, "models": hashes, "settings": settings, **size}
 
@@ -180,7 +185,7 @@ def _batches(
 
     for start in range(0, len(shard), size):
         part = shard[start : start + size]
-        if kind == "text":
+        if kind in ("text", "caption"):
             yield [key for key, _ in part], [text for _, text in part], []
             continue
         keys, pictures, broken = [], [], []
@@ -217,6 +222,8 @@ def _encoder(
         t5 = encode.TextEncoder(pixart, config.text_tokens, models.dtype, models.device)
         return lambda captions, _: [states.to(storage) for states in t5.encode(captions)]
     encoder = encode.load_clip(clip, models.device)
+    if kind == "caption":
+        return lambda captions, _: list(torch.from_numpy(encoder.text(captions)))
     return lambda pictures, _: list(torch.from_numpy(encoder.image(pictures)))
 
 

@@ -158,17 +158,16 @@ class StyleWorkload(Workload):
         target = self.store.latents([row["target"] for row in rows]).to(device)  # [B, C, h, w]
         content = self.store.latents([row["content"] for row in rows]).to(device)
         text, mask = self.text(rows, draw.drop_text[where])
-        style, style_content, dropped = self.styles(rows, draw.drop_style[where])
+        shown = self.styles(rows, draw.drop_style[where])
 
         noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)
         state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
-        tokens, before, after = self.adapter.style(style, style_content, dropped)
+        tokens, cosines = self.adapter.style(*shown)
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
         losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
 
-        metrics = {}
-        if not bool(dropped.all()):
-            metrics = {"cosine_before": float(before[~dropped].mean()), "cosine_after": float(after[~dropped].mean())}
+        kept = ~shown[2]
+        metrics = {name: float(value[kept].mean()) for name, value in cosines.items()} if bool(kept.any()) else {}
         return Part(
             (share * self.importance(times) * losses).sum(),
             losses,
@@ -211,8 +210,9 @@ class StyleWorkload(Workload):
 
     def styles(
         self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """CLIP embeddings of style and content [B, D], and which styles are null, bool [B], on the backbone's
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What `StyleAdapter.style` is shown: CLIP embeddings of style and content [B, D], which styles are null, bool
+        [B], and, for a removal of the scene, the embeddings of the style pictures' captions [B, D]; on the backbone's
         device."""
         device, width = self.backbone.device, self.adapter.geometry.clip_width
         style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
@@ -220,7 +220,10 @@ class StyleWorkload(Workload):
         if known:
             style[known] = self.store.clip([rows[i]["style"] for i in known])
             content[known] = self.store.clip([rows[i]["clip_content"] for i in known])
-        return style.to(device), content.to(device), torch.from_numpy(dropped.copy()).to(device)
+        caption = None
+        if self.adapter.purification.scene is not None:
+            caption = self.store.captions([row.get("caption") for row in rows]).to(device)
+        return style.to(device), content.to(device), torch.from_numpy(dropped.copy()).to(device), caption
 
 
 def shares(rows: list[dict[str, Any]], fill50k_weight: float = 1.0) -> torch.Tensor:

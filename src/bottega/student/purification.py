@@ -1,27 +1,35 @@
-"""Style Purification: the content picture's CLIP embedding is taken out of the style's, in the one joint space.
+"""Style Purification: what a style's CLIP embedding says of pictures, not of style, is taken out of it.
 
-Legend: B samples, D width of CLIP's joint space. All embeddings are unit vectors there; pooled hidden states or patch
-tokens live elsewhere and must not be mixed in.
+    s  ← unit(s - γ_t t)      t: the caption of the style picture, what that picture shows
+    s' = unit(s - γ_c c)      c: the content picture
+
+either with γ = s·t or s·c (projection: nothing of it is left) or with a learned share γ (gated subtraction); all in
+CLIP's one joint space, centred and normalised. Legend: B samples, D width of the joint space. Pooled hidden states or
+patch tokens live elsewhere and must not be mixed in.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+if TYPE_CHECKING:
+    from bottega.student.config import AdapterConfig
+
 FEWEST = 16
 """Embeddings that a mean is taken of at least: the mean of two pictures makes them opposites, whatever they show."""
 
 
-class Purification(nn.Module):
-    """s' = unit(s - g c) with a learned gate g, or s' = unit(s - (s·c) c); s and c centred and unit before.
+class Removal(nn.Module):
+    """s' = unit(s - g v) with a learned g, or s' = unit(s - (s·v) v); v centred and unit before.
 
     kind: none, projection or gated_subtraction. width: D. gate: the share g at the start, in (0, 1).
-    centred: a mean embedding is subtracted first (`fit_centre`). CLIP's embeddings lie in a narrow cone, so that
-    uncentred the content's direction is mostly what all pictures have in common.
+    centred: the mean of such embeddings is subtracted first (`fit_centre`). CLIP's embeddings lie in a narrow cone, one
+    for pictures and another for texts, so that uncentred the direction is mostly what all of them have in common.
     """
 
     centre: torch.Tensor
@@ -43,17 +51,59 @@ class Purification(nn.Module):
         """The learned share g, or None where there is none."""
         return float(torch.sigmoid(self.gate_logit.detach())) if self.kind == "gated_subtraction" else None
 
-    def forward(self, style: torch.Tensor, content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """style, content [B, D] -> purified style, unit [B, D]; cosine of style and content before and after, [B]."""
-        s, c = self._prepare(style), self._prepare(content)
-        before = (s * c).sum(dim=-1)
-        if self.kind == "projection":
-            purified = F.normalize(s - before[:, None] * c, dim=-1)
-        elif self.kind == "gated_subtraction":
-            purified = F.normalize(s - torch.sigmoid(self.gate_logit) * c, dim=-1)
-        else:
-            purified = s
-        return purified, before.detach(), (purified * c).sum(dim=-1).detach()
+    def prepare(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings [B, D], centred and unit; a row of noughts, "not known", stays one."""
+        known = embeddings.abs().amax(dim=-1, keepdim=True) > 0
+        return F.normalize(F.normalize(embeddings.float(), dim=-1) - self.centre, dim=-1) * known
 
-    def _prepare(self, embedding: torch.Tensor) -> torch.Tensor:
-        return F.normalize(F.normalize(embedding.float(), dim=-1) - self.centre, dim=-1)
+    def forward(self, style: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """style, unit [B, D]; direction [B, D] as `prepare` gives it -> style without it, unit [B, D]."""
+        if self.kind == "none":
+            return style
+        gated = self.kind == "gated_subtraction"
+        share = torch.sigmoid(self.gate_logit) if gated else cosine(style, direction)[:, None]
+        return F.normalize(style - share * direction, dim=-1)
+
+
+class Purification(Removal):
+    """The content picture is taken out of the style, and before it, where it is asked for, the style picture's caption.
+
+    With `scene` a `Removal` of captions, its centre that of captions.
+    """
+
+    def __init__(self, kind: str, width: int, gate: float, centred: bool, scene: Removal | None = None) -> None:
+        super().__init__(kind, width, gate, centred)
+        self.scene = scene
+
+    @classmethod
+    def of(cls, config: AdapterConfig, width: int) -> Purification:
+        """As an adapter's configuration says; width: D."""
+        scene = None
+        if config.scene_removal != "none":
+            scene = Removal(config.scene_removal, width, config.purification_gate, config.centre)
+        return cls(config.purification, width, config.purification_gate, config.centre, scene)
+
+    def purify(
+        self, style: torch.Tensor, content: torch.Tensor, caption: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Embeddings [B, D] of style picture, content picture and style picture's caption; noughts where not known.
+
+        Returns the purified style, unit [B, D], and cosines [B] with the content (and with the caption) by the names
+        they have in the log: cosine_before, cosine_after (scene_before, scene_after).
+        """
+        s, c = self.prepare(style), self.prepare(content)
+        cosines = {"cosine_before": cosine(s, c)}
+        purified = s
+        if self.scene is not None:
+            t = self.scene.prepare(torch.zeros_like(style) if caption is None else caption)
+            purified = self.scene(s, t)
+        purified = self(purified, c)
+        cosines["cosine_after"] = cosine(purified, c)
+        if self.scene is not None:
+            cosines |= {"scene_before": cosine(s, t), "scene_after": cosine(purified, t)}
+        return purified, {name: value.detach() for name, value in cosines.items()}
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Inner products of unit vectors [B, D], [B]."""
+    return (one * other).sum(dim=-1)

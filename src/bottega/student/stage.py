@@ -74,7 +74,7 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     from bottega.student.adapter import Geometry, StyleAdapter
     from bottega.student.backbone import Backbone
     from bottega.student.encode import model_hash
-    from bottega.student.store import FeatureStore, read_samples
+    from bottega.student.store import KINDS, FeatureStore, read_samples
 
     pixart = locate(models, "pixart")
     store = FeatureStore(features_dir, config.preload_mb)
@@ -85,14 +85,20 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, store.manifest["clip_width"])
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
     work, facts = _workload(config, backbone, adapter, store, read_samples(features_dir))
+    used = [kind for kind in KINDS if kind != "caption" or adapter.purification.scene is not None]
     work.fingerprint = {
         "student": _fingerprint(config),
         "geometry": adapter.description()["geometry"],
-        "models": {**store.manifest["models"], "transformer": model_hash(pixart / "transformer")},
-        "features": store.manifest["settings"],
+        "models": {**_of(used, store.manifest["models"]), "transformer": model_hash(pixart / "transformer")},
+        "features": _of(used, store.manifest["settings"]),
         "dtype": str(backbone.dtype),
     }
     return work, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
+
+
+def _of(kinds: list[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of some kinds of features; of a kind that is not in it, nothing."""
+    return {kind: facts[kind] for kind in kinds if kind in facts}
 
 
 def _workload(
@@ -104,11 +110,12 @@ def _workload(
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
     adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
+    captions = _fit_captions(store, adapter, training)
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
     work.validate = validation.run  # type: ignore[method-assign]
     activations = weigh(work, config.gradient_checkpointing)
-    work.notes = (str(activations),)
+    work.notes = (str(activations), *captions)
     samples = {task: len(stream) for task, stream in work.streams.items()}
     facts = {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
     return work, facts | activations.summary()
@@ -118,6 +125,21 @@ def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> tor
     """CLIP embeddings of the distinct styles and contents of the main samples, [N, D]."""
     keys = {key for row in rows if row["style"] is not None for key in (row["style"], row["clip_content"])}
     return store.clip(sorted(keys))
+
+
+def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[str, Any]]) -> list[str]:
+    """Give the removal of the scene its centre; what to say of it. RequestError where no style has a caption."""
+    if adapter.purification.scene is None:
+        return []
+    main = [row for row in rows if row["task"] == "main"]
+    known = [row["caption"] for row in main if row.get("caption") is not None]
+    if not known:
+        raise RequestError(
+            f"adapter.scene_removal takes out what style pictures show by their captions, {store.directory} has none; "
+            "caption them (docs/data.md) and run bottega data and bottega features again, or set it to none"
+        )
+    adapter.purification.scene.fit_centre(store.captions(sorted(set(known))).to(adapter.purification.centre.device))
+    return [f"scene removal: {len(known)} of {len(main)} targets have a caption of their style picture"]
 
 
 def check_features(store: FeatureStore, pixart: Path) -> None:

@@ -3,7 +3,7 @@
     features/
       manifest.json     schema version, models' hashes, settings, sizes
       index.jsonl       one object a shard: kind, file, keys in order, keys that could not be encoded
-      latent/ text/ clip/   <first key>.safetensors
+      latent/ text/ clip/ caption/   <first key>.safetensors; caption: CLIP's embeddings of what style pictures show
       samples.jsonl     the training samples: which keys each one is made of
 
 A key is a hash of what was encoded (bytes of the picture, or the caption), the encoder's weights and the settings: a
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA = 1
-KINDS = ("latent", "text", "clip")
+KINDS = ("latent", "text", "clip", "caption")
+STYLE_KEYS = ("style", "caption")
+"""What a row of samples.jsonl holds of its style picture: the keys of its embedding and of its caption's."""
 MANIFEST, INDEX, SAMPLES = "manifest.json", "index.jsonl", "samples.jsonl"
 _MB = 1024 * 1024
 
@@ -103,6 +105,13 @@ class FeatureStore:
     def clip(self, keys: Sequence[str]) -> torch.Tensor:
         """Unit CLIP embeddings in the joint space, float32 [B, D]."""
         return self._stack("clip", keys)
+
+    def captions(self, keys: Sequence[str | None]) -> torch.Tensor:
+        """Unit CLIP embeddings of captions in the joint space, float32 [B, D]; noughts for None."""
+        import torch
+
+        rows = [None if key is None else self._row("caption", key).float() for key in keys]
+        return torch.stack([torch.zeros(self.manifest["clip_width"]) if row is None else row for row in rows])
 
     def text(self, keys: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states float32 [B, M, P], padded with zeros to the longest, and their mask float32 [B, M], 1 = keep."""

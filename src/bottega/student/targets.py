@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bottega.data.wikiart import style_captions
 from bottega.runtime.errors import MissingError, StorageError
 from bottega.runtime.files import read_jsonl, sha256_file
 
@@ -42,11 +43,14 @@ class Sample:
     target: Picture
     content: Picture
     style: Picture | None
+    style_caption: str = ""
+    """What the style picture shows; empty where nobody says."""
 
 
 def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
     """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if
     unreadable."""
+    captions = style_captions(data_root)
     path = teacher_dir / "ledger.sqlite"
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
@@ -65,6 +69,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                     target=Picture(teacher_dir / row["output_path"], row["output_sha256"]),
                     content=Picture(data_root / row["content_path"], row["content_sha256"]),
                     style=Picture(data_root / row["style_path"], row["style_sha256"]),
+                    style_caption=captions.get(row["style_path"], ""),
                 )
         finally:
             db.close()

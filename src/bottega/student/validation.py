@@ -31,6 +31,7 @@ from bottega.student.backbone import Prefix
 from bottega.student.config import ValidationConfig
 from bottega.student.objective import StyleWorkload
 from bottega.student.steps import style_factor
+from bottega.student.store import STYLE_KEYS
 
 _RESAMPLES = 1000
 _HELD_OUT_SHARE = 20
@@ -67,12 +68,13 @@ def hold_out(
     return kept, _spread(held, config.pictures), "held out"
 
 
-def other_style(rows: list[dict[str, Any]], index: int) -> str | None:
-    """The style of another picture that is not this one's own: half the list away, or the next that differs; None
-    where all have the same."""
+def other_style(rows: list[dict[str, Any]], index: int) -> dict[str, Any] | None:
+    """What a row holds of the style of another picture that is not this one's own: half the list away, or the next that
+    differs; None where all have the same."""
     count = len(rows)
-    others = (rows[(index + count // 2 + k) % count]["style"] for k in range(count))
-    return next((style for style in others if style != rows[index]["style"]), None)
+    others = (rows[(index + count // 2 + k) % count] for k in range(count))
+    found = next((row for row in others if row["style"] != rows[index]["style"]), None)
+    return None if found is None else {name: found[name] for name in STYLE_KEYS if name in found}
 
 
 def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -165,8 +167,7 @@ class Validation:
             self._starts = [self._start(rows[k : k + size]) for k in range(0, self.pictures, size)]
         measured = []
         for part in self._starts:
-            style, style_content, dropped = work.styles(part.rows, np.zeros(len(part.rows), dtype=bool))
-            tokens, _, _ = adapter.style(style, style_content, dropped)
+            tokens, _ = adapter.style(*work.styles(part.rows, np.zeros(len(part.rows), dtype=bool)))
             own = work.backbone.suffix(part.state, work.attachment, tokens, part.times, part.content)
             if part.base is None:
                 part.base = self._back(part, work.backbone.suffix(part.state, None))
@@ -217,11 +218,10 @@ class Validation:
         times = self.times[where].to(work.backbone.device)
         none = np.zeros(len(rows), dtype=bool)
         per_picture = len(self.rows) // self.pictures
-        others = [self.others[(where.start + i) // per_picture] or row["style"] for i, row in enumerate(rows)]
+        others = [row | (self.others[(where.start + i) // per_picture] or {}) for i, row in enumerate(rows)]
         outputs = [work.backbone.suffix(state, None)]
-        for style_rows in (rows, [{**row, "style": other} for row, other in zip(rows, others, strict=True)]):
-            style, style_content, dropped = work.styles(style_rows, none)
-            tokens, _, _ = work.adapter.style(style, style_content, dropped)
+        for style_rows in (rows, others):
+            tokens, _ = work.adapter.style(*work.styles(style_rows, none))
             outputs.append(work.backbone.suffix(state, work.attachment, tokens, times, content))
         losses = [(work.backbone.prediction(o) - wanted).square().mean(dim=(1, 2, 3)).cpu() for o in outputs]
         return losses[0], losses[1], losses[2]
