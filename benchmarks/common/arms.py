@@ -1,0 +1,143 @@
+"""Arms of an experiment with the student: the miniature's recipe with something else in it, trained with several seeds
+and measured on the same held-out pairs.
+
+Everything is kept in a folder and used again, so that a stopped experiment goes on and a finished one is only counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.leaks import leaks
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "miniature.yaml"
+METRICS = ("kind_gain", "objects_iou", "objects_found", "truth", "scene_leak", "copied")
+"""Points; percent; percent; the truth's own unit; percent of the area; share. See `bottega.evaluation.metrics`,
+`common.leaks`."""
+
+Scores = dict[tuple[str, str], dict[str, float]]
+"""(row, metric) -> pair id -> value."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A name, and what it sets in the recipe (`student.adapter.tokens` -> 8)."""
+
+    name: str
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+
+def loop(directory: Path) -> Path:
+    """The run directory of the miniature's recipe, walked up to its features; another one's may be given."""
+    command("run", str(RECIPE), "--directory", str(directory), "--until", "features")
+    return directory
+
+
+def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
+    """Train and evaluate an arm with a seed; nothing is done twice."""
+    place = folder / arm.name / f"seed{seed}"
+    kept = place / "scores.json"
+    if kept.is_file():
+        return _read(kept)
+    sets = list(_sets({**arm.sets, "student.seed": seed}))
+    told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
+    command("train", "style", *told, *sets)
+    rows = list(_sets({"evaluation.rows": ["student", "base"]}))
+    adapter, output = place / "adapter.safetensors", place / "evaluation"
+    command("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
+    scores = _scores(run, output)
+    kept.write_text(json.dumps([[*key, values] for key, values in scores.items()]), encoding="utf-8")
+    return scores
+
+
+def command(*words: str) -> None:
+    """Run bottega, quietly; its last words where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bottega", *words], capture_output=True, text=True, env=os.environ, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"bottega {' '.join(words)} failed:\n{done.stderr[-2000:]}")
+
+
+def pairs(run: Path) -> list[dict[str, Any]]:
+    """The run's test pairs."""
+    from bottega.runtime.files import read_jsonl
+
+    return list(read_jsonl(run / "pairs" / "test.jsonl"))
+
+
+def estimate(run: Path, arm: Sequence[Scores], metric: str, row: str = "student") -> dict[str, Any]:
+    """The mean over seeds of a metric with its interval, and each seed's own mean."""
+    from bottega.evaluation.bootstrap import crossed_mean
+
+    return crossed_mean(_mean_matrix(run, arm, metric, row)).record() | {"seeds": _by_seed(arm, metric, row)}
+
+
+def difference(
+    run: Path, arm: Sequence[Scores], other: Sequence[Scores], metric: str, rows: tuple[str, str] = ("student",) * 2
+) -> dict[str, Any]:
+    """Arm minus other, paired cell by cell after the mean over seeds."""
+    from bottega.evaluation.bootstrap import crossed_difference
+
+    one, two = (_mean_matrix(run, a, metric, row) for a, row in zip((arm, other), rows, strict=True))
+    return crossed_difference(one, two).record()
+
+
+def told(found: Mapping[str, Any], digits: int = 1) -> str:
+    """`96.5 [92.1, 99.6]`."""
+    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def _mean_matrix(run: Path, arm: Sequence[Scores], metric: str, row: str) -> Any:
+    import numpy as np
+
+    from bottega.evaluation.grid import Grid
+
+    listed = pairs(run)
+    grid = Grid.of(listed)
+    cells = {str(p["pair_id"]): (str(p["content_id"]), str(p["style_id"])) for p in listed}
+    return np.mean(
+        [grid.matrix({cells[k]: v for k, v in scores[row, metric].items()}) for scores in arm], axis=0
+    )  # [C, S]; a cell that one seed lacks is left out
+
+
+def _by_seed(arm: Sequence[Scores], metric: str, row: str) -> list[float]:
+    from statistics import mean
+
+    return [round(mean(scores[row, metric].values()), 4) for scores in arm]
+
+
+def _scores(run: Path, output: Path) -> Scores:
+    """Of `scores.jsonl` and of the leaks, for student and base."""
+    from bottega.evaluation.summary import by_row
+    from bottega.runtime.files import read_json, read_jsonl
+
+    found = {k: dict(v) for k, v in by_row(read_jsonl(output / "scores.jsonl")).items() if k[1] in METRICS}
+    reader, size = _reader(), int(read_json(output / "summary.json")["size"])
+    for row in ("student", "base"):
+        for metric, values in leaks(pairs(run), output / "pictures" / row, run / "data", reader, size).items():
+            found[row, metric] = values
+    return found
+
+
+def _reader() -> Any:
+    from bottega.cli.run import read_recipe
+    from bottega.evaluation.networks import load_networks
+
+    return load_networks(read_recipe(RECIPE, []).models).scene_reader
+
+
+def _read(file: Path) -> Scores:
+    return {(row, metric): values for row, metric, values in json.loads(file.read_text(encoding="utf-8"))}
+
+
+def _sets(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        yield from ("--set", f"{key}={json.dumps(value)}")
