@@ -65,15 +65,20 @@ def stylize_file(
     sampling = _sampling(SamplingConfig, header, given)
     side = sizes(pixart)["pixels"]
     pictures = np.stack([load_square(path, side) for path in (content, style)])  # [2, S, S, 3]
-    embeddings = torch.from_numpy(load_clip(clip, models.device).image(pictures))  # [2, D]
+    encoder, embeddings = load_clip(clip, models.device), None
+    if trained.reads_patches:
+        seen = torch.from_numpy(encoder.patches(pictures[1:]))  # [1, T, F]
+    else:
+        embeddings = torch.from_numpy(encoder.image(pictures))  # [2, D]
+        seen = embeddings[1:]
     text, null = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device).encode([prompt, ""])
     parts = load_parts(pixart, dtype=models.dtype, device=models.device)
     drawn = stylize(
         parts,
         trained,
         pictures[:1],
-        embeddings[1:],
-        embeddings[:1],
+        seen,
+        None if embeddings is None else embeddings[:1],
         [text],
         [seed],
         sampling=sampling,

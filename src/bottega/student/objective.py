@@ -167,7 +167,7 @@ class StyleWorkload(Workload):
         losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
 
         metrics = {}
-        if not bool(dropped.all()):
+        if before is not None and after is not None and not bool(dropped.all()):
             metrics = {"cosine_before": float(before[~dropped].mean()), "cosine_after": float(after[~dropped].mean())}
         return Part(
             (share * self.importance(times) * losses).sum(),
@@ -211,12 +211,18 @@ class StyleWorkload(Workload):
 
     def styles(
         self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """CLIP embeddings of style and content [B, D], and which styles are null, bool [B], on the backbone's
-        device."""
-        device, width = self.backbone.device, self.adapter.geometry.clip_width
-        style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """CLIP embeddings of style and content [B, D], and which styles are null, bool [B], on the backbone's device;
+        with token_source patch the style's patch tokens [B, T, F], and no content."""
+        device, geometry = self.backbone.device, self.adapter.geometry
         known = [i for i, row in enumerate(rows) if row["style"] is not None]
+        if self.adapter.reads_patches:
+            patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # placeholders where null
+            if known:
+                patches[known] = self.store.patches([rows[i]["style_patches"] for i in known])
+            return patches.to(device), None, torch.from_numpy(dropped.copy()).to(device)
+        width = geometry.clip_width
+        style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
         if known:
             style[known] = self.store.clip([rows[i]["style"] for i in known])
             content[known] = self.store.clip([rows[i]["clip_content"] for i in known])

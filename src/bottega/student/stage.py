@@ -82,14 +82,15 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     backbone = Backbone.load(
         pixart, dtype=models.dtype, device=models.device, pixels_per_cell=store.manifest["pixels_per_cell"]
     )
-    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, store.manifest["clip_width"])
+    rows = read_samples(features_dir)
+    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(config, store, rows))
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
-    work, facts = _workload(config, backbone, adapter, store, read_samples(features_dir))
+    work, facts = _workload(config, backbone, adapter, store, rows)
     work.fingerprint = {
         "student": _fingerprint(config),
         "geometry": adapter.description()["geometry"],
         "models": {**store.manifest["models"], "transformer": model_hash(pixart / "transformer")},
-        "features": store.manifest["settings"],
+        "features": _features_read(config, store),
         "dtype": str(backbone.dtype),
     }
     return work, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
@@ -103,7 +104,8 @@ def _workload(
     from bottega.student.validation import Validation, hold_out
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
-    adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
+    if adapter.purification is not None:
+        adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
     work.validate = validation.run  # type: ignore[method-assign]
@@ -112,6 +114,28 @@ def _workload(
     samples = {task: len(stream) for task, stream in work.streams.items()}
     facts = {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
     return work, facts | activations.summary()
+
+
+def _clip_sizes(config: StudentConfig, store: FeatureStore, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """Width of CLIP's embeddings, and number and width of its patch tokens, 0 where they are not read.
+
+    RequestError where they would be read and the cache has none.
+    """
+    manifest = store.manifest
+    if config.adapter.token_source != "patch":
+        return manifest["clip_width"], 0, 0
+    if any(row["style"] is not None and "style_patches" not in row for row in rows):
+        raise RequestError(
+            f"{store.directory} holds no patch tokens of CLIP, which adapter.token_source: patch reads; set "
+            "features.patches=true and run bottega features again, which adds them"
+        )
+    return manifest["clip_width"], manifest["patch_tokens"], manifest["patch_width"]
+
+
+def _features_read(config: StudentConfig, store: FeatureStore) -> dict[str, Any]:
+    """The cache's settings, less those of a kind that this adapter does not read: to add that changes nothing."""
+    unread = () if config.adapter.token_source == "patch" else ("patch",)
+    return {kind: how for kind, how in store.manifest["settings"].items() if kind not in unread}
 
 
 def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> torch.Tensor:
@@ -160,4 +184,4 @@ def _portable(name: str | None) -> str | None:
 def _fingerprint(config: StudentConfig) -> dict[str, Any]:
     """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
     free = {"loop", "sampling", "preload_mb", "validation", "gradient_checkpointing"}
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in free}
+    return {k: v for k, v in config.settings().items() if k not in free}

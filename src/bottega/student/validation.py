@@ -31,6 +31,7 @@ from bottega.student.backbone import Prefix
 from bottega.student.config import ValidationConfig
 from bottega.student.objective import StyleWorkload
 from bottega.student.steps import style_factor
+from bottega.student.store import STYLE_KEYS
 
 _RESAMPLES = 1000
 _HELD_OUT_SHARE = 20
@@ -105,6 +106,7 @@ class Validation:
         self.pictures = len(rows)
         self.rows = [row for row in rows for _ in range(config.timesteps)]  # picture-major, [P·K]
         self.others = [other_style(rows, i) for i in range(self.pictures)]
+        self.styles = {row["style"]: {name: row[name] for name in STYLE_KEYS if name in row} for row in rows}
         last = work.path.last(work.backbone.schedule)
         times = np.round((np.arange(config.timesteps) + 0.5) / config.timesteps * last).astype(np.int64)
         self.times = torch.from_numpy(np.tile(times, self.pictures))
@@ -219,7 +221,7 @@ class Validation:
         per_picture = len(self.rows) // self.pictures
         others = [self.others[(where.start + i) // per_picture] or row["style"] for i, row in enumerate(rows)]
         outputs = [work.backbone.suffix(state, None)]
-        for style_rows in (rows, [{**row, "style": other} for row, other in zip(rows, others, strict=True)]):
+        for style_rows in (rows, [row | self.styles[other] for row, other in zip(rows, others, strict=True)]):
             style, style_content, dropped = work.styles(style_rows, none)
             tokens, _, _ = work.adapter.style(style, style_content, dropped)
             outputs.append(work.backbone.suffix(state, work.attachment, tokens, times, content))
