@@ -9,9 +9,9 @@ trained with each seed on the same features and draws the same test pairs from t
 and their intervals are over contents and styles (crossed bootstrap), after the mean over seeds. `sdedit wide` is
 `sdedit`'s own training, used from where the published strength 0.40 of SDXL lies in PixArt's schedule (0.264): a
 noised target is what it knows, and at the recipe's strength the noised content is nearly the content.
-`latent from noise` starts from pure noise in the recipe's steps times ten.
+`latent from noise` starts from pure noise, in ten times the recipe's steps, with one seed.
 
-The run directory is made by the recipe up to its features, some minutes; a training and its evaluation take about four.
+The run directory is made by the recipe up to its features, some minutes; a training and its evaluation take about five.
 Everything is kept in the folder: a stopped call goes on, a finished one counts again.
 """
 
@@ -31,16 +31,18 @@ ARMS = (
     Arm("latent"),
     Arm("paired", {MODE: "paired"}),
     Arm("sdedit", {MODE: "sdedit"}),
-    Arm("sdedit wide", {MODE: "sdedit", "student.adapter.strength": 0.264, "student.sampling.steps": 5}),
+    Arm("sdedit wide", used_as=("sdedit", 0.264, 5)),
     Arm("latent from noise", {"student.adapter.start": "noise", "student.sampling.steps": 20}),
 )
+ONE_SEED = ("latent from noise",)
 
 
 def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
     """Train, measure and compare."""
     scores = {}
     for arm in ARMS:
-        scores[arm.name] = [measured(arm, seed, run, folder) for seed in range(seeds)]
+        count = 1 if arm.name in ONE_SEED else seeds
+        scores[arm.name] = [measured(arm, seed, run, folder) for seed in range(count)]
         print(f"{arm.name}: measured", file=sys.stderr)
     rows = {name: {m: estimate(run, arm, m) for m in METRICS} for name, arm in scores.items()}
     rows["base"] = {m: estimate(run, scores["latent"], m, "base") for m in METRICS}

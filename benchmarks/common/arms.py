@@ -28,10 +28,15 @@ Scores = dict[tuple[str, str], dict[str, float]]
 
 @dataclass(frozen=True)
 class Arm:
-    """A name, and what it sets in the recipe (`student.adapter.tokens` -> 8)."""
+    """A name, and what it sets in the recipe (`student.adapter.tokens` -> 8).
+
+    used_as: nothing is trained, that arm's adapter is used in another way: what of its configuration and sampling to
+    change, `strength` and `steps`.
+    """
 
     name: str
     sets: Mapping[str, Any] = field(default_factory=dict)
+    used_as: tuple[str, float, int] | None = None
 
 
 def loop(directory: Path) -> Path:
@@ -46,11 +51,15 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
     kept = place / "scores.json"
     if kept.is_file():
         return _read(kept)
-    sets = list(_sets({**arm.sets, "student.seed": seed}))
-    told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
-    command("train", "style", *told, *sets)
-    rows = list(_sets({"evaluation.rows": ["student", "base"]}))
     adapter, output = place / "adapter.safetensors", place / "evaluation"
+    if arm.used_as is not None:
+        name, strength, steps = arm.used_as
+        _used_otherwise(folder / name / f"seed{seed}" / adapter.name, adapter, strength, steps)
+    else:
+        sets = list(_sets({**arm.sets, "student.seed": seed}))
+        told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
+        command("train", "style", *told, *sets)
+    rows = list(_sets({"evaluation.rows": ["student", "base"]}))
     command("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
     scores = _scores(run, output)
     kept.write_text(json.dumps([[*key, values] for key, values in scores.items()]), encoding="utf-8")
@@ -93,6 +102,19 @@ def difference(
 def told(found: Mapping[str, Any], digits: int = 1) -> str:
     """`96.5 [92.1, 99.6]`."""
     return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def _used_otherwise(trained: Path, adapter: Path, strength: float, steps: int) -> None:
+    """The same adapter under another strength, in more steps; only an adapter of the mode `sdedit` can."""
+    from bottega.student.adapter import StyleAdapter
+    from bottega.student.export import load_adapter, save_adapter
+
+    old, header = load_adapter(trained)
+    new = StyleAdapter(old.config.model_copy(update={"strength": strength}), old.geometry)
+    new.load_state_dict(old.state_dict())
+    more = {name: value for name, value in header.items() if name not in ("adapter", "geometry")}
+    more["sampling"] = {**header["sampling"], "steps": steps}
+    save_adapter(adapter, new, more)
 
 
 def _mean_matrix(run: Path, arm: Sequence[Scores], metric: str, row: str) -> Any:

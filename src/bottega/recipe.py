@@ -104,9 +104,10 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude_none=False)
 
 
-def portable(recipe: Recipe, directory: Path) -> dict[str, Any]:
-    """The resolved recipe without absolute paths: they are written relative to the run directory."""
-    data = resolved(recipe)
+def portable(recipe: Recipe, directory: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The resolved recipe, or `data` made of it, without absolute paths: they are written relative to the run
+    directory."""
+    data = resolved(recipe) if data is None else data
     root = recipe.data_root(directory)
     for section, key, value in _leaves(data):
         name = ".".join((section, *key))

@@ -85,7 +85,7 @@ FREE: tuple[str, ...] = (
     "truth.*",
     "teacher.seeds", "teacher.sheet_after", "teacher.batch_size", "teacher.keep_tries",
     "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
-    "features.fill50k",
+    "features.fill50k", "features.patches",
     "student.preload_mb", *(f"student.loop.{name}" for name in MAY_CHANGE),
     "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",
 )  # fmt: skip
@@ -170,7 +170,7 @@ class Workshop:
 
     def settings(self, stage: Stage, weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(bound, free) settings of a stage and of all that it uses, as flat names such as `teacher.strength`."""
-        recipe = portable(self._limited, self.directory)
+        recipe = portable(self._limited, self.directory, self._limited.settings())
         bound: dict[str, Any] = {}
         free: dict[str, Any] = {}
         for used in self._used_by(stage):

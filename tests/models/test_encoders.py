@@ -81,7 +81,7 @@ def test_answers_do_not_depend_on_the_batch(published: Path, pictures: np.ndarra
     )
     for ask in (
         lambda e: e["clip"].image(pictures),
-        lambda e: e["clip"].image_tokens(pictures),
+        lambda e: e["clip"].patches(pictures),
         lambda e: e["clip"].text(["a red circle", "blue", "a b in the style of a square", "a", "b"]),
         lambda e: e["style"].probabilities(pictures),
         lambda e: e["structure"].keys(pictures),
@@ -103,7 +103,18 @@ def test_clip_embeddings_are_the_models_own_at_unit_norm(published: Path, pictur
     assert np.abs(encoder.image(pictures) - whole.image_embeds.numpy()).max() <= 1e-5
     assert np.abs(encoder.text(texts) - whole.text_embeds.numpy()).max() <= 1e-5
     assert encoder.image(pictures).shape == (5, encoder.width)
-    assert encoder.image_tokens(pictures).shape == (5, encoder.tokens, encoder.token_width)
+    assert encoder.patches(pictures).shape == (5, encoder.tokens, encoder.token_width)
+
+
+def test_patch_tokens_are_the_hidden_states_of_the_last_layer_but_one(published: Path, pictures: np.ndarray) -> None:
+    encoder = ClipEncoder(published / "clip", batch_size=2, **CPU)
+    model = CLIPModel.from_pretrained(published / "clip").eval()
+    pixels = torch.from_numpy(Preprocessing.read(published / "clip")(pictures))
+    with torch.no_grad():
+        theirs = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    ours = encoder.patches(pictures)
+    assert np.abs(ours - theirs[-2].numpy()).max() <= 1e-5
+    assert np.abs(ours - theirs[-1].numpy()).max() > 1e-2
 
 
 def test_features_of_transformers_4_and_5_are_both_understood() -> None:

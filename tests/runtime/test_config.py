@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field, ValidationError
 
-from bottega.runtime.config import Config, apply_sets, load_yaml, parse
+from bottega.runtime.config import Added, Config, apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
 
 
@@ -113,3 +113,28 @@ def test_overrides_reach_into_sections_and_leave_the_original_alone() -> None:
 def test_overrides_that_make_no_sense_are_refused(item: str) -> None:
     with pytest.raises(RecipeError, match="--set"):
         apply_sets({"name": "x"}, [item])
+
+
+class _Old(_Inner):
+    """As it was when runs were begun."""
+
+
+class _Late(_Inner):
+    """A default that was changed since the field came: before it, 2 was done."""
+
+    depth: Annotated[int, Added(before=2)] = Field(3, ge=1)
+    source: Annotated[str | None, Added(before=None)] = None
+
+
+class _Run(Config):
+    teacher: _Old | _Late
+    optional: _Inner | None = None
+
+
+def test_settings_of_a_run_are_those_it_was_begun_with_where_a_later_field_says_what_was_done_before_it() -> None:
+    begun = _Run(teacher=_Old()).settings()
+    assert begun == _Run(teacher=_Old()).model_dump(mode="json")
+    assert _Run(teacher=_Late(depth=2)).settings() == begun
+    assert _Run(teacher=_Late()).settings() == {**begun, "teacher": {**begun["teacher"], "depth": 3}}
+    assert _Run(teacher=_Late(depth=2, source="x")).settings()["teacher"]["source"] == "x"
+    assert _Late(depth=2).model_dump().keys() > _Late(depth=2).settings().keys()

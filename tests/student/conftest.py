@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from bottega.student.config import AdapterConfig, FeaturesConfig
 from bottega.teacher.ledger import Ledger, Row
 
 CONTENTS, STYLES = 4, 3
+PATCHES = (5, 24)
+"""Number and width of CLIP's patch tokens that a small adapter with token_source patch reads."""
 
 
 def small_transformer(**changes: Any) -> PixArtTransformer2DModel:
@@ -58,7 +61,8 @@ def backbone() -> Backbone:
 @pytest.fixture
 def make_adapter(backbone: Backbone) -> Callable[..., StyleAdapter]:
     def make(**changes: Any) -> StyleAdapter:
-        geometry = Geometry.of(backbone.transformer, 1000, 16)
+        seen = PATCHES if changes.get("token_source") == "patch" else (0, 0)
+        geometry = Geometry.of(backbone.transformer, 1000, 16, *seen)
         return StyleAdapter.beside(backbone.transformer, AdapterConfig(**changes), geometry)
 
     return make
@@ -66,7 +70,8 @@ def make_adapter(backbone: Backbone) -> Callable[..., StyleAdapter]:
 
 @pytest.fixture
 def inputs() -> dict[str, torch.Tensor]:
-    """Latents [3, 4, 8, 8], timesteps [3], text [3, 7, 20] with masks of 7, 4 and 1 tokens, embeddings [3, 16]."""
+    """Latents [3, 4, 8, 8], timesteps [3], text [3, 7, 20] with masks of 7, 4 and 1 tokens, embeddings [3, 16], patch
+    tokens [3, 5, 24]."""
     draw = torch.Generator().manual_seed(2)
     mask = torch.zeros(3, 7)
     for i, length in enumerate((7, 4, 1)):
@@ -80,6 +85,7 @@ def inputs() -> dict[str, torch.Tensor]:
         "style": torch.nn.functional.normalize(torch.randn(3, 16, generator=draw), dim=-1),
         "style_content": torch.nn.functional.normalize(torch.randn(3, 16, generator=draw), dim=-1),
         "dropped": torch.zeros(3, dtype=torch.bool),
+        "patches": 2 + 3 * torch.randn(3, *PATCHES, generator=draw),  # neither centred nor of unit size, as CLIP's
     }
 
 
@@ -180,4 +186,19 @@ def features(world: Path, models: ModelsConfig, tmp_path_factory: pytest.TempPat
     directory = tmp_path_factory.mktemp("student_features")
     config = FeaturesConfig(batch_size=4, shard_items=5, fill50k=3)
     run(config, directory, teacher_dir=world / "teacher", data_root=world / "data", models=models)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def features_with_patches(
+    world: Path, models: ModelsConfig, features: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same cache, to which CLIP's patch tokens were added by a second run."""
+    from bottega.student.features import run
+
+    directory = tmp_path_factory.mktemp("student_patches") / "features"
+    shutil.copytree(features, directory)
+    config = FeaturesConfig(batch_size=4, shard_items=2, fill50k=3, patches=True)
+    found = run(config, directory, teacher_dir=world / "teacher", data_root=world / "data", models=models)
+    assert found["encoded"] == found["patches"] == STYLES
     return directory

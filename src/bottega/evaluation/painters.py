@@ -140,8 +140,7 @@ class _Student:
             self._parts,
             self._adapter,
             self._each_once("latents", contents, lambda picture: self._parts.vae.encode(picture[None])[0]),
-            self._embedded(styles),
-            self._embedded(contents),
+            *self._seen(styles, contents),
             [self._texts[str(pair["prompt"])] for pair in pairs],
             # The base gets the student's noise: nothing but the adapter is between them.
             [derive("evaluation noise", seed, str(pair["content_id"]), str(pair["style_id"])) for pair in pairs],
@@ -164,13 +163,20 @@ class _Student:
                 self._known["caption", caption] = embedded if caption else torch.zeros_like(embedded)
         return torch.stack([self._known["caption", caption] for caption in captions])
 
-    def _embedded(self, pictures: npt.NDArray[np.uint8]) -> Any:
-        """CLIP embeddings of pictures [N, D]; None where no adapter asks for them."""
+    def _seen(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+        """What the adapter asks CLIP for of styles and of contents; None for what nothing asks for."""
         import torch
 
-        if (clip := self._clip) is None:
-            return None
-        return self._each_once("clip", pictures, lambda picture: torch.from_numpy(clip.image(picture[None])[0]))
+        clip, adapter = self._clip, self._adapter
+        if clip is None or adapter is None:
+            return None, None
+        if adapter.reads_patches:
+            return self._each_once("patches", styles, lambda p: torch.from_numpy(clip.patches(p[None])[0])), None
+        embedded = [
+            self._each_once("clip", pictures, lambda p: torch.from_numpy(clip.image(p[None])[0]))
+            for pictures in (styles, contents)
+        ]
+        return embedded[0], embedded[1]
 
     def _each_once(self, what: str, pictures: npt.NDArray[np.uint8], call: Callable[[Any], Any]) -> Any:
         """What `call` gives for each picture, stacked; each picture is shown to it once and alone: the pairs of a

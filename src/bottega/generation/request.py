@@ -87,7 +87,7 @@ def stylize_file(
         parts,
         trained,
         parts.blank_latents(1) if contents is None else contents,
-        torch.from_numpy(encoder.image(styles)),
+        torch.from_numpy(encoder.patches(styles) if trained.reads_patches else encoder.image(styles)),
         unknown if contents is None else torch.from_numpy(encoder.image(contents)),
         [text],
         [seed],

@@ -77,7 +77,8 @@ def stylize(
 
     adapter: None draws with the frozen base from the noised content, the control of every comparison (`strength` is
         then required). contents: pictures uint8 [N, S, S, 3] or their scaled latents float32 [N, C, h, w].
-    styles_clip, contents_clip: CLIP embeddings [N, D]. prompts: T5 states of each caption's own tokens, [m_i, P].
+    styles_clip, contents_clip: CLIP embeddings [N, D]; for an adapter with token_source patch, the styles' patch tokens
+        [N, T, F], and no contents. prompts: T5 states of each caption's own tokens, [m_i, P].
     seeds: one a picture; the noise of a picture depends on its seed only, never on its place in the batch.
     strength: where the use begins in the student's own schedule; None: the adapter's. An adapter of the mode `paired`
         was trained for one start, and another is refused. null_prompt: T5 of "" [1, P], needed for text guidance.
@@ -184,15 +185,17 @@ class _Batch:
         self.content: torch.Tensor | None = None
         self.tokens = self.null_tokens = None
         if attachment is not None:
-            if styles is None or contents_clip is None:
+            if styles is None or (contents_clip is None and not attachment.adapter.reads_patches):
                 raise RequestError(
-                    "an adapter needs the CLIP embeddings of style and content; pass styles_clip and contents_clip"
+                    "an adapter needs the CLIP embeddings of style and content, or the patch tokens of the style if "
+                    "its token_source is patch; pass styles_clip, and contents_clip with embeddings"
                 )
+            contents = None if contents_clip is None else contents_clip.to(device)
             shown = None if captions_clip is None else captions_clip.to(device)
             dropped = torch.zeros(len(styles), dtype=torch.bool, device=device)
             with torch.no_grad():
                 self.tokens, self.null_tokens = (
-                    attachment.adapter.style(styles.to(device), contents_clip.to(device), without, shown)[0]
+                    attachment.adapter.style(styles.to(device), contents, without, shown)[0]
                     for without in (dropped, ~dropped)
                 )
 

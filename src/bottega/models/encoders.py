@@ -90,9 +90,27 @@ class ClipEncoder(_Encoder):
         """Embeddings [N, D] of unit norm in the space that pictures and texts share."""
         return self._run(pictures, lambda pixels: _unit(_pooled(self.model.get_image_features(pixel_values=pixels))))
 
-    def image_tokens(self, pictures: Pictures) -> Floats:
-        """Hidden states [N, T, E] after the last block of the picture tower, class token first, not normalised."""
-        return self._run(pictures, lambda pixels: self.model.vision_model(pixel_values=pixels).last_hidden_state)
+    def patches(self, pictures: Pictures) -> Floats:
+        """Hidden states [N, T, E] of the picture tower after its last block but one, class token first, not
+        normalised: what the last block gathers into the embedding is here still spread over the picture.
+
+        Source: Ye et al. 2023, whose IP-Adapter Plus reads these.
+        """
+        caught: list[torch.Tensor] = []
+
+        def catch(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            caught[:] = [args[0] if args else kwargs["hidden_states"]]
+
+        def call(pixels: torch.Tensor) -> torch.Tensor:
+            self.model.vision_model(pixel_values=pixels)
+            return caught[0]
+
+        # What enters the last block; asking for all hidden states would keep those of every block.
+        hook = self.model.vision_model.encoder.layers[-1].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            return self._run(pictures, call)
+        finally:
+            hook.remove()
 
     def text(self, texts: Sequence[str]) -> Floats:
         """Embeddings [N, D] of unit norm. What exceeds the encoder's tokens (77 in OpenAI's) is cut, and logged."""

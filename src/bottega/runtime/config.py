@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,10 +15,32 @@ from pydantic_core import ErrorDetails
 from bottega.runtime.errors import RecipeError
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks a field that came after runs had been begun without it: `Annotated[bool, Added(before=False)]`.
+
+    before: the value that says what was done while there was no such field. It is no default: it stays as it is when
+    the default changes, or runs begun before the change would be taken for others, or worse, others for them.
+    """
+
+    before: Any
+
+
 class Config(BaseModel):
     """Base of every component's configuration: unknown keys are refused, values cannot be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for comparison with what an earlier version wrote: without the fields that were `Added` and stand
+        at what was done before them. Sections are looked into, lists and mappings of them are not."""
+        plain, kept = self.model_dump(mode="json"), {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if any(isinstance(mark, Added) and mark.before == value for mark in field.metadata):
+                continue
+            kept[name] = value.settings() if isinstance(value, Config) else plain[name]
+        return kept
 
 
 C = TypeVar("C", bound=Config)

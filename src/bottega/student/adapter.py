@@ -3,10 +3,11 @@
     h ← h + attn2(h, text) + g · f(t) · W_o · Attention(norm(W_q h) + W_p P, W_k S, W_v S)
 
 Legend: B samples, L picture tokens, N style tokens, I the transformer's inner width, X the width of its
-cross-attention, H heads of width E, D width of CLIP's joint space, F features of a token's place. S [B, N, X] are the
-style tokens; W_k and W_v are the adapter's own and begin as the layer's; g is a learned gate that begins small: one
-small factor, for with two the gradients of the rest are small in its square, and with two zeros nothing ever moves.
-f(t) is the step schedule; P [L, F] says where a token lies, if the adapter is told to look (`place_features`).
+cross-attention, H heads of width E, D width of CLIP's joint space, T patch tokens of CLIP's of width V, F features of a
+token's place. S [B, N, X] are the style tokens, made of CLIP's embedding [B, D] or of its patch tokens [B, T, V]; W_k
+and W_v are the adapter's own and begin as the layer's; g is a learned gate that begins small: one small factor, for
+with two the gradients of the rest are small in its square, and with two zeros nothing ever moves. f(t) is the step
+schedule; P [L, F] says where a token lies, if the adapter is told to look (`place_features`).
 After Ye et al. 2023 (IP-Adapter), on PixArt-α (Chen et al. 2023), whose cross-attention norms no query and has no gate.
 """
 
@@ -23,13 +24,18 @@ from torch import nn
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import derive
 from bottega.student.config import AdapterConfig
-from bottega.student.purification import Purification
+from bottega.student.purification import Purification, Removal
+from bottega.student.resampler import Resampler
 from bottega.student.steps import style_factor
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What an adapter must know of the transformer it was made for; a differing one is refused."""
+    """What an adapter must know of the transformer it was made for; a differing one is refused.
+
+    clip_tokens, clip_token_width: of CLIP's patch tokens; 0 where the adapter does not read them, and in what was
+    written before it could.
+    """
 
     blocks: int
     width: int
@@ -39,16 +45,23 @@ class Geometry:
     channels: int
     timesteps: int
     clip_width: int
+    clip_tokens: int = 0
+    clip_token_width: int = 0
 
     @classmethod
-    def of(cls, transformer: Any, timesteps: int, clip_width: int) -> Geometry:
+    def of(
+        cls, transformer: Any, timesteps: int, clip_width: int, clip_tokens: int = 0, clip_token_width: int = 0
+    ) -> Geometry:
         """Read from a PixArtTransformer2DModel's configuration."""
         c = transformer.config
         width = c.num_attention_heads * c.attention_head_dim
         cross = c.cross_attention_dim or width
-        return cls(
-            c.num_layers, width, cross, c.num_attention_heads, c.patch_size, c.in_channels, timesteps, clip_width
-        )
+        size = (c.num_layers, width, cross, c.num_attention_heads, c.patch_size, c.in_channels)
+        return cls(*size, timesteps, clip_width, clip_tokens, clip_token_width)
+
+    def described(self) -> dict[str, int]:
+        """As JSON, without what is 0: the names that a pooled adapter has always had."""
+        return {name: value for name, value in asdict(self).items() if value}
 
 
 @dataclass
@@ -122,23 +135,37 @@ class StyleLayer(nn.Module):
 
 
 class StyleTokens(nn.Module):
-    """One CLIP embedding -> N style tokens. The null tokens stand for "no style" and are learned from dropped ones."""
+    """What CLIP sees of a style -> N style tokens. The null tokens stand for "no style" and are learned from dropped
+    ones."""
 
     def __init__(self, geometry: Geometry, config: AdapterConfig) -> None:
         super().__init__()
         self.count = config.tokens
         wide, out = config.token_hidden, config.tokens * geometry.cross_width
-        if wide:
-            self.map: nn.Module = nn.Sequential(nn.Linear(geometry.clip_width, wide), nn.GELU(), nn.Linear(wide, out))
+        if config.token_source == "patch":
+            self.map: nn.Module = Resampler(
+                geometry.clip_token_width,
+                geometry.cross_width,
+                count=config.tokens,
+                depth=config.resampler_depth,
+                width=config.resampler_width,
+                heads=config.resampler_heads,
+            )
+        elif wide:
+            self.map = nn.Sequential(nn.Linear(geometry.clip_width, wide), nn.GELU(), nn.Linear(wide, out))
         else:
             self.map = nn.Linear(geometry.clip_width, out)
         self.norm = nn.LayerNorm(geometry.cross_width)
         self.null = nn.Parameter(torch.randn(config.tokens, geometry.cross_width))
 
     def forward(self, style: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
-        """style, unit [B, D]; dropped bool [B] -> tokens [B, N, X]."""
-        scaled = style * style.shape[-1] ** 0.5  # entries of unit variance, as a linear map's start expects
-        tokens = self.norm(self.map(scaled).unflatten(-1, (self.count, -1)))  # [B, N, X]
+        """style, unit [B, D] or patch tokens [B, T, V]; dropped bool [B] -> tokens [B, N, X]."""
+        if isinstance(self.map, Resampler):
+            mapped = self.map(style)
+        else:
+            scaled = style * style.shape[-1] ** 0.5  # entries of unit variance, as a linear map's start expects
+            mapped = self.map(scaled).unflatten(-1, (self.count, -1))
+        tokens = self.norm(mapped)  # [B, N, X]
         return torch.where(dropped[:, None, None], self.norm(self.null)[None], tokens)
 
 
@@ -162,9 +189,11 @@ class ContentPath(nn.Module):
 
 
 class StyleAdapter(nn.Module):
-    """All that is trained: purification, style tokens, one `StyleLayer` a block, and in mode `latent` a content path.
+    """All that is trained: purification (of CLIP's embedding, where the tokens are made of it), style tokens, one
+    `StyleLayer` a block, and in mode `latent` a content path.
 
-    Raises RequestError when the configuration names blocks that the transformer doesn't have.
+    Raises RequestError when the configuration names blocks that the transformer doesn't have, or patch tokens whose
+    number and width the geometry doesn't tell.
     """
 
     def __init__(self, config: AdapterConfig, geometry: Geometry, *, seed: int = 0) -> None:
@@ -172,9 +201,15 @@ class StyleAdapter(nn.Module):
         self.config = config
         self.geometry = geometry
         self.blocks = resolve_layers(config.layers, geometry.blocks)
+        self.reads_patches = config.token_source == "patch"
+        if self.reads_patches and not (geometry.clip_tokens and geometry.clip_token_width):
+            raise RequestError(
+                "token_source: patch needs the number and the width of CLIP's patch tokens, the geometry has "
+                f"{geometry.clip_tokens} and {geometry.clip_token_width}; give clip_tokens and clip_token_width"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "adapter"))
-            self.purification = Purification.of(config, geometry.clip_width)
+            self.purification = None if self.reads_patches else Purification.of(config, geometry.clip_width)
             self.tokens = StyleTokens(geometry, config)
             self.layers = nn.ModuleList(StyleLayer(geometry, config) for _ in self.blocks)
             self.content = ContentPath(geometry, config) if config.content_mode == "latent" else None
@@ -187,6 +222,11 @@ class StyleAdapter(nn.Module):
             layer.start_from(transformer.transformer_blocks[block].attn2)
         return adapter
 
+    @property
+    def scene_removal(self) -> Removal | None:
+        """What takes out of a style what its picture shows; None where nothing does."""
+        return None if self.purification is None else self.purification.scene
+
     def style_layers(self) -> list[StyleLayer]:
         """The layers in the order of `blocks`."""
         return [layer for layer in self.layers if isinstance(layer, StyleLayer)]
@@ -197,10 +237,33 @@ class StyleAdapter(nn.Module):
         return self.blocks[0]
 
     def style(
-        self, style: torch.Tensor, content: torch.Tensor, dropped: torch.Tensor, caption: torch.Tensor | None = None
+        self,
+        style: torch.Tensor,
+        content: torch.Tensor | None,
+        dropped: torch.Tensor,
+        caption: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """CLIP embeddings [B, D] of style and content picture, and of the style picture's caption; dropped bool [B] ->
-        tokens [B, N, X] and the cosines of `Purification.purify`, [B]. Noughts are an embedding that is not known."""
+        """What `token_source` asks for of the style, dropped bool [B] -> tokens [B, N, X], and the cosines of
+        `Purification.purify`, [B] each.
+
+        style: unit CLIP embeddings [B, D] (pooled), or CLIP's patch tokens [B, T, V] (patch). content, caption: unit
+        CLIP embeddings [B, D] of the content picture, and of what the style picture shows; noughts where not known.
+        With patch tokens neither is looked at, and there are no cosines.
+        RequestError for the other kind of style, or another CLIP's.
+        """
+        g = self.geometry
+        wanted = (g.clip_tokens, g.clip_token_width) if self.reads_patches else (g.clip_width,)
+        if tuple(style.shape[1:]) != wanted:
+            call = "ClipEncoder.patches" if self.reads_patches else "ClipEncoder.image"
+            raise RequestError(
+                f"an adapter with token_source {self.config.token_source} reads a style as [B, "
+                f"{', '.join(map(str, wanted))}], got {list(style.shape)}; pass what {call} gives for the CLIP that "
+                "the adapter's header names"
+            )
+        if self.purification is None:
+            return self.tokens(style, dropped), {}
+        if content is None:
+            raise RequestError("an adapter with token_source pooled needs the content's CLIP embedding too; pass it")
         purified, cosines = self.purification.purify(style, content, caption)
         return self.tokens(purified, dropped), cosines
 
@@ -217,7 +280,7 @@ class StyleAdapter(nn.Module):
         """The gates by name, for the log."""
         layers = zip(self.blocks, self.style_layers(), strict=True)
         values = {f"gate_{block}": float(layer.gate.detach()) for block, layer in layers}
-        removals = {"gate_purification": self.purification, "gate_scene": self.purification.scene}
+        removals = {"gate_purification": self.purification, "gate_scene": self.scene_removal}
         shares = {name: None if removal is None else removal.gate() for name, removal in removals.items()}
         return values | {name: share for name, share in shares.items() if share is not None}
 
@@ -228,7 +291,7 @@ class StyleAdapter(nn.Module):
         """
         named = list(self.named_parameters())
         gates = [p for name, p in named if name.rpartition(".")[2] in ("gate", "gate_logit")]
-        matrices = [p for name, p in named if p.ndim >= 2 and not name.endswith(".null")]
+        matrices = [p for name, p in named if p.ndim >= 2 and not name.endswith((".null", ".queries"))]
         taken = {id(p) for p in (*gates, *matrices)}
         vectors = [p for _, p in named if id(p) not in taken]
         return [
@@ -239,7 +302,7 @@ class StyleAdapter(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """Configuration and geometry as JSON, for the header and the fingerprint."""
-        return {"adapter": self.config.model_dump(mode="json"), "geometry": asdict(self.geometry)}
+        return {"adapter": self.config.model_dump(mode="json"), "geometry": self.geometry.described()}
 
 
 PLACE_SIZE = 16.0

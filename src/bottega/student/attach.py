@@ -84,8 +84,9 @@ def check_fit(transformer: Any, adapter: StyleAdapter) -> None:
     """Raise RequestError, naming the value, when the adapter was made for another transformer."""
     from dataclasses import asdict
 
-    own = asdict(adapter.geometry)
-    here = asdict(type(adapter.geometry).of(transformer, adapter.geometry.timesteps, adapter.geometry.clip_width))
+    made = adapter.geometry
+    own = asdict(made)
+    here = asdict(type(made).of(transformer, made.timesteps, made.clip_width, made.clip_tokens, made.clip_token_width))
     for name, value in own.items():
         if value != here[name]:
             raise RequestError(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Added, Config
 from bottega.training.config import LoopConfig
 
 ContentMode = Literal["sdedit", "paired", "latent"]
@@ -41,9 +41,24 @@ class AdapterConfig(Config):
     layers: Literal["all"] | Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         4, description="blocks that get style: the last K, `all`, or a list of block indices from 0"
     )
-    tokens: int = Field(4, ge=1, le=256, description="style tokens made from one CLIP embedding")
-    token_source: Literal["pooled"] = Field("pooled", description="pooled: the embedding in CLIP's joint space")
-    token_hidden: int = Field(0, ge=0, description="width of a hidden layer before the tokens; 0: one linear map")
+    tokens: int = Field(4, ge=1, le=256, description="style tokens made from one style picture")
+    token_source: Literal["pooled", "patch"] = Field(
+        "pooled",
+        description="what they are made of; pooled: the embedding in CLIP's joint space; patch: CLIP's patch tokens, "
+        "by a resampler (needs purification: none, and features.patches)",
+    )
+    token_hidden: int = Field(
+        0, ge=0, description="pooled: width of a hidden layer before the tokens; 0: one linear map"
+    )
+    resampler_depth: Annotated[int, Added(before=2)] = Field(
+        2, ge=1, le=12, description="patch: layers of cross-attention and feed-forward in the resampler"
+    )
+    resampler_width: Annotated[int | None, Added(before=None)] = Field(
+        None, ge=1, description="patch: width of the resampler; none: that of CLIP's patch tokens, 512 at most"
+    )
+    resampler_heads: Annotated[int, Added(before=8)] = Field(
+        8, ge=1, description="patch: attention heads of the resampler, between which its width is divided evenly"
+    )
     initial_gate: float = Field(0.05, gt=0, le=1, description="each layer's gate at the start: the one small factor")
     query_norm: Literal["rms", "layer", "none"] = Field(
         "rms", description="of the adapter's query a head; PixArt's own cross-attention has none"
@@ -67,7 +82,7 @@ class AdapterConfig(Config):
     purification_gate: float = Field(
         0.5, gt=0, lt=1, description="gated_subtraction: share taken out at the start; learned from there"
     )
-    scene_removal: Literal["none", "projection", "gated_subtraction"] = Field(
+    scene_removal: Annotated[Literal["none", "projection", "gated_subtraction"], Added(before="none")] = Field(
         "none",
         description="how what the style picture shows is taken out of its embedding: by its caption's CLIP embedding, "
         "where `meta.csv` has one; begins with purification_gate too",
@@ -107,6 +122,18 @@ class AdapterConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _purification_fits_tokens(self) -> Self:
+        for name in ("purification", "scene_removal"):
+            chosen, standard = getattr(self, name), type(self).model_fields[name].default
+            if self.token_source == "patch" and chosen != "none":
+                raise ValueError(
+                    f"token_source: patch needs {name}: none, got {chosen}"
+                    f"{', the default' if chosen == standard else ''}: CLIP's patch tokens do not lie in the space "
+                    f"where an embedding can be taken out; set {name}: none, or token_source: pooled"
+                )
+        return self
+
 
 class FeaturesConfig(Config):
     """What is computed once before training, and how it is stored."""
@@ -116,10 +143,15 @@ class FeaturesConfig(Config):
         120, ge=1, le=512, description="tokens of a caption at most; PixArt-α was trained with 120"
     )
     storage: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="of latents and text; float16 halves the disk at a relative error of 5e-4"
+        "float32", description="of latents, text and patch tokens; float16 halves the disk at a relative error of 5e-4"
     )
     shard_items: int = Field(512, ge=1, description="items in one file of the cache")
     fill50k: int = Field(2000, ge=0, description="Fill50K examples encoded, the first of the training split; 0: none")
+    patches: Annotated[bool, Added(before=False)] = Field(
+        False,
+        description="CLIP's patch tokens of the style pictures too, for adapter.token_source: patch; in float16 2 "
+        "bytes × tokens × width a picture on disk, 257 × 1024 × 2 = 0.5 MB for CLIP-L/14",
+    )
 
 
 class DropoutConfig(Config):

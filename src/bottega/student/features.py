@@ -1,5 +1,6 @@
-"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles,
-contents and, where somebody says what a style picture shows, of that.
+"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and
+contents and, where somebody says what a style picture shows, of that; where they are asked for CLIP's patch tokens of
+styles.
 
 Each distinct picture and caption is encoded once, whatever the number of targets that share it. A run that is stopped
 goes on with the shard it was at; a grown ledger encodes only what is new. The process that trains loads none of the
@@ -19,7 +20,7 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import trim
 from bottega.runtime.progress import Progress
 from bottega.student.config import FeaturesConfig
-from bottega.student.store import KINDS, MANIFEST, SAMPLES, SCHEMA, ShardIndex, text_tensors
+from bottega.student.store import KINDS, MANIFEST, SAMPLES, SCHEMA, STYLE_KEYS, ShardIndex, text_tensors
 from bottega.student.targets import Picture, Sample, accepted, fill50k
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(
 ) -> dict[str, Any]:
     """Encode what the ledger's accepted targets and Fill50K need and what is not in the cache yet.
 
-    Returns {targets, fill50k, pictures, captions, embeddings, encoded, rejected, samples}. MissingError when no target
+    Returns {targets, fill50k, pictures, captions, embeddings, patches, encoded, rejected}. MissingError when no target
     was accepted or a model is absent.
     """
     from bottega.models.loading import locate
@@ -60,10 +61,9 @@ def run(
     index = ShardIndex(directory)
     encoded = {kind: _encode_kind(kind, work, index, config, models, pixart, clip, size["pixels"]) for kind in KINDS}
     rejected = index.rejected()
-    rows = [
-        row for row in work.samples if not rejected & {row["target"], row["content"], row["style"], row["clip_content"]}
-    ]
-    write_json(directory / MANIFEST, manifest | _widths(directory, index))
+    pictures = ("target", "content", "clip_content", *STYLE_KEYS)
+    rows = [row for row in work.samples if rejected.isdisjoint(row.get(name) for name in pictures)]
+    write_json(directory / MANIFEST, manifest | _widths(directory, index, work))
     write_jsonl(directory / SAMPLES, rows)
     return {
         "targets": sum(row["task"] == "main" for row in rows),
@@ -71,6 +71,7 @@ def run(
         "pictures": len(work.items["latent"]),
         "captions": len(work.items["text"]),
         "embeddings": len(work.items["clip"]),
+        "patches": len(work.items["patch"]),
         "encoded": sum(encoded.values()),
         "rejected": len(work.samples) - len(rows),
     }
@@ -81,7 +82,8 @@ def plan(samples: Iterable[Sample], manifest: dict[str, Any]) -> Work:
     work = Work({kind: {} for kind in KINDS}, [])
 
     def want(kind: str, sha256: str, item: Picture | str) -> str:
-        key = sha256_json([kind, sha256, manifest["models"][kind], manifest["settings"][kind]])[:32]
+        model = manifest["models"]["clip" if kind == "patch" else kind]
+        key = sha256_json([kind, sha256, model, manifest["settings"][kind]])[:32]
         work.items[kind].setdefault(key, item)
         return key
 
@@ -109,6 +111,8 @@ def plan(samples: Iterable[Sample], manifest: dict[str, Any]) -> Work:
                 "caption": shown(sample.style_caption),
             }
         )
+        if style is not None and "patch" in manifest["settings"]:
+            work.samples[-1]["style_patches"] = want("patch", style.sha256, style)
     return work
 
 
@@ -118,7 +122,7 @@ def null_text_key(manifest: dict[str, Any]) -> str:
 
 
 def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, int]) -> dict[str, Any]:
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "latent": {
             "pixels": size["pixels"],
             "storage": config.storage,
@@ -134,6 +138,8 @@ def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, in
         "clip": {"pixels": size["pixels"], "batch": config.batch_size},
         "caption": {"batch": config.batch_size},
     }
+    if config.patches:
+        settings["patch"] = {**settings["clip"], "storage": config.storage, "layer": -2}
     return {"schema": SCHEMA, "models": hashes, "settings": settings, **size}
 
 
@@ -224,6 +230,8 @@ def _encoder(
     encoder = encode.load_clip(clip, models.device)
     if kind == "caption":
         return lambda captions, _: list(torch.from_numpy(encoder.text(captions)))
+    if kind == "patch":
+        return lambda pictures, _: list(torch.from_numpy(encoder.patches(pictures)).to(storage))
     return lambda pictures, _: list(torch.from_numpy(encoder.image(pictures)))
 
 
@@ -235,14 +243,20 @@ def _shard_tensors(kind: str, rows: list[torch.Tensor]) -> dict[str, torch.Tenso
     return text_tensors(rows) if kind == "text" else {"rows": torch.stack(rows)}
 
 
-def _widths(directory: Path, index: ShardIndex) -> dict[str, int]:
-    """{clip_width, text_width} from the shards' headers."""
+def _widths(directory: Path, index: ShardIndex, work: Work) -> dict[str, int]:
+    """{clip_width, text_width} from the headers of shards that hold what is asked for now, and {patch_width,
+    patch_tokens} where that is so."""
     from bottega.models.weights import read_header
 
     result = {}
-    for kind in ("clip", "text"):
-        file = next(row["file"] for row in reversed(index.rows[kind]) if row["file"])
-        result[f"{kind}_width"] = read_header(directory / file).tensors["rows"].shape[-1]
+    for kind in ("clip", "text", "patch"):
+        wanted = work.items[kind].keys()
+        file = next((row["file"] for row in index.rows[kind] if not wanted.isdisjoint(row["keys"])), None)
+        if file is not None:
+            shape = read_header(directory / file).tensors["rows"].shape
+            result[f"{kind}_width"] = shape[-1]
+            if kind == "patch":
+                result["patch_tokens"] = shape[-2]
     return result
 
 

@@ -210,20 +210,27 @@ class StyleWorkload(Workload):
 
     def styles(
         self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What `StyleAdapter.style` is shown: CLIP embeddings of style and content [B, D], which styles are null, bool
-        [B], and, for a removal of the scene, the embeddings of the style pictures' captions [B, D]; on the backbone's
-        device."""
-        device, width = self.backbone.device, self.adapter.geometry.clip_width
-        style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+        """What `StyleAdapter.style` is shown, on the backbone's device: CLIP embeddings of style and content [B, D], or
+        the style's patch tokens [B, T, V] and None; which styles are null, bool [B]; and, for a removal of the scene,
+        the embeddings of the style pictures' captions [B, D]."""
+        device, geometry = self.backbone.device, self.adapter.geometry
+        null = torch.from_numpy(dropped.copy()).to(device)
         known = [i for i, row in enumerate(rows) if row["style"] is not None]
+        if self.adapter.reads_patches:
+            patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # placeholders where null
+            if known:
+                patches[known] = self.store.patches([rows[i]["style_patches"] for i in known])
+            return patches.to(device), None, null, None
+        width = geometry.clip_width
+        style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
         if known:
             style[known] = self.store.clip([rows[i]["style"] for i in known])
             content[known] = self.store.clip([rows[i]["clip_content"] for i in known])
         caption = None
-        if self.adapter.purification.scene is not None:
+        if self.adapter.scene_removal is not None:
             caption = self.store.captions([row.get("caption") for row in rows]).to(device)
-        return style.to(device), content.to(device), torch.from_numpy(dropped.copy()).to(device), caption
+        return style.to(device), content.to(device), null, caption
 
 
 def shares(rows: list[dict[str, Any]], fill50k_weight: float = 1.0) -> torch.Tensor:

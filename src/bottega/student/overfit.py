@@ -41,7 +41,7 @@ def overfit_one(
     chosen = StudentConfig.model_validate(base | alone | {"loop": loop})
     write_ledger(directory / "teacher" / "ledger.sqlite", content, style, target, prompt)
     features.run(
-        FeaturesConfig(fill50k=0),
+        FeaturesConfig(fill50k=0, patches=chosen.adapter.token_source == "patch"),
         directory / "features",
         teacher_dir=directory / "teacher",
         data_root=directory,

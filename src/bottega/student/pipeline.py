@@ -18,7 +18,7 @@ def styled(
     transformer: Any,
     adapter: StyleAdapter,
     style: torch.Tensor,
-    content: torch.Tensor,
+    content: torch.Tensor | None = None,
     *,
     style_scale: float = 1.0,
     content_latents: torch.Tensor | None = None,
@@ -26,10 +26,11 @@ def styled(
 ) -> Iterator[None]:
     """Within this block every call of the transformer, by whatever pipeline, draws in the style.
 
-    style, content: unit CLIP embeddings [B, D] or [1, D] of the style and of the content picture. A pipeline that
-    guides on the text doubles its batch; the style is then on both halves. content_latents: scaled latents [B, C, h,
-    w], needed by an adapter of the mode `latent`. caption: unit CLIP embeddings of what the style pictures show, for an
-    adapter with `scene_removal`. On leaving, the transformer is as it was.
+    style, content: unit CLIP embeddings [B, D] or [1, D] of the style and of the content picture; for an adapter with
+    token_source patch, the style's patch tokens [B, T, V] or [1, T, V], and no content. A pipeline that guides on the
+    text doubles its batch; the style is then on both halves. content_latents: scaled latents [B, C, h, w], needed by an
+    adapter of the mode `latent`. caption: unit CLIP embeddings of what the style pictures show, for an adapter with
+    `scene_removal`. On leaving, the transformer is as it was.
     """
     if adapter.content is not None and content_latents is None:
         raise RequestError("an adapter of the mode latent needs the content's latents; pass content_latents")
@@ -37,8 +38,8 @@ def styled(
     adapter = adapter.to(device)
     with torch.no_grad(), attached(transformer, adapter) as attachment:
         dropped = torch.zeros(len(style), dtype=torch.bool, device=device)
-        shown = None if caption is None else caption.to(device)
-        tokens, _ = adapter.style(style.to(device), content.to(device), dropped, shown)
+        of, shown = (None if x is None else x.to(device) for x in (content, caption))
+        tokens, _ = adapter.style(style.to(device), of, dropped, shown)
 
         def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             latents = args[0] if args else kwargs["hidden_states"]

@@ -74,7 +74,7 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     from bottega.student.adapter import Geometry, StyleAdapter
     from bottega.student.backbone import Backbone
     from bottega.student.encode import model_hash
-    from bottega.student.store import KINDS, FeatureStore, read_samples
+    from bottega.student.store import FeatureStore, read_samples
 
     pixart = locate(models, "pixart")
     store = FeatureStore(features_dir, config.preload_mb)
@@ -82,23 +82,21 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     backbone = Backbone.load(
         pixart, dtype=models.dtype, device=models.device, pixels_per_cell=store.manifest["pixels_per_cell"]
     )
-    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, store.manifest["clip_width"])
+    rows = read_samples(features_dir)
+    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(config, store, rows))
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
-    work, facts = _workload(config, backbone, adapter, store, read_samples(features_dir))
-    used = [kind for kind in KINDS if kind != "caption" or adapter.purification.scene is not None]
+    work, facts = _workload(config, backbone, adapter, store, rows)
     work.fingerprint = {
         "student": _fingerprint(config),
         "geometry": adapter.description()["geometry"],
-        "models": {**_of(used, store.manifest["models"]), "transformer": model_hash(pixart / "transformer")},
-        "features": _of(used, store.manifest["settings"]),
+        "models": {
+            **_of_features_read(config, store.manifest["models"]),
+            "transformer": model_hash(pixart / "transformer"),
+        },
+        "features": _of_features_read(config, store.manifest["settings"]),
         "dtype": str(backbone.dtype),
     }
     return work, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
-
-
-def _of(kinds: list[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of some kinds of features; of a kind that is not in it, nothing."""
-    return {kind: facts[kind] for kind in kinds if kind in facts}
 
 
 def _workload(
@@ -109,7 +107,8 @@ def _workload(
     from bottega.student.validation import Validation, hold_out
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
-    adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
+    if adapter.purification is not None:
+        adapter.purification.fit_centre(_distinct_embeddings(store, training).to(backbone.device))
     captions = _fit_captions(store, adapter, training)
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
@@ -121,6 +120,29 @@ def _workload(
     return work, facts | activations.summary()
 
 
+def _clip_sizes(config: StudentConfig, store: FeatureStore, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """Width of CLIP's embeddings, and number and width of its patch tokens, 0 where they are not read.
+
+    RequestError where they would be read and the cache has none.
+    """
+    manifest = store.manifest
+    if config.adapter.token_source != "patch":
+        return manifest["clip_width"], 0, 0
+    if any(row["style"] is not None and "style_patches" not in row for row in rows):
+        raise RequestError(
+            f"{store.directory} holds no patch tokens of CLIP, which adapter.token_source: patch reads; set "
+            "features.patches=true and run bottega features again, which adds them"
+        )
+    return manifest["clip_width"], manifest["patch_tokens"], manifest["patch_width"]
+
+
+def _of_features_read(config: StudentConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says by kinds of features, less the kinds that this adapter does not read: to add them changes
+    nothing."""
+    reads = {"patch": config.adapter.token_source == "patch", "caption": config.adapter.scene_removal != "none"}
+    return {kind: fact for kind, fact in facts.items() if reads.get(kind, True)}
+
+
 def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> torch.Tensor:
     """CLIP embeddings of the distinct styles and contents of the main samples, [N, D]."""
     keys = {key for row in rows if row["style"] is not None for key in (row["style"], row["clip_content"])}
@@ -129,7 +151,7 @@ def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> tor
 
 def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[str, Any]]) -> list[str]:
     """Give the removal of the scene its centre; what to say of it. RequestError where no style has a caption."""
-    if adapter.purification.scene is None:
+    if adapter.scene_removal is None:
         return []
     main = [row for row in rows if row["task"] == "main"]
     known = [row["caption"] for row in main if row.get("caption") is not None]
@@ -138,7 +160,8 @@ def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[st
             f"adapter.scene_removal takes out what style pictures show by their captions, {store.directory} has none; "
             "caption them (docs/data.md) and run bottega data and bottega features again, or set it to none"
         )
-    adapter.purification.scene.fit_centre(store.captions(sorted(set(known))).to(adapter.purification.centre.device))
+    embeddings = store.captions(sorted(set(known)))
+    adapter.scene_removal.fit_centre(embeddings.to(adapter.scene_removal.centre.device))
     return [f"scene removal: {len(known)} of {len(main)} targets have a caption of their style picture"]
 
 
@@ -182,4 +205,4 @@ def _portable(name: str | None) -> str | None:
 def _fingerprint(config: StudentConfig) -> dict[str, Any]:
     """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
     free = {"loop", "sampling", "preload_mb", "validation", "gradient_checkpointing"}
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in free}
+    return {k: v for k, v in config.settings().items() if k not in free}

@@ -3,11 +3,12 @@
     features/
       manifest.json     schema version, models' hashes, settings, sizes
       index.jsonl       one object a shard: kind, file, keys in order, keys that could not be encoded
-      latent/ text/ clip/ caption/   <first key>.safetensors; caption: CLIP's embeddings of what style pictures show
+      latent/ text/ clip/ caption/ patch/   <first key>.safetensors; caption: of what style pictures show
       samples.jsonl     the training samples: which keys each one is made of
 
 A key is a hash of what was encoded (bytes of the picture, or the caption), the encoder's weights and the settings: a
-changed one is another key, so nothing stale can be used. Legend: n items; C × h × w latents; P T5's width; D CLIP's.
+changed one is another key, so nothing stale can be used. Patch tokens are there only where they were asked for, of the
+style pictures alone. Legend: n items; C × h × w latents; P T5's width; D CLIP's; T patch tokens of width F.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA = 1
-KINDS = ("latent", "text", "clip", "caption")
-STYLE_KEYS = ("style", "caption")
-"""What a row of samples.jsonl holds of its style picture: the keys of its embedding and of its caption's."""
+KINDS = ("latent", "text", "clip", "caption", "patch")
+STYLE_KEYS = ("style", "caption", "style_patches")
+"""What a row of samples.jsonl says of its style: they change together. The last only where there are patch tokens."""
 MANIFEST, INDEX, SAMPLES = "manifest.json", "index.jsonl", "samples.jsonl"
 _MB = 1024 * 1024
 
@@ -112,6 +113,10 @@ class FeatureStore:
 
         rows = [None if key is None else self._row("caption", key).float() for key in keys]
         return torch.stack([torch.zeros(self.manifest["clip_width"]) if row is None else row for row in rows])
+
+    def patches(self, keys: Sequence[str]) -> torch.Tensor:
+        """CLIP's patch tokens, class token first, float32 [B, T, F]."""
+        return self._stack("patch", keys)
 
     def text(self, keys: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states float32 [B, M, P], padded with zeros to the longest, and their mask float32 [B, M], 1 = keep."""

@@ -128,9 +128,13 @@ def check_fingerprint(saved: dict[str, Any], now: dict[str, Any], may_change: di
 
 
 def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name in which two fingerprints differ, with both values; None where they are equal."""
+    """The first name in which two fingerprints differ, with both values; None where they are equal.
+
+    Names that both have come first: a changed choice says more than what it brings with it or takes away.
+    """
     before, after = _flat(saved), _flat(now)
-    for name in sorted(before.keys() | after.keys()):
+    both = before.keys() & after.keys()
+    for name in (*sorted(both), *sorted((before.keys() | after.keys()) - both)):
         if before.get(name) != after.get(name):
             return name, before.get(name), after.get(name)
     return None

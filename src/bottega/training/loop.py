@@ -209,7 +209,7 @@ def _resume(
 
 
 def _fingerprint(config: LoopConfig) -> dict[str, Any]:
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in MAY_CHANGE}
+    return {k: v for k, v in config.settings().items() if k not in MAY_CHANGE}
 
 
 def _detached(part: Part) -> Part:

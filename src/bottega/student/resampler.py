@@ -1,0 +1,80 @@
+"""Resampler: N learned queries read CLIP's patch tokens of a style picture and become N style tokens.
+
+    x  = W_x norm(patches)
+    q ← q + Attention(norm(q), [norm(x), norm(q)])        in each of `resampler_depth` layers
+    q ← q + W_2 gelu(W_1 norm(q))
+
+After Jaegle et al. 2021 (Perceiver) and Alayrac et al. 2022 (Flamingo). Keys and values are made of the patch tokens
+and of the queries, one after the other: so a query also sees what the others hold, for N more keys beside T, and the
+layers need no self-attention of their own. CLIP's tokens know their places, so none are added.
+
+Legend: B samples, T patch tokens of width F, N queries of width W, H heads of width E, X the width of a style token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bottega.runtime.errors import RequestError
+
+WIDEST = 512
+"""Width where the recipe names none and CLIP's tokens are wider: two layers then have six million weights, fewer than
+the keys and values of four of PixArt's blocks."""
+_EXPANSION = 4
+
+
+class Resampler(nn.Module):
+    """Patch tokens [B, T, F] -> what `count` style tokens are normed from, [B, N, X].
+
+    width: W, or None for F but at most WIDEST. Raises RequestError where the heads do not divide it.
+    """
+
+    def __init__(
+        self, source_width: int, target_width: int, *, count: int, depth: int, width: int | None, heads: int
+    ) -> None:
+        super().__init__()
+        wide = min(source_width, WIDEST) if width is None else width
+        if wide % heads:
+            raise RequestError(
+                f"the resampler's width must be a multiple of its heads, got {wide} and {heads}; set "
+                f"adapter.resampler_width or adapter.resampler_heads"
+            )
+        self.queries = nn.Parameter(torch.randn(count, wide))
+        self.enter = nn.Sequential(nn.LayerNorm(source_width), nn.Linear(source_width, wide))
+        self.layers = nn.ModuleList(_Layer(wide, heads) for _ in range(depth))
+        self.out = nn.Linear(wide, target_width)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """patches [B, T, F] in any float dtype -> [B, N, X] in the module's."""
+        seen = self.enter(patches.to(self.queries.dtype))  # [B, T, W]
+        queries = self.queries.expand(len(seen), -1, -1)  # [B, N, W]
+        for layer in self.layers:
+            queries = layer(queries, seen)
+        return self.out(queries)  # type: ignore[no-any-return]
+
+
+class _Layer(nn.Module):
+    """Cross-attention and feed-forward, both with a norm before and a residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_seen, self.norm_queries = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, _EXPANSION * width), nn.GELU(), nn.Linear(_EXPANSION * width, width)
+        )
+
+    def forward(self, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """queries [B, N, W], seen [B, T, W] -> [B, N, W]."""
+        asking = self.norm_queries(queries)
+        both = torch.cat([self.norm_seen(seen), asking], dim=1)  # [B, T + N, W]
+        q, k, v = (self._split(m) for m in (self.to_q(asking), self.to_k(both), self.to_v(both)))  # [B, H, ., E]
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, W]
+        queries = queries + self.to_out(read)
+        return queries + self.feed_forward(queries)  # type: ignore[no-any-return]
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)  # [B, ., W] -> [B, H, ., E]
