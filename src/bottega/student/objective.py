@@ -94,6 +94,7 @@ class StyleWorkload(Workload):
         self.config = config
         self.store = store
         self.fingerprint = {}
+        self.loss_scaling = backbone.dtype == torch.float16
         self.path = Path.of(adapter.config, backbone.schedule)
         tasks = split_tasks(rows)
         self.streams = {task: tasks.get(task, []) for task in TASKS}

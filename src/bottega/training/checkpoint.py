@@ -3,7 +3,7 @@
     checkpoints/step_00000500/
       model.safetensors       the trained parameters and buffers, never the frozen backbone
       optimizer.safetensors   AdamW's two moments and step count of each parameter, by the parameter's name
-      state.json              step, fingerprint, SHA-256 of the two files
+      state.json              step, fingerprint, loss scale where there is one, SHA-256 of the files
 
 The folder is written under another name, synced, and renamed. Nothing is unpickled.
 """
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bottega.training.scaling import LossScale
+
 LOGGER = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
 _STATE = "state.json"
@@ -38,6 +40,7 @@ class Checkpoint:
     folder: Path
     step: int
     fingerprint: dict[str, Any]
+    loss_scale: dict[str, float] | None = None
 
 
 def save(
@@ -47,6 +50,8 @@ def save(
     optimizer: torch.optim.Optimizer,
     fingerprint: dict[str, Any],
     keep: int,
+    *,
+    scale: LossScale | None = None,
 ) -> Path:
     """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't
     be."""
@@ -62,6 +67,8 @@ def save(
             save_file(tensors, temporary / name)
         hashes = {name: sha256_file(temporary / name) for name in _FILES}
         state = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
+        if scale is not None:
+            state["loss_scale"] = scale.state()
         (temporary / _STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in (*_FILES, _STATE):
             _sync(temporary / name)
@@ -95,15 +102,24 @@ def latest(directory: Path) -> Checkpoint | None:
             LOGGER.debug("%s: %s", folder, error)
             whole = False
         if whole:
-            return Checkpoint(folder, int(state["step"]), state["fingerprint"])
+            return Checkpoint(folder, int(state["step"]), state["fingerprint"], state.get("loss_scale"))
         LOGGER.warning("the checkpoint %s is incomplete or damaged; the one before it is used", folder.name)
     return None
 
 
-def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies."""
+def restore(
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    scale: LossScale | None = None,
+) -> None:
+    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies, and the loss
+    scale, where the run has one and the checkpoint knows it."""
     from safetensors.torch import load_file
 
+    if scale is not None and checkpoint.loss_scale is not None:
+        scale.load(checkpoint.loss_scale)
     module.load_state_dict(load_file(checkpoint.folder / _FILES[0]), strict=True)
     tensors = load_file(checkpoint.folder / _FILES[1])
     for name, parameter in module.named_parameters():

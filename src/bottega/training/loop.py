@@ -25,6 +25,7 @@ from bottega.training.diagnosis import Watcher, words
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.log import TrainingLog, summary_line
 from bottega.training.replay import explain
+from bottega.training.scaling import LossScale
 
 if TYPE_CHECKING:
     import torch
@@ -53,13 +54,14 @@ class Workload(ABC):
 
     module: everything that is trained and saved, and nothing else. fingerprint: what a checkpoint depends on beside
     the loop's own values. may_change: what of it all may differ on resume, with the effect. notes: lines for people at
-    the head of the log.
+    the head of the log. loss_scaling: whether gradients pass through float16 on their way.
     """
 
     module: nn.Module
     fingerprint: dict[str, Any]
     may_change: dict[str, str] = MAY_CHANGE
     notes: Sequence[str] = ()
+    loss_scaling: bool = False
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -113,9 +115,10 @@ def train(
     optimizer = torch.optim.AdamW(
         work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
     )
+    scale = LossScale() if work.loss_scaling else None
     folder = directory / "checkpoints"
     fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
-    start = _resume(folder, work, optimizer, fingerprint, config)
+    start = _resume(folder, work, optimizer, scale, fingerprint, config)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
     began, row = time.monotonic(), _last_row(directory, start)
@@ -136,7 +139,7 @@ def train(
                 group["lr"] = rate * group["lr_multiplier"]
 
             try:
-                parts, norm = _gradients(work, step, parameters, config.max_grad_norm)
+                parts, norm = _gradients(work, step, parameters, config.max_grad_norm, scale)
             except NonFiniteError as error:
                 told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
                 log.line(str(told))
@@ -146,6 +149,10 @@ def train(
 
             last = step + 1 == end
             row = _row(step, parts, rate, norm, time.monotonic() - tick) | work.metrics(step)
+            if scale is not None:
+                row["loss_scale"] = scale.value
+                if overflow := scale.passed():
+                    log.line(f"step {step + 1}: {overflow}")
             if last or (step + 1) % config.validate_every == 0:
                 validation = work.validate()
                 row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
@@ -161,7 +168,7 @@ def train(
                 log.line(str(pressure))
             if last or (step + 1) % config.checkpoint_every == 0 or interruption.requested or pressure is not None:
                 log.sync()
-                checkpoints.save(folder, step + 1, work.module, optimizer, fingerprint, config.keep_last)
+                checkpoints.save(folder, step + 1, work.module, optimizer, fingerprint, config.keep_last, scale=scale)
             progress.update(loss=row["loss"])
             interruption.check()
             if pressure is not None:
@@ -172,18 +179,26 @@ def train(
 
 
 def _gradients(
-    work: Workload, step: int, parameters: Sequence[tuple[str, nn.Parameter]], limit: float
+    work: Workload, step: int, parameters: Sequence[tuple[str, nn.Parameter]], limit: float, scale: LossScale | None
 ) -> tuple[list[Part], float]:
     """Compute the gradients of a step, clipped to `limit`: what its parts gave, and the norm before clipping.
 
+    Where they overflow, they are computed again with half the loss scale, as long as there is one to halve.
     Raises NonFiniteError before anything that is not finite could reach the parameters.
     """
-    parts = []
-    for part in work.window(step):
-        check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
-        part.loss.backward()  # type: ignore[no-untyped-call]
-        parts.append(_detached(part))
-    return parts, check_gradients(clip_gradients(parameters, limit), step=step + 1)
+    while True:
+        parts = []
+        for part in work.window(step):
+            check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
+            loss = part.loss if scale is None else part.loss * scale.value
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.append(_detached(part))
+        if scale is not None:
+            scale.unscale(parameters)
+        norm = float(clip_gradients(parameters, limit))
+        if math.isfinite(norm) or scale is None or not scale.halve():
+            return parts, check_gradients(norm, step=step + 1)
+        work.module.zero_grad(set_to_none=True)
 
 
 def _memory_guard(config: LoopConfig) -> MemoryGuard:
@@ -193,7 +208,12 @@ def _memory_guard(config: LoopConfig) -> MemoryGuard:
 
 
 def _resume(
-    folder: Path, work: Workload, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any], config: LoopConfig
+    folder: Path,
+    work: Workload,
+    optimizer: torch.optim.Optimizer,
+    scale: LossScale | None,
+    fingerprint: dict[str, Any],
+    config: LoopConfig,
 ) -> int:
     found = checkpoints.latest(folder)
     if found is None:
@@ -204,7 +224,7 @@ def _resume(
             f"steps = {config.steps} lies before the checkpoint's step {found.step}; ask for at least {found.step}, or "
             "train into another folder"
         )
-    checkpoints.restore(found, work.module, optimizer)
+    checkpoints.restore(found, work.module, optimizer, scale=scale)
     return found.step
 
 
