@@ -233,12 +233,12 @@ def test_checkpoints_restore_every_moment(tmp_path: Path) -> None:
     for part in work.window(0):
         part.loss.backward()
     optimizer.step()
-    checkpoints.save(tmp_path, 1, work.module, optimizer, {}, keep=1)
+    checkpoints.save(tmp_path, 1, checkpoints.State(work.module, optimizer), {}, keep=1)
     other = nn.Linear(1, 1)
     fresh = torch.optim.AdamW(other.parameters(), lr=0.1, fused=True)
     found = checkpoints.latest(tmp_path)
     assert found is not None
-    checkpoints.restore(found, other, fresh)
+    checkpoints.restore(found, checkpoints.State(other, fresh))
     ours, theirs = (checkpoints.optimizer_tensors(m, o) for m, o in ((work.module, optimizer), (other, fresh)))
     assert ours.keys() == theirs.keys() and len(ours) == 6
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)

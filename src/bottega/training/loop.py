@@ -10,6 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from bottega.runtime.progress import Progress
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import MAY_CHANGE, LoopConfig
 from bottega.training.diagnosis import Watcher, words
+from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.log import TrainingLog, summary_line
 from bottega.training.replay import explain
@@ -104,7 +106,8 @@ def train(
     until: end after this step as at the last one; the schedule stays that of `config.steps`. guard: of the memory; by
     default as the configuration says.
 
-    Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result.
+    Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result: the averages where
+    there are any.
     Raises FingerprintError for a checkpoint of another run; NonFiniteError before a step would spoil the weights, with
     that step written to `directory`/replay; Interrupted after a checkpoint when somebody asked to stop, and
     MemoryPressureError likewise when memory runs short or rises without end.
@@ -116,9 +119,11 @@ def train(
         work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
     )
     scale = LossScale() if work.loss_scaling else None
+    average = None if config.ema_decay is None else Average(parameters, config.ema_decay)
+    state = checkpoints.State(work.module, optimizer, scale, average)
     folder = directory / "checkpoints"
     fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
-    start = _resume(folder, work, optimizer, scale, fingerprint, config)
+    start = _resume(folder, work, state, fingerprint, config)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
     began, row = time.monotonic(), _last_row(directory, start)
@@ -146,6 +151,8 @@ def train(
                 raise told from error
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(step + 1)
 
             last = step + 1 == end
             row = _row(step, parts, rate, norm, time.monotonic() - tick) | work.metrics(step)
@@ -154,7 +161,8 @@ def train(
                 if overflow := scale.passed():
                     log.line(f"step {step + 1}: {overflow}")
             if last or (step + 1) % config.validate_every == 0:
-                validation = work.validate()
+                with nullcontext() if average is None else average.in_place():
+                    validation = work.validate()
                 row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
             log.row(row)
             watcher.add(row)
@@ -168,11 +176,13 @@ def train(
                 log.line(str(pressure))
             if last or (step + 1) % config.checkpoint_every == 0 or interruption.requested or pressure is not None:
                 log.sync()
-                checkpoints.save(folder, step + 1, work.module, optimizer, fingerprint, config.keep_last, scale=scale)
+                checkpoints.save(folder, step + 1, state, fingerprint, config.keep_last)
             progress.update(loss=row["loss"])
             interruption.check()
             if pressure is not None:
                 raise pressure
+    if average is not None:
+        average.take_place()
     seconds = time.monotonic() - began
     done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
     return done | {"validation": validation or work.validate()}
@@ -208,12 +218,7 @@ def _memory_guard(config: LoopConfig) -> MemoryGuard:
 
 
 def _resume(
-    folder: Path,
-    work: Workload,
-    optimizer: torch.optim.Optimizer,
-    scale: LossScale | None,
-    fingerprint: dict[str, Any],
-    config: LoopConfig,
+    folder: Path, work: Workload, state: checkpoints.State, fingerprint: dict[str, Any], config: LoopConfig
 ) -> int:
     found = checkpoints.latest(folder)
     if found is None:
@@ -224,7 +229,7 @@ def _resume(
             f"steps = {config.steps} lies before the checkpoint's step {found.step}; ask for at least {found.step}, or "
             "train into another folder"
         )
-    checkpoints.restore(found, work.module, optimizer, scale=scale)
+    checkpoints.restore(found, state)
     return found.step
 
 
