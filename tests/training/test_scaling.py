@@ -15,7 +15,7 @@ from bottega.runtime.errors import Interrupted, NonFiniteError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.runtime.seeds import torch_generator
 from bottega.training import scaling
-from bottega.training.loop import Part, Workload, train
+from bottega.training.loop import WHOLE, Part, Workload, train
 from bottega.training.replay import read_facts
 from bottega.training.scaling import START, LossScale
 
@@ -49,7 +49,7 @@ class Half(Workload):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters()), "weight_decay": 0.0, "lr_multiplier": 1.0}]
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         self.seen.append(step)
         x = torch.randn(4, 4, generator=torch_generator("half", step))
         out = self.frozen(self.module(x).half()).float().squeeze(1)
@@ -60,8 +60,8 @@ def overflowing_below(limit: float) -> type[Line]:
     """A line whose gradient of the loss, times the scale, is infinite above `limit`, as in float16."""
 
     class Overflowing(Scaled):
-        def window(self, step: int) -> Iterator[Part]:
-            for part in super().window(step):
+        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+            for part in super().window(step, share):
                 part.loss.register_hook(lambda g: torch.where(g > limit, math.inf, g))
                 yield part
 

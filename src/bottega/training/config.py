@@ -17,8 +17,10 @@ MAY_CHANGE = {
     "validate_every": "no effect on what is learned",
     "memory_limit": "no effect on what is learned",
     "tensorboard": "no effect on what is learned",
+    "processes": "the gradients of a window are added up in another order, so losses differ by roundings",
 }
-"""What may differ on resume, each with its effect; everything else belongs to the fingerprint."""
+"""What may differ on resume, each with its effect; everything else belongs to the fingerprint. `processes` is no
+setting: it is how many `accelerate launch` starts."""
 
 VERIFY_STEPS = 6
 """Optimizer steps that `--verify-resume` trains twice, where no number is given."""
