@@ -31,6 +31,7 @@ from .test_loop import result
 from .together import CONFIG, Toy
 
 CASES = ["sound", "other weights", "resumed", "overflow", "interrupt", "loss", "error", "validation", "memory"]
+CASES += ["order"]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -41,15 +42,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("together")
     command = [sys.executable, *LAUNCH, together.__file__, str(directory), *CASES, "endless"]
     launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + 120
-        while not all((directory / "endless" / f"begun_{rank}").exists() for rank in (0, 1)):
-            assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()[1]
-            time.sleep(0.02)
-        launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=60)
-    finally:
-        launcher.kill()
+    begun, deadline = [directory / "endless" / f"begun_{rank}" for rank in (0, 1)], time.monotonic() + 120
+    while launcher.poll() is None and time.monotonic() < deadline and not all(file.exists() for file in begun):
+        time.sleep(0.02)
+    launcher.send_signal(signal.SIGTERM)  # it kills a process that does not end within 30 s
+    told = launcher.communicate(timeout=60)[1]
+    assert all(file.exists() for file in begun), told
     return directory
 
 
@@ -80,6 +78,10 @@ def test_the_losses_and_weights_are_those_of_one_process_up_to_rounding(out: Pat
             assert two[name] == pytest.approx(one[name], rel=1e-5)
     one, two = weights(alone), weights(out / "sound")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+
+
+def test_what_the_processes_made_is_put_together_in_the_order_of_the_window(out: Path) -> None:
+    assert [outcome["parts"] for outcome in outcomes(out, "order")] == [list(range(5))] * 2
 
 
 def test_a_parameter_that_no_process_uses_is_left_alone_and_one_that_only_one_uses_is_not(out: Path) -> None:

@@ -102,6 +102,8 @@ class Full(MemoryGuard):
 
 def perform(case: str, directory: Path, processes: Processes = ALONE) -> dict[str, Any]:
     """One case in this process."""
+    if case == "order":
+        return {"parts": processes.in_order(list(range(PARTS))[processes.share])}
     if case == "other weights":
         return train(Toy(seed=processes.rank), CONFIG, directory, processes=processes)
     if case == "memory":
