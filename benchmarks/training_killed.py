@@ -111,12 +111,13 @@ def mark(marks: Marks) -> None:
     from bottega.student.objective import StyleWorkload
     from bottega.student.validation import Validation
     from bottega.training import checkpoint
+    from bottega.training.loop import WHOLE
 
     window = StyleWorkload.window
 
-    def begun(work: StyleWorkload, step: int) -> Iterator[Any]:
+    def begun(work: StyleWorkload, step: int, share: slice = WHOLE) -> Iterator[Any]:
         marks.set("a step")  # and all that follows, but for what has a mark of its own
-        return window(work, step)
+        return window(work, step, share)
 
     StyleWorkload.window = begun  # type: ignore[assignment, method-assign]
     Validation.run = marks.wrapped("a validation", Validation.run)  # type: ignore[method-assign]

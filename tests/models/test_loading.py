@@ -311,6 +311,27 @@ def test_auto_means_float32_on_the_cpu() -> None:
         choose_dtype("int8", "cpu")
 
 
+def test_each_of_several_processes_has_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:1", "cpu")] == [
+        "cuda:0",
+        "cuda",
+        "cuda:1",
+        "cpu",
+    ]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cpu",
+    ]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(MissingError, match="cuda:2 asked for, 2 CUDA devices here"):
+        choose_device("auto")
+
+
 def _cached(published: Path, cache: Path, lay_out: Callable[..., Path]) -> ModelsConfig:
     lay_out(cache, "stabilityai/stable-diffusion-xl-base-1.0", published / "sdxl")
     lay_out(cache, "h94/IP-Adapter", published / "ip_adapter", inside="sdxl_models")

@@ -14,7 +14,7 @@ from bottega.runtime.files import read_jsonl
 from bottega.runtime.memory import Creep, Load
 from bottega.training import checkpoint as checkpoints
 from bottega.training.guards import MemoryGuard
-from bottega.training.loop import Part, train
+from bottega.training.loop import WHOLE, Part, train
 
 from .test_loop import CONFIG, Line, result
 
@@ -28,9 +28,9 @@ class Leaking(Line):
         super().__init__()
         self.kept: list[np.ndarray] = []
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         self.kept.append(np.ones(2**17))
-        return super().window(step)
+        return super().window(step, share)
 
 
 class Reading(Line):
@@ -42,9 +42,9 @@ class Reading(Line):
             stream.truncate(LONG.steps << 20)
         self.file = np.memmap(path, dtype=np.uint8, mode="r")
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         assert self.file[step << 20 : (step + 1) << 20].sum() == 0
-        return super().window(step)
+        return super().window(step, share)
 
 
 def watchful(limit: float = 1.0, **options: object) -> MemoryGuard:

@@ -23,7 +23,7 @@ from bottega.runtime.seeds import torch_generator
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import LoopConfig
 from bottega.training.guards import clip_gradients
-from bottega.training.loop import Part, Workload, learning_rate, train
+from bottega.training.loop import WHOLE, Part, Workload, learning_rate, train
 
 
 class Line(Workload):
@@ -42,11 +42,11 @@ class Line(Workload):
             {"params": [bias], "weight_decay": 0.0, "lr_multiplier": 2.0},
         ]
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGTERM)
         x = torch.randn(8, 1, generator=torch_generator("line", step))
-        for k in (0, 4):
+        for k in (0, 4)[share]:
             losses = (self.module(x[k : k + 4]) - (2 * x[k : k + 4] + 1)).square().mean(dim=1)
             if step == self.poison and k == 4:
                 bad = torch.tensor([1.0, float("nan"), 1.0, 1.0]) if self.where == "loss" else torch.ones(4)
@@ -233,12 +233,12 @@ def test_checkpoints_restore_every_moment(tmp_path: Path) -> None:
     for part in work.window(0):
         part.loss.backward()
     optimizer.step()
-    checkpoints.save(tmp_path, 1, work.module, optimizer, {}, keep=1)
+    checkpoints.save(tmp_path, 1, checkpoints.State(work.module, optimizer), {}, keep=1)
     other = nn.Linear(1, 1)
     fresh = torch.optim.AdamW(other.parameters(), lr=0.1, fused=True)
     found = checkpoints.latest(tmp_path)
     assert found is not None
-    checkpoints.restore(found, other, fresh)
+    checkpoints.restore(found, checkpoints.State(other, fresh))
     ours, theirs = (checkpoints.optimizer_tensors(m, o) for m, o in ((work.module, optimizer), (other, fresh)))
     assert ours.keys() == theirs.keys() and len(ours) == 6
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)

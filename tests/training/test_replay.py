@@ -14,7 +14,7 @@ from torch import nn
 
 from bottega.runtime.errors import FingerprintError, MissingError, NonFiniteError, RequestError, StorageError
 from bottega.runtime.seeds import torch_generator
-from bottega.training.loop import Part, Workload, train
+from bottega.training.loop import WHOLE, Part, Workload, train
 from bottega.training.replay import examine, read_facts, replay
 
 from .test_loop import CONFIG, Line
@@ -51,9 +51,9 @@ class TwoNetworks(Workload):
     def modules(self) -> list[tuple[str, nn.Module]]:
         return [("head", self.module), ("trunk", self.trunk)]
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         x = self.data(step, torch.randn(6, 4, generator=torch_generator("two", step)))
-        for k in (0, 2, 4):
+        for k in (0, 2, 4)[share]:
             with torch.no_grad():
                 hidden = self.trunk(x[k : k + 2])
             losses = self.module(hidden).square().mean(dim=1)
@@ -191,8 +191,8 @@ def test_what_is_no_step_of_this_workload_is_refused(tmp_path: Path) -> None:
         replay(wider, file)
 
     class Renamed(TwoNetworks):
-        def window(self, step: int) -> Iterator[Part]:
-            for part in super().window(step):
+        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+            for part in super().window(step, share):
                 part.sample_ids = [f"new-{name}" for name in part.sample_ids]
                 yield part
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bottega.runtime.errors import Interrupted, RequestError, WorkError
-from bottega.training.loop import Part, train
+from bottega.training.loop import WHOLE, Part, train
 from bottega.training.verify import GPU_TOLERANCE, Comparison, relative_difference, verify_resume
 
 from .test_loop import CONFIG, Line
@@ -24,17 +24,17 @@ class Counting(Line):
         super().__init__()
         self.count = 0
 
-    def window(self, step: int) -> Iterator[Part]:
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
         self.count += 1
-        for part in super().window(step):
+        for part in super().window(step, share):
             yield replace(part, loss=part.loss * (1 + 1e-6 * self.count))
 
 
 class Drawing(Line):
     """Its steps depend on torch's own generator, which no checkpoint knows."""
 
-    def window(self, step: int) -> Iterator[Part]:
-        for part in super().window(step):
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+        for part in super().window(step, share):
             yield replace(part, loss=part.loss * torch.rand(()))
 
 

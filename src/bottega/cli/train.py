@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
+from bottega.runtime.errors import BottegaError, RecipeError
 from bottega.training.config import VERIFY_STEPS
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
     from bottega.runtime.config import Config
+    from bottega.training.processes import Processes
 
 app = typer.Typer(help="Train a StyleAdapter.", no_args_is_help=True, add_completion=False)
 C = TypeVar("C", bound="Config")
@@ -55,15 +57,21 @@ def style(
     ] = None,
 ) -> None:
     """Train a StyleAdapter on a frozen PixArt-α; the same command goes on where a stopped run was."""
-    from bottega.runtime.errors import RecipeError
     from bottega.student import stage
     from bottega.student.config import StudentConfig
+    from bottega.training.processes import joined
 
     models = read_models(recipe, set_ or [], pixart, clip)
     config = read_section(StudentConfig, "student", recipe, set_ or [])
     if verify_resume is not None and replay is not None:
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
-    with locked(models.device, output_dir, "train style"):
+    with joined(models.device) as processes, _told_once(processes), ExitStack() as held:
+        if processes.count > 1 and not (verify_resume is None and replay is None):
+            raise RecipeError(
+                "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
+            )
+        with processes.together():
+            held.enter_context(locked(models.device, output_dir, "train style", folder=processes.first))
         if replay is not None:
             typer.echo(str(stage.replay(config, replay, features_dir=features_dir, models=models)))
             return
@@ -72,7 +80,9 @@ def style(
             typer.echo(str(compared))
             compared.require()
             return
-        done = stage.run(config, output_dir, features_dir=features_dir, models=models)
+        done = stage.run(config, output_dir, features_dir=features_dir, models=models, processes=processes)
+    if not processes.first:
+        return
     typer.echo(
         f"{output_dir / done['adapter']}: {done['steps']} steps; learning: {done['learning']} ({done['evidence']})"
     )
@@ -116,10 +126,22 @@ def read_models(recipe: Path | None, sets: list[str], pixart: str | None, clip: 
 
 
 @contextmanager
-def locked(device: str, directory: Path, holder: str) -> Iterator[None]:
-    """The folder and the device are this process's own within this block."""
+def locked(device: str, directory: Path, holder: str, *, folder: bool = True) -> Iterator[None]:
+    """The folder and the device are this process's own within this block; the device alone where `folder` is False."""
     from bottega.models.loading import choose_device
     from bottega.runtime.locks import device_lock, lock
 
-    with lock(directory / ".lock", f"bottega {holder}"), device_lock(str(choose_device(device)), f"bottega {holder}"):
+    who = f"bottega {holder}"
+    with lock(directory / ".lock", who) if folder else nullcontext(), device_lock(str(choose_device(device)), who):
         yield
+
+
+@contextmanager
+def _told_once(processes: Processes) -> Iterator[None]:
+    """The first process learns of every error that ends all, and tells it; the others end with its exit code alone."""
+    try:
+        yield
+    except BottegaError as error:
+        if processes.first:
+            raise
+        raise SystemExit(error.exit_code) from error

@@ -8,6 +8,7 @@ torch and the model libraries are imported inside the functions, because `missin
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +36,17 @@ _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """The device meant: "auto" is the first CUDA device where there is one, else the CPU.
 
+    In one of several processes of `accelerate launch`, "auto" and "cuda" are the device with that process's number.
+
     Raises MissingError when a CUDA device is asked for that is not there, RequestError for a name torch doesn't know.
     """
     import torch
 
+    own = os.environ.get("LOCAL_RANK")
     if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        device = f"cuda:{own or 0}" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and own is not None:
+        device = f"cuda:{own}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:

@@ -28,7 +28,7 @@ from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig, StudentConfig
 from bottega.student.features import null_text_key
 from bottega.student.store import FeatureStore, pad_text, split_tasks
-from bottega.training.loop import Part, Workload
+from bottega.training.loop import WHOLE, Part, Workload
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
 
 TASKS = ("main", "fill50k")
@@ -94,6 +94,7 @@ class StyleWorkload(Workload):
         self.config = config
         self.store = store
         self.fingerprint = {}
+        self.loss_scaling = backbone.dtype == torch.float16
         self.path = Path.of(adapter.config, backbone.schedule)
         tasks = split_tasks(rows)
         self.streams = {task: tasks.get(task, []) for task in TASKS}
@@ -124,11 +125,11 @@ class StyleWorkload(Workload):
         """The adapter and the frozen transformer beside it."""
         return [("adapter", self.adapter), ("transformer", self.backbone.transformer)]
 
-    def window(self, step: int) -> Iterator[Part]:
-        """The window of `step` in parts of `batch_size`."""
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+        """The window of `step` in parts of `batch_size`, or a share of them."""
         draw = self.draw(step)
         size = self.config.batch_size
-        for first in range(0, len(draw.rows), size):
+        for first in range(0, len(draw.rows), size)[share]:
             yield self.part(draw, slice(first, first + size))
 
     def draw(self, step: int) -> Draw:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
 from bottega.student.config import StudentConfig
+from bottega.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import torch
@@ -23,21 +24,35 @@ ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
 
 
-def run(config: StudentConfig, directory: Path, *, features_dir: Path, models: ModelsConfig) -> dict[str, Any]:
+def run(
+    config: StudentConfig,
+    directory: Path,
+    *,
+    features_dir: Path,
+    models: ModelsConfig,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
     """Train a StyleAdapter on a feature cache, from the newest checkpoint if there is one, and export it.
 
-    Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, findings, …}.
-    RequestError for features of other models, FingerprintError for a checkpoint of another recipe.
+    processes: that train together; the first exports.
+    Returns {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, findings, …}; in any
+    process but the first, what is known there.
+    RequestError for features of other models or more processes than parts of a window, FingerprintError for a
+    checkpoint of another recipe.
     """
     from bottega.student.export import save_adapter
     from bottega.training.diagnosis import as_verdict, diagnose_folder
     from bottega.training.loop import train
 
-    work, facts = prepare(config, features_dir, models)
+    processes.require(config.accumulation, "student.accumulation")
+    with processes.together():
+        work, facts = prepare(config, features_dir, models)
     try:
-        result = train(work, config.loop, directory)
+        result = train(work, config.loop, directory, processes=processes)
     finally:
         work.attachment.detach()
+    if not processes.first:
+        return result | facts
     save_adapter(directory / ADAPTER, work.adapter, header(config, work, models, result["steps"]))
     said = as_verdict(diagnose_folder(directory))
     summary = {**result, **facts, "adapter": ADAPTER, **said, "gates": work.adapter.gates()}

@@ -3,7 +3,8 @@
     checkpoints/step_00000500/
       model.safetensors       the trained parameters and buffers, never the frozen backbone
       optimizer.safetensors   AdamW's two moments and step count of each parameter, by the parameter's name
-      state.json              step, fingerprint, SHA-256 of the two files
+      ema.safetensors         the averages of the parameters, where the run keeps them
+      state.json              step, fingerprint, loss scale where there is one, SHA-256 of the files
 
 The folder is written under another name, synced, and renamed. Nothing is unpickled.
 """
@@ -25,10 +26,24 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bottega.training.ema import Average
+    from bottega.training.scaling import LossScale
+
 LOGGER = logging.getLogger(__name__)
 _FILES = ("model.safetensors", "optimizer.safetensors")
+_AVERAGES = "ema.safetensors"
 _STATE = "state.json"
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """What the next step depends on beside its number; `scale` and `average` only where the run has them."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    scale: LossScale | None = None
+    average: Average | None = None
 
 
 @dataclass(frozen=True)
@@ -38,16 +53,10 @@ class Checkpoint:
     folder: Path
     step: int
     fingerprint: dict[str, Any]
+    loss_scale: dict[str, float] | None = None
 
 
-def save(
-    directory: Path,
-    step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    fingerprint: dict[str, Any],
-    keep: int,
-) -> Path:
+def save(directory: Path, step: int, state: State, fingerprint: dict[str, Any], keep: int) -> Path:
     """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't
     be."""
     from safetensors.torch import save_file
@@ -57,13 +66,18 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        contents = (module_tensors(module), optimizer_tensors(module, optimizer))
-        for name, tensors in zip(_FILES, contents, strict=True):
+        moments = optimizer_tensors(state.module, state.optimizer)
+        contents = dict(zip(_FILES, (module_tensors(state.module), moments), strict=True))
+        if state.average is not None:
+            contents[_AVERAGES] = state.average.tensors()
+        for name, tensors in contents.items():
             save_file(tensors, temporary / name)
-        hashes = {name: sha256_file(temporary / name) for name in _FILES}
-        state = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
-        (temporary / _STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for name in (*_FILES, _STATE):
+        hashes = {name: sha256_file(temporary / name) for name in contents}
+        facts = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
+        if state.scale is not None:
+            facts["loss_scale"] = state.scale.state()
+        (temporary / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name in (*contents, _STATE):
             _sync(temporary / name)
         _sync(temporary)
         if folder.exists():  # an equal step of an earlier run of this command, or one that was found torn
@@ -88,30 +102,38 @@ def latest(directory: Path) -> Checkpoint | None:
     for folder in sorted(directory.glob("step_*"), reverse=True):
         try:
             state = read_json(folder / _STATE)
-            whole = state["format"] == _FORMAT and all(
-                sha256_file(folder / name) == state["sha256"][name] for name in _FILES
+            whole = (
+                state["format"] == _FORMAT
+                and state["sha256"].keys() >= set(_FILES)
+                and all(sha256_file(folder / name) == value for name, value in state["sha256"].items())
             )
-        except (BottegaError, KeyError, TypeError, OSError) as error:
+        except (BottegaError, KeyError, TypeError, AttributeError, OSError) as error:
             LOGGER.debug("%s: %s", folder, error)
             whole = False
         if whole:
-            return Checkpoint(folder, int(state["step"]), state["fingerprint"])
+            return Checkpoint(folder, int(state["step"]), state["fingerprint"], state.get("loss_scale"))
         LOGGER.warning("the checkpoint %s is incomplete or damaged; the one before it is used", folder.name)
     return None
 
 
-def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies."""
+def restore(checkpoint: Checkpoint, state: State) -> None:
+    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies, and the averages
+    and the loss scale, where the run has them."""
     from safetensors.torch import load_file
 
+    module, optimizer = state.module, state.optimizer
+    if state.scale is not None and checkpoint.loss_scale is not None:  # a checkpoint may be older than the scale
+        state.scale.load(checkpoint.loss_scale)
+    if state.average is not None:
+        state.average.load(load_file(checkpoint.folder / _AVERAGES))
     module.load_state_dict(load_file(checkpoint.folder / _FILES[0]), strict=True)
     tensors = load_file(checkpoint.folder / _FILES[1])
     for name, parameter in module.named_parameters():
-        state = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
-        if state:
+        moments = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
+        if moments:
             # AdamW keeps its step count on the CPU unless it is fused or capturable; it moves it where it wants it
             optimizer.state[parameter] = {
-                k: v.to(parameter.device) if v.ndim or _fused(optimizer) else v for k, v in state.items()
+                k: v.to(parameter.device) if v.ndim or _fused(optimizer) else v for k, v in moments.items()
             }
 
 
@@ -141,10 +163,15 @@ def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, A
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, on the CPU: parameters and buffers by name, moments as `moment:parameter`."""
+    """All tensors of a checkpoint, on the CPU: parameters and buffers by name, moments as `moment:parameter`, averages
+    as `ema:parameter`."""
     from safetensors.torch import load_file
 
-    return {name: tensor for file in _FILES for name, tensor in load_file(checkpoint.folder / file).items()}
+    found = {name: tensor for file in _FILES for name, tensor in load_file(checkpoint.folder / file).items()}
+    averages = checkpoint.folder / _AVERAGES
+    if averages.exists():
+        found |= {f"ema:{name}": tensor for name, tensor in load_file(averages).items()}
+    return found
 
 
 def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -17,8 +17,10 @@ MAY_CHANGE = {
     "validate_every": "no effect on what is learned",
     "memory_limit": "no effect on what is learned",
     "tensorboard": "no effect on what is learned",
+    "processes": "the gradients of a window are added up in another order, so losses differ by roundings",
 }
-"""What may differ on resume, each with its effect; everything else belongs to the fingerprint."""
+"""What may differ on resume, each with its effect; everything else belongs to the fingerprint. `processes` is no
+setting: it is how many `accelerate launch` starts."""
 
 VERIFY_STEPS = 6
 """Optimizer steps that `--verify-resume` trains twice, where no number is given."""
@@ -38,6 +40,13 @@ class LoopConfig(Config):
     )
     epsilon: float = Field(1e-8, gt=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient of a step is scaled down to this L2 norm")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="average the weights over steps and validate and export the average: the share of it that a step "
+        "keeps, at most (1 + step) / (10 + step); none: the weights themselves",
+    )
     checkpoint_every: int = Field(2000, ge=1, description="optimizer steps between checkpoints")
     keep_last: int = Field(2, ge=1, description="checkpoints kept")
     log_every: int = Field(50, ge=1, description="optimizer steps between lines of train.log")

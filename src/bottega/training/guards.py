@@ -55,15 +55,14 @@ def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float)
     return norm
 
 
-def check_gradients(norm: torch.Tensor, *, step: int) -> float:
-    """The norm of a step's gradients as a number; NonFiniteError if it is none.
+def check_gradients(norm: float, *, step: int) -> float:
+    """The norm of a step's gradients; NonFiniteError if it is no finite number.
 
     Clipping by it has spoiled every gradient then, so which was the first is found by computing the step again.
     """
-    value = float(norm)
-    if not math.isfinite(value):
+    if not math.isfinite(norm):
         raise NonFiniteError(f"step {step}: the gradient is not finite")
-    return value
+    return norm
 
 
 class MemoryGuard:

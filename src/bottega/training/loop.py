@@ -10,25 +10,31 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.runtime.errors import Interrupted, MemoryPressureError, NonFiniteError, RequestError
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import Creep, rss_mb, vram_mb
-from bottega.runtime.progress import Progress
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import MAY_CHANGE, LoopConfig
-from bottega.training.diagnosis import Watcher, words
+from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
-from bottega.training.log import TrainingLog, summary_line
+from bottega.training.journal import Journal
+from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
+from bottega.training.scaling import LossScale
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+WHOLE = slice(None)
+"""All parts of a window."""
 
 
 @dataclass
@@ -53,21 +59,22 @@ class Workload(ABC):
 
     module: everything that is trained and saved, and nothing else. fingerprint: what a checkpoint depends on beside
     the loop's own values. may_change: what of it all may differ on resume, with the effect. notes: lines for people at
-    the head of the log.
+    the head of the log. loss_scaling: whether gradients pass through float16 on their way.
     """
 
     module: nn.Module
     fingerprint: dict[str, Any]
     may_change: dict[str, str] = MAY_CHANGE
     notes: Sequence[str] = ()
+    loss_scaling: bool = False
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW's groups: `params`, `weight_decay`, and `lr_multiplier`, by which the group's learning rate differs."""
 
     @abstractmethod
-    def window(self, step: int) -> Iterator[Part]:
-        """The parts of the window of `step` (from 0); each is computed when it is asked for."""
+    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+        """The parts of the window of `step` (from 0), or a `share` of them; each is computed when it is asked for."""
 
     def validate(self) -> dict[str, Any]:
         """Numbers of a validation for the log; empty where there is none."""
@@ -95,95 +102,159 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 
 def train(
-    work: Workload, config: LoopConfig, directory: Path, *, until: int | None = None, guard: MemoryGuard | None = None
+    work: Workload,
+    config: LoopConfig,
+    directory: Path,
+    *,
+    until: int | None = None,
+    guard: MemoryGuard | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train to `config.steps`, from the newest whole checkpoint in `directory` if there is one.
 
     until: end after this step as at the last one; the schedule stays that of `config.steps`. guard: of the memory; by
-    default as the configuration says.
+    default as the configuration says. processes: that train together; the first alone writes and validates.
 
-    Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result.
+    Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result: the averages where
+    there are any.
     Raises FingerprintError for a checkpoint of another run; NonFiniteError before a step would spoil the weights, with
     that step written to `directory`/replay; Interrupted after a checkpoint when somebody asked to stop, and
     MemoryPressureError likewise when memory runs short or rises without end.
     """
-    import torch
-
+    processes.spread(work.module)
     parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
-    )
+    state = _state(work, parameters, config)
     folder = directory / "checkpoints"
     fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
-    start = _resume(folder, work, optimizer, fingerprint, config)
+    start = _resume(folder, work, state, fingerprint, config, processes)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
-    with (
-        TrainingLog(directory, start, tensorboard=config.tensorboard) as log,
-        Progress(config.steps, "training", "steps", done=start) as progress,
-        Interruption() as interruption,
-    ):
-        log.line(f"{'resumed after' if start else 'begun at'} step {start} of {config.steps}")
-        for note in work.notes:
-            log.line(note)
-        watcher = Watcher(read_jsonl(log.metrics))
+    with ExitStack() as opened:
+        journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
+        interruption = opened.enter_context(Interruption(quiet=not processes.first))
+        if journal is not None:
+            journal.begin(work.notes, processes.count)
         for step in range(start, end):
-            tick = time.monotonic()
-            rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["lr_multiplier"]
-
+            tick, last = time.monotonic(), step + 1 == end
+            rate = _set_rate(state.optimizer, config, step)
             try:
-                parts, norm = _gradients(work, step, parameters, config.max_grad_norm)
+                parts, norm = _gradients(work, step, parameters, config.max_grad_norm, state.scale, processes)
             except NonFiniteError as error:
-                told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
-                log.line(str(told))
-                raise told from error
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                raise _explained(error, work, step, directory, journal, processes) from error
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            if state.average is not None:
+                state.average.update(step + 1)
 
-            last = step + 1 == end
-            row = _row(step, parts, rate, norm, time.monotonic() - tick) | work.metrics(step)
-            if last or (step + 1) % config.validate_every == 0:
-                validation = work.validate()
-                row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
-            log.row(row)
-            watcher.add(row)
-            if last or (step + 1) % config.log_every == 0:
-                log.line(summary_line(row, config.steps) + _validation_text(row))
-                log.points(row)
-            if "val_gain" in row:
-                log.line(words(watcher.findings(ended=last)))
-            pressure = None if last else guard.look(step + 1)
-            if pressure is not None:
-                log.line(str(pressure))
-            if last or (step + 1) % config.checkpoint_every == 0 or interruption.requested or pressure is not None:
-                log.sync()
-                checkpoints.save(folder, step + 1, work.module, optimizer, fingerprint, config.keep_last)
-            progress.update(loss=row["loss"])
-            interruption.check()
-            if pressure is not None:
-                raise pressure
+            row = _row(step, processes.in_order(parts), rate, norm, time.monotonic() - tick) | work.metrics(step)
+            overflow = None
+            if state.scale is not None:
+                row["loss_scale"] = state.scale.value
+                overflow = state.scale.passed()
+            with processes.together():
+                if journal is not None:
+                    if last or (step + 1) % config.validate_every == 0:
+                        with nullcontext() if state.average is None else state.average.in_place():
+                            validation = work.validate()
+                        row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
+                    journal.step(row, overflow, last=last)
+            stop = _stop(interruption, None if last else guard.look(step + 1), processes)
+            with processes.together():
+                if journal is not None:
+                    if isinstance(stop, MemoryPressureError):
+                        journal.line(str(stop))
+                    if last or (step + 1) % config.checkpoint_every == 0 or stop is not None:
+                        journal.sync()
+                        checkpoints.save(folder, step + 1, state, fingerprint, config.keep_last)
+                    journal.progress(row["loss"])
+            if stop is not None:
+                raise stop
+    if state.average is not None:
+        state.average.take_place()
     seconds = time.monotonic() - began
     done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
-    return done | {"validation": validation or work.validate()}
+    return done | {"validation": validation or (work.validate() if processes.first else {})}
+
+
+def _state(work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig) -> checkpoints.State:
+    """The state of a run that has not begun."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
+    )
+    scale = LossScale() if work.loss_scaling else None
+    average = None if config.ema_decay is None else Average(parameters, config.ema_decay)
+    return checkpoints.State(work.module, optimizer, scale, average)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, config: LoopConfig, step: int) -> float:
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_multiplier"]
+    return rate
 
 
 def _gradients(
-    work: Workload, step: int, parameters: Sequence[tuple[str, nn.Parameter]], limit: float
+    work: Workload,
+    step: int,
+    parameters: Sequence[tuple[str, nn.Parameter]],
+    limit: float,
+    scale: LossScale | None,
+    processes: Processes,
 ) -> tuple[list[Part], float]:
-    """Compute the gradients of a step, clipped to `limit`: what its parts gave, and the norm before clipping.
+    """Compute the gradients of a step, clipped to `limit`: what the parts of this process gave, and the norm of the
+    whole window's gradient before clipping.
 
+    Where they overflow, they are computed again with half the loss scale, as long as there is one to halve.
     Raises NonFiniteError before anything that is not finite could reach the parameters.
     """
-    parts = []
-    for part in work.window(step):
-        check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
-        part.loss.backward()  # type: ignore[no-untyped-call]
-        parts.append(_detached(part))
-    return parts, check_gradients(clip_gradients(parameters, limit), step=step + 1)
+    while True:
+        parts = []
+        with processes.together():
+            for part in work.window(step, processes.share):
+                check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
+                loss = part.loss if scale is None else part.loss * scale.value
+                loss.backward()  # type: ignore[no-untyped-call]
+                parts.append(_detached(part))
+        processes.sum_gradients(parameters)
+        if scale is not None:
+            scale.unscale(parameters)
+        norm = float(clip_gradients(parameters, limit))
+        if math.isfinite(norm) or scale is None or not scale.halve():
+            return parts, check_gradients(norm, step=step + 1)
+        work.module.zero_grad(set_to_none=True)
+
+
+def _explained(
+    error: NonFiniteError,
+    work: Workload,
+    step: int,
+    directory: Path,
+    journal: Journal | None,
+    processes: Processes,
+) -> NonFiniteError:
+    """The error with its cause, for which the first process computes the whole window again."""
+    with processes.together():
+        if journal is None:
+            return NonFiniteError(str(error))
+        told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
+        journal.line(str(told))
+    return told
+
+
+def _stop(
+    interruption: Interruption, pressure: MemoryPressureError | None, processes: Processes
+) -> Interrupted | MemoryPressureError | None:
+    """What ends the run after this step, in whichever process it arose."""
+    own = interruption.signum, None if pressure is None else str(pressure)
+    told = [word for word in processes.tell(own if any(own) else None) if word is not None]
+    for signum, _ in told:
+        if signum is not None:
+            return Interrupted(signum)
+    return MemoryPressureError(told[0][1]) if told else None
 
 
 def _memory_guard(config: LoopConfig) -> MemoryGuard:
@@ -193,18 +264,39 @@ def _memory_guard(config: LoopConfig) -> MemoryGuard:
 
 
 def _resume(
-    folder: Path, work: Workload, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any], config: LoopConfig
+    folder: Path,
+    work: Workload,
+    state: checkpoints.State,
+    fingerprint: dict[str, Any],
+    config: LoopConfig,
+    processes: Processes,
 ) -> int:
-    found = checkpoints.latest(folder)
-    if found is None:
-        return 0
+    """Put the newest checkpoint back; the step after which the run goes on."""
+    with processes.together():
+        found = checkpoints.latest(folder)
+        start = 0 if found is None else _restore(found, work, state, fingerprint, config)
+    if len(starts := set(processes.tell(start))) > 1:
+        raise RequestError(
+            f"all processes must read the same checkpoints, these found different ones (of steps {starts}); put the "
+            f"output on a disk that all share"
+        )
+    return start
+
+
+def _restore(
+    found: checkpoints.Checkpoint,
+    work: Workload,
+    state: checkpoints.State,
+    fingerprint: dict[str, Any],
+    config: LoopConfig,
+) -> int:
     checkpoints.check_fingerprint(found.fingerprint, fingerprint, work.may_change)
     if found.step > config.steps:
         raise RequestError(
             f"steps = {config.steps} lies before the checkpoint's step {found.step}; ask for at least {found.step}, or "
             "train into another folder"
         )
-    checkpoints.restore(found, work.module, optimizer)
+    checkpoints.restore(found, state)
     return found.step
 
 
@@ -213,9 +305,8 @@ def _fingerprint(config: LoopConfig) -> dict[str, Any]:
 
 
 def _detached(part: Part) -> Part:
-    return Part(
-        part.loss.detach(), part.sample_losses.detach(), part.sample_ids, part.timesteps, part.tasks, part.metrics
-    )
+    """A part without its graph, on the CPU."""
+    return replace(part, loss=part.loss.detach().cpu(), sample_losses=part.sample_losses.detach().cpu())
 
 
 def _row(step: int, parts: list[Part], rate: float, norm: float, seconds: float) -> dict[str, Any]:
@@ -243,8 +334,3 @@ def _last_row(directory: Path, step: int) -> dict[str, Any]:
     if step == 0 or not path.exists():
         return {}
     return next((row for row in read_jsonl(path) if row["step"] == step), {})
-
-
-def _validation_text(row: dict[str, Any]) -> str:
-    gain = row.get("val_gain")
-    return "" if gain is None else f" val_gain {gain:.4f}"

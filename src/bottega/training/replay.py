@@ -131,7 +131,8 @@ def examine(work: Workload, step: int) -> Examination:
     """Compute the window of `step` (from 0) again under watch, up to its gradients.
 
     No parameter is changed; gradients are cleared before and after. Only the first part that something is wrong with
-    is looked into; of those after it the losses are entered.
+    is looked into; of those after it the losses are entered. There is no loss scale here: a step is given up only when
+    its gradient is not finite without one.
     """
     seen = Examination(step + 1)
     work.module.zero_grad(set_to_none=True)

@@ -1,0 +1,76 @@
+"""What a run leaves for people and programs as it goes: its logs, the words on how it goes, and the bar.
+
+One process keeps it; where several train together, that is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bottega.runtime.files import read_jsonl
+from bottega.runtime.progress import Progress
+from bottega.training.config import LoopConfig
+from bottega.training.diagnosis import Watcher, words
+from bottega.training.log import TrainingLog, summary_line
+
+
+class Journal:
+    """The journal of a run in `directory` that goes on after step `start`; written inside its `with` block only."""
+
+    def __init__(self, directory: Path, start: int, config: LoopConfig) -> None:
+        self._start, self._config = start, config
+        self._log = TrainingLog(directory, start, tensorboard=config.tensorboard)
+        self._progress = Progress(config.steps, "training", "steps", done=start)
+
+    def __enter__(self) -> Journal:
+        with ExitStack() as open_now:
+            open_now.enter_context(self._log)
+            open_now.enter_context(self._progress)
+            self._open = open_now.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def begin(self, notes: Sequence[str], processes: int) -> None:
+        """Write the head: where the run begins or goes on, in how many processes, and what the workload has to say."""
+        how = f", in {processes} processes" if processes > 1 else ""
+        self.line(f"{'resumed after' if self._start else 'begun at'} step {self._start} of {self._config.steps}{how}")
+        for note in notes:
+            self.line(note)
+        self._watcher = Watcher(read_jsonl(self._log.metrics))
+
+    def line(self, text: str) -> None:
+        """Write one line for people."""
+        self._log.line(text)
+
+    def step(self, row: dict[str, Any], overflow: str | None, *, last: bool) -> None:
+        """Write a step's row, and for people its line and the verdict where they are due; overflow: see `LossScale`."""
+        self._log.row(row)
+        self._watcher.add(row)
+        if overflow is not None:
+            self.line(f"step {row['step']}: {overflow}")
+        if last or row["step"] % self._config.log_every == 0:
+            self.line(summary_line(row, self._config.steps) + _validation_text(row))
+            self._log.points(row)
+        if "val_gain" in row:
+            self.line(words(self._watcher.findings(ended=last)))
+
+    def sync(self) -> None:
+        """Bring all that was written to the disk: no checkpoint may be ahead of its log."""
+        self._log.sync()
+
+    def progress(self, loss: float) -> None:
+        """Move the bar on by one step."""
+        self._progress.update(loss=loss)
+
+
+def _validation_text(row: dict[str, Any]) -> str:
+    gain = row.get("val_gain")
+    return "" if gain is None else f" val_gain {gain:.4f}"
