@@ -86,7 +86,7 @@ FREE: tuple[str, ...] = (
     "teacher.seeds", "teacher.sheet_after", "teacher.batch_size", "teacher.keep_tries",
     "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
     "features.fill50k", "features.patches",
-    "student.preload_mb", *(f"student.loop.{name}" for name in MAY_CHANGE),
+    "student.preload_mb", "student.validation.samples", *(f"student.loop.{name}" for name in MAY_CHANGE),
     "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",
 )  # fmt: skip
 

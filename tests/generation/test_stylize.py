@@ -116,7 +116,8 @@ def test_contents_may_be_handed_in_as_latents(parts: Parts, request_: dict[str, 
 
 @pytest.mark.parametrize(("text", "style"), [(2.0, 1.0), (1.0, 2.0), (2.5, 3.0)])
 def test_guidance_is_its_equation(parts: Parts, request_: dict[str, Any], text: float, style: float) -> None:
-    from bottega.generation.stylize import Attachment, _Batch
+    from bottega.student.attach import Attachment
+    from bottega.student.sampler import Sampler
 
     adapter, null = adapter_of(parts), torch.randn(1, parts.backbone.transformer.config.caption_channels)
     attachment = Attachment(parts.backbone.transformer, adapter)
@@ -124,7 +125,7 @@ def test_guidance_is_its_equation(parts: Parts, request_: dict[str, Any], text: 
 
         def batch(t: float, s: float) -> Any:
             sampling = SamplingConfig(text_guidance=t, style_guidance=s)
-            return _Batch(
+            return Sampler(
                 parts.backbone,
                 attachment,
                 sampling,

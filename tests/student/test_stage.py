@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
@@ -60,6 +61,16 @@ def test_a_run_leaves_an_adapter_metrics_and_a_verdict(trained: Path) -> None:
     assert wanted <= rows[0].keys() and rows[0]["prediction_type"] == "epsilon"
     assert {"val_gain", "val_swap"} <= rows[3].keys() and "val_gain" not in rows[2]
     assert "Loss:" in (trained / "train.log").read_text()
+    assert sorted(f.name for f in (trained / "samples").iterdir()) == ["step_00000004.png", "step_00000008.png"]
+
+
+def test_pictures_on_the_way_change_nothing_that_is_learned(
+    trained: Path, features: Path, models: ModelsConfig, tmp_path: Path
+) -> None:
+    run(changed(validation=SETTINGS["validation"] | {"samples": 0}), tmp_path, features_dir=features, models=models)
+    assert not (tmp_path / "samples").exists()
+    one, other = (load_file(folder / "adapter.safetensors") for folder in (trained, tmp_path))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_header_says_what_the_adapter_is_and_names_no_place_on_this_machine(

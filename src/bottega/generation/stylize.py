@@ -5,7 +5,6 @@ Legend: N pictures, B of a batch, S pixels a side, C × h × w latents, M text t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.diffusion.process import add_noise, ddim_step
 from bottega.runtime.errors import NonFiniteError, RequestError
-from bottega.runtime.seeds import derive, torch_generator
+from bottega.runtime.seeds import derive
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
 from bottega.student.encode import LatentEncoder
-from bottega.student.store import pad_text
+from bottega.student.sampler import Sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +96,7 @@ def stylize(
             styles = None if styles_clip is None else styles_clip[where]
             summaries = None if contents_clip is None else contents_clip[where]
             shown = None if captions_clip is None else captions_clip[where]
-            batch = _Batch(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt, shown)
+            batch = Sampler(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt, shown)
             latents = batch.draw(_latents(parts, contents[where]), seeds[where], start)
             pictures.append(_decode(parts, latents, seeds[where]))
             if progress is not None:
@@ -159,97 +157,6 @@ def to_uint8(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     if not bool(np.isfinite(pictures).all()):
         raise NonFiniteError("a picture holds NaN or infinity; it must not be rounded to 8 bits: look at its latents")
     return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
-
-
-class _Batch:
-    """One batch on its way down the schedule: conditions are prepared once, the prefix is shared by the guided
-    branches."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        attachment: Attachment | None,
-        sampling: SamplingConfig,
-        styles: torch.Tensor | None,
-        contents_clip: torch.Tensor | None,
-        prompts: Sequence[torch.Tensor],
-        null_prompt: torch.Tensor | None,
-        captions_clip: torch.Tensor | None = None,
-    ) -> None:
-        self.backbone, self.attachment, self.sampling = backbone, attachment, sampling
-        device = backbone.device
-        self.text = tuple(x.to(device) for x in pad_text([p.float() for p in prompts]))
-        self.null = None
-        if sampling.text_guidance != 1.0 and null_prompt is not None:
-            self.null = tuple(x.to(device) for x in pad_text([null_prompt.float()] * len(prompts)))
-        self.content: torch.Tensor | None = None
-        self.tokens = self.null_tokens = None
-        if attachment is not None:
-            if styles is None or (contents_clip is None and not attachment.adapter.reads_patches):
-                raise RequestError(
-                    "an adapter needs the CLIP embeddings of style and content, or the patch tokens of the style if "
-                    "its token_source is patch; pass styles_clip, and contents_clip with embeddings"
-                )
-            contents = None if contents_clip is None else contents_clip.to(device)
-            shown = None if captions_clip is None else captions_clip.to(device)
-            dropped = torch.zeros(len(styles), dtype=torch.bool, device=device)
-            with torch.no_grad():
-                self.tokens, self.null_tokens = (
-                    attachment.adapter.style(styles.to(device), contents, without, shown)[0]
-                    for without in (dropped, ~dropped)
-                )
-
-    @torch.no_grad()
-    def draw(self, content: torch.Tensor, seeds: Sequence[int], start: int) -> torch.Tensor:
-        """Content latents [B, C, h, w] -> the drawn picture's latents, float32."""
-        backbone, schedule = self.backbone, self.backbone.schedule
-        self.content = content.to(backbone.device)
-        noise = torch.stack(
-            [torch.randn(content.shape[1:], generator=torch_generator("student", seed)) for seed in seeds]
-        )
-        noise = noise.to(backbone.device)
-        bar = schedule.alpha_bar_at(start)
-        adapter = None if self.attachment is None else self.attachment.adapter
-        blank = adapter is not None and adapter.config.start == "noise" and start == schedule.timesteps - 1
-        x = noise if blank else add_noise(self.content, noise, bar**0.5, (1.0 - bar) ** 0.5)
-        times = [*schedule.sampling_timesteps(start, self.sampling.steps), -1]
-        for now, after in itertools.pairwise(times):
-            epsilon = self.epsilon(x, torch.full((len(x),), now, device=backbone.device))
-            x = ddim_step(x, epsilon, schedule.alpha_bar_at(now), schedule.alpha_bar_at(after))
-        return x
-
-    def epsilon(self, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        """ε with guidance on text and on style, nested: ε(∅,∅) + g_t (ε(t,∅) - ε(∅,∅)) + g_s (ε(t,s) - ε(t,∅)).
-
-        After Brooks et al. 2023, eq. 3. Only the terms with a scale other than 1 are computed; guidance on the text
-        alone keeps the style on both sides, ε(∅,s) + g_t (ε(t,s) - ε(∅,s)).
-        """
-        text_scale = self.sampling.text_guidance
-        style_scale = self.sampling.style_guidance if self.attachment is not None else 1.0
-        if style_scale == 1.0:
-            styled = self._branch(x, times, self.text, [self.tokens])[0]
-            if self.null is None:
-                return styled
-            without = self._branch(x, times, self.null, [self.tokens])[0]  # one condition to guide: style on both sides
-            return without + text_scale * (styled - without)
-        styled, plain = self._branch(x, times, self.text, [self.tokens, self.null_tokens])
-        guided = plain + style_scale * (styled - plain)
-        if self.null is None:
-            return guided
-        bare = self._branch(x, times, self.null, [self.null_tokens])[0]
-        return guided + (text_scale - 1.0) * (plain - bare)
-
-    def _branch(
-        self, x: torch.Tensor, times: torch.Tensor, text: tuple[torch.Tensor, ...], tokens: list[torch.Tensor | None]
-    ) -> list[torch.Tensor]:
-        """ε for one caption and each of several sets of style tokens, with one prefix for all."""
-        backbone, attachment = self.backbone, self.attachment
-        blocks = 0 if attachment is None else attachment.adapter.first_block
-        state = backbone.prefix(x, times, text[0], text[1], blocks)
-        outputs = [
-            backbone.suffix(state, attachment, one, times, self.content, self.sampling.style_scale) for one in tokens
-        ]
-        return [backbone.epsilon(output, x, times) for output in outputs]
 
 
 def _placed(adapter: StyleAdapter, backbone: Backbone) -> StyleAdapter:

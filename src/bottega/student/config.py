@@ -178,6 +178,9 @@ class ValidationConfig(Config):
         16, ge=1, description="held-out targets; the split val if there is any, else set aside from train"
     )
     timesteps: int = Field(4, ge=1, description="timesteps of each picture, spread evenly over the mode's range")
+    samples: int = Field(
+        4, ge=0, description="of these pictures drawn at each validation, into training/samples/; 0: none"
+    )
 
 
 class StudentConfig(Config):

@@ -100,7 +100,7 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     rows = read_samples(features_dir)
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(config, store, rows))
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
-    work, facts = _workload(config, backbone, adapter, store, rows)
+    work, facts = _workload(config, backbone, adapter, store, rows, pixart)
     work.fingerprint = {
         "student": _fingerprint(config),
         "geometry": adapter.description()["geometry"],
@@ -115,10 +115,16 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
 
 
 def _workload(
-    config: StudentConfig, backbone: Any, adapter: StyleAdapter, store: FeatureStore, rows: list[dict[str, Any]]
+    config: StudentConfig,
+    backbone: Any,
+    adapter: StyleAdapter,
+    store: FeatureStore,
+    rows: list[dict[str, Any]],
+    pixart: Path,
 ) -> tuple[StyleWorkload, dict[str, Any]]:
     from bottega.student.memory import weigh
     from bottega.student.objective import StyleWorkload
+    from bottega.student.samples import Samples
     from bottega.student.validation import Validation, hold_out
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
@@ -128,6 +134,8 @@ def _workload(
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
     work.validate = validation.run  # type: ignore[method-assign]
+    if shown := validated[: config.validation.samples]:
+        work.show = Samples(work, shown, pixart).write  # type: ignore[method-assign]
     activations = weigh(work, config.gradient_checkpointing)
     work.notes = (str(activations), *captions)
     samples = {task: len(stream) for task, stream in work.streams.items()}

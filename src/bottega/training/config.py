@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Added, Config
 
 MAY_CHANGE = {
     "steps": "a cosine schedule is stretched to the new length from here on",
@@ -40,7 +40,7 @@ class LoopConfig(Config):
     )
     epsilon: float = Field(1e-8, gt=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient of a step is scaled down to this L2 norm")
-    ema_decay: float | None = Field(
+    ema_decay: Annotated[float | None, Added(before=None)] = Field(
         None,
         gt=0,
         lt=1,

@@ -80,6 +80,10 @@ class Workload(ABC):
         """Numbers of a validation for the log; empty where there is none."""
         return {}
 
+    def show(self, directory: Path, step: int) -> list[Path]:
+        """Draw for people, into `directory`, with what is trained as it is after `step`: the files, none by default."""
+        return []
+
     def metrics(self, step: int) -> dict[str, Any]:
         """What each row of the log holds beside the loop's own numbers."""
         return {}
@@ -158,6 +162,7 @@ def train(
                     if last or (step + 1) % config.validate_every == 0:
                         with nullcontext() if state.average is None else state.average.in_place():
                             validation = work.validate()
+                            work.show(directory, step + 1)
                         row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
                     journal.step(row, overflow, last=last)
             stop = _stop(interruption, None if last else guard.look(step + 1), processes)

@@ -1,0 +1,90 @@
+"""Pictures of a training on its way: a few validation samples, drawn as the adapter will be used.
+
+    samples/step_00000500.png    a row a sample: content | target | in its own style | in another picture's style
+
+The autoencoder is loaded for the moment of drawing and let go after it. Nothing that is learned depends on this: the
+noise of a sample is a function of its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.runtime.files import write_png
+from bottega.runtime.memory import trim
+from bottega.runtime.seeds import derive
+from bottega.student.objective import StyleWorkload
+from bottega.student.sampler import Sampler
+from bottega.student.validation import other_style
+
+FOLDER = "samples"
+_GAP = 4  # pixels of white between pictures
+
+
+class Samples:
+    """Draws the first samples of the validation with the adapter as it is.
+
+    rows: of samples.jsonl. pixart: the folder of the autoencoder.
+    """
+
+    def __init__(self, work: StyleWorkload, rows: list[dict[str, Any]], pixart: Path) -> None:
+        self.work, self.rows, self.pixart = work, rows, pixart
+        self.others = [row | (other_style(rows, i) or {}) for i, row in enumerate(rows)]
+
+    def write(self, directory: Path, step: int) -> list[Path]:
+        """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta."""
+        file = directory / FOLDER / f"step_{step:08d}.png"
+        write_png(file, sheet(self.columns()))
+        return [file]
+
+    @torch.no_grad()
+    def columns(self) -> list[npt.NDArray[np.uint8]]:
+        """Content, target, own style, other style: four times uint8 [N, S, S, 3]."""
+        from bottega.student.encode import LatentEncoder
+
+        store = self.work.store
+        latents = [store.latents([row[name] for row in self.rows]) for name in ("content", "target")]
+        latents += [self.drawn(rows, latents[0]) for rows in (self.rows, self.others)]
+        vae = LatentEncoder(self.pixart, str(self.work.backbone.device))
+        columns = [np.concatenate([_bytes(vae.decode(one[None])) for one in column]) for column in latents]
+        del vae
+        trim()
+        return columns
+
+    def drawn(self, rows: list[dict[str, Any]], contents: torch.Tensor) -> torch.Tensor:
+        """Latents [N, C, h, w] of contents in the rows' styles, one after the other, on the CPU."""
+        work, config = self.work, self.work.config
+        pictures = []
+        for row, content in zip(rows, contents, strict=True):
+            style, of, _, caption = work.styles([row], np.zeros(1, dtype=bool))
+            text = work.store.text_row(row["text"])
+            sampler = Sampler(
+                work.backbone, work.attachment, config.sampling, style, of, [text], work.null_text, caption
+            )
+            seed = derive(config.seed, "sample picture", row["sample_id"])
+            pictures.append(sampler.draw(content[None], [seed], work.path.start).cpu())
+        return torch.cat(pictures)
+
+
+def sheet(columns: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Columns of pictures [N, S, S, 3], side by side on white."""
+    count, side = columns[0].shape[:2]
+    height, width = (k * side + (k + 1) * _GAP for k in (count, len(columns)))
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for x, column in enumerate(columns):
+        for y, picture in enumerate(column):
+            top, left = (k * (side + _GAP) + _GAP for k in (y, x))
+            canvas[top : top + side, left : left + side] = picture
+    return canvas
+
+
+def _bytes(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Pictures in 0…1 as bytes; what is not finite becomes magenta, for a sample must not stop a training."""
+    finite = np.isfinite(pictures).all(axis=-1, keepdims=True)
+    rounded = np.round(np.clip(np.nan_to_num(pictures), 0, 1) * 255).astype(np.uint8)
+    return np.where(finite, rounded, np.array([255, 0, 255], np.uint8))

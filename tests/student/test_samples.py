@@ -1,0 +1,75 @@
+"""Pictures of a training: they show what they say, change nothing, and never stop it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bottega.models.config import ModelsConfig
+from bottega.student.config import StudentConfig
+from bottega.student.encode import LatentEncoder
+from bottega.student.objective import StyleWorkload
+from bottega.student.samples import Samples, sheet
+from bottega.student.stage import prepare
+from bottega.student.store import read_samples
+
+CONFIG: dict[str, Any] = {
+    "adapter": {"layers": 2, "strength": 0.4, "content_mode": "latent", "initial_gate": 0.5},
+    "batch_size": 4,
+    "accumulation": 1,
+    "sampling": {"steps": 2},
+    "validation": {"pictures": 2, "timesteps": 1, "samples": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def work(features: Path, models: ModelsConfig) -> Any:
+    made, _ = prepare(StudentConfig.model_validate(CONFIG), features, models)
+    yield made
+    made.attachment.detach()
+
+
+def samples_of(work: StyleWorkload, features: Path, models: ModelsConfig) -> Samples:
+    main = [row for row in read_samples(features) if row["task"] == "main"]
+    return Samples(work, main[:2], Path(str(models.pixart)))
+
+
+def test_content_and_target_are_the_caches_and_the_style_tells_the_last_two_apart(
+    work: StyleWorkload, features: Path, models: ModelsConfig
+) -> None:
+    samples = samples_of(work, features, models)
+    columns = samples.columns()
+    vae = LatentEncoder(Path(str(models.pixart)), "cpu")
+    for name, column in zip(("content", "target"), columns, strict=False):
+        expected = vae.decode(work.store.latents([row[name] for row in samples.rows]))
+        assert np.abs(column.astype(float) - 255 * expected).max() <= 0.51
+    assert all(column.shape == (2, 128, 128, 3) for column in columns)
+    own, other = columns[2:]
+    assert np.abs(own.astype(float) - other).max() > 1
+    assert all(np.array_equal(a, b) for a, b in zip(samples.columns(), columns, strict=True))
+
+
+def test_the_sheet_has_a_row_a_sample_and_its_columns_in_order(
+    work: StyleWorkload, features: Path, models: ModelsConfig, tmp_path: Path
+) -> None:
+    (file,) = work.show(tmp_path, 8)
+    assert file == tmp_path / "samples" / "step_00000008.png"
+    with Image.open(file) as drawn:
+        assert drawn.size == (4 * 132 + 4, 2 * 132 + 4)
+    columns = [np.full((2, 128, 128, 3), 10 * k, np.uint8) for k in range(4)]
+    canvas = sheet(columns)
+    assert [int(canvas[70, 4 + 132 * k + 64, 0]) for k in range(4)] == [0, 10, 20, 30]
+    assert int(canvas[2, 2, 0]) == 255
+
+
+def test_a_picture_that_is_not_finite_is_magenta_and_no_error(
+    work: StyleWorkload, features: Path, models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = samples_of(work, features, models)
+    monkeypatch.setattr(samples, "drawn", lambda rows, contents: torch.full_like(contents, float("nan")))
+    assert (samples.columns()[2] == np.array([255, 0, 255], np.uint8)).all()
