@@ -1,4 +1,4 @@
-"""The few lines of docs/student.md: a trained adapter in diffusers' own PixArtAlphaPipeline."""
+"""The few lines of docs/training-a-style.md: a trained adapter in diffusers' own PixArtAlphaPipeline."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def effective_noise(
     start.
 
     With x_t = α z_target + σ ε̃, the point at t = s is α_s z_content + σ_s ε exactly, and DDIM with a network that
-    predicts ε̃ goes from there to z_target. Derived in docs/student.md.
+    predicts ε̃ goes from there to z_target. Derived in docs/training-a-style.md.
     """
     return noise + (alpha_start / sigma_start) * (content - target)  # type: ignore[operator,no-any-return]
 

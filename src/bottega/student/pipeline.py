@@ -1,4 +1,4 @@
-"""A trained adapter in diffusers' own PixArtAlphaPipeline: a few lines, shown in docs/student.md."""
+"""A trained adapter in diffusers' own PixArtAlphaPipeline: a few lines, shown in docs/training-a-style.md."""
 
 from __future__ import annotations
 
