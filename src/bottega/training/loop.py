@@ -148,7 +148,7 @@ def train(
             if state.average is not None:
                 state.average.update(step + 1)
 
-            row = _row(step, processes.in_order(parts), rate, norm, time.monotonic() - tick) | work.metrics(step)
+            row = _row(step, _whole(parts, processes), rate, norm, time.monotonic() - tick) | work.metrics(step)
             overflow = None
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
@@ -275,10 +275,11 @@ def _resume(
     with processes.together():
         found = checkpoints.latest(folder)
         start = 0 if found is None else _restore(found, work, state, fingerprint, config)
-    if len(starts := set(processes.tell(start))) > 1:
+    starts = sorted({told for told in processes.tell(start) if told is not None})
+    if len(starts) > 1:
         raise RequestError(
-            f"all processes must read the same checkpoints, these found different ones (of steps {starts}); put the "
-            f"output on a disk that all share"
+            f"all processes must read the same checkpoints, these found different ones (after steps "
+            f"{', '.join(map(str, starts))}); put the output on a disk that all share"
         )
     return start
 
@@ -305,8 +306,14 @@ def _fingerprint(config: LoopConfig) -> dict[str, Any]:
 
 
 def _detached(part: Part) -> Part:
-    """A part without its graph, on the CPU."""
-    return replace(part, loss=part.loss.detach().cpu(), sample_losses=part.sample_losses.detach().cpu())
+    return replace(part, loss=part.loss.detach(), sample_losses=part.sample_losses.detach())
+
+
+def _whole(parts: list[Part], processes: Processes) -> list[Part]:
+    """The window's parts, of which each process has some."""
+    if processes.count > 1:  # what is sent lies on no device
+        parts = [replace(part, loss=part.loss.cpu(), sample_losses=part.sample_losses.cpu()) for part in parts]
+    return processes.in_order(parts)
 
 
 def _row(step: int, parts: list[Part], rate: float, norm: float, seconds: float) -> dict[str, Any]:
