@@ -1,7 +1,8 @@
 """The training loop, once for every trainer: read it from top to bottom.
 
-A step is one step of the optimizer over one *window* of samples, which may be computed in several parts. Everything
-that a step draws is a function of (seed, step), so the state of a run is its parameters, AdamW's moments and the step.
+A step is one step of the optimizer over one *window* of samples, which may be computed in several parts, and the parts
+by several processes. Everything that a step draws is a function of (seed, step), so the state of a run is its
+parameters, AdamW's moments and the step, and where there are any the loss scale and the averages.
 """
 
 from __future__ import annotations
@@ -132,10 +133,11 @@ def train(
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
     with ExitStack() as opened:
-        journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
+        with processes.together():
+            journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
+            if journal is not None:
+                journal.begin(work.notes, processes.count)
         interruption = opened.enter_context(Interruption(quiet=not processes.first))
-        if journal is not None:
-            journal.begin(work.notes, processes.count)
         for step in range(start, end):
             tick, last = time.monotonic(), step + 1 == end
             rate = _set_rate(state.optimizer, config, step)
