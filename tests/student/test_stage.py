@@ -99,6 +99,23 @@ def test_a_saved_adapter_loads_as_it_was(trained: Path, features: Path, models: 
         load_adapter(Path(str(models.pixart)) / "vae" / "diffusion_pytorch_model.safetensors")
 
 
+def test_an_adapter_of_averaged_weights_is_the_average_and_its_validation_too(
+    features: Path, models: ModelsConfig, tmp_path: Path
+) -> None:
+    averaged = changed(loop={**SETTINGS["loop"], "steps": 4, "ema_decay": 0.9})
+    done = run(averaged, tmp_path, features_dir=features, models=models)
+    adapter, _ = load_adapter(tmp_path / "adapter.safetensors")
+    checkpoint = tmp_path / "checkpoints" / "step_00000004"
+    averages, raw = (load_file(checkpoint / name) for name in ("ema.safetensors", "model.safetensors"))
+    held = dict(adapter.named_parameters())
+    assert held.keys() == averages.keys() and all(torch.equal(held[name], averages[name]) for name in held)
+    assert any(not torch.equal(held[name], raw[name]) for name in held)
+    work, _ = prepare(averaged, features, models)
+    work.module.load_state_dict(raw | averages)
+    assert work.validate()["val_gain"] == done["validation"]["val_gain"]
+    work.attachment.detach()
+
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.training.loop import train
 from bottega.training.processes import ALONE, Processes, joined
@@ -31,7 +31,7 @@ from .test_loop import result
 from .together import CONFIG, Toy
 
 CASES = ["sound", "other weights", "resumed", "overflow", "interrupt", "loss", "error", "validation", "memory"]
-CASES += ["order"]
+CASES += ["order", "apart"]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -151,6 +151,22 @@ def test_memory_that_is_short_in_one_process_ends_all_with_a_checkpoint(out: Pat
     assert [outcome["error"] for outcome in told] == ["MemoryPressureError"] * 2
     assert (out / "memory" / "checkpoints" / "step_00000004").is_dir()
     assert told[0]["text"] in (out / "memory" / "train.log").read_text()
+
+
+def test_processes_that_read_different_checkpoints_are_refused(out: Path) -> None:
+    for outcome in outcomes(out, "apart"):
+        assert outcome["error"] == "RequestError" and "different ones (after steps 0, 3)" in outcome["text"]
+
+
+def test_a_process_that_is_gone_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(*_: Any) -> None:
+        raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", reset)
+    with pytest.raises(
+        WorkError, match=r"one is gone or out of reach \(Connection reset.*; run the same command again"
+    ):
+        Processes(0, 2).tell(None)
 
 
 def test_more_processes_than_parts_are_refused_with_the_cure() -> None:

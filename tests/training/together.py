@@ -110,6 +110,10 @@ def perform(case: str, directory: Path, processes: Processes = ALONE) -> dict[st
         return train(Toy(), CONFIG, directory, processes=processes, guard=Full(processes.rank))
     if case == "resumed":
         train(Toy(), CONFIG, directory, processes=processes, until=5)
+    if case == "apart":
+        train(Toy(), CONFIG, directory, processes=processes, until=3)
+        own = directory if processes.first else directory / "elsewhere"
+        return train(Toy(), CONFIG, own, processes=processes)
     if case == "endless":
         config = CONFIG.model_copy(update={"steps": 10**6, "checkpoint_every": 10**6, "validate_every": 10**6})
         return train(Endless(directory), config, directory, processes=processes)

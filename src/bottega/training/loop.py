@@ -1,7 +1,8 @@
 """The training loop, once for every trainer: read it from top to bottom.
 
-A step is one step of the optimizer over one *window* of samples, which may be computed in several parts. Everything
-that a step draws is a function of (seed, step), so the state of a run is its parameters, AdamW's moments and the step.
+A step is one step of the optimizer over one *window* of samples, which may be computed in several parts, and the parts
+by several processes. Everything that a step draws is a function of (seed, step), so the state of a run is its
+parameters, AdamW's moments and the step, and where there are any the loss scale and the averages.
 """
 
 from __future__ import annotations
@@ -136,10 +137,11 @@ def train(
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
     with ExitStack() as opened:
-        journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
+        with processes.together():
+            journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
+            if journal is not None:
+                journal.begin(work.notes, processes.count)
         interruption = opened.enter_context(Interruption(quiet=not processes.first))
-        if journal is not None:
-            journal.begin(work.notes, processes.count)
         for step in range(start, end):
             tick, last = time.monotonic(), step + 1 == end
             rate = _set_rate(state.optimizer, config, step)
@@ -152,7 +154,7 @@ def train(
             if state.average is not None:
                 state.average.update(step + 1)
 
-            row = _row(step, processes.in_order(parts), rate, norm, time.monotonic() - tick) | work.metrics(step)
+            row = _row(step, _whole(parts, processes), rate, norm, time.monotonic() - tick) | work.metrics(step)
             overflow = None
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
@@ -280,10 +282,11 @@ def _resume(
     with processes.together():
         found = checkpoints.latest(folder)
         start = 0 if found is None else _restore(found, work, state, fingerprint, config)
-    if len(starts := set(processes.tell(start))) > 1:
+    starts = sorted({told for told in processes.tell(start) if told is not None})
+    if len(starts) > 1:
         raise RequestError(
-            f"all processes must read the same checkpoints, these found different ones (of steps {starts}); put the "
-            f"output on a disk that all share"
+            f"all processes must read the same checkpoints, these found different ones (after steps "
+            f"{', '.join(map(str, starts))}); put the output on a disk that all share"
         )
     return start
 
@@ -310,8 +313,14 @@ def _fingerprint(config: LoopConfig) -> dict[str, Any]:
 
 
 def _detached(part: Part) -> Part:
-    """A part without its graph, on the CPU."""
-    return replace(part, loss=part.loss.detach().cpu(), sample_losses=part.sample_losses.detach().cpu())
+    return replace(part, loss=part.loss.detach(), sample_losses=part.sample_losses.detach())
+
+
+def _whole(parts: list[Part], processes: Processes) -> list[Part]:
+    """The window's parts, of which each process has some."""
+    if processes.count > 1:  # what is sent lies on no device
+        parts = [replace(part, loss=part.loss.cpu(), sample_losses=part.sample_losses.cpu()) for part in parts]
+    return processes.in_order(parts)
 
 
 def _row(step: int, parts: list[Part], rate: float, norm: float, seconds: float) -> dict[str, Any]:

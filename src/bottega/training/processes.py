@@ -9,7 +9,7 @@ gives each process its device; it is imported only where there are several.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -69,10 +69,10 @@ class Processes:
         from torch import distributed
 
         something = torch.tensor([value is not None], dtype=torch.int32, device=self.device)
-        distributed.all_reduce(something, distributed.ReduceOp.MAX)
+        _exchange(distributed.all_reduce, something, distributed.ReduceOp.MAX)
         told: list[T | None] = [None] * self.count
         if bool(something):
-            distributed.all_gather_object(told, value)
+            _exchange(distributed.all_gather_object, told, value)
         return told
 
     def in_order(self, items: list[T]) -> list[T]:
@@ -82,7 +82,7 @@ class Processes:
         from torch import distributed
 
         shares: list[list[T]] = [[] for _ in range(self.count)]
-        distributed.all_gather_object(shares, items)
+        _exchange(distributed.all_gather_object, shares, items)
         return [shares[i % self.count][i // self.count] for i in range(sum(map(len, shares)))]
 
     def sum_gradients(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
@@ -103,7 +103,7 @@ class Processes:
 
         for tensor in module.state_dict().values():
             own = tensor.to(self.device, copy=True).contiguous()
-            distributed.broadcast(own, 0)
+            _exchange(distributed.broadcast, own, 0)
             tensor.copy_(own)
 
     def _sum(self, parameters: list[nn.Parameter]) -> None:
@@ -114,7 +114,7 @@ class Processes:
         flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         held = torch.tensor([float(p.grad is not None) for p in parameters]).to(flat[0])
         message = torch.cat([*flat, held])  # [sum of sizes + number of parameters]
-        distributed.all_reduce(message)
+        _exchange(distributed.all_reduce, message)
         *summed, counts = torch.split(message, [len(part) for part in (*flat, held)])
         for parameter, gradient, count in zip(parameters, summed, counts.tolist(), strict=True):
             parameter.grad = gradient.view(parameter.shape) if count else None
@@ -177,6 +177,18 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(state.process_index, state.num_processes, state.device)
     finally:
         state.destroy_process_group()
+
+
+def _exchange(collective: Callable[..., Any], *arguments: Any) -> None:
+    """Do what all processes do at once. WorkError where one of them is gone."""
+    try:
+        collective(*arguments)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise WorkError(
+            f"all processes of a training must live, one is gone or out of reach ({why}); run the same command again, "
+            f"it goes on after the last checkpoint"
+        ) from error
 
 
 def _sentence(error: BaseException) -> str:
