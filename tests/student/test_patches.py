@@ -33,6 +33,8 @@ from bottega.student.resampler import WIDEST, Resampler
 from bottega.student.stage import prepare, run, verify
 from bottega.student.store import FeatureStore, read_samples
 
+from .conftest import PATCHES
+
 Make = Callable[..., StyleAdapter]
 Inputs = dict[str, torch.Tensor]
 PATCH: dict[str, Any] = {"token_source": "patch", "purification": "none"}
@@ -121,6 +123,16 @@ def test_every_weight_of_the_resampler_has_a_gradient_at_the_first_step(
     dead = {name for name, p in adapter.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0.0}
     assert dead <= {f"layers.{i}.to_k.bias" for i in range(4)}  # see test_adapter
     assert sum(name.startswith("tokens.map.") for name, _ in adapter.named_parameters()) == 1 + 4 + 2 + 2 * 14
+
+
+def test_at_the_start_tokens_differ_by_style_more_than_by_query(make_adapter: Make) -> None:
+    """What all styles share the layers' keys and values would have to unlearn first."""
+    adapter = make_adapter(**PATCH, tokens=8)
+    patches = 2 + 3 * torch.randn(64, *PATCHES, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        tokens = adapter.style(patches, None, torch.zeros(64, dtype=torch.bool))[0]  # [B, N, X]
+    by_style = float(tokens.var(dim=0).mean())
+    assert by_style > 2 * float(tokens.mean(dim=0).var(dim=0).mean())
 
 
 def test_learned_queries_and_null_tokens_have_no_weight_decay(make_adapter: Make) -> None:
