@@ -32,6 +32,9 @@ from bottega.student.pipeline import styled
 from bottega.student.resampler import WIDEST, Resampler
 from bottega.student.stage import prepare, run, verify
 from bottega.student.store import FeatureStore, read_samples
+from bottega.student.targets import Picture, Sample
+
+from .conftest import PATCHES
 
 Make = Callable[..., StyleAdapter]
 Inputs = dict[str, torch.Tensor]
@@ -121,6 +124,17 @@ def test_every_weight_of_the_resampler_has_a_gradient_at_the_first_step(
     dead = {name for name, p in adapter.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0.0}
     assert dead <= {f"layers.{i}.to_k.bias" for i in range(4)}  # see test_adapter
     assert sum(name.startswith("tokens.map.") for name, _ in adapter.named_parameters()) == 1 + 4 + 2 + 2 * 14
+
+
+def test_at_the_start_tokens_differ_by_style_more_than_by_query(make_adapter: Make) -> None:
+    """What all styles share the layers' keys and values would have to unlearn first."""
+    adapter = make_adapter(**PATCH, tokens=8)
+    draw = torch.Generator().manual_seed(6)
+    patches = 3 * torch.randn(64, 1, PATCHES[1], generator=draw) + torch.randn(64, *PATCHES, generator=draw)
+    with torch.no_grad():
+        tokens = adapter.style(patches, None, torch.zeros(64, dtype=torch.bool))[0]  # [B, N, X]
+    by_style = float(tokens.var(dim=0).mean())
+    assert by_style > 2 * float(tokens.mean(dim=0).var(dim=0).mean())
 
 
 def test_learned_queries_and_null_tokens_have_no_weight_decay(make_adapter: Make) -> None:
@@ -233,6 +247,17 @@ def test_patch_tokens_are_stored_as_asked_for_and_a_second_run_encodes_none(
     assert features_stage.run(again, cache, **places)["encoded"] == 1  # type: ignore[arg-type]
 
 
+def test_patch_tokens_of_another_clip_have_another_key(features_with_patches: Path) -> None:
+    manifest, picture = FeatureStore(features_with_patches).manifest, Picture(Path("s.png"), "a" * 64)
+    sample = Sample("x", "main", "train", 1.0, "A", "", picture, picture, picture)
+
+    def key(**models: str) -> str:
+        changed = {**manifest, "models": {**manifest["models"], **models}}
+        return str(features_stage.plan([sample], changed).samples[0]["style_patches"])
+
+    assert key(clip="0" * 64) != key() == key(latent="0" * 64) == key(text="0" * 64)
+
+
 def test_training_on_a_cache_without_patch_tokens_is_refused_with_the_cure(
     features: Path, models: ModelsConfig
 ) -> None:
@@ -256,6 +281,18 @@ def test_the_validation_swaps_the_patch_tokens_with_the_style(
     finally:
         work.attachment.detach()
     assert abs(numbers["val_swap"]) > 0.0  # other patches, other losses: the same ones would give exactly nought
+
+
+def test_each_sample_gets_the_patch_tokens_of_its_own_style_and_the_null_style_changes_no_other(
+    features_with_patches: Path, models: ModelsConfig
+) -> None:
+    work, _ = prepare(CONFIG, features_with_patches, models)
+    work.attachment.detach()
+    main, fill = work.streams["main"][:3], work.streams["fill50k"][0]
+    styles, content, dropped = work.styles([main[0], fill, main[1], main[2]], np.array([False, True, False, False]))
+    alone = torch.cat([FeatureStore(features_with_patches).patches([row["style_patches"]]) for row in main])
+    assert content is None and dropped.tolist() == [False, True, False, False]
+    assert torch.equal(styles[[0, 2, 3]], alone) and bool(styles.isfinite().all())
 
 
 def test_training_learns_the_resampler_and_logs_no_cosine(

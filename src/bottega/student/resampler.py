@@ -41,7 +41,8 @@ class Resampler(nn.Module):
                 f"the resampler's width must be a multiple of its heads, got {wide} and {heads}; set "
                 f"adapter.resampler_width or adapter.resampler_heads"
             )
-        self.queries = nn.Parameter(torch.randn(count, wide))
+        # Small beside what the first layer reads: with entries of 1 the tokens of all styles begin nearly alike.
+        self.queries = nn.Parameter(torch.randn(count, wide) * wide**-0.5)
         self.enter = nn.Sequential(nn.LayerNorm(source_width), nn.Linear(source_width, wide))
         self.layers = nn.ModuleList(_Layer(wide, heads) for _ in range(depth))
         self.out = nn.Linear(wide, target_width)
@@ -63,6 +64,8 @@ class _Layer(nn.Module):
         self.heads = heads
         self.norm_seen, self.norm_queries = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        for own in (self.to_q, self.to_k, self.to_v, self.to_out):
+            nn.init.normal_(own.weight, std=width**-0.5)  # keeps the size of what passes; torch's start takes √3 off
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, _EXPANSION * width), nn.GELU(), nn.Linear(_EXPANSION * width, width)
         )
