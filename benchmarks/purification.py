@@ -7,7 +7,6 @@ python benchmarks/purification.py [--json] [--seeds 3] [--run runs/miniature] [-
     content       gated subtraction of the content picture's embedding: the recipe's
     projection    the content picture's embedding projected away
     scene         gated subtraction of the embedding of what the style picture shows (its caption), and nothing else
-    scene, whole  that caption projected away
 
 Two leaks are looked at, each where it is seen, in the pictures: `scene_leak`, things of the style picture's own scene
 (percent of the area, beyond what is misread in pictures of other styles), and `copied`, how far the picture's colours
@@ -32,7 +31,6 @@ ARMS = {
     "content": Arm("latent"),
     "projection": Arm("projection", {KIND: "projection"}),
     "scene": Arm("scene", {KIND: "none", SCENE: "gated_subtraction"}),
-    "scene, whole": Arm("scene projection", {KIND: "none", SCENE: "projection"}),
 }
 
 

@@ -249,6 +249,9 @@ class RunMaker:
                         **{f"val_gain_t{t}": gain * (1 + t / 900) for t in (62, 187, 312, 437)},
                     }
                 log.row(row)
+        for step in (60, 300, 600):
+            drawn = np.full((2 * self.side, 4 * self.side, 3), step // 3, np.uint8)
+            write_png(self.directory / f"training/samples/step_{step:08d}.png", drawn)
         return {}
 
     def _evaluation(self) -> dict[str, Any]:

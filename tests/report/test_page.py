@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from html.parser import HTMLParser
@@ -15,8 +17,9 @@ from bottega.cli.main import main
 from bottega.report.page import run
 from bottega.report.sheets import Thumbnails
 from bottega.runtime.errors import MissingError
-from bottega.runtime.files import write_json, write_png, write_text
+from bottega.runtime.files import read_jsonl, write_json, write_png, write_text
 from bottega.runtime.seeds import numpy_rng
+from bottega.training.diagnosis import diagnose
 
 from .conftest import CAPTION, STAGES, Believable, load
 
@@ -183,6 +186,24 @@ def test_survival_counts_agree_with_the_ledger(complete: Path) -> None:
     assert f"{accepted} of {targets} targets can be learned from" in text
     assert f"{saved} targets were saved by a retry" in text
     assert "1 could not be begun" in text
+
+
+def test_the_first_and_last_pictures_of_the_training_are_shown_and_no_other(complete: Path) -> None:
+    html = (complete / "report.html").read_text(encoding="utf-8")
+    shown = re.findall(r"After ([\d,]+) steps: content \| target \| drawn in its style \| drawn in another", html)
+    assert shown == ["60", "600"]
+    drawn = re.findall(r'src="data:image/webp;base64,([^"]+)" style="width: 100%"', html)
+    levels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).mean() for data in drawn]
+    assert levels == pytest.approx([20, 200], abs=2)
+
+
+def test_all_findings_of_a_training_can_be_read(complete: Path) -> None:
+    rows = read_jsonl(complete / "training" / "metrics.jsonl")
+    findings = diagnose(rows)
+    text = read(complete).text
+    assert len(findings) > 1
+    for finding in findings:
+        assert finding.name in text and finding.evidence in text
 
 
 def test_the_contact_sheet_lies_beside_the_page_with_all_five_columns(complete: Path) -> None:

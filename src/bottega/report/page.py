@@ -55,6 +55,7 @@ def run(run_directory: Path) -> Path:
         oracle=_oracle(found),
         table=table,
         learning=training,
+        samples=found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples")) or [],
         tries=tries,
         funnel=_funnel(tries),
         causes=_CAUSES,

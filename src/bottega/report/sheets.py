@@ -18,6 +18,7 @@ from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_png
 
 if TYPE_CHECKING:
+    from PIL import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 COLUMNS: Mapping[str, str] = {
@@ -31,6 +32,7 @@ PARTS = ("best", "median", "worst")
 BUDGET = 1_700_000
 """Bytes of all thumbnails before base64: the page then stays below 3 MB."""
 
+_SAMPLES_WIDE = 532  # pixels: the miniature's own
 _QUALITIES = (
     (160, 84),
     (144, 78),
@@ -82,12 +84,22 @@ class Thumbnails:
             if sum(map(len, encoded.values())) <= budget:
                 break
         return cls(
-            {
-                path: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-                for path, data in encoded.items()
-            },
+            {path: _uri(data) for path, data in encoded.items()},
             side,
         )
+
+
+def of_training(folder: Path) -> list[tuple[int, str]]:
+    """(step, data URI) of the first and the last pictures that a training drew on its way, at most 532 pixels wide."""
+    from PIL import Image
+
+    files = sorted(folder.glob("step_*.png"))
+    found = []
+    for file in dict.fromkeys((files[0], files[-1])) if files else ():
+        with Image.open(file) as image:
+            image.thumbnail((_SAMPLES_WIDE, _SAMPLES_WIDE * image.height), Image.Resampling.LANCZOS)
+            found.append((int(file.stem.removeprefix("step_")), _uri(_encoded(image.convert("RGB"), 84))))
+    return found
 
 
 def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example]:
@@ -192,9 +204,17 @@ def _webp(picture: np.ndarray[Any, np.dtype[np.uint8]], side: int, quality: int)
     image = Image.fromarray(picture)
     if image.width != side:
         image = image.resize((side, side), Image.Resampling.LANCZOS)
+    return _encoded(image, quality)
+
+
+def _encoded(image: Image.Image, quality: int) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=quality, method=4)
     return stream.getvalue()
+
+
+def _uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
 
 
 def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, across: int = 2) -> Path | None:
