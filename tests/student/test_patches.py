@@ -289,9 +289,10 @@ def test_each_sample_gets_the_patch_tokens_of_its_own_style_and_the_null_style_c
     work, _ = prepare(CONFIG, features_with_patches, models)
     work.attachment.detach()
     main, fill = work.streams["main"][:3], work.streams["fill50k"][0]
-    styles, content, dropped = work.styles([main[0], fill, main[1], main[2]], np.array([False, True, False, False]))
+    rows = [main[0], fill, main[1], main[2]]
+    styles, content, dropped, caption = work.styles(rows, np.array([False, True, False, False]))
     alone = torch.cat([FeatureStore(features_with_patches).patches([row["style_patches"]]) for row in main])
-    assert content is None and dropped.tolist() == [False, True, False, False]
+    assert content is None and caption is None and dropped.tolist() == [False, True, False, False]
     assert torch.equal(styles[[0, 2, 3]], alone) and bool(styles.isfinite().all())
 
 
