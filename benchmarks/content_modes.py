@@ -1,6 +1,7 @@
 """Claim: on the miniature, 480 held-out pairs, the recipe's fixed strength and the mean of 3 seeds, the recipe's
 content mode keeps the kind of stroke apart by 40 points at least (lower 95 % bound), keeps things within 5 points of
-where the frozen base has them (IoU), and comes nearer to the drawn truth than `sdedit`, which is as published.
+where the frozen base has them (IoU), and comes nearer to the drawn truth than `sdedit`, which is as published: used at
+that strength, and at the strength that the published one is by its noise.
 
 python benchmarks/content_modes.py [--json] [--seeds 3] [--run runs/miniature] [--folder build/arms]
 
@@ -53,6 +54,7 @@ def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
         "kind gain, lower bound": (rows["latent"]["kind_gain"]["low"], ">=", GAIN),
         "objects' IoU minus the base's": (against["base"]["objects_iou"]["value"], ">=", -KEPT),
         "distance to the truth minus sdedit's, upper bound": (against["sdedit"]["truth"]["high"], "<", 0.0),
+        "and minus that of its wider use": (against["sdedit wide"]["truth"]["high"], "<", 0.0),
     }
     held = {name: v >= bar if side == ">=" else v < bar for name, (v, side, bar) in bars.items()}
     return {"seeds": seeds, "rows": rows, "latent minus": against, "bars": bars, "held": held}

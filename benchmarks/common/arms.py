@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
 from common.leaks import leaks
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "miniature.yaml"
+LEAKS = Path(__file__).parent / "leaks.py"
 METRICS = ("kind_gain", "objects_iou", "objects_found", "truth", "scene_leak", "copied")
 """Points; percent; percent; the truth's own unit; percent of the area; share. See `bottega.evaluation.metrics`,
 `common.leaks`."""
@@ -46,11 +48,11 @@ def loop(directory: Path) -> Path:
 
 
 def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
-    """Train and evaluate an arm with a seed; nothing is done twice."""
-    place = folder / arm.name / f"seed{seed}"
+    """Train and evaluate an arm with a seed; what was made of the same recipe and features is not made again."""
+    place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run)
     kept = place / "scores.json"
-    if kept.is_file():
-        return _read(kept)
+    if kept.is_file() and (scores := _read(kept, key)) is not None:
+        return scores
     adapter, output = place / "adapter.safetensors", place / "evaluation"
     if arm.used_as is not None:
         name, strength, steps = arm.used_as
@@ -62,7 +64,7 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
     rows = list(_sets({"evaluation.rows": ["student", "base"]}))
     command("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
     scores = _scores(run, output)
-    kept.write_text(json.dumps([[*key, values] for key, values in scores.items()]), encoding="utf-8")
+    write_json(kept, {"key": key, "scores": [[*names, values] for names, values in scores.items()]})
     return scores
 
 
@@ -77,8 +79,6 @@ def command(*words: str) -> None:
 
 def pairs(run: Path) -> list[dict[str, Any]]:
     """The run's test pairs."""
-    from bottega.runtime.files import read_jsonl
-
     return list(read_jsonl(run / "pairs" / "test.jsonl"))
 
 
@@ -139,7 +139,6 @@ def _by_seed(arm: Sequence[Scores], metric: str, row: str) -> list[float]:
 def _scores(run: Path, output: Path) -> Scores:
     """Of `scores.jsonl` and of the leaks, for student and base."""
     from bottega.evaluation.summary import by_row
-    from bottega.runtime.files import read_json, read_jsonl
 
     found = {k: dict(v) for k, v in by_row(read_jsonl(output / "scores.jsonl")).items() if k[1] in METRICS}
     reader, size = _reader(), int(read_json(output / "summary.json")["size"])
@@ -156,8 +155,19 @@ def _reader() -> Any:
     return load_networks(read_recipe(RECIPE, []).models).scene_reader
 
 
-def _read(file: Path) -> Scores:
-    return {(row, metric): values for row, metric, values in json.loads(file.read_text(encoding="utf-8"))}
+def _key(arm: Arm, seed: int, run: Path) -> str:
+    """Stands for what the scores of an arm depend on, but for bottega's own code."""
+    files = (RECIPE, LEAKS, *(run / "features" / name for name in ("manifest.json", "samples.jsonl")))
+    files += (run / "pairs" / "test.jsonl",)
+    return sha256_json([arm.sets, arm.used_as, seed, [sha256_file(file) for file in files]])
+
+
+def _read(file: Path, key: str) -> Scores | None:
+    """The scores that were kept under this key; None where they were made of something else."""
+    kept = read_json(file)
+    if kept["key"] != key:
+        return None
+    return {(row, metric): values for row, metric, values in kept["scores"]}
 
 
 def _sets(values: Mapping[str, Any]) -> Iterator[str]:

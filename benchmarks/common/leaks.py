@@ -1,7 +1,7 @@
 """Two ways in which a picture can hold what it should not, measured on the drawn world, where both are known.
 
     scene leak      area read as things that the style picture shows and the content does not
-    content copied  where the picture's colours lie between the drawn truth (0) and the content (1)
+    content copied  how far the picture's colours lie back from the drawn truth (0) towards the content (1)
 
 Legend: N pictures, S pixels a side, K classes of the scene reader.
 """
@@ -52,8 +52,10 @@ def leaks(
 ) -> dict[str, dict[str, float]]:
     """{"scene_leak": {pair_id: percent of the area}, "copied": {pair_id: share}} of the pictures {pair_id}.png.
 
-    scene_leak is the area read as classes that only the style picture shows, less the same area in the picture of the
-    same content in another style (the next of the list that does not show them all): what is misread anyway.
+    scene_leak is the area read as classes that only the style picture shows, less the mean of the same area in the
+    pictures of the same content whose styles show none of them: what is misread anyway. copied is ⟨x - z, w⟩ over the
+    pairs' mean ⟨w, w⟩, so that its mean is the ratio of the sums: pairs in which content and truth hardly differ do not
+    decide it.
     """
     from bottega.data.pictures import load_square
     from bottega.evaluation.sources import Sources
@@ -63,6 +65,7 @@ def leaks(
     images = {str(p["pair_id"]): load_square(pictures / f"{p['pair_id']}.png", size) for p in pairs}
     reads = dict(zip(images, _segmented(reader, list(images.values())), strict=True))
     found: dict[str, dict[str, float]] = {"scene_leak": {}, "copied": {}}
+    ways: list[float] = []
     for pair in pairs:
         name = str(pair["pair_id"])
         own = shown(str(pair["style_id"]), classes)
@@ -75,8 +78,9 @@ def leaks(
             control = np.mean([area(reads[str(q["pair_id"])], only) for q in controls])
             found["scene_leak"][name] = area(reads[name], only) - float(control)
         back, way = copied(images[name], sources.truths(pair)[0], sources.content(pair))
-        if way > 0:
-            found["copied"][name] = back / way
+        found["copied"][name] = back
+        ways.append(way)
+    found["copied"] = {name: back / float(np.mean(ways)) for name, back in found["copied"].items()}
     return found
 
 

@@ -6,16 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bottega.cli.main import main
+from bottega.cli.stylize import content_and_style
 from bottega.data.pictures import load_square
 from bottega.generation import stylize
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
+from bottega.models.encoders import ClipEncoder
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import write_png
 from bottega.student.adapter import StyleAdapter
+from bottega.student.config import SamplingConfig
 from bottega.student.encode import TextEncoder
 from bottega.student.export import load_adapter, save_adapter
 from bottega.student.overfit import overfit_one
@@ -84,7 +89,7 @@ def test_a_prompt_alone_is_drawn_by_the_base_and_then_in_the_style(
 
 
 def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
-    folder: Path, tiny_models: Path, tmp_path: Path
+    folder: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, header = load_adapter(folder / "run" / "training" / "adapter.safetensors")
     plain = StyleAdapter(trained.config.model_copy(update={"content_mode": "sdedit"}), trained.geometry)
@@ -92,6 +97,28 @@ def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
     drawn: dict[str, Any] = {"prompt": "a red circle", "models": _models(tiny_models), "steps": 2}
     done = stylize_file(tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "x.png", **drawn)
     assert done["strength"] == 1.0
+    parts = stylize.load_parts(tiny_models / "pixart", device="cpu")
+    text, null = TextEncoder(tiny_models / "pixart", 120, device="cpu").encode(["a red circle", ""])
+    clip = ClipEncoder(tiny_models / "clip", device="cpu")
+    style_clip = torch.from_numpy(clip.image(load_square(folder / "style.png", 128)[None]))
+    noise = stylize.stylize(
+        parts,
+        plain,
+        parts.blank_latents(1),
+        style_clip,
+        torch.zeros_like(style_clip),
+        [text],
+        [0],
+        sampling=SamplingConfig(steps=2, text_guidance=stylize.CONTENT_GUIDANCE),
+        strength=1.0,
+        null_prompt=null,
+    )
+    assert np.array_equal(stylize.to_uint8(noise)[0], load_square(tmp_path / "x.png", 128))
+    monkeypatch.setattr(stylize, "CONTENT_STEPS", 3)
+    told = stylize_file(
+        tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "z.png", **drawn | {"steps": None}
+    )
+    assert told["steps"] == 3
     with pytest.raises(RequestError, match=r"received 0\.4 and no content"):
         stylize_file(
             tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "y.png", strength=0.4, **drawn
@@ -111,6 +138,17 @@ def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path,
         wrong = models.model_copy(update={"clip": str(tiny_models / "style_classifier")})
         stylize_file(adapter, content, style, tmp_path / "x.png", models=wrong)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_pictures_may_stand_alone_in_their_order_or_behind_their_options() -> None:
+    c, s = Path("c.png"), Path("s.png")
+    assert content_and_style([c, s], None, None) == (c, s)
+    assert content_and_style([s], None, None) == (None, s)
+    assert content_and_style([], c, s) == (c, s)
+    assert content_and_style([], None, s) == (None, s)
+    for wrong in (([], None, None), ([c, s, s], None, None), ([s], c, None), ([], c, None)):
+        with pytest.raises(RequestError, match="CONTENT STYLE, or STYLE alone with a --prompt"):
+            content_and_style(*wrong)
 
 
 def test_the_command_line_draws_the_same_picture(

@@ -1,4 +1,4 @@
-"""Pictures of a training: they show what they say, change nothing, and never stop it."""
+"""Pictures of a training: they show what they say; tests/training/test_loop.py holds that they never stop it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def work(features: Path, models: ModelsConfig) -> Any:
 
 def samples_of(work: StyleWorkload, features: Path, models: ModelsConfig) -> Samples:
     main = [row for row in read_samples(features) if row["task"] == "main"]
-    return Samples(work, main[:2], Path(str(models.pixart)))
+    return Samples(work, main, 2, Path(str(models.pixart)))
 
 
 def test_content_and_target_are_the_caches_and_the_style_tells_the_last_two_apart(
@@ -65,6 +65,27 @@ def test_the_sheet_has_a_row_a_sample_and_its_columns_in_order(
     canvas = sheet(columns)
     assert [int(canvas[70, 4 + 132 * k + 64, 0]) for k in range(4)] == [0, 10, 20, 30]
     assert int(canvas[2, 2, 0]) == 255
+
+
+def test_one_sample_is_set_against_a_style_from_the_rest_of_the_validation_and_one_style_against_none(
+    work: StyleWorkload, features: Path, models: ModelsConfig
+) -> None:
+    main = [row for row in read_samples(features) if row["task"] == "main"]
+    one = Samples(work, main, 1, Path(str(models.pixart)))
+    assert len(one.rows) == len(one.others) == 1 and one.others[0]["style"] != one.rows[0]["style"]
+    alike = [row for row in main if row["style"] == main[0]["style"]]
+    assert len(Samples(work, alike, 2, Path(str(models.pixart))).columns()) == 3
+
+
+def test_sheets_are_thinned_out_and_the_first_and_newest_stay(
+    work: StyleWorkload, features: Path, models: ModelsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = samples_of(work, features, models)
+    monkeypatch.setattr(samples, "columns", lambda: [np.zeros((1, 8, 8, 3), np.uint8)])
+    for step in range(1, 301):
+        samples.write(tmp_path, step)
+        kept = [int(file.stem.partition("_")[2]) for file in sorted((tmp_path / "samples").iterdir())]
+        assert kept[0] == 1 and kept[-1] == step and len(kept) <= 64
 
 
 def test_a_picture_that_is_not_finite_is_magenta_and_no_error(

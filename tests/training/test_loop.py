@@ -17,7 +17,14 @@ import pytest
 import torch
 from torch import nn
 
-from bottega.runtime.errors import FingerprintError, Interrupted, NonFiniteError, RequestError
+from bottega.runtime.errors import (
+    FingerprintError,
+    Interrupted,
+    MissingError,
+    NonFiniteError,
+    RequestError,
+    StorageError,
+)
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.seeds import torch_generator
 from bottega.training import checkpoint as checkpoints
@@ -199,6 +206,40 @@ def test_what_is_not_finite_stops_before_the_weights_are_spoiled(tmp_path: Path,
     assert all(p.isfinite().all() for p in work.module.parameters())
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")][-1] == 25
     assert train(Line(), CONFIG, tmp_path)["resumed_from"] == 20  # the mended run goes on
+
+
+class Showing(Line):
+    """Draws something that fails, and remembers which checkpoints lay there then."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.seen = error, []  # type: ignore[var-annotated]
+
+    def show(self, directory: Path, step: int) -> list[Path]:
+        self.seen.append(sorted(folder.name for folder in (directory / "checkpoints").glob("step_*")))
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), StorageError("the disk is full"), MissingError("no vae")]
+)
+def test_pictures_that_can_not_be_drawn_stop_nothing_and_come_after_the_checkpoint(
+    tmp_path: Path, error: Exception
+) -> None:
+    config = LoopConfig(steps=4, warmup_steps=0, checkpoint_every=2, validate_every=2)
+    work = Showing(error)
+    train(work, config, tmp_path / "shown")
+    assert work.seen == [["step_00000002"], ["step_00000002", "step_00000004"]]
+    said = (tmp_path / "shown" / "train.log").read_text()
+    assert said.count(f"no pictures were drawn ({error})") == 2
+    plain = Line()
+    train(plain, config, tmp_path / "plain")
+    assert torch.equal(plain.module.weight, work.module.weight)
+
+
+def test_a_fault_in_drawing_is_not_taken_for_want_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shape"):
+        train(Showing(RuntimeError("a wrong shape")), LoopConfig(steps=2, warmup_steps=0), tmp_path)
 
 
 def test_clipping_really_clips() -> None:

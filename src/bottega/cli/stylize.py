@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from bottega.runtime.errors import RequestError
+
 
 def command(
     adapter: Annotated[Path, typer.Option(help="adapter.safetensors, made by `bottega train style`")],
-    style: Annotated[Path, typer.Option(help="picture whose style to draw it in")],
     output: Annotated[Path, typer.Option(help="PNG to write")],
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[CONTENT] STYLE", help="the two pictures, in place of the options")
+    ] = None,
     content: Annotated[Path | None, typer.Option(help="picture to draw; without one the prompt says what")] = None,
+    style: Annotated[Path | None, typer.Option(help="picture whose style to draw it in")] = None,
     prompt: Annotated[str, typer.Option(help="what the content shows, or what to draw")] = "",
     style_caption: Annotated[
         str, typer.Option(help="what the style picture shows, for an adapter that takes it out of the style")
@@ -35,8 +40,7 @@ def command(
 
     done = stylize_file(
         adapter,
-        content,
-        style,
+        *content_and_style(pictures or [], content, style),
         output,
         prompt=prompt,
         style_caption=style_caption,
@@ -52,3 +56,16 @@ def command(
         f"{done['output']}: seed {done['seed']}, strength {done['strength']:g}, {done['steps']} steps, "
         f"{done['seconds']:.1f} s"
     )
+
+
+def content_and_style(pictures: list[Path], content: Path | None, style: Path | None) -> tuple[Path | None, Path]:
+    """Which picture is which: CONTENT STYLE, or STYLE alone, or the options. RequestError for anything else."""
+    named = [path for path in (content, style) if path is not None]
+    if len(pictures) in (1, 2) and not named:
+        return (pictures[0] if len(pictures) == 2 else None), pictures[-1]
+    if pictures or style is None:
+        raise RequestError(
+            f"stylize wants CONTENT STYLE, or STYLE alone with a --prompt, received "
+            f"{' '.join(map(str, (*pictures, *named))) or 'no picture'}; name each once, or use --content and --style"
+        )
+    return content, style

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -103,12 +103,24 @@ def read_styles(directory: Path) -> Iterator[Style]:
                 yield Style(**{name: row[name] for name in META_HEADER[:-1]}, caption=caption, split=splits[row["id"]])
 
 
-def style_captions(data_root: Path) -> dict[str, str]:
-    """Path of a style picture, relative to the data root, -> what it shows, of those of which that is known."""
-    folder = data_root / "wikiart"
-    if not (folder / "meta.csv").is_file():
-        return {}
-    return {f"wikiart/{style.path}": style.caption for style in read_styles(folder) if style.caption}
+def style_captions(data_root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Path of a style picture, relative to the data root, -> what it shows, of those of which that is known.
+
+    It stands in the `meta.csv` of the nearest folder above the picture, as far up as the data root.
+    """
+    told: dict[str, dict[str, str]] = {}  # folder -> path from it -> caption
+    found = {}
+    for path in paths:
+        for folder in PurePosixPath(path).parents:
+            name = folder.as_posix()
+            if name not in told:
+                there = (data_root / folder / "meta.csv").is_file()
+                told[name] = {s.path: s.caption for s in read_styles(data_root / folder)} if there else {}
+            if told[name]:
+                if caption := told[name].get(PurePosixPath(path).relative_to(folder).as_posix()):
+                    found[path] = caption
+                break
+    return found
 
 
 def split_index(index: Index, fractions: Sequence[float], seed: int, artist: str, style: str) -> dict[str, str]:

@@ -33,7 +33,7 @@ def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str])
     Args:
         row: "student", "base" or "teacher".
         settings: JSON: `models`, and `teacher` with `truth` (the folder), or `adapter` (the file) with
-            `data_root`.
+            `style_captions` (by path), where it takes out what a style picture shows.
         captions: every caption that will be drawn.
 
     Raises:
@@ -89,7 +89,6 @@ class _Student:
     """
 
     def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
-        from bottega.data.wikiart import style_captions
         from bottega.generation.stylize import load_parts, start_timestep
         from bottega.models.config import ModelsConfig
         from bottega.models.loading import locate
@@ -113,7 +112,7 @@ class _Student:
         start = start_timestep(self._parts.backbone, adapter, None)
         self._strength = self._parts.backbone.schedule.strength(start)
         self._adapter = adapter if with_adapter else None
-        self._shown = style_captions(Path(settings["data_root"])) if with_adapter and removes_scene(header) else {}
+        self._shown: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
         self._known: dict[tuple[str, str], Any] = {}
 
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
@@ -147,19 +146,22 @@ class _Student:
             sampling=self._sampling,
             strength=self._strength,
             null_prompt=self._texts[""],
-            captions_clip=self._captions(pairs) if self._shown else None,
+            captions_clip=self._captions(pairs),
             batch_size=len(pairs),
         )
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:
-        """CLIP embeddings of what the style pictures show, [N, D]; noughts where nobody says."""
+        """CLIP embeddings of what the style pictures show, [N, D], noughts where nobody says; None where no adapter
+        asks."""
         import torch
 
-        assert self._clip is not None  # captions are read for an adapter only
-        captions = [self._shown.get(str(pair["style_path"]), "") for pair in pairs]
+        clip, shown = self._clip, self._shown
+        if clip is None or shown is None:
+            return None
+        captions = [shown.get(str(pair["style_path"]), "") for pair in pairs]
         for caption in set(captions):
             if ("caption", caption) not in self._known:
-                embedded = torch.from_numpy(self._clip.text([caption])[0])
+                embedded = torch.from_numpy(clip.text([caption])[0])
                 self._known["caption", caption] = embedded if caption else torch.zeros_like(embedded)
         return torch.stack([self._known["caption", caption] for caption in captions])
 
@@ -188,11 +190,6 @@ class _Student:
             if key not in self._known:
                 self._known[key] = call(picture)
         return torch.stack([self._known[key] for key in keys])
-
-
-def removes_scene(header: Mapping[str, Any]) -> bool:
-    """Whether an adapter asks what the style picture shows."""
-    return str(header["adapter"].get("scene_removal", "none")) != "none"
 
 
 def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:

@@ -10,6 +10,7 @@ Read `run` from top to bottom; it leaves in its directory
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bottega.runtime.config import Config
     from bottega.teacher.config import TeacherConfig
 
+LOGGER = logging.getLogger(__name__)
 Files = Mapping[str, Mapping[str, Path]]
 WEIGHTS = {"student": ("pixart", "clip"), "base": ("pixart", "clip"), "teacher": ("sdxl", "sdxl_vae", "ip_adapter")}
 """The models that each drawn row loads, by their names in the recipe."""
@@ -141,7 +143,7 @@ def _draw_all(
     requests: dict[tuple[str, ...], list[Request]] = {}
     absent: dict[str, str] = {}
     for row in (row for row in config.rows if ROWS[row].drawn):
-        settings = _settings(row, data_root, adapter, models, teacher)
+        settings = _settings(row, grid, data_root, adapter, models, teacher)
         if isinstance(settings, str):
             absent[row] = settings
             continue
@@ -163,13 +165,10 @@ def _draw_all(
 
 
 def _settings(
-    row: str, data_root: Path, adapter: Path | None, models: ModelsConfig, teacher: TeacherConfig | None
+    row: str, grid: Grid, data_root: Path, adapter: Path | None, models: ModelsConfig, teacher: TeacherConfig | None
 ) -> dict[str, Any] | str:
     """What a row's painter needs and a fingerprint of its weights and settings; or why it can't draw."""
-    from bottega.data.wikiart import style_captions
-    from bottega.evaluation.painters import removes_scene
     from bottega.models.layout import inspect
-    from bottega.student.export import read_header
 
     if row == "teacher" and teacher is None:
         return "no teacher was given"
@@ -191,12 +190,32 @@ def _settings(
     elif adapter is not None:
         # The base too: the adapter's header says from which strength and in how many steps both draw.
         how = sha256_file(adapter)
-        settings |= {"adapter": str(adapter), "data_root": str(data_root)}
-        if row == "student" and removes_scene(read_header(adapter)):
-            how = sha256_json([how, style_captions(data_root)])
+        settings["adapter"] = str(adapter)
+        if row == "student" and (shown := _captions(adapter, grid, data_root)) is not None:
+            settings["style_captions"] = shown
+            how = sha256_json([how, shown])
     weights = {role: identity(finding.files) for role, finding in findings.items()}
     fingerprint = sha256_json([weights, how, models.dtype, models.device])
     return {"settings": settings, "fingerprint": fingerprint}
+
+
+def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | None:
+    """What the style pictures show, by their paths, for an adapter that takes it out of the style; None for another."""
+    from bottega.data.wikiart import style_captions
+    from bottega.student.export import read_header
+
+    if read_header(adapter)["adapter"].get("scene_removal", "none") == "none":
+        return None
+    paths = {str(pair["style_path"]) for pair in grid.pairs}
+    shown = style_captions(data_root, sorted(paths))
+    if len(shown) < len(paths):
+        LOGGER.warning(
+            "the adapter takes what a style picture shows out of its style, of %d of the %d test styles nobody says "
+            "it: nothing is taken out of those",
+            len(paths) - len(shown),
+            len(paths),
+        )
+    return shown
 
 
 def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+
+LOGGER = logging.getLogger(__name__)
 
 
 def stylize_file(
@@ -30,10 +33,11 @@ def stylize_file(
     """Draw `content` in the style of `style` with an adapter file and write a PNG, whole or not at all.
 
     What is None is as the adapter's header says. Without a content the prompt alone says what to draw: an adapter of
-    the mode `sdedit` then begins with noise; one of another mode was trained to paint over a content, so the frozen
-    base draws that first, by the prompt (`draw_content`). style_caption: what the style picture shows, for an adapter
-    that takes it out of the style; empty: not known, nothing is taken out. models: where PixArt and CLIP are, if not
-    where the header says; a model with other weights than the adapter was trained beside is refused.
+    the mode `sdedit` then begins with noise, in as many steps and with the guidance that the base draws with; one of
+    another mode was trained to paint over a content, so the frozen base draws that first, by the prompt
+    (`draw_content`). style_caption: what the style picture shows, for an adapter that takes it out of the style; empty:
+    not known, nothing is taken out. models: where PixArt and CLIP are, if not where the header says; a model with other
+    weights than the adapter was trained beside is refused.
 
     Returns {output, sha256, seed, strength, steps, seconds}. RequestError with neither content nor prompt;
     PictureError for a picture that can't be read, MissingError for absent models, NonFiniteError before a broken
@@ -44,7 +48,15 @@ def stylize_file(
     import torch
 
     from bottega.data.pictures import load_square
-    from bottega.generation.stylize import draw_content, load_parts, start_timestep, stylize, to_uint8
+    from bottega.generation.stylize import (
+        CONTENT_GUIDANCE,
+        CONTENT_STEPS,
+        draw_content,
+        load_parts,
+        start_timestep,
+        stylize,
+        to_uint8,
+    )
     from bottega.models.config import ModelsConfig
     from bottega.models.loading import locate
     from bottega.runtime.files import write_png
@@ -69,18 +81,23 @@ def stylize_file(
         "text_guidance": text_guidance,
         "style_guidance": style_guidance,
     }
+    blank = content is None and trained.config.content_mode == "sdedit"
+    if blank:  # from pure noise, as the base itself draws
+        given = {**given, "steps": steps or CONTENT_STEPS, "text_guidance": text_guidance or CONTENT_GUIDANCE}
     sampling = _sampling(SamplingConfig, header, given)
     side = sizes(pixart)["pixels"]
     styles = load_square(style, side)[None]  # [1, S, S, 3]
     text, null = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device).encode([prompt, ""])
     parts = load_parts(pixart, dtype=models.dtype, device=models.device)
+    if blank and strength not in (None, 1.0):
+        raise RequestError(f"strength says how much of a content is redrawn, received {strength:g} and no content")
     contents = None
     if content is not None:
         contents = load_square(content, side)[None]
-    elif trained.config.content_mode != "sdedit":
+    elif not blank:
         contents = to_uint8(draw_content(parts, [text], null, [seed]))
-    elif strength not in (None, 1.0):
-        raise RequestError(f"strength says how much of a content is redrawn, received {strength:g} and no content")
+    if trained.config.scene_removal != "none" and not style_caption:
+        LOGGER.warning("the adapter takes what a style picture shows out of its style; say it with --style-caption")
     encoder = load_clip(clip, models.device)
     unknown = torch.zeros(1, encoder.width)
     drawn = stylize(

@@ -78,10 +78,10 @@ def stylize(
     styles_clip, contents_clip: CLIP embeddings [N, D]; for an adapter with token_source patch, the styles' patch tokens
         [N, T, F], and no contents. prompts: T5 states of each caption's own tokens, [m_i, P].
     seeds: one a picture; the noise of a picture depends on its seed only, never on its place in the batch.
-    strength: where the use begins in the student's own schedule; None: the adapter's. An adapter of the mode `paired`
-        was trained for one start, and another is refused. null_prompt: T5 of "" [1, P], needed for text guidance.
-    captions_clip: CLIP embeddings [N, D] of what the style pictures show, noughts where not known, for an adapter with
-        `scene_removal`; None: of none it is known.
+    strength: where the use begins in the student's own schedule; None: the adapter's. One of the mode `paired`, or of
+        `latent` from the content, was trained for one start, and another is refused.
+    null_prompt: T5 of "" [1, P], needed for text guidance. captions_clip: CLIP embeddings [N, D] of what the style
+        pictures show, noughts where not known, for an adapter with `scene_removal`; None: of none it is known.
     Raises NonFiniteError, naming the seeds, before anything is rounded to 8 bits.
     """
     sampling = sampling or SamplingConfig()

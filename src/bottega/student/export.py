@@ -17,6 +17,8 @@ from bottega.student.config import AdapterConfig
 
 FORMAT = "bottega-style-adapter"
 VERSION = 1
+SAMPLER = "ddim"
+"""What an adapter is drawn with; part of its header."""
 _KEY = "bottega"  # one key: safetensors writes several in no fixed order, and equal runs must give equal bytes
 
 
@@ -47,6 +49,10 @@ def read_header(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"{path} is {header.get('format')!r} version {header.get('version')}, this program reads {FORMAT!r} up to "
             f"{VERSION}; use a newer bottega"
+        )
+    if (sampler := header.get("sampling", {}).get("sampler", SAMPLER)) != SAMPLER:
+        raise RequestError(
+            f"{path} was made for the sampler {sampler}, this program draws with {SAMPLER} alone; use a newer bottega"
         )
     return header
 

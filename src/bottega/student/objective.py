@@ -167,8 +167,10 @@ class StyleWorkload(Workload):
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
         losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
 
-        kept = ~shown[2]
-        metrics = {name: float(value[kept].mean()) for name, value in cosines.items()} if bool(kept.any()) else {}
+        kept, caption = ~shown[2], shown[3]
+        told = kept if caption is None else kept & (caption != 0).any(dim=-1)  # of these the caption is known
+        of = {name: value[told if name.startswith("scene") else kept] for name, value in cosines.items()}
+        metrics = {name: float(value.mean()) for name, value in of.items() if len(value)}
         return Part(
             (share * self.importance(times) * losses).sum(),
             losses,

@@ -24,32 +24,41 @@ from bottega.student.validation import other_style
 
 FOLDER = "samples"
 _GAP = 4  # pixels of white between pictures
+_SHEETS = 64
 
 
 class Samples:
     """Draws the first samples of the validation with the adapter as it is.
 
-    rows: of samples.jsonl. pixart: the folder of the autoencoder.
+    rows: of samples.jsonl, the whole validation. count: how many of them are drawn. pixart: the autoencoder's folder.
     """
 
-    def __init__(self, work: StyleWorkload, rows: list[dict[str, Any]], pixart: Path) -> None:
-        self.work, self.rows, self.pixart = work, rows, pixart
-        self.others = [row | (other_style(rows, i) or {}) for i, row in enumerate(rows)]
+    def __init__(self, work: StyleWorkload, rows: list[dict[str, Any]], count: int, pixart: Path) -> None:
+        self.work, self.rows, self.pixart = work, rows[:count], pixart
+        others = [other_style(rows, i) for i in range(len(self.rows))]
+        self.others = [row | other for row, other in zip(self.rows, others, strict=True) if other is not None]
 
     def write(self, directory: Path, step: int) -> list[Path]:
-        """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta."""
+        """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta.
+
+        Of more than 64 sheets every second is deleted, but for the first and the newest.
+        """
         file = directory / FOLDER / f"step_{step:08d}.png"
         write_png(file, sheet(self.columns()))
+        files = sorted(file.parent.glob("step_*.png"))
+        for surplus in files[1:-1:2] if len(files) > _SHEETS else ():
+            surplus.unlink(missing_ok=True)
         return [file]
 
     @torch.no_grad()
     def columns(self) -> list[npt.NDArray[np.uint8]]:
-        """Content, target, own style, other style: four times uint8 [N, S, S, 3]."""
+        """Content, target, own style, other style: four times uint8 [N, S, S, 3]; three where all have one style."""
         from bottega.student.encode import LatentEncoder
 
         store = self.work.store
         latents = [store.latents([row[name] for row in self.rows]) for name in ("content", "target")]
-        latents += [self.drawn(rows, latents[0]) for rows in (self.rows, self.others)]
+        shown = (self.rows, self.others) if len(self.others) == len(self.rows) else (self.rows,)
+        latents += [self.drawn(rows, latents[0]) for rows in shown]
         vae = LatentEncoder(self.pixart, str(self.work.backbone.device))
         columns = [np.concatenate([_bytes(vae.decode(one[None])) for one in column]) for column in latents]
         del vae

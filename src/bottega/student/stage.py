@@ -134,8 +134,8 @@ def _workload(
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
     work.validate = validation.run  # type: ignore[method-assign]
-    if shown := validated[: config.validation.samples]:
-        work.show = Samples(work, shown, pixart).write  # type: ignore[method-assign]
+    if config.validation.samples:
+        work.show = Samples(work, validated, config.validation.samples, pixart).write  # type: ignore[method-assign]
     activations = weigh(work, config.gradient_checkpointing)
     work.notes = (str(activations), *captions)
     samples = {task: len(stream) for task, stream in work.streams.items()}
@@ -174,6 +174,8 @@ def _distinct_embeddings(store: FeatureStore, rows: list[dict[str, Any]]) -> tor
 
 def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[str, Any]]) -> list[str]:
     """Give the removal of the scene its centre; what to say of it. RequestError where no style has a caption."""
+    from bottega.student.purification import FEWEST
+
     if adapter.scene_removal is None:
         return []
     main = [row for row in rows if row["task"] == "main"]
@@ -183,9 +185,15 @@ def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[st
             f"adapter.scene_removal takes out what style pictures show by their captions, {store.directory} has none; "
             "caption them (docs/data.md) and run bottega data and bottega features again, or set it to none"
         )
-    embeddings = store.captions(sorted(set(known)))
-    adapter.scene_removal.fit_centre(embeddings.to(adapter.scene_removal.centre.device))
-    return [f"scene removal: {len(known)} of {len(main)} targets have a caption of their style picture"]
+    distinct = sorted(set(known))
+    adapter.scene_removal.fit_centre(store.captions(distinct).to(adapter.scene_removal.centre.device))
+    said = f"scene removal: {len(known)} of {len(main)} targets have a caption of their style picture"
+    if len(distinct) < FEWEST and adapter.config.centre:
+        said += (
+            f"; they are {len(distinct)} distinct ones, a mean needs {FEWEST}: what all captions have in common is "
+            "taken out with them"
+        )
+    return [said]
 
 
 def check_features(store: FeatureStore, pixart: Path) -> None:
@@ -207,16 +215,18 @@ def check_features(store: FeatureStore, pixart: Path) -> None:
 
 def header(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, steps: int) -> dict[str, Any]:
     """What the adapter's file says of itself beside its architecture."""
+    from bottega.student.export import SAMPLER
+
     schedule = work.backbone.schedule
     return {
         "models": {"pixart": _portable(models.pixart), "clip": _portable(models.clip)},
         "model_hashes": work.fingerprint["models"],
-        "sampling": {"sampler": "ddim", "start": work.path.start, **config.sampling.model_dump(mode="json")},
+        "sampling": {"sampler": SAMPLER, "start": work.path.start, **config.sampling.model_dump(mode="json")},
         "prediction_type": schedule.prediction_type,
         "pixels_per_cell": work.backbone.pixels_per_cell,
         "text_tokens": work.store.manifest["settings"]["text"]["tokens"],
         "steps": steps,
-        "recipe_sha256": sha256_json({"student": config.model_dump(mode="json"), "run": work.fingerprint}),
+        "recipe_sha256": sha256_json({"sampling": config.sampling.model_dump(mode="json"), "run": work.fingerprint}),
     }
 
 

@@ -21,6 +21,8 @@ SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, conten
 FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL ORDER BY pair_id, seed
 """
 
+_STYLES = "SELECT DISTINCT style_path FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -50,7 +52,6 @@ class Sample:
 def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
     """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if
     unreadable."""
-    captions = style_captions(data_root)
     path = teacher_dir / "ledger.sqlite"
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
@@ -58,6 +59,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         db.row_factory = sqlite3.Row
         try:
+            captions = style_captions(data_root, (row["style_path"] for row in db.execute(_STYLES)))
             for row in db.execute(_QUERY):
                 yield Sample(
                     sample_id=f"{row['pair_id']}_seed{row['seed']}",

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ class State:
     optimizer: torch.optim.Optimizer
     scale: LossScale | None = None
     average: Average | None = None
+
+    def exported(self) -> AbstractContextManager[None]:
+        """Within this block the module holds what would be exported now: the averages, where there are any."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
 
 @dataclass(frozen=True)
@@ -163,15 +168,17 @@ def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, A
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, on the CPU: parameters and buffers by name, moments as `moment:parameter`, averages
-    as `ema:parameter`."""
+    """All that the next step depends on, as tensors on the CPU: parameters and buffers by name, moments as
+    `moment:parameter`, averages as `ema:parameter`, the loss scale's numbers as `scale:name`."""
+    import torch
     from safetensors.torch import load_file
 
     found = {name: tensor for file in _FILES for name, tensor in load_file(checkpoint.folder / file).items()}
     averages = checkpoint.folder / _AVERAGES
     if averages.exists():
         found |= {f"ema:{name}": tensor for name, tensor in load_file(averages).items()}
-    return found
+    scale = checkpoint.loss_scale or {}
+    return found | {f"scale:{name}": torch.tensor(value) for name, value in scale.items()}
 
 
 def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,15 +11,22 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import Interrupted, MemoryPressureError, NonFiniteError, RequestError
+from bottega.runtime.errors import (
+    Interrupted,
+    MemoryPressureError,
+    MissingError,
+    NonFiniteError,
+    RequestError,
+    StorageError,
+)
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.interrupt import Interruption
-from bottega.runtime.memory import Creep, rss_mb, vram_mb
+from bottega.runtime.memory import Creep, is_out_of_memory, rss_mb, vram_mb
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import MAY_CHANGE, LoopConfig
 from bottega.training.ema import Average
@@ -159,12 +166,12 @@ def train(
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
                 overflow = state.scale.passed()
+            looked = last or (step + 1) % config.validate_every == 0
             with processes.together():
                 if journal is not None:
-                    if last or (step + 1) % config.validate_every == 0:
-                        with nullcontext() if state.average is None else state.average.in_place():
+                    if looked:
+                        with state.exported():
                             validation = work.validate()
-                            work.show(directory, step + 1)
                         row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
                     journal.step(row, overflow, last=last)
             stop = _stop(interruption, None if last else guard.look(step + 1), processes)
@@ -175,6 +182,8 @@ def train(
                     if last or (step + 1) % config.checkpoint_every == 0 or stop is not None:
                         journal.sync()
                         checkpoints.save(folder, step + 1, state, fingerprint, config.keep_last)
+                    if looked:
+                        _show(work, step, directory, state, journal)
                     journal.progress(row["loss"])
             if stop is not None:
                 raise stop
@@ -183,6 +192,17 @@ def train(
     seconds = time.monotonic() - began
     done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
     return done | {"validation": validation or (work.validate() if processes.first else {})}
+
+
+def _show(work: Workload, step: int, directory: Path, state: checkpoints.State, journal: Journal) -> None:
+    """Draw for people; pictures for which there is no room, or no autoencoder, are told of and stop nothing."""
+    try:
+        with state.exported():
+            work.show(directory, step + 1)
+    except (StorageError, MissingError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError | MemoryError) and not is_out_of_memory(error):
+            raise
+        journal.line(f"step {step + 1}: no pictures were drawn ({error})")
 
 
 def _state(work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig) -> checkpoints.State:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bottega.runtime.errors import BottegaError, NonFiniteError, RequestError, WorkError
+from bottega.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -184,6 +185,8 @@ def _exchange(collective: Callable[..., Any], *arguments: Any) -> None:
     try:
         collective(*arguments)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:200]
         raise WorkError(
             f"all processes of a training must live, one is gone or out of reach ({why}); run the same command again, "
