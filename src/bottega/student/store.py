@@ -13,6 +13,7 @@ style pictures alone. Legend: n items; C × h × w latents; P T5's width; D CLIP
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ STYLE_KEYS = ("style", "caption", "style_patches")
 """What a row of samples.jsonl says of its style: they change together. The last only where there are patch tokens."""
 MANIFEST, INDEX, SAMPLES = "manifest.json", "index.jsonl", "samples.jsonl"
 _MB = 1024 * 1024
+_MOST_ITEMS = 2**32  # in one shard
 
 
 class ShardIndex:
@@ -83,9 +85,9 @@ class FeatureStore:
         self.directory = directory
         index = ShardIndex(directory)
         self._shards = {kind: [row["file"] for row in index.rows[kind] if row["file"]] for kind in KINDS}
-        self._places: dict[str, dict[str, tuple[int, int]]] = {
+        self._places: dict[str, dict[str, int]] = {  # one number a key: there may be hundreds of thousands
             kind: {
-                key: (shard, place)
+                sys.intern(key): shard * _MOST_ITEMS + place
                 for shard, row in enumerate(r for r in index.rows[kind] if r["file"])
                 for place, key in enumerate(row["keys"])
             }
@@ -93,7 +95,6 @@ class FeatureStore:
         }
         self._limit = preload_mb * _MB
         self._memory: dict[str, list[dict[str, torch.Tensor]]] = {}
-        self._open: dict[str, Any] = {}
 
     def __contains__(self, item: tuple[str, str]) -> bool:
         kind, key = item
@@ -133,7 +134,7 @@ class FeatureStore:
 
     def _row(self, kind: str, key: str) -> torch.Tensor:
         try:
-            shard, place = self._places[kind][key]
+            shard, place = divmod(self._places[kind][key], _MOST_ITEMS)
         except KeyError:
             raise StorageError(
                 f"{self.directory}: the {kind} feature {key} is not in the cache; run bottega features again"
@@ -155,15 +156,15 @@ class FeatureStore:
         return self._memory[kind]
 
     def _read(self, file: str, kind: str, place: int) -> torch.Tensor:
+        """Open the file for this row alone (a tenth of a millisecond): what stays open stays mapped, and in the end the
+        whole cache would count as this process's memory."""
         from safetensors import safe_open
 
-        if file not in self._open:
-            self._open[file] = safe_open(self.directory / file, framework="pt")
-        handle = self._open[file]
-        if kind != "text":
-            return handle.get_slice("rows")[place]  # type: ignore[no-any-return]
-        first, last = handle.get_slice("offsets")[place : place + 2].tolist()
-        return handle.get_slice("rows")[first:last]  # type: ignore[no-any-return]
+        with safe_open(self.directory / file, framework="pt") as handle:
+            if kind != "text":
+                return handle.get_slice("rows")[place].clone()  # type: ignore[no-any-return]
+            first, last = handle.get_slice("offsets")[place : place + 2].tolist()
+            return handle.get_slice("rows")[first:last].clone()  # type: ignore[no-any-return]
 
 
 def pad_text(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +193,8 @@ def read_samples(directory: Path) -> list[dict[str, Any]]:
     path = directory / SAMPLES
     if not path.is_file():
         raise MissingError(f"there is no {path}: computing the features was never finished; run bottega features")
-    return list(read_jsonl(path))
+    # many targets share a content, a style, a caption: of equal keys one string is held
+    return [{k: sys.intern(v) if isinstance(v, str) else v for k, v in row.items()} for row in read_jsonl(path)]
 
 
 def split_tasks(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
