@@ -21,7 +21,7 @@ PATHS = [schedule(name, 1000, "sample") for name in SCHEDULES]
 @settings(deadline=None, max_examples=15)
 @given(st.sampled_from(PATHS), st.integers(0, 2**31))
 def test_every_conversion_and_its_way_back_are_exact_at_every_timestep(path, seed: int) -> None:
-    """Out of ε, x_0 is worse by the σ/α that the equation itself has; nothing else may lose a digit."""
+    """To 1e-12; only with ε where σ/α > 100, the growth of an error that the equation itself has, to 1e-14 of that."""
     keep = path.alpha > 0
     alpha, sigma = path.alpha[keep][:, None], path.sigma[keep][:, None]
     clean, noise = np.random.default_rng(seed).standard_normal((2, len(alpha), 16))
@@ -31,8 +31,7 @@ def test_every_conversion_and_its_way_back_are_exact_at_every_timestep(path, see
         there = convert(source, target, truth[source], noised, alpha, sigma)
         back = convert(target, source, there, noised, alpha, sigma)
         for found, wanted in ((there, truth[target]), (back, truth[source])):
-            growth = np.maximum(1.0, sigma / alpha) if "epsilon" in (source, target) else 1.0
-            growth = growth * np.maximum(1.0, alpha / sigma) if "sample" in (source, target) else growth
+            growth = np.maximum(1.0, sigma / alpha / 100) if "epsilon" in (source, target) else 1.0
             assert np.max(np.abs(found - wanted) / growth) < 1e-12, (path.name, source, target)
 
 

@@ -27,7 +27,8 @@ def spaced_timesteps(timesteps: int, steps: int, spacing: str) -> list[int]:
     if spacing == "leading":
         return [i * (timesteps // steps) for i in reversed(range(steps))]
     if spacing == "trailing":
-        return [int(t) - 1 for t in np.round(timesteps - np.arange(steps) * (timesteps / steps))]
+        # their arange, to the same rounding of a half; over fractions it sometimes has one more, timestep -1
+        return [int(t) - 1 for t in np.round(np.arange(timesteps, 0, -timesteps / steps))[:steps]]
     if steps == 1:
         raise RequestError("linspace has two ends and needs at least 2 steps, received 1; take spacing trailing")
     return [int(t) for t in np.linspace(0, timesteps - 1, steps).round()[::-1]]
