@@ -95,10 +95,9 @@ class Path:
         """α and σ at int64 timesteps [B], each [B, 1, …] in the dtype of `like` [B, …], on its device."""
         import torch
 
-        where = timesteps.cpu()
-        shape = (-1,) + (1,) * (like.dim() - 1)
-        alpha, sigma = (torch.from_numpy(table)[where].to(like.dtype) for table in (self.alpha, self.sigma))
-        return alpha.reshape(shape).to(like.device), sigma.reshape(shape).to(like.device)
+        shape, where = (-1,) + (1,) * (like.dim() - 1), timesteps.to(like.device)
+        alpha, sigma = (torch.from_numpy(table).to(like.dtype).to(like.device) for table in (self.alpha, self.sigma))
+        return alpha[where].reshape(shape), sigma[where].reshape(shape)
 
 
 def schedule(name: str, timesteps: int, prediction_type: str) -> Path:
