@@ -52,14 +52,20 @@ def effective_noise(
 def prediction_target(
     prediction_type: str, clean: Array, noise: Array, alpha: Array | float, sigma: Array | float
 ) -> Array:
-    """What a network of this prediction type should return: ε, v = αε - σx_0 (Salimans & Ho 2022, app. D) or x_0."""
+    """What a network of this prediction type should return: ε, v = αε - σx_0 (Salimans & Ho 2022, app. D), x_0, or the
+    velocity u = ε - x_0 of the straight path (Lipman et al. 2023, eq. 23 with the time turned round).
+    """
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
         return alpha * noise - sigma * clean  # type: ignore[operator,return-value]
     if prediction_type == "sample":
         return clean
-    raise RequestError(f"prediction_type is epsilon, v_prediction or sample, received {prediction_type!r}")
+    if prediction_type == "flow_prediction":
+        return noise - clean  # type: ignore[operator,no-any-return]
+    raise RequestError(
+        f"prediction_type is epsilon, v_prediction, sample or flow_prediction, received {prediction_type!r}"
+    )
 
 
 def min_snr_weight(prediction_type: str, alpha: torch.Tensor, sigma: torch.Tensor, gamma: float) -> torch.Tensor:

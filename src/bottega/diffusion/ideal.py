@@ -1,0 +1,78 @@
+"""The best that a network could do: the closed-form denoiser of a finite set of pictures, and the floor of the loss.
+
+Legend: N pictures of D values each, B noised ones; the set is the whole distribution.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.diffusion.paths import Path
+from bottega.diffusion.predictions import convert, error_scale
+from bottega.diffusion.process import add_noise
+from bottega.runtime.errors import RequestError
+
+
+class IdealDenoiser:
+    """E[prediction | x_t] where x_0 is one of N pictures, each as likely: what the loss of a training run tends to.
+
+    E[x_0|x_t] = Σ_i w_i x_i with w = softmax(-|x_t - αx_i|²/2σ²). Karras et al. 2022, app. B.3. Computed
+    in float64, for at small σ the exponents are millions apart.
+    pictures: [N, …], finite. Called as a network is: (x [B, …], timesteps int64 [B]) -> the path's prediction, [B, …].
+    """
+
+    def __init__(self, path: Path, pictures: torch.Tensor) -> None:
+        if len(pictures) < 1:
+            raise RequestError("the ideal denoiser needs at least one picture, received none")
+        self.path = path
+        self.flat = pictures.detach().double().flatten(1)  # [N, D]
+        self.squares = self.flat.square().sum(1)  # [N]
+
+    def clean(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """E[x_0 | x_t], float64, of x's shape [B, …]."""
+        flat = x.double().flatten(1)  # [B, D]
+        alpha, sigma = self.path.coefficients(timesteps, flat)  # [B, 1]
+        # |x|² is the same for all i and leaves the softmax as it is
+        logits = (alpha * (flat @ self.flat.T) - 0.5 * alpha**2 * self.squares) / sigma**2  # [B, N]
+        return (logits.softmax(dim=1) @ self.flat).reshape(x.shape)
+
+    def __call__(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What a perfectly trained network would return."""
+        noised = x.double()
+        alpha, sigma = self.path.coefficients(timesteps, noised)
+        clean = self.clean(x, timesteps)
+        return convert("sample", self.path.prediction_type, clean, noised, alpha, sigma).to(x.dtype)
+
+
+@torch.no_grad()
+def loss_floor(
+    path: Path, pictures: torch.Tensor, noise: torch.Tensor, *, bins: int = 10, prediction_type: str | None = None
+) -> npt.NDArray[np.float64]:
+    """The least mean squared error that any network can reach on this set, by timestep bin: float64 [bins].
+
+    Monte Carlo over `noise` [M, …]: in every bin the m-th noise meets picture m mod N at the m-th of M timesteps spread
+    over the bin; exactly 0 for one picture. Bin b holds the timesteps with ⌊t·bins/T⌋ = b. The mean over bins of equal
+    size is the floor of a training with uniform timesteps.
+    prediction_type: in whose units, the path's own by default; epsilon makes runs of any prediction comparable.
+    Raises RequestError for shapes that do not match or more bins than timesteps.
+    """
+    if noise.shape[1:] != pictures.shape[1:] or len(noise) < 1:
+        raise RequestError(f"noise has the pictures' shape, {[*pictures.shape[1:]]}, received {[*noise.shape]}")
+    if not 1 <= bins <= path.timesteps:
+        raise RequestError(f"the timesteps are put into 1 … {path.timesteps} bins, received {bins}")
+    ideal = IdealDenoiser(path, pictures)
+    draws = len(noise)
+    clean = pictures.double()[torch.arange(draws, device=pictures.device) % len(pictures)]  # [M, …]
+    edges = [-(-b * path.timesteps // bins) for b in range(bins + 1)]
+    floors = np.empty(bins)
+    for b, (first, end) in enumerate(itertools.pairwise(edges)):
+        timesteps = first + torch.arange(draws, device=pictures.device) * (end - first) // draws
+        alpha, sigma = path.coefficients(timesteps, clean)
+        noised = add_noise(clean, noise.to(clean), alpha, sigma)
+        scale = error_scale(prediction_type or path.prediction_type, alpha, sigma)
+        floors[b] = float((scale * (ideal.clean(noised, timesteps) - clean)).square().mean())
+    return floors
