@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from statistics import median
 
@@ -37,8 +38,8 @@ FEWEST = 2 * TREND_POINTS
 """Losses, at the least: half of them must make a trend."""
 
 FLAT = math.log(1.10)
-"""A change of less than a tenth over half a run, a twentieth over a quarter, is none: from a blur to a sharp picture the
-loss falls tenfold (0.02 to 0.002), which would take more than ten times as long again."""
+"""A change of less than a tenth over half a run, a twentieth over a quarter, is none: from a blur to a sharp picture
+the loss falls tenfold (0.02 to 0.002), which would take more than ten times as long again."""
 
 SWING = math.log(1.25)
 """A swing or a jump matters from a quarter up: a fresh optimizer alone costs some percent, for some hundred steps."""
@@ -58,9 +59,10 @@ WORSE = 1.05
 
 @dataclass(frozen=True)
 class Jump:
-    """What a resume did to the loss, as a difference of logarithms."""
+    """What a resume did to the loss, as a difference of logarithms; place: how many losses came before."""
 
     step: float
+    place: int
     size: Estimate
 
 
@@ -89,18 +91,17 @@ class Course:
         self.broken = self.broken_since = self.odd = 0  # not finite: in all, at the end without a break; not positive
         self.broken_step: float | None = None
         self.jumps: list[Jump] = []
-        self.last_resume = 0
         self.tail: deque[float] = deque(maxlen=RECENT)  # logarithms
         self._before: F64 | None = None
         self._after: list[float] = []
-        self._resumed_at = 0.0
+        self._resumed_at, self._place = 0.0, 0
 
     def take(self, points: Points) -> None:
         """The next losses of the log."""
         if points.resumed:
             self.settle()
             self._before, self._after, self._resumed_at = np.array(self.tail), [], float(points.steps[0])
-            self.last_resume = self.count
+            self._place = self.count
             self.tail.clear()
         finite = np.isfinite(points.losses)
         if not finite.all():
@@ -135,7 +136,7 @@ class Course:
         if before is not None and min(len(before), len(after)) >= NEAR:
             size = change(_block(before), _block(after))
             if size.low > SWING:
-                self.jumps = [*self.jumps, Jump(self._resumed_at, size)][-8:]
+                self.jumps = [*self.jumps, Jump(self._resumed_at, self._place, size)][-8:]
 
     def step_at(self, place: float) -> float:
         """The step of the log in which the loss of that number stood, about."""
@@ -148,9 +149,10 @@ class Course:
         return [p for p in pairs if p[0].step > since and 2 * p[0].count >= self.logs.size]
 
     def move(self) -> Move | None:
-        """Over the last quarter where that decides, else over the last half; not from before the last resume, where
-        what came after it is enough to tell."""
-        since = self.last_resume if self.count - self.last_resume >= max(FEWEST, self.count // 8) else 0
+        """Over the last quarter where that decides, else over the last half; from the last jump on, where enough
+        came after it to tell."""
+        since = self.jumps[-1].place if self.jumps else 0
+        since = since if self.count - since >= max(FEWEST, self.count // 8) else 0
         left = self.count - since
         moves = [self._move(since + (1 - part) * left, 2 * part * FLAT) for part in (0.25, 0.5)]
         return next((m for m in moves if m is not None and m.direction != "undecided"), moves[-1])
@@ -180,10 +182,13 @@ class Course:
         places, values = [w[0] for w in window], [w[1] for w in window]
         return slope(places, values, Z95 * _persistence(places, values))
 
-    def level(self) -> float:
-        """Mean loss of the last eighth."""
-        blocks = self.values.since(0.875 * self.count) or self.values.blocks[-1:]
-        return sum(b.mean * b.count for b in blocks) / sum(b.count for b in blocks)
+    def last_eighth(self) -> tuple[float, float, float]:
+        """Of the last eighth of the log: the mean step, the mean loss, and the mean's relative standard error."""
+        pairs = list(zip(self.steps.blocks, self.values.blocks, strict=True))
+        late = [pair for pair in pairs if pair[1].step > 0.875 * self.count] or pairs[-1:]
+        steps, values = (reduce(Block.merged, blocks) for blocks in zip(*late, strict=True))
+        error = math.sqrt(values.squares / max(values.count - 1, 1) / values.count) / values.mean
+        return steps.mean, values.mean, error
 
 
 def findings(course: Course, log: Log, *, averaged: bool) -> list[Finding]:
@@ -222,7 +227,7 @@ def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding |
     """The last eighth surely lies above the lowest one before it, and the loss still rises or has doubled."""
     rising = move is not None and move.direction == "rising"
     windows = course.logs.windows()
-    if course.last_resume and course.jumps:
+    if course.jumps:
         windows = []  # that the loss is higher is the resume's doing; what followed it is in the trend
     if windows:
         lowest = min(windows[:-1], key=lambda w: w.mean)
@@ -269,8 +274,10 @@ def _oscillating(course: Course, unit: str | None, *, averaged: bool) -> Finding
     values = [b.mean for b in blocks]
     if course.logs.size >= NEAR and not averaged:
         noise = math.sqrt(median(b.squares / (b.count - 1) / b.count for b in blocks))
-    else:  # half the variance of neighbours' differences; their median, 0.6745 deviations of a normal, minds no outlier
-        noise = median(abs(b - a) for a, b in pairwise(values)) / 0.6745 / math.sqrt(2)
+    else:  # from neighbours' differences, whose median minds no outlier: it is 0.6745 deviations of a normal
+        near = [b - a for a, b in pairwise(values)]
+        apart = near if averaged else [b - a for a, b in pairwise(near)]  # twice, so that slow swings are not counted
+        noise = median(map(abs, apart)) / 0.6745 / math.sqrt(2 if averaged else 6)
     least = max(SWING, Z999 * math.sqrt(2) * noise)
     high = low = values[0]
     turns, sizes, way = [], [], 0
@@ -341,7 +348,7 @@ def _persistence(places: list[float], values: list[float]) -> float:
 
 
 def _block(values: F64) -> Block:
-    return replace(Block(len(values), 0.0, float(values.mean())), squares=float(((values - values.mean()) ** 2).sum()))
+    return Block(len(values), 0.0, float(values.mean()), float(((values - values.mean()) ** 2).sum()))
 
 
 def _found(name: str, evidence: str) -> Finding:

@@ -86,6 +86,7 @@ class Log:
         self._paces: deque[float] = deque(maxlen=101)
         self._clock: tuple[float, float] | None = None
         self._clocked: float | None = None
+        self._rate = math.nan
         self._rows: list[tuple[float, float, float]] = []
         self._shape: Shape | None = None
         self._bytes = self._noughts = 0
@@ -126,8 +127,8 @@ class Log:
             raise storage_error(error, self.path) from error
         if rest:
             row = parse(rest)
-            whole = rest.startswith(b"{") and rest.rstrip().endswith(b"}")
-            if whole or (row.spans and max(b for _, b in row.spans.values()) < len(rest.rstrip())):
+            ends = [b for _, b in row.spans.values()] if "loss" in row.spans and not rest.startswith(b'{"') else []
+            if row.json is not None or max(ends, default=len(rest)) < len(rest.rstrip()):
                 yield rest + b"\n"
             elif b"oss" in rest or rest.startswith(b"{"):
                 self.torn = True
@@ -141,11 +142,11 @@ class Log:
             at = end
 
     def _take(self, block: bytes) -> Iterator[Points]:
-        quick = self._at_once(block) if self._shape is not None and not self._marked else None
-        if quick is not None:
+        if self._shape is not None and not self._marked:
             yield from self._flush()
-            yield quick
-            return
+            if (quick := self._at_once(block)) is not None:
+                yield quick
+                return
         for line in _marked(block):
             yield from self._line(line)
 
@@ -162,12 +163,11 @@ class Log:
         except (ValueError, DeprecationWarning):
             return None
         columns = dict(zip(self._shape.fields, table.T, strict=True))
-        losses, epochs, last = columns["loss"], columns.get("epoch"), self.last.step
+        losses, epochs = columns["loss"], columns.get("epoch")
         if ("step" in columns) != (self.unit == "step"):
             return None
         if "step" in columns:
             steps = columns["step"]
-            last = int(steps[-1])
             if self._in_epoch and epochs is not None:
                 steps = steps + (epochs - (self._base or 0.0)) * self.plan.get("per_epoch", 0)
             elif self._in_epoch:
@@ -184,11 +184,20 @@ class Log:
             self.epoch = self._lap = float(epochs[-1])
         self.losses += len(losses)
         self.step = float(steps[-1])
-        self.last.step, self.last.loss = last, float(losses[-1])
-        rate = math.nan if self.last.rate is None else self.last.rate
-        points = Points(steps, losses, np.full(len(losses), rate), self._resumed)
+        end = max(block.rfind(b"oss"), block.rfind(b"OSS"))
+        self._note(parse(block[block.rfind(b"\n", 0, end) + 1 : block.find(b"\n", end)]))
+        points = Points(steps, losses, np.full(len(losses), self._rate), self._resumed)
         self._resumed = False
         return points
+
+    def _note(self, row: Row) -> None:
+        """What of a loss line is for later ones."""
+        self.last = row
+        self._rate = self._rate if row.rate is None else row.rate
+        if row.pace is not None and row.pace > 0:
+            self._paces.append(row.pace)
+        if row.clock is not None:
+            self._clock, self._clocked = self._clock or (row.clock, self.step), row.clock
 
     def _line(self, line: bytes) -> Iterator[Points]:
         row = parse(line)
@@ -229,14 +238,8 @@ class Log:
             self._resumed, self._marked, self._clock = True, False, None
         self.step = step
         self.losses += 1
-        if row.pace is not None and row.pace > 0:
-            self._paces.append(row.pace)
-        if row.clock is not None:
-            self._clock, self._clocked = self._clock or (row.clock, step), row.clock
-        rate = row.rate if row.rate is not None else self.last.rate
-        self._rows.append((step, row.loss, math.nan if rate is None else rate))
-        self.last = row
-        self.last.rate = rate
+        self._note(row)
+        self._rows.append((step, row.loss, self._rate))
         if row.spans and not row.tasks and row.validation is None:
             shape = Shape(line, row)
             self._shape = shape if shape.usable else None

@@ -15,7 +15,7 @@ from bottega.doctor.course import Course, findings
 from bottega.doctor.logs import Log
 from bottega.runtime.errors import RequestError
 from bottega.training.diagnosis import Finding
-from bottega.training.trends import Estimate
+from bottega.training.trends import Z95, Estimate
 
 EPSILON_SHARE = {"epsilon": 1.0, "v_prediction": 1 / 2, "flow": 1 / 3}
 """By what to multiply a loss for the loss of the noise that is meant. ε̂ − ε is α(v̂ − v), and (1 − t) times the error
@@ -120,7 +120,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     averaged = log.rank == _AVERAGE
     found = findings(course, log, averaged=averaged)
     progress = measure_progress(log)
-    loss = course.level() if course.count else None
+    loss = course.last_eighth()[1] if course.count else None
     kind = prediction_type or log.prediction_type
     falls = found[0].name == "falling"
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
@@ -132,7 +132,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         progress=progress,
         loss=loss,
         level=level(loss, kind, one_picture or log.pictures == 1),
-        outlook=outlook(progress, loss, course.exponent() if falls else None),
+        outlook=outlook(progress, course if falls else None),
         actions=actions(case),
         notes=_notes(log, course, averaged),
         curve=tuple((s.mean, v.mean) for s, v in zip(course.steps.blocks, course.values.blocks, strict=True)),
@@ -176,18 +176,20 @@ def level(loss: float | None, prediction_type: str | None, one_picture: bool) ->
     return f"{words}: the loss of the noise is {'' if kind == 'epsilon' else 'about '}{own:.2g}"
 
 
-def outlook(progress: Progress, loss: float | None, exponent: Estimate | None) -> tuple[Outlook, ...]:
-    """The marks of the plan; empty without a plan. exponent: p of loss ~ step^p, where the loss falls."""
+def outlook(progress: Progress, course: Course | None) -> tuple[Outlook, ...]:
+    """The marks of the plan; empty without a plan. course: where the loss falls, so that it can be drawn out as
+    loss ~ step^p from its last eighth; the interval holds the errors of both."""
     if progress.share is None or progress.share <= 0:
         return ()
-    whole = progress.epochs or progress.steps
+    power = None if course is None else course.exponent()
     marks = []
     for percent, expect in MARKS:
-        passed, factor = progress.share * 100 >= percent - 0.5, percent / 100 / progress.share
-        there = None
-        if not passed and exponent is not None and loss is not None and math.isfinite(exponent.low):
-            there = exponent.scaled(math.log(factor)).exp().scaled(loss)
-        marks.append(Outlook(percent, percent / 100 * (whole or 0), expect, passed, there))
+        passed, there = progress.share * 100 >= percent - 0.5, None
+        if course is not None and power is not None and math.isfinite(power.low) and not passed:
+            step, loss, error = course.last_eighth()
+            moved = power.scaled(math.log(percent / 100 / progress.share * progress.step / step))
+            there = Estimate(moved.value, moved.low - Z95 * error, moved.high + Z95 * error).exp().scaled(loss)
+        marks.append(Outlook(percent, percent / 100 * (progress.epochs or progress.steps or 0), expect, passed, there))
     return tuple(marks)
 
 
