@@ -46,6 +46,9 @@ _PLANS = (
 )
 _TOKEN = re.compile(rb"[-+]?\d[\d.]*(?:e[-+]?\d+)?|\bnan\b|\binf\b", re.I)
 
+MARKS = (b"oss", b"OSS", b"poch", b"POCH", b"esum")
+"""What a line must have to say anything: loss, epoch, resuming."""
+
 VALIDATION = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout"}
 AVERAGED = {"avr", "avg", "average", "averaged", "mean", "running", "smooth", "smoothed", "ema", "moving", "epoch"}
 _NO_LOSS = {"best", "min", "minimum", "lowest", "target", "final", "scale", "scaler", "weight", "fn", "threshold"}
@@ -196,14 +199,16 @@ class Shape:
             pieces.append(rb"([0-9nainfNAINF.e+-]+)" if name else rb"[\w.+-]+")
             at = token.end()
         self._lines = re.compile(b"".join(pieces) + rb"[^\n]*\n")
-        self._marks = {mark: line.count(mark) for mark in (b"oss", b"OSS", b"poch", b"POCH", b"resum", b"Resum")}
+        self._marks = {mark: line.count(mark) for mark in MARKS}
         self.usable = len(self.fields) == len(spans) and len(line[:end].strip()) > 3
 
     def numbers(self, block: bytes) -> list[bytes] | None:
         """The fields of all loss lines of a block, one after another; None where other lines stand between that might
         say something."""
         found = self._lines.findall(block)
-        if len(found) < 16 or any(block.count(mark) != n * len(found) for mark, n in self._marks.items()):
+        # where every line has the form, only a second loss in one of them could be missed
+        marks = MARKS[:1] if len(found) == block.count(b"\n") else MARKS
+        if not found or any(block.count(mark) != self._marks[mark] * len(found) for mark in marks):
             return None
         return found if len(self.fields) == 1 else list(chain.from_iterable(found))
 

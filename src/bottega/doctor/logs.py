@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bottega.doctor.lines import Row, Shape, parse, plan, real, trainer
+from bottega.doctor.lines import MARKS, Row, Shape, parse, plan, real, trainer
 from bottega.runtime.config import load_yaml
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import storage_error
@@ -30,8 +30,14 @@ F64 = NDArray[np.float64]
 CHUNK = 1 << 20
 """Bytes read at once; a line longer than that is no line of a log, and is cut."""
 
-BLOCK = 1 << 16
-"""Bytes read by one `Shape` at once: about a thousand lines, which one odd line among them sends the slow way."""
+BLOCK = 1 << 17
+"""Bytes that a `Shape` reads at once, some thousand lines. Where an odd line is among them, it is tried with halves."""
+
+LEAST_BLOCK = 1 << 14
+"""Below this the lines are read one by one."""
+
+FEW = 16
+"""With fewer losses in a block it is not worth while to read them at once."""
 
 ROWS = 4096
 """Rows handed on at once, at the most."""
@@ -39,7 +45,9 @@ ROWS = 4096
 _KNOWN = 64
 """Loss lines after which a trainer that was not recognised stays unknown."""
 
-_MARKS = (b"oss", b"OSS", b"poch", b"POCH", b"resum", b"Resum", b"_steps", b"ptimization", b"rediction_type")
+_HEAD = (*MARKS, b"_steps", b"ptimization", b"rediction_type")
+"""What is looked for before the first losses: the plan, too."""
+
 _HOW = "give a run directory, a metrics.jsonl, or a file with what the trainer printed (… 2>&1 | tee train.log)"
 
 
@@ -89,6 +97,7 @@ class Log:
         self._rate = math.nan
         self._rows: list[tuple[float, float, float]] = []
         self._shape: Shape | None = None
+        self._model: tuple[bytes, Row] | None = None  # the last loss line, of which a shape can be made
         self._bytes = self._noughts = 0
 
     def points(self) -> Iterator[Points]:
@@ -142,12 +151,19 @@ class Log:
             at = end
 
     def _take(self, block: bytes) -> Iterator[Points]:
-        if self._shape is not None and not self._marked:
+        if self._shape is None and self._model is not None:
+            self._shape = Shape(*self._model)
+        if self._shape is not None and self._shape.usable and not self._marked and block.count(b"oss") >= FEW:
             yield from self._flush()
             if (quick := self._at_once(block)) is not None:
                 yield quick
                 return
-        for line in _marked(block):
+            if len(block) > LEAST_BLOCK:
+                middle = block.find(b"\n", len(block) // 2) + 1
+                for half in (block[:middle], block[middle:]):
+                    yield from self._take(half)
+                return
+        for line in _marked(block, MARKS if self.losses >= _KNOWN else _HEAD):
             yield from self._line(line)
 
     def _at_once(self, block: bytes) -> Points | None:
@@ -240,11 +256,8 @@ class Log:
         self.losses += 1
         self._note(row)
         self._rows.append((step, row.loss, self._rate))
-        if row.spans and not row.tasks and row.validation is None:
-            shape = Shape(line, row)
-            self._shape = shape if shape.usable else None
-        else:
-            self._shape = None
+        plain = row.spans and not row.tasks and row.validation is None
+        self._shape, self._model = None, (line, row) if plain else None
         if len(self._rows) >= ROWS:
             yield from self._flush()
 
@@ -320,13 +333,13 @@ class Log:
         return f"{rule}has none in {self.lines} lines{last}; let the trainer print the loss, or {_HOW}"
 
 
-def _marked(block: bytes) -> Iterator[bytes]:
-    """The lines of a block that have a mark, in their order."""
+def _marked(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The lines of a block that have one of the marks, in their order."""
     if block.count(b"oss") * 160 > len(block):  # nearly every line: splitting is quicker than searching
-        yield from (line for line in block.split(b"\n") if any(mark in line for mark in _MARKS))
+        yield from (line for line in block.split(b"\n") if any(mark in line for mark in marks))
         return
     found: dict[int, bytes] = {}
-    for mark in _MARKS:
+    for mark in marks:
         at = block.find(mark)
         while at >= 0:
             begin, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)

@@ -45,7 +45,7 @@ def progress_words(progress: Progress) -> str:
     if progress.unit != "epoch":
         said.append(f"{progress.unit} {progress.step:.0f}" + (f" of {progress.steps}" if progress.steps else ""))
     share = "the plan is not known" if progress.share is None else f"{progress.share:.0%} of the plan"
-    left = "" if progress.hours_left is None else f"; {hours_words(progress.hours_left)} left"
+    left = "" if not progress.hours_left else f"; {hours_words(progress.hours_left)} left"
     return f"{share}: {', '.join(said)}{left}"
 
 
@@ -63,10 +63,14 @@ def braille(curve: Curve, width: int, unit: str, rows: int = 10) -> list[str]:
     low, high = min(ys), max(ys)
     left, right = min(s for s, _ in curve), max(s for s, _ in curve)
     cells = [[0] * columns for _ in range(rows)]
+    before = None
     for dot in range(span):
         y = _between([s for s, _ in curve], ys, left + (right - left) * dot / (span - 1))
         down = round((high - y) / (high - low) * (height - 1)) if high > low else height // 2
-        cells[down // 4][dot // 2] |= _DOTS[dot % 2][down % 4]
+        before = down if before is None else before
+        for filled in range(min(down, before), max(down, before) + 1):
+            cells[filled // 4][dot // 2] |= _DOTS[dot % 2][filled % 4]
+        before = down
     names = {0: max(loss for _, loss in curve), rows - 1: min(loss for _, loss in curve)}
     lines = [
         f"{f'{names[row]:.4g}' if row in names else '':>9} ┤" + "".join(chr(0x2800 + cell) for cell in cells[row])

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bottega.doctor.advice import Action, Case, actions
-from bottega.doctor.course import Course, findings
+from bottega.doctor.course import STATES, Course, findings
 from bottega.doctor.logs import Log
 from bottega.runtime.errors import RequestError
-from bottega.training.diagnosis import Finding
+from bottega.training.diagnosis import NONE, Finding
 from bottega.training.trends import Z95, Estimate
 
 EPSILON_SHARE = {"epsilon": 1.0, "v_prediction": 1 / 2, "flow": 1 / 3}
@@ -37,7 +37,7 @@ LEVELS = (
     (0.002, "nearly sharp"),
     (0.0, "sharp"),
 )
-"""What a network that learns one picture draws, down to which ε loss. Measured on the red circle: above 0.1 nothing, at
+"""What a network that learns one picture draws, down to which ε loss. Known of the red circle: above 0.1 nothing, about
 0.02 colours and outline, below 0.002 sharp; between them stand their geometric means."""
 
 MARKS = (
@@ -82,7 +82,11 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`state` is the gravest of `findings`; `curve` has (step, mean loss) of at most 64 stretches."""
+    """What is said of a log.
+
+    state: the name of the first of `findings`, which come with the gravest first (`course.STATES`); bottega's own
+    paired validation, where there is one, goes before what is no fault. curve: (step, mean loss) of 64 stretches.
+    """
 
     log: str
     trainer: str | None
@@ -119,11 +123,17 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     course.settle()
     averaged = log.rank == _AVERAGE
     found = findings(course, log, averaged=averaged)
+    paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []
     progress = measure_progress(log)
     loss = course.last_eighth()[1] if course.count else None
     kind = prediction_type or log.prediction_type
-    falls = found[0].name == "falling"
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
+    todo = actions(case)
+    falling = course if case.state == "falling" else None
+    marks = () if paired else outlook(progress, falling)
+    if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
+        found = [*paired, *found]
+        todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
     return Verdict(
         log=str(path),
         trainer=log.trainer,
@@ -132,8 +142,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         progress=progress,
         loss=loss,
         level=level(loss, kind, one_picture or log.pictures == 1),
-        outlook=outlook(progress, course if falls else None),
-        actions=actions(case),
+        outlook=marks,
+        actions=todo,
         notes=_notes(log, course, averaged),
         curve=tuple((s.mean, v.mean) for s, v in zip(course.steps.blocks, course.values.blocks, strict=True)),
         validation=tuple(log.validations)[:: max(1, len(log.validations) // 64)],
@@ -206,8 +216,6 @@ def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
         notes.append("the log names neither steps nor epochs: its loss lines are counted")
     if log.resumes and not course.jumps:
         notes.append(f"resumed {len(log.resumes)} times, with no jump that matters")
-    said = {f.name: f for f in log.watcher.findings(ended=True)} if log.watcher.validation else {}
-    notes += [f"bottega's paired validation says: {finding}" for finding in said.values()]
     return tuple(notes)
 
 
