@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("bottega.cli.train", "train a StyleAdapter"),
     "stylize": ("bottega.cli.stylize", "draw contents in the style of a picture with an adapter"),
     "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
+    "doctor": ("bottega.cli.doctor", "what is wrong with a training, and what to do first"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
     "models": ("bottega.cli.models", "which models are on this machine; fetch and verify the others"),

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLOCKS = 64
 """Blocks kept of a stream. When one more is needed, neighbours are merged and each block holds twice as many."""
@@ -100,10 +105,27 @@ class Blocks:
         if self.blocks and self.blocks[-1].count < self.size:
             self.blocks[-1].take(step, value)
             return
+        self._room()
+        self.blocks.append(Block(1, float(step), value))
+
+    def extend(self, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        """Many at once, [N] each: to rounding, the blocks that adding them one after another makes."""
+        at = 0
+        while at < len(values):
+            if not self.blocks or self.blocks[-1].count == self.size:
+                self._room()
+                self.blocks.append(Block(0, 0.0, 0.0))
+            end = at + self.size - self.blocks[-1].count
+            part, mean = values[at:end], float(values[at:end].mean())
+            more = Block(len(part), float(steps[at:end].mean()), mean, float(((part - mean) ** 2).sum()))
+            self.blocks[-1] = self.blocks[-1].merged(more)
+            at = end
+
+    def _room(self) -> None:
+        """Halve the blocks where one more would be too many."""
         if len(self.blocks) == BLOCKS:
             self.blocks = [a.merged(b) for a, b in zip(self.blocks[::2], self.blocks[1::2], strict=True)]
             self.size *= 2
-        self.blocks.append(Block(1, float(step), value))
 
     @property
     def count(self) -> int:

@@ -1,0 +1,46 @@
+"""`bottega doctor`: what is wrong, and what to do first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Say what is wrong, and what to do first.", no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def _group() -> None:
+    """Say what is wrong, and what to do first."""
+
+
+@app.command()
+def training(
+    run: Annotated[
+        Path, typer.Argument(help="a run directory, a metrics.jsonl, or what any trainer printed", metavar="RUN_OR_LOG")
+    ],
+    html: Annotated[Path | None, typer.Option(help="write one offline page there, too")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the verdict as JSON")] = False,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="epsilon, v_prediction, flow or sample, where the log does not say")
+    ] = None,
+    one_picture: Annotated[
+        bool, typer.Option("--one-picture", help="a single picture is learned: its loss has a meaning by itself")
+    ] = False,
+) -> None:
+    """Whether a training goes well, what level it has reached, and what to do; it may still be running."""
+    import shutil
+    from json import dumps
+
+    from bottega.doctor.show import page, words
+    from bottega.doctor.training import examine, require_prediction_type
+    from bottega.runtime.files import write_text
+
+    verdict = examine(run, prediction_type=require_prediction_type(prediction_type), one_picture=one_picture)
+    if html is not None:
+        write_text(html, page(verdict))
+    if json:
+        typer.echo(dumps(verdict.record(), ensure_ascii=False, indent=2))
+    else:
+        typer.echo(words(verdict, shutil.get_terminal_size().columns))

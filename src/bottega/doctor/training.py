@@ -1,0 +1,235 @@
+"""`bottega doctor training`: from a log to a verdict, with the evidence, and what to do first, second, third.
+
+Read `examine` from top to bottom. What is found is in `bottega.doctor.course`, what to do in `bottega.doctor.advice`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bottega.doctor.advice import Action, Case, actions
+from bottega.doctor.course import STATES, Course, findings
+from bottega.doctor.logs import Log
+from bottega.runtime.errors import RequestError
+from bottega.training.diagnosis import NONE, Finding
+from bottega.training.trends import Z95, Estimate
+
+EPSILON_SHARE = {"epsilon": 1.0, "v_prediction": 1 / 2, "flow": 1 / 3}
+"""By what to multiply a loss for the loss of the noise that is meant. ε̂ − ε is α(v̂ − v), and (1 − t) times the error
+of a flow's velocity; the means over the timesteps of α² (cosine) and (1 − t)² are 1/2 and 1/3. It holds where the error
+is about as large at all timesteps. For x0 the factor α²/σ² has no finite mean, so there is none."""
+
+_ALIASES = {
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "velocity": "flow",
+    "rectified_flow": "flow",
+    "flow_matching": "flow",
+}
+
+LEVELS = (
+    (0.1, "nothing to be seen yet"),
+    (0.045, "the first colours"),
+    (0.0063, "colours and outline, no detail"),
+    (0.002, "nearly sharp"),
+    (0.0, "sharp"),
+)
+"""What a network that learns one picture draws, down to which ε loss. Known of the red circle: above 0.1 nothing, about
+0.02 colours and outline, below 0.002 sharp; between them stand their geometric means."""
+
+MARKS = (
+    (25, "colours and broad layout; prompts are hardly followed"),
+    (50, "shapes can be recognised; much is soft or misplaced"),
+    (59, "common prompts come out, rare ones do not; more sampling steps still help"),
+    (75, "most prompts come out; fine detail is uneven"),
+    (100, "what the plan was made for"),
+    (150, "worth it only where the loss still falls at 100 %; with few pictures they are learned by heart"),
+)
+"""Percent of a plan's epochs, and what to expect of a text-to-image model then: a rule of thumb, no measurement."""
+
+_AVERAGE = 2
+"""`lines.Row.rank` of a trainer's own running mean."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of the plan is done; None where the log does not tell."""
+
+    unit: str
+    step: float
+    steps: int | None
+    epoch: float | None
+    epochs: int | None
+    steps_per_epoch: int | None
+    share: float | None
+    seconds_per_step: float | None
+    hours_left: float | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A mark of the plan: its epoch, what to expect, and the loss there if it goes on as in the last half."""
+
+    percent: int
+    at: float
+    expect: str
+    passed: bool
+    loss: Estimate | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a log.
+
+    state: the name of the first of `findings`, which come with the gravest first (`course.STATES`); bottega's own
+    paired validation, where there is one, goes before what is no fault. curve: (step, mean loss) of 64 stretches.
+    """
+
+    log: str
+    trainer: str | None
+    state: str
+    findings: tuple[Finding, ...]
+    progress: Progress
+    loss: float | None
+    level: str
+    outlook: tuple[Outlook, ...]
+    actions: tuple[Action, ...]
+    notes: tuple[str, ...]
+    curve: tuple[tuple[float, float], ...]
+    validation: tuple[tuple[float, float], ...]
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: what is not finite becomes null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def examine(path: Path | str, *, prediction_type: str | None = None, one_picture: bool = False) -> Verdict:
+    """Read a log and judge it.
+
+    Args:
+        path: a run directory, a metrics.jsonl, or what any trainer printed.
+        prediction_type: epsilon, v_prediction, flow or sample, where the log does not say.
+        one_picture: the network learns a single picture, whose loss has a meaning by itself.
+
+    Raises MissingError for no log, RequestError for one without losses, StorageError where it cannot be read.
+    """
+    log, course = Log(path), Course()
+    for points in log.points():
+        course.take(points)
+    course.settle()
+    averaged = log.rank == _AVERAGE
+    found = findings(course, log, averaged=averaged)
+    paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []
+    progress = measure_progress(log)
+    loss = course.last_eighth()[1] if course.count else None
+    kind = prediction_type or log.prediction_type
+    case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
+    todo = actions(case)
+    falling = course if case.state == "falling" else None
+    marks = () if paired else outlook(progress, falling)
+    if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
+        found = [*paired, *found]
+        todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
+    return Verdict(
+        log=str(path),
+        trainer=log.trainer,
+        state=found[0].name,
+        findings=tuple(found),
+        progress=progress,
+        loss=loss,
+        level=level(loss, kind, one_picture or log.pictures == 1),
+        outlook=marks,
+        actions=todo,
+        notes=_notes(log, course, averaged),
+        curve=tuple((s.mean, v.mean) for s, v in zip(course.steps.blocks, course.values.blocks, strict=True)),
+        validation=tuple(log.validations)[:: max(1, len(log.validations) // 64)],
+    )
+
+
+def measure_progress(log: Log) -> Progress:
+    """From the plan that the log, its head or the files beside it name."""
+    plan, unit = log.plan, log.unit or "loss line"
+    epochs, steps, per_epoch = plan.get("epochs"), plan.get("steps"), plan.get("per_epoch")
+    if unit == "step" and per_epoch is None and log.epoch and log.epoch >= 1 and log.step > log.epoch:
+        per_epoch = round(log.step / log.epoch)
+    if steps is None and epochs and per_epoch and unit == "step":
+        steps = epochs * per_epoch
+    epoch = log.step / per_epoch if unit == "step" and per_epoch else log.epoch
+    share = None
+    if unit == "step" and steps:
+        share = log.step / steps
+    elif epochs and epoch is not None:
+        share = epoch / epochs
+    whole = steps if unit == "step" else epochs if unit == "epoch" else None
+    seconds = log.seconds_per_step
+    left = None if whole is None or seconds is None else max(whole - log.step, 0.0) * seconds / 3600
+    return Progress(unit, log.step, steps, epoch, epochs, per_epoch, share, seconds, left)
+
+
+def level(loss: float | None, prediction_type: str | None, one_picture: bool) -> str:
+    """What the loss means by itself: only for one picture, whose best possible loss is nought, and a known target."""
+    if loss is None:
+        return "level unknown: no loss was finite"
+    if not one_picture:
+        return "level unknown: the loss of a set of pictures has a floor above nought that the log does not tell"
+    kind = _ALIASES.get(str(prediction_type), prediction_type)
+    if kind is None:
+        return "level unknown: the prediction type is not known (--prediction-type)"
+    if kind not in EPSILON_SHARE:
+        return f"level unknown: a loss of {kind} says nothing about that of the noise"
+    own = loss * EPSILON_SHARE[kind]
+    words = next(words for least, words in LEVELS if own >= least)
+    return f"{words}: the loss of the noise is {'' if kind == 'epsilon' else 'about '}{own:.2g}"
+
+
+def outlook(progress: Progress, course: Course | None) -> tuple[Outlook, ...]:
+    """The marks of the plan; empty without a plan. course: where the loss falls, so that it can be drawn out as
+    loss ~ step^p from its last eighth; the interval holds the errors of both."""
+    if progress.share is None or progress.share <= 0:
+        return ()
+    power = None if course is None else course.exponent()
+    marks = []
+    for percent, expect in MARKS:
+        passed, there = progress.share * 100 >= percent - 0.5, None
+        if course is not None and power is not None and math.isfinite(power.low) and not passed:
+            step, loss, error = course.last_eighth()
+            moved = power.scaled(math.log(percent / 100 / progress.share * progress.step / step))
+            there = Estimate(moved.value, moved.low - Z95 * error, moved.high + Z95 * error).exp().scaled(loss)
+        marks.append(Outlook(percent, percent / 100 * (progress.epochs or progress.steps or 0), expect, passed, there))
+    return tuple(marks)
+
+
+def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
+    """What limits the verdict."""
+    notes = []
+    if log.torn:
+        notes.append("the last line breaks off and was left out")
+    if averaged:
+        notes.append("the log holds the trainer's own running mean: it lags behind, and intervals are rough")
+    if course.odd:
+        notes.append(f"{course.odd} losses are nought or negative and were left out")
+    if log.unit == "loss line":
+        notes.append("the log names neither steps nor epochs: its loss lines are counted")
+    if log.resumes and not course.jumps:
+        notes.append(f"resumed {len(log.resumes)} times, with no jump that matters")
+    return tuple(notes)
+
+
+def require_prediction_type(name: str | None) -> str | None:
+    """A prediction type as the command line takes it. Raises RequestError for another word."""
+    known = {*EPSILON_SHARE, "sample", *_ALIASES}
+    if name is not None and name not in known:
+        raise RequestError(f"--prediction-type is one of {', '.join(sorted(known))}; received {name!r}")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

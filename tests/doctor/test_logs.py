@@ -1,0 +1,264 @@
+"""The reader: every trainer's lines, any bytes at all, the quick way equal to the slow one, memory that stays flat."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bottega.doctor import logs
+from bottega.doctor.course import Course
+from bottega.doctor.lines import parse, plan
+from bottega.doctor.logs import Log
+from bottega.doctor.training import examine
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.seeds import numpy_rng
+from bottega.training.trends import Blocks
+
+LINES = {
+    "loss: 0.1": (0.1, None, None, None),
+    "Loss: 0.1": (0.1, None, None, None),
+    "LOSS = 1.2e-03": (0.0012, None, None, None),
+    "loss 1,234.5": (1234.5, None, None, None),
+    "loss=0,125 step=7": (0.125, 7, None, None),
+    "train_loss: 0.3, step 1,200/15,000": (0.3, 1200, None, None),
+    "Epoch [12/200], Step [24/52], Loss: 0.1": (0.1, 24, 12.0, None),
+    "Epoch 12/200 | lr: 1e-4 | loss: tensor(0.12, device='cuda:0')": (0.12, None, 12.0, 1e-4),
+    "Epoch: [12][ 24/52]  Time 0.5  Loss 1.2 (1.3)": (1.2, 24, 12.0, None),
+    " 118/260 [====>....] - ETA: 3s - loss: 0.08 - accuracy: 0.9": (0.08, 118, None, None),
+    "iter 100: loss 2.3145, time 12.5ms": (2.3145, 100, None, None),
+    "{'loss': 0.4, 'grad_norm': 1.2, 'learning_rate': 5e-05, 'epoch': 1.2}": (0.4, None, 1.2, 5e-05),
+    "{'loss': '0.4', 'learning_rate': '5e-05', 'epoch': '1.2'}": (0.4, None, 1.2, 5e-05),
+    '{"step": 5, "epoch": 1, "loss": 0.5, "lr": 0.001}': (0.5, 5, 1.0, 0.001),
+    "12%|█ | 120/1000 [00:12<01:28, 9.9it/s, loss=0.12, lr=1e-4]": (0.12, 120, None, 1e-4),
+    "Epoch 3:  45%|██ | 118/260 [00:12<00:14, 9.1it/s, v_num=1, train/loss_step=0.01, train/loss_epoch=0.02]": (
+        0.01,
+        118,
+        3.0,
+        None,
+    ),
+    "01/12/2024 12:00:00 - INFO - __main__ - epoch 3 step 118 loss 0.0876": (0.0876, 118, 3.0, None),
+    "my_lora:  12%|█  | 118/1000 [02:12<16:30,  1.12s/it, lr: 1.0e-04 loss: 4.376e-01]": (0.4376, 118, None, 1e-4),
+    "step:  45%|## | 24/52 [00:12<00:14,  1.9it/s, loss=0.0876, smooth loss=0.0912]": (0.0876, 24, None, None),
+    "Loss at step 40: 0.25": (0.25, 40, None, None),
+    "step 100/1500 Loss: 0.1234 main 0.1300 lr 1.00e-03 grad 0.52 0.09 s 900 MB": (0.1234, 100, None, 1e-3),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_gives_loss_step_epoch_and_rate(line: str) -> None:
+    row = parse(line.encode())
+    assert (row.loss, row.step, row.epoch, row.rate) == LINES[line]
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "inf", "-inf", "Infinity", "null"])
+def test_a_loss_that_is_no_number_is_kept_as_such(value: str) -> None:
+    row = parse(f"step 3 loss: {value}, lr 1".encode())
+    assert row.loss is not None and not math.isfinite(row.loss)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss_type: l2",
+        "loss_scale: 65536",
+        "best loss: 0.1",
+        "lossless 12",
+        "a loss of 10%",
+        "{'train_runtime': 12.3, 'train_loss': 0.3, 'epoch': 3.0}",
+        "loss: 3/10",
+    ],
+)
+def test_what_is_no_loss_of_now_is_not_taken_for_one(line: str) -> None:
+    assert parse(line.encode()).loss is None
+
+
+def test_validation_is_told_from_training() -> None:
+    row = parse(b"Epoch 3 train loss 0.1 val loss 0.2")
+    assert (row.loss, row.validation) == (0.1, 0.2)
+    for line in (b"{'eval_loss': 0.2, 'epoch': 1.0}", b"Validation Loss: 0.2", b"val/loss=0.2"):
+        row = parse(line)
+        assert (row.loss, row.validation) == (None, 0.2)
+
+
+def test_the_head_of_a_log_names_the_plan() -> None:
+    assert plan("  num epochs / epoch数: 200".encode()) == {"epochs": 200}
+    assert plan("  num batches per epoch / 1epochのバッチ数: 52".encode()) == {"per_epoch": 52}
+    assert plan(b"  Total optimization steps = 10400") == {"steps": 10400}
+
+
+def losses(log: Log) -> tuple[list[float], list[float]]:
+    points = list(log.points())
+    return [float(x) for p in points for x in p.steps], [float(x) for p in points for x in p.losses]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "step {i}/9000 Loss: {v} lr 1.00e-03 grad 0.52 0.09 s 900 MB",
+        "Epoch {e}/200 Step [{j}/50] loss={v}",
+        "Loss: {v}",
+        "Epoch {e} | avg loss {v} | ok",
+        "\rSteps: {p:3d}%|{bar:<9}| {i}/9000 [00:12<01:30,  5.12it/s, step_loss={v}]",
+    ],
+)
+def test_what_is_read_at_once_equals_what_is_read_line_by_line(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [f"{v:.4g}" for v in numpy_rng("quick").lognormal(-2, 0.5, 9000)]
+    values[4321] = "nan"
+    path = tmp_path / "train.log"
+    with open(path, "w", encoding="utf-8") as stream:
+        for i, v in enumerate(values, start=1):
+            told = {
+                "i": i,
+                "v": v,
+                "e": (i - 1) // 50 + 1,
+                "j": (i - 1) % 50 + 1,
+                "p": i // 90,
+                "bar": "█" * (i // 999),
+            }
+            print(form.format(**told), file=stream)
+            if i % 2500 == 0:
+                print("INFO: checkpoint saved, val_loss: 0.5\nepoch done", file=stream)
+    quick = Log(path)
+    found = losses(quick)
+    monkeypatch.setattr(logs.Log, "_at_once", lambda self, block: None)
+    slow = Log(path)
+    assert np.array_equal(np.array(losses(slow)), np.array(found), equal_nan=True)
+    assert found[1][:50] == [float(v) for v in values[:50]] and len(found[1]) == 9000
+    assert (quick.step, quick.epoch, quick.plan, quick.unit) == (slow.step, slow.epoch, slow.plan, slow.unit)
+    assert quick.seconds_per_step == slow.seconds_per_step
+
+
+def test_steps_within_epochs_are_counted_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"Epoch {e} [{b}/5] loss: 0.{e}{b}\n" for e in range(4) for b in range(1, 6)))
+    log = Log(path)
+    assert losses(log)[0] == [float(i) for i in range(1, 21)] and log.plan["per_epoch"] == 5 and not log.resumes
+    path.write_text("".join(f"batch {b}/5 loss: 0.{e}{b}\n" for e in range(4) for b in range(1, 6)))
+    log = Log(path)
+    assert losses(log)[0] == [float(i) for i in range(1, 21)] and not log.resumes
+
+
+def test_a_step_that_goes_back_is_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    steps = [*range(1, 31), *range(21, 51)]
+    path.write_text("".join(f"step {s}/50 loss: 0.{s:03d}\n" for s in steps))
+    log = Log(path)
+    assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(30.0, 21.0)]
+
+
+def test_a_bar_that_is_redrawn_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"\r{s}/50 [00:01<00:02, loss=0.{s:03d}]" * 3 for s in range(1, 31)))
+    assert len(losses(Log(path))[1]) == 30
+
+
+def test_what_powershell_redirects_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes("\r\n".join(f"step {s}/50 loss: 0.{s:03d}" for s in range(1, 31)).encode("utf-16"))
+    assert len(losses(Log(path))[1]) >= 29
+
+
+def test_a_last_line_that_breaks_off_is_left_out_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"step {s}/50 loss: 0.5\n" for s in range(1, 31)) + "step 31/50 loss: 0.")
+    log = Log(path)
+    assert len(losses(log)[1]) == 30 and log.torn
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
+    log = Log(path)
+    assert len(losses(log)[1]) == 2 and log.torn
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}')
+    assert len(losses(Log(path))[1]) == 2
+
+
+def test_the_folder_of_a_run_leads_to_its_log_and_its_plan(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "training").mkdir(parents=True)
+    (run / "training" / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": 0.5}}\n' for s in range(1, 31)))
+    (run / "training" / "train.log").write_text("step 30/120 Loss: 0.5000 lr 1e-3 grad 1 0.5 s 900 MB\n")
+    (run / "recipe.yaml").write_text("data: {num_samples: 1}\n")
+    for place in (run, run / "training", run / "training" / "metrics.jsonl"):
+        log = Log(place)
+        assert len(losses(log)[1]) == 30 and log.plan["steps"] == 120 and log.pictures == 1
+
+
+def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no file or folder .*nowhere; give a run directory"):
+        Log(tmp_path / "nowhere")
+    with pytest.raises(MissingError, match=r"neither metrics.jsonl nor a \.log is there"):
+        Log(tmp_path)
+    path = tmp_path / "a.log"
+    for content, told in (
+        (b"", "is empty; wait for the first step"),
+        (b"nothing here\n" * 30, "has none in 30 lines; let the trainer print the loss"),
+        (bytes(range(256)) * 40 + b"\0" * 900, "is not text"),
+        (b"loss: 0.", "but a last one that breaks off"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RequestError, match=told):
+            list(Log(path).points())
+
+
+WORDS = st.sampled_from(
+    ["loss", "Loss: ", "loss=", "0.1", "nan", "1e999", "-3", "step 5", "Epoch 3/9", "\r", "\n", "{'", '{"loss": ']
+).flatmap(lambda word: st.sampled_from([word, "[3][4/5]", "10%█| 3/9 [", "lr=", "resumed", "val_", "\0", "1,234", "}"]))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(st.binary(max_size=400), st.lists(WORDS, max_size=80).map(lambda w: "".join(w).encode())))
+def test_no_bytes_crash_the_reader(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(content)
+    try:
+        verdict = examine(path)
+    except RequestError:  # nothing usable in it, which has its own test
+        return
+    assert verdict.findings and verdict.actions and verdict.record()
+
+
+def test_one_endless_line_of_garbage_takes_no_more_time_than_it_has_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"loss " + b"a" * 3_000_000 + b"loss/" * 100_000 + b"1" * 500_000 + b"epoch 1,1,1,1" * 50_000)
+    with pytest.raises(RequestError):
+        list(Log(path).points())
+
+
+@pytest.mark.parametrize("form", ["step {i}/90 Loss: 0.{i:06d}\n", '{{"step": {i}, "loss": 0.{i:06d}}}\n', "x {i}\n"])
+def test_memory_is_flat_in_the_number_of_lines(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "CHUNK", 1 << 14)
+    monkeypatch.setattr(logs, "BLOCK", 1 << 12)
+    monkeypatch.setattr(logs, "LEAST_BLOCK", 1 << 10)
+    peaks = []
+    for lines in (5_000, 20_000):
+        path = tmp_path / "a.log"
+        path.write_text("loss: 1.0, step 0\n" + "".join(form.format(i=i) for i in range(1, lines)))
+        log, course = Log(path), Course()
+        tracemalloc.start()
+        for points in log.points():
+            course.take(points)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_blocks_taken_at_once_are_those_of_one_after_another() -> None:
+    values = numpy_rng("extend").standard_normal(5000)
+    one, many = Blocks(), Blocks()
+    for i, value in enumerate(values):
+        one.add(i, float(value))
+    at = 0
+    while at < 5000:
+        size = 1 + (at * 7) % 600
+        many.extend(np.arange(at, min(at + size, 5000), dtype=float), values[at : at + size])
+        at += size
+    assert many.size == one.size
+    for a, b in zip(one.blocks, many.blocks, strict=True):
+        assert (a.count, a.step) == (b.count, pytest.approx(b.step))
+        assert (a.mean, a.squares) == (pytest.approx(b.mean), pytest.approx(b.squares))
