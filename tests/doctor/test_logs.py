@@ -154,6 +154,15 @@ def test_a_step_that_goes_back_is_a_resume(tmp_path: Path) -> None:
     assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(30.0, 21.0)]
 
 
+def test_a_summary_between_the_steps_is_no_step(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(
+        "loss: 0.9\n" + "".join(f"step {s} loss: 0.{s:03d}\n" for s in range(1, 31)) + "Epoch 1 loss: 0.5\n"
+    )
+    log = Log(path)
+    assert losses(log)[0] == [1.0, *map(float, range(1, 31))] and log.unit == "step" and not log.resumes
+
+
 def test_a_bar_that_is_redrawn_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"\r{s}/50 [00:01<00:02, loss=0.{s:03d}]" * 3 for s in range(1, 31)))
@@ -235,6 +244,7 @@ def test_memory_is_flat_in_the_number_of_lines(form: str, tmp_path: Path, monkey
     monkeypatch.setattr(logs, "CHUNK", 1 << 14)
     monkeypatch.setattr(logs, "BLOCK", 1 << 12)
     monkeypatch.setattr(logs, "LEAST_BLOCK", 1 << 10)
+    monkeypatch.setattr(logs, "ROWS", 256)
     peaks = []
     for lines in (5_000, 20_000):
         path = tmp_path / "a.log"

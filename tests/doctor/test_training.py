@@ -244,6 +244,15 @@ def test_the_verdict_is_the_known_cause(name: str, tmp_path: Path) -> None:
     assert all(v.actions and v.findings[0].evidence in words(v) for v in verdicts)
 
 
+@pytest.mark.parametrize("count", [14, 60, 500, 5000])
+def test_a_course_without_noise_is_told_as_it_is(count: int, tmp_path: Path) -> None:
+    for course, state in ((healthy, "falling"), (lambda p: 0.1 * 4**p, "diverging"), (lambda p: 1e308 * p, "")):
+        verdict = verdict_on(tmp_path, plain([course(i / count) for i in range(count)]))
+        assert state in verdict.state, verdict.findings
+    settling = [0.1 + math.exp(-60 * i / count) for i in range(count)]
+    assert verdict_on(tmp_path, plain(settling)).state == "plateaued"
+
+
 @pytest.mark.parametrize("course", [healthy, settled, lambda p: 0.11], ids=["healthy", "settled", "flat"])
 @pytest.mark.parametrize("steps", [60, 600, 3000])
 def test_healthy_runs_are_rarely_accused(course: Course, steps: int, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from statistics import median
+from statistics import mean, median, stdev
 
 import numpy as np
 
@@ -52,6 +52,13 @@ RECENT = 200
 
 NEAR = 8
 """Fewer than that beside a resume are not compared: their variance means nothing."""
+
+AGREED = 0.9
+"""However long its noise lasts, a course is a trend where 95 % of all pairs of blocks agree, so that 90 % of them, the
+middle ones, leave nought out."""
+
+CEILING = 1e100
+"""Losses above count as this in means: the squares of many still fit into a double."""
 
 WORSE = 1.05
 """An over-fitted run's last validations all lie above its best by this factor, besides surely rising."""
@@ -122,7 +129,7 @@ class Course:
         places = np.arange(self.count + 1.0, self.count + 1.0 + len(losses))
         logs: F64 = np.log(losses)
         self.count += len(losses)
-        for blocks, numbers in ((self.logs, logs), (self.values, losses), (self.steps, steps)):
+        for blocks, numbers in ((self.logs, logs), (self.values, np.minimum(losses, CEILING)), (self.steps, steps)):
             blocks.extend(places, numbers)
         self.low, self.high = min(self.low, float(losses.min())), max(self.high, float(losses.max()))
         self.tail.extend(logs[-RECENT:].tolist())
@@ -162,9 +169,8 @@ class Course:
         if len(window) < TREND_POINTS:
             return None
         places, values = [b.step for b, _ in window], [b.mean for b, _ in window]
-        widened = Z95 * _persistence(places, values)
         length = places[-1] - places[0]
-        moved, surer = (slope(places, values, z).scaled(length) for z in (widened, widened * Z99 / Z95))
+        moved, surer = (_slope(places, values, z).scaled(length) for z in (Z95, Z99))
         direction = "undecided"
         if moved.low > -least and moved.high < least:
             direction = "flat"
@@ -180,7 +186,7 @@ class Course:
         if len(window) < TREND_POINTS or any(b[0] <= a[0] for a, b in pairwise(window)):
             return None
         places, values = [w[0] for w in window], [w[1] for w in window]
-        return slope(places, values, Z95 * _persistence(places, values))
+        return _slope(places, values, Z95)
 
     def last_eighth(self) -> tuple[float, float, float]:
         """Of the last eighth of the log: the mean step, the mean loss, and the mean's relative standard error."""
@@ -327,24 +333,27 @@ def _course(course: Course, move: Move | None, unit: str | None) -> Finding:
 
 
 def _first_fall(course: Course) -> float:
-    """By how much the last half surely lies below the first sixteenth of the log (a quarter where that is short)."""
-    values = [b for b, _ in course.whole_blocks()]
-    first = values[: max(len(values) // 16, 3)]
-    last = values[len(values) // 2 :]
-    after, before = (_block(np.array([b.mean for b in part])) for part in (last, first))
-    return change(after, before).low
+    """By how much the last half surely lies below the first sixteenth of the log, or three blocks. The noise is that of
+    the last half: what falls scatters by its fall, too."""
+    values = [b.mean for b, _ in course.whole_blocks()]
+    first, last = values[: max(len(values) // 16, 3)], values[len(values) // 2 :]
+    error = stdev(last) * math.sqrt(1 / len(first) + 1 / len(last))
+    return mean(first) - mean(last) - Z99 * error
 
 
-def _persistence(places: list[float], values: list[float]) -> float:
-    """How many times wider an interval must be because what is left beside the line lasts from one block to the next:
-    √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise)."""
+def _slope(places: list[float], values: list[float], z: float) -> Estimate:
+    """Theil–Sen, its interval widened where what is left beside the line lasts from one block to the next: by
+    √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise). What is bent, and not
+    noisy, looks so too: hence never wider than `AGREED` of all pairs."""
     tilt = slope(places, values).value
     rest = [v - tilt * p for p, v in zip(places, values, strict=True)]
     centre = sum(rest) / len(rest)
     total = sum((x - centre) ** 2 for x in rest)
     both = sum((a - centre) * (b - centre) for a, b in pairwise(rest))
     r = min(max(both / total, 0.0), 0.9) if total > 0 else 0.0
-    return math.sqrt((1 + r) / (1 - r))
+    n = len(values)
+    widest = AGREED * n * (n - 1) / 2 / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    return slope(places, values, min(z * math.sqrt((1 + r) / (1 - r)), max(widest, z)))
 
 
 def _block(values: F64) -> Block:

@@ -243,8 +243,11 @@ class Log:
     def _loss(self, line: bytes, row: Row) -> Iterator[Points]:
         """A line with the run's loss: count its step on, and keep it unless a bar shows the same once more."""
         assert row.loss is not None
-        if self.unit is None:
+        if self.unit is None or (self.unit == "loss line" and row.step is not None and self.losses < FEW):
             self.unit = "step" if row.step is not None else "epoch" if row.epoch is not None else "loss line"
+            self.step = 0.0
+        if self.unit == "step" and row.step is None:
+            return  # in a log that counts steps, a line without one is a summary
         step = self._count(row)
         if self.losses and step == self.step and row.step is not None and _same(row.loss, self.last.loss):
             return
