@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tracemalloc
 from pathlib import Path
@@ -246,16 +247,17 @@ def test_memory_is_flat_in_the_number_of_lines(form: str, tmp_path: Path, monkey
     monkeypatch.setattr(logs, "LEAST_BLOCK", 1 << 10)
     monkeypatch.setattr(logs, "ROWS", 256)
     peaks = []
-    for lines in (5_000, 20_000):
+    for lines in (5_000, 65_000):
         path = tmp_path / "a.log"
         path.write_text("loss: 1.0, step 0\n" + "".join(form.format(i=i) for i in range(1, lines)))
         log, course = Log(path), Course()
+        gc.collect()
         tracemalloc.start()
         for points in log.points():
             course.take(points)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] - peaks[0] < 8 * 60_000  # less than a number a line; what else this process does is in it too
 
 
 def test_blocks_taken_at_once_are_those_of_one_after_another() -> None:
