@@ -2,8 +2,8 @@
 
 python benchmarks/judging_from_disk.py [--json] [--pairs 400] [--repeats 3]
 
-Both read the same 1,200 pictures of 512 px from the same paths, once as PNG (450 KB) and once as JPEG (quality 95), with
-Pillow as decoder, with one process and with two; repeats by turns, each in a process of its own, files in the page
+Both read the same 1,200 pictures of 512 px from the same paths, once as PNG (450 KB) and once as JPEG (quality 95),
+with Pillow as decoder, with one process and with two; repeats by turns, each in a process of its own, files in the page
 cache, imports not timed, worker processes' start timed. The median counts.
 
 Ours (`bottega.quality.scan.scan`) includes all that a user waits for but CLIP: the target, its content (a JPEG of
