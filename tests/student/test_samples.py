@@ -89,8 +89,13 @@ def test_sheets_are_thinned_out_and_the_first_and_newest_stay(
 
 
 def test_a_picture_that_is_not_finite_is_magenta_and_no_error(
-    work: StyleWorkload, features: Path, models: ModelsConfig, monkeypatch: pytest.MonkeyPatch
+    work: StyleWorkload,
+    features: Path,
+    models: ModelsConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     samples = samples_of(work, features, models)
     monkeypatch.setattr(samples, "drawn", lambda rows, contents: torch.full_like(contents, float("nan")))
     assert (samples.columns()[2] == np.array([255, 0, 255], np.uint8)).all()
+    assert "100 % of a sample picture is not finite" in caplog.text

@@ -8,6 +8,7 @@ noise of a sample is a function of its name.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bottega.student.objective import StyleWorkload
 from bottega.student.sampler import Sampler
 from bottega.student.validation import other_style
 
+LOGGER = logging.getLogger(__name__)
 FOLDER = "samples"
 _GAP = 4  # pixels of white between pictures
 _SHEETS = 64
@@ -95,5 +97,7 @@ def sheet(columns: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
 def _bytes(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Pictures in 0…1 as bytes; what is not finite becomes magenta, for a sample must not stop a training."""
     finite = np.isfinite(pictures).all(axis=-1, keepdims=True)
-    rounded = np.round(np.clip(np.nan_to_num(pictures), 0, 1) * 255).astype(np.uint8)
-    return np.where(finite, rounded, np.array([255, 0, 255], np.uint8))
+    if not finite.all():
+        LOGGER.warning("%.0f %% of a sample picture is not finite; it is drawn in magenta", 100 * (~finite).mean())
+    shown = np.where(finite, pictures, np.array([1.0, 0.0, 1.0]))
+    return np.round(np.clip(shown, 0, 1) * 255).astype(np.uint8)
