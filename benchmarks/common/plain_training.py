@@ -22,11 +22,12 @@ import torch
 
 from bottega.data.pictures import load_square
 from bottega.diffusion.process import coefficients, effective_noise, min_snr_weight
+from bottega.models.autoencoder import LatentEncoder
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.attach import Attachment
 from bottega.student.backbone import read_schedule
 from bottega.student.config import StudentConfig
-from bottega.student.encode import LatentEncoder, TextEncoder, clean, load_clip
+from bottega.student.encode import TextEncoder, clean, load_clip
 from bottega.student.features import null_text_key
 from bottega.student.objective import shares
 from bottega.student.store import FeatureStore, pad_text, read_samples
@@ -78,7 +79,7 @@ class EncodingReader:
 
     def __init__(self, pixart: Path, clip: Path, rows: Rows, pixels: int, config: StudentConfig) -> None:
         self.rows, self.pixels, self.config = list(rows), pixels, config
-        self.vae = LatentEncoder(pixart, "cpu")
+        self.vae = LatentEncoder(pixart / "vae", "cpu")
         self.t5 = TextEncoder(pixart, LIMIT, "float32", "cpu")
         self.clip = load_clip(clip, "cpu")
         self.width = int(self.clip.width)

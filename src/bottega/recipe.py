@@ -84,6 +84,8 @@ def load_recipe(
         RecipeError: names the field, what was received and what is allowed.
     """
     data = apply_sets(_expanded(load_yaml(path), path.parent), sets)
+    if "unet" in data:
+        raise RecipeError(f"{path.name} trains a model from scratch: bottega train ldm --config {path}")
     data.setdefault("name", path.stem)
     for name in ("world", "truth"):
         if data.get(name) is None:

@@ -8,13 +8,18 @@ import pytest
 import yaml
 
 from bottega.cli.run import read_recipe
+from bottega.ldm.recipe import as_yaml as ldm_yaml
+from bottega.ldm.recipe import load_recipe
+from bottega.ldm.recipe import portable as ldm_portable
 from bottega.recipe import as_yaml, portable, resolved
 from bottega.runtime.errors import RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FROM_SCRATCH = [path for path in RECIPES if "unet" in yaml.safe_load(path.read_text())]
+LOOPS = [path for path in RECIPES if path not in FROM_SCRATCH]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: path.stem)
 def test_a_shipped_recipe_loads_and_its_resolved_form_loads_to_the_same(path: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path, [])
     copy = tmp_path / "recipe.yaml"
@@ -22,11 +27,35 @@ def test_a_shipped_recipe_loads_and_its_resolved_form_loads_to_the_same(path: Pa
     assert read_recipe(copy, []) == recipe
 
 
+@pytest.mark.parametrize("path", FROM_SCRATCH, ids=lambda path: path.stem)
+def test_a_recipe_from_scratch_loads_and_its_copy_in_a_run_directory_loads_to_the_same(
+    path: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(path)
+    copy = tmp_path / "recipe.yaml"
+    copy.write_text(ldm_yaml(ldm_portable(recipe, tmp_path)))
+    again = load_recipe(copy)
+    assert Path(again.data.root).resolve() == Path(recipe.data.root).resolve()
+    assert again.model_copy(update={"data": recipe.data}) == recipe
+    assert again.data.model_copy(update={"root": recipe.data.root}) == recipe.data
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_of_the_other_kind_is_refused_with_its_own_command(path: Path) -> None:
+    if path in FROM_SCRATCH:
+        with pytest.raises(RecipeError, match=f"bottega train ldm --config .*{path.name}"):
+            read_recipe(path, [])
+    else:
+        with pytest.raises(RecipeError, match=f"bottega run .*{path.name}"):
+            load_recipe(path)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_opens_with_what_it_does_and_its_command(path: Path) -> None:
     head = path.read_text().split("\n\n")[0]
     assert head.startswith("# ")
-    assert f"bottega run recipes/{path.name}" in head
+    command = "train ldm --config" if path in FROM_SCRATCH else "run"
+    assert f"bottega {command} recipes/{path.name}" in head
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -34,11 +34,12 @@ def models(tiny_models: Path) -> ModelsConfig:
 @pytest.fixture(scope="module")
 def adapter(models: ModelsConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter beside the tiny PixArt whose gates are wide open, so that it is seen without training."""
+    from bottega.models.hashes import model_hash
     from bottega.models.loading import locate
     from bottega.student.adapter import Geometry, StyleAdapter
     from bottega.student.backbone import Backbone
     from bottega.student.config import AdapterConfig, SamplingConfig
-    from bottega.student.encode import model_hash, sizes
+    from bottega.student.encode import sizes
     from bottega.student.export import save_adapter
 
     pixart, clip = locate(models, "pixart"), locate(models, "clip")

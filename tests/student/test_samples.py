@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bottega.models.autoencoder import LatentEncoder
 from bottega.models.config import ModelsConfig
 from bottega.student.config import StudentConfig
-from bottega.student.encode import LatentEncoder
 from bottega.student.objective import StyleWorkload
 from bottega.student.samples import Samples, sheet
 from bottega.student.stage import prepare
@@ -44,7 +44,7 @@ def test_content_and_target_are_the_caches_and_the_style_tells_the_last_two_apar
 ) -> None:
     samples = samples_of(work, features, models)
     columns = samples.columns()
-    vae = LatentEncoder(Path(str(models.pixart)), "cpu")
+    vae = LatentEncoder(Path(str(models.pixart)) / "vae", "cpu")
     for name, column in zip(("content", "target"), columns, strict=False):
         expected = vae.decode(work.store.latents([row[name] for row in samples.rows]))
         assert np.abs(column.astype(float) - 255 * expected).max() <= 0.51

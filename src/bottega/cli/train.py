@@ -1,4 +1,4 @@
-"""`bottega train style`: a StyleAdapter from a feature cache."""
+"""`bottega train`: a StyleAdapter from a feature cache, or a latent diffusion model from scratch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from bottega.runtime.config import Config
     from bottega.training.processes import Processes
 
-app = typer.Typer(help="Train a StyleAdapter.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Train a StyleAdapter, or a model from scratch.", no_args_is_help=True, add_completion=False)
 C = TypeVar("C", bound="Config")
 
 
 @app.callback()
 def _group() -> None:
-    """Train a StyleAdapter."""
+    """Train a StyleAdapter, or a model from scratch."""
 
 
-class _Style(TyperCommand):
+class _Verifying(TyperCommand):
     """Lets --verify-resume stand without its number, which typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words after `style`."""
+        """Read the words after the command's name."""
         return super().parse_args(ctx, with_number(args, "--verify-resume", VERIFY_STEPS))
 
 
-@app.command(cls=_Style)
+@app.command(cls=_Verifying)
 def style(
     features_dir: Annotated[Path, typer.Option(help="the feature cache, made by `bottega features`")],
     output_dir: Annotated[Path, typer.Option(help="folder of adapter.safetensors, checkpoints and logs")],
@@ -88,6 +88,82 @@ def style(
     )
     if done["learning"] != "yes" or done["advice"] != "none needed":
         typer.echo(f"advice: {done['advice']}")
+
+
+@app.command(cls=_Verifying)
+def ldm(
+    config: Annotated[
+        Path | None, typer.Option(help="recipe (YAML)  [default: that of the run that --resume names]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="go on from this checkpoint, such as runs/x/checkpoints/epoch-118")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as training.num_epochs=300")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="run directory  [default: that of --resume, else runs/NAME]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the resolved recipe and train nothing")] = False,
+    verify_resume: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="STEPS",
+            help="train nothing: show that stopping and resuming changes no bit, on so many steps beside the output "
+            f"({VERIFY_STEPS} without a number)",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="train nothing: compute a step again that was not finite, from its file")
+    ] = None,
+) -> None:
+    """Train a latent diffusion model from scratch; the same command goes on where a stopped run was."""
+    from bottega.ldm import stage
+    from bottega.ldm.recipe import as_yaml, load_recipe, portable
+    from bottega.training.processes import joined
+
+    if config is None and resume is None:
+        raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
+    if verify_resume is not None and replay is not None:
+        raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
+    recipe = load_recipe(config or Path(str(resume)).parents[1] / "recipe.yaml", set_ or [])
+    home = resume.parents[1] if resume is not None else Path("runs") / recipe.name
+    directory = output_dir or home
+    if dry_run:
+        typer.echo(as_yaml(portable(recipe, directory)))
+        return
+    device = recipe.training.device
+    with joined(device) as processes, _told_once(processes), ExitStack() as held:
+        if processes.count > 1 and not (verify_resume is None and replay is None):
+            raise RecipeError(
+                "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
+            )
+        with processes.together():
+            held.enter_context(locked(device, directory, "train ldm", folder=processes.first))
+            if resume is not None and processes.first:
+                stage.go_on_from(resume, directory)
+        if replay is not None:
+            typer.echo(str(stage.replay(recipe, directory, replay)))
+            return
+        if verify_resume is not None:
+            compared = stage.verify(recipe, directory, verify_resume)
+            typer.echo(str(compared))
+            compared.require()
+            return
+        done = stage.run(recipe, directory, processes=processes)
+    if processes.first:
+        _tell_ldm(directory, done)
+
+
+def _tell_ldm(directory: Path, done: dict[str, Any]) -> None:
+    """What a person wants to know when a training has ended: where all lies, how it went, what next."""
+    from bottega.doctor.training import examine
+
+    verdict = examine(directory)
+    place = directory / done["checkpoint"]
+    typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
+    typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
+    typer.echo(f"samples: {directory / 'samples'}; more: bottega doctor training {directory}")
+    typer.echo(f"draw with it: bottega generate --checkpoint {place} --prompt …")
 
 
 @app.command()

@@ -194,8 +194,8 @@ class _Student:
 
 def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:
     """Refuse a base or a CLIP that is not the one the adapter was trained beside."""
+    from bottega.models.hashes import model_hash
     from bottega.runtime.errors import RequestError
-    from bottega.student.encode import model_hash
 
     for folder, part in ((pixart / "transformer", "transformer"), (pixart / "vae", "latent"), (clip, "clip")):
         if model_hash(folder) != header["model_hashes"][part]:

@@ -58,10 +58,11 @@ def stylize_file(
         to_uint8,
     )
     from bottega.models.config import ModelsConfig
+    from bottega.models.hashes import model_hash
     from bottega.models.loading import locate
     from bottega.runtime.files import write_png
     from bottega.student.config import SamplingConfig
-    from bottega.student.encode import TextEncoder, load_clip, model_hash, sizes
+    from bottega.student.encode import TextEncoder, load_clip, sizes
     from bottega.student.export import load_adapter
 
     began = time.monotonic()

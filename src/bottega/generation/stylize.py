@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bottega.models.autoencoder import LatentEncoder
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import derive
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
-from bottega.student.encode import LatentEncoder
 from bottega.student.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> Pa
 
     per_cell = sizes(pixart)["pixels_per_cell"]
     return Parts(
-        Backbone.load(pixart, dtype=dtype, device=device, pixels_per_cell=per_cell), LatentEncoder(pixart, device)
+        Backbone.load(pixart, dtype=dtype, device=device, pixels_per_cell=per_cell),
+        LatentEncoder(pixart / "vae", device),
     )
 
 

@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.runtime.seeds import numpy_rng
-
-# Names as CSS spells them, set apart into words the way the data set's prompts do.
-COLOUR_NAMES = {
-    "burly wood": (222, 184, 135),
-    "coral": (255, 127, 80),
-    "crimson": (220, 20, 60),
-    "dark green": (0, 100, 0),
-    "dark orange": (255, 140, 0),
-    "dark slate blue": (72, 61, 139),
-    "deep pink": (255, 20, 147),
-    "dodger blue": (30, 144, 255),
-    "forest green": (34, 139, 34),
-    "gold": (255, 215, 0),
-    "indigo": (75, 0, 130),
-    "khaki": (240, 230, 140),
-    "lavender": (230, 230, 250),
-    "lime green": (50, 205, 50),
-    "maroon": (128, 0, 0),
-    "midnight blue": (25, 25, 112),
-    "olive": (128, 128, 0),
-    "orange": (255, 165, 0),
-    "orchid": (218, 112, 214),
-    "pale green": (152, 251, 152),
-    "peru": (205, 133, 63),
-    "royal blue": (65, 105, 225),
-    "salmon": (250, 128, 114),
-    "sea green": (46, 139, 87),
-    "sienna": (160, 82, 45),
-    "silver": (192, 192, 192),
-    "sky blue": (135, 206, 235),
-    "slate gray": (112, 128, 144),
-    "steel blue": (70, 130, 180),
-    "tan": (210, 180, 140),
-    "teal": (0, 128, 128),
-    "tomato": (255, 99, 71),
-    "turquoise": (64, 224, 208),
-    "violet": (238, 130, 238),
-    "white": (255, 255, 255),
-    "yellow green": (154, 205, 50),
-}
-
-
-def fill50k_prompt(inside: str, outside: str) -> str:
-    """The data set's wording, such as "burly wood circle with orange background"."""
-    return f"{inside} circle with {outside} background"
 
 
 def fill50k_example(index: int, size: int = 128) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]:
     """Example number `index`: (source outline, filled target, prompt); pictures are sRGB uint8 [size, size, 3]."""
     rng = numpy_rng("fill50k", index)
     inside, outside = (str(name) for name in rng.choice(list(COLOUR_NAMES), size=2, replace=False))
-    radius = rng.uniform(0.12, 0.34)
-    x, y = rng.uniform(radius + 0.04, 0.96 - radius, 2)
-    fine = 4 * size
-    middle, reach = (round(x * fine), round(y * fine)), round(radius * fine)
-    disc, line = np.zeros((fine, fine), np.uint8), np.zeros((fine, fine), np.uint8)
-    cv2.circle(disc, middle, reach, 255, -1)
-    cv2.circle(line, middle, reach, 255, max(2, fine // 100))
-    alpha = cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
-    target = np.asarray(COLOUR_NAMES[inside]) * alpha + np.asarray(COLOUR_NAMES[outside]) * (1 - alpha)
-    source = np.repeat(cv2.resize(line, (size, size), interpolation=cv2.INTER_AREA)[..., None], 3, axis=2)
-    return source, np.round(target).astype(np.uint8), fill50k_prompt(inside, outside)
+    x, y, radius = place_circle(rng)
+    source, target = draw_circle(x, y, radius, inside, outside, size)
+    return source, target, circle_prompt(inside, outside)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega.miniature.fill50k import COLOUR_NAMES, fill50k_prompt
+from bottega.data.circles import COLOUR_NAMES, circle_prompt
 from bottega.miniature.painters import painter
 from bottega.miniature.scenes import scene
 
@@ -27,7 +27,7 @@ def corpus() -> Iterator[str]:
         yield scene(index).caption(index)
         yield f"{STYLE_PHRASE} {painter(index).words}"
     for name in COLOUR_NAMES:
-        yield fill50k_prompt(name, "white")
+        yield circle_prompt(name, "white")
     yield "a painting, a picture, a photograph, a drawing of"
 
 

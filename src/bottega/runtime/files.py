@@ -185,16 +185,23 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(text.encode("ascii"))
 
 
-def write_png(path: Path, picture: NDArray[np.uint8]) -> str:
-    """Write a picture, uint8 [H, W, 3] RGB, as a lossless PNG, whole or not at all; returns the file's SHA-256."""
+def write_png(path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> str:
+    """Write a picture, uint8 [H, W, 3] RGB, as a lossless PNG, whole or not at all; returns the file's SHA-256.
+
+    text: what the file says of itself, by keyword, in Unicode.
+    """
     import io
 
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     if picture.dtype.name != "uint8" or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4)
+    said = PngInfo()
+    for keyword, value in (text or {}).items():
+        said.add_itxt(keyword, value)
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4, pnginfo=said)
     data = buffer.getvalue()
     write_bytes(path, data)
     return sha256_bytes(data)

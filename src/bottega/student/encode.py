@@ -5,7 +5,6 @@ Pictures go in as uint8 [N, S, S, 3]; every encoder is deterministic: latents ar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,42 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.models.loading import choose_device, load_pixart_parts, load_vae, weight_files
+from bottega.models.hashes import file_hash, folder_hash, model_hash
+from bottega.models.loading import load_pixart_parts
 from bottega.models.weights import read_config
 from bottega.runtime.errors import NonFiniteError
-from bottega.runtime.files import sha256_file, sha256_json
+from bottega.runtime.files import sha256_json
 
 Pictures = npt.NDArray[np.uint8]
-_BLOB = re.compile(r"[0-9a-f]{64}")
-
-
-class LatentEncoder:
-    """The autoencoder of a PixArt folder, in float32, both ways."""
-
-    def __init__(self, pixart: Path, device: str = "auto") -> None:
-        self.device = choose_device(device)
-        self.vae = load_vae(pixart / "vae", "float32").to(self.device).requires_grad_(False)
-        self.scaling = float(self.vae.config.scaling_factor)
-        self.shift = float(getattr(self.vae.config, "shift_factor", None) or 0.0)
-
-    @torch.no_grad()
-    def encode(self, pictures: Pictures) -> torch.Tensor:
-        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
-        NonFiniteError."""
-        pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
-        out = self.vae.encode(pixels)
-        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
-        if not bool(scaled.isfinite().all()):
-            raise NonFiniteError("the autoencoder gave latents that are not finite; check its weights")
-        return scaled
-
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Scaled latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
-        pixels = self.vae.decode(latents.to(self.device).float() / self.scaling + self.shift).sample
-        array: npt.NDArray[np.float32] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        return array
 
 
 class TextEncoder:
@@ -100,29 +70,13 @@ def sizes(pixart: Path) -> dict[str, int]:
     }
 
 
-def model_hash(folder: Path) -> str:
-    """A hash of a model's weights and configuration; a file of the Hugging Face cache is named by its hash already."""
-    files = [*weight_files(folder), folder / "config.json"]
-    return sha256_json({file.name: _file_hash(file) for file in files})
-
-
-def folder_hash(folder: Path) -> str:
-    """A hash of all files of a small folder, such as a tokenizer's."""
-    return sha256_json({file.name: _file_hash(file) for file in sorted(folder.iterdir()) if file.is_file()})
-
-
-def _file_hash(file: Path) -> str:
-    target = file.resolve().name
-    return target if file.is_symlink() and _BLOB.fullmatch(target) else sha256_file(file)
-
-
 def encoder_hashes(pixart: Path, clip: Path) -> dict[str, str]:
     """The hash of what makes each kind of feature."""
     return {
         "latent": model_hash(pixart / "vae"),
         "text": sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")]),
         "clip": model_hash(clip),
-        "caption": sha256_json([model_hash(clip), *(_file_hash(file) for file in sorted(clip.glob("*token*")))]),
+        "caption": sha256_json([model_hash(clip), *(file_hash(file) for file in sorted(clip.glob("*token*")))]),
     }
 
 

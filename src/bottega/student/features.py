@@ -211,11 +211,12 @@ def _encoder(
     """A function from a batch to one tensor an item."""
     import torch
 
+    from bottega.models.autoencoder import LatentEncoder
     from bottega.student import encode
 
     storage = getattr(torch, config.storage)
     if kind == "latent":
-        vae = encode.LatentEncoder(pixart, models.device)
+        vae = LatentEncoder(pixart / "vae", models.device)
 
         def latents(pictures: npt.NDArray[np.uint8], keys: list[str]) -> list[torch.Tensor]:
             try:

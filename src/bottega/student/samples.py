@@ -55,13 +55,13 @@ class Samples:
     @torch.no_grad()
     def columns(self) -> list[npt.NDArray[np.uint8]]:
         """Content, target, own style, other style: four times uint8 [N, S, S, 3]; three where all have one style."""
-        from bottega.student.encode import LatentEncoder
+        from bottega.models.autoencoder import LatentEncoder
 
         store = self.work.store
         latents = [store.latents([row[name] for row in self.rows]) for name in ("content", "target")]
         shown = (self.rows, self.others) if len(self.others) == len(self.rows) else (self.rows,)
         latents += [self.drawn(rows, latents[0]) for rows in shown]
-        vae = LatentEncoder(self.pixart, str(self.work.backbone.device))
+        vae = LatentEncoder(self.pixart / "vae", str(self.work.backbone.device))
         columns = [np.concatenate([_bytes(vae.decode(one[None])) for one in column]) for column in latents]
         del vae
         trim()

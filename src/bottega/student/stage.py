@@ -85,10 +85,10 @@ def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: Mod
 
 def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> tuple[StyleWorkload, dict[str, Any]]:
     """Everything that training needs: the workload, with validation, and {samples, validated_on, parameters}."""
+    from bottega.models.hashes import model_hash
     from bottega.models.loading import locate
     from bottega.student.adapter import Geometry, StyleAdapter
     from bottega.student.backbone import Backbone
-    from bottega.student.encode import model_hash
     from bottega.student.store import FeatureStore, read_samples
 
     pixart = locate(models, "pixart")
@@ -198,7 +198,7 @@ def _fit_captions(store: FeatureStore, adapter: StyleAdapter, rows: list[dict[st
 
 def check_features(store: FeatureStore, pixart: Path) -> None:
     """Raise RequestError, naming the part, when the cache was made with other weights than the folder's."""
-    from bottega.student.encode import folder_hash, model_hash
+    from bottega.models.hashes import folder_hash, model_hash
 
     now = {
         "latent": model_hash(pixart / "vae"),

@@ -1,10 +1,11 @@
 """Checkpoints: everything that the next step depends on, in a folder that appears whole or not at all.
 
-    checkpoints/step_00000500/
+    checkpoints/step_00000500/     or as the workload calls it, such as epoch-118; the numbers in a name order them
       model.safetensors       the trained parameters and buffers, never the frozen backbone
       optimizer.safetensors   AdamW's two moments and step count of each parameter, by the parameter's name
       ema.safetensors         the averages of the parameters, where the run keeps them
-      state.json              step, fingerprint, loss scale where there is one, SHA-256 of the files
+      state.json              step, fingerprint, loss scale where there is one, what the workload remembers, SHA-256
+                              of the files
 
 The folder is written under another name, synced, and renamed. Nothing is unpickled.
 """
@@ -14,9 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +61,33 @@ class Checkpoint:
     step: int
     fingerprint: dict[str, Any]
     loss_scale: dict[str, float] | None = None
+    remembered: dict[str, Any] = field(default_factory=dict)
 
 
-def save(directory: Path, step: int, state: State, fingerprint: dict[str, Any], keep: int) -> Path:
+def step_name(step: int) -> str:
+    """What a checkpoint is called where the workload has no name of its own."""
+    return f"step_{step:08d}"
+
+
+def save(
+    directory: Path,
+    step: int,
+    state: State,
+    fingerprint: dict[str, Any],
+    keep: int,
+    *,
+    name: str | None = None,
+    remembered: dict[str, Any] | None = None,
+) -> Path:
     """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't
-    be."""
+    be.
+
+    name: of its folder, whose numbers rise with the step. remembered: JSON that the workload wants back.
+    """
     from safetensors.torch import save_file
 
-    folder = directory / f"step_{step:08d}"
-    temporary = directory / f".step_{step:08d}.tmp"
+    folder = directory / (name or step_name(step))
+    temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -81,6 +101,8 @@ def save(directory: Path, step: int, state: State, fingerprint: dict[str, Any], 
         facts = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
         if state.scale is not None:
             facts["loss_scale"] = state.scale.state()
+        if remembered:
+            facts["remembered"] = remembered
         (temporary / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in (*contents, _STATE):
             _sync(temporary / name)
@@ -98,27 +120,36 @@ def save(directory: Path, step: int, state: State, fingerprint: dict[str, Any], 
         if cause is None:
             raise
         raise storage_error(cause, folder) from error
-    _prune(directory, folder.name, keep)
+    _prune(directory, folder, keep)
     return folder
 
 
 def latest(directory: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `directory`, or None; a torn one is passed over, and said so in the log."""
-    for folder in sorted(directory.glob("step_*"), reverse=True):
-        try:
-            state = read_json(folder / _STATE)
-            whole = (
-                state["format"] == _FORMAT
-                and state["sha256"].keys() >= set(_FILES)
-                and all(sha256_file(folder / name) == value for name, value in state["sha256"].items())
-            )
-        except (BottegaError, KeyError, TypeError, AttributeError, OSError) as error:
-            LOGGER.debug("%s: %s", folder, error)
-            whole = False
-        if whole:
-            return Checkpoint(folder, int(state["step"]), state["fingerprint"], state.get("loss_scale"))
+    for folder in reversed(_folders(directory)):
+        found = read(folder)
+        if found is not None:
+            return found
         LOGGER.warning("the checkpoint %s is incomplete or damaged; the one before it is used", folder.name)
     return None
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`; None where it is incomplete or damaged, which the log says more of with --debug."""
+    try:
+        state = read_json(folder / _STATE)
+        whole = (
+            state["format"] == _FORMAT
+            and state["sha256"].keys() >= set(_FILES)
+            and all(sha256_file(folder / name) == value for name, value in state["sha256"].items())
+        )
+    except (BottegaError, KeyError, TypeError, AttributeError, OSError) as error:
+        LOGGER.debug("%s: %s", folder, error)
+        return None
+    if not whole:
+        return None
+    kept = state.get("loss_scale"), state.get("remembered") or {}
+    return Checkpoint(folder, int(state["step"]), state["fingerprint"], *kept)
 
 
 def restore(checkpoint: Checkpoint, state: State) -> None:
@@ -209,18 +240,27 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-def _prune(directory: Path, newest: str, keep: int) -> None:
+def _folders(directory: Path) -> list[Path]:
+    """All checkpoints, whole or not, in the order of the numbers in their names."""
+    return sorted((path for path in directory.glob("[a-z]*") if path.is_dir() and _numbers(path)), key=_numbers)
+
+
+def _numbers(folder: Path) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", folder.name)))
+
+
+def _prune(directory: Path, newest: Path, keep: int) -> None:
     """Delete all but the last `keep` up to `newest`; what lies after it is torn, or the run would have begun there."""
-    folders = sorted(directory.glob("step_*"))
-    whole = [folder for folder in folders if folder.name <= newest]
-    for folder in (*whole[:-keep], *(folder for folder in folders if folder.name > newest)):
+    folders = _folders(directory)
+    whole = [folder for folder in folders if _numbers(folder) <= _numbers(newest)]
+    for folder in (*whole[:-keep], *(folder for folder in folders if _numbers(folder) > _numbers(newest))):
         doomed = folder.with_name(f".{folder.name}.old")
         try:
             os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint
             shutil.rmtree(doomed)
         except OSError as error:
             LOGGER.warning("cannot delete the old checkpoint %s: %s", folder.name, error)
-    for leftover in (*directory.glob(".step_*.tmp"), *directory.glob(".step_*.old")):
+    for leftover in (*directory.glob(".*.tmp"), *directory.glob(".*.old")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -103,9 +103,9 @@ class TrainingLog:
 def summary_line(values: dict[str, Any], steps: int) -> str:
     """`step 100/1500 Loss: 0.1234 main 0.1300 fill50k 0.1000 lr 1.00e-03 grad 0.52 0.09 s` from a row of metrics."""
     tasks = " ".join(
-        f"{k.removeprefix('loss_')} {v:.4f}" for k, v in values.items() if k.startswith("loss_") and v is not None
+        f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if k.startswith("loss_") and v is not None
     )
     return (
-        f"step {values['step']}/{steps} Loss: {values['loss']:.4f} {tasks} lr {values['learning_rate']:.2e} "
+        f"step {values['step']}/{steps} Loss: {values['loss']:.4g} {tasks} lr {values['learning_rate']:.2e} "
         f"grad {values['grad_norm']:.3g} {values['seconds']:.2f} s {values['rss_mb']:.0f} MB"
     )

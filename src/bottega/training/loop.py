@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import (
@@ -67,7 +68,8 @@ class Workload(ABC):
 
     module: everything that is trained and saved, and nothing else. fingerprint: what a checkpoint depends on beside
     the loop's own values. may_change: what of it all may differ on resume, with the effect. notes: lines for people at
-    the head of the log. loss_scaling: whether gradients pass through float16 on their way.
+    the head of the log. loss_scaling: whether gradients pass through float16 on their way. remembered: JSON that is
+    kept in each checkpoint.
     """
 
     module: nn.Module
@@ -75,6 +77,7 @@ class Workload(ABC):
     may_change: dict[str, str] = MAY_CHANGE
     notes: Sequence[str] = ()
     loss_scaling: bool = False
+    remembered: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -91,6 +94,10 @@ class Workload(ABC):
     def show(self, directory: Path, step: int) -> list[Path]:
         """Draw for people, into `directory`, with what is trained as it is after `step`: the files, none by default."""
         return []
+
+    def checkpoint_name(self, step: int) -> str:
+        """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
+        return checkpoints.step_name(step)
 
     def metrics(self, step: int) -> dict[str, Any]:
         """What each row of the log holds beside the loop's own numbers."""
@@ -181,7 +188,10 @@ def train(
                         journal.line(str(stop))
                     if last or (step + 1) % config.checkpoint_every == 0 or stop is not None:
                         journal.sync()
-                        checkpoints.save(folder, step + 1, state, fingerprint, config.keep_last)
+                        name, kept = work.checkpoint_name(step + 1), dict(work.remembered)
+                        checkpoints.save(
+                            folder, step + 1, state, fingerprint, config.keep_last, name=name, remembered=kept
+                        )
                     if looked:
                         _show(work, step, directory, state, journal)
                     journal.progress(row["loss"])

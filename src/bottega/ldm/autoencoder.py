@@ -1,0 +1,84 @@
+"""Pictures to latents and back: by interpolation, or by a real autoencoder, behind one small interface.
+
+Legend: N pictures, S pixels of a side, C × h × w latents.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from bottega.ldm.config import AutoencoderConfig
+
+Pictures = npt.NDArray[np.uint8]
+Drawn = npt.NDArray[np.float32]
+
+
+class Autoencoder(ABC):
+    """facts: what latents depend on, for the fingerprint."""
+
+    facts: dict[str, Any]
+
+    @abstractmethod
+    def encode(self, pictures: Pictures) -> torch.Tensor:
+        """uint8 [N, S, S, 3] -> latents, float32 [N, C, h, w] on the CPU."""
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor) -> Drawn:
+        """Latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
+
+
+class MockVAE(Autoencoder):
+    """Latents are the picture itself, in -1 … 1, smaller by `factor`: means of squares there, bicubic back.
+
+    Nothing is learned, so a fault of the diffusion model cannot hide behind one of the autoencoder; what lies between
+    two latents is lost.
+    """
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+        self.facts = {"kind": "mock", "factor": factor}
+
+    def encode(self, pictures: Pictures) -> torch.Tensor:
+        """See `Autoencoder`; C = 3, h = w = S / factor."""
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
+        return F.avg_pool2d(pixels, self.factor)
+
+    def decode(self, latents: torch.Tensor) -> Drawn:
+        """See `Autoencoder`."""
+        pixels = F.interpolate(latents.float().cpu(), scale_factor=float(self.factor), mode="bicubic")
+        array: Drawn = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy()
+        return array
+
+
+class DiffusersVAE(Autoencoder):
+    """An AutoencoderKL or AutoencoderTiny of diffusers; its latents are scaled as its config.json says."""
+
+    def __init__(self, model: str, device: str = "auto") -> None:
+        from bottega.models.autoencoder import LatentEncoder
+        from bottega.models.hashes import model_hash
+        from bottega.models.names import resolve
+
+        folder = resolve(model)
+        self.encoder = LatentEncoder(folder, device)
+        self.facts = {"kind": "diffusers", "weights": model_hash(folder)}
+
+    def encode(self, pictures: Pictures) -> torch.Tensor:
+        """See `Autoencoder`; the mean of the posterior, scaled."""
+        return self.encoder.encode(pictures)
+
+    def decode(self, latents: torch.Tensor) -> Drawn:
+        """See `Autoencoder`."""
+        return self.encoder.decode(latents)
+
+
+def open_autoencoder(config: AutoencoderConfig, device: str = "auto") -> Autoencoder:
+    """The autoencoder that a recipe names. MissingError where its weights are not on this machine."""
+    if config.kind == "mock":
+        return MockVAE(config.factor)
+    return DiffusersVAE(str(config.model), device)

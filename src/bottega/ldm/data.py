@@ -1,0 +1,137 @@
+"""What is learned: drawn pictures or a data set on disk, as samples with captions, for training and held out.
+
+A longer list begins with the shorter one, so that a run can be given more samples later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
+from bottega.ldm.config import DataConfig
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import read_jsonl
+from bottega.runtime.seeds import derive, numpy_rng
+
+Picture = npt.NDArray[np.uint8]
+RED_CIRCLE = "a red circle on white"
+_HELD_OUT = 512
+"""Pictures held out of a set on disk, at most: no validation looks at more."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture to learn: its name, captions that mean the same (one an epoch, in turn), and how to get it.
+
+    picture: () -> uint8 [S, S, 3] in sRGB.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    picture: Callable[[], Picture]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a recipe. words: all words that captions may hold, where that is known; else empty."""
+
+    training: list[Sample]
+    held_out: list[Sample]
+    words: tuple[str, ...] = ()
+
+
+def read_samples(config: DataConfig, seed: int, directory: Path) -> Samples:
+    """The samples of a recipe; data sets on disk are prepared in `directory` first, a list that may be continued.
+
+    Raises MissingError where there is no data set, RequestError where it holds fewer pictures than are asked for.
+    """
+    if config.kind == "red_circle":
+        return Samples([Sample("red_circle", (RED_CIRCLE,), lambda: red_circle(config.size))], [])
+    if config.kind == "circles":
+        return _circles(config, seed)
+    found = _on_disk(config, directory)
+    training = [sample for split, sample in found if split == "train"]
+    if config.num_samples is not None and len(training) < config.num_samples:
+        raise RequestError(
+            f"data.num_samples asks for {config.num_samples} training pictures with captions, {config.kind} has "
+            f"{len(training)}; ask for fewer, or leave it out"
+        )
+    if not training:
+        raise RequestError(
+            f"no usable training picture with a caption in {config.kind}; see rejects.csv for each one's"
+        )
+    return Samples(training[: config.num_samples], [sample for split, sample in found if split == "val"][:_HELD_OUT])
+
+
+def red_circle(size: int) -> Picture:
+    """A red circle in the middle of a white square, its diameter 0.6 of the side; uint8 [size, size, 3]."""
+    fine = 4 * size
+    disc = np.full((fine, fine, 3), 255, np.uint8)
+    cv2.circle(disc, (fine // 2, fine // 2), round(0.3 * fine), (255, 0, 0), -1)
+    return np.asarray(cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def held_out_pairs(share: float) -> list[tuple[str, str]]:
+    """The (inside, outside) pairs of colours that are never drawn for training: the same in every run of this share."""
+    names = list(COLOUR_NAMES)
+    pairs = sorted(
+        ((a, b) for a in names for b in names if a != b), key=lambda pair: derive("held-out pair of colours", *pair)
+    )
+    return pairs[: round(share * len(pairs))]
+
+
+def _circles(config: DataConfig, seed: int) -> Samples:
+    """Circles: training draws its pair among those not held out; each held-out pair is drawn once."""
+    out = held_out_pairs(config.held_out)
+    hidden = set(out)
+    pairs = [(a, b) for a in COLOUR_NAMES for b in COLOUR_NAMES if a != b and (a, b) not in hidden]
+
+    def sample(kind: str, index: int, choice: list[tuple[str, str]]) -> Sample:
+        rng = numpy_rng(kind, seed, index)
+        inside, outside = choice[int(rng.integers(len(choice)))] if kind == "circle" else choice[index]
+        place = place_circle(rng)
+        return Sample(
+            f"{kind} {index}",
+            (circle_prompt(inside, outside),),
+            lambda: draw_circle(*place, inside, outside, config.size)[1],
+        )
+
+    training = [sample("circle", i, pairs) for i in range(config.num_samples or 0)]
+    words = sorted({word for name in COLOUR_NAMES for word in circle_prompt(name, name).split()})
+    return Samples(training, [sample("held-out circle", i, out) for i in range(len(out))], tuple(words))
+
+
+def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
+    """(split, sample) of a data set on disk, in its own order; those without a caption were rejected."""
+    from bottega.data import coco, contents, fill50k
+
+    root = Path(config.root)
+    if config.kind == "fill50k":
+        fill50k.run(config.fill50k, directory, data_root=root)
+        rows = read_jsonl(directory / "fill50k.jsonl")
+        found: Iterator[tuple[str, str, list[str], str]] = (
+            (row["split"], row["key"], [row["prompt"]], row["target_path"]) for row in rows
+        )
+    else:
+        if config.folder is not None and config.kind == "folder":
+            contents.run_folder(config.folder, directory, data_root=root)
+        else:
+            coco.run(config.coco, directory, data_root=root)
+        rows = read_jsonl(directory / "contents.jsonl")
+        found = ((row["split"], row["content_id"], row["captions"], row["content_path"]) for row in rows)
+    return [
+        (split, Sample(str(name), tuple(captions), _reader(root / path, config.size)))
+        for split, name, captions, path in found
+    ]
+
+
+def _reader(path: Path, size: int) -> Callable[[], Picture]:
+    from bottega.data.pictures import load_square
+
+    return lambda: load_square(path, size)

@@ -1,0 +1,95 @@
+"""Prompts -> PNG files, with a model that was trained from scratch."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.runtime.errors import RequestError
+
+if TYPE_CHECKING:
+    from bottega.diffusion.sampling import StepStatistics
+    from bottega.ldm.config import SamplingConfig
+
+_WORDS = 8
+
+
+def generate(
+    checkpoint: Path,
+    prompts: Sequence[str],
+    output_dir: Path,
+    *,
+    seed: int = 0,
+    num_images: int = 1,
+    device: str = "auto",
+    watch: Callable[[StepStatistics], None] | None = None,
+    **sampling: Any,
+) -> list[dict[str, Any]]:
+    """Draw each prompt `num_images` times, with the seeds seed, seed + 1 …, and write a PNG each.
+
+    checkpoint: a checkpoint's folder, or a run directory, whose newest is taken. sampling: values of `SamplingConfig`
+    in place of the recipe's; None leaves the recipe's. watch: called with the statistics of the latents at every step.
+
+    A picture depends on its prompt and seed, never on what is drawn beside it beyond 1e-5. Each file says of itself
+    how it was made, under the keyword `bottega`, as JSON.
+    Returns a row a picture: {file, sha256, prompt, seed, …}. RequestError for settings that do not work on the model's
+    path, NonFiniteError where latents are not finite, before a picture would be written.
+    """
+    from bottega.ldm.checkpoint import open_trained
+    from bottega.ldm.drawing import draw_latents
+    from bottega.ldm.samples import to_bytes
+    from bottega.runtime.files import write_png
+
+    began = time.monotonic()
+    trained = open_trained(checkpoint, device)
+    if trained.recipe.text.kind == "none" and any(prompts):
+        raise RequestError(
+            f"{trained.recipe.name} was trained without text, received the prompt {prompts[0]!r}; give none"
+        )
+    if trained.recipe.text.kind != "none" and not all(prompt.strip() for prompt in prompts):
+        raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
+    config = overridden(trained.recipe.sampling, sampling)
+    if config.guidance_scale != 1 and trained.recipe.text.kind == "none":
+        raise RequestError(
+            f"guidance needs text to guide by, received guidance_scale {config.guidance_scale:g} for a model without; "
+            "set it to 1"
+        )
+    path, plan = trained.recipe.diffusion.path, config.plan(trained.absmax)
+    plan.timesteps(path)
+    wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
+    texts, seeds = [prompt for prompt, _ in wanted], [number for _, number in wanted]
+    latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, watch)
+    rows = []
+    for (prompt, number), picture in zip(wanted, trained.autoencoder.decode(latents), strict=True):
+        said = {
+            "prompt": prompt,
+            "seed": number,
+            "model": trained.recipe.name,
+            "checkpoint": trained.folder.name,
+            "averaged": trained.averaged,
+            **config.model_dump(mode="json"),
+        }
+        file = output_dir / f"{file_stem(prompt or trained.recipe.name)}_seed{number}.png"
+        sha256 = write_png(file, to_bytes(picture), {"bottega": json.dumps(said, ensure_ascii=False)})
+        rows.append({"file": str(file), "sha256": sha256, **said})
+    seconds = (time.monotonic() - began) / len(rows)
+    return [row | {"seconds": seconds} for row in rows]
+
+
+def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:
+    """The recipe's way to sample with what the request says in its place. RecipeError for what is not allowed."""
+    from bottega.ldm.config import SamplingConfig
+    from bottega.runtime.config import parse
+
+    given = {name: value for name, value in values.items() if value is not None}
+    return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
+
+
+def file_stem(prompt: str) -> str:
+    """The first words of a prompt as a file name: `orange-circle-with-teal-background`."""
+    words = re.findall(r"\w+", prompt.lower())[:_WORDS]
+    return "-".join(words)[:80] or "picture"

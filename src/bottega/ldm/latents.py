@@ -1,0 +1,102 @@
+"""Latents, computed once and kept in shards: training never waits for a picture or an autoencoder.
+
+    latents/manifest.json            what they depend on, and the statistics of the training latents
+    latents/train_00000.safetensors  float32 [512, C, h, w], the first 512 samples; and so on
+
+A stopped pass goes on with the next shard. All of them are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bottega.diffusion.sampling import moments
+from bottega.ldm.autoencoder import Autoencoder
+from bottega.ldm.data import Sample, Samples
+from bottega.runtime.errors import StorageError
+from bottega.runtime.files import atomic_path, read_json, sha256_json, write_json
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.progress import Progress
+
+SHARD = 512
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents in memory. training [N, C, h, w] and held_out [M, C, h, w], float32.
+
+    statistics: min, max, mean, std and absmax of the training latents; absmax is the range of x̂_0.
+    """
+
+    training: torch.Tensor
+    held_out: torch.Tensor
+    statistics: dict[str, float]
+
+
+def encode(samples: Samples, facts: dict[str, Any], autoencoder: Autoencoder, directory: Path) -> Latents:
+    """Every sample's latents, read from `directory` where they are there already.
+
+    facts: what the pictures depend on; other facts, or another autoencoder, and all is computed anew.
+    """
+    key = sha256_json({"pictures": facts, "autoencoder": autoencoder.facts})
+    manifest = directory / "manifest.json"
+    if not manifest.exists() or read_json(manifest).get("key") != key:
+        for stale in directory.glob("*.safetensors"):
+            stale.unlink()
+        write_json(manifest, {"key": key})
+    total = len(samples.training) + len(samples.held_out)
+    with Progress(total, "latents", "pictures") as progress, Interruption() as stop:
+        training, held_out = (
+            _all(part, name, autoencoder, directory, progress, stop)
+            for part, name in ((samples.training, "train"), (samples.held_out, "held_out"))
+        )
+    statistics = asdict(moments(training))
+    write_json(manifest, {"key": key, "pictures": len(training), "statistics": statistics})
+    return Latents(training, held_out, statistics)
+
+
+def _all(
+    samples: Sequence[Sample],
+    name: str,
+    autoencoder: Autoencoder,
+    directory: Path,
+    progress: Progress,
+    stop: Interruption,
+) -> torch.Tensor:
+    shards = []
+    for number, first in enumerate(range(0, len(samples), SHARD)):
+        part = samples[first : first + SHARD]
+        shards.append(_shard(directory / f"{name}_{number:05d}.safetensors", part, autoencoder))
+        progress.update(len(part))
+        stop.check()
+    return torch.cat(shards) if shards else torch.empty(0)
+
+
+def _shard(path: Path, samples: Sequence[Sample], autoencoder: Autoencoder) -> torch.Tensor:
+    """The latents of one shard's samples: read, or computed and written; a file may hold more or fewer of them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    if path.exists():
+        try:
+            kept = load_file(path)["latents"]
+        except SafetensorError as error:
+            raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+        if len(kept) >= len(samples):
+            first: torch.Tensor = kept[: len(samples)].clone()
+            return first
+    parts = [
+        autoencoder.encode(np.stack([sample.picture() for sample in samples[first : first + _AT_ONCE]]))
+        for first in range(0, len(samples), _AT_ONCE)
+    ]
+    latents = torch.cat(parts).contiguous()
+    with atomic_path(path) as temporary:
+        save_file({"latents": latents}, temporary)
+    return latents

@@ -1,0 +1,54 @@
+"""Reading the recipe of a latent diffusion model, and writing it so that it may travel with its run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bottega.ldm.config import LDMRecipe
+from bottega.models.names import on_disk
+from bottega.runtime.config import apply_sets, load_yaml, parse
+from bottega.runtime.errors import RecipeError
+
+_PLACES = (("data", "root"), ("autoencoder", "model"), ("text", "model"))
+"""What may be a folder. Beginning with `./` or `../` it is relative to the recipe's folder, else to where one works."""
+
+
+def load_recipe(path: Path, sets: Sequence[str] = ()) -> LDMRecipe:
+    """Read and check a recipe, with overrides such as `training.num_epochs=300`.
+
+    Raises RecipeError, which names the field, what was received and what is allowed.
+    """
+    data = load_yaml(path)
+    if not data.keys().isdisjoint(("student", "teacher", "pairs")):
+        raise RecipeError(f"{path.name} is a recipe of the closed loop: bottega run {path}")
+    return read_recipe({"name": path.stem, **data}, path.parent, path.name, sets)
+
+
+def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[str] = ()) -> LDMRecipe:
+    """A recipe from plain data whose relative places begin in `folder`; `where` names it in errors."""
+    for section, key in _PLACES:
+        value = (data.get(section) or {}).get(key)
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            data = {**data, section: {**data[section], key: os.path.normpath(folder / value)}}
+    return parse(LDMRecipe, apply_sets(data, sets), where)
+
+
+def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:
+    """Every value of the recipe as plain data; places are written relative to the run directory."""
+    data = recipe.model_dump(mode="json")
+    for section, key in _PLACES:
+        value = data[section][key]
+        if value is not None and (key == "root" or on_disk(value)):
+            relative = os.path.relpath(value, directory)
+            data[section][key] = relative if relative.startswith("..") else f"./{relative}"
+    return data
+
+
+def as_yaml(data: dict[str, Any]) -> str:
+    """A resolved recipe as YAML, in the order of the sections."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)

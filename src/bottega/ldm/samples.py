@@ -1,0 +1,62 @@
+"""Pictures of a training on its way: samples/ in the run directory, a sheet a validation, from fixed seeds.
+
+samples/epoch-20.png      the pictures side by side; prompts.txt says of what
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.ldm.autoencoder import Autoencoder, Drawn
+from bottega.ldm.drawing import draw_latents
+from bottega.ldm.objective import LatentWorkload
+from bottega.runtime.files import write_png, write_text
+from bottega.runtime.seeds import derive
+
+FOLDER = "samples"
+_GAP = 4
+_WIDE = 1280
+
+
+class SampleWriter:
+    """Draws the same prompts with the same seeds each time that the loop asks."""
+
+    def __init__(self, work: LatentWorkload, autoencoder: Autoencoder) -> None:
+        self.work, self.autoencoder = work, autoencoder
+        count, recipe = work.recipe.validation.samples, work.recipe
+        given = recipe.validation.prompts or tuple(s.captions[0] for s in (work.held_out or work.samples)[:count])
+        self.prompts = [given[i % len(given)] for i in range(count)]
+        self.seeds = [derive("ldm sample", recipe.seed, i) for i in range(count)]
+
+    def write(self, directory: Path, step: int) -> list[Path]:
+        """Draw into the run directory what the model gives after `step`: the files."""
+        work, sampling = self.work, self.work.recipe.sampling
+        plan, shape = sampling.plan(work.latents.statistics["absmax"]), work.latents.training.shape[1:]
+        scale = sampling.guidance_scale
+        latents = draw_latents(work.model, work.path, plan, shape, self.prompts, self.seeds, scale)
+        work.model.train()
+        file = directory / FOLDER / f"{work.checkpoint_name(step)}.png"
+        write_png(file, sheet(self.autoencoder.decode(latents)))
+        write_text(file.with_name("prompts.txt"), "".join(f"{prompt}\n" for prompt in self.prompts))
+        return [file]
+
+
+def sheet(pictures: Drawn) -> npt.NDArray[np.uint8]:
+    """Pictures in 0…1, [N, S, S, 3], in rows on white, uint8; a value that is not finite becomes magenta."""
+    count, side = pictures.shape[:2]
+    columns = max(1, min(count, _WIDE // (side + _GAP)))
+    rows = -(-count // columns)
+    canvas = np.full((rows * (side + _GAP) + _GAP, columns * (side + _GAP) + _GAP, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = (k * (side + _GAP) + _GAP for k in divmod(index, columns))
+        canvas[top : top + side, left : left + side] = to_bytes(picture)
+    return canvas
+
+
+def to_bytes(picture: Drawn) -> npt.NDArray[np.uint8]:
+    """0…1 -> uint8, rounded; what is not finite becomes magenta."""
+    finite = np.isfinite(picture).all(axis=-1, keepdims=True)
+    return np.round(np.where(finite, picture, (1.0, 0.0, 1.0)) * 255).astype(np.uint8)

@@ -1,0 +1,271 @@
+"""A latent diffusion model from scratch: a recipe -> runs/NAME with checkpoints, samples and logs.
+
+    runs/NAME/recipe.yaml, provenance.json, summary.json
+              metrics.jsonl, train.log     a row a step; lines for people
+              latents/                     computed once
+              checkpoints/epoch-118/       weights, moments, averages; enough to draw with
+              samples/epoch-118.png        drawn at each validation
+
+Read `run`, then `prepare`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.ldm.config import LDMRecipe
+from bottega.ldm.recipe import as_yaml, portable
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import read_jsonl, write_json, write_jsonl, write_text
+from bottega.training.config import LoopConfig
+from bottega.training.log import METRICS
+from bottega.training.processes import ALONE, Processes
+
+if TYPE_CHECKING:
+    import torch
+
+    from bottega.ldm.course import Course, Stream
+    from bottega.ldm.data import Samples
+    from bottega.ldm.objective import LatentWorkload
+    from bottega.training.checkpoint import Checkpoint
+    from bottega.training.replay import Examination
+    from bottega.training.verify import Comparison
+
+_FLOOR_NUMBERS = 30_000_000
+"""Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
+
+_FLOOR_DRAWS = 64
+_FREE = {
+    "name": None,
+    "sampling": None,
+    "validation": None,
+    "data": {"num_samples", "root"},
+    "training": set(LoopConfig.model_fields) | {"num_epochs", "save_every_epochs", "parts", "device"},
+}
+"""What is no part of the fingerprint, section by section; the loop compares its own values itself."""
+
+
+def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
+    """Train in `directory`, from the newest checkpoint there if there is one.
+
+    processes: that train together; the first writes.
+    Returns {steps, epochs, loss, seconds, parameters, samples, checkpoint, …}, written as summary.json too.
+    MissingError for absent data or weights, RequestError for settings that do not fit them, FingerprintError for a
+    checkpoint of another recipe.
+    """
+    from bottega.runtime.provenance import describe
+    from bottega.training import checkpoint as checkpoints
+    from bottega.training.loop import train
+
+    processes.require(recipe.training.parts, "training.parts")
+    with processes.together():
+        work, loop = prepare(recipe, directory, write=processes.first)
+        if processes.first:
+            write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
+            write_json(directory / "provenance.json", describe(_weight_files(recipe)))
+    result = train(work, loop, directory, processes=processes)
+    if not processes.first:
+        return result
+    newest = checkpoints.latest(directory / "checkpoints")
+    summary = {
+        **result,
+        "epochs": work.course.at(max(result["steps"] - 1, 0)).epoch + 1,
+        "parameters": sum(p.numel() for p in work.model.parameters()),
+        "samples": len(work.samples),
+        "latents": work.latents.statistics,
+        "checkpoint": None if newest is None else f"checkpoints/{newest.folder.name}",
+    }
+    write_json(directory / "summary.json", summary)
+    return summary
+
+
+def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[LatentWorkload, LoopConfig]:
+    """Everything that training needs: latents, the model, the course through the samples; and what the loop is told.
+
+    What the newest checkpoint remembers goes before what the samples say: the words it knows, the epochs it has seen.
+    """
+    from bottega.ldm.autoencoder import open_autoencoder
+    from bottega.ldm.data import read_samples
+    from bottega.ldm.latents import encode
+    from bottega.ldm.model import LatentDiffusion
+    from bottega.ldm.objective import LatentWorkload
+    from bottega.ldm.samples import SampleWriter
+    from bottega.models.loading import choose_device
+    from bottega.runtime.memory import keep_heap
+    from bottega.training import checkpoint as checkpoints
+
+    device = choose_device(recipe.training.device)
+    if device.type == "cpu":
+        keep_heap()
+    samples = read_samples(recipe.data, recipe.seed, directory / "data")
+    autoencoder = open_autoencoder(recipe.autoencoder, str(device))
+    latents = encode(samples, _pictures(recipe), autoencoder, directory / "latents")
+    _check_sides(recipe, latents.training)
+    found = checkpoints.latest(directory / "checkpoints")
+    words = _vocabulary(recipe, samples, found)
+    clip = _clip(recipe, device)
+    model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
+    course, loop = _course(recipe, len(samples.training), found)
+    work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
+    work.floor = _floor(work)
+    work.fingerprint = {"ldm": _settings(recipe), "autoencoder": autoencoder.facts, "words": words}
+    if recipe.text.kind == "clip":
+        work.fingerprint["clip"] = _clip_hash(recipe)
+    work.remembered = {
+        "recipe": portable(recipe, directory),
+        "words": words,
+        "statistics": latents.statistics,
+        "shape": list(latents.training.shape[1:]),
+        "course": course.record(),
+    }
+    work.notes = _notes(work)
+    if recipe.validation.samples and write:
+        work.show = SampleWriter(work, autoencoder).write  # type: ignore[method-assign]
+    return work, loop
+
+
+def go_on_from(folder: Path, directory: Path) -> None:
+    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, else a copy.
+
+    Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
+    another run with checkpoints of its own.
+    """
+    from bottega.training import checkpoint as checkpoints
+
+    found = checkpoints.read(folder)
+    if found is None:
+        near = sorted(path.name for path in folder.parent.glob("[a-z]*")) if folder.parent.is_dir() else []
+        there = f"there are {', '.join(near[-8:])}" if near else "there is none in that folder"
+        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+    newest = checkpoints.latest(directory / "checkpoints")
+    if newest is not None and newest.folder.resolve() == folder.resolve():
+        return
+    if newest is not None:
+        raise RequestError(
+            f"{directory} has {newest.folder.name}, which is newer than {folder.name} or of another run; go on from "
+            "it, or give --output-dir a new folder, which begins as a copy of this checkpoint"
+        )
+    shutil.copytree(folder, directory / "checkpoints" / folder.name)
+    log = folder.parents[1] / METRICS
+    if log.exists():
+        write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
+
+
+def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
+    """Whether this training, stopped and resumed, equals itself uninterrupted; see `bottega.training.verify`."""
+    from bottega.training.verify import verify_resume
+
+    _, loop = prepare(recipe, directory, write=False)
+    return verify_resume(lambda: prepare(recipe, directory, write=False)[0], loop, directory, steps)
+
+
+def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
+    """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
+    from bottega.training import replay as replays
+
+    return replays.replay(prepare(recipe, directory, write=False)[0], file)
+
+
+def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
+    """What the pictures depend on; a number of samples only takes more or fewer of them."""
+    data = recipe.data.settings()
+    return {"data": {k: v for k, v in data.items() if k not in ("num_samples", "root")}, "seed": recipe.seed}
+
+
+def _settings(recipe: LDMRecipe) -> dict[str, Any]:
+    kept = {}
+    for name, value in recipe.settings().items():
+        free = _FREE.get(name, set())
+        if free is not None:
+            kept[name] = {k: v for k, v in value.items() if k not in free} if isinstance(value, dict) else value
+    return kept
+
+
+def _check_sides(recipe: LDMRecipe, latents: torch.Tensor) -> None:
+    """A latent's sides can be halved at each level but the first, or RequestError."""
+    halves = 2 ** (len(recipe.unet.channels) - 1)
+    if any(side % halves for side in latents.shape[-2:]):
+        raise RequestError(
+            f"latents of {latents.shape[-2]} × {latents.shape[-1]} cannot be halved {len(recipe.unet.channels) - 1} "
+            f"times; change data.size, or take fewer unet.channels"
+        )
+
+
+def _vocabulary(recipe: LDMRecipe, samples: Samples, found: Checkpoint | None) -> list[str]:
+    from bottega.ldm.text import vocabulary_of
+
+    if recipe.text.kind != "words":
+        return []
+    if found is not None and "words" in found.remembered:
+        return list(found.remembered["words"])
+    return list(samples.words) or vocabulary_of([c for sample in samples.training for c in sample.captions])
+
+
+def _clip(recipe: LDMRecipe, device: torch.device) -> Any:
+    from bottega.ldm.text import ClipText
+    from bottega.models.names import resolve
+
+    return ClipText(resolve(str(recipe.text.model)), device) if recipe.text.kind == "clip" else None
+
+
+def _clip_hash(recipe: LDMRecipe) -> str:
+    from bottega.models.hashes import model_hash
+    from bottega.models.names import resolve
+
+    return model_hash(resolve(str(recipe.text.model)))
+
+
+def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[Course | Stream, LoopConfig]:
+    from bottega.ldm.course import Course, Stream
+
+    training = recipe.training
+    if training.num_epochs is None:
+        return Stream(samples, training.batch_size), training.loop(training.steps, None)
+    kept = found.remembered.get("course") if found is not None else None
+    course = Course.read(kept, training.batch_size) if kept else Course.begin(samples, training.batch_size)
+    if found is not None:
+        course = course.going_on(found.step, samples)
+    return course, training.loop(course.steps(training.num_epochs), course.steps_per_epoch())
+
+
+def _floor(work: LatentWorkload) -> list[float] | None:
+    """The least loss that is possible on the training latents, by timestep bin; None where they are too many."""
+    import torch
+
+    from bottega.diffusion.ideal import loss_floor
+    from bottega.ldm.objective import BINS
+    from bottega.runtime.seeds import torch_generator
+
+    latents = work.latents.training
+    if latents.numel() > _FLOOR_NUMBERS or work.path.timesteps < BINS:
+        return None
+    if len(latents) == 1:
+        return [0.0] * BINS
+    noise = torch.randn(_FLOOR_DRAWS, *latents.shape[1:], generator=torch_generator("ldm floor"))
+    return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS)]
+
+
+def _notes(work: LatentWorkload) -> Sequence[str]:
+    s = work.latents.statistics
+    size = sum(p.numel() for p in work.model.parameters())
+    notes = [
+        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out",
+        f"latents {'×'.join(map(str, work.latents.training.shape[1:]))}: {s['min']:.3g} … {s['max']:.3g}, mean "
+        f"{s['mean']:.3g}, std {s['std']:.3g}; x̂_0 is held within ±{work.recipe.sampling.limit or s['absmax']:.3g}"
+        if work.recipe.sampling.thresholding != "off"
+        else f"latents {s['min']:.3g} … {s['max']:.3g}; x̂_0 is not held within any range",
+    ]
+    if work.floor is not None:
+        notes.append(f"the least possible loss on this set: {sum(work.floor) / len(work.floor):.4g}")
+    return notes
+
+
+def _weight_files(recipe: LDMRecipe) -> list[Path]:
+    from bottega.models.layout import weight_files
+    from bottega.models.names import resolve
+
+    named = [section.model for section in (recipe.autoencoder, recipe.text) if section.kind in ("diffusers", "clip")]
+    return [file for name in named for file in weight_files(resolve(str(name)))]

@@ -1,0 +1,41 @@
+"""An autoencoder of a diffusion model, both ways: pictures to scaled latents and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.models.loading import choose_device, load_vae
+from bottega.runtime.errors import NonFiniteError
+
+
+class LatentEncoder:
+    """An AutoencoderKL or AutoencoderTiny from its folder, in float32, both ways; latents are the posterior's mean."""
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.vae = load_vae(folder, "float32").to(self.device).requires_grad_(False)
+        self.scaling = float(self.vae.config.scaling_factor)
+        self.shift = float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    @torch.no_grad()
+    def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
+        NonFiniteError."""
+        pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
+        out = self.vae.encode(pixels)
+        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
+        if not bool(scaled.isfinite().all()):
+            raise NonFiniteError("the autoencoder gave latents that are not finite; check its weights")
+        return scaled
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Scaled latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
+        pixels = self.vae.decode(latents.to(self.device).float() / self.scaling + self.shift).sample
+        array: npt.NDArray[np.float32] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return array
