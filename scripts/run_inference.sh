@@ -1,4 +1,13 @@
 #!/bin/sh
-# Draw a content in the style of a picture; every flag goes to `bottega stylize` (see `bottega stylize --help`).
+# Draw: prompts with a model trained from scratch, or with --adapter a content in the style of a picture.
+#
+#   scripts/run_inference.sh --checkpoint runs/circles_text_to_image/checkpoints/epoch-60 \
+#       --prompt "orange circle with teal background" --num_inference_steps 100 --scheduler ddim
+#   scripts/run_inference.sh --adapter adapter.safetensors --content a.png --style b.png --output c.png
+#
+# Every flag goes on as it is (bottega generate --help, bottega stylize --help).
 set -eu
-exec "${BOTTEGA:-bottega}" stylize "$@"
+for word in "$@"; do
+    case "$word" in --adapter | --adapter=*) exec "${BOTTEGA:-bottega}" stylize "$@" ;; esac
+done
+exec "${BOTTEGA:-bottega}" generate "$@"

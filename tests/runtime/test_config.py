@@ -138,3 +138,12 @@ def test_settings_of_a_run_are_those_it_was_begun_with_where_a_later_field_says_
     assert _Run(teacher=_Late()).settings() == {**begun, "teacher": {**begun["teacher"], "depth": 3}}
     assert _Run(teacher=_Late(depth=2, source="x")).settings()["teacher"]["source"] == "x"
     assert _Late(depth=2).model_dump().keys() > _Late(depth=2).settings().keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("off", "off"), ("on", "on"), ("no", "no"), ("true", True), ("False", False), ("1e-3", 1e-3), ("5E4", 5e4)],
+)
+def test_plain_words_are_read_as_yaml_1_2_does(text: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"key: {text}")
+    assert load_yaml(tmp_path / "r.yaml") == {"key": value}

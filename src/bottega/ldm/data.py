@@ -46,8 +46,10 @@ class Samples:
     words: tuple[str, ...] = ()
 
 
-def read_samples(config: DataConfig, seed: int, directory: Path) -> Samples:
+def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool = True) -> Samples:
     """The samples of a recipe; data sets on disk are prepared in `directory` first, a list that may be continued.
+
+    write: False reads what another process has prepared.
 
     Raises MissingError where there is no data set, RequestError where it holds fewer pictures than are asked for.
     """
@@ -55,6 +57,8 @@ def read_samples(config: DataConfig, seed: int, directory: Path) -> Samples:
         return Samples([Sample("red_circle", (RED_CIRCLE,), lambda: red_circle(config.size))], [])
     if config.kind == "circles":
         return _circles(config, seed)
+    if write:
+        _prepare(config, directory)
     found = _on_disk(config, directory)
     training = [sample for split, sample in found if split == "train"]
     if config.num_samples is not None and len(training) < config.num_samples:
@@ -107,22 +111,28 @@ def _circles(config: DataConfig, seed: int) -> Samples:
     return Samples(training, [sample("held-out circle", i, out) for i in range(len(out))], tuple(words))
 
 
-def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
-    """(split, sample) of a data set on disk, in its own order; those without a caption were rejected."""
+def _prepare(config: DataConfig, directory: Path) -> None:
+    """Look at every picture of a data set on disk: `directory`/contents.jsonl or fill50k.jsonl, and rejects.csv."""
     from bottega.data import coco, contents, fill50k
 
     root = Path(config.root)
     if config.kind == "fill50k":
         fill50k.run(config.fill50k, directory, data_root=root)
+    elif config.kind == "folder" and config.folder is not None:
+        contents.run_folder(config.folder, directory, data_root=root)
+    else:
+        coco.run(config.coco, directory, data_root=root)
+
+
+def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
+    """(split, sample) of a prepared data set, in its own order; those without a caption were rejected."""
+    root = Path(config.root)
+    if config.kind == "fill50k":
         rows = read_jsonl(directory / "fill50k.jsonl")
         found: Iterator[tuple[str, str, list[str], str]] = (
             (row["split"], row["key"], [row["prompt"]], row["target_path"]) for row in rows
         )
     else:
-        if config.folder is not None and config.kind == "folder":
-            contents.run_folder(config.folder, directory, data_root=root)
-        else:
-            coco.run(config.coco, directory, data_root=root)
         rows = read_jsonl(directory / "contents.jsonl")
         found = ((row["split"], row["content_id"], row["captions"], row["content_path"]) for row in rows)
     return [

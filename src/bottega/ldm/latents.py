@@ -40,14 +40,17 @@ class Latents:
     statistics: dict[str, float]
 
 
-def encode(samples: Samples, facts: dict[str, Any], autoencoder: Autoencoder, directory: Path) -> Latents:
+def encode(
+    samples: Samples, facts: dict[str, Any], autoencoder: Autoencoder, directory: Path, *, write: bool = True
+) -> Latents:
     """Every sample's latents, read from `directory` where they are there already.
 
-    facts: what the pictures depend on; other facts, or another autoencoder, and all is computed anew.
+    facts: what the pictures depend on; other facts, or another autoencoder, and all is computed anew. write: False
+    where another process has written them all, and this one only reads.
     """
     key = sha256_json({"pictures": facts, "autoencoder": autoencoder.facts})
     manifest = directory / "manifest.json"
-    if not manifest.exists() or read_json(manifest).get("key") != key:
+    if write and (not manifest.exists() or read_json(manifest).get("key") != key):
         for stale in directory.glob("*.safetensors"):
             stale.unlink()
         write_json(manifest, {"key": key})
@@ -58,7 +61,8 @@ def encode(samples: Samples, facts: dict[str, Any], autoencoder: Autoencoder, di
             for part, name in ((samples.training, "train"), (samples.held_out, "held_out"))
         )
     statistics = asdict(moments(training))
-    write_json(manifest, {"key": key, "pictures": len(training), "statistics": statistics})
+    if write:
+        write_json(manifest, {"key": key, "pictures": len(training), "statistics": statistics})
     return Latents(training, held_out, statistics)
 
 

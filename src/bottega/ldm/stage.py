@@ -27,8 +27,10 @@ from bottega.training.processes import ALONE, Processes
 if TYPE_CHECKING:
     import torch
 
+    from bottega.ldm.autoencoder import Autoencoder
     from bottega.ldm.course import Course, Stream
     from bottega.ldm.data import Samples
+    from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
@@ -62,7 +64,10 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
 
     processes.require(recipe.training.parts, "training.parts")
     with processes.together():
-        work, loop = prepare(recipe, directory, write=processes.first)
+        if processes.first:
+            _latents(recipe, directory)  # the others read them
+    with processes.together():
+        work, loop = prepare(recipe, directory, write=False)
         if processes.first:
             write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
             write_json(directory / "provenance.json", describe(_weight_files(recipe)))
@@ -86,10 +91,8 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     """Everything that training needs: latents, the model, the course through the samples; and what the loop is told.
 
     What the newest checkpoint remembers goes before what the samples say: the words it knows, the epochs it has seen.
+    write: False where another process has computed the latents.
     """
-    from bottega.ldm.autoencoder import open_autoencoder
-    from bottega.ldm.data import read_samples
-    from bottega.ldm.latents import encode
     from bottega.ldm.model import LatentDiffusion
     from bottega.ldm.objective import LatentWorkload
     from bottega.ldm.samples import SampleWriter
@@ -100,9 +103,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
-    samples = read_samples(recipe.data, recipe.seed, directory / "data")
-    autoencoder = open_autoencoder(recipe.autoencoder, str(device))
-    latents = encode(samples, _pictures(recipe), autoencoder, directory / "latents")
+    samples, autoencoder, latents = _latents(recipe, directory, write=write)
     _check_sides(recipe, latents.training)
     found = checkpoints.latest(directory / "checkpoints")
     words = _vocabulary(recipe, samples, found)
@@ -122,7 +123,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
         "course": course.record(),
     }
     work.notes = _notes(work)
-    if recipe.validation.samples and write:
+    if recipe.validation.samples:
         work.show = SampleWriter(work, autoencoder).write  # type: ignore[method-assign]
     return work, loop
 
@@ -158,15 +159,26 @@ def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
     """Whether this training, stopped and resumed, equals itself uninterrupted; see `bottega.training.verify`."""
     from bottega.training.verify import verify_resume
 
-    _, loop = prepare(recipe, directory, write=False)
-    return verify_resume(lambda: prepare(recipe, directory, write=False)[0], loop, directory, steps)
+    _, loop = prepare(recipe, directory)
+    return verify_resume(lambda: prepare(recipe, directory)[0], loop, directory, steps)
 
 
 def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
     from bottega.training import replay as replays
 
-    return replays.replay(prepare(recipe, directory, write=False)[0], file)
+    return replays.replay(prepare(recipe, directory)[0], file)
+
+
+def _latents(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[Samples, Autoencoder, Latents]:
+    """The samples of a recipe, what encodes them, and their latents, below `directory`."""
+    from bottega.ldm.autoencoder import open_autoencoder
+    from bottega.ldm.data import read_samples
+    from bottega.ldm.latents import encode
+
+    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
+    autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
+    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / "latents", write=write)
 
 
 def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
