@@ -47,18 +47,13 @@ def guided(
     model: LatentDiffusion, prompts: Sequence[str], scale: float
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The model as a sampler takes it, for these prompts: (x [B, …], timesteps [B]) -> prediction."""
-    own = model.condition(prompts)
-    if scale == 1.0 or own[0] is None:
-        return lambda x, t: model(x, t, own)
-    empty = model.condition([""] * len(prompts))
-    both = (_joined(empty[0], own[0]), _joined(empty[1], own[1]))
+    guides = scale != 1.0
+    condition = model.condition([""] * len(prompts) + list(prompts) if guides else prompts)
+    if not guides or condition[0] is None:
+        return lambda x, t: model(x, t, condition)
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        without, with_prompt = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        without, with_prompt = model(torch.cat([x, x]), torch.cat([t, t]), condition).chunk(2)
         return without + scale * (with_prompt - without)  # type: ignore[no-any-return]
 
     return denoise
-
-
-def _joined(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
-    return None if first is None or second is None else torch.cat([first, second])

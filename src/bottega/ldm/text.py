@@ -56,7 +56,7 @@ class Words(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
-        """int64 [B, L], padded with 0; RequestError for a caption of more than L - 1 words."""
+        """int64 [B, L], padded with 0 to the longest; RequestError for one of more than max_tokens - 1 words."""
         rows = [[START, *self._numbers(caption)] for caption in captions]
         longest = max(map(len, rows))
         if longest > self.limit:
@@ -65,12 +65,12 @@ class Words(nn.Module):
                 f"a caption has at most {self.limit - 1} words (text.max_tokens - 1), received {longest - 1} in "
                 f"{at[:80]!r}; shorten it, or train with a larger text.max_tokens"
             )
-        return torch.tensor([row + [PAD] * (self.limit - len(row)) for row in rows])
+        return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
         counts = tokens != PAD
-        states = self.embed(tokens) + self.place
+        states = self.embed(tokens) + self.place[: tokens.shape[1]]
         return self.norm(self.layers(states, src_key_padding_mask=~counts)), counts
 
     def _numbers(self, caption: str) -> list[int]:
