@@ -95,6 +95,10 @@ def test_at_the_floor_or_beside_a_floor_of_nought_nothing_is_divided() -> None:
     assert "held-out" not in level(0.03, None, False, bins((0.0,) * 10, floor=FLOOR, val=TRAIN))
 
 
+def test_a_floor_that_the_loss_lies_below_is_none() -> None:
+    assert level(0.03, None, False, bins(FLOOR, floor=TRAIN)).startswith("level unknown: 0.013 at step 300 lies below")
+
+
 def test_bins_that_are_not_all_there_are_no_bins() -> None:
     assert Bins.of(None) is None and Bins.of({"step": 3}) is None
     for odd in (None, "much", math.nan, -1.0, [1]):

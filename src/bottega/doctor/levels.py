@@ -28,6 +28,9 @@ _ALIASES = {
     "x0": "sample",
 }
 
+BELOW = 0.8
+"""Draws of a validation and of a floor differ by chance; a loss below this share of a floor proves that it is none."""
+
 LEVELS = (
     (0.1, "nothing to be seen yet"),
     (0.045, "the first colours"),
@@ -138,6 +141,10 @@ def _of_the_picture(loss: float, bins: Bins | None, span: float | None) -> str:
 
 def _beside_the_floor(bins: Bins) -> str:
     own, floor = _mean(bins.train), _mean(bins.floor or ())
+    if own < BELOW * floor:
+        return (
+            f"level unknown: {own:.4g} at step {bins.step:.0f} lies below the floor in the log, {floor:.4g}: it is none"
+        )
     times = f" ({own / floor:.3g} times it)" if floor > own / 1000 else ""
     said = f"at step {bins.step:.0f} {own:.4g} on training pictures, {max(own - floor, 0.0):.4g} above the least "
     said += f"possible {floor:.4g} on this set{times}"
