@@ -96,6 +96,21 @@ def test_no_guess_is_better_than_the_floor() -> None:
     assert np.all(floor < guess * 1.05) and np.all(np.diff(floor) > -1e-3 * guess) and floor[0] < 0.01 * guess
 
 
+def test_told_its_caption_a_picture_is_one_of_those_that_share_it() -> None:
+    path, pictures = schedule("flow", 100, "sample"), _normal(6, 2, 2)
+    noise = _normal(60, 2, 2, seed=4)
+    told = loss_floor(path, pictures, noise, captions=torch.tensor([0, 1, 2, 0, 1, 2]))
+    pairs = [
+        loss_floor(path, pictures[[i, i + 3]], noise[[6 * k + i + 3 * j for k in range(10) for j in (0, 1)]])[9]
+        for i in range(3)
+    ]  # in the last bin, where all is noise, timesteps hardly matter
+    assert told[9] == pytest.approx(np.mean(pairs), rel=0.05)
+    assert np.all(told <= loss_floor(path, pictures, noise) + 1e-12)
+    assert np.max(loss_floor(path, pictures, noise, captions=torch.arange(6))) < 1e-20
+    everyone = loss_floor(path, pictures, noise, captions=torch.zeros(6, dtype=torch.int64))
+    assert np.array_equal(everyone, loss_floor(path, pictures, noise))
+
+
 def test_shapes_and_bins_that_do_not_fit_are_refused() -> None:
     path = schedule("flow", 10, "sample")
     with pytest.raises(RequestError, match="shape"):

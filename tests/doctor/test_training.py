@@ -15,8 +15,7 @@ from bottega.cli.main import main
 from bottega.doctor.advice import WHAT_TO_DO
 from bottega.doctor.course import STATES
 from bottega.doctor.show import braille, page, words
-from bottega.doctor.training import Verdict, examine, level, require_prediction_type
-from bottega.runtime.errors import RequestError
+from bottega.doctor.training import Verdict, examine
 from bottega.runtime.seeds import numpy_rng
 
 SEEDS = 4
@@ -296,7 +295,10 @@ def test_the_size_of_a_jump_and_of_a_fall_are_those_that_were_made(tmp_path: Pat
 def test_118_of_200_epochs_are_trained_on_first_and_the_rate_waits(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "epoch-118").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "epoch-20").mkdir()
-    (tmp_path / "run" / "recipe.yaml").write_text("training: {num_epochs: 200}\ndata: {num_samples: 5000}\n")
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        "training: {num_epochs: 200, steps: 1000, batch_size: 96}\ndata: {num_samples: 5000}\n"
+        "text: {kind: words}\nunet: {}\n"
+    )
     values = losses(0, 10_400, healthy)[: 118 * 52]
     rows = (
         {"step": i, "epoch": i / 52, "loss": v, "learning_rate": 1e-4, "seconds": 0.5} for i, v in enumerate(values, 1)
@@ -308,18 +310,18 @@ def test_118_of_200_epochs_are_trained_on_first_and_the_rate_waits(tmp_path: Pat
         (25, True), (50, True), (59, True), (75, False), (100, False), (150, False)
     ]  # fmt: skip
     first, second, third, fourth, last = verdict.actions
-    assert first.command == f"bottega train ldm --config {tmp_path}/run/recipe.yaml --resume " + str(
-        tmp_path / "run" / "checkpoints" / "epoch-118"
-    )
+    newest = tmp_path / "run" / "checkpoints" / "epoch-118"
+    assert first.command == f"bottega train ldm --resume {newest}"
     assert first.hours == pytest.approx(82 * 52 * 0.5 / 3600)
     assert second.do == "more inference steps" and third.do == "a better prompt"
-    assert "--num-inference-steps 100" in str(second.command)
+    drawn = f"bottega generate --checkpoint {newest} --prompt … --num-inference-steps 100 --scheduler ddim"
+    assert second.command == drawn
     assert "learning rate alone" in fourth.do and "more data" in last.do
 
 
 def test_a_finished_run_that_still_falls_gets_half_as_many_epochs_more(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "epoch-200").mkdir(parents=True)
-    (tmp_path / "recipe.yaml").write_text("training: {num_epochs: 200}\n")
+    (tmp_path / "recipe.yaml").write_text("training: {num_epochs: 200}\nunet: {}\n")
     rows = ({"step": i, "epoch": i / 10, "loss": v} for i, v in enumerate(losses(1, 2000, lambda p: 0.3 * 0.1**p), 1))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert str(examine(tmp_path).actions[0].command).endswith("epoch-200 --set training.num_epochs=300")
@@ -330,24 +332,6 @@ def test_a_flat_loss_lowers_the_rate_first_only_where_it_was_not_lowered(tmp_pat
     assert constant.actions[0].do.startswith("lower the learning rate") and "0.0001" in constant.actions[0].why
     decayed = verdict_on(tmp_path, cosine(losses(0, 8000, settled)))
     assert decayed.actions[0].do == "more inference steps"
-
-
-def test_the_level_is_told_for_one_picture_of_a_known_target_only() -> None:
-    said = {loss: level(loss, "epsilon", True).split(":")[0] for loss in (0.5, 0.02, 0.0013)}
-    assert said == {0.5: "nothing to be seen yet", 0.02: "colours and outline, no detail", 0.0013: "sharp"}
-    assert level(0.0026, "v_prediction", True).startswith("sharp: the loss of the noise is about 0.0013")
-    assert level(0.003, "flow_matching", True).startswith("sharp")
-    for unknown in (level(0.02, None, True), level(0.02, "sample", True), level(0.02, "epsilon", False)):
-        assert unknown.startswith("level unknown: ")
-    with pytest.raises(RequestError, match=r"one of .*epsilon.*received 'noise'"):
-        require_prediction_type("noise")
-
-
-def test_the_noise_of_v_and_of_a_flow_has_the_share_of_their_error_that_is_said() -> None:
-    t = (np.arange(100_000) + 0.5) / 100_000
-    alpha = np.cos(t * np.pi / 2)
-    assert level(1.0, "v_prediction", True).endswith(f"about {np.mean(alpha**2):.2g}")
-    assert level(1.0, "flow", True).endswith(f"about {np.mean((1 - t) ** 2):.2g}")
 
 
 def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def training(
     html: Annotated[Path | None, typer.Option(help="write one offline page there, too")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the verdict as JSON")] = False,
     prediction_type: Annotated[
-        str | None, typer.Option(help="epsilon, v_prediction, flow or sample, where the log does not say")
+        str | None, typer.Option(help="epsilon, v_prediction, flow_prediction or sample, where the log does not say")
     ] = None,
     one_picture: Annotated[
         bool, typer.Option("--one-picture", help="a single picture is learned: its loss has a meaning by itself")
@@ -33,8 +33,9 @@ def training(
     import shutil
     from json import dumps
 
+    from bottega.doctor.levels import require_prediction_type
     from bottega.doctor.show import page, words
-    from bottega.doctor.training import examine, require_prediction_type
+    from bottega.doctor.training import examine
     from bottega.runtime.files import write_text
 
     verdict = examine(run, prediction_type=require_prediction_type(prediction_type), one_picture=one_picture)

@@ -151,10 +151,10 @@ def ldm(
             return
         done = stage.run(recipe, directory, processes=processes)
     if processes.first:
-        _tell_ldm(directory, done)
+        _tell_ldm(directory, done, prompted=recipe.text.kind != "none")
 
 
-def _tell_ldm(directory: Path, done: dict[str, Any]) -> None:
+def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
     """What a person wants to know when a training has ended: where all lies, how it went, what next."""
     from bottega.doctor.training import examine
 
@@ -163,7 +163,7 @@ def _tell_ldm(directory: Path, done: dict[str, Any]) -> None:
     typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
     typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
     typer.echo(f"samples: {directory / 'samples'}; more: bottega doctor training {directory}")
-    typer.echo(f"draw with it: bottega generate --checkpoint {place} --prompt …")
+    typer.echo(f"draw with it: bottega generate --checkpoint {place}{' --prompt …' if prompted else ''}")
 
 
 @app.command()

@@ -32,12 +32,15 @@ class IdealDenoiser:
         self.flat = pictures.detach().double().flatten(1)  # [N, D]
         self.squares = self.flat.square().sum(1)  # [N]
 
-    def clean(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """E[x_0 | x_t], float64, of x's shape [B, …]."""
+    def clean(self, x: torch.Tensor, timesteps: torch.Tensor, among: torch.Tensor | None = None) -> torch.Tensor:
+        """E[x_0 | x_t], float64, of x's shape [B, …]. among: bool [B, N], the pictures that each may be; all if
+        None."""
         flat = x.double().flatten(1)  # [B, D]
         alpha, sigma = self.path.coefficients(timesteps, flat)  # [B, 1]
         # |x|² is the same for all i and leaves the softmax as it is
         logits = (alpha * (flat @ self.flat.T) - 0.5 * alpha**2 * self.squares) / sigma**2  # [B, N]
+        if among is not None:
+            logits = logits.masked_fill(~among, -torch.inf)
         return (logits.softmax(dim=1) @ self.flat).reshape(x.shape)
 
     def __call__(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -50,7 +53,13 @@ class IdealDenoiser:
 
 @torch.no_grad()
 def loss_floor(
-    path: Path, pictures: torch.Tensor, noise: torch.Tensor, *, bins: int = 10, prediction_type: str | None = None
+    path: Path,
+    pictures: torch.Tensor,
+    noise: torch.Tensor,
+    *,
+    bins: int = 10,
+    prediction_type: str | None = None,
+    captions: torch.Tensor | None = None,
 ) -> npt.NDArray[np.float64]:
     """The least mean squared error that any network can reach on this set, by timestep bin: float64 [bins].
 
@@ -58,6 +67,8 @@ def loss_floor(
     over the bin; exactly 0 for one picture. Bin b holds the timesteps with ⌊t·bins/T⌋ = b. The mean over bins of equal
     size is the floor of a training with uniform timesteps.
     prediction_type: in whose units, the path's own by default; epsilon makes runs of any prediction comparable.
+    captions: int64 [N], equal for pictures of the same caption, where the network is told it; it then has to tell apart
+    only those.
     Raises RequestError for shapes that do not match or more bins than timesteps.
     """
     if noise.shape[1:] != pictures.shape[1:] or len(noise) < 1:
@@ -66,7 +77,9 @@ def loss_floor(
         raise RequestError(f"the timesteps are put into 1 … {path.timesteps} bins, received {bins}")
     ideal = IdealDenoiser(path, pictures)
     draws = len(noise)
-    clean = pictures.double()[torch.arange(draws, device=pictures.device) % len(pictures)]  # [M, …]
+    which = torch.arange(draws, device=pictures.device) % len(pictures)  # [M]
+    clean = pictures.double()[which]  # [M, …]
+    among = None if captions is None else captions[which, None] == captions  # [M, N]
     edges = [-(-b * path.timesteps // bins) for b in range(bins + 1)]
     floors = np.empty(bins)
     for b, (first, end) in enumerate(itertools.pairwise(edges)):
@@ -74,5 +87,5 @@ def loss_floor(
         alpha, sigma = path.coefficients(timesteps, clean)
         noised = add_noise(clean, noise.to(clean), alpha, sigma)
         scale = error_scale(prediction_type or path.prediction_type, alpha, sigma)
-        floors[b] = float((scale * (ideal.clean(noised, timesteps) - clean)).square().mean())
+        floors[b] = float((scale * (ideal.clean(noised, timesteps, among) - clean)).square().mean())
     return floors

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bottega.doctor.course import Course
 from bottega.doctor.logs import Log
+from bottega.training.checkpoint import folders
 from bottega.training.diagnosis import DECAYED, Finding
 from bottega.training.log import METRICS
 
@@ -70,10 +70,8 @@ def actions(case: Case) -> tuple[Action, ...]:
         if do == TRAIN_ON:
             found.append(_train_on(case, why))
         elif do == MORE_STEPS:
-            checkpoint = _checkpoint(case.log.path)
-            drawn = f"bottega generate --checkpoint {checkpoint} --prompt … --num-inference-steps 100 --scheduler ddim"
-            found.append(Action(do, why, drawn if checkpoint else None))
-        else:
+            found.append(Action(do, why, _drawn(case.log)))
+        elif (case.log.prompted or do != _PROMPT[0]) and (case.log.pictures != 1 or not do.startswith("more data")):
             found.append(Action(do, why))
     return tuple(found)
 
@@ -95,11 +93,11 @@ def _command(case: Case) -> str | None:
     factor = LONGER if case.ended else 1
     epochs, steps = (round((n or 0) * factor) or "N" for n in (case.epochs, case.steps))
     if case.log.path.name == METRICS or case.log.trainer == "bottega":
-        checkpoint = _checkpoint(case.log.path)
+        checkpoint = _checkpoint(case.log)
         if checkpoint is None:
             return "the same command again: it goes on where it stopped" + ("; with more steps" if case.ended else "")
-        longer = f" --set training.num_epochs={epochs}" if case.ended else ""
-        return f"bottega train ldm --config {checkpoint.parents[1] / 'recipe.yaml'} --resume {checkpoint}{longer}"
+        longer = f"num_epochs={epochs}" if case.epochs else f"steps={steps}"
+        return f"bottega train ldm --resume {checkpoint}" + (f" --set training.{longer}" if case.ended else "")
     return {
         "kohya": f"the same command with --resume STATE_FOLDER --max_train_epochs {epochs}",
         "diffusers": f"the same command with --resume_from_checkpoint latest --max_train_steps {steps}",
@@ -111,11 +109,21 @@ def _command(case: Case) -> str | None:
     }.get(case.log.trainer or "")
 
 
-def _checkpoint(log: Path) -> Path | None:
-    """The newest `checkpoints/epoch-N` of a run of bottega."""
-    folder = log.parent.parent if log.parent.name == "training" else log.parent
-    saved = [p for p in folder.glob("checkpoints/epoch-*") if re.fullmatch(r"epoch-\d+", p.name)]
-    return max(saved, key=lambda p: int(p.name.split("-")[1]), default=None)
+def _drawn(log: Log) -> str | None:
+    """How to draw with the newest checkpoint in more steps, of which there are no more than timesteps."""
+    checkpoint, diffusion = _checkpoint(log), log.recipe.get("diffusion")
+    if checkpoint is None:
+        return None
+    timesteps = diffusion.get("timesteps") if isinstance(diffusion, dict) else None
+    steps = min(100, timesteps) if isinstance(timesteps, int) else 100
+    prompt = " --prompt …" if log.prompted else ""
+    return f"bottega generate --checkpoint {checkpoint}{prompt} --num-inference-steps {steps} --scheduler ddim"
+
+
+def _checkpoint(log: Log) -> Path | None:
+    """The newest checkpoint of a run of `bottega train ldm`."""
+    found = folders(log.path.parent / "checkpoints") if log.recipe else []
+    return found[-1] if found else None
 
 
 TRAIN_ON, MORE_STEPS = "train on", "more inference steps"

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega.doctor import beside
 from bottega.doctor.lines import MARKS, Row, Shape, parse, plan, real, trainer
-from bottega.runtime.config import load_yaml
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import storage_error
 from bottega.training.diagnosis import Watcher
@@ -83,6 +83,11 @@ class Log:
         self.last: Row = Row()
         self.prediction_type: str | None = None
         self.pictures: int | None = None
+        self.validated: dict[str, Any] | None = None  # the last row of metrics.jsonl with losses by timestep bin
+        self.recipe: dict[str, Any] = {}  # of a run of `bottega train ldm`
+        self.prompted = True  # it reads text, as far as can be known
+        self.span: float | None = None  # from the least to the greatest number of its latents
+        self.epochs_done: float | None = None
         self.watcher = Watcher()
         self.resumes: list[tuple[float, float]] = []  # (step before, step after), the first 32
         self.torn = False
@@ -225,6 +230,7 @@ class Log:
             self.trainer = trainer(line)
         if row.json is not None and row.loss is not None and (row.tasks or "val_gain" in row.json):
             self._watch(row.json)
+            self.validated = row.json if "train_bin_0" in row.json else self.validated
         elif row.tasks and row.loss is not None:
             parts = {f"loss_{name}": value for name, value in row.tasks.items()}
             self._watch({"step": row.step or self.losses + 1, "loss": row.loss, **parts})
@@ -303,28 +309,13 @@ class Log:
             self._rows, self._resumed = [], False
 
     def _look_beside(self) -> None:
-        """The plan of a run of bottega: its train.log counts `step 118/200`, its recipe names epochs and samples."""
+        """The plan, once all is read; of a run of bottega also from the files beside its log."""
         if self._in_epoch:
             if self.plan.get("epochs"):
                 self.plan["steps"] = self.plan["epochs"] * self.plan["per_epoch"]
         elif self.plan.get("epochs") and self.plan.get("steps"):
             self.plan.setdefault("per_epoch", max(self.plan["steps"] // self.plan["epochs"], 1))
-        beside = self.path.with_name(LOG)
-        if self.path.name == METRICS and beside.is_file():
-            with open(beside, "rb") as stream:
-                stream.seek(max(0, beside.stat().st_size - BLOCK))
-                rows = [parse(line) for line in stream.read().splitlines() if b"Loss" in line]
-            told = {"steps": rows[-1].step_total, "epochs": rows[-1].epochs} if rows else {}
-            self.plan.update({name: n for name, n in told.items() if n})
-        for recipe in (self.path.parent / "recipe.yaml", self.path.parent.parent / "recipe.yaml"):
-            if self.path.name == METRICS and recipe.is_file():
-                sections = load_yaml(recipe)
-                training, data = sections.get("training") or {}, sections.get("data") or {}
-                if isinstance(training, dict) and isinstance(training.get("num_epochs"), int):
-                    self.plan["epochs"] = training["num_epochs"]
-                if isinstance(data, dict) and isinstance(data.get("num_samples"), int):
-                    self.pictures = self.pictures or data["num_samples"]
-                return
+        beside.look(self)
 
     def _nothing(self) -> str:
         rule = f"a log must have lines with a loss, such as `step 100/1500 loss: 0.1234`; {self.path} "

@@ -21,6 +21,9 @@ def words(verdict: Verdict, width: int = 80) -> str:
     lines += ["", f"  done:  {progress_words(verdict.progress)}"]
     if verdict.loss is not None:
         lines.append(f"  loss:  {verdict.loss:.4g} in the last eighth of the log; {verdict.level}")
+    if verdict.bins is not None:
+        lines += ["", "  by timestep, from clean to noise, at the last validation:"]
+        lines += [f"  {name:8}" + "".join(f" {v:>6}" for v in values) for name, values in verdict.bins.rows()]
     lines += [f"  note:  {note}" for note in verdict.notes]
     lines += ["", *braille(verdict.curve, width, verdict.progress.unit), ""] if len(verdict.curve) > 1 else [""]
     if verdict.outlook:
@@ -97,6 +100,11 @@ def page(verdict: Verdict) -> str:
     loss = (
         "" if verdict.loss is None else f"<p>Loss {verdict.loss:.4g} in the last eighth; {escape(verdict.level)}.</p>"
     )
+    bins = "".join(
+        f"<tr><th>{name}</th>{''.join(f'<td>{v}</td>' for v in values)}</tr>"
+        for name, values in (verdict.bins.rows() if verdict.bins else ())
+    )
+    loss += f"<p>By timestep, from clean to noise, at the last validation:</p><table>{bins}</table>" if bins else ""
     plan = f"<h2>The plan</h2><p>A rule of thumb for text-to-image.</p><table>{rows}</table>" if rows else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(verdict.state)}</title>'
@@ -140,7 +148,7 @@ _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em }
 svg { width: 100%; height: auto } text { font-size: 12px; fill: currentColor } .e { text-anchor: end }
 polyline { fill: none; stroke: #b5472c; stroke-width: 2 } .c1 { stroke: #2c6aa0; stroke-dasharray: 6 4 }
-.passed, .small { opacity: .6 } pre { overflow-x: auto }
+th { text-align: left } td { padding-right: .7em } .passed, .small { opacity: .6 } pre { overflow-x: auto }
 """
 
 

@@ -12,33 +12,10 @@ from typing import Any
 
 from bottega.doctor.advice import Action, Case, actions
 from bottega.doctor.course import STATES, Course, findings
+from bottega.doctor.levels import Bins, level
 from bottega.doctor.logs import Log
-from bottega.runtime.errors import RequestError
 from bottega.training.diagnosis import NONE, Finding
 from bottega.training.trends import Z95, Estimate
-
-EPSILON_SHARE = {"epsilon": 1.0, "v_prediction": 1 / 2, "flow": 1 / 3}
-"""By what to multiply a loss for the loss of the noise that is meant. ε̂ − ε is α(v̂ − v), and (1 − t) times the error
-of a flow's velocity; the means over the timesteps of α² (cosine) and (1 − t)² are 1/2 and 1/3. It holds where the error
-is about as large at all timesteps. For x0 the factor α²/σ² has no finite mean, so there is none."""
-
-_ALIASES = {
-    "eps": "epsilon",
-    "v": "v_prediction",
-    "velocity": "flow",
-    "rectified_flow": "flow",
-    "flow_matching": "flow",
-}
-
-LEVELS = (
-    (0.1, "nothing to be seen yet"),
-    (0.045, "the first colours"),
-    (0.0063, "colours and outline, no detail"),
-    (0.002, "nearly sharp"),
-    (0.0, "sharp"),
-)
-"""What a network that learns one picture draws, down to which ε loss. Known of the red circle: above 0.1 nothing, about
-0.02 colours and outline, below 0.002 sharp; between them stand their geometric means."""
 
 MARKS = (
     (25, "colours and broad layout; prompts are hardly followed"),
@@ -95,6 +72,7 @@ class Verdict:
     progress: Progress
     loss: float | None
     level: str
+    bins: Bins | None
     outlook: tuple[Outlook, ...]
     actions: tuple[Action, ...]
     notes: tuple[str, ...]
@@ -112,7 +90,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
 
     Args:
         path: a run directory, a metrics.jsonl, or what any trainer printed.
-        prediction_type: epsilon, v_prediction, flow or sample, where the log does not say.
+        prediction_type: epsilon, v_prediction, flow_prediction or sample, where the log does not say.
         one_picture: the network learns a single picture, whose loss has a meaning by itself.
 
     Raises MissingError for no log, RequestError for one without losses, StorageError where it cannot be read.
@@ -126,11 +104,11 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []
     progress = measure_progress(log)
     loss = course.last_eighth()[1] if course.count else None
-    kind = prediction_type or log.prediction_type
+    kind, bins, one = prediction_type or log.prediction_type, Bins.of(log.validated), one_picture or log.pictures == 1
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
     todo = actions(case)
     falling = course if case.state == "falling" else None
-    marks = () if paired else outlook(progress, falling)
+    marks = outlook(progress, falling) if log.prompted and not paired else ()
     if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
         found = [*paired, *found]
         todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
@@ -141,7 +119,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         findings=tuple(found),
         progress=progress,
         loss=loss,
-        level=level(loss, kind, one_picture or log.pictures == 1),
+        level=level(loss, kind, one, bins, log.span),
+        bins=bins,
         outlook=marks,
         actions=todo,
         notes=_notes(log, course, averaged),
@@ -154,11 +133,12 @@ def measure_progress(log: Log) -> Progress:
     """From the plan that the log, its head or the files beside it name."""
     plan, unit = log.plan, log.unit or "loss line"
     epochs, steps, per_epoch = plan.get("epochs"), plan.get("steps"), plan.get("per_epoch")
-    if unit == "step" and per_epoch is None and log.epoch and log.epoch >= 1 and log.step > log.epoch:
+    if unit == "step" and (per_epoch or log.epochs_done) is None and log.epoch and 1 <= log.epoch < log.step:
         per_epoch = round(log.step / log.epoch)
     if steps is None and epochs and per_epoch and unit == "step":
         steps = epochs * per_epoch
     epoch = log.step / per_epoch if unit == "step" and per_epoch else log.epoch
+    epoch = epoch if log.epochs_done is None else log.epochs_done
     share = None
     if unit == "step" and steps:
         share = log.step / steps
@@ -168,22 +148,6 @@ def measure_progress(log: Log) -> Progress:
     seconds = log.seconds_per_step
     left = None if whole is None or seconds is None else max(whole - log.step, 0.0) * seconds / 3600
     return Progress(unit, log.step, steps, epoch, epochs, per_epoch, share, seconds, left)
-
-
-def level(loss: float | None, prediction_type: str | None, one_picture: bool) -> str:
-    """What the loss means by itself: only for one picture, whose best possible loss is nought, and a known target."""
-    if loss is None:
-        return "level unknown: no loss was finite"
-    if not one_picture:
-        return "level unknown: the loss of a set of pictures has a floor above nought that the log does not tell"
-    kind = _ALIASES.get(str(prediction_type), prediction_type)
-    if kind is None:
-        return "level unknown: the prediction type is not known (--prediction-type)"
-    if kind not in EPSILON_SHARE:
-        return f"level unknown: a loss of {kind} says nothing about that of the noise"
-    own = loss * EPSILON_SHARE[kind]
-    words = next(words for least, words in LEVELS if own >= least)
-    return f"{words}: the loss of the noise is {'' if kind == 'epsilon' else 'about '}{own:.2g}"
 
 
 def outlook(progress: Progress, course: Course | None) -> tuple[Outlook, ...]:
@@ -217,14 +181,6 @@ def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
     if log.resumes and not course.jumps:
         notes.append(f"resumed {len(log.resumes)} times, with no jump that matters")
     return tuple(notes)
-
-
-def require_prediction_type(name: str | None) -> str | None:
-    """A prediction type as the command line takes it. Raises RequestError for another word."""
-    known = {*EPSILON_SHARE, "sample", *_ALIASES}
-    if name is not None and name not in known:
-        raise RequestError(f"--prediction-type is one of {', '.join(sorted(known))}; received {name!r}")
-    return name
 
 
 def _plain(value: Any) -> Any:

@@ -244,7 +244,8 @@ def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[
 
 
 def _floor(work: LatentWorkload) -> list[float] | None:
-    """The least loss that is possible on the training latents, by timestep bin; None where they are too many."""
+    """The least loss that is possible on the training latents, by timestep bin, for a network that is told their first
+    captions, as at a validation, where it reads text; None where they are too many."""
     import torch
 
     from bottega.diffusion.ideal import loss_floor
@@ -257,7 +258,11 @@ def _floor(work: LatentWorkload) -> list[float] | None:
     if len(latents) == 1:
         return [0.0] * BINS
     noise = torch.randn(_FLOOR_DRAWS, *latents.shape[1:], generator=torch_generator("ldm floor"))
-    return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS)]
+    captions = None
+    if work.recipe.text.kind != "none":
+        numbers: dict[str, int] = {}
+        captions = torch.tensor([numbers.setdefault(s.captions[0], len(numbers)) for s in work.samples])
+    return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS, captions=captions)]
 
 
 def _notes(work: LatentWorkload) -> Sequence[str]:

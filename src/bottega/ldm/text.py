@@ -71,7 +71,9 @@ class Words(nn.Module):
         """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
         counts = tokens != PAD
         states = self.embed(tokens) + self.place[: tokens.shape[1]]
-        return self.norm(self.layers(states, src_key_padding_mask=~counts)), counts
+        if len(self.layers.layers):  # torch's encoder cannot do without any
+            states = self.layers(states, src_key_padding_mask=~counts)
+        return self.norm(states), counts
 
     def _numbers(self, caption: str) -> list[int]:
         found = words_of(caption)

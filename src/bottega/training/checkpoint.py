@@ -126,7 +126,7 @@ def save(
 
 def latest(directory: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `directory`, or None; a torn one is passed over, and said so in the log."""
-    for folder in reversed(_folders(directory)):
+    for folder in reversed(folders(directory)):
         found = read(folder)
         if found is not None:
             return found
@@ -240,7 +240,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-def _folders(directory: Path) -> list[Path]:
+def folders(directory: Path) -> list[Path]:
     """All checkpoints, whole or not, in the order of the numbers in their names."""
     return sorted((path for path in directory.glob("[a-z]*") if path.is_dir() and _numbers(path)), key=_numbers)
 
@@ -251,9 +251,9 @@ def _numbers(folder: Path) -> tuple[int, ...]:
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
     """Delete all but the last `keep` up to `newest`; what lies after it is torn, or the run would have begun there."""
-    folders = _folders(directory)
-    whole = [folder for folder in folders if _numbers(folder) <= _numbers(newest)]
-    for folder in (*whole[:-keep], *(folder for folder in folders if _numbers(folder) > _numbers(newest))):
+    found = folders(directory)
+    whole = [folder for folder in found if _numbers(folder) <= _numbers(newest)]
+    for folder in (*whole[:-keep], *(folder for folder in found if _numbers(folder) > _numbers(newest))):
         doomed = folder.with_name(f".{folder.name}.old")
         try:
             os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint
