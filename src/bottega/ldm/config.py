@@ -199,7 +199,7 @@ class ValidationConfig(Config):
     """What is measured and drawn at each validation: a fixed grid of (picture, timestep, noise)."""
 
     pictures: int = Field(
-        32, ge=1, description="pictures of the grid, of the training set and of the held-out set each"
+        64, ge=1, description="pictures of the grid, of the training set and of the held-out set each"
     )
     samples: int = Field(8, ge=0, description="pictures drawn into samples/, from fixed seeds; 0: none")
     prompts: tuple[str, ...] = Field(

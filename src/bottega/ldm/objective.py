@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,15 +148,18 @@ class LatentWorkload(Workload):
         return found
 
     def _grid(self, latents: torch.Tensor, samples: Sequence[Sample]) -> list[float]:
-        """Mean loss by timestep bin over the first pictures, evenly spread timesteps and noise that never changes."""
-        pictures = self.recipe.validation.pictures
+        """Mean loss by timestep bin over the first pictures, at the timesteps and with the noise of `loss_floor`."""
+        pictures, last = self.recipe.validation.pictures, self.path.timesteps
         chosen = [i % len(latents) for i in range(pictures)]
         clean, captions = latents[chosen], [samples[i].captions[0] for i in chosen]
+        noise, edges = grid_noise(pictures, latents), [-(-b * last // BINS) for b in range(BINS + 1)]
         means = []
-        for b in range(BINS):
-            first, end = (k * self.path.timesteps // BINS for k in (b, b + 1))
-            timesteps = first + torch.arange(pictures) * max(end - first, 1) // pictures
-            timesteps = timesteps.clamp(max=self.path.timesteps - 1)
-            noise = torch.randn(clean.shape, generator=torch_generator("ldm validation", b))
+        for first, end in pairwise(edges):
+            timesteps = (first + torch.arange(pictures) * (end - first) // pictures).clamp(max=last - 1)
             means.append(float(self.losses(clean, noise, timesteps, captions).mean()))
         return means
+
+
+def grid_noise(pictures: int, latents: torch.Tensor) -> torch.Tensor:
+    """The noise of every bin of the validation's grid, [pictures, C, h, w]: it never changes."""
+    return torch.randn(pictures, *latents.shape[1:], generator=torch_generator("ldm validation"))

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
 
-_FLOOR_DRAWS = 64
 _FREE = {
     "name": None,
     "sampling": None,
@@ -244,20 +243,19 @@ def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[
 
 
 def _floor(work: LatentWorkload) -> list[float] | None:
-    """The least loss that is possible on the training latents, by timestep bin, for a network that is told their first
-    captions, as at a validation, where it reads text; None where they are too many."""
+    """The least loss that is possible on the training latents, by timestep bin, on the validation's own grid, for a
+    network that is told their first captions where it reads text; None where they are too many."""
     import torch
 
     from bottega.diffusion.ideal import loss_floor
-    from bottega.ldm.objective import BINS
-    from bottega.runtime.seeds import torch_generator
+    from bottega.ldm.objective import BINS, grid_noise
 
     latents = work.latents.training
     if latents.numel() > _FLOOR_NUMBERS or work.path.timesteps < BINS:
         return None
     if len(latents) == 1:
         return [0.0] * BINS
-    noise = torch.randn(_FLOOR_DRAWS, *latents.shape[1:], generator=torch_generator("ldm floor"))
+    noise = grid_noise(work.recipe.validation.pictures, latents)
     captions = None
     if work.recipe.text.kind != "none":
         numbers: dict[str, int] = {}
