@@ -316,7 +316,7 @@ def judged(processes: list[dict[str, Any]], runs: dict[str, Any], quick: bool) -
     best = min(runs["plain"], key=lambda run: (not run["reached"], run["seconds"] if run["reached"] else 0, error(run)))
     ratios = {"plain": best["seconds"] / ours, "objective": theirs / ours}
     held = {
-        f"{len(processes)} seeds in {SECONDS:g} s": all(run["held"] for run in processes),
+        f"{len(processes)} seeds in {SECONDS:g} s": bool(processes) and all(run["held"] for run in processes),
         "own gets there": all(run["reached"] for run in own),
         f"{FASTER:g} times faster than plain": ratios["plain"] >= FASTER,
         "no slower than diffusers' network": ratios["objective"] >= NO_SLOWER,
@@ -393,7 +393,10 @@ def main() -> int:
         parts = f"{run['train_seconds']:.1f} + {run['generate_seconds']:.1f}"
         print(f"seed {run['seed']}: {run['seconds']:5.1f} s ({parts}), MSE {run['mse']:.2e}, SSIM {run['ssim']:.4f}")
     for name, ratio in ({"own": 1.0} | found["ratio"]).items():
-        seconds = ", ".join(f"{run['seconds']:.1f} s / {run['steps']} steps" for run in runs[name])
+        seconds = ", ".join(
+            f"{run['seconds']:.1f} s / {run['steps']} steps" + (f" at {run['rate']:g}" if "rate" in run else "")
+            for run in runs[name]
+        )
         nearest = min(error(run) for run in runs[name])
         at_least = "" if found["reached"][name] else "not reached, at least "
         print(f"{name:9} {at_least}{ratio:.1f} x own; {seconds}; nearest MSE {nearest:.2e}")
