@@ -22,7 +22,8 @@ from bottega.runtime.errors import MissingError, RequestError
 LOGGER = logging.getLogger(__name__)
 PAD, START = 0, 1
 _SPECIAL = 2
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
 
 def words_of(caption: str) -> list[str]:
