@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.ldm.config import LDMRecipe
-from bottega.ldm.recipe import as_yaml, portable
+from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
+from bottega.ldm.recipe import SOURCES, as_yaml, portable
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
@@ -44,9 +44,12 @@ _FREE = {
     "sampling": None,
     "validation": None,
     "data": {"num_samples", "root"},
+    "autoencoder": {"model"},
+    "text": {"model"},
     "training": set(LoopConfig.model_fields) | {"num_epochs", "save_every_epochs", "parts", "device"},
 }
-"""What is no part of the fingerprint, section by section; the loop compares its own values itself."""
+"""What is no part of the fingerprint, section by section; the loop compares its own values itself. Models are in it by
+their weights, data by their settings: places may differ."""
 
 
 def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
@@ -99,12 +102,15 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     from bottega.runtime.memory import keep_heap
     from bottega.training import checkpoint as checkpoints
 
+    found = checkpoints.latest(directory / "checkpoints")
+    if found is not None:  # before a latent is computed, or a file of the run written
+        now = {"ldm": _settings(recipe)}
+        checkpoints.check_fingerprint({"ldm": found.fingerprint.get("ldm")}, now, LDM_MAY_CHANGE)
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
     samples, autoencoder, latents = _latents(recipe, directory, write=write)
     _check_sides(recipe, latents.training)
-    found = checkpoints.latest(directory / "checkpoints")
     words = _vocabulary(recipe, samples, found)
     clip = _clip(recipe, device)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
@@ -192,6 +198,8 @@ def _settings(recipe: LDMRecipe) -> dict[str, Any]:
         free = _FREE.get(name, set())
         if free is not None:
             kept[name] = {k: v for k, v in value.items() if k not in free} if isinstance(value, dict) else value
+    for part in SOURCES:
+        kept["data"][part] = {k: v for k, v in (kept["data"][part] or {}).items() if k != "source"}
     return kept
 
 
