@@ -94,7 +94,7 @@ def write_folder(root: Path, count: int = 20) -> None:
     folder.mkdir(parents=True)
     for i in range(count):
         Image.new("RGB", (80, 70), (10 * i, 10 * i, 5)).save(folder / f"p{i:02d}.png")
-        if 2 < i:
+        if i > 2:
             (folder / f"p{i:02d}.txt").write_text(f"grey {i}\nanother word for {i}\n")
     rows = [{"file_name": f"p{i:02d}.png", "text": f"listed {i}"} for i in range(2)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
