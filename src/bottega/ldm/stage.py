@@ -11,6 +11,7 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,11 +102,12 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
     from bottega.training import checkpoint as checkpoints
+    from bottega.training.loop import loop_fingerprint
 
     found = checkpoints.latest(directory / "checkpoints")
     if found is not None:  # before a latent is computed, or a file of the run written
-        now = {"ldm": _settings(recipe)}
-        checkpoints.check_fingerprint({"ldm": found.fingerprint.get("ldm")}, now, LDM_MAY_CHANGE)
+        now = {"ldm": _settings(recipe), "loop": loop_fingerprint(recipe.training.loop(1, None))}
+        checkpoints.check_fingerprint({k: found.fingerprint.get(k) for k in now}, now, LDM_MAY_CHANGE)
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
@@ -141,11 +143,7 @@ def go_on_from(folder: Path, directory: Path) -> None:
     """
     from bottega.training import checkpoint as checkpoints
 
-    found = checkpoints.read(folder)
-    if found is None:
-        near = sorted(path.name for path in folder.parent.glob("[a-z]*")) if folder.parent.is_dir() else []
-        there = f"there are {', '.join(near[-8:])}" if near else "there is none in that folder"
-        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+    found = checkpoint_at(folder)
     newest = checkpoints.latest(directory / "checkpoints")
     if newest is not None and newest.folder.resolve() == folder.resolve():
         return
@@ -154,10 +152,33 @@ def go_on_from(folder: Path, directory: Path) -> None:
             f"{directory} has {newest.folder.name}, which is newer than {folder.name} or of another run; go on from "
             "it, or give --output-dir a new folder, which begins as a copy of this checkpoint"
         )
-    shutil.copytree(folder, directory / "checkpoints" / folder.name)
-    log = folder.parents[1] / METRICS
+    log = run_of(folder) / METRICS
     if log.exists():
         write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
+    place = directory / "checkpoints" / folder.resolve().name
+    temporary = place.with_name(f".{place.name}.tmp")
+    for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(folder, temporary)
+    os.rename(temporary, place)
+
+
+def checkpoint_at(folder: Path) -> Checkpoint:
+    """The checkpoint that --resume names. MissingError, with those that are near, where it is not whole."""
+    from bottega.training import checkpoint as checkpoints
+
+    found = checkpoints.read(folder)
+    if found is None:
+        place = next((p for p in (folder / "checkpoints", folder.parent) if p.is_dir()), None)
+        near = sorted(path.name for path in place.glob("[a-z]*/") if (path / "state.json").exists()) if place else []
+        there = f"in {place} there are {', '.join(near[-8:])}" if near else "there is none in that folder"
+        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+    return found
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run directory in whose `checkpoints` a folder lies, as it was written: relative where that was."""
+    return Path(os.path.normpath(checkpoint / ".." / ".."))
 
 
 def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
