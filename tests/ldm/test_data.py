@@ -83,6 +83,11 @@ def test_a_larger_share_holds_out_the_same_pairs_and_more() -> None:
     assert held_out_pairs(0.0) == []
 
 
+def test_a_share_that_leaves_no_pair_to_train_on_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"held_out = 0\.9999 holds out all 1260 pairs"):
+        circles(3, 0.9999)
+
+
 def test_every_word_of_any_caption_is_known_though_few_were_drawn() -> None:
     words = circles(3).words
     assert set(words) == {w for a in COLOUR_NAMES for w in words_of(circle_prompt(a, a))}

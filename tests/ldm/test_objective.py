@@ -163,6 +163,13 @@ def test_the_loss_is_the_mean_squared_error_of_the_target(home: Path) -> None:
     assert losses.tolist() == pytest.approx((noise - clean).square().mean(dim=(1, 2, 3)).tolist(), rel=1e-5)
 
 
+def test_half_precision_is_of_the_network_alone_and_the_loss_is_nearly_the_same(home: Path) -> None:
+    full, half = (workload(home, training={"dtype": dtype}) for dtype in ("float32", "bfloat16"))
+    one, other = (next(iter(work.window(1))).sample_losses.detach() for work in (full, half))
+    assert other.dtype == torch.float32 and not torch.equal(one, other)
+    assert float(((one - other) / one).abs().max()) < 0.05
+
+
 def test_as_many_captions_are_dropped_as_the_recipe_says_and_the_others_are_the_pictures_own(home: Path) -> None:
     work = workload(home, text={"dropout": 0.25})
     model = noting(work)

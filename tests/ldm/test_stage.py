@@ -18,9 +18,9 @@ from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import red_circle
 from bottega.ldm.generate import generate
 from bottega.ldm.recipe import as_yaml, load_recipe
-from bottega.ldm.stage import go_on_from, prepare, run
+from bottega.ldm.stage import go_on_from, prepare, replay, run
 from bottega.models.names import resolve
-from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, RequestError
+from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.training import checkpoint as checkpoints
 from bottega.training.loop import train
@@ -222,6 +222,31 @@ def test_a_model_of_ones_own_may_lie_elsewhere_when_the_run_goes_on(tmp_path: Pa
     assert [Path(name).name for name in weights] == ["diffusion_pytorch_model.safetensors"]
     with pytest.raises(FingerprintError, match=r"autoencoder\.kind was 'diffusers'"):
         run(tiny(training={**training, "steps": 3}), tmp_path / "run")
+
+
+def test_a_frozen_clip_conditions_and_is_in_no_checkpoint(tmp_path: Path) -> None:
+    clip = "bottega:miniature/weights/clip"
+    text = {"kind": "clip", "model": clip}
+    recipe = tiny(text=text, training={"num_epochs": None, "steps": 2, "learning_rate": 1e-2})
+    run(recipe, tmp_path / "run")
+    kept = tensors(tmp_path / "run", "step_00000002")
+    assert all(name.split(":")[-1].startswith("unet.") for name in kept)
+    work, _ = prepare(recipe, tmp_path / "run")
+    assert work.fingerprint["clip"] and work.remembered["words"] == []
+    assert work.remembered["recipe"]["text"]["model"] == clip
+    rows = generate(tmp_path / "run", ["a boat", "a lake"], tmp_path / "out", device="cpu")
+    assert len({row["sha256"] for row in rows}) == 2
+
+
+def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    work, loop = prepare(tiny(), tmp_path)
+    step = next(k for k in range(6) if 5 in work.course.indices(3, k))
+    work.latents.training[5, 0, 0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match=rf"step {step + 1}: .*circle 5 at t="):
+        train(work, loop, tmp_path)
+    assert all(bool(p.isfinite().all()) for p in work.model.parameters())
+    file = tmp_path / "replay" / f"step_{step + 1:08d}.safetensors"
+    assert "everything is finite" in str(replay(tiny(), tmp_path, file))  # the latents on disk are sound
 
 
 def test_going_on_from_the_newest_checkpoint_of_the_run_itself_changes_nothing(copy: Path) -> None:
