@@ -68,6 +68,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     processes.require(recipe.training.parts, "training.parts")
     with processes.together():
         if processes.first:
+            _newest(recipe, directory)
             _latents(recipe, directory)  # the others read them
     with processes.together():
         work, loop = prepare(recipe, directory, write=False)
@@ -101,13 +102,8 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     from bottega.ldm.samples import SampleWriter
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
-    from bottega.training import checkpoint as checkpoints
-    from bottega.training.loop import loop_fingerprint
 
-    found = checkpoints.latest(directory / "checkpoints")
-    if found is not None:  # before a latent is computed, or a file of the run written
-        now = {"ldm": _settings(recipe), "loop": loop_fingerprint(recipe.training.loop(1, None))}
-        checkpoints.check_fingerprint({k: found.fingerprint.get(k) for k in now}, now, LDM_MAY_CHANGE)
+    found = _newest(recipe, directory)
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
@@ -194,6 +190,19 @@ def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     from bottega.training import replay as replays
 
     return replays.replay(prepare(recipe, directory)[0], file)
+
+
+def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
+    """The newest checkpoint, if there is one; FingerprintError where it is of other settings, which is asked before a
+    latent is computed or a file of the run written."""
+    from bottega.training import checkpoint as checkpoints
+    from bottega.training.loop import loop_fingerprint
+
+    found = checkpoints.latest(directory / "checkpoints")
+    if found is not None:
+        now = {"ldm": _settings(recipe), "loop": loop_fingerprint(recipe.training.loop(1, None))}
+        checkpoints.check_fingerprint({k: found.fingerprint.get(k) for k in now}, now, LDM_MAY_CHANGE)
+    return found
 
 
 def _latents(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[Samples, Autoencoder, Latents]:
