@@ -259,7 +259,8 @@ class LDMRecipe(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _checked(lambda: self.sampling.plan(1.0).timesteps(self.diffusion.path))
-        batch, samples = self.training.batch_size, self.data.num_samples
+        batch = self.training.batch_size
+        samples = 1 if self.data.kind == "red_circle" else self.data.num_samples
         if self.training.num_epochs is not None and samples is not None and samples < batch:
             raise ValueError(
                 f"an epoch needs one whole batch, got data.num_samples = {samples} for training.batch_size = {batch}; "

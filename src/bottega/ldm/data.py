@@ -95,6 +95,11 @@ def _circles(config: DataConfig, seed: int) -> Samples:
     out = held_out_pairs(config.held_out)
     hidden = set(out)
     pairs = [(a, b) for a in COLOUR_NAMES for b in COLOUR_NAMES if a != b and (a, b) not in hidden]
+    if not pairs:
+        raise RequestError(
+            f"data.held_out = {config.held_out:g} holds out all {len(out)} pairs of colours, none is left to train on; "
+            "make it smaller"
+        )
 
     def sample(kind: str, index: int, choice: list[tuple[str, str]]) -> Sample:
         rng = numpy_rng(kind, seed, index)

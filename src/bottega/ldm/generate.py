@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import RequestError
+from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
@@ -90,6 +91,8 @@ def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig
 
 
 def file_stem(prompt: str) -> str:
-    """The first words of a prompt as a file name: `orange-circle-with-teal-background`."""
-    words = re.findall(r"\w+", prompt.lower())[:_WORDS]
-    return "-".join(words)[:80] or "picture"
+    """The first words of a prompt as a file name, `orange-circle-with-teal-background`; where that is not all of them,
+    six digits tell it from prompts that begin alike."""
+    words = re.findall(r"\w+", prompt.lower())
+    stem, whole = "-".join(words[:_WORDS])[:80], "-".join(words)
+    return (stem if stem == whole else f"{stem}-{derive(prompt) % 16**6:06x}") or "picture"

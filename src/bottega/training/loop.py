@@ -144,7 +144,7 @@ def train(
     parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
     state = _state(work, parameters, config)
     folder = directory / "checkpoints"
-    fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
+    fingerprint = {**work.fingerprint, "loop": loop_fingerprint(config)}
     start = _resume(folder, work, state, fingerprint, config, processes)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
@@ -338,7 +338,8 @@ def _restore(
     return found.step
 
 
-def _fingerprint(config: LoopConfig) -> dict[str, Any]:
+def loop_fingerprint(config: LoopConfig) -> dict[str, Any]:
+    """What a checkpoint depends on of the loop's own values."""
     return {k: v for k, v in config.settings().items() if k not in MAY_CHANGE}
 
 
