@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from bottega.cli.main import main
 from bottega.ldm.checkpoint import open_trained
 from bottega.ldm.drawing import AT_ONCE, draw_latents, guided
-from bottega.ldm.generate import file_stem, generate
+from bottega.ldm.generate import file_stem, generate, overridden
 from bottega.ldm.samples import sheet, to_bytes
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, sha256_file, write_json
 from bottega.training import checkpoint as checkpoints
+
+from .tiny import tiny
 
 PROMPT = "orange circle with teal background"
 OTHER = "teal circle with orange background"
@@ -166,6 +168,15 @@ def test_latents_that_are_not_finite_end_in_an_error_and_no_file(trained: Path, 
     assert not (tmp_path / "out").exists()
     assert main(["generate", "--checkpoint", str(run), "--prompt", PROMPT, "--output-dir", str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_recipes_eta_belongs_to_its_own_ddim() -> None:
+    config = tiny(sampling={"eta": 0.5}).sampling
+    assert overridden(config, {"scheduler": None}).eta == 0.5
+    assert overridden(config, {"scheduler": "ddim"}).eta == 0.5
+    assert overridden(config, {"scheduler": "ddpm"}).eta == 0.0
+    with pytest.raises(RequestError, match="eta belongs to ddim"):
+        overridden(config, {"scheduler": "ddpm", "eta": 0.5}).plan(1.0)
 
 
 @pytest.mark.parametrize("prompts", [[""], [PROMPT, "  "]])

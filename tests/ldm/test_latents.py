@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_pictures_that_took_the_place_of_others_are_seen(tmp_path: Path) -> None
     new = Sample("a new one, first in the folder", ("",), lambda: picture(77))
     found = encode(Samples([new, *before.training[:5]], []), FACTS, Counting(), tmp_path)
     assert torch.equal(found.training, direct([77, 0, 1, 2, 3, 4]))
+
+
+def test_a_picture_that_was_changed_under_its_name_is_encoded_again(tmp_path: Path) -> None:
+    before, after = samples(3), samples(3)
+    after.training[1] = replace(after.training[1], picture=lambda: picture(7), stamp="later")
+    encode(before, FACTS, MockVAE(2), tmp_path)
+    assert torch.equal(encode(after, FACTS, MockVAE(2), tmp_path).training, direct([0, 7, 2]))
 
 
 @pytest.mark.parametrize("change", ["facts", "autoencoder"])

@@ -147,6 +147,7 @@ def test_more_samples_begin_with_the_next_epoch_and_the_end_follows_from_them(co
     assert [row["num_samples"] for row in found] == [24] * 6 + [40] * 10
     newest = checkpoints.latest(copy / "checkpoints")
     assert newest is not None and newest.folder.name == "epoch-4"
+    assert names(copy / "checkpoints") == ["epoch-3", "epoch-4"]  # of 5 steps each, begun at step 6
     assert newest.remembered["course"] == [
         {"step": 0, "epoch": 0, "samples": 24},
         {"step": 6, "epoch": 2, "samples": 40},
@@ -272,6 +273,27 @@ def test_a_copy_in_a_new_directory_goes_on_as_the_run_itself_did(trained: Path, 
     assert same_bits(tensors(trained, "epoch-2"), tensors(new, "epoch-2")) and rows(new) == rows(trained)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_stop(
+    trained: Path, copy: Path, tmp_path: Path, elsewhere: bool
+) -> None:
+    directory = tmp_path / "new" if elsewhere else copy
+    asked = (trained if elsewhere else copy) / "checkpoints" / "epoch-2"
+    go_on_from(asked, directory)
+    longer = tiny(training={"num_epochs": 4, "keep_last": 9})
+    work, loop = prepare(longer, directory)
+    train(work, loop, directory, until=9)
+    go_on_from(asked, directory)
+    assert run(longer, directory)["resumed_from"] == 9
+    with pytest.raises(RequestError, match="has epoch-4, which is newer than epoch-3"):
+        go_on_from(directory / "checkpoints" / "epoch-3", directory)
+
+
+def test_a_run_that_counts_epochs_is_not_gone_on_with_by_steps(copy: Path) -> None:
+    with pytest.raises(FingerprintError, match="counts was 'epochs'"):
+        run(tiny(training={"num_epochs": None, "steps": 9}), copy)
+
+
 def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"received .*epoch-7; in .*checkpoints there are epoch-1, epoch-2"):
         go_on_from(trained / "checkpoints" / "epoch-7", tmp_path)
@@ -306,8 +328,8 @@ def test_the_command_trains_tells_and_goes_on_from_where_it_is_told(
     monkeypatch.chdir(tmp_path / "out" / "checkpoints")
     assert main(["train", "ldm", "--resume", "epoch-1", "--set", "training.num_epochs=2"]) == 0
     assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "out", "epoch-2"))
-    assert main(["train", "ldm", "--resume", "epoch-1"]) == 2
-    assert "newer than epoch-1" in capsys.readouterr().err
+    assert main(["train", "ldm", "--resume", "epoch-1"]) == 0  # the same command again
+    assert "epoch-2: 6 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["ldm", "style"])

@@ -87,6 +87,8 @@ def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig
     from bottega.runtime.config import parse
 
     given = {name: value for name, value in values.items() if value is not None}
+    if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
+        given["eta"] = 0.0  # the recipe's belongs to its own ddim
     return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
 
 

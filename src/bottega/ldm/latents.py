@@ -91,7 +91,7 @@ def _shard(path: Path, samples: Sequence[Sample], autoencoder: Autoencoder) -> t
     from safetensors.torch import save_file
 
     kept, names = _read(path)
-    there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [sample.name]), len(samples))
+    there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [_told(sample)]), len(samples))
     if there == len(samples):
         return kept[:there].clone()
     begun = there - there % _AT_ONCE
@@ -100,7 +100,7 @@ def _shard(path: Path, samples: Sequence[Sample], autoencoder: Autoencoder) -> t
         parts.append(autoencoder.encode(np.stack([sample.picture() for sample in samples[first : first + _AT_ONCE]])))
     latents = torch.cat(parts).contiguous()
     with atomic_path(path) as temporary:
-        save_file({"latents": latents}, temporary, {"samples": json.dumps([sample.name for sample in samples])})
+        save_file({"latents": latents}, temporary, {"samples": json.dumps([_told(sample) for sample in samples])})
     return latents
 
 
@@ -115,3 +115,8 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
             return file.get_tensor("latents"), json.loads((file.metadata() or {}).get("samples", "[]"))
     except SafetensorError as error:
         raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def _told(sample: Sample) -> str:
+    """A sample's name, and whatever tells that its picture has changed."""
+    return f"{sample.name} {sample.stamp}".strip()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
 from bottega.ldm.recipe import SOURCES, as_yaml, portable
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, write_json, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
 from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
+
+ORIGIN = "resumed_from.json"
+"""In a run directory: the checkpoint that `--resume` named last."""
 
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
@@ -115,7 +118,12 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     course, loop = _course(recipe, len(samples.training), found)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
     work.floor = _floor(work)
-    work.fingerprint = {"ldm": _settings(recipe), "autoencoder": autoencoder.facts, "words": words}
+    work.fingerprint = {
+        "ldm": _settings(recipe),
+        "counts": "steps" if recipe.training.num_epochs is None else "epochs",
+        "autoencoder": autoencoder.facts,
+        "words": words,
+    }
     if recipe.text.kind == "clip":
         work.fingerprint["clip"] = _clip_hash(recipe)
     work.remembered = {
@@ -132,7 +140,8 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
 
 
 def go_on_from(folder: Path, directory: Path) -> None:
-    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, else a copy.
+    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, or where the
+    same was asked for before and the run stands after it; else a copy.
 
     Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
     another run with checkpoints of its own.
@@ -141,7 +150,11 @@ def go_on_from(folder: Path, directory: Path) -> None:
 
     found = checkpoint_at(folder)
     newest = checkpoints.latest(directory / "checkpoints")
+    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "sha256": found.sha256}
+    if newest is not None and origin.exists() and read_json(origin) == this:
+        return  # this command was given before, and stopped
     if newest is not None and newest.folder.resolve() == folder.resolve():
+        write_json(origin, this)
         return
     if newest is not None:
         raise RequestError(
@@ -156,6 +169,7 @@ def go_on_from(folder: Path, directory: Path) -> None:
     for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(folder, temporary)
+    write_json(origin, this)
     os.rename(temporary, place)
 
 

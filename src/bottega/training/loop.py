@@ -99,6 +99,10 @@ class Workload(ABC):
         """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
         return checkpoints.step_name(step)
 
+    def due(self, step: int, every: int) -> bool:
+        """Whether what is to be done `every` so many steps is done after `step` steps."""
+        return step % every == 0
+
     def metrics(self, step: int) -> dict[str, Any]:
         """What each row of the log holds beside the loop's own numbers."""
         return {}
@@ -173,7 +177,7 @@ def train(
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
                 overflow = state.scale.passed()
-            looked = last or (step + 1) % config.validate_every == 0
+            looked = last or work.due(step + 1, config.validate_every)
             with processes.together():
                 if journal is not None:
                     if looked:
@@ -186,7 +190,7 @@ def train(
                 if journal is not None:
                     if isinstance(stop, MemoryPressureError):
                         journal.line(str(stop))
-                    if last or (step + 1) % config.checkpoint_every == 0 or stop is not None:
+                    if last or work.due(step + 1, config.checkpoint_every) or stop is not None:
                         journal.sync()
                         name, kept = work.checkpoint_name(step + 1), dict(work.remembered)
                         checkpoints.save(
