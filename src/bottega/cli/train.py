@@ -125,9 +125,11 @@ def ldm(
         raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
     if verify_resume is not None and replay is not None:
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
-    recipe = load_recipe(config or Path(str(resume)).parents[1] / "recipe.yaml", set_ or [])
-    home = resume.parents[1] if resume is not None else Path("runs") / recipe.name
-    directory = output_dir or home
+    if resume is not None:
+        stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
+    home = stage.run_of(resume) if resume is not None else None
+    recipe = load_recipe(config or Path(str(home)) / "recipe.yaml", set_ or [])
+    directory = output_dir or home or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
         return
@@ -179,7 +181,7 @@ def diagnose(
 def with_number(words: list[str], option: str, number: int) -> list[str]:
     """The words, with `number` after each `option` that no number follows."""
     result = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         result += [word, str(number)] if word == option and not after.isdigit() else [word]
     return result
 

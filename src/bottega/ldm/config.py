@@ -21,7 +21,8 @@ Rgb = tuple[
 
 LDM_MAY_CHANGE = MAY_CHANGE | {
     "num_epochs": "epochs in all, those before included; a cosine schedule is stretched to the new length from here on",
-    "num_samples": "the next epoch begins with the new number; steps an epoch and the end of the run follow from it",
+    "num_samples": "the next epoch begins with the new number, steps an epoch and the end of the run follow from it; "
+    "where steps count, the order of the samples is another from here on",
     "save_every_epochs": "no effect on what is learned",
     "validation": "no effect on what is learned",
     "sampling": "no effect on what is learned",
@@ -98,7 +99,7 @@ class TextConfig(Config):
     kind: Literal["none", "words", "clip"] = Field(
         "none",
         description="none: no text; words: the words of the training captions, learned here; clip: a frozen CLIP text "
-        "encoder, whose states are computed once",
+        "encoder, asked for each batch",
     )
     width: int = Field(64, ge=8, description="words: width of the tokens")
     layers: int = Field(2, ge=0, description="words: layers of self-attention that bind a colour's words to its noun")
@@ -259,7 +260,8 @@ class LDMRecipe(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _checked(lambda: self.sampling.plan(1.0).timesteps(self.diffusion.path))
-        batch, samples = self.training.batch_size, self.data.num_samples
+        batch = self.training.batch_size
+        samples = 1 if self.data.kind == "red_circle" else self.data.num_samples
         if self.training.num_epochs is not None and samples is not None and samples < batch:
             raise ValueError(
                 f"an epoch needs one whole batch, got data.num_samples = {samples} for training.batch_size = {batch}; "

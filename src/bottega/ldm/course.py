@@ -98,8 +98,15 @@ class Course:
         if step == 0:
             return "epoch-0"
         place = self.at(step - 1)
-        whole = place.before + 1 == place.stretch.samples // self.batch
-        return f"epoch-{place.epoch + 1}" if whole else f"epoch-{place.epoch}-step-{place.before + 1}"
+        return f"epoch-{place.epoch + 1}" if self._whole(place) else f"epoch-{place.epoch}-step-{place.before + 1}"
+
+    def ends(self, step: int, epochs: int) -> bool:
+        """Whether an epoch ends with the first `step` steps whose number is a multiple of `epochs`."""
+        place = self.at(step - 1)
+        return self._whole(place) and (place.epoch + 1) % epochs == 0
+
+    def _whole(self, place: Place) -> bool:
+        return place.before + 1 == place.stretch.samples // self.batch
 
 
 class Stream:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
+from bottega.data.index import file_stamp
 from bottega.ldm.config import DataConfig
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_jsonl
@@ -29,12 +30,13 @@ _HELD_OUT = 512
 class Sample:
     """A picture to learn: its name, captions that mean the same (one an epoch, in turn), and how to get it.
 
-    picture: () -> uint8 [S, S, 3] in sRGB.
+    picture: () -> uint8 [S, S, 3] in sRGB. stamp: changes when a picture on disk does.
     """
 
     name: str
     captions: tuple[str, ...]
     picture: Callable[[], Picture]
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def _circles(config: DataConfig, seed: int) -> Samples:
     out = held_out_pairs(config.held_out)
     hidden = set(out)
     pairs = [(a, b) for a in COLOUR_NAMES for b in COLOUR_NAMES if a != b and (a, b) not in hidden]
+    if not pairs:
+        raise RequestError(
+            f"data.held_out = {config.held_out:g} holds out all {len(out)} pairs of colours, none is left to train on; "
+            "make it smaller"
+        )
 
     def sample(kind: str, index: int, choice: list[tuple[str, str]]) -> Sample:
         rng = numpy_rng(kind, seed, index)
@@ -136,7 +143,7 @@ def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
         rows = read_jsonl(directory / "contents.jsonl")
         found = ((row["split"], row["content_id"], row["captions"], row["content_path"]) for row in rows)
     return [
-        (split, Sample(str(name), tuple(captions), _reader(root / path, config.size)))
+        (split, Sample(str(name), tuple(captions), _reader(root / path, config.size), file_stamp(root / path)))
         for split, name, captions, path in found
     ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import RequestError
+from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
@@ -86,10 +87,14 @@ def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig
     from bottega.runtime.config import parse
 
     given = {name: value for name, value in values.items() if value is not None}
+    if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
+        given["eta"] = 0.0  # the recipe's belongs to its own ddim
     return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
 
 
 def file_stem(prompt: str) -> str:
-    """The first words of a prompt as a file name: `orange-circle-with-teal-background`."""
-    words = re.findall(r"\w+", prompt.lower())[:_WORDS]
-    return "-".join(words)[:80] or "picture"
+    """The first words of a prompt as a file name, `orange-circle-with-teal-background`; where that is not all of them,
+    six digits tell it from prompts that begin alike."""
+    words = re.findall(r"\w+", prompt.lower())
+    stem, whole = "-".join(words[:_WORDS])[:80], "-".join(words)
+    return (stem if stem == whole else f"{stem}-{derive(prompt) % 16**6:06x}") or "picture"

@@ -3,11 +3,13 @@
     latents/manifest.json            what they depend on, and the statistics of the training latents
     latents/train_00000.safetensors  float32 [512, C, h, w], the first 512 samples; and so on
 
-A stopped pass goes on with the next shard. All of them are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
+A stopped pass goes on with the next shard, a longer list with the pictures that are new. All of them are held in
+memory: 16 KB a picture of 256 px at 4 × 32 × 32.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,23 +86,37 @@ def _all(
 
 
 def _shard(path: Path, samples: Sequence[Sample], autoencoder: Autoencoder) -> torch.Tensor:
-    """The latents of one shard's samples: read, or computed and written; a file may hold more or fewer of them."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    """The latents of one shard's samples: read where its file has them under these names, the rest computed and
+    written. What is encoded together does not depend on how the list grew."""
+    from safetensors.torch import save_file
 
-    if path.exists():
-        try:
-            kept = load_file(path)["latents"]
-        except SafetensorError as error:
-            raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
-        if len(kept) >= len(samples):
-            first: torch.Tensor = kept[: len(samples)].clone()
-            return first
-    parts = [
-        autoencoder.encode(np.stack([sample.picture() for sample in samples[first : first + _AT_ONCE]]))
-        for first in range(0, len(samples), _AT_ONCE)
-    ]
+    kept, names = _read(path)
+    there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [_told(sample)]), len(samples))
+    if there == len(samples):
+        return kept[:there].clone()
+    begun = there - there % _AT_ONCE
+    parts = [kept[:begun]] if begun else []
+    for first in range(begun, len(samples), _AT_ONCE):
+        parts.append(autoencoder.encode(np.stack([sample.picture() for sample in samples[first : first + _AT_ONCE]])))
     latents = torch.cat(parts).contiguous()
     with atomic_path(path) as temporary:
-        save_file({"latents": latents}, temporary)
+        save_file({"latents": latents}, temporary, {"samples": json.dumps([_told(sample) for sample in samples])})
     return latents
+
+
+def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
+    """A shard's latents and the names of its samples, in order; none where it is not there."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return torch.empty(0), []
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("latents"), json.loads((file.metadata() or {}).get("samples", "[]"))
+    except SafetensorError as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def _told(sample: Sample) -> str:
+    """A sample's name, and whatever tells that its picture has changed."""
+    return f"{sample.name} {sample.stamp}".strip()

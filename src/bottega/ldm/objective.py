@@ -69,6 +69,12 @@ class LatentWorkload(Workload):
         """By epochs, where they count."""
         return self.course.name(step)
 
+    def due(self, step: int, every: int) -> bool:
+        """At the ends of epochs, where they count, also after the number of samples was changed."""
+        if isinstance(self.course, Course):
+            return self.course.ends(step, self.recipe.training.save_every_epochs)
+        return super().due(step, every)
+
     def metrics(self, step: int) -> dict[str, Any]:
         """Epoch (from 1) and prediction type."""
         return {

@@ -10,12 +10,15 @@ from typing import Any
 import yaml
 
 from bottega.ldm.config import LDMRecipe
-from bottega.models.names import on_disk
+from bottega.models.names import PACKAGE, on_disk
 from bottega.runtime.config import apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
 
 _PLACES = (("data", "root"), ("autoencoder", "model"), ("text", "model"))
 """What may be a folder. Beginning with `./` or `../` it is relative to the recipe's folder, else to where one works."""
+
+SOURCES = ("folder", "coco", "fill50k")
+"""Parts of the section `data` whose `source` is a folder, relative to the data root."""
 
 
 def load_recipe(path: Path, sets: Sequence[str] = ()) -> LDMRecipe:
@@ -39,11 +42,15 @@ def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[s
 
 
 def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:
-    """Every value of the recipe as plain data; places are written relative to the run directory."""
+    """Every value of the recipe as plain data; places are written relative to the run directory, sources of data to
+    the data root."""
     data = recipe.model_dump(mode="json")
+    for part in SOURCES:
+        if data["data"][part] is not None and os.path.isabs(data["data"][part]["source"]):
+            data["data"][part]["source"] = os.path.relpath(data["data"][part]["source"], recipe.data.root)
     for section, key in _PLACES:
         value = data[section][key]
-        if value is not None and (key == "root" or on_disk(value)):
+        if value is not None and (key == "root" or (on_disk(value) and not value.startswith(PACKAGE))):
             relative = os.path.relpath(value, directory)
             data[section][key] = relative if relative.startswith("..") else f"./{relative}"
     return data

@@ -11,15 +11,16 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.ldm.config import LDMRecipe
-from bottega.ldm.recipe import as_yaml, portable
+from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
+from bottega.ldm.recipe import SOURCES, as_yaml, portable
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, write_json, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
 from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
 
+ORIGIN = "resumed_from.json"
+"""In a run directory: the checkpoint that `--resume` named last."""
+
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
 
@@ -44,9 +48,12 @@ _FREE = {
     "sampling": None,
     "validation": None,
     "data": {"num_samples", "root"},
+    "autoencoder": {"model"},
+    "text": {"model"},
     "training": set(LoopConfig.model_fields) | {"num_epochs", "save_every_epochs", "parts", "device"},
 }
-"""What is no part of the fingerprint, section by section; the loop compares its own values itself."""
+"""What is no part of the fingerprint, section by section; the loop compares its own values itself. Models are in it by
+their weights, data by their settings: places may differ."""
 
 
 def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
@@ -64,6 +71,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     processes.require(recipe.training.parts, "training.parts")
     with processes.together():
         if processes.first:
+            _newest(recipe, directory)
             _latents(recipe, directory)  # the others read them
     with processes.together():
         work, loop = prepare(recipe, directory, write=False)
@@ -97,21 +105,25 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     from bottega.ldm.samples import SampleWriter
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
-    from bottega.training import checkpoint as checkpoints
 
+    found = _newest(recipe, directory)
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
     samples, autoencoder, latents = _latents(recipe, directory, write=write)
     _check_sides(recipe, latents.training)
-    found = checkpoints.latest(directory / "checkpoints")
     words = _vocabulary(recipe, samples, found)
     clip = _clip(recipe, device)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
     course, loop = _course(recipe, len(samples.training), found)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
     work.floor = _floor(work)
-    work.fingerprint = {"ldm": _settings(recipe), "autoencoder": autoencoder.facts, "words": words}
+    work.fingerprint = {
+        "ldm": _settings(recipe),
+        "counts": "steps" if recipe.training.num_epochs is None else "epochs",
+        "autoencoder": autoencoder.facts,
+        "words": words,
+    }
     if recipe.text.kind == "clip":
         work.fingerprint["clip"] = _clip_hash(recipe)
     work.remembered = {
@@ -128,30 +140,55 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
 
 
 def go_on_from(folder: Path, directory: Path) -> None:
-    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, else a copy.
+    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, or where the
+    same was asked for before and the run stands after it; else a copy.
 
     Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
     another run with checkpoints of its own.
     """
     from bottega.training import checkpoint as checkpoints
 
-    found = checkpoints.read(folder)
-    if found is None:
-        near = sorted(path.name for path in folder.parent.glob("[a-z]*")) if folder.parent.is_dir() else []
-        there = f"there are {', '.join(near[-8:])}" if near else "there is none in that folder"
-        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+    found = checkpoint_at(folder)
     newest = checkpoints.latest(directory / "checkpoints")
+    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "sha256": found.sha256}
+    if newest is not None and origin.exists() and read_json(origin) == this:
+        return  # this command was given before, and stopped
     if newest is not None and newest.folder.resolve() == folder.resolve():
+        write_json(origin, this)
         return
     if newest is not None:
         raise RequestError(
             f"{directory} has {newest.folder.name}, which is newer than {folder.name} or of another run; go on from "
             "it, or give --output-dir a new folder, which begins as a copy of this checkpoint"
         )
-    shutil.copytree(folder, directory / "checkpoints" / folder.name)
-    log = folder.parents[1] / METRICS
+    log = run_of(folder) / METRICS
     if log.exists():
         write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
+    place = directory / "checkpoints" / folder.resolve().name
+    temporary = place.with_name(f".{place.name}.tmp")
+    for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(folder, temporary)
+    write_json(origin, this)
+    os.rename(temporary, place)
+
+
+def checkpoint_at(folder: Path) -> Checkpoint:
+    """The checkpoint that --resume names. MissingError, with those that are near, where it is not whole."""
+    from bottega.training import checkpoint as checkpoints
+
+    found = checkpoints.read(folder)
+    if found is None:
+        place = next((p for p in (folder / "checkpoints", folder.parent) if p.is_dir()), None)
+        near = sorted(path.name for path in place.glob("[a-z]*/") if (path / "state.json").exists()) if place else []
+        there = f"in {place} there are {', '.join(near[-8:])}" if near else "there is none in that folder"
+        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+    return found
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run directory in whose `checkpoints` a folder lies, as it was written: relative where that was."""
+    return Path(os.path.normpath(checkpoint / ".." / ".."))
 
 
 def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
@@ -167,6 +204,19 @@ def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     from bottega.training import replay as replays
 
     return replays.replay(prepare(recipe, directory)[0], file)
+
+
+def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
+    """The newest checkpoint, if there is one; FingerprintError where it is of other settings, which is asked before a
+    latent is computed or a file of the run written."""
+    from bottega.training import checkpoint as checkpoints
+    from bottega.training.loop import loop_fingerprint
+
+    found = checkpoints.latest(directory / "checkpoints")
+    if found is not None:
+        now = {"ldm": _settings(recipe), "loop": loop_fingerprint(recipe.training.loop(1, None))}
+        checkpoints.check_fingerprint({k: found.fingerprint.get(k) for k in now}, now, LDM_MAY_CHANGE)
+    return found
 
 
 def _latents(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[Samples, Autoencoder, Latents]:
@@ -192,6 +242,8 @@ def _settings(recipe: LDMRecipe) -> dict[str, Any]:
         free = _FREE.get(name, set())
         if free is not None:
             kept[name] = {k: v for k, v in value.items() if k not in free} if isinstance(value, dict) else value
+    for part in SOURCES:
+        kept["data"][part] = {k: v for k, v in (kept["data"][part] or {}).items() if k != "source"}
     return kept
 
 

@@ -22,7 +22,8 @@ from bottega.runtime.errors import MissingError, RequestError
 LOGGER = logging.getLogger(__name__)
 PAD, START = 0, 1
 _SPECIAL = 2
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
 
 def words_of(caption: str) -> list[str]:
@@ -39,7 +40,7 @@ class Words(nn.Module):
     """A small transformer over the words of a caption, trained with the denoiser.
 
     Without its layers nothing would tell whose colour "orange" is: it stands at another place behind "light blue".
-    vocabulary: all words it knows. A word that it does not know is left out, with a warning.
+    vocabulary: all words it knows. A word that it does not know is left out, with one warning.
     """
 
     def __init__(self, config: TextConfig, vocabulary: Sequence[str]) -> None:
@@ -47,6 +48,7 @@ class Words(nn.Module):
         self.width, self.limit = config.width, config.max_tokens
         self.vocabulary = list(vocabulary)
         self.numbers = {word: number + _SPECIAL for number, word in enumerate(self.vocabulary)}
+        self._told: set[str] = set()
         self.embed = nn.Embedding(len(self.vocabulary) + _SPECIAL, config.width)
         self.place = nn.Parameter(0.1 * torch.randn(config.max_tokens, config.width))
         layer = nn.TransformerEncoderLayer(
@@ -78,7 +80,8 @@ class Words(nn.Module):
     def _numbers(self, caption: str) -> list[int]:
         found = words_of(caption)
         for word in found:
-            if word not in self.numbers:
+            if word not in self.numbers and word not in self._told:
+                self._told.add(word)  # a training meets it in every epoch
                 near = difflib.get_close_matches(word, self.vocabulary, n=1)
                 LOGGER.warning(
                     "%r was in no training caption and is left out%s",

@@ -99,6 +99,10 @@ class Workload(ABC):
         """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
         return checkpoints.step_name(step)
 
+    def due(self, step: int, every: int) -> bool:
+        """Whether what is to be done `every` so many steps is done after `step` steps."""
+        return step % every == 0
+
     def metrics(self, step: int) -> dict[str, Any]:
         """What each row of the log holds beside the loop's own numbers."""
         return {}
@@ -144,7 +148,7 @@ def train(
     parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
     state = _state(work, parameters, config)
     folder = directory / "checkpoints"
-    fingerprint = {**work.fingerprint, "loop": _fingerprint(config)}
+    fingerprint = {**work.fingerprint, "loop": loop_fingerprint(config)}
     start = _resume(folder, work, state, fingerprint, config, processes)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
@@ -173,7 +177,7 @@ def train(
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
                 overflow = state.scale.passed()
-            looked = last or (step + 1) % config.validate_every == 0
+            looked = last or work.due(step + 1, config.validate_every)
             with processes.together():
                 if journal is not None:
                     if looked:
@@ -186,7 +190,7 @@ def train(
                 if journal is not None:
                     if isinstance(stop, MemoryPressureError):
                         journal.line(str(stop))
-                    if last or (step + 1) % config.checkpoint_every == 0 or stop is not None:
+                    if last or work.due(step + 1, config.checkpoint_every) or stop is not None:
                         journal.sync()
                         name, kept = work.checkpoint_name(step + 1), dict(work.remembered)
                         checkpoints.save(
@@ -338,7 +342,8 @@ def _restore(
     return found.step
 
 
-def _fingerprint(config: LoopConfig) -> dict[str, Any]:
+def loop_fingerprint(config: LoopConfig) -> dict[str, Any]:
+    """What a checkpoint depends on of the loop's own values."""
     return {k: v for k, v in config.settings().items() if k not in MAY_CHANGE}
 
 

@@ -176,6 +176,7 @@ def joined(device: str) -> Iterator[Processes]:
     state: Any = PartialState(cpu=choose_device(device).type == "cpu", timeout=PATIENCE)
     try:
         yield Processes(state.process_index, state.num_processes, state.device)
+        state.wait_for_everyone()  # one that leaves while another still speaks may be aborted at its exit
     finally:
         state.destroy_process_group()
 

@@ -1,0 +1,380 @@
+"""Training from scratch as a user runs it: resumed to the bit, changed only in what may change, safe to carry away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bottega.cli.main import main
+from bottega.ldm.autoencoder import MockVAE
+from bottega.ldm.data import red_circle
+from bottega.ldm.generate import generate
+from bottega.ldm.recipe import as_yaml, load_recipe
+from bottega.ldm.stage import go_on_from, prepare, replay, run
+from bottega.models.names import resolve
+from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
+from bottega.runtime.files import read_json, read_jsonl
+from bottega.training import checkpoint as checkpoints
+from bottega.training.loop import train
+
+from .tiny import Stopped, plain, same_bits, tensors, textless, tiny
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to go on with."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def rows(directory: Path) -> list[tuple[Any, ...]]:
+    return [(r["step"], r["epoch"], r["loss"], r["grad_norm"]) for r in read_jsonl(directory / "metrics.jsonl")]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_leaves_its_files_and_a_checkpoint_an_epoch(trained: Path) -> None:
+    assert names(trained / "checkpoints") == ["epoch-1", "epoch-2"]
+    assert names(trained / "checkpoints" / "epoch-2") == [
+        "ema.safetensors",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    assert names(trained / "samples") == ["epoch-1.png", "epoch-2.png", "prompts.txt"]
+    assert [(row[0], row[1]) for row in rows(trained)] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    last = list(read_jsonl(trained / "metrics.jsonl"))[-1]
+    assert {"train_loss", "val_loss", "train_bin_0", "val_bin_9", "floor_bin_5", "num_samples"} <= last.keys()
+    summary = read_json(trained / "summary.json")
+    assert (summary["steps"], summary["epochs"], summary["samples"]) == (6, 2, 24)
+    assert summary["checkpoint"] == "checkpoints/epoch-2" and summary["loss"] == last["loss"]
+    assert summary["latents"]["absmax"] <= 1
+    assert summary["parameters"] == sum(
+        t.numel() for n, t in tensors(trained, "epoch-2").items() if n.startswith("ema:")
+    )
+    assert "torch" in read_json(trained / "provenance.json")["packages"]
+
+
+def test_a_run_can_be_carried_to_another_machine(trained: Path, tmp_path: Path) -> None:
+    for file in trained.rglob("*"):
+        if file.suffix in (".json", ".yaml", ".jsonl", ".txt", ".log"):
+            text = file.read_text()
+            assert str(trained.parent) not in text and str(Path.cwd()) not in text, file
+    moved = Path(shutil.copytree(trained, tmp_path / "elsewhere" / "tiny"))
+    done = run(load_recipe(moved / "recipe.yaml"), moved)
+    assert done["resumed_from"] == done["steps"] == 6
+
+
+@pytest.mark.parametrize("stop", [0, 3, 4])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    trained: Path, tmp_path: Path, stop: int
+) -> None:
+    work, loop = prepare(tiny(), tmp_path)
+    work.__class__, work.kill_at = Stopped, stop  # type: ignore[attr-defined]
+    with pytest.raises(Interrupted) as caught:
+        train(work, loop, tmp_path)
+    assert caught.value.exit_code == 143
+    assert f"epoch-{(stop + 1) // 3}-step-{(stop + 1) % 3}" in names(tmp_path / "checkpoints")
+    assert run(tiny(), tmp_path)["resumed_from"] == stop + 1
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path, "epoch-2"))
+    assert any(name.startswith("ema:") for name in tensors(trained, "epoch-2"))
+    assert rows(tmp_path) == rows(trained)
+
+
+def test_a_run_that_is_made_longer_equals_one_that_was_long_from_the_start(trained: Path, tmp_path: Path) -> None:
+    assert run(tiny(training={"num_epochs": 1}), tmp_path)["steps"] == 3
+    done = run(tiny(), tmp_path)
+    assert (done["resumed_from"], done["steps"], done["epochs"]) == (3, 6, 2)
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path, "epoch-2"))
+    assert run(tiny(), tmp_path)["resumed_from"] == 6  # and again: nothing is left to do
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path, "epoch-2"))
+
+
+def test_pictures_on_the_way_change_nothing_that_is_learned(trained: Path, tmp_path: Path) -> None:
+    run(tiny(validation={"samples": 0}, training={"save_every_epochs": 2}), tmp_path)
+    assert not (tmp_path / "samples").exists()
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path, "epoch-2"))
+
+
+def test_a_batch_in_two_parts_has_the_losses_of_a_batch_in_one(trained: Path, tmp_path: Path) -> None:
+    run(tiny(training={"parts": 2}), tmp_path)
+    one, two = rows(trained), rows(tmp_path)
+    assert [row[2] for row in two] == pytest.approx([row[2] for row in one], abs=1e-5)
+    assert [row[3] for row in two] == pytest.approx([row[3] for row in one], rel=1e-3)
+
+
+def test_the_model_is_a_function_of_the_seed(trained: Path, tmp_path: Path) -> None:
+    run(tiny(seed=4, training={"num_epochs": 1}), tmp_path)
+    assert not same_bits(tensors(trained, "epoch-1"), tensors(tmp_path, "epoch-1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unet": {"place_octaves": 3}}, r"ldm\.unet\.place_octaves was 2 in the checkpoint and is 3 now"),
+        ({"training": {"batch_size": 4}}, r"ldm\.training\.batch_size was 8"),
+        ({"training": {"warmup_steps": 2}}, r"loop\.warmup_steps was 0"),
+        ({"training": {"ema_decay": None}}, r"loop\.ema_decay was 0\.9"),
+        ({"diffusion": {"clean_weight": 0.1}}, r"ldm\.diffusion\.clean_weight was 0\.0"),
+        ({"text": {"dropout": 0.2}}, r"ldm\.text\.dropout was 0\.1"),
+        ({"data": {"held_out": 0.02}}, r"ldm\.data\.held_out was 0\.01"),
+        ({"seed": 4}, r"ldm\.seed was 3"),
+    ],
+)
+def test_what_may_not_change_is_refused_by_name_and_the_run_is_left_as_it_was(
+    copy: Path, changes: dict[str, Any], message: str
+) -> None:
+    before = {file: file.read_bytes() for file in sorted(copy.rglob("*")) if file.is_file() and file.suffix != ".log"}
+    with pytest.raises(FingerprintError, match=message):
+        run(tiny(**changes), copy)
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_more_samples_begin_with_the_next_epoch_and_the_end_follows_from_them(copy: Path) -> None:
+    done = run(tiny(data={"num_samples": 40}, training={"num_epochs": 4}), copy)
+    assert (done["resumed_from"], done["steps"], done["epochs"], done["samples"]) == (6, 16, 4, 40)
+    found = list(read_jsonl(copy / "metrics.jsonl"))
+    assert [row["epoch"] for row in found[6:]] == [3] * 5 + [4] * 5
+    assert [row["num_samples"] for row in found] == [24] * 6 + [40] * 10
+    newest = checkpoints.latest(copy / "checkpoints")
+    assert newest is not None and newest.folder.name == "epoch-4"
+    assert names(copy / "checkpoints") == ["epoch-3", "epoch-4"]  # of 5 steps each, begun at step 6
+    assert newest.remembered["course"] == [
+        {"step": 0, "epoch": 0, "samples": 24},
+        {"step": 6, "epoch": 2, "samples": 40},
+    ]
+    # and with fewer again: the epochs that were made stay as they were
+    done = run(tiny(data={"num_samples": 16}, training={"num_epochs": 5}), copy)
+    assert (done["resumed_from"], done["steps"], done["epochs"]) == (16, 18, 5)
+
+
+def test_an_epoch_that_was_broken_off_is_left_where_it_stands_by_more_samples(copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints" / "epoch-2")
+    work, loop = prepare(tiny(), copy)
+    train(work, loop, copy, until=4)
+    done = run(tiny(data={"num_samples": 40}, training={"num_epochs": 3}), copy)
+    assert (done["resumed_from"], done["steps"]) == (4, 9)
+    assert [(row[0], row[1]) for row in rows(copy)] == [
+        (1, 1), (2, 1), (3, 1), (4, 2), (5, 3), (6, 3), (7, 3), (8, 3), (9, 3),
+    ]  # fmt: skip
+    assert names(copy / "checkpoints")[-1] == "epoch-3"
+
+
+def test_a_new_learning_rate_holds_from_here_on_and_a_cosine_is_stretched(tmp_path: Path) -> None:
+    cosine = {"schedule": "cosine", "final_fraction": 0.0}
+    run(tiny(training={"num_epochs": 1, **cosine}), tmp_path)
+    run(tiny(training={"num_epochs": 3, "learning_rate": 1e-2, **cosine}), tmp_path)
+    rates = [row["learning_rate"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
+    assert rates[:3] == pytest.approx([3e-3 * (1 + math.cos(math.pi * k / 3)) / 2 for k in range(3)])
+    assert rates[3:] == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / 9)) / 2 for k in range(3, 9)])
+
+
+def test_fewer_epochs_than_are_done_are_refused(copy: Path) -> None:
+    with pytest.raises(RequestError, match="steps = 3 lies before the checkpoint's step 6"):
+        run(tiny(training={"num_epochs": 1}), copy)
+
+
+def test_the_words_of_the_first_run_are_kept_when_more_pictures_bring_new_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(16):
+        Image.new("RGB", (64, 64), (8 * i, 0, 0)).save(tmp_path / "photos" / f"{i:02d}.png")
+        (tmp_path / "photos" / f"{i:02d}.txt").write_text(f"red number{i}")
+    folder = {"source": str(tmp_path / "photos"), "splits": {"fractions": [1, 0, 0]}}
+    data = {"kind": "folder", "held_out": 0, "root": str(tmp_path), "folder": folder}
+    training = {"num_epochs": None, "batch_size": 4, "steps": 2}
+    run(tiny(data={**data, "num_samples": 6}, training=training), tmp_path / "run")
+    first = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    with caplog.at_level(logging.WARNING):
+        run(tiny(data={**data, "num_samples": 12}, training={**training, "steps": 6}), tmp_path / "run")
+    second = checkpoints.latest(tmp_path / "run" / "checkpoints")
+    assert first is not None and second is not None and second.step == 6
+    assert second.remembered["words"] == first.remembered["words"] == [*sorted(f"number{i}" for i in range(6)), "red"]
+    assert "was in no training caption and is left out" in caplog.text
+    for file in (tmp_path / "run").rglob("*"):
+        if file.suffix in (".json", ".yaml"):
+            assert str(tmp_path) not in file.read_text(), file
+
+
+def test_a_model_of_ones_own_may_lie_elsewhere_when_the_run_goes_on(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(resolve("bottega:miniature/weights/pixart/vae"), tmp_path / name)
+    training = {"num_epochs": None, "steps": 1}
+
+    def recipe(model: str, steps: int) -> Any:
+        return tiny(autoencoder={"kind": "diffusers", "model": model}, training={**training, "steps": steps})
+
+    run(recipe(str(tmp_path / "one"), 1), tmp_path / "run")
+    assert str(tmp_path) not in (tmp_path / "run" / "checkpoints" / "step_00000001" / "state.json").read_text()
+    assert run(recipe(str(tmp_path / "other"), 2), tmp_path / "run")["resumed_from"] == 1
+    again = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert run(again, tmp_path / "run")["resumed_from"] == 2
+    weights = read_json(tmp_path / "run" / "provenance.json")["weights"]
+    assert [Path(name).name for name in weights] == ["diffusion_pytorch_model.safetensors"]
+    with pytest.raises(FingerprintError, match=r"autoencoder\.kind was 'diffusers'"):
+        run(tiny(training={**training, "steps": 3}), tmp_path / "run")
+
+
+def test_a_frozen_clip_conditions_and_is_in_no_checkpoint(tmp_path: Path) -> None:
+    clip = "bottega:miniature/weights/clip"
+    text = {"kind": "clip", "model": clip}
+    recipe = tiny(text=text, training={"num_epochs": None, "steps": 2, "learning_rate": 1e-2})
+    run(recipe, tmp_path / "run")
+    kept = tensors(tmp_path / "run", "step_00000002")
+    assert all(name.split(":")[-1].startswith("unet.") for name in kept)
+    work, _ = prepare(recipe, tmp_path / "run")
+    assert work.fingerprint["clip"] and work.remembered["words"] == []
+    assert work.remembered["recipe"]["text"]["model"] == clip
+    rows = generate(tmp_path / "run", ["a boat", "a lake"], tmp_path / "out", device="cpu")
+    assert len({row["sha256"] for row in rows}) == 2
+
+
+def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    work, loop = prepare(tiny(), tmp_path)
+    step = next(k for k in range(6) if 5 in work.course.indices(3, k))
+    work.latents.training[5, 0, 0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match=rf"step {step + 1}: .*circle 5 at t="):
+        train(work, loop, tmp_path)
+    assert all(bool(p.isfinite().all()) for p in work.model.parameters())
+    file = tmp_path / "replay" / f"step_{step + 1:08d}.safetensors"
+    assert "everything is finite" in str(replay(tiny(), tmp_path, file))  # the latents on disk are sound
+
+
+def test_going_on_from_the_newest_checkpoint_of_the_run_itself_changes_nothing(copy: Path) -> None:
+    before = names(copy / "checkpoints")
+    go_on_from(copy / "checkpoints" / "epoch-2", copy)
+    assert names(copy / "checkpoints") == before
+
+
+def test_going_on_from_an_older_checkpoint_than_the_newest_is_refused(copy: Path, trained: Path) -> None:
+    with pytest.raises(RequestError, match="has epoch-2, which is newer than epoch-1 or of another run"):
+        go_on_from(copy / "checkpoints" / "epoch-1", copy)
+    with pytest.raises(RequestError, match="give --output-dir a new folder"):
+        go_on_from(trained / "checkpoints" / "epoch-2", copy)
+
+
+def test_a_copy_in_a_new_directory_goes_on_as_the_run_itself_did(trained: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "checkpoints" / ".epoch-1.tmp").mkdir(parents=True)  # of a copy that was killed
+    (new / "checkpoints" / "epoch-1").mkdir()
+    go_on_from(trained / "checkpoints" / "epoch-1", new)
+    assert names(new / "checkpoints") == ["epoch-1"] and rows(new) == rows(trained)[:3]
+    assert run(tiny(), new)["resumed_from"] == 3
+    assert same_bits(tensors(trained, "epoch-2"), tensors(new, "epoch-2")) and rows(new) == rows(trained)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_stop(
+    trained: Path, copy: Path, tmp_path: Path, elsewhere: bool
+) -> None:
+    directory = tmp_path / "new" if elsewhere else copy
+    asked = (trained if elsewhere else copy) / "checkpoints" / "epoch-2"
+    go_on_from(asked, directory)
+    longer = tiny(training={"num_epochs": 4, "keep_last": 9})
+    work, loop = prepare(longer, directory)
+    train(work, loop, directory, until=9)
+    go_on_from(asked, directory)
+    assert run(longer, directory)["resumed_from"] == 9
+    with pytest.raises(RequestError, match="has epoch-4, which is newer than epoch-3"):
+        go_on_from(directory / "checkpoints" / "epoch-3", directory)
+
+
+def test_a_run_that_counts_epochs_is_not_gone_on_with_by_steps(copy: Path) -> None:
+    with pytest.raises(FingerprintError, match="counts was 'epochs'"):
+        run(tiny(training={"num_epochs": None, "steps": 9}), copy)
+
+
+def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"received .*epoch-7; in .*checkpoints there are epoch-1, epoch-2"):
+        go_on_from(trained / "checkpoints" / "epoch-7", tmp_path)
+    with pytest.raises(MissingError, match=r"received .*tiny; in .*checkpoints there are epoch-1, epoch-2"):
+        go_on_from(trained, tmp_path)
+    with pytest.raises(MissingError, match="there is none in that folder"):
+        go_on_from(tmp_path / "absent" / "epoch-1", tmp_path)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """The command that trains the tiny recipe into tmp_path/out."""
+    (tmp_path / "tiny.yaml").write_text(as_yaml(plain()))
+    return ["train", "ldm", "--config", str(tmp_path / "tiny.yaml"), "--output-dir", str(tmp_path / "out")]
+
+
+def test_the_command_shows_that_resuming_changes_no_bit_and_touches_no_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--verify-resume", "4"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("equal to the bit: all ") and "(4 steps on cpu, in one go and stopped after 2)" in said
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_the_command_trains_tells_and_goes_on_from_where_it_is_told(
+    words: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*words, "--set", "training.num_epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert "epoch-1: 3 steps, loss " in said and "verdict: " in said and "bottega generate --checkpoint" in said
+    monkeypatch.chdir(tmp_path / "out" / "checkpoints")
+    assert main(["train", "ldm", "--resume", "epoch-1", "--set", "training.num_epochs=2"]) == 0
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "out", "epoch-2"))
+    assert main(["train", "ldm", "--resume", "epoch-1"]) == 0  # the same command again
+    assert "epoch-2: 6 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["ldm", "style"])
+def test_a_command_without_a_word_says_what_it_wants(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", verb]) == 2
+    assert {"ldm": "give --config", "style": "--features-dir"}[verb] in capsys.readouterr().err
+
+
+def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (trained, trained / "checkpoints" / "epoch-9"):
+        assert main(["train", "ldm", "--resume", str(wrong)]) == 2
+        assert f"received {wrong}; in {trained}/checkpoints there are epoch-1, epoch-2" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_recipe_and_trains_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--dry_run", "--set", "training.num_epochs=7"]) == 0
+    assert "num_epochs: 7" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+def test_a_red_circle_is_learned(tmp_path: Path) -> None:
+    """From random weights to the picture itself, within what the autoencoder can show, in a few hundred steps."""
+    training = {"steps": 300, "learning_rate": 4e-3, "schedule": "cosine", "ema_decay": None, "log_every": 50}
+    recipe = textless(
+        training={**training, "validate_every": 300, "checkpoint_every": 300},
+        unet={"channels": [16, 32], "place_octaves": 3},
+        validation={"samples": 0},
+    )
+    done = run(recipe, tmp_path)
+    assert done["validation"]["train_loss"] < 5e-3
+    drawn = generate(tmp_path, [""], tmp_path / "out", num_images=2)
+    vae = MockVAE(4)
+    best = vae.decode(vae.encode(red_circle(32)[None]))[0] * 255
+    for row in drawn:
+        picture = np.asarray(Image.open(row["file"]), dtype=np.float64)
+        assert np.abs(picture - best).mean() < 4
+
+
+def test_a_checkpoint_says_what_it_depends_on_in_plain_json(trained: Path) -> None:
+    state = json.loads((trained / "checkpoints" / "epoch-2" / "state.json").read_text())
+    assert state["step"] == 6 and state["fingerprint"]["autoencoder"] == {"factor": 4, "kind": "mock"}
+    assert state["fingerprint"]["ldm"]["unet"]["channels"] == [8, 16]
+    assert state["remembered"]["shape"] == [3, 8, 8] and "orange" in state["remembered"]["words"]
+    assert not {"num_samples", "root"} & state["fingerprint"]["ldm"]["data"].keys()
+    assert "sampling" not in state["fingerprint"]["ldm"] and "learning_rate" not in str(state["fingerprint"])
