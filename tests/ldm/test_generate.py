@@ -170,6 +170,24 @@ def test_latents_that_are_not_finite_end_in_an_error_and_no_file(trained: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_what_departs_from_the_recipe_is_in_the_name_so_that_nothing_is_overwritten(
+    trained: Path, tmp_path: Path
+) -> None:
+    files = [Path(draw(trained, tmp_path, [PROMPT], **values)[0]["file"]).name for values in ({}, {"steps": 3})]
+    assert files == [f"{file_stem(PROMPT)}_seed0.png", f"{file_stem(PROMPT)}_seed0_steps3.png"]
+
+
+def test_a_checkpoint_is_found_from_inside_its_folder(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained / "checkpoints")
+    assert draw(Path("epoch-2"), tmp_path, [PROMPT])[0]["checkpoint"] == "epoch-2"
+
+
+def test_a_long_chinese_prompt_has_a_name_that_every_file_system_takes() -> None:
+    assert len(file_stem("橙色的圆形在青色的背景上" * 20).encode()) <= 87
+
+
 def test_the_recipes_eta_belongs_to_its_own_ddim() -> None:
     config = tiny(sampling={"eta": 0.5}).sampling
     assert overridden(config, {"scheduler": None}).eta == 0.5
@@ -190,7 +208,7 @@ def test_a_model_without_text_takes_neither_prompt_nor_guidance(trained_textless
     assert [Path(row["file"]).name for row in rows] == ["textless_seed0.png", "textless_seed1.png"]
     with pytest.raises(RequestError, match=f"textless was trained without text, received the prompt '{PROMPT}'"):
         draw(trained_textless, tmp_path, [PROMPT])
-    with pytest.raises(RequestError, match=r"received guidance_scale 2 for a model without; set it to 1"):
+    with pytest.raises(RequestError, match=r"received guidance_scale 2 for a model without text; set it to 1"):
         draw(trained_textless, tmp_path, [""], guidance_scale=2)
 
 

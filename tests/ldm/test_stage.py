@@ -17,7 +17,7 @@ from bottega.cli.main import main
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import red_circle
 from bottega.ldm.generate import generate
-from bottega.ldm.recipe import as_yaml, load_recipe
+from bottega.ldm.recipe import as_yaml, load_recipe, read_recipe
 from bottega.ldm.stage import go_on_from, prepare, replay, run
 from bottega.models.names import resolve
 from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
@@ -179,7 +179,7 @@ def test_a_new_learning_rate_holds_from_here_on_and_a_cosine_is_stretched(tmp_pa
 
 
 def test_fewer_epochs_than_are_done_are_refused(copy: Path) -> None:
-    with pytest.raises(RequestError, match="steps = 3 lies before the checkpoint's step 6"):
+    with pytest.raises(RequestError, match=r"num_epochs = 1 ends at step 3, the run stands at epoch-2"):
         run(tiny(training={"num_epochs": 1}), copy)
 
 
@@ -287,6 +287,57 @@ def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_s
     assert run(longer, directory)["resumed_from"] == 9
     with pytest.raises(RequestError, match="has epoch-4, which is newer than epoch-3"):
         go_on_from(directory / "checkpoints" / "epoch-3", directory)
+
+
+def test_a_checkpoint_that_was_gone_on_from_may_be_pruned_by_the_time_the_command_is_given_again(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "ldm", "--resume", str(copy / "checkpoints" / "epoch-2"), "--set", "training.num_epochs=5"]
+    assert main(words) == 0 and names(copy / "checkpoints") == ["epoch-4", "epoch-5"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "nothing was left to train, all 15 steps are done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [{"training": {"num_epochs": 1}}, {"autoencoder": {"factor": 2}}, {"unet": {"channels": [8, 8]}}]
+)
+def test_a_refused_request_leaves_every_file_of_the_run_as_it_was(copy: Path, change: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(RequestError):
+        run(tiny(**change), copy)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_caption_with_too_many_words_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="at most 4 words"):
+        run(tiny(text={"max_tokens": 5}), tmp_path)
+    with pytest.raises(RequestError, match=r"received 20 in '红红"):
+        run(tiny(validation={"prompts": ["红" * 20]}), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [(plain(), "training.steps=5"), (plain(), "training.validate_every=5"), (plain(), "training.checkpoint_every=5")],
+)
+def test_an_override_without_effect_is_refused(recipe: dict[str, Any], given: str) -> None:
+    with pytest.raises(RequestError, match=f"{given}: it has no effect on a run that counts epochs"):
+        read_recipe(recipe, Path(), "tiny", [given])
+    name = given.partition("=")[0].partition(".")[2]
+    counted = read_recipe(recipe, Path(), "tiny", ["training.num_epochs=null", given])
+    assert getattr(counted.training, name) == 5
+
+
+def test_a_folder_beside_a_data_root_that_is_not_there_is_read(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(12):
+        Image.fromarray(np.roll(red_circle(64), index, axis=0)).save(photos / f"{index}.png")
+    folder = {"source": str(photos), "prompt": "a red circle"}
+    data = {"kind": "folder", "held_out": 0, "num_samples": 8, "root": str(tmp_path / "none"), "folder": folder}
+    done = run(tiny(data=data, training={"num_epochs": 1}), tmp_path / "run")
+    assert (done["steps"], done["samples"]) == (1, 8)
 
 
 def test_a_run_that_counts_epochs_is_not_gone_on_with_by_steps(copy: Path) -> None:

@@ -177,7 +177,7 @@ def test_more_processes_than_parts_are_refused_with_the_cure() -> None:
 
 def test_one_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RequestError, match=r"models\.device = cuda:1 names one; use auto"), joined("cuda:1"):
+    with pytest.raises(RequestError, match=r"the device cuda:1 is one for all; use auto"), joined("cuda:1"):
         pass
 
 

@@ -125,9 +125,9 @@ def ldm(
         raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
     if verify_resume is not None and replay is not None:
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
-    if resume is not None:
-        stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
     home = stage.run_of(resume) if resume is not None else None
+    if resume is not None and stage.led_to(output_dir or Path(str(home))) != resume.resolve().name:
+        stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
     recipe = load_recipe(config or Path(str(home)) / "recipe.yaml", set_ or [])
     directory = output_dir or home or Path("runs") / recipe.name
     if dry_run:
@@ -160,10 +160,16 @@ def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
     """What a person wants to know when a training has ended: where all lies, how it went, what next."""
     from bottega.doctor.training import examine
 
-    verdict = examine(directory)
     place = directory / done["checkpoint"]
-    typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
-    typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
+    if done["resumed_from"] == done["steps"]:
+        typer.echo(
+            f"{place}: nothing was left to train, all {done['steps']} steps are done; for more --set "
+            "training.num_epochs=…, or training.steps=… where steps count"
+        )
+    else:
+        verdict = examine(directory)
+        typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
+        typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
     typer.echo(f"samples: {directory / 'samples'}; more: bottega doctor training {directory}")
     typer.echo(f"draw with it: bottega generate --checkpoint {place}{' --prompt …' if prompted else ''}")
 

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from bottega.ldm.config import AutoencoderConfig
 
+_DECODED = 4
+"""Pictures that a real autoencoder decodes at once: at 512 px each takes a gigabyte and more."""
+
 Pictures = npt.NDArray[np.uint8]
 Drawn = npt.NDArray[np.float32]
 
@@ -74,7 +77,8 @@ class DiffusersVAE(Autoencoder):
 
     def decode(self, latents: torch.Tensor) -> Drawn:
         """See `Autoencoder`."""
-        return self.encoder.decode(latents)
+        parts = (latents[i : i + _DECODED] for i in range(0, len(latents), _DECODED))
+        return np.concatenate([self.encoder.decode(part) for part in parts])
 
 
 def open_autoencoder(config: AutoencoderConfig, device: str = "auto") -> Autoencoder:

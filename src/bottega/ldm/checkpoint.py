@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def open_trained(place: Path, device: str = "auto") -> Trained:
     kept = found.remembered
     if "recipe" not in kept:
         raise RequestError(f"{found.folder}: a checkpoint of `bottega train ldm` is wanted, this is of another trainer")
-    recipe = read_recipe(kept["recipe"], found.folder.parents[1], f"{found.folder.name}: recipe")
+    run = Path(os.path.normpath(found.folder / ".." / ".."))
+    recipe = read_recipe(kept["recipe"], run, f"{found.folder.name}: recipe")
     chosen = choose_device(device)
     clip = ClipText(resolve(str(recipe.text.model)), chosen) if recipe.text.kind == "clip" else None
     model = LatentDiffusion(recipe, kept["shape"][0], kept["words"], clip)

@@ -5,6 +5,7 @@ A longer list begins with the shorter one, so that a run can be given more sampl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
         )
     if not training:
         raise RequestError(
-            f"no usable training picture with a caption in {config.kind}; see rejects.csv for each one's"
+            f"{config.kind} has no usable training picture with a caption; {directory / 'rejects.csv'} says why of "
+            "each (data.folder.prompt gives one caption to all that have none)"
         )
     return Samples(training[: config.num_samples], [sample for split, sample in found if split == "val"][:_HELD_OUT])
 
@@ -142,10 +144,11 @@ def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
     else:
         rows = read_jsonl(directory / "contents.jsonl")
         found = ((row["split"], row["content_id"], row["captions"], row["content_path"]) for row in rows)
-    return [
-        (split, Sample(str(name), tuple(captions), _reader(root / path, config.size), file_stamp(root / path)))
-        for split, name, captions, path in found
-    ]
+    result = []
+    for split, name, captions, path in found:
+        place = Path(os.path.normpath(root / path))  # a folder beside the root, too, where the root itself is not there
+        result.append((split, Sample(str(name), tuple(captions), _reader(place, config.size), file_stamp(place))))
+    return result
 
 
 def _reader(path: Path, size: int) -> Callable[[], Picture]:

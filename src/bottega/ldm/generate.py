@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
-    from bottega.ldm.config import SamplingConfig
+    from bottega.ldm.autoencoder import Drawn
+    from bottega.ldm.checkpoint import Trained
+    from bottega.ldm.config import LDMRecipe, SamplingConfig
 
 _WORDS = 8
 
@@ -41,44 +43,68 @@ def generate(
     path, NonFiniteError where latents are not finite, before a picture would be written.
     """
     from bottega.ldm.checkpoint import open_trained
-    from bottega.ldm.drawing import draw_latents
-    from bottega.ldm.samples import to_bytes
-    from bottega.runtime.files import write_png
+    from bottega.ldm.drawing import AT_ONCE, draw_latents
+    from bottega.runtime.interrupt import Interruption
+    from bottega.runtime.progress import Progress
 
     began = time.monotonic()
     trained = open_trained(checkpoint, device)
-    if trained.recipe.text.kind == "none" and any(prompts):
-        raise RequestError(
-            f"{trained.recipe.name} was trained without text, received the prompt {prompts[0]!r}; give none"
-        )
-    if trained.recipe.text.kind != "none" and not all(prompt.strip() for prompt in prompts):
-        raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
-    config = overridden(trained.recipe.sampling, sampling)
-    if config.guidance_scale != 1 and trained.recipe.text.kind == "none":
-        raise RequestError(
-            f"guidance needs text to guide by, received guidance_scale {config.guidance_scale:g} for a model without; "
-            "set it to 1"
-        )
-    path, plan = trained.recipe.diffusion.path, config.plan(trained.absmax)
+    recipe = trained.recipe
+    config = overridden(recipe.sampling, sampling)
+    _refuse(recipe, prompts, config)
+    path, plan = recipe.diffusion.path, config.plan(trained.absmax)
     plan.timesteps(path)
+    changed = "".join(f"_{k}{v}" for k, v in config if v != getattr(recipe.sampling, k))
     wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
-    texts, seeds = [prompt for prompt, _ in wanted], [number for _, number in wanted]
-    latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, watch)
-    rows = []
-    for (prompt, number), picture in zip(wanted, trained.autoencoder.decode(latents), strict=True):
-        said = {
-            "prompt": prompt,
-            "seed": number,
-            "model": trained.recipe.name,
-            "checkpoint": trained.folder.name,
-            "averaged": trained.averaged,
-            **config.model_dump(mode="json"),
-        }
-        file = output_dir / f"{file_stem(prompt or trained.recipe.name)}_seed{number}.png"
-        sha256 = write_png(file, to_bytes(picture), {"bottega": json.dumps(said, ensure_ascii=False)})
-        rows.append({"file": str(file), "sha256": sha256, **said})
+    rows: list[dict[str, Any]] = []
+    with Progress(len(wanted), "pictures", "pictures") as progress, Interruption() as stop:
+        for first in range(0, len(wanted), AT_ONCE):
+            part = wanted[first : first + AT_ONCE]
+            texts, seeds = [prompt for prompt, _ in part], [number for _, number in part]
+            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, watch)
+            for (prompt, number), picture in zip(part, trained.autoencoder.decode(latents), strict=True):
+                said = {"prompt": prompt, "seed": number, **_model(trained), **config.model_dump(mode="json")}
+                file = output_dir / f"{file_stem(prompt or recipe.name)}_seed{number}{changed}.png"
+                rows.append(_write(file, picture, said))
+                progress.update()
+            stop.check()
     seconds = (time.monotonic() - began) / len(rows)
     return [row | {"seconds": seconds} for row in rows]
+
+
+def _refuse(recipe: LDMRecipe, prompts: Sequence[str], config: SamplingConfig) -> None:
+    """Raise RequestError for prompts or guidance that the model was not trained for."""
+    texts = recipe.text.kind != "none"
+    if not texts and any(prompts):
+        raise RequestError(f"{recipe.name} was trained without text, received the prompt {prompts[0]!r}; give none")
+    if texts and not all(prompt.strip() for prompt in prompts):
+        raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
+    if config.guidance_scale != 1 and (not texts or recipe.text.dropout == 0):
+        why = "without text" if not texts else "that was never shown the empty caption (text.dropout = 0)"
+        raise RequestError(
+            f"guidance needs text to guide by, received guidance_scale {config.guidance_scale:g} for a model {why}; "
+            "set it to 1"
+        )
+
+
+def _model(trained: Trained) -> dict[str, Any]:
+    return {"model": trained.recipe.name, "checkpoint": trained.folder.name, "averaged": trained.averaged}
+
+
+def _write(file: Path, picture: Drawn, said: dict[str, Any]) -> dict[str, Any]:
+    """Write a picture in 0…1 with what it says of itself; NonFiniteError instead of the black of a cast NaN."""
+    import numpy as np
+
+    from bottega.ldm.samples import to_bytes
+    from bottega.runtime.files import write_png
+
+    if not bool(np.isfinite(picture).all()):
+        raise NonFiniteError(
+            f"a picture holds NaN or infinity after the autoencoder, received it for seed {said['seed']}; look at its "
+            "latents (--statistics), and keep the autoencoder in float32"
+        )
+    sha256 = write_png(file, to_bytes(picture), {"bottega": json.dumps(said, ensure_ascii=False)})
+    return {"file": str(file), "sha256": sha256, **said}
 
 
 def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:
@@ -96,5 +122,6 @@ def file_stem(prompt: str) -> str:
     """The first words of a prompt as a file name, `orange-circle-with-teal-background`; where that is not all of them,
     six digits tell it from prompts that begin alike."""
     words = re.findall(r"\w+", prompt.lower())
-    stem, whole = "-".join(words[:_WORDS])[:80], "-".join(words)
+    whole = "-".join(words)
+    stem = "-".join(words[:_WORDS]).encode()[:80].decode(errors="ignore")  # a file's name is counted in bytes
     return (stem if stem == whole else f"{stem}-{derive(prompt) % 16**6:06x}") or "picture"

@@ -35,10 +35,31 @@ def load_recipe(path: Path, sets: Sequence[str] = ()) -> LDMRecipe:
 def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[str] = ()) -> LDMRecipe:
     """A recipe from plain data whose relative places begin in `folder`; `where` names it in errors."""
     for section, key in _PLACES:
-        value = (data.get(section) or {}).get(key)
+        part = data.get(section)
+        value = part.get(key) if isinstance(part, dict) else None
         if isinstance(value, str) and value.startswith(("./", "../")):
             data = {**data, section: {**data[section], key: os.path.normpath(folder / value)}}
-    return parse(LDMRecipe, apply_sets(data, sets), where)
+        elif isinstance(value, str) and value.startswith("~"):
+            data = {**data, section: {**data[section], key: os.path.expanduser(value)}}
+    recipe = parse(LDMRecipe, apply_sets(data, sets), where)
+    _refuse_idle(recipe, sets)
+    return recipe
+
+
+def _refuse_idle(recipe: LDMRecipe, sets: Sequence[str]) -> None:
+    """Raise RecipeError for an override that would be read and have no effect."""
+    counts_steps = recipe.training.num_epochs is None
+    idle = ("save_every_epochs",) if counts_steps else ("steps", "checkpoint_every", "validate_every")
+    cure = (
+        "set training.checkpoint_every and training.validate_every"
+        if counts_steps
+        else "set training.num_epochs and training.save_every_epochs, or training.num_epochs=null to count steps"
+    )
+    for item in sets:
+        name = item.partition("=")[0].strip()
+        if name in {f"training.{key}" for key in idle}:
+            counted = "steps" if counts_steps else "epochs"
+            raise RecipeError(f"--set {item}: it has no effect on a run that counts {counted}; {cure}")
 
 
 def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:

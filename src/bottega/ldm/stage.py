@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bottega.ldm.data import Samples
     from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
+    from bottega.ldm.text import Words
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
@@ -70,11 +71,10 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
 
     processes.require(recipe.training.parts, "training.parts")
     with processes.together():
-        if processes.first:
-            _newest(recipe, directory)
-            _latents(recipe, directory)  # the others read them
+        if processes.count > 1 and processes.first:
+            _latents(recipe, directory, _newest(recipe, directory))  # the others read them
     with processes.together():
-        work, loop = prepare(recipe, directory, write=False)
+        work, loop = prepare(recipe, directory, write=processes.count == 1)
         if processes.first:
             write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
             write_json(directory / "provenance.json", describe(_weight_files(recipe)))
@@ -110,22 +110,21 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
-    samples, autoencoder, latents = _latents(recipe, directory, write=write)
-    _check_sides(recipe, latents.training)
-    words = _vocabulary(recipe, samples, found)
     clip = _clip(recipe, device)
+    samples, autoencoder, latents = _latents(recipe, directory, found, write=write)
+    words = _vocabulary(recipe, samples, found)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
+    if model.words is not None:
+        _check_captions(model.words, recipe, samples)
     course, loop = _course(recipe, len(samples.training), found)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
     work.floor = _floor(work)
     work.fingerprint = {
         "ldm": _settings(recipe),
-        "counts": "steps" if recipe.training.num_epochs is None else "epochs",
-        "autoencoder": autoencoder.facts,
+        **_models(recipe, autoencoder),
+        "counts": _counts(recipe),
         "words": words,
     }
-    if recipe.text.kind == "clip":
-        work.fingerprint["clip"] = _clip_hash(recipe)
     work.remembered = {
         "recipe": portable(recipe, directory),
         "words": words,
@@ -148,11 +147,11 @@ def go_on_from(folder: Path, directory: Path) -> None:
     """
     from bottega.training import checkpoint as checkpoints
 
-    found = checkpoint_at(folder)
     newest = checkpoints.latest(directory / "checkpoints")
-    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "sha256": found.sha256}
-    if newest is not None and origin.exists() and read_json(origin) == this:
-        return  # this command was given before, and stopped
+    if newest is not None and led_to(directory) == folder.resolve().name:
+        return  # this command was given before, and stopped; what it named may be gone by now
+    found = checkpoint_at(folder)
+    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name}
     if newest is not None and newest.folder.resolve() == folder.resolve():
         write_json(origin, this)
         return
@@ -171,6 +170,12 @@ def go_on_from(folder: Path, directory: Path) -> None:
     shutil.copytree(folder, temporary)
     write_json(origin, this)
     os.rename(temporary, place)
+
+
+def led_to(directory: Path) -> str | None:
+    """The name of the checkpoint from which an earlier --resume went on in this run directory."""
+    origin = directory / ORIGIN
+    return read_json(origin).get("checkpoint") if origin.exists() else None
 
 
 def checkpoint_at(folder: Path) -> Checkpoint:
@@ -214,12 +219,14 @@ def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
 
     found = checkpoints.latest(directory / "checkpoints")
     if found is not None:
-        now = {"ldm": _settings(recipe), "loop": loop_fingerprint(recipe.training.loop(1, None))}
-        checkpoints.check_fingerprint({k: found.fingerprint.get(k) for k in now}, now, LDM_MAY_CHANGE)
+        loop = loop_fingerprint(recipe.training.loop(1, None))
+        _refuse_other(found, {"ldm": _settings(recipe), "loop": loop, "counts": _counts(recipe)})
     return found
 
 
-def _latents(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[Samples, Autoencoder, Latents]:
+def _latents(
+    recipe: LDMRecipe, directory: Path, found: Checkpoint | None, *, write: bool = True
+) -> tuple[Samples, Autoencoder, Latents]:
     """The samples of a recipe, what encodes them, and their latents, below `directory`."""
     from bottega.ldm.autoencoder import open_autoencoder
     from bottega.ldm.data import read_samples
@@ -227,13 +234,19 @@ def _latents(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple
 
     samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
+    if found is not None:  # before latents of another model are put in their place
+        _refuse_other(found, _models(recipe, autoencoder))
+    _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
     return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / "latents", write=write)
 
 
 def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
     """What the pictures depend on; a number of samples only takes more or fewer of them."""
     data = recipe.data.settings()
-    return {"data": {k: v for k, v in data.items() if k not in ("num_samples", "root")}, "seed": recipe.seed}
+    kept: dict[str, Any] = {k: v for k, v in data.items() if k not in ("num_samples", "root")}
+    for part in SOURCES:  # names and times of the files tell which pictures they are
+        kept[part] = {k: v for k, v in (kept[part] or {}).items() if k != "source"}
+    return {"data": kept, "seed": recipe.seed}
 
 
 def _settings(recipe: LDMRecipe) -> dict[str, Any]:
@@ -274,11 +287,30 @@ def _clip(recipe: LDMRecipe, device: torch.device) -> Any:
     return ClipText(resolve(str(recipe.text.model)), device) if recipe.text.kind == "clip" else None
 
 
-def _clip_hash(recipe: LDMRecipe) -> str:
+def _models(recipe: LDMRecipe, autoencoder: Autoencoder) -> dict[str, Any]:
+    """The frozen models of a run, by their weights."""
     from bottega.models.hashes import model_hash
     from bottega.models.names import resolve
 
-    return model_hash(resolve(str(recipe.text.model)))
+    clip = {"clip": model_hash(resolve(str(recipe.text.model)))} if recipe.text.kind == "clip" else {}
+    return {"autoencoder": autoencoder.facts, **clip}
+
+
+def _counts(recipe: LDMRecipe) -> str:
+    return "steps" if recipe.training.num_epochs is None else "epochs"
+
+
+def _refuse_other(found: Checkpoint, now: dict[str, Any]) -> None:
+    """Raise FingerprintError where the run was begun with other values than `now`, part by part."""
+    from bottega.training import checkpoint as checkpoints
+
+    checkpoints.check_fingerprint({name: found.fingerprint.get(name) for name in now}, now, LDM_MAY_CHANGE)
+
+
+def _check_captions(words: Words, recipe: LDMRecipe, samples: Samples) -> None:
+    """Every caption that training, validation and sample pictures will show has few enough words, or RequestError."""
+    captions = [caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions]
+    words.check([*captions, *recipe.validation.prompts])
 
 
 def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[Course | Stream, LoopConfig]:
@@ -291,7 +323,13 @@ def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[
     course = Course.read(kept, training.batch_size) if kept else Course.begin(samples, training.batch_size)
     if found is not None:
         course = course.going_on(found.step, samples)
-    return course, training.loop(course.steps(training.num_epochs), course.steps_per_epoch())
+    steps = course.steps(training.num_epochs)
+    if found is not None and steps < found.step:
+        raise RequestError(
+            f"training.num_epochs = {training.num_epochs} ends at step {steps}, the run stands at {found.folder.name}; "
+            "ask for more epochs, or train into another folder"
+        )
+    return course, training.loop(steps, course.steps_per_epoch())
 
 
 def _floor(work: LatentWorkload) -> list[float] | None:
@@ -326,7 +364,7 @@ def _notes(work: LatentWorkload) -> Sequence[str]:
         else f"latents {s['min']:.3g} … {s['max']:.3g}; x̂_0 is not held within any range",
     ]
     if work.floor is not None:
-        notes.append(f"the least possible loss on this set: {sum(work.floor) / len(work.floor):.4g}")
+        notes.append(f"the least possible loss on this set, unweighted: {sum(work.floor) / len(work.floor):.4g}")
     return notes
 
 

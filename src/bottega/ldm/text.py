@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,20 @@ class Words(nn.Module):
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """int64 [B, L], padded with 0 to the longest; RequestError for one of more than max_tokens - 1 words."""
+        self.check(captions)
         rows = [[START, *self._numbers(caption)] for caption in captions]
         longest = max(map(len, rows))
-        if longest > self.limit:
-            at = next(caption for caption, row in zip(captions, rows, strict=True) if len(row) == longest)
-            raise RequestError(
-                f"a caption has at most {self.limit - 1} words (text.max_tokens - 1), received {longest - 1} in "
-                f"{at[:80]!r}; shorten it, or train with a larger text.max_tokens"
-            )
         return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+
+    def check(self, captions: Iterable[str]) -> None:
+        """RequestError for the first caption that has too many words."""
+        for caption in captions:
+            count = len(words_of(caption))
+            if count >= self.limit:
+                raise RequestError(
+                    f"a caption has at most {self.limit - 1} words (text.max_tokens - 1; each Chinese character is "
+                    f"one), received {count} in {caption[:80]!r}; shorten it, or train with a larger text.max_tokens"
+                )
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
@@ -104,20 +109,22 @@ class ClipText:
         from bottega.models.loading import load_tokenizer, load_transformers
 
         places = (folder, folder / "tokenizer", folder.parent / "tokenizer")
-        place = next((p for p in places if any(p.glob("*token*"))), None)
+        place = next((p for p in places if any(q.is_file() for q in p.glob("*token*"))), None)
         if place is None:
             raise MissingError(f"{folder}: no tokenizer lies there, nor in tokenizer/ beside it; fetch the model whole")
         self.tokenizer = load_tokenizer(place)
         self.model: Any = load_transformers(CLIPTextModel, folder, torch.float32).to(device).requires_grad_(False)
         self.width = int(self.model.config.hidden_size)
         self.limit = int(self.model.config.max_position_embeddings)
+        self._told: set[str] = set()
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """states [B, L, F], and bool [B, L], True where a token counts; a longer caption is cut, and that is said."""
         given = self.tokenizer(list(captions), padding="max_length", max_length=self.limit, truncation=True)
         for caption, ids in zip(captions, self.tokenizer(list(captions))["input_ids"], strict=True):
-            if len(ids) > self.limit:
+            if len(ids) > self.limit and caption not in self._told:
+                self._told.add(caption)
                 LOGGER.warning("CLIP reads %d tokens, %d in %r: the rest is cut off", self.limit, len(ids), caption)
         device = self.model.device
         ids, counts = (torch.tensor(given[name], device=device) for name in ("input_ids", "attention_mask"))

@@ -55,14 +55,13 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are proved whole; sha256: of the parameters' file."""
+    """A checkpoint whose files are proved whole."""
 
     folder: Path
     step: int
     fingerprint: dict[str, Any]
     loss_scale: dict[str, float] | None = None
     remembered: dict[str, Any] = field(default_factory=dict)
-    sha256: str = ""
 
 
 def step_name(step: int) -> str:
@@ -149,7 +148,7 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     if not whole:
         return None
-    kept = state.get("loss_scale"), state.get("remembered") or {}, state["sha256"][_FILES[0]]
+    kept = state.get("loss_scale"), state.get("remembered") or {}
     return Checkpoint(folder, int(state["step"]), state["fingerprint"], *kept)
 
 

@@ -213,7 +213,7 @@ def _show(work: Workload, step: int, directory: Path, state: checkpoints.State, 
     try:
         with state.exported():
             work.show(directory, step + 1)
-    except (StorageError, MissingError, RuntimeError, MemoryError) as error:
+    except (StorageError, MissingError, NonFiniteError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError | MemoryError) and not is_out_of_memory(error):
             raise
         journal.line(f"step {step + 1}: no pictures were drawn ({error})")

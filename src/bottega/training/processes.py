@@ -167,7 +167,7 @@ def joined(device: str) -> Iterator[Processes]:
         return
     if ":" in device:
         raise RequestError(
-            f"several processes need a device each, models.device = {device} names one; use auto, cuda or cpu"
+            f"several processes need a device each, the device {device} is one for all; use auto, cuda or cpu"
         )
     from accelerate import PartialState
 
