@@ -89,6 +89,18 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
+def as_diffusers_calls_it(backbone: Backbone, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the transformer says when it is called as a pipeline of diffusers calls it."""
+    said: torch.Tensor = backbone.transformer(
+        inputs["latents"],
+        encoder_hidden_states=inputs["text"],
+        encoder_attention_mask=inputs["mask"],
+        timestep=inputs["timesteps"],
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+    ).sample
+    return said
+
+
 def picture(seed: int) -> np.ndarray:
     """A soft random picture, uint8 [128, 128, 3]."""
     import cv2

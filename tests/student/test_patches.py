@@ -34,7 +34,7 @@ from bottega.student.stage import prepare, run, verify
 from bottega.student.store import FeatureStore, read_samples
 from bottega.student.targets import Picture, Sample
 
-from .conftest import PATCHES
+from .conftest import PATCHES, as_diffusers_calls_it
 
 Make = Callable[..., StyleAdapter]
 Inputs = dict[str, torch.Tensor]
@@ -386,13 +386,7 @@ def test_diffusers_own_pipeline_takes_patch_tokens_and_no_content(
     with torch.no_grad():
         own = draw(backbone, adapter, inputs)
         with styled(backbone.transformer, adapter, inputs["patches"]):
-            theirs = backbone.transformer(
-                inputs["latents"],
-                encoder_hidden_states=inputs["text"],
-                encoder_attention_mask=inputs["mask"],
-                timestep=inputs["timesteps"],
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            ).sample
+            theirs = as_diffusers_calls_it(backbone, inputs)
     assert float((own - theirs).abs().max()) < 1e-5
 
 

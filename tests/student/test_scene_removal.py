@@ -28,6 +28,8 @@ from bottega.student.export import load_adapter
 from bottega.student.pipeline import styled
 from bottega.student.stage import run
 
+from .conftest import as_diffusers_calls_it
+
 CONFIG = StudentConfig.model_validate(
     {
         "adapter": {
@@ -121,13 +123,7 @@ def test_diffusers_own_pipeline_takes_the_caption_too(backbone: Backbone, make_a
         assert float(cosines["scene_after"].abs().max()) < 1e-6
         own = forward(backbone, adapter, *given.values(), tokens)
         with styled(backbone.transformer, adapter, inputs["style"], inputs["style_content"], caption=caption):
-            theirs = backbone.transformer(
-                inputs["latents"],
-                encoder_hidden_states=inputs["text"],
-                encoder_attention_mask=inputs["mask"],
-                timestep=inputs["timesteps"],
-                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            ).sample
+            theirs = as_diffusers_calls_it(backbone, inputs)
     assert float((own - theirs).abs().max()) < 1e-5
 
 

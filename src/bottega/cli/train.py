@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train a StyleAdapter, or a model from scratch.", no_args_is_help=True, add_completion=False)
 C = TypeVar("C", bound="Config")
 
+VerifyResume = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="STEPS",
+        help="train nothing: show that stopping and resuming changes no bit, on so many steps beside the output "
+        f"({VERIFY_STEPS} without a number)",
+    ),
+]
+Replay = Annotated[
+    Path | None, typer.Option(help="train nothing: compute a step again that was not finite, from its file")
+]
+"""Options of both trainers."""
+
 
 @app.callback()
 def _group() -> None:
@@ -43,18 +57,8 @@ def style(
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as student.loop.steps=500")] = None,
     pixart: Annotated[str | None, typer.Option(help="PixArt's folder or name, in place of the recipe's")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, in place of the recipe's")] = None,
-    verify_resume: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="STEPS",
-            help="train nothing: show that stopping and resuming changes no bit, on so many steps beside the output "
-            f"({VERIFY_STEPS} without a number)",
-        ),
-    ] = None,
-    replay: Annotated[
-        Path | None, typer.Option(help="train nothing: compute a step again that was not finite, from its file")
-    ] = None,
+    verify_resume: VerifyResume = None,
+    replay: Replay = None,
 ) -> None:
     """Train a StyleAdapter on a frozen PixArt-α; the same command goes on where a stopped run was."""
     from bottega.student import stage
@@ -103,18 +107,8 @@ def ldm(
         Path | None, typer.Option(help="run directory  [default: that of --resume, else runs/NAME]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the resolved recipe and train nothing")] = False,
-    verify_resume: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="STEPS",
-            help="train nothing: show that stopping and resuming changes no bit, on so many steps beside the output "
-            f"({VERIFY_STEPS} without a number)",
-        ),
-    ] = None,
-    replay: Annotated[
-        Path | None, typer.Option(help="train nothing: compute a step again that was not finite, from its file")
-    ] = None,
+    verify_resume: VerifyResume = None,
+    replay: Replay = None,
 ) -> None:
     """Train a latent diffusion model from scratch; the same command goes on where a stopped run was."""
     from bottega.ldm import stage
