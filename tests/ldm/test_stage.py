@@ -399,6 +399,14 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(
         assert f"received {wrong}; in {trained}/checkpoints there are epoch-1, epoch-2" in capsys.readouterr().err
 
 
+def test_a_run_directory_that_is_a_file_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, place = tmp_path / "tiny.yaml", tmp_path / "a file"
+    config.write_text(as_yaml(plain()))
+    place.touch()
+    assert main(["train", "ldm", "--config", str(config), "--output-dir", str(place / "run")]) == 2
+    assert f"{place} is a file; name another" in capsys.readouterr().err
+
+
 def test_a_dry_run_shows_the_recipe_and_trains_nothing(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def ldm(
     """Train a latent diffusion model from scratch; the same command goes on where a stopped run was."""
     from bottega.ldm import stage
     from bottega.ldm.recipe import as_yaml, load_recipe, portable
+    from bottega.runtime.files import require_folder
     from bottega.training.processes import joined
 
     if config is None and resume is None:
@@ -127,6 +128,7 @@ def ldm(
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
         return
+    require_folder(directory)
     device = recipe.training.device
     with joined(device) as processes, _told_once(processes), ExitStack() as held:
         if processes.count > 1 and not (verify_resume is None and replay is None):

@@ -74,6 +74,10 @@ class Words(nn.Module):
                     f"one), received {count} in {caption[:80]!r}; shorten it, or train with a larger text.max_tokens"
                 )
 
+    def knows_any(self, caption: str) -> bool:
+        """Whether anything of a caption is left when words that it does not know are left out."""
+        return any(word in self.numbers for word in words_of(caption))
+
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
         counts = tokens != PAD
