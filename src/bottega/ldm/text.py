@@ -22,6 +22,8 @@ from bottega.runtime.errors import MissingError, RequestError
 LOGGER = logging.getLogger(__name__)
 PAD, START = 0, 1
 _SPECIAL = 2
+_TOLD = 8
+"""Captions that CLIP cuts off of which a line is said: of a data set it may cut thousands."""
 _CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
@@ -126,11 +128,19 @@ class ClipText:
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """states [B, L, F], and bool [B, L], True where a token counts; a longer caption is cut, and that is said."""
         given = self.tokenizer(list(captions), padding="max_length", max_length=self.limit, truncation=True)
-        for caption, ids in zip(captions, self.tokenizer(list(captions))["input_ids"], strict=True):
+        whole = self.tokenizer(list(captions), verbose=False)["input_ids"]  # else it speaks of indexing errors
+        for caption, ids in zip(captions, whole, strict=True):
             if len(ids) > self.limit and caption not in self._told:
                 self._told.add(caption)
-                LOGGER.warning("CLIP reads %d tokens, %d in %r: the rest is cut off", self.limit, len(ids), caption)
+                self._tell(caption, len(ids))
         device = self.model.device
         ids, counts = (torch.tensor(given[name], device=device) for name in ("input_ids", "attention_mask"))
         states = self.model(ids, attention_mask=counts).last_hidden_state
         return states, counts.bool()
+
+    def _tell(self, caption: str, tokens: int) -> None:
+        if len(self._told) <= _TOLD:
+            last = "; of further ones nothing is said" if len(self._told) == _TOLD else ""
+            LOGGER.warning(
+                "CLIP reads %d tokens, %d in %r: the rest is cut off%s", self.limit, tokens, caption[:80], last
+            )
