@@ -316,7 +316,22 @@ def test_a_caption_with_too_many_words_is_refused_before_the_first_step(tmp_path
         run(tiny(text={"max_tokens": 5}), tmp_path)
     with pytest.raises(RequestError, match=r"received 20 in '红红"):
         run(tiny(validation={"prompts": ["红" * 20]}), tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "latents").exists()  # hours, with a real autoencoder
+
+
+def test_what_stops_a_training_is_told_before_pictures_are_looked_at_or_encoded(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(4):
+        Image.fromarray(np.roll(red_circle(64), index, axis=0)).save(photos / f"{index}.png")
+    data = {"kind": "folder", "held_out": 0, "num_samples": None, "root": str(tmp_path),
+            "folder": {"source": "photos", "prompt": "red"}}  # fmt: skip
+    with pytest.raises(MissingError, match="no such folder"):
+        run(tiny(data=data, autoencoder={"kind": "diffusers", "model": "/nowhere"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RequestError, match="an epoch needs one whole batch"):
+        run(tiny(data=data), tmp_path / "run")
+    assert not (tmp_path / "run" / "latents").exists()
 
 
 @pytest.mark.parametrize(

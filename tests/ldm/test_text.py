@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bottega.ldm.config import TextConfig
-from bottega.ldm.text import ClipText, Words, vocabulary_of, words_of
+from bottega.ldm.text import ClipText, Words, check_lengths, vocabulary_of, words_of
 from bottega.models.names import resolve
 from bottega.runtime.errors import MissingError, RequestError
 
@@ -99,6 +99,13 @@ def test_too_many_words_are_refused_with_the_caption_and_as_many_as_fit_are_not(
         RequestError, match=r"at most 7 words \(text\.max_tokens - 1; .*\), received 8 in 'light circle"
     ):
         text.tokens(["circle", "light" + " circle" * 7])
+
+
+def test_of_several_captions_that_are_too_long_the_longest_and_what_would_do_is_told() -> None:
+    captions = ["circle " * count for count in (3, 9, 12, 8)]
+    with pytest.raises(RequestError, match=r"received 12 in .* \(and too many in 2 more\); .* text\.max_tokens = 13"):
+        check_lengths(captions, 8)
+    check_lengths(captions, 13)
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottega.data.captions import captions_in, sidecar, tidy
+from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
 from bottega.data.ingest import Item, take_in, write_rejects
 from bottega.data.pictures import picture_files
 from bottega.data.splits import SPLITS, Member, assign
-from bottega.runtime.errors import MissingError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, write_jsonl
 from bottega.runtime.progress import Progress
 
@@ -126,6 +126,7 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
 
     Raises:
         MissingError: the folder is not there, or holds no picture.
+        RequestError: captions in a `.txt` are not UTF-8.
     """
     folder = data_root / config.source
     listed = _metadata(folder)
@@ -138,11 +139,22 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
         return listed.get(inside) or sidecar(folder / inside) or prompt
 
     names = [path.relative_to(folder).as_posix() for path in files]
+    _refuse_undecodable([path for path, name in zip(files, names, strict=True) if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
         take_in_contents(index, contents, len(names), data_root=data_root, limits=config.limits)
         splits = split_contents(index, config.splits)
         return write_contents(directory, index, splits, lambda row: captions_of(row.source))
+
+
+def _refuse_undecodable(pictures: Sequence[Path]) -> None:
+    """Raise RequestError where the `.txt` beside pictures are no UTF-8: what was learned of them would be no words."""
+    bad = [path.with_suffix(".txt") for path in pictures if not is_utf8(path.with_suffix(".txt"))]
+    if bad:
+        raise RequestError(
+            f"captions are read as UTF-8, received {len(bad)} .txt in another encoding, first {bad[0]}; save them as "
+            "UTF-8, such as by iconv -f gbk -t utf-8"
+        )
 
 
 def _metadata(folder: Path) -> dict[str, list[str]]:

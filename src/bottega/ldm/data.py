@@ -5,6 +5,7 @@ A longer list begins with the shorter one, so that a run can be given more sampl
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy.typing as npt
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.data.index import file_stamp
 from bottega.ldm.config import DataConfig
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.seeds import derive, numpy_rng
 
+LOGGER = logging.getLogger(__name__)
 Picture = npt.NDArray[np.uint8]
 RED_CIRCLE = "a red circle on white"
 _HELD_OUT = 512
@@ -42,11 +44,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a recipe. words: all words that captions may hold, where that is known; else empty."""
+    """The samples of a recipe. words: all words that captions may hold, where that is known; else empty. unused:
+    pictures on disk that are neither trained on nor looked at in a validation."""
 
     training: list[Sample]
     held_out: list[Sample]
     words: tuple[str, ...] = ()
+    unused: int = 0
 
 
 def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool = True) -> Samples:
@@ -74,7 +78,9 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
             f"{config.kind} has no usable training picture with a caption; {directory / 'rejects.csv'} says why of "
             "each (data.folder.prompt gives one caption to all that have none)"
         )
-    return Samples(training[: config.num_samples], [sample for split, sample in found if split == "val"][:_HELD_OUT])
+    training = training[: config.num_samples]
+    held_out = [sample for split, sample in found if split == "val"][:_HELD_OUT]
+    return Samples(training, held_out, unused=len(found) - len(training) - len(held_out))
 
 
 def red_circle(size: int) -> Picture:
@@ -125,12 +131,24 @@ def _prepare(config: DataConfig, directory: Path) -> None:
     from bottega.data import coco, contents, fill50k
 
     root = Path(config.root)
-    if config.kind == "fill50k":
-        fill50k.run(config.fill50k, directory, data_root=root)
-    elif config.kind == "folder" and config.folder is not None:
-        contents.run_folder(config.folder, directory, data_root=root)
-    else:
-        coco.run(config.coco, directory, data_root=root)
+    try:
+        if config.kind == "fill50k":
+            done = fill50k.run(config.fill50k, directory, data_root=root)
+        elif config.kind == "folder" and config.folder is not None:
+            done = contents.run_folder(config.folder, directory, data_root=root)
+        else:
+            done = coco.run(config.coco, directory, data_root=root)
+    except MissingError as error:  # also of a run that was carried away from its data
+        raise MissingError(
+            f"{error}; if it lies elsewhere, say so: --set data.root=… (now {root}), or data.{config.kind}.source=…"
+        ) from error
+    if done["rejected"]:
+        LOGGER.warning(
+            "%d of %d pictures are left out; %s says why of each",
+            done["rejected"],
+            done["rejected"] + done.get("pictures", done.get("examples", 0)),
+            directory / "rejects.csv",
+        )
 
 
 def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from bottega.ldm.data import Samples
     from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
-    from bottega.ldm.text import Words
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
@@ -114,8 +113,6 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     samples, autoencoder, latents = _latents(recipe, directory, found, write=write)
     words = _vocabulary(recipe, samples, found)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
-    if model.words is not None:
-        _check_captions(model.words, recipe, samples)
     course, loop = _course(recipe, len(samples.training), found)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
     work.floor = _floor(work)
@@ -132,7 +129,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
         "shape": list(latents.training.shape[1:]),
         "course": course.record(),
     }
-    work.notes = _notes(work)
+    work.notes = _notes(work, samples.unused)
     if recipe.validation.samples:
         work.show = SampleWriter(work, autoencoder).write  # type: ignore[method-assign]
     return work, loop
@@ -232,10 +229,12 @@ def _latents(
     from bottega.ldm.data import read_samples
     from bottega.ldm.latents import encode
 
-    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
     if found is not None:  # before latents of another model are put in their place
         _refuse_other(found, _models(recipe, autoencoder))
+    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
+    _check_captions(recipe, samples)
+    _course(recipe, len(samples.training), found)  # refuses what it cannot walk before hours of encoding
     _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
     return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / "latents", write=write)
 
@@ -307,10 +306,13 @@ def _refuse_other(found: Checkpoint, now: dict[str, Any]) -> None:
     checkpoints.check_fingerprint({name: found.fingerprint.get(name) for name in now}, now, LDM_MAY_CHANGE)
 
 
-def _check_captions(words: Words, recipe: LDMRecipe, samples: Samples) -> None:
+def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:
     """Every caption that training, validation and sample pictures will show has few enough words, or RequestError."""
-    captions = [caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions]
-    words.check([*captions, *recipe.validation.prompts])
+    from bottega.ldm.text import check_lengths
+
+    if recipe.text.kind == "words":
+        captions = (caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions)
+        check_lengths((*captions, *recipe.validation.prompts), recipe.text.max_tokens)
 
 
 def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[Course | Stream, LoopConfig]:
@@ -353,11 +355,12 @@ def _floor(work: LatentWorkload) -> list[float] | None:
     return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS, captions=captions)]
 
 
-def _notes(work: LatentWorkload) -> Sequence[str]:
+def _notes(work: LatentWorkload, unused: int) -> Sequence[str]:
     s = work.latents.statistics
     size = sum(p.numel() for p in work.model.parameters())
     notes = [
-        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out",
+        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out"
+        + (f", {unused} not used (of the split test, or beyond data.num_samples)" if unused else ""),
         f"latents {'×'.join(map(str, work.latents.training.shape[1:]))}: {s['min']:.3g} … {s['max']:.3g}, mean "
         f"{s['mean']:.3g}, std {s['std']:.3g}; x̂_0 is held within ±{work.recipe.sampling.limit or s['absmax']:.3g}"
         if work.recipe.sampling.thresholding != "off"

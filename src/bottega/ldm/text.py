@@ -38,6 +38,20 @@ def vocabulary_of(captions: Sequence[str]) -> list[str]:
     return sorted({word for caption in captions for word in words_of(caption)})
 
 
+def check_lengths(captions: Iterable[str], max_tokens: int) -> None:
+    """RequestError where captions have too many words, with the longest of them."""
+    counts = {caption: len(words_of(caption)) for caption in captions}
+    long = {caption: count for caption, count in counts.items() if count >= max_tokens}
+    if long:
+        caption = max(long, key=lambda one: long[one])
+        others = f" (and too many in {len(long) - 1} more)" if len(long) > 1 else ""
+        raise RequestError(
+            f"a caption has at most {max_tokens - 1} words (text.max_tokens - 1; each Chinese character is one), "
+            f"received {long[caption]} in {caption[:80]!r}{others}; shorten it, or train with text.max_tokens = "
+            f"{long[caption] + 1}"
+        )
+
+
 class Words(nn.Module):
     """A small transformer over the words of a caption, trained with the denoiser.
 
@@ -61,20 +75,10 @@ class Words(nn.Module):
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """int64 [B, L], padded with 0 to the longest; RequestError for one of more than max_tokens - 1 words."""
-        self.check(captions)
+        check_lengths(captions, self.limit)
         rows = [[START, *self._numbers(caption)] for caption in captions]
         longest = max(map(len, rows))
         return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
-
-    def check(self, captions: Iterable[str]) -> None:
-        """RequestError for the first caption that has too many words."""
-        for caption in captions:
-            count = len(words_of(caption))
-            if count >= self.limit:
-                raise RequestError(
-                    f"a caption has at most {self.limit - 1} words (text.max_tokens - 1; each Chinese character is "
-                    f"one), received {count} in {caption[:80]!r}; shorten it, or train with a larger text.max_tokens"
-                )
 
     def knows_any(self, caption: str) -> bool:
         """Whether anything of a caption is left when words that it does not know are left out."""
