@@ -126,6 +126,17 @@ def test_a_place_is_relative_to_its_recipe_and_travels_with_the_run(
     assert copy.model_copy(update={"data": recipe.data}) == recipe
 
 
+def test_a_tilde_is_the_users_own_folder_in_the_recipe_and_in_an_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {"kind": "folder", "held_out": 0, "num_samples": None, "folder": {"source": "~/photos"}}
+    recipe = read_recipe(plain(data=data), Path("recipes"), "r", ["data.root=~/pictures", "text.model=~/clip"])
+    assert recipe.data.folder is not None
+    assert (recipe.data.root, recipe.data.folder.source) == (f"{tmp_path}/pictures", f"{tmp_path}/photos")
+    assert recipe.text.model == f"{tmp_path}/clip"
+
+
 @pytest.mark.parametrize("model", ["bottega:miniature/weights/pixart/vae", "stabilityai/sd-vae-ft-mse"])
 def test_a_name_that_means_the_same_on_every_machine_is_kept(tmp_path: Path, model: str) -> None:
     recipe = tiny(autoencoder={"kind": "diffusers", "model": model})
