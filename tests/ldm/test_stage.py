@@ -367,8 +367,41 @@ def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Pat
         go_on_from(trained / "checkpoints" / "epoch-7", tmp_path)
     with pytest.raises(MissingError, match=r"received .*tiny; in .*checkpoints there are epoch-1, epoch-2"):
         go_on_from(trained, tmp_path)
+    with pytest.raises(MissingError, match=r"received .*checkpoints; in .*checkpoints there are epoch-1, epoch-2"):
+        go_on_from(trained / "checkpoints", tmp_path)
     with pytest.raises(MissingError, match="there is none in that folder"):
         go_on_from(tmp_path / "absent" / "epoch-1", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_called_so_and_not_offered(copy: Path, tmp_path: Path) -> None:
+    torn = copy / "checkpoints" / "epoch-2"
+    (torn / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(
+        MissingError, match=r"epoch-2, which is incomplete or damaged; in .*checkpoints there are epoch-1$"
+    ):
+        go_on_from(torn, tmp_path / "new")
+
+
+def test_a_checkpoint_of_the_same_name_but_of_another_run_is_not_taken_for_the_one_before(
+    trained: Path, copy: Path, tmp_path: Path
+) -> None:
+    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
+    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
+    state = copy / "checkpoints" / "epoch-2" / "state.json"
+    state.write_text(state.read_text() + "\n")  # a run of its own
+    with pytest.raises(RequestError, match="newer than epoch-2 or of another run"):
+        go_on_from(state.parent, tmp_path / "new")
+
+
+def test_a_checkpoint_that_was_carried_away_alone_remembers_its_recipe_and_wants_a_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = shutil.copytree(trained / "checkpoints" / "epoch-1", tmp_path / "carried" / "epoch-1")
+    words = ["train", "ldm", "--resume", str(alone)]
+    assert main(words) == 2
+    assert "lies in no run's checkpoints/" in capsys.readouterr().err and names(tmp_path) == ["carried"]
+    assert main([*words, "--output-dir", str(tmp_path / "new")]) == 0
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "new", "epoch-2"))
 
 
 @pytest.fixture

@@ -123,7 +123,11 @@ def ldm(
     home = stage.run_of(resume) if resume is not None else None
     if resume is not None and stage.led_to(output_dir or Path(str(home))) != resume.resolve().name:
         stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
-    recipe = load_recipe(config or Path(str(home)) / "recipe.yaml", set_ or [])
+        if output_dir is None and resume.resolve().parent.name != "checkpoints":
+            raise RecipeError(
+                f"{resume} lies in no run's checkpoints/, so it begins a new run; give it an --output-dir"
+            )
+    recipe = load_recipe(config, set_ or []) if config or not resume else stage.recipe_of(resume, set_ or [])
     directory = output_dir or home or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))

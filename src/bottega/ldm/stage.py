@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.recipe import SOURCES, as_yaml, portable
+from bottega.ldm.recipe import SOURCES, as_yaml, load_recipe, portable, read_recipe
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
 from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
@@ -145,10 +145,11 @@ def go_on_from(folder: Path, directory: Path) -> None:
     from bottega.training import checkpoint as checkpoints
 
     newest = checkpoints.latest(directory / "checkpoints")
-    if newest is not None and led_to(directory) == folder.resolve().name:
+    if newest is not None and led_to(directory) == folder.resolve().name and not _of_another_run(folder, directory):
         return  # this command was given before, and stopped; what it named may be gone by now
     found = checkpoint_at(folder)
-    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name}
+    state = sha256_file(found.folder / "state.json")
+    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "state": state}
     if newest is not None and newest.folder.resolve() == folder.resolve():
         write_json(origin, this)
         return
@@ -175,17 +176,37 @@ def led_to(directory: Path) -> str | None:
     return read_json(origin).get("checkpoint") if origin.exists() else None
 
 
+def _of_another_run(folder: Path, directory: Path) -> bool:
+    """Whether a checkpoint, where it is still there, is another of the same name than that which led to `directory`."""
+    state, known = folder / "state.json", read_json(directory / ORIGIN).get("state")
+    own = run_of(folder.resolve()) == directory.resolve()
+    return known is not None and not own and state.exists() and sha256_file(state) != known
+
+
 def checkpoint_at(folder: Path) -> Checkpoint:
     """The checkpoint that --resume names. MissingError, with those that are near, where it is not whole."""
     from bottega.training import checkpoint as checkpoints
 
     found = checkpoints.read(folder)
     if found is None:
-        place = next((p for p in (folder / "checkpoints", folder.parent) if p.is_dir()), None)
-        near = sorted(path.name for path in place.glob("[a-z]*/") if (path / "state.json").exists()) if place else []
-        there = f"in {place} there are {', '.join(near[-8:])}" if near else "there is none in that folder"
-        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+        places = (place for place in (folder / "checkpoints", folder, folder.parent) if place.is_dir())
+        whole = ([path for path in checkpoints.folders(place) if checkpoints.read(path)] for place in places)
+        near = next(filter(None, whole), [])
+        names = ", ".join(path.name for path in near[-8:])
+        there = f"in {near[0].parent} there are {names}" if near else "there is none in that folder"
+        torn = ", which is incomplete or damaged" if (folder / "state.json").exists() else ""
+        raise MissingError(f"--resume wants a whole checkpoint, received {folder}{torn}; {there}")
     return found
+
+
+def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
+    """The recipe of the run in which a checkpoint lies; of one that was carried away alone, what it remembers."""
+    home = run_of(checkpoint)
+    if not (home / "recipe.yaml").exists():
+        kept = checkpoint_at(checkpoint).remembered.get("recipe")
+        if kept is not None:
+            return read_recipe(kept, home, f"{checkpoint.name}: recipe", sets)
+    return load_recipe(home / "recipe.yaml", sets)
 
 
 def run_of(checkpoint: Path) -> Path:
