@@ -65,6 +65,10 @@ def test_a_run_leaves_its_files_and_a_checkpoint_an_epoch(trained: Path) -> None
     assert "torch" in read_json(trained / "provenance.json")["packages"]
 
 
+def test_pictures_that_no_prompt_made_are_not_said_to_show_one(trained_textless: Path) -> None:
+    assert names(trained_textless / "samples") == ["step_00000004.png"]
+
+
 def test_a_run_can_be_carried_to_another_machine(trained: Path, tmp_path: Path) -> None:
     for file in trained.rglob("*"):
         if file.suffix in (".json", ".yaml", ".jsonl", ".txt", ".log"):
@@ -426,6 +430,7 @@ def test_the_command_trains_tells_and_goes_on_from_where_it_is_told(
     assert main([*words, "--set", "training.num_epochs=1"]) == 0
     said = capsys.readouterr().out
     assert "epoch-1: 3 steps, loss " in said and "verdict: " in said and "bottega generate --checkpoint" in said
+    assert f"samples: {tmp_path}/out/samples; " in said
     monkeypatch.chdir(tmp_path / "out" / "checkpoints")
     assert main(["train", "ldm", "--resume", "epoch-1", "--set", "training.num_epochs=2"]) == 0
     assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "out", "epoch-2"))
@@ -445,6 +450,14 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(
     for wrong in (trained, trained / "checkpoints" / "epoch-9"):
         assert main(["train", "ldm", "--resume", str(wrong)]) == 2
         assert f"received {wrong}; in {trained}/checkpoints there are epoch-1, epoch-2" in capsys.readouterr().err
+
+
+def test_no_samples_are_promised_where_none_were_asked_for(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--set", "training.num_epochs=1", "--set", "validation.samples=0"]) == 0
+    assert "samples:" not in (said := capsys.readouterr().out)
+    assert f"more: bottega doctor training {tmp_path}/out" in said
 
 
 def test_a_run_directory_that_is_a_file_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,8 @@ def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
         verdict = examine(directory)
         typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
         typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
-    typer.echo(f"samples: {directory / 'samples'}; more: bottega doctor training {directory}")
+    drawn = directory / "samples"
+    typer.echo(f"{f'samples: {drawn}; ' if drawn.is_dir() else ''}more: bottega doctor training {directory}")
     typer.echo(f"draw with it: bottega generate --checkpoint {place}{' --prompt …' if prompted else ''}")
 
 
