@@ -127,7 +127,7 @@ def ldm(
             raise RecipeError(
                 f"{resume} lies in no run's checkpoints/, so it begins a new run; give it an --output-dir"
             )
-    recipe = load_recipe(config, set_ or []) if config or not resume else stage.recipe_of(resume, set_ or [])
+    recipe = stage.recipe_of(Path(str(resume)), set_ or []) if config is None else load_recipe(config, set_ or [])
     directory = output_dir or home or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
