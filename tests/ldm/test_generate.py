@@ -329,6 +329,15 @@ def test_the_statistics_are_a_line_a_step(words: list[str], capsys: pytest.Captu
     assert [int(line.split()[3]) for line in lines] == [99, 79, 59, 39, 19] and "clamped" in lines[0]
 
 
+def test_every_sampling_step_shows_that_it_goes_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottega.runtime.progress.LINE_EVERY_S", 0.0)
+    draw(trained, tmp_path, [PROMPT])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("step ")[1][0] for line in lines if line.startswith("pictures: 0/1 ")] == ["1", "2", "3", "4"]
+
+
 def test_the_prompt_helper_tells_what_it_made(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

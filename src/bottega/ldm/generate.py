@@ -69,10 +69,16 @@ def generate(
     wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
     rows: list[dict[str, Any]] = []
     with Progress(len(wanted), "pictures", "pictures") as progress, Interruption() as stop:
+
+        def step(seen: StepStatistics) -> None:  # many are drawn at once, so that the steps alone tell that it goes on
+            progress.update(0, step=seen.step)
+            if watch is not None:
+                watch(seen)
+
         for first in range(0, len(wanted), AT_ONCE):
             part = wanted[first : first + AT_ONCE]
             texts, seeds = [prompt for prompt, _ in part], [number for _, number in part]
-            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, watch)
+            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, step)
             for (prompt, number), picture in zip(part, trained.autoencoder.decode(latents), strict=True):
                 said = {"prompt": prompt, "seed": number, **_model(trained), **config.model_dump(mode="json")}
                 stem = f"{file_stem(prompt or recipe.name)}_seed{number}{changed}"
