@@ -7,6 +7,7 @@ Pictures stay where they are; `content_path` is relative to the data root.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
 from bottega.data.ingest import Item, take_in, write_rejects
-from bottega.data.pictures import picture_files
+from bottega.data.pictures import other_pictures, picture_files
 from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, write_jsonl
 from bottega.runtime.progress import Progress
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,13 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     folder = data_root / config.source
     listed = _metadata(folder)
     files = list(picture_files(folder)) if folder.is_dir() else []
+    other = other_pictures(folder) if folder.is_dir() else {}
+    unread = ", ".join(f"{count} {ending}" for ending, count in sorted(other.items()))
     if not files:
-        raise MissingError(f"there is no picture in {folder}; name a folder that holds the contents")
+        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else ""
+        raise MissingError(f"there is no picture in {folder}{there}; name a folder that holds the contents")
+    if unread:
+        LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
 
     def captions_of(inside: str) -> list[str]:
         prompt = [tidy(config.prompt)] if config.prompt and tidy(config.prompt) else []
@@ -158,8 +166,11 @@ def _refuse_undecodable(pictures: Sequence[Path]) -> None:
 
 
 def _metadata(folder: Path) -> dict[str, list[str]]:
+    """Captions by the picture's name below `folder`; a picture may have several rows."""
     path = folder / "metadata.jsonl"
-    if not path.is_file():
-        return {}
-    rows = ((str(row.get("file_name")), captions_in(row)) for row in read_jsonl(path))
-    return {name: [tidy(c) for c in captions if tidy(c)] for name, captions in rows}
+    found: dict[str, list[str]] = {}
+    if path.is_file():
+        for row in read_jsonl(path):
+            name = Path(os.path.normpath(str(row.get("file_name")))).as_posix()
+            found.setdefault(name, []).extend(tidy(c) for c in captions_in(row) if tidy(c))
+    return {name: list(dict.fromkeys(captions)) for name, captions in found.items()}
