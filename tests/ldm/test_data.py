@@ -155,6 +155,18 @@ def test_pictures_that_are_left_out_are_told_each_time_with_the_place_of_the_rea
     assert len(samples.training) + len(samples.held_out) + samples.unused == 18 and samples.unused > 0
 
 
+def test_pictures_that_are_enlarged_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "mine" / "p02.txt").write_text("grey")
+    read_samples(folder_config(tmp_path), 0, tmp_path / "work")
+    assert not caplog.messages  # 80 × 70 pixels for 64
+    Image.new("RGB", (65, 300), (9, 9, 200)).save(tmp_path / "mine" / "p00.png")
+    size_70 = folder_config(tmp_path).model_copy(update={"size": 70})
+    training = read_samples(size_70, 0, tmp_path / "work").training
+    said = f"1 of the first {len(training)} training pictures have a short side under data.size = 70 (the least 65)"
+    assert [m.partition(":")[0] for m in caplog.messages] == [said]
+
+
 def test_captions_that_are_no_utf_8_are_refused_with_their_number(tmp_path: Path) -> None:
     write_folder(tmp_path)
     for i in (7, 8):

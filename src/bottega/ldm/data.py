@@ -27,6 +27,8 @@ Picture = npt.NDArray[np.uint8]
 RED_CIRCLE = "a red circle on white"
 _HELD_OUT = 512
 """Pictures held out of a set on disk, at most: no validation looks at more."""
+_LOOKED_AT = 256
+"""Training pictures whose size is compared with what is learned."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
     if write:
         _prepare(config, directory)
     found = _on_disk(config, directory)
-    training = [sample for split, sample in found if split == "train"]
+    training = [sample for split, sample, _ in found if split == "train"]
     if config.num_samples is not None and len(training) < config.num_samples:
         raise RequestError(
             f"data.num_samples asks for {config.num_samples} training pictures with captions, {config.kind} has "
@@ -79,7 +81,9 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
             "each (data.folder.prompt gives one caption to all that have none)"
         )
     training = training[: config.num_samples]
-    held_out = [sample for split, sample in found if split == "val"][:_HELD_OUT]
+    held_out = [sample for split, sample, _ in found if split == "val"][:_HELD_OUT]
+    if write:
+        _tell_enlarged([place for split, _, place in found if split == "train"][:_LOOKED_AT], config.size)
     return Samples(training, held_out, unused=len(found) - len(training) - len(held_out))
 
 
@@ -151,8 +155,25 @@ def _prepare(config: DataConfig, directory: Path) -> None:
         )
 
 
-def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
-    """(split, sample) of a prepared data set, in its own order; those without a caption were rejected."""
+def _tell_enlarged(places: list[Path], size: int) -> None:
+    """Warn of pictures that have fewer pixels than is learned: a blur that no training takes away."""
+    from bottega.data.pictures import read_kind
+
+    kinds = [read_kind(place) for place in places if place.is_file()]
+    small = [min(kind.width, kind.height) for kind in kinds if min(kind.width, kind.height) < size]
+    if small:
+        LOGGER.warning(
+            "%d of the first %d training pictures have a short side under data.size = %d (the least %d): enlarged, "
+            "they are learned as blurred as they are; take a smaller data.size, or leave them out by limits.min_side",
+            len(small),
+            len(kinds),
+            size,
+            min(small),
+        )
+
+
+def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample, Path]]:
+    """(split, sample, file) of a prepared data set, in its own order; those without a caption were rejected."""
     root = Path(config.root)
     if config.kind == "fill50k":
         rows = read_jsonl(directory / "fill50k.jsonl")
@@ -165,7 +186,8 @@ def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
     result = []
     for split, name, captions, path in found:
         place = Path(os.path.normpath(root / path))  # a folder beside the root, too, where the root itself is not there
-        result.append((split, Sample(str(name), tuple(captions), _reader(place, config.size), file_stamp(place))))
+        sample = Sample(str(name), tuple(captions), _reader(place, config.size), file_stamp(place))
+        result.append((split, sample, place))
     return result
 
 
