@@ -156,6 +156,15 @@ def test_a_pictures_folder_anywhere_leaves_no_absolute_path_in_the_run(tmp_path:
     assert (Path(again.root) / again.folder.source).resolve() == (tmp_path / "photos").resolve()
 
 
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [("num_epochs=3", "training.num_epochs"), ("data.min_side=9", "known keys: coco"), ("trainig.steps=9", "training")],
+)
+def test_a_key_without_its_section_is_told_with_it(given: str, cure: str) -> None:
+    with pytest.raises(RecipeError, match=f"unknown key .*{cure}"):
+        read_recipe(plain(), Path(), "tiny", [given])
+
+
 def test_overrides_reach_their_field(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(as_yaml(plain()))
     recipe = load_recipe(tmp_path / "r.yaml", ["training.num_epochs=9", "unet.channels=[16, 32]"])
