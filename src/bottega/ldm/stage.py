@@ -66,6 +66,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     checkpoint of another recipe.
     """
     from bottega.runtime.provenance import describe
+    from bottega.runtime.threads import torch_threads
     from bottega.training import checkpoint as checkpoints
     from bottega.training.loop import train
 
@@ -77,7 +78,8 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
         work, loop = prepare(recipe, directory, write=processes.count == 1)
         if processes.first:
             write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
-            write_json(directory / "provenance.json", describe(_weight_files(recipe)))
+            with torch_threads(recipe.training.threads):
+                write_json(directory / "provenance.json", describe(_weight_files(recipe)))
     result = train(work, loop, directory, processes=processes)
     if not processes.first:
         return result
