@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import Sample, Samples
 from bottega.ldm.latents import SHARD, encode
-from bottega.runtime.errors import StorageError
+from bottega.runtime.errors import Interrupted, StorageError
 from bottega.runtime.files import read_json
 
 FACTS = {"world": 1}
@@ -124,6 +126,20 @@ def test_the_statistics_are_those_of_the_training_latents(tmp_path: Path) -> Non
     assert found.statistics == pytest.approx(wanted, abs=1e-6)
     kept = read_json(tmp_path / "manifest.json")
     assert kept["statistics"] == found.statistics and kept["pictures"] == 7
+
+
+def test_who_asks_to_stop_waits_for_one_batch_and_loses_none_of_what_was_encoded(tmp_path: Path) -> None:
+    class Stopped(Counting):
+        def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+            if self.seen == 64:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().encode(pictures)
+
+    stopped, again = Stopped(), Counting()
+    with pytest.raises(Interrupted):
+        encode(samples(200), FACTS, stopped, tmp_path)
+    assert torch.equal(encode(samples(200), FACTS, again, tmp_path).training, direct(range(200)))
+    assert stopped.seen == 80 and again.seen == 120
 
 
 def test_nothing_held_out_is_an_empty_tensor(tmp_path: Path) -> None:

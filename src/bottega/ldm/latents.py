@@ -3,8 +3,8 @@
     latents/manifest.json            what they depend on, and the statistics of the training latents
     latents/train_00000.safetensors  float32 [512, C, h, w], the first 512 samples; and so on
 
-A stopped pass goes on with the next shard, a longer list with the pictures that are new. All of them are held in
-memory: 16 KB a picture of 256 px at 4 × 32 × 32.
+A pass that was asked to stop goes on where it was, one that was killed with the next shard, a longer list with the
+pictures that are new. All of them are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
 """
 
 from __future__ import annotations
@@ -79,28 +79,37 @@ def _all(
     shards = []
     for number, first in enumerate(range(0, len(samples), SHARD)):
         part = samples[first : first + SHARD]
-        shards.append(_shard(directory / f"{name}_{number:05d}.safetensors", part, autoencoder))
-        progress.update(len(part))
+        shards.append(_shard(directory / f"{name}_{number:05d}.safetensors", part, autoencoder, progress, stop))
         stop.check()
     return torch.cat(shards) if shards else torch.empty(0)
 
 
-def _shard(path: Path, samples: Sequence[Sample], autoencoder: Autoencoder) -> torch.Tensor:
+def _shard(
+    path: Path, samples: Sequence[Sample], autoencoder: Autoencoder, progress: Progress, stop: Interruption
+) -> torch.Tensor:
     """The latents of one shard's samples: read where its file has them under these names, the rest computed and
-    written. What is encoded together does not depend on how the list grew."""
+    written, as far as they are when somebody asks to stop. What is encoded together does not depend on how the list
+    grew."""
     from safetensors.torch import save_file
 
     kept, names = _read(path)
     there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [_told(sample)]), len(samples))
     if there == len(samples):
+        progress.update(there)
         return kept[:there].clone()
     begun = there - there % _AT_ONCE
+    progress.update(begun)
     parts = [kept[:begun]] if begun else []
     for first in range(begun, len(samples), _AT_ONCE):
-        parts.append(autoencoder.encode(np.stack([sample.picture() for sample in samples[first : first + _AT_ONCE]])))
+        together = samples[first : first + _AT_ONCE]
+        parts.append(autoencoder.encode(np.stack([sample.picture() for sample in together])))
+        progress.update(len(together))
+        if stop.requested:
+            break
     latents = torch.cat(parts).contiguous()
     with atomic_path(path) as temporary:
-        save_file({"latents": latents}, temporary, {"samples": json.dumps([_told(sample) for sample in samples])})
+        told = json.dumps([_told(sample) for sample in samples[: len(latents)]])
+        save_file({"latents": latents}, temporary, {"samples": told})
     return latents
 
 
