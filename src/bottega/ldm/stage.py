@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.recipe import SOURCES, as_yaml, portable
+from bottega.ldm.recipe import SOURCES, portable
+from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 ORIGIN = "resumed_from.json"
 """In a run directory: the checkpoint that `--resume` named last."""
+
+LATENTS = "latents"
+"""In a run directory: what the autoencoder made of the pictures, see `bottega.ldm.latents`."""
 
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
@@ -142,7 +146,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
 
 def go_on_from(folder: Path, directory: Path) -> None:
     """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, or where the
-    same was asked for before and the run stands after it; else a copy.
+    same was asked for before and the run stands after it; else a copy, with the latents of the run that it is from.
 
     Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
     another run with checkpoints of its own.
@@ -170,8 +174,27 @@ def go_on_from(folder: Path, directory: Path) -> None:
     for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(folder, temporary)
+    _bring(run_of(folder) / LATENTS, directory / LATENTS)
     write_json(origin, this)
     os.rename(temporary, place)
+
+
+def _bring(source: Path, place: Path) -> None:
+    """Take latents along from another run, as links where both lie on one disk; nothing where there are none, or where
+    this run has its own. Whether they are still the right ones is asked when they are read."""
+    if not source.is_dir() or place.exists():
+        return
+    temporary = place.with_name(f".{place.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, copy_function=_link)  # files of a run are replaced, never written into
+    os.rename(temporary, place)
+
+
+def _link(source: str, place: str) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
 
 
 def led_to(directory: Path) -> str | None:
@@ -239,7 +262,7 @@ def _latents(
     if found is not None:  # before latents of another model are put in their place
         _refuse_other(found, _models(recipe, autoencoder))
     _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
-    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / "latents", write=write)
+    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / LATENTS, write=write)
 
 
 def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
