@@ -211,7 +211,7 @@ def trained(target: Target, work: LatentWorkload, loop: LoopConfig, folder: Path
     work.validate, work.show = dict, show  # type: ignore[method-assign,assignment]
     watch = Watch(draw, cap)
     try:
-        train(work, loop.model_copy(update={"validate_every": EVERY}), folder)
+        train(work, loop.model_copy(update={"validate_every": EVERY, "threads": None}), folder)
     except EnoughError:
         pass  # it has got there, or its time is up; else all steps were done without
     return watch.result()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, SerializeAsAny
 
 from bottega.data.config import DataConfig, PairsConfig
@@ -20,18 +19,16 @@ from bottega.evaluation.config import EvaluationConfig
 from bottega.models.config import ModelsConfig
 from bottega.models.layout import inspect
 from bottega.quality.config import QualityConfig
-from bottega.runtime.config import Config, apply_sets, load_yaml, parse
+from bottega.runtime.config import NAME, Config, apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
 from bottega.student.config import FeaturesConfig, StudentConfig
 from bottega.teacher.config import TeacherConfig
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Recipe(Config):
     """Everything that a run depends on. A section left out has its defaults; `world` and `truth` are optional."""
 
-    name: str = Field(pattern=_NAME, description="name of the run; its directory is runs/NAME")
+    name: str = Field(pattern=NAME, description="name of the run; its directory is runs/NAME")
     seed: int = Field(default=0, ge=0, description="seed of every section that does not state its own")
     world: SerializeAsAny[Config] | None = Field(
         None, description="a drawn world written as data sets; null: real data"
@@ -118,11 +115,6 @@ def portable(recipe: Recipe, directory: Path, data: dict[str, Any] | None = None
         elif os.path.isabs(value):
             _put(data[section], key, os.path.relpath(value, root))
     return data
-
-
-def as_yaml(data: Mapping[str, Any]) -> str:
-    """A resolved recipe as YAML, in the order of the sections."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=120)
 
 
 def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:

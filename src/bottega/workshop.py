@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from bottega.models.layout import ROLES, inspect
-from bottega.recipe import Recipe, as_yaml, missing, missing_models, portable
+from bottega.recipe import Recipe, missing, missing_models, portable
 from bottega.runtime.children import run_child
-from bottega.runtime.config import Config
+from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from bottega.cli.run import read_recipe
-from bottega.ldm.recipe import as_yaml as ldm_yaml
 from bottega.ldm.recipe import load_recipe
 from bottega.ldm.recipe import portable as ldm_portable
-from bottega.recipe import as_yaml, portable, resolved
+from bottega.recipe import portable, resolved
+from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -33,7 +33,7 @@ def test_a_recipe_from_scratch_loads_and_its_copy_in_a_run_directory_loads_to_th
 ) -> None:
     recipe = load_recipe(path)
     copy = tmp_path / "recipe.yaml"
-    copy.write_text(ldm_yaml(ldm_portable(recipe, tmp_path)))
+    copy.write_text(as_yaml(ldm_portable(recipe, tmp_path)))
     again = load_recipe(copy)
     assert Path(again.data.root).resolve() == Path(recipe.data.root).resolve()
     assert again.model_copy(update={"data": recipe.data}) == recipe

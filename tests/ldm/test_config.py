@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.recipe import as_yaml, load_recipe, portable, read_recipe
+from bottega.ldm.recipe import load_recipe, portable, read_recipe
+from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RecipeError
 from bottega.training.config import LoopConfig
 

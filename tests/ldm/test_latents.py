@@ -135,22 +135,6 @@ def test_an_autoencoder_that_gives_no_number_is_told_with_the_picture(tmp_path: 
         encode(samples(21), FACTS, Overflowing(2), tmp_path)
 
 
-def test_a_stop_keeps_every_picture_that_was_encoded(tmp_path: Path) -> None:
-    class Stopped(Counting):
-        """Asks to be stopped, as SIGTERM does, while it encodes its second batch."""
-
-        def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
-            if self.seen == 16:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().encode(pictures)
-
-    stopped, again = Stopped(), Counting()
-    with pytest.raises(Interrupted):
-        encode(samples(100), FACTS, stopped, tmp_path)
-    assert torch.equal(encode(samples(100), FACTS, again, tmp_path).training, direct(range(100)))
-    assert (stopped.seen, again.seen) == (32, 68)
-
-
 def test_the_statistics_are_those_of_the_training_latents(tmp_path: Path) -> None:
     found = encode(samples(7, held_out=[500]), FACTS, Counting(), tmp_path)
     values = direct(range(7)).double().numpy()
@@ -164,6 +148,20 @@ def test_the_statistics_are_those_of_the_training_latents(tmp_path: Path) -> Non
     assert found.statistics == pytest.approx(wanted, abs=1e-6)
     kept = read_json(tmp_path / "manifest.json")
     assert kept["statistics"] == found.statistics and kept["pictures"] == 7
+
+
+def test_who_asks_to_stop_waits_for_one_batch_and_loses_none_of_what_was_encoded(tmp_path: Path) -> None:
+    class Stopped(Counting):
+        def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+            if self.seen == 64:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().encode(pictures)
+
+    stopped, again = Stopped(), Counting()
+    with pytest.raises(Interrupted):
+        encode(samples(200), FACTS, stopped, tmp_path)
+    assert torch.equal(encode(samples(200), FACTS, again, tmp_path).training, direct(range(200)))
+    assert stopped.seen == 80 and again.seen == 120
 
 
 def test_nothing_held_out_is_an_empty_tensor(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bottega.cli.main import main
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import red_circle
 from bottega.ldm.generate import generate
-from bottega.ldm.recipe import as_yaml, load_recipe, read_recipe
+from bottega.ldm.recipe import load_recipe, read_recipe
 from bottega.ldm.stage import go_on_from, prepare, replay, run
 from bottega.models.names import resolve
+from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.training import checkpoint as checkpoints
@@ -277,6 +281,31 @@ def test_a_copy_in_a_new_directory_goes_on_as_the_run_itself_did(trained: Path, 
     assert names(new / "checkpoints") == ["epoch-1"] and rows(new) == rows(trained)[:3]
     assert run(tiny(), new)["resumed_from"] == 3
     assert same_bits(tensors(trained, "epoch-2"), tensors(new, "epoch-2")) and rows(new) == rows(trained)
+
+
+@pytest.mark.parametrize("one_disk", [True, False])
+def test_a_new_directory_takes_the_latents_along_and_changes_none_of_the_old_ones(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_disk: bool
+) -> None:
+    if not one_disk:
+
+        def refused(source: str, place: str) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", refused)
+    before = {path.name: path.read_bytes() for path in (trained / "latents").iterdir()}
+    new, encoded = tmp_path / "new", 0
+    go_on_from(trained / "checkpoints" / "epoch-1", new)
+
+    def counted(self: MockVAE, pictures: Any, encode: Any = MockVAE.encode) -> torch.Tensor:
+        nonlocal encoded
+        encoded += len(pictures)
+        return encode(self, pictures)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(MockVAE, "encode", counted)
+    run(tiny(data={"num_samples": 40}), new)
+    assert encoded == 1 + 40 - 16  # one for its sides; of 24 the second batch of 16 was cut short
+    assert {path.name: path.read_bytes() for path in (trained / "latents").iterdir()} == before
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

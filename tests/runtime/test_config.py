@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, ValidationError
 
-from bottega.runtime.config import Added, Config, apply_sets, load_yaml, parse
+from bottega.runtime.config import Added, Config, apply_sets, as_yaml, load_yaml, parse
 from bottega.runtime.errors import RecipeError
 
 
@@ -147,3 +147,25 @@ def test_settings_of_a_run_are_those_it_was_begun_with_where_a_later_field_says_
 def test_plain_words_are_read_as_yaml_1_2_does(text: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(f"key: {text}")
     assert load_yaml(tmp_path / "r.yaml") == {"key": value}
+
+
+def test_what_is_written_as_yaml_is_read_back_as_it_was(tmp_path: Path) -> None:
+    values = [
+        "1e-3",
+        "5E4",
+        "off",
+        "no",
+        "null",
+        "true",
+        "0x10",
+        "1_000",
+        "2026-11-22",
+        "风格: x",
+        1e-3,
+        1e-12,
+        5,
+        None,
+    ]
+    (tmp_path / "r.yaml").write_text(as_yaml({"values": values}), encoding="utf-8")
+    read = load_yaml(tmp_path / "r.yaml")["values"]
+    assert [(type(value), value) for value in read] == [(type(value), value) for value in values]

@@ -97,6 +97,34 @@ def test_it_learns_the_line_and_writes_its_logs(tmp_path: Path) -> None:
     assert done["loss"] == rows[-1]["loss"] < rows[0]["loss"]
 
 
+@pytest.mark.parametrize("poison", [None, 3])
+def test_the_threads_asked_for_compute_the_training_and_are_given_back_however_it_ends(
+    tmp_path: Path, poison: int | None
+) -> None:
+    class Counted(Line):
+        seen: tuple[int, ...] = ()
+
+        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+            self.seen += (torch.get_num_threads(),)
+            yield from super().window(step, share)
+
+    before = torch.get_num_threads()
+    other, work = before + 1, Counted(poison)
+    try:
+        train(work, CONFIG.model_copy(update={"steps": 6, "threads": other}), tmp_path)
+    except NonFiniteError:
+        assert poison is not None
+    assert set(work.seen) == {other}
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_begun_before_there_were_threads_goes_on_with_them(tmp_path: Path) -> None:
+    old = train(Line(), CONFIG, tmp_path, until=20)
+    assert old["steps"] == 20 and "threads" not in LoopConfig().settings()
+    done = train(Line(), CONFIG.model_copy(update={"threads": 1}), tmp_path)
+    assert done["resumed_from"] == 20
+
+
 def test_tensorboard_shows_each_logged_step_once_though_some_were_run_twice(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -81,7 +81,8 @@ def read_size(limit: int | None, seeds: str | None) -> Size:
 
 
 def _print_plan(workshop: Workshop, as_json: bool) -> None:
-    from bottega.recipe import as_yaml, resolved
+    from bottega.recipe import resolved
+    from bottega.runtime.config import as_yaml
 
     recipe, states, missing = resolved(workshop.recipe), workshop.states(), workshop.missing()
     if as_json:

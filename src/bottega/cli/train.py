@@ -112,7 +112,8 @@ def ldm(
 ) -> None:
     """Train a latent diffusion model from scratch; the same command goes on where a stopped run was."""
     from bottega.ldm import stage
-    from bottega.ldm.recipe import as_yaml, load_recipe, portable
+    from bottega.ldm.recipe import load_recipe, portable
+    from bottega.runtime.config import as_yaml
     from bottega.runtime.files import require_folder
     from bottega.training.processes import joined
 

@@ -9,11 +9,10 @@ from pydantic import Field, model_validator
 from bottega.data.config import CocoConfig, ContentFolderConfig, Fill50KConfig
 from bottega.diffusion.paths import PREDICTIONS, SCHEDULES, Path, schedule
 from bottega.diffusion.plan import SAMPLERS, SPACINGS, THRESHOLDINGS, Sampling, Thresholding
-from bottega.runtime.config import Config
+from bottega.runtime.config import NAME, Config
 from bottega.runtime.errors import RequestError
 from bottega.training.config import MAY_CHANGE, LoopConfig
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Count = Annotated[int, Field(ge=1)]
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
@@ -246,7 +245,7 @@ class TrainingConfig(LoopConfig):
 class LDMRecipe(Config):
     """Everything that a latent diffusion model from scratch depends on."""
 
-    name: str = Field(pattern=_NAME, description="name of the run; its directory is runs/NAME")
+    name: str = Field(pattern=NAME, description="name of the run; its directory is runs/NAME")
     seed: int = Field(0, ge=0, description="of weights, drawn pictures, order, timesteps and noise")
     data: DataConfig = Field(DataConfig(), description="what is learned")
     autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), description="pictures to latents and back")

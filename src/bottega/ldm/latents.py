@@ -3,8 +3,8 @@
     latents/manifest.json            what they depend on, and the statistics of the training latents
     latents/train_00000.safetensors  float32 [512, C, h, w], the first 512 samples; and so on
 
-A stopped pass goes on with the next shard, a longer list with the pictures that are new. All of them are held in
-memory: 16 KB a picture of 256 px at 4 × 32 × 32.
+A pass that was asked to stop goes on where it was, one that was killed with the next shard, a longer list with the
+pictures that are new. All of them are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bottega.ldm.config import LDMRecipe
 from bottega.models.names import PACKAGE, on_disk
 from bottega.runtime.config import apply_sets, load_yaml, parse
@@ -86,8 +84,3 @@ def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:
             relative = os.path.relpath(value, directory)
             data[section][key] = relative if relative.startswith("..") else f"./{relative}"
     return data
-
-
-def as_yaml(data: dict[str, Any]) -> str:
-    """A resolved recipe as YAML, in the order of the sections."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.recipe import SOURCES, as_yaml, load_recipe, portable, read_recipe
+from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
+from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 ORIGIN = "resumed_from.json"
 """In a run directory: the checkpoint that `--resume` named last."""
+
+LATENTS = "latents"
+"""In a run directory: what the autoencoder made of the pictures, see `bottega.ldm.latents`."""
 
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
@@ -65,6 +69,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     checkpoint of another recipe.
     """
     from bottega.runtime.provenance import describe
+    from bottega.runtime.threads import torch_threads
     from bottega.training import checkpoint as checkpoints
     from bottega.training.loop import train
 
@@ -76,7 +81,8 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
         work, loop = prepare(recipe, directory, write=processes.count == 1)
         if processes.first:
             write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
-            write_json(directory / "provenance.json", describe(_weight_files(recipe)))
+            with torch_threads(recipe.training.threads):
+                write_json(directory / "provenance.json", describe(_weight_files(recipe)))
     result = train(work, loop, directory, processes=processes)
     if not processes.first:
         return result
@@ -137,7 +143,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
 
 def go_on_from(folder: Path, directory: Path) -> None:
     """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, or where the
-    same was asked for before and the run stands after it; else a copy.
+    same was asked for before and the run stands after it; else a copy, with the latents of the run that it is from.
 
     Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
     another run with checkpoints of its own.
@@ -166,8 +172,27 @@ def go_on_from(folder: Path, directory: Path) -> None:
     for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(folder, temporary)
+    _bring(run_of(folder) / LATENTS, directory / LATENTS)
     write_json(origin, this)
     os.rename(temporary, place)
+
+
+def _bring(source: Path, place: Path) -> None:
+    """Take latents along from another run, as links where both lie on one disk; nothing where there are none, or where
+    this run has its own. Whether they are still the right ones is asked when they are read."""
+    if not source.is_dir() or place.exists():
+        return
+    temporary = place.with_name(f".{place.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, copy_function=_link)  # files of a run are replaced, never written into
+    os.rename(temporary, place)
+
+
+def _link(source: str, place: str) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
 
 
 def led_to(directory: Path) -> str | None:
@@ -257,7 +282,7 @@ def _latents(
     _check_captions(recipe, samples)
     _course(recipe, len(samples.training), found)  # refuses what it cannot walk before hours of encoding
     _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
-    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / "latents", write=write)
+    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / LATENTS, write=write)
 
 
 def _pictures(recipe: LDMRecipe) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(
     from bottega.training.diagnosis import as_verdict, diagnose_folder
     from bottega.training.loop import train
 
-    processes.require(config.accumulation, "student.accumulation")
+    processes.require(config.accumulation, "student.accumulation", "and lower student.batch_size by as much")
     with processes.together():
         work, facts = prepare(config, features_dir, models)
     try:

@@ -17,6 +17,7 @@ MAY_CHANGE = {
     "validate_every": "no effect on what is learned",
     "memory_limit": "no effect on what is learned",
     "tensorboard": "no effect on what is learned",
+    "threads": "sums are added up in another order, so losses differ by roundings",
     "processes": "the gradients of a window are added up in another order, so losses differ by roundings",
 }
 """What may differ on resume, each with its effect; everything else belongs to the fingerprint. `processes` is no
@@ -55,3 +56,9 @@ class LoopConfig(Config):
         0.85, gt=0, le=1, description="share of RAM in use, by whomever, above which the run saves and stops"
     )
     tensorboard: bool = Field(True, description="write event files too, a point every `log_every` steps")
+    threads: Annotated[int | None, Added(before=None)] = Field(
+        None,
+        ge=1,
+        description="of torch on the CPU; none: as many as torch takes, one a core. They wait for each other without "
+        "rest, so for a small network beside other work 1 is fastest",
+    )

@@ -28,6 +28,7 @@ from bottega.runtime.errors import (
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import Creep, is_out_of_memory, rss_mb, vram_mb
+from bottega.runtime.threads import torch_threads
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import MAY_CHANGE, LoopConfig
 from bottega.training.ema import Average
@@ -154,7 +155,7 @@ def train(
     guard = guard or _memory_guard(config)
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
-    with ExitStack() as opened:
+    with torch_threads(config.threads), ExitStack() as opened:
         with processes.together():
             if processes.first and start < end:
                 checkpoints.require_writable(folder)

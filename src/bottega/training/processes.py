@@ -50,12 +50,15 @@ class Processes:
         """Which of a window's parts this process computes."""
         return slice(self.rank, None, self.count)
 
-    def require(self, parts: int, name: str) -> None:
-        """Raise RequestError where a window of `parts`, as the setting `name` says, has none for some process."""
+    def require(self, parts: int, name: str, beside: str = "") -> None:
+        """Raise RequestError where a window of `parts`, as the setting `name` says, has none for some process.
+
+        beside: what else is to be changed with it, if anything.
+        """
         if self.count > parts:
             raise RequestError(
                 f"each process needs a part of every window: {name} = {parts} for {self.count} processes; raise {name} "
-                f"to {self.count} or more (and lower the batch by as much), or start fewer processes"
+                f"to {self.count} or more{beside and f' ({beside})'}, or start fewer processes"
             )
 
     def together(self) -> Together:
