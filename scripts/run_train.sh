@@ -37,6 +37,7 @@ while [ "$left" -gt 0 ]; do
         continue
     fi
     if [ -z "$given" ]; then
+        case "${1-}" in --*) left=0 ;; esac # the next flag is no value
         [ "$left" -gt 0 ] || { echo "run_train.sh: $word needs a value; for instance $word 300" >&2; exit 2; }
         value=$1
         shift

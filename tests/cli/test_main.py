@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["run"], "see bottega run --help"),
         (["run", "x.yaml", "--frobnicate"], "No such option: --frobnicate; see bottega run --help"),
         (["run", "x.yaml", "--limit", "0"], "see bottega run --help"),
+        (["train", "ldm", "--num_epochs", "3"], "No such option: --num-epochs; see bottega train ldm --help"),
         (["run", "absent.yaml"], "no such recipe: absent.yaml"),
         (["run", "x.yaml", "--seeds", "a"], "--seeds wants numbers, received 'a'"),
         (["stage", "nothing", "absent"], "no such recipe: absent/recipe.yaml"),
@@ -117,6 +120,14 @@ def test_underscores_in_option_names_are_dashes_and_values_are_left_alone(capsys
 def test_every_error_becomes_a_message_and_an_exit_code(error: BaseException, message: str, code: int) -> None:
     assert explain(error)[0].startswith(message)
     assert explain(error)[1] == code
+
+
+def test_a_ctrl_c_that_nobody_waits_for_is_answered_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottega.ldm.recipe.load_recipe", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["train", "ldm", "--config", "any.yaml"]) == 130
+    assert capsys.readouterr().err == "bottega: error: stopped; run the same command again to continue\n"
 
 
 def test_the_module_runs_as_the_command_does() -> None:

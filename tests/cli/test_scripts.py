@@ -46,6 +46,8 @@ def test_a_feature_cache_means_a_style_adapter(tmp_path: Path) -> None:
 def test_a_word_without_its_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="--num_epochs needs a value"):
         handed_on("run_train.sh", tmp_path, "--config", "r.yaml", "--num_epochs")
+    with pytest.raises(RuntimeError, match="--num_epochs needs a value"):
+        handed_on("run_train.sh", tmp_path, "--num_epochs", "--learning_rate", "3", "--config", "r.yaml")
 
 
 @pytest.mark.parametrize(

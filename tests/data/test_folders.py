@@ -52,6 +52,32 @@ def test_captions_come_from_the_list_then_from_beside_then_from_the_prompt(mine)
     assert len(found) == 7
 
 
+def test_all_rows_of_a_picture_count_however_they_write_its_name(mine):
+    rows = [
+        ("my photo_0.jpg", "one"),
+        ("./my photo_0.jpg", "two"),
+        ("my photo_0.jpg", "one"),
+        ("holiday//my photo_5.jpg", "x"),
+    ]
+    text = "\n".join(json.dumps({"file_name": name, "text": caption}) for name, caption in rows)
+    (mine / "photos" / "metadata.jsonl").write_text(text)
+    stage.run(config(mine), mine / "data")
+    assert captions(mine) == {"my-photo-0": ["one", "two"], "my-photo-5": ["x"]}
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told_of(mine, caplog):
+    for name in ("a.HEIC", "holiday/b.heic", "c.avif"):
+        (mine / "photos" / name).touch()
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    assert [m for m in caplog.messages if "kinds that are not read" in m] == [
+        f"{mine}/photos: 1 .avif, 2 .heic are of kinds that are not read; convert them to JPEG or PNG"
+    ]
+    for photo in (mine / "photos").rglob("*.jpg"):
+        photo.unlink()
+    with pytest.raises(MissingError, match=r"but 1 \.avif, 2 \.heic: convert them to JPEG or PNG"):
+        stage.run(config(mine), mine / "data")
+
+
 def test_a_photograph_without_any_caption_is_recorded(mine):
     (mine / "photos" / "my photo_0.txt").write_text("the only one")
     summary = stage.run(config(mine), mine / "data")

@@ -210,3 +210,17 @@ validation: {pictures: 12, samples: 0}
     assert verdict.state == "over-fitted"
     assert f"best, {best['val_loss']:.4g}, at step {best['step']}" in verdict.findings[0].evidence
     assert "held-out pictures" in verdict.level
+
+
+def test_what_bottega_does_already_is_not_advised(tmp_path: Path) -> None:
+    assert train(tmp_path / "short", RED, "training.steps=4") == 0
+    verdict = examine(tmp_path / "short")
+    assert verdict.state == "not enough to tell"
+    assert len(verdict.actions) == 2 and not any(action.do.startswith("log every step") for action in verdict.actions)
+
+
+def test_a_training_from_scratch_is_sent_to_the_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "short", RED, "training.steps=2") == 0
+    capsys.readouterr()
+    assert main(["train", "diagnose", str(tmp_path / "short")]) == 2
+    assert f"ask bottega doctor training {tmp_path}/short" in capsys.readouterr().err

@@ -127,6 +127,17 @@ def test_a_place_is_relative_to_its_recipe_and_travels_with_the_run(
     assert copy.model_copy(update={"data": recipe.data}) == recipe
 
 
+def test_a_tilde_is_the_users_own_folder_in_the_recipe_and_in_an_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {"kind": "folder", "held_out": 0, "num_samples": None, "folder": {"source": "~/photos"}}
+    recipe = read_recipe(plain(data=data), Path("recipes"), "r", ["data.root=~/pictures", "text.model=~/clip"])
+    assert recipe.data.folder is not None
+    assert (recipe.data.root, recipe.data.folder.source) == (f"{tmp_path}/pictures", f"{tmp_path}/photos")
+    assert recipe.text.model == f"{tmp_path}/clip"
+
+
 @pytest.mark.parametrize("model", ["bottega:miniature/weights/pixart/vae", "stabilityai/sd-vae-ft-mse"])
 def test_a_name_that_means_the_same_on_every_machine_is_kept(tmp_path: Path, model: str) -> None:
     recipe = tiny(autoencoder={"kind": "diffusers", "model": model})
@@ -144,6 +155,15 @@ def test_a_pictures_folder_anywhere_leaves_no_absolute_path_in_the_run(tmp_path:
     again = read_recipe(kept, tmp_path / "runs" / "r", "copy").data
     assert again.folder is not None
     assert (Path(again.root) / again.folder.source).resolve() == (tmp_path / "photos").resolve()
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [("num_epochs=3", "training.num_epochs"), ("data.min_side=9", "known keys: coco"), ("trainig.steps=9", "training")],
+)
+def test_a_key_without_its_section_is_told_with_it(given: str, cure: str) -> None:
+    with pytest.raises(RecipeError, match=f"unknown key .*{cure}"):
+        read_recipe(plain(), Path(), "tiny", [given])
 
 
 def test_overrides_reach_their_field(tmp_path: Path) -> None:

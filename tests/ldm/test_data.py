@@ -144,6 +144,48 @@ def test_a_folder_without_a_caption_is_refused_with_the_place_of_the_reasons(tmp
         read_samples(folder_config(tmp_path), 0, tmp_path / "work")
 
 
+def test_pictures_that_are_left_out_are_told_each_time_with_the_place_of_the_reasons(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "mine" / "p05.png").write_bytes(b"torn")
+    for _ in range(2):
+        samples = read_samples(folder_config(tmp_path), 0, tmp_path / "work")
+    assert caplog.messages == [f"2 of 20 pictures are left out; {tmp_path}/work/rejects.csv says why of each"] * 2
+    assert len(samples.training) + len(samples.held_out) + samples.unused == 18 and samples.unused > 0
+
+
+def test_pictures_that_are_enlarged_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "mine" / "p02.txt").write_text("grey")
+    read_samples(folder_config(tmp_path), 0, tmp_path / "work")
+    assert not caplog.messages  # 80 × 70 pixels for 64
+    Image.new("RGB", (65, 300), (9, 9, 200)).save(tmp_path / "mine" / "p00.png")
+    size_70 = folder_config(tmp_path).model_copy(update={"size": 70})
+    training = read_samples(size_70, 0, tmp_path / "work").training
+    said = f"1 of the first {len(training)} training pictures have a short side under data.size = 70 (the least 65)"
+    assert [m.partition(":")[0] for m in caplog.messages] == [said]
+
+
+def test_captions_that_are_no_utf_8_are_refused_with_their_number(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    for i in (7, 8):
+        (tmp_path / "mine" / f"p{i:02d}.txt").write_bytes("红色的圆".encode("gbk"))
+    (tmp_path / "mine" / "p01.txt").write_bytes(b"\xff not read: the list has this picture")
+    with pytest.raises(RequestError, match=r"received 2 \.txt in another encoding, first .*p07\.txt"):
+        read_samples(folder_config(tmp_path), 0, tmp_path / "work")
+    for i in (7, 8):
+        (tmp_path / "mine" / f"p{i:02d}.txt").write_text("红色的圆", encoding="utf-8-sig")
+    found = read_samples(folder_config(tmp_path), 0, tmp_path / "work")
+    assert {s.captions for s in found.training + found.held_out if s.name in ("p07", "p08")} == {("红色的圆",)}
+
+
+def test_a_data_root_that_was_moved_is_told_with_the_way_to_name_it(tmp_path: Path) -> None:
+    write_folder(tmp_path / "before")
+    with pytest.raises(MissingError, match=rf"--set data\.root=… \(now {tmp_path}/after\), or data\.folder\.source=…"):
+        read_samples(folder_config(tmp_path / "after"), 0, tmp_path / "work")
+
+
 def write_fill50k(root: Path, count: int = 20) -> None:
     """As ControlNet's own copy: a white outline on black, a filled circle on a ground."""
     folder = root / "raw" / "fill50k"

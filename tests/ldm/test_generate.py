@@ -223,6 +223,60 @@ def test_prompts_that_begin_alike_get_a_file_each(trained: Path, tmp_path: Path)
             assert json.loads(file.info["bottega"])["prompt"] == row["prompt"]
 
 
+def test_a_picture_of_another_making_is_never_overwritten(trained: Path, tmp_path: Path) -> None:
+    newest, older = (trained / "checkpoints" / name for name in ("epoch-2", "epoch-1"))
+    (tmp_path / "gold-circle_seed0.png").write_bytes(b"a file of the user's own")
+    asked = [(newest, PROMPT), (older, PROMPT), (newest, PROMPT), (newest, PROMPT.replace(" with", ", with")),
+             (newest, "gold circle"), (newest, "gold, circle")]  # fmt: skip
+    rows = [draw(place, tmp_path, [prompt])[0] for place, prompt in asked]
+    names = [Path(row["file"]).name for row in rows]
+    stem = f"{file_stem(PROMPT)}_seed0"
+    assert names[:4] == [f"{stem}.png", f"{stem}_tiny_epoch-1.png", f"{stem}.png", f"{stem}_tiny_epoch-2.png"]
+    assert names[4] == "gold-circle_seed0_tiny_epoch-2.png"
+    assert re.fullmatch("gold-circle_seed0_[0-9a-f]{6}.png", names[5])
+    assert all(sha256_file(Path(row["file"])) == row["sha256"] for row in rows)
+    assert (tmp_path / "gold-circle_seed0.png").read_bytes() == b"a file of the user's own"
+
+
+def test_a_prompt_of_which_no_word_is_known_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="received 'a zebra!' with none; this model knows 42: background, blue, "):
+        draw(trained, tmp_path / "out", [PROMPT, "a zebra!"])
+    assert not (tmp_path / "out").exists()
+    assert len(draw(trained, tmp_path / "out", ["a zebra on teal"])) == 1
+
+
+def test_no_guidance_is_told_from_guidance_of_nought(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (draw(trained, tmp_path, [prompt], guidance_scale=0)[0] for prompt in (PROMPT, OTHER))
+    assert one["sha256"] != other["sha256"]  # what it says of itself
+    assert np.array_equal(picture(one), picture(other))
+    assert (
+        caplog.messages
+        == ["guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided"] * 2
+    )
+    draw(trained, tmp_path, [PROMPT], guidance_scale=1)
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("inside", ["", "below"])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_drawn(
+    trained: Path, tmp_path: Path, inside: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").touch()
+    words = [
+        "generate",
+        "--checkpoint",
+        str(trained),
+        "--prompt",
+        PROMPT,
+        "--output-dir",
+        str(tmp_path / "out" / inside),
+    ]
+    assert main(words) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("prompt", "stem"),
     [
@@ -273,6 +327,15 @@ def test_the_statistics_are_a_line_a_step(words: list[str], capsys: pytest.Captu
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert [int(line.split()[1]) for line in lines] == [1, 2, 3, 4, 5]
     assert [int(line.split()[3]) for line in lines] == [99, 79, 59, 39, 19] and "clamped" in lines[0]
+
+
+def test_every_sampling_step_shows_that_it_goes_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bottega.runtime.progress.LINE_EVERY_S", 0.0)
+    draw(trained, tmp_path, [PROMPT])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("step ")[1][0] for line in lines if line.startswith("pictures: 0/1 ")] == ["1", "2", "3", "4"]
 
 
 def test_the_prompt_helper_tells_what_it_made(

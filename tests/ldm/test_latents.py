@@ -16,7 +16,7 @@ import torch
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import Sample, Samples
 from bottega.ldm.latents import SHARD, encode
-from bottega.runtime.errors import Interrupted, StorageError
+from bottega.runtime.errors import Interrupted, NonFiniteError, StorageError
 from bottega.runtime.files import read_json
 
 FACTS = {"world": 1}
@@ -111,6 +111,28 @@ def test_a_damaged_shard_is_named_and_with_it_gone_the_same_command_mends_it(tmp
         encode(samples(5), FACTS, Counting(), tmp_path)
     shard.unlink()
     assert torch.equal(encode(samples(5), FACTS, Counting(), tmp_path).training, direct(range(5)))
+
+
+def test_a_shard_whose_values_are_damaged_is_named_too(tmp_path: Path) -> None:
+    encode(samples(5), FACTS, Counting(), tmp_path)
+    shard = tmp_path / "train_00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-4] + b"\xff\xff\xff\xff")
+    with pytest.raises(StorageError, match=r"train_00000\.safetensors is damaged \(.* not finite\); delete it"):
+        encode(samples(5), FACTS, Counting(), tmp_path)
+
+
+def test_an_autoencoder_that_gives_no_number_is_told_with_the_picture(tmp_path: Path) -> None:
+    class Overflowing(MockVAE):
+        """Gives what a half-precision autoencoder gives of some pictures."""
+
+        def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+            latents = super().encode(pictures)
+            latents[2, 0, 1, 1] = torch.inf
+            return latents
+
+    encode(samples(16), FACTS, MockVAE(2), tmp_path)
+    with pytest.raises(NonFiniteError, match="for picture 18; "):
+        encode(samples(21), FACTS, Overflowing(2), tmp_path)
 
 
 def test_the_statistics_are_those_of_the_training_latents(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def test_a_run_leaves_its_files_and_a_checkpoint_an_epoch(trained: Path) -> None
     assert "torch" in read_json(trained / "provenance.json")["packages"]
 
 
+def test_pictures_that_no_prompt_made_are_not_said_to_show_one(trained_textless: Path) -> None:
+    assert names(trained_textless / "samples") == ["step_00000004.png"]
+
+
 def test_a_run_can_be_carried_to_another_machine(trained: Path, tmp_path: Path) -> None:
     for file in trained.rglob("*"):
         if file.suffix in (".json", ".yaml", ".jsonl", ".txt", ".log"):
@@ -345,7 +349,22 @@ def test_a_caption_with_too_many_words_is_refused_before_the_first_step(tmp_path
         run(tiny(text={"max_tokens": 5}), tmp_path)
     with pytest.raises(RequestError, match=r"received 20 in '红红"):
         run(tiny(validation={"prompts": ["红" * 20]}), tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "latents").exists()  # hours, with a real autoencoder
+
+
+def test_what_stops_a_training_is_told_before_pictures_are_looked_at_or_encoded(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(4):
+        Image.fromarray(np.roll(red_circle(64), index, axis=0)).save(photos / f"{index}.png")
+    data = {"kind": "folder", "held_out": 0, "num_samples": None, "root": str(tmp_path),
+            "folder": {"source": "photos", "prompt": "red"}}  # fmt: skip
+    with pytest.raises(MissingError, match="no such folder"):
+        run(tiny(data=data, autoencoder={"kind": "diffusers", "model": "/nowhere"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RequestError, match="an epoch needs one whole batch"):
+        run(tiny(data=data), tmp_path / "run")
+    assert not (tmp_path / "run" / "latents").exists()
 
 
 @pytest.mark.parametrize(
@@ -381,8 +400,41 @@ def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Pat
         go_on_from(trained / "checkpoints" / "epoch-7", tmp_path)
     with pytest.raises(MissingError, match=r"received .*tiny; in .*checkpoints there are epoch-1, epoch-2"):
         go_on_from(trained, tmp_path)
+    with pytest.raises(MissingError, match=r"received .*checkpoints; in .*checkpoints there are epoch-1, epoch-2"):
+        go_on_from(trained / "checkpoints", tmp_path)
     with pytest.raises(MissingError, match="there is none in that folder"):
         go_on_from(tmp_path / "absent" / "epoch-1", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_called_so_and_not_offered(copy: Path, tmp_path: Path) -> None:
+    torn = copy / "checkpoints" / "epoch-2"
+    (torn / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(
+        MissingError, match=r"epoch-2, which is incomplete or damaged; in .*checkpoints there are epoch-1$"
+    ):
+        go_on_from(torn, tmp_path / "new")
+
+
+def test_a_checkpoint_of_the_same_name_but_of_another_run_is_not_taken_for_the_one_before(
+    trained: Path, copy: Path, tmp_path: Path
+) -> None:
+    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
+    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
+    state = copy / "checkpoints" / "epoch-2" / "state.json"
+    state.write_text(state.read_text() + "\n")  # a run of its own
+    with pytest.raises(RequestError, match="newer than epoch-2 or of another run"):
+        go_on_from(state.parent, tmp_path / "new")
+
+
+def test_a_checkpoint_that_was_carried_away_alone_remembers_its_recipe_and_wants_a_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = shutil.copytree(trained / "checkpoints" / "epoch-1", tmp_path / "carried" / "epoch-1")
+    words = ["train", "ldm", "--resume", str(alone)]
+    assert main(words) == 2
+    assert "lies in no run's checkpoints/" in capsys.readouterr().err and names(tmp_path) == ["carried"]
+    assert main([*words, "--output-dir", str(tmp_path / "new")]) == 0
+    assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "new", "epoch-2"))
 
 
 @pytest.fixture
@@ -407,6 +459,7 @@ def test_the_command_trains_tells_and_goes_on_from_where_it_is_told(
     assert main([*words, "--set", "training.num_epochs=1"]) == 0
     said = capsys.readouterr().out
     assert "epoch-1: 3 steps, loss " in said and "verdict: " in said and "bottega generate --checkpoint" in said
+    assert f"samples: {tmp_path}/out/samples; " in said
     monkeypatch.chdir(tmp_path / "out" / "checkpoints")
     assert main(["train", "ldm", "--resume", "epoch-1", "--set", "training.num_epochs=2"]) == 0
     assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "out", "epoch-2"))
@@ -426,6 +479,22 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(
     for wrong in (trained, trained / "checkpoints" / "epoch-9"):
         assert main(["train", "ldm", "--resume", str(wrong)]) == 2
         assert f"received {wrong}; in {trained}/checkpoints there are epoch-1, epoch-2" in capsys.readouterr().err
+
+
+def test_no_samples_are_promised_where_none_were_asked_for(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--set", "training.num_epochs=1", "--set", "validation.samples=0"]) == 0
+    assert "samples:" not in (said := capsys.readouterr().out)
+    assert f"more: bottega doctor training {tmp_path}/out" in said
+
+
+def test_a_run_directory_that_is_a_file_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, place = tmp_path / "tiny.yaml", tmp_path / "a file"
+    config.write_text(as_yaml(plain()))
+    place.touch()
+    assert main(["train", "ldm", "--config", str(config), "--output-dir", str(place / "run")]) == 2
+    assert f"{place} is a file; name another" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_the_recipe_and_trains_nothing(

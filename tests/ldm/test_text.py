@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from bottega.ldm.config import TextConfig
-from bottega.ldm.text import ClipText, Words, vocabulary_of, words_of
+from bottega.ldm.text import ClipText, Words, check_lengths, vocabulary_of, words_of
 from bottega.models.names import resolve
 from bottega.runtime.errors import MissingError, RequestError
 
@@ -98,6 +101,13 @@ def test_too_many_words_are_refused_with_the_caption_and_as_many_as_fit_are_not(
         text.tokens(["circle", "light" + " circle" * 7])
 
 
+def test_of_several_captions_that_are_too_long_the_longest_and_what_would_do_is_told() -> None:
+    captions = ["circle " * count for count in (3, 9, 12, 8)]
+    with pytest.raises(RequestError, match=r"received 12 in .* \(and too many in 2 more\); .* text\.max_tokens = 13"):
+        check_lengths(captions, 8)
+    check_lengths(captions, 13)
+
+
 @pytest.fixture(scope="module")
 def clip() -> ClipText:
     return ClipText(resolve("bottega:miniature/weights/clip"), torch.device("cpu"))
@@ -129,6 +139,35 @@ def test_a_caption_that_clip_cuts_off_is_told_of(clip: ClipText, caplog: pytest.
     states, counts = clip(["boat " * 200])
     assert states.shape[1] == clip.limit and bool(counts.all())
     assert f"CLIP reads {clip.limit} tokens" in caplog.text and "the rest is cut off" in caplog.text
+
+
+def test_of_many_captions_that_are_cut_off_the_first_are_told_and_briefly(
+    clip: ClipText, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip._told.clear()
+    for _ in range(2):
+        clip([f"lake {number} {'boat ' * 200}" for number in range(20)])
+    assert len(caplog.messages) == 8 and max(map(len, caplog.messages)) < 200
+    assert caplog.messages[-1].endswith("of further ones nothing is said")
+
+
+def test_reading_clips_text_says_nothing_that_looks_like_a_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+import torch
+from bottega.ldm.text import ClipText
+from bottega.models.names import resolve
+ClipText(resolve("bottega:miniature/weights/clip"), torch.device("cpu"))(["boat " * 200])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    told = capfd.readouterr()
+    assert not told.out and told.err.startswith("CLIP reads ") and told.err.count("\n") == 1
+
+
+def test_a_model_that_is_no_clip_is_a_wrong_request(tmp_path: Path) -> None:
+    shutil.copytree(resolve("bottega:miniature/weights/pixart/vae"), tmp_path / "vae")
+    shutil.copy(resolve("bottega:miniature/weights/clip") / "tokenizer.json", tmp_path / "vae")
+    with pytest.raises(RequestError, match=r"don't make a CLIPTextModel: .*; name a folder of this class"):
+        ClipText(tmp_path / "vae", torch.device("cpu"))
 
 
 def test_a_clip_without_its_tokenizer_is_refused(tmp_path: Path) -> None:

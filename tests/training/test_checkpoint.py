@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bottega.runtime.errors import StorageError
 from bottega.training import checkpoint as checkpoints
 from bottega.training.loop import train
 
@@ -64,8 +65,19 @@ def test_a_torn_one_is_passed_over_by_its_name(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         found = checkpoints.latest(tmp_path)
     assert found is not None and found.folder.name == "epoch-2"
-    assert "epoch-10 is incomplete or damaged" in caplog.text
+    assert caplog.messages == ["the checkpoint epoch-10 is incomplete or damaged; the one before it is used"]
+    caplog.clear()
+    (tmp_path / "epoch-2" / "state.json").unlink()
+    assert checkpoints.latest(tmp_path) is None
+    assert caplog.messages[-1] == "the checkpoint epoch-2 is incomplete or damaged; there is none before it"
     assert checkpoints.read(tmp_path / "epoch-10") is None and checkpoints.read(tmp_path / "absent") is None
+
+
+def test_a_place_that_takes_no_checkpoint_is_told_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*checkpoints: a part of this path is a file"):
+        train(Line(), CONFIG, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_writing_the_same_name_again_replaces_it(tmp_path: Path) -> None:

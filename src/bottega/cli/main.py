@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
 HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
 """Verbs that bottega calls itself."""
 
+_CTRL_C = 130
+
 
 def entry() -> None:
     """The console script `bottega`: a process of its own, so logging is set up here."""
@@ -111,8 +113,10 @@ def _call(module: str, verb: str, words: list[str]) -> int:
         from bottega.runtime.errors import RequestError
 
         message: Callable[[], str] = getattr(error, "format_message", error.__str__)
-        text = message().rstrip(".").strip()
-        raise RequestError(f"{text or 'no command given'}; see bottega {verb} --help") from error
+        text, where = message().rstrip(".").strip(), getattr(getattr(error, "ctx", None), "command_path", "")
+        raise RequestError(f"{text or 'no command given'}; see {where or f'bottega {verb}'} --help") from error
+    if code == _CTRL_C:  # typer's own answer to a Ctrl-C that nobody waited for, without a word
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

@@ -114,6 +114,7 @@ def ldm(
     from bottega.ldm import stage
     from bottega.ldm.recipe import load_recipe, portable
     from bottega.runtime.config import as_yaml
+    from bottega.runtime.files import require_folder
     from bottega.training.processes import joined
 
     if config is None and resume is None:
@@ -123,11 +124,16 @@ def ldm(
     home = stage.run_of(resume) if resume is not None else None
     if resume is not None and stage.led_to(output_dir or Path(str(home))) != resume.resolve().name:
         stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
-    recipe = load_recipe(config or Path(str(home)) / "recipe.yaml", set_ or [])
+        if output_dir is None and resume.resolve().parent.name != "checkpoints":
+            raise RecipeError(
+                f"{resume} lies in no run's checkpoints/, so it begins a new run; give it an --output-dir"
+            )
+    recipe = stage.recipe_of(Path(str(resume)), set_ or []) if config is None else load_recipe(config, set_ or [])
     directory = output_dir or home or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
         return
+    require_folder(directory)
     device = recipe.training.device
     with joined(device) as processes, _told_once(processes), ExitStack() as held:
         if processes.count > 1 and not (verify_resume is None and replay is None):
@@ -165,7 +171,8 @@ def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
         verdict = examine(directory)
         typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
         typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
-    typer.echo(f"samples: {directory / 'samples'}; more: bottega doctor training {directory}")
+    drawn = directory / "samples"
+    typer.echo(f"{f'samples: {drawn}; ' if drawn.is_dir() else ''}more: bottega doctor training {directory}")
     typer.echo(f"draw with it: bottega generate --checkpoint {place}{' --prompt …' if prompted else ''}")
 
 

@@ -130,6 +130,17 @@ def sidecar(path: Path) -> list[str]:
     return list(dict.fromkeys(tidy(line) for line in lines if tidy(line)))
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a file of text can be read as UTF-8; a file that is not there can."""
+    try:
+        path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def stem_of(file_name: str) -> str:
     """`train2017/000000000139.jpg` -> `000000000139`."""
     return PurePosixPath(file_name).stem

@@ -7,22 +7,25 @@ Pictures stay where they are; `content_path` is relative to the data root.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottega.data.captions import captions_in, sidecar, tidy
+from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
 from bottega.data.ingest import Item, take_in, write_rejects
-from bottega.data.pictures import picture_files
+from bottega.data.pictures import other_pictures, picture_files
 from bottega.data.splits import SPLITS, Member, assign
-from bottega.runtime.errors import MissingError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, write_jsonl
 from bottega.runtime.progress import Progress
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,25 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
 
     Raises:
         MissingError: the folder is not there, or holds no picture.
+        RequestError: captions in a `.txt` are not UTF-8.
     """
     folder = data_root / config.source
     listed = _metadata(folder)
     files = list(picture_files(folder)) if folder.is_dir() else []
+    other = other_pictures(folder) if folder.is_dir() else {}
+    unread = ", ".join(f"{count} {ending}" for ending, count in sorted(other.items()))
     if not files:
-        raise MissingError(f"there is no picture in {folder}; name a folder that holds the contents")
+        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else ""
+        raise MissingError(f"there is no picture in {folder}{there}; name a folder that holds the contents")
+    if unread:
+        LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
 
     def captions_of(inside: str) -> list[str]:
         prompt = [tidy(config.prompt)] if config.prompt and tidy(config.prompt) else []
         return listed.get(inside) or sidecar(folder / inside) or prompt
 
     names = [path.relative_to(folder).as_posix() for path in files]
+    _refuse_undecodable([path for path, name in zip(files, names, strict=True) if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
         take_in_contents(index, contents, len(names), data_root=data_root, limits=config.limits)
@@ -145,9 +155,22 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
         return write_contents(directory, index, splits, lambda row: captions_of(row.source))
 
 
+def _refuse_undecodable(pictures: Sequence[Path]) -> None:
+    """Raise RequestError where the `.txt` beside pictures are no UTF-8: what was learned of them would be no words."""
+    bad = [path.with_suffix(".txt") for path in pictures if not is_utf8(path.with_suffix(".txt"))]
+    if bad:
+        raise RequestError(
+            f"captions are read as UTF-8, received {len(bad)} .txt in another encoding, first {bad[0]}; save them as "
+            "UTF-8, such as by iconv -f gbk -t utf-8"
+        )
+
+
 def _metadata(folder: Path) -> dict[str, list[str]]:
+    """Captions by the picture's name below `folder`; a picture may have several rows."""
     path = folder / "metadata.jsonl"
-    if not path.is_file():
-        return {}
-    rows = ((str(row.get("file_name")), captions_in(row)) for row in read_jsonl(path))
-    return {name: [tidy(c) for c in captions if tidy(c)] for name, captions in rows}
+    found: dict[str, list[str]] = {}
+    if path.is_file():
+        for row in read_jsonl(path):
+            name = Path(os.path.normpath(str(row.get("file_name")))).as_posix()
+            found.setdefault(name, []).extend(tidy(c) for c in captions_in(row) if tidy(c))
+    return {name: list(dict.fromkeys(captions)) for name, captions in found.items()}

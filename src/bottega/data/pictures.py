@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ MAX_JPEG_PIXELS = 1_000_000_000
 
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 """Endings, in lower case, by which pictures are found in a folder; what they are is told by their bytes."""
+
+OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+"""Endings, in lower case, of pictures that cameras and telephones write and that are not read here."""
 
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -160,6 +164,11 @@ def picture_files(folder: Path) -> Iterator[Path]:
     found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
     visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def other_pictures(folder: Path) -> dict[str, int]:
+    """How many files of each of `OTHER_ENDINGS` are under a folder, so that none is passed over without a word."""
+    return dict(Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in OTHER_ENDINGS))
 
 
 def _name(source: Path | str | bytes) -> str:

@@ -71,6 +71,8 @@ def actions(case: Case) -> tuple[Action, ...]:
             found.append(_train_on(case, why))
         elif do == MORE_STEPS:
             found.append(Action(do, why, _drawn(case.log)))
+        elif do == _LOG and case.log.path.name == METRICS:
+            continue  # bottega's own trainers do that
         elif (case.log.prompted or do != _PROMPT[0]) and (case.log.pictures != 1 or not do.startswith("more data")):
             found.append(Action(do, why))
     return tuple(found)
@@ -127,6 +129,7 @@ def _checkpoint(log: Log) -> Path | None:
 
 
 TRAIN_ON, MORE_STEPS = "train on", "more inference steps"
+_LOG = "log every step, and validate on fixed pictures, timesteps and noise"
 _STEPS = (
     MORE_STEPS,
     "costs no training: one prompt and seed in 20, 50 and 100 steps shows at once whether sampling is at fault",
@@ -226,10 +229,7 @@ WHAT_TO_DO: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "not enough to tell": (
         (TRAIN_ON, "{evidence}"),
-        (
-            "log every step, and validate on fixed pictures, timesteps and noise",
-            "the raw loss varies many-fold with the timestep; such a grid does not",
-        ),
+        (_LOG, "the raw loss varies many-fold with the timestep; such a grid does not"),
         _STEPS,
     ),
 }

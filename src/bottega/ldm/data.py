@@ -5,6 +5,7 @@ A longer list begins with the shorter one, so that a run can be given more sampl
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,14 +18,17 @@ import numpy.typing as npt
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.data.index import file_stamp
 from bottega.ldm.config import DataConfig
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.seeds import derive, numpy_rng
 
+LOGGER = logging.getLogger(__name__)
 Picture = npt.NDArray[np.uint8]
 RED_CIRCLE = "a red circle on white"
 _HELD_OUT = 512
 """Pictures held out of a set on disk, at most: no validation looks at more."""
+_LOOKED_AT = 256
+"""Training pictures whose size is compared with what is learned."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a recipe. words: all words that captions may hold, where that is known; else empty."""
+    """The samples of a recipe. words: all words that captions may hold, where that is known; else empty. unused:
+    pictures on disk that are neither trained on nor looked at in a validation."""
 
     training: list[Sample]
     held_out: list[Sample]
     words: tuple[str, ...] = ()
+    unused: int = 0
 
 
 def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool = True) -> Samples:
@@ -63,7 +69,7 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
     if write:
         _prepare(config, directory)
     found = _on_disk(config, directory)
-    training = [sample for split, sample in found if split == "train"]
+    training = [sample for split, sample, _ in found if split == "train"]
     if config.num_samples is not None and len(training) < config.num_samples:
         raise RequestError(
             f"data.num_samples asks for {config.num_samples} training pictures with captions, {config.kind} has "
@@ -74,7 +80,11 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
             f"{config.kind} has no usable training picture with a caption; {directory / 'rejects.csv'} says why of "
             "each (data.folder.prompt gives one caption to all that have none)"
         )
-    return Samples(training[: config.num_samples], [sample for split, sample in found if split == "val"][:_HELD_OUT])
+    training = training[: config.num_samples]
+    held_out = [sample for split, sample, _ in found if split == "val"][:_HELD_OUT]
+    if write:
+        _tell_enlarged([place for split, _, place in found if split == "train"][:_LOOKED_AT], config.size)
+    return Samples(training, held_out, unused=len(found) - len(training) - len(held_out))
 
 
 def red_circle(size: int) -> Picture:
@@ -125,16 +135,45 @@ def _prepare(config: DataConfig, directory: Path) -> None:
     from bottega.data import coco, contents, fill50k
 
     root = Path(config.root)
-    if config.kind == "fill50k":
-        fill50k.run(config.fill50k, directory, data_root=root)
-    elif config.kind == "folder" and config.folder is not None:
-        contents.run_folder(config.folder, directory, data_root=root)
-    else:
-        coco.run(config.coco, directory, data_root=root)
+    try:
+        if config.kind == "fill50k":
+            done = fill50k.run(config.fill50k, directory, data_root=root)
+        elif config.kind == "folder" and config.folder is not None:
+            done = contents.run_folder(config.folder, directory, data_root=root)
+        else:
+            done = coco.run(config.coco, directory, data_root=root)
+    except MissingError as error:  # also of a run that was carried away from its data
+        raise MissingError(
+            f"{error}; if it lies elsewhere, say so: --set data.root=… (now {root}), or data.{config.kind}.source=…"
+        ) from error
+    if done["rejected"]:
+        LOGGER.warning(
+            "%d of %d pictures are left out; %s says why of each",
+            done["rejected"],
+            done["rejected"] + done.get("pictures", done.get("examples", 0)),
+            directory / "rejects.csv",
+        )
 
 
-def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
-    """(split, sample) of a prepared data set, in its own order; those without a caption were rejected."""
+def _tell_enlarged(places: list[Path], size: int) -> None:
+    """Warn of pictures that have fewer pixels than is learned: a blur that no training takes away."""
+    from bottega.data.pictures import read_kind
+
+    kinds = [read_kind(place) for place in places if place.is_file()]
+    small = [min(kind.width, kind.height) for kind in kinds if min(kind.width, kind.height) < size]
+    if small:
+        LOGGER.warning(
+            "%d of the first %d training pictures have a short side under data.size = %d (the least %d): enlarged, "
+            "they are learned as blurred as they are; take a smaller data.size, or leave them out by limits.min_side",
+            len(small),
+            len(kinds),
+            size,
+            min(small),
+        )
+
+
+def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample, Path]]:
+    """(split, sample, file) of a prepared data set, in its own order; those without a caption were rejected."""
     root = Path(config.root)
     if config.kind == "fill50k":
         rows = read_jsonl(directory / "fill50k.jsonl")
@@ -147,7 +186,8 @@ def _on_disk(config: DataConfig, directory: Path) -> list[tuple[str, Sample]]:
     result = []
     for split, name, captions, path in found:
         place = Path(os.path.normpath(root / path))  # a folder beside the root, too, where the root itself is not there
-        result.append((split, Sample(str(name), tuple(captions), _reader(place, config.size), file_stamp(place))))
+        sample = Sample(str(name), tuple(captions), _reader(place, config.size), file_stamp(place))
+        result.append((split, sample, place))
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from bottega.ldm.autoencoder import Drawn
     from bottega.ldm.checkpoint import Trained
     from bottega.ldm.config import LDMRecipe, SamplingConfig
+    from bottega.ldm.text import Words
 
+LOGGER = logging.getLogger(__name__)
 _WORDS = 8
+_SHOWN = 12
 
 
 def generate(
@@ -40,32 +44,45 @@ def generate(
     A picture depends on its prompt and seed, never on what is drawn beside it beyond 1e-5. Each file says of itself
     how it was made, under the keyword `bottega`, as JSON.
     Returns a row a picture: {file, sha256, prompt, seed, …}. RequestError for settings that do not work on the model's
-    path, NonFiniteError where latents are not finite, before a picture would be written.
+    path, NonFiniteError where latents are not finite, before a picture would be written. A file of the same name that
+    was made otherwise is left alone: the new one's name says which checkpoint drew it.
     """
     from bottega.ldm.checkpoint import open_trained
     from bottega.ldm.drawing import AT_ONCE, draw_latents
+    from bottega.runtime.files import require_folder
     from bottega.runtime.interrupt import Interruption
     from bottega.runtime.progress import Progress
 
     began = time.monotonic()
+    require_folder(output_dir)
     trained = open_trained(checkpoint, device)
     recipe = trained.recipe
     config = overridden(recipe.sampling, sampling)
     _refuse(recipe, prompts, config)
+    if trained.model.words is not None:
+        _refuse_unknown(trained.model.words, prompts)
+    if config.guidance_scale == 0:
+        LOGGER.warning("guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided")
     path, plan = recipe.diffusion.path, config.plan(trained.absmax)
     plan.timesteps(path)
     changed = "".join(f"_{k}{v}" for k, v in config if v != getattr(recipe.sampling, k))
     wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
     rows: list[dict[str, Any]] = []
     with Progress(len(wanted), "pictures", "pictures") as progress, Interruption() as stop:
+
+        def step(seen: StepStatistics) -> None:  # many are drawn at once, so that the steps alone tell that it goes on
+            progress.update(0, step=seen.step)
+            if watch is not None:
+                watch(seen)
+
         for first in range(0, len(wanted), AT_ONCE):
             part = wanted[first : first + AT_ONCE]
             texts, seeds = [prompt for prompt, _ in part], [number for _, number in part]
-            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, watch)
+            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, step)
             for (prompt, number), picture in zip(part, trained.autoencoder.decode(latents), strict=True):
                 said = {"prompt": prompt, "seed": number, **_model(trained), **config.model_dump(mode="json")}
-                file = output_dir / f"{file_stem(prompt or recipe.name)}_seed{number}{changed}.png"
-                rows.append(_write(file, picture, said))
+                stem = f"{file_stem(prompt or recipe.name)}_seed{number}{changed}"
+                rows.append(_write(output_dir, stem, picture, said))
                 progress.update()
             stop.check()
     seconds = (time.monotonic() - began) / len(rows)
@@ -87,11 +104,22 @@ def _refuse(recipe: LDMRecipe, prompts: Sequence[str], config: SamplingConfig) -
         )
 
 
+def _refuse_unknown(words: Words, prompts: Sequence[str]) -> None:
+    """Raise RequestError for a prompt of which nothing would be left: it would draw what no prompt draws."""
+    for prompt in prompts:
+        if not words.knows_any(prompt):
+            some = ", ".join(words.vocabulary[:_SHOWN]) + (", …" if len(words.vocabulary) > _SHOWN else "")
+            raise RequestError(
+                f"a prompt has at least one word that a training caption had, received {prompt!r} with none; this "
+                f"model knows {len(words.vocabulary)}: {some}"
+            )
+
+
 def _model(trained: Trained) -> dict[str, Any]:
     return {"model": trained.recipe.name, "checkpoint": trained.folder.name, "averaged": trained.averaged}
 
 
-def _write(file: Path, picture: Drawn, said: dict[str, Any]) -> dict[str, Any]:
+def _write(folder: Path, stem: str, picture: Drawn, said: dict[str, Any]) -> dict[str, Any]:
     """Write a picture in 0…1 with what it says of itself; NonFiniteError instead of the black of a cast NaN."""
     import numpy as np
 
@@ -103,8 +131,30 @@ def _write(file: Path, picture: Drawn, said: dict[str, Any]) -> dict[str, Any]:
             f"a picture holds NaN or infinity after the autoencoder, received it for seed {said['seed']}; look at its "
             "latents (--statistics), and keep the autoencoder in float32"
         )
-    sha256 = write_png(file, to_bytes(picture), {"bottega": json.dumps(said, ensure_ascii=False)})
+    told = json.dumps(said, ensure_ascii=False)
+    file = _place(folder, stem, said, told)
+    sha256 = write_png(file, to_bytes(picture), {"bottega": told})
     return {"file": str(file), "sha256": sha256, **said}
+
+
+def _place(folder: Path, stem: str, said: dict[str, Any], told: str) -> Path:
+    """Where a picture goes: under its own name unless another picture has it, of another checkpoint, or of a prompt
+    that differs in its commas alone."""
+    more = ("", f"_{said['model']}_{said['checkpoint']}", f"_{derive(told) % 16**6:06x}")
+    places = [folder / f"{stem}{end}.png" for end in more]
+    return next((place for place in places if not place.exists() or _told(place) == told), places[-1])
+
+
+def _told(file: Path) -> str | None:
+    """What a picture says of itself; None where it was not drawn here."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            said: str | None = picture.info.get("bottega")
+            return said
+    except OSError:  # no picture at all
+        return None
 
 
 def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:

@@ -21,7 +21,7 @@ import torch
 from bottega.diffusion.sampling import moments
 from bottega.ldm.autoencoder import Autoencoder
 from bottega.ldm.data import Sample, Samples
-from bottega.runtime.errors import StorageError
+from bottega.runtime.errors import NonFiniteError, StorageError
 from bottega.runtime.files import atomic_path, read_json, sha256_json, write_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -80,7 +80,6 @@ def _all(
     for number, first in enumerate(range(0, len(samples), SHARD)):
         part = samples[first : first + SHARD]
         shards.append(_shard(directory / f"{name}_{number:05d}.safetensors", part, autoencoder, progress, stop))
-        stop.check()
     return torch.cat(shards) if shards else torch.empty(0)
 
 
@@ -88,29 +87,44 @@ def _shard(
     path: Path, samples: Sequence[Sample], autoencoder: Autoencoder, progress: Progress, stop: Interruption
 ) -> torch.Tensor:
     """The latents of one shard's samples: read where its file has them under these names, the rest computed and
-    written, as far as they are when somebody asks to stop. What is encoded together does not depend on how the list
+    written, as many as there are when somebody asks to stop. What is encoded together does not depend on how the list
     grew."""
-    from safetensors.torch import save_file
-
     kept, names = _read(path)
     there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [_told(sample)]), len(samples))
-    if there == len(samples):
-        progress.update(there)
-        return kept[:there].clone()
-    begun = there - there % _AT_ONCE
+    begun = there if there == len(samples) else there - there % _AT_ONCE
     progress.update(begun)
+    stop.check()
+    if begun == len(samples):
+        return kept[:begun].clone()
     parts = [kept[:begun]] if begun else []
     for first in range(begun, len(samples), _AT_ONCE):
-        together = samples[first : first + _AT_ONCE]
-        parts.append(autoencoder.encode(np.stack([sample.picture() for sample in together])))
-        progress.update(len(together))
+        parts.append(_encoded(samples[first : first + _AT_ONCE], autoencoder))
+        progress.update(len(parts[-1]))
         if stop.requested:
             break
     latents = torch.cat(parts).contiguous()
-    with atomic_path(path) as temporary:
-        told = json.dumps([_told(sample) for sample in samples[: len(latents)]])
-        save_file({"latents": latents}, temporary, {"samples": told})
+    _write(path, latents, samples[: len(latents)])
+    stop.check()
     return latents
+
+
+def _encoded(samples: Sequence[Sample], autoencoder: Autoencoder) -> torch.Tensor:
+    """Latents of some samples; NonFiniteError, with the picture's name, where one is not finite."""
+    latents = autoencoder.encode(np.stack([sample.picture() for sample in samples]))
+    for sample, latent in zip(samples, latents, strict=True):
+        if not bool(latent.isfinite().all()):
+            raise NonFiniteError(
+                f"latents are finite, the autoencoder gave NaN or infinity for {sample.name}; take one that computes "
+                "in float32, or leave this picture out"
+            )
+    return latents
+
+
+def _write(path: Path, latents: torch.Tensor, samples: Sequence[Sample]) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({"latents": latents}, temporary, {"samples": json.dumps([_told(sample) for sample in samples])})
 
 
 def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
@@ -121,9 +135,12 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
         return torch.empty(0), []
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("latents"), json.loads((file.metadata() or {}).get("samples", "[]"))
-    except SafetensorError as error:
+            latents, names = file.get_tensor("latents"), json.loads((file.metadata() or {}).get("samples", "[]"))
+        if not bool(latents.isfinite().all()):
+            raise ValueError("it holds values that are not finite")
+    except (SafetensorError, ValueError) as error:  # json's error is a ValueError, too
         raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    return latents, names
 
 
 def _told(sample: Sample) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,11 +38,21 @@ def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[s
         value = part.get(key) if isinstance(part, dict) else None
         if isinstance(value, str) and value.startswith(("./", "../")):
             data = {**data, section: {**data[section], key: os.path.normpath(folder / value)}}
-        elif isinstance(value, str) and value.startswith("~"):
-            data = {**data, section: {**data[section], key: os.path.expanduser(value)}}
-    recipe = parse(LDMRecipe, apply_sets(data, sets), where)
+    recipe = parse(LDMRecipe, _at_home(apply_sets(data, sets)), where)
     _refuse_idle(recipe, sets)
     return recipe
+
+
+def _at_home(data: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with `~` as the user's own folder, which no shell does amid a word such as data.root=~/pictures."""
+    found = copy.deepcopy(data)
+    places = [(found.get(section), key) for section, key in _PLACES]
+    section = found.get("data")
+    places += [(section.get(part), "source") for part in SOURCES] if isinstance(section, dict) else []
+    for part, key in places:
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = os.path.expanduser(part[key])
+    return found
 
 
 def _refuse_idle(recipe: LDMRecipe, sets: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Pictures of a training on its way: samples/ in the run directory, a sheet a validation, from fixed seeds.
 
-samples/epoch-20.png      the pictures side by side; prompts.txt says of what
+samples/epoch-20.png      the pictures side by side; prompts.txt says of what, where a prompt does
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class SampleWriter:
         work.model.train()
         file = directory / FOLDER / f"{work.checkpoint_name(step)}.png"
         write_png(file, sheet(self.autoencoder.decode(latents)))
-        write_text(file.with_name("prompts.txt"), "".join(f"{prompt}\n" for prompt in self.prompts))
+        if work.recipe.text.kind != "none":
+            write_text(file.with_name("prompts.txt"), "".join(f"{prompt}\n" for prompt in self.prompts))
         return [file]
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.recipe import SOURCES, portable
+from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
 from bottega.training.config import LoopConfig
 from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bottega.ldm.data import Samples
     from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
-    from bottega.ldm.text import Words
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
@@ -120,8 +119,6 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     samples, autoencoder, latents = _latents(recipe, directory, found, write=write)
     words = _vocabulary(recipe, samples, found)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
-    if model.words is not None:
-        _check_captions(model.words, recipe, samples)
     course, loop = _course(recipe, len(samples.training), found)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
     work.floor = _floor(work)
@@ -138,7 +135,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
         "shape": list(latents.training.shape[1:]),
         "course": course.record(),
     }
-    work.notes = _notes(work)
+    work.notes = _notes(work, samples.unused)
     if recipe.validation.samples:
         work.show = SampleWriter(work, autoencoder).write  # type: ignore[method-assign]
     return work, loop
@@ -154,10 +151,11 @@ def go_on_from(folder: Path, directory: Path) -> None:
     from bottega.training import checkpoint as checkpoints
 
     newest = checkpoints.latest(directory / "checkpoints")
-    if newest is not None and led_to(directory) == folder.resolve().name:
+    if newest is not None and led_to(directory) == folder.resolve().name and not _of_another_run(folder, directory):
         return  # this command was given before, and stopped; what it named may be gone by now
     found = checkpoint_at(folder)
-    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name}
+    state = sha256_file(found.folder / "state.json")
+    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "state": state}
     if newest is not None and newest.folder.resolve() == folder.resolve():
         write_json(origin, this)
         return
@@ -203,17 +201,37 @@ def led_to(directory: Path) -> str | None:
     return read_json(origin).get("checkpoint") if origin.exists() else None
 
 
+def _of_another_run(folder: Path, directory: Path) -> bool:
+    """Whether a checkpoint, where it is still there, is another of the same name than that which led to `directory`."""
+    state, known = folder / "state.json", read_json(directory / ORIGIN).get("state")
+    own = run_of(folder.resolve()) == directory.resolve()
+    return known is not None and not own and state.exists() and sha256_file(state) != known
+
+
 def checkpoint_at(folder: Path) -> Checkpoint:
     """The checkpoint that --resume names. MissingError, with those that are near, where it is not whole."""
     from bottega.training import checkpoint as checkpoints
 
     found = checkpoints.read(folder)
     if found is None:
-        place = next((p for p in (folder / "checkpoints", folder.parent) if p.is_dir()), None)
-        near = sorted(path.name for path in place.glob("[a-z]*/") if (path / "state.json").exists()) if place else []
-        there = f"in {place} there are {', '.join(near[-8:])}" if near else "there is none in that folder"
-        raise MissingError(f"--resume wants a whole checkpoint, received {folder}; {there}")
+        places = (place for place in (folder / "checkpoints", folder, folder.parent) if place.is_dir())
+        whole = ([path for path in checkpoints.folders(place) if checkpoints.read(path)] for place in places)
+        near = next(filter(None, whole), [])
+        names = ", ".join(path.name for path in near[-8:])
+        there = f"in {near[0].parent} there are {names}" if near else "there is none in that folder"
+        torn = ", which is incomplete or damaged" if (folder / "state.json").exists() else ""
+        raise MissingError(f"--resume wants a whole checkpoint, received {folder}{torn}; {there}")
     return found
+
+
+def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
+    """The recipe of the run in which a checkpoint lies; of one that was carried away alone, what it remembers."""
+    home = run_of(checkpoint)
+    if not (home / "recipe.yaml").exists():
+        kept = checkpoint_at(checkpoint).remembered.get("recipe")
+        if kept is not None:
+            return read_recipe(kept, home, f"{checkpoint.name}: recipe", sets)
+    return load_recipe(home / "recipe.yaml", sets)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -257,10 +275,12 @@ def _latents(
     from bottega.ldm.data import read_samples
     from bottega.ldm.latents import encode
 
-    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
     if found is not None:  # before latents of another model are put in their place
         _refuse_other(found, _models(recipe, autoencoder))
+    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
+    _check_captions(recipe, samples)
+    _course(recipe, len(samples.training), found)  # refuses what it cannot walk before hours of encoding
     _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
     return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / LATENTS, write=write)
 
@@ -332,10 +352,13 @@ def _refuse_other(found: Checkpoint, now: dict[str, Any]) -> None:
     checkpoints.check_fingerprint({name: found.fingerprint.get(name) for name in now}, now, LDM_MAY_CHANGE)
 
 
-def _check_captions(words: Words, recipe: LDMRecipe, samples: Samples) -> None:
+def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:
     """Every caption that training, validation and sample pictures will show has few enough words, or RequestError."""
-    captions = [caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions]
-    words.check([*captions, *recipe.validation.prompts])
+    from bottega.ldm.text import check_lengths
+
+    if recipe.text.kind == "words":
+        captions = (caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions)
+        check_lengths((*captions, *recipe.validation.prompts), recipe.text.max_tokens)
 
 
 def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[Course | Stream, LoopConfig]:
@@ -378,11 +401,12 @@ def _floor(work: LatentWorkload) -> list[float] | None:
     return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS, captions=captions)]
 
 
-def _notes(work: LatentWorkload) -> Sequence[str]:
+def _notes(work: LatentWorkload, unused: int) -> Sequence[str]:
     s = work.latents.statistics
     size = sum(p.numel() for p in work.model.parameters())
     notes = [
-        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out",
+        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out"
+        + (f", {unused} not used (of the split test, or beyond data.num_samples)" if unused else ""),
         f"latents {'×'.join(map(str, work.latents.training.shape[1:]))}: {s['min']:.3g} … {s['max']:.3g}, mean "
         f"{s['mean']:.3g}, std {s['std']:.3g}; x̂_0 is held within ±{work.recipe.sampling.limit or s['absmax']:.3g}"
         if work.recipe.sampling.thresholding != "off"

@@ -22,6 +22,8 @@ from bottega.runtime.errors import MissingError, RequestError
 LOGGER = logging.getLogger(__name__)
 PAD, START = 0, 1
 _SPECIAL = 2
+_TOLD = 8
+"""Captions that CLIP cuts off of which a line is said: of a data set it may cut thousands."""
 _CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
@@ -34,6 +36,20 @@ def words_of(caption: str) -> list[str]:
 def vocabulary_of(captions: Sequence[str]) -> list[str]:
     """All words of some captions, sorted."""
     return sorted({word for caption in captions for word in words_of(caption)})
+
+
+def check_lengths(captions: Iterable[str], max_tokens: int) -> None:
+    """RequestError where captions have too many words, with the longest of them."""
+    counts = {caption: len(words_of(caption)) for caption in captions}
+    long = {caption: count for caption, count in counts.items() if count >= max_tokens}
+    if long:
+        caption = max(long, key=lambda one: long[one])
+        others = f" (and too many in {len(long) - 1} more)" if len(long) > 1 else ""
+        raise RequestError(
+            f"a caption has at most {max_tokens - 1} words (text.max_tokens - 1; each Chinese character is one), "
+            f"received {long[caption]} in {caption[:80]!r}{others}; shorten it, or train with text.max_tokens = "
+            f"{long[caption] + 1}"
+        )
 
 
 class Words(nn.Module):
@@ -59,20 +75,14 @@ class Words(nn.Module):
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """int64 [B, L], padded with 0 to the longest; RequestError for one of more than max_tokens - 1 words."""
-        self.check(captions)
+        check_lengths(captions, self.limit)
         rows = [[START, *self._numbers(caption)] for caption in captions]
         longest = max(map(len, rows))
         return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
 
-    def check(self, captions: Iterable[str]) -> None:
-        """RequestError for the first caption that has too many words."""
-        for caption in captions:
-            count = len(words_of(caption))
-            if count >= self.limit:
-                raise RequestError(
-                    f"a caption has at most {self.limit - 1} words (text.max_tokens - 1; each Chinese character is "
-                    f"one), received {count} in {caption[:80]!r}; shorten it, or train with a larger text.max_tokens"
-                )
+    def knows_any(self, caption: str) -> bool:
+        """Whether anything of a caption is left when words that it does not know are left out."""
+        return any(word in self.numbers for word in words_of(caption))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
@@ -122,11 +132,19 @@ class ClipText:
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """states [B, L, F], and bool [B, L], True where a token counts; a longer caption is cut, and that is said."""
         given = self.tokenizer(list(captions), padding="max_length", max_length=self.limit, truncation=True)
-        for caption, ids in zip(captions, self.tokenizer(list(captions))["input_ids"], strict=True):
+        whole = self.tokenizer(list(captions), verbose=False)["input_ids"]  # else it speaks of indexing errors
+        for caption, ids in zip(captions, whole, strict=True):
             if len(ids) > self.limit and caption not in self._told:
                 self._told.add(caption)
-                LOGGER.warning("CLIP reads %d tokens, %d in %r: the rest is cut off", self.limit, len(ids), caption)
+                self._tell(caption, len(ids))
         device = self.model.device
         ids, counts = (torch.tensor(given[name], device=device) for name in ("input_ids", "attention_mask"))
         states = self.model(ids, attention_mask=counts).last_hidden_state
         return states, counts.bool()
+
+    def _tell(self, caption: str, tokens: int) -> None:
+        if len(self._told) <= _TOLD:
+            last = "; of further ones nothing is said" if len(self._told) == _TOLD else ""
+            LOGGER.warning(
+                "CLIP reads %d tokens, %d in %r: the rest is cut off%s", self.limit, tokens, caption[:80], last
+            )

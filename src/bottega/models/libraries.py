@@ -43,13 +43,21 @@ def prepare() -> None:
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     for handler in logging.getLogger("transformers").handlers:
-        if _without_torchvision_advice not in handler.filters:
-            handler.addFilter(_without_torchvision_advice)
+        if _without_needless_words not in handler.filters:
+            handler.addFilter(_without_needless_words)
 
 
-def _without_torchvision_advice(record: logging.LogRecord) -> bool:
-    """Drop transformers' advice to install torchvision: bottega prepares pictures itself and must do without it."""
-    return "requires torchvision (not installed); falling back" not in record.getMessage()
+def _without_needless_words(record: logging.LogRecord) -> bool:
+    """Drop transformers' advice to install torchvision, for bottega prepares pictures itself and must do without it;
+    and its table of weights that were not asked for, such as those of CLIP's eye where its text is read: thirty lines
+    that look like a fault. What a file lacks is an error of `loading`."""
+    said = record.getMessage()
+    needless = (
+        "requires torchvision (not installed); falling back",
+        " LOAD REPORT",
+        "weights of the model checkpoint at",
+    )
+    return not any(words in said for words in needless)
 
 
 def _hide_broken_torchvision() -> None:

@@ -249,7 +249,9 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     always = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
         model, report = kind.from_pretrained(folder, variant=variant, **always, **options)
-    except (RuntimeError, ValueError) as error:  # shapes that differ, or a configuration of another class
+    except (RuntimeError, ValueError, OSError) as error:  # shapes that differ, or a folder of another class
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         first = next(iter(str(error).splitlines()), "no reason given")
         raise RequestError(
             f"{folder}: config.json and weights don't make a {kind.__name__}: {first}; name a folder of this class"

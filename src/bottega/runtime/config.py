@@ -125,6 +125,7 @@ def _explain(kind: type[BaseModel], detail: ErrorDetails, section: str) -> str:
     if detail["type"] == "extra_forbidden":
         known = sorted(_fields_at(kind, names[:-1]))
         near = difflib.get_close_matches(names[-1], known, n=1)
+        near += [f"{part}.{names[-1]}" for part in known if names[-1] in _fields_at(kind, [*names[:-1], part])]
         cure = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {field!r}; {cure}"
     description = _description(kind, names)

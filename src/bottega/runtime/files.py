@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import MissingError, StorageError
+from bottega.runtime.errors import MissingError, RequestError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,20 @@ def storage_error(error: OSError, path: Path | str | None = None) -> StorageErro
     where = path if path is not None else (error.filename or "a file")
     cure = _CURES.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"cannot write {where}: {cure}")
+
+
+def require_folder(path: Path) -> None:
+    """Ask of a folder that is to be written into, and that need not be there yet, whether it can be: before the work.
+
+    Raises:
+        RequestError: a part of its path is a file.
+        StorageError: the folder, or that in which it would be made, is not writable.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise RequestError(f"what is made goes into a folder, received {path}, and {there} is a file; name another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise storage_error(PermissionError(errno.EACCES, "Permission denied"), path)
 
 
 @contextmanager

@@ -124,13 +124,25 @@ def save(
     return folder
 
 
+def require_writable(directory: Path) -> None:
+    """Make and remove a folder as `save` does: StorageError before the first step, not at the first checkpoint."""
+    probe = directory / ".probe.tmp"
+    try:
+        probe.mkdir(parents=True, exist_ok=True)
+        probe.rmdir()
+    except OSError as error:
+        raise storage_error(error, directory) from error
+
+
 def latest(directory: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `directory`, or None; a torn one is passed over, and said so in the log."""
-    for folder in reversed(folders(directory)):
+    there = folders(directory)
+    for folder in reversed(there):
         found = read(folder)
         if found is not None:
             return found
-        LOGGER.warning("the checkpoint %s is incomplete or damaged; the one before it is used", folder.name)
+        instead = "there is none before it" if folder == there[0] else "the one before it is used"
+        LOGGER.warning("the checkpoint %s is incomplete or damaged; %s", folder.name, instead)
     return None
 
 

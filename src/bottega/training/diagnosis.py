@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bottega.runtime.errors import MissingError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
 from bottega.training.log import METRICS
 from bottega.training.trends import Blocks, Estimate, Trend, change
@@ -296,7 +297,8 @@ def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
 def diagnose_folder(path: Path | str) -> list[Finding]:
     """The findings of a run directory, of the folder that training wrote, or of a `metrics.jsonl`, as of its last row.
 
-    Raises MissingError where there is no such log, StorageError for a line in it that is not an object.
+    Raises MissingError where there is no such log, RequestError for that of another trainer, StorageError for a line
+    in it that is not an object.
     """
     path = Path(path)
     log = next((p for p in (path, path / METRICS, path / "training" / METRICS) if p.is_file()), None)
@@ -305,7 +307,14 @@ def diagnose_folder(path: Path | str) -> list[Finding]:
             f"a training run has a {METRICS}, in its folder or in its folder training; there is none at {path}; name "
             "the directory of a run, or the --output-dir of bottega train style"
         )
-    return diagnose(read_jsonl(log))
+    rows = read_jsonl(log)
+    first = next(rows, {})
+    if "num_samples" in first:  # nothing in it is paired, so that nothing could be found
+        raise RequestError(
+            f"what is diagnosed is the training of a StyleAdapter, {path} is one of bottega train ldm; ask bottega "
+            f"doctor training {path}"
+        )
+    return diagnose(chain([first] if first else [], rows))
 
 
 def words(findings: Sequence[Finding]) -> str:

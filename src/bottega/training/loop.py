@@ -157,6 +157,8 @@ def train(
     validation: dict[str, Any] = {}
     with torch_threads(config.threads), ExitStack() as opened:
         with processes.together():
+            if processes.first and start < end:
+                checkpoints.require_writable(folder)
             journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
             if journal is not None:
                 journal.begin(work.notes, processes.count)
