@@ -97,6 +97,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     """
     log, course = Log(path), Course()
     for points in log.points():
+        course = Course() if points.anew else course
         course.take(points)
     course.settle()
     averaged = log.rank == _AVERAGE
@@ -134,7 +135,7 @@ def measure_progress(log: Log) -> Progress:
     plan, unit = log.plan, log.unit or "loss line"
     epochs, steps, per_epoch = plan.get("epochs"), plan.get("steps"), plan.get("per_epoch")
     if unit == "step" and (per_epoch or log.epochs_done) is None and log.epoch and 1 <= log.epoch < log.step:
-        per_epoch = round(log.step / log.epoch)
+        per_epoch = log.steps_an_epoch if log.epoch == int(log.epoch) else round(log.step / log.epoch)
     if steps is None and epochs and per_epoch and unit == "step":
         steps = epochs * per_epoch
     epoch = log.step / per_epoch if unit == "step" and per_epoch else log.epoch
@@ -144,9 +145,15 @@ def measure_progress(log: Log) -> Progress:
         share = log.step / steps
     elif epochs and epoch is not None:
         share = epoch / epochs
-    whole = steps if unit == "step" else epochs if unit == "epoch" else None
     seconds = log.seconds_per_step
+    if log.bar and epoch:
+        done, steps, pace = log.bar
+        per_epoch = max(round(done / epoch), 1)
+        epochs, share, seconds = epochs or round(steps / per_epoch), done / steps, pace * per_epoch
+    whole = steps if unit == "step" else epochs if unit == "epoch" else None
     left = None if whole is None or seconds is None else max(whole - log.step, 0.0) * seconds / 3600
+    if left is None and log.left is not None:
+        left = log.left / 3600
     return Progress(unit, log.step, steps, epoch, epochs, per_epoch, share, seconds, left)
 
 
@@ -172,6 +179,9 @@ def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
     notes = []
     if log.torn:
         notes.append("the last line breaks off and was left out")
+    if log.runs > 1:
+        often = f"{log.runs - 1} times" if log.runs > 2 else "once"
+        notes.append(f"the steps begin anew {often} in the file: only the last run is judged")
     if averaged:
         notes.append("the log holds the trainer's own running mean: it lags behind, and intervals are rough")
     if course.odd:
