@@ -95,12 +95,8 @@ def _objects(found: Any) -> Iterator[bytes]:
             yield json.dumps({"epoch": place + 1, **row}).encode() + b"\n"
 
 
-def spelled(text: bytes) -> bytes:
-    """Whole lines without colours and, where a Chinese or Japanese word for the loss is in them, with English words."""
-    if b"\x1b" in text:
-        text = _COLOUR.sub(b"", text)
-    if text.isascii():
-        return text
+def _english(text: bytes) -> bytes:
+    """Text with English words where a Chinese or Japanese one for the loss is in it; any other as it is."""
     if any(word in text for word in _LOSS_WORDS):
         strange = text.decode("utf-8", "replace")
     elif _LOSS_IN_GBK in text:
@@ -116,17 +112,27 @@ def _ordinal(m: re.Match[str]) -> str:
     return f" {'step' if m[3] in ('步', '次迭代') else 'epoch'} {m[1]}{f'/{total}' if total else ''} "
 
 
-class Tables:
-    """Rows of tables as lines of `name=value`, with the names of a header above them or of the cell beside them."""
+class Speller:
+    """Brings whole lines into the one spelling; what it found in the first lines holds for the later ones.
+
+    Rows of tables become lines of `name=value`, with the names of a header above them or of the cell beside them.
+    """
 
     def __init__(self) -> None:
+        self._foreign = False
         self._split: bytes | None = None
         self._names: list[bytes] = []
         self._paired = False
         self._pairs: list[bytes] = []
 
     def lines(self, text: bytes, *, search: bool) -> bytes:
-        """Whole lines, those of a table rewritten and all others as they are. search: a table may begin here."""
+        """Whole lines, rewritten where need be. search: no loss was found yet, so that a table or another language may
+        begin here."""
+        if b"\x1b" in text:
+            text = _COLOUR.sub(b"", text)
+        if (search or self._foreign) and not text.isascii():
+            text, given = _english(text), text
+            self._foreign = self._foreign or text is not given
         if search and not self._names and not self._paired:
             self._paired = _PAIRED_LOSS.search(text, 0, HEAD) is not None
             head = [line for line in text[:HEAD].split(b"\n") if line.strip()]

@@ -108,7 +108,7 @@ class Log:
         self._shape: Shape | None = None
         self._model: tuple[bytes, Row] | None = None  # the last loss line, of which a shape can be made
         self._bytes = self._noughts = 0
-        self._tables, self._bars = forms.Tables(), forms.Bars()
+        self._speller, self._bars = forms.Speller(), forms.Bars()
 
     def points(self) -> Iterator[Points]:
         """The losses. Raises RequestError where there is none, StorageError where the disk fails."""
@@ -166,7 +166,7 @@ class Log:
                 self.torn = True
 
     def _spelled(self, text: bytes) -> bytes:
-        return self._tables.lines(forms.spelled(text), search=not self.losses)
+        return self._speller.lines(text, search=not self.losses)
 
     def _cut(self, chunk: bytes) -> Iterator[bytes]:
         self.lines += chunk.count(b"\n")
