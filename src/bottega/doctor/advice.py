@@ -196,6 +196,16 @@ WHAT_TO_DO: dict[str, tuple[tuple[str, str], ...]] = {
         ("leave the learning rate alone until the loss is flat", "lower now, it would only slow down what still falls"),
         ("more data last", "a loss that falls has not used up the data that it has"),
     ),
+    "falling slowly": (
+        (TRAIN_ON, "the loss surely falls, by little: {evidence}; near the least possible loss of a set that is usual"),
+        (
+            "let the learning rate come down to the end, by a cosine or tenfold",
+            "where it is constant, that often brings more than as many steps at the same rate",
+        ),
+        _STEPS,
+        _PROMPT,
+        ("more data last", "a loss that falls has not used up the data that it has"),
+    ),
     "plateaued": (
         ("lower the learning rate tenfold, or let it fall by a cosine", "the loss is flat: {evidence}"),
         _STEPS,

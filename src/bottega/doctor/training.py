@@ -30,6 +30,10 @@ MARKS = (
 _AVERAGE = 2
 """`lines.Row.rank` of a trainer's own running mean."""
 
+ALIKE = 0.5
+"""From this correlation of neighbours on a log holds a running mean, whatever it is called: of losses that are drawn
+anew, sixty-four show a third by chance once in a hundred logs."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -100,7 +104,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         course = Course() if points.anew else course
         course.take(points)
     course.settle()
-    averaged = log.rank == _AVERAGE
+    alike = course.logs.alike > ALIKE
+    averaged = log.rank == _AVERAGE or alike
     found = findings(course, log, averaged=averaged)
     paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []
     progress = measure_progress(log)
@@ -108,7 +113,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     kind, bins, one = prediction_type or log.prediction_type, Bins.of(log.validated), one_picture or log.pictures == 1
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
     todo = actions(case)
-    falling = course if case.state == "falling" else None
+    falling = course if case.state in ("falling", "falling slowly") else None
     marks = outlook(progress, falling) if log.prompted and not paired else ()
     if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
         found = [*paired, *found]
@@ -124,7 +129,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         bins=bins,
         outlook=marks,
         actions=todo,
-        notes=_notes(log, course, averaged),
+        notes=_notes(log, course, averaged, alike),
         curve=tuple((s.mean, v.mean) for s, v in zip(course.steps.blocks, course.values.blocks, strict=True)),
         validation=tuple(log.validations)[:: max(1, len(log.validations) // 64)],
     )
@@ -174,7 +179,7 @@ def outlook(progress: Progress, course: Course | None) -> tuple[Outlook, ...]:
     return tuple(marks)
 
 
-def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
+def _notes(log: Log, course: Course, averaged: bool, alike: bool) -> tuple[str, ...]:
     """What limits the verdict."""
     notes = []
     if log.torn:
@@ -182,7 +187,9 @@ def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
     if log.runs > 1:
         often = f"{log.runs - 1} times" if log.runs > 2 else "once"
         notes.append(f"the steps begin anew {often} in the file: only the last run is judged")
-    if averaged:
+    if alike and log.rank != _AVERAGE:
+        notes.append("neighbouring losses are much alike, as those of a running mean, whose intervals are rough")
+    elif averaged:
         notes.append("the log holds the trainer's own running mean: it lags behind, and intervals are rough")
     if course.odd:
         notes.append(f"{course.odd} losses are nought or negative and were left out")
