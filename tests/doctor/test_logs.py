@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import math
 import tracemalloc
 from pathlib import Path
@@ -314,11 +315,20 @@ def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
         Log(tmp_path / "nowhere")
     with pytest.raises(MissingError, match=r"neither metrics.jsonl nor a \.log is there"):
         Log(tmp_path)
+    for name in ("a.log", "b.log"):
+        (tmp_path / name).write_text("loss: 0.1\n")
+    with pytest.raises(MissingError, match=r"2 files end in .* name one of a\.log, b\.log"):
+        Log(tmp_path)
     path = tmp_path / "a.log"
     for content, told in (
         (b"", "is empty; wait for the first step"),
         (b"nothing here\n" * 30, "has none in 30 lines; let the trainer print the loss"),
         (bytes(range(256)) * 40 + b"\0" * 900, "is not text"),
+        (
+            gzip.compress(b"".join(b"step %d loss: 0.%d\n" % (i, i * i) for i in range(900))),
+            "is not text .packed files",
+        ),
+        ("nothing here\n".encode("utf-16"), "has none in"),
         (b"loss: 0.", "but a last one that breaks off"),
     ):
         path.write_bytes(content)

@@ -223,7 +223,7 @@ KNOWN = {
         lambda s: plain(losses(s, 2000, lambda p: healthy(p) * 6 ** max(0.0, 10 * p - 9))), "diverging"
     ),
     "a language model, still falling": Known(language, "falling slowly"),
-    "plateau in a short, noisy log": Known(lambda s: plain(losses(s + 10, 1500, settled, 20)), "plateaued"),
+    "plateau in a short, noisy log": Known(lambda s: plain(losses(s, 1500, settled, 32)), "plateaued"),
     "a NaN that transformers writes as nought": Known(
         lambda s: (
             f"{{'loss': {0.0 if i > 299 else v:.4f}, 'grad_norm': {'nan' if i > 299 else '1.2'}, 'epoch': {i / 50}}}"

@@ -40,8 +40,21 @@ def find(path: Path) -> Path:
     texts = sorted(p for p in path.iterdir() if p.suffix in (".log", ".jsonl") and p.is_file())
     if len(texts) == 1:
         return texts[0]
-    found = f"{len(texts)} files end in .log or .jsonl" if texts else f"neither {METRICS} nor a .log is there"
+    names = ", ".join(p.name for p in texts[:4]) + (", …" if len(texts) > 4 else "")
+    found = (
+        f"{len(texts)} files end in .log or .jsonl: name one of {names}"
+        if texts
+        else f"neither {METRICS} nor a .log is there"
+    )
     raise MissingError(f"a folder is judged from its one log; in {path} {found}; {HOW}")
+
+
+def is_binary(path: Path) -> bool:
+    """Whether more than one in fifty of its first bytes is one that no text has."""
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 12)
+    head = b"" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head
+    return sum(byte < 8 or 13 < byte < 27 for byte in head) * 50 > len(head)
 
 
 def look(log: Log) -> None:

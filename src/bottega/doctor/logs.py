@@ -107,7 +107,7 @@ class Log:
         self._rows: list[tuple[float, float, float]] = []
         self._shape: Shape | None = None
         self._model: tuple[bytes, Row] | None = None  # the last loss line, of which a shape can be made
-        self._bytes = self._noughts = 0
+        self._bytes = 0
         self._speller, self._bars = forms.Speller(), forms.Bars()
 
     def points(self) -> Iterator[Points]:
@@ -150,7 +150,6 @@ class Log:
             with open(self.path, "rb") as stream:
                 for chunk in forms.chunks(stream, CHUNK):
                     self._bytes += len(chunk)
-                    self._noughts += chunk.count(0)
                     chunk = rest + chunk
                     end = chunk.rfind(b"\n") + 1
                     rest = chunk[end:] if end or len(chunk) < CHUNK else b""
@@ -375,8 +374,9 @@ class Log:
         rule = f"a log must have lines with a loss, such as `step 100/1500 loss: 0.1234`; {self.path} "
         if not self._bytes:
             return f"{rule}is empty; wait for the first step, or {beside.HOW}"
-        if self._noughts * 100 > self._bytes:
-            return f"{rule}is not text (TensorBoard's event files and checkpoints are not read); {beside.HOW}"
+        if beside.is_binary(self.path):
+            packed = "packed files, TensorBoard's event files and checkpoints are not read"
+            return f"{rule}is not text ({packed}); {beside.HOW}"
         last = " but a last one that breaks off" if self.torn else ""
         return f"{rule}has none in {self.lines} lines{last}; let the trainer print the loss, or {beside.HOW}"
 
