@@ -69,6 +69,8 @@ def actions(case: Case) -> tuple[Action, ...]:
         why = why.format(evidence=evidence)
         if do == TRAIN_ON:
             found.append(_train_on(case, why))
+        elif do in (MORE_STEPS, _PROMPT[0]) and not case.log.draws:
+            continue  # a language model, a classifier: nothing is sampled from noise
         elif do == MORE_STEPS:
             found.append(Action(do, why, _drawn(case.log)))
         elif (case.log.prompted or do != _PROMPT[0]) and (case.log.pictures != 1 or not do.startswith("more data")):

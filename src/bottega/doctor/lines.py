@@ -81,6 +81,12 @@ _TRAINERS = (
     ("bottega", re.compile(rb"^step \d+/\d+ Loss: .* MB|\"rss_mb\"")),
 )
 
+_OTHER_TASK = re.compile(
+    rb"lm loss|\bppl\b|perplexity|\btok(?:ens?)?/s|nll_loss|accuracy|\bacc@|\btop1\b|(?:box|cls|dfl)_loss"
+    rb"|iter \d+: loss .*\bmfu",
+    re.I,
+)
+
 
 @dataclass(slots=True)
 class Row:
@@ -214,6 +220,11 @@ def plan(line: bytes) -> dict[str, int]:
 def trainer(line: bytes) -> str | None:
     """Who prints such lines, as far as that can be told."""
     return next((name for name, pattern in _TRAINERS if pattern.search(line)), None)
+
+
+def draws(line: bytes) -> bool:
+    """Whether what is trained may draw pictures: no words of language models, classifiers or detectors are in it."""
+    return _OTHER_TASK.search(line) is None
 
 
 class Shape:

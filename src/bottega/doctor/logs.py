@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.doctor import beside, forms
-from bottega.doctor.lines import MARKS, Row, Shape, parse, plan, real, trainer
+from bottega.doctor.lines import MARKS, Row, Shape, draws, parse, plan, real, trainer
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import storage_error
 from bottega.training.diagnosis import Watcher
@@ -83,6 +83,7 @@ class Log:
         self.pictures: int | None = None
         self.validated: dict[str, Any] | None = None  # the last row of metrics.jsonl with losses by timestep bin
         self.recipe: dict[str, Any] = {}  # of a run of `bottega train ldm`
+        self.draws = True  # pictures, as far as can be known
         self.prompted = True  # it reads text, as far as can be known
         self.span: float | None = None  # from the least to the greatest number of its latents
         self.epochs_done: float | None = None
@@ -255,8 +256,8 @@ class Log:
             self.plan.update({name: n for name, n in plan(line).items() if n > 0})
             if self.losses and (b"esuming" in line or b"esumed" in line):
                 self._marked = True
-        elif self.trainer is None and self.losses < _KNOWN:
-            self.trainer = trainer(line)
+        elif self.losses < _KNOWN:
+            self.trainer, self.draws = self.trainer or trainer(line), self.draws and draws(line)
         if row.json is not None and row.loss is not None and (row.tasks or "val_gain" in row.json):
             self._watch(row.json)
             self.validated = row.json if "train_bin_0" in row.json else self.validated

@@ -30,6 +30,8 @@ MARKS = (
 _AVERAGE = 2
 """`lines.Row.rank` of a trainer's own running mean."""
 
+NO_PICTURES = "level unknown: by the words of the log, what is trained draws no pictures"
+
 ALIKE = 0.5
 """From this correlation of neighbours on a log holds a running mean, whatever it is called: of losses that are drawn
 anew, sixty-four show a third by chance once in a hundred logs."""
@@ -114,7 +116,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
     todo = actions(case)
     falling = course if case.state in ("falling", "falling slowly") else None
-    marks = outlook(progress, falling) if log.prompted and not paired else ()
+    marks = outlook(progress, falling) if log.prompted and log.draws and not paired else ()
     if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
         found = [*paired, *found]
         todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
@@ -125,7 +127,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         findings=tuple(found),
         progress=progress,
         loss=loss,
-        level=level(loss, kind, one, bins, log.span),
+        level=level(loss, kind, one, bins, log.span) if log.draws else NO_PICTURES,
         bins=bins,
         outlook=marks,
         actions=todo,

@@ -145,11 +145,11 @@ class Blocks:
     @property
     def alike(self) -> float:
         """Correlation of neighbouring numbers, 0 to 1: of a running mean nearly 1. From the ratio of their squared
-        differences to the variance within the blocks (von Neumann 1941); 0 where those are too short to tell."""
-        inside, free = sum(block.squares for block in self.blocks), self.count - len(self.blocks)
-        if self.size < 4 or inside <= 0.0:
+        differences to the variance within a block, the median one (von Neumann 1941); 0 where blocks are too short."""
+        inside = median(b.squares / (b.count - 1) for b in self.blocks if b.count > 1) if self.size >= 4 else 0.0
+        if inside <= 0.0:
             return 0.0
-        return min(max(1.0 - self._apart / (self.count - 1) / (2.0 * inside / free), 0.0), 0.99)
+        return min(max(1.0 - self._apart / (self.count - 1) / (2.0 * inside), 0.0), 0.99)
 
     def windows(self) -> list[Block]:
         """The stream in eighths, oldest first; empty while one of them would hold less than `FEWEST` numbers."""
