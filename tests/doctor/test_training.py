@@ -14,6 +14,7 @@ import pytest
 from bottega.cli.main import main
 from bottega.doctor.advice import WHAT_TO_DO
 from bottega.doctor.course import STATES
+from bottega.doctor.likeness import Likeness
 from bottega.doctor.show import braille, page, words
 from bottega.doctor.training import Verdict, examine
 from bottega.runtime.seeds import numpy_rng
@@ -307,6 +308,16 @@ def test_a_running_mean_under_another_name_is_known_and_not_accused_of_its_waves
     raw = [verdict_on(tmp_path, language(s)) for s in range(2)]  # a steep beginning is no running mean
     raw += [verdict_on(tmp_path, plain(losses(s, n, healthy, 4))) for s in range(8) for n in (100, 300, 3000)]
     assert not any("alike" in note for v in raw for note in v.notes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8, 0.95])
+def test_the_likeness_of_neighbours_is_that_of_their_mean_and_not_of_their_course(share: float) -> None:
+    noise = numpy_rng("likeness").standard_normal(4000) * 0.3
+    course = np.sin(np.linspace(0, 40, 4000)) + np.linspace(5, 0, 4000)
+    likeness = Likeness()
+    for part in np.array_split(np.array(smoothed(list(noise), share)) / (1 - share) + course, 37):
+        likeness.take(part)
+    assert likeness.correlation == pytest.approx(share, abs=0.03)
 
 
 def test_not_enough_to_tell_says_what_is_sure_and_stands_beside_no_verdict(tmp_path: Path) -> None:

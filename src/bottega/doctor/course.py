@@ -15,6 +15,7 @@ from statistics import mean, median, stdev
 
 import numpy as np
 
+from bottega.doctor.likeness import Likeness
 from bottega.doctor.logs import F64, Log, Points
 from bottega.training.diagnosis import LOSS_BLOWN, LOSS_RISE, Finding
 from bottega.training.trends import TREND_POINTS, Z95, Z99, Z999, Block, Blocks, Estimate, change, slope
@@ -53,11 +54,10 @@ REVERSALS = 5
 """Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
 
 RECENT = 200
-"""Losses compared on either side of a resume, at the most; no more than an eighth of those before it, in which the loss
-itself moves little."""
+"""Losses compared on either side of a resume, at the most, and no more than an eighth of those before it."""
 
 NEAR = 8
-"""Fewer than that beside a resume are not compared: their variance means nothing."""
+"""Fewer beside a resume are not compared: their variance means nothing."""
 
 AGREED = 0.9
 """However long its noise lasts, a course is a trend where 95 % of all pairs of blocks agree, so that 90 % of them, the
@@ -98,7 +98,7 @@ class Course:
 
     def __init__(self) -> None:
         self.count = 0  # finite, positive losses; their number is the abscissa of all blocks
-        self.logs, self.values, self.steps = Blocks(), Blocks(), Blocks()
+        self.logs, self.values, self.steps, self.likeness = Blocks(), Blocks(), Blocks(), Likeness()
         self.low, self.high = math.inf, -math.inf
         self.rate = self.peak_rate = math.nan
         self.broken = self.broken_since = 0  # not finite: in all, at the end without a break
@@ -142,6 +142,7 @@ class Course:
         self.count += len(losses)
         for blocks, numbers in ((self.logs, logs), (self.values, np.minimum(losses, CEILING)), (self.steps, steps)):
             blocks.extend(places, numbers)
+        self.likeness.take(logs)
         self.low, self.high = min(self.low, float(losses.min())), max(self.high, float(losses.max()))
         self.tail.extend(logs[-RECENT:].tolist())
         if self._before is not None and len(self._after) < RECENT:
@@ -254,11 +255,11 @@ def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding |
     if course.jumps:
         windows = []  # that the loss is higher is the resume's doing; what followed it is in the trend
     if windows:
-        lowest = min(windows[:-1], key=lambda w: w.mean)
+        lowest, alike = min(windows[:-1], key=lambda w: w.mean), course.likeness.correlation
         for end, last in {"eighth": windows[-1], **course.logs.ends(lowest.step)}.items():
             # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
-            rise = change(lowest, last, Z999 * math.sqrt((1 + course.logs.alike) / (1 - course.logs.alike))).exp()
-            if rise.low > LOSS_BLOWN or (rise.low > LOSS_RISE and (rising or end == "sixteenth")):
+            rise, wide = (change(lowest, last, Z999 * z).exp() for z in (1.0, math.sqrt((1 + alike) / (1 - alike))))
+            if rise.low > LOSS_BLOWN or (wide.low > LOSS_RISE and (rising or end == "sixteenth")):
                 where = f"around {unit} {course.step_at(lowest.step):.0f}"
                 return _found(
                     "diverging", f"the last {end} of the log lies {_times(rise)} above the lowest one, {where}"

@@ -33,8 +33,7 @@ _AVERAGE = 2
 NO_PICTURES = "level unknown: by the words of the log, what is trained draws no pictures"
 
 ALIKE = 0.5
-"""From this correlation of neighbours on a log holds a running mean, whatever it is called: of losses that are drawn
-anew, sixty-four show a third by chance once in a hundred logs."""
+"""From this correlation of neighbours on a log holds a running mean, whatever it is called."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         course = Course() if points.anew else course
         course.take(points)
     course.settle()
-    alike = course.logs.alike > ALIKE
+    alike = course.likeness.correlation > ALIKE
     averaged = log.rank == _AVERAGE or alike
     found = findings(course, log, averaged=averaged)
     paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []

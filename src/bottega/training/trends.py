@@ -99,13 +99,9 @@ class Blocks:
     def __init__(self) -> None:
         self.size = 1
         self.blocks: list[Block] = []
-        self._apart = 0.0  # squared differences of neighbours, their sum
-        self._last = math.nan
 
     def add(self, step: int, value: float) -> None:
         """One more number, which must be finite, of a later step than those before."""
-        self._apart += 0.0 if math.isnan(self._last) else (value - self._last) ** 2
-        self._last = value
         if self.blocks and self.blocks[-1].count < self.size:
             self.blocks[-1].take(step, value)
             return
@@ -114,12 +110,6 @@ class Blocks:
 
     def extend(self, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
         """Many at once, [N] each: to rounding, the blocks that adding them one after another makes."""
-        if len(values):
-            apart = values[0] - self._last
-            self._apart += float(((values[1:] - values[:-1]) ** 2).sum()) + (
-                0.0 if math.isnan(apart) else float(apart) ** 2
-            )
-            self._last = float(values[-1])
         at = 0
         while at < len(values):
             if not self.blocks or self.blocks[-1].count == self.size:
@@ -142,15 +132,6 @@ class Blocks:
         """Numbers seen."""
         return sum(block.count for block in self.blocks)
 
-    @property
-    def alike(self) -> float:
-        """Correlation of neighbouring numbers, 0 to 1: of a running mean nearly 1. From the ratio of their squared
-        differences to the variance within a block, the median one (von Neumann 1941); 0 where blocks are too short."""
-        inside = median(b.squares / (b.count - 1) for b in self.blocks if b.count > 1) if self.size >= 4 else 0.0
-        if inside <= 0.0:
-            return 0.0
-        return min(max(1.0 - self._apart / (self.count - 1) / (2.0 * inside), 0.0), 0.99)
-
     def windows(self) -> list[Block]:
         """The stream in eighths, oldest first; empty while one of them would hold less than `FEWEST` numbers."""
         edges = [i * len(self.blocks) // PARTS for i in range(PARTS + 1)]
@@ -160,12 +141,14 @@ class Blocks:
         return [reduce(Block.merged, part) for part in cut]
 
     def ends(self, lowest: float) -> dict[str, Block]:
-        """The last sixteenth and thirty-second of the stream, each where it is higher than every block before it since
-        the step `lowest`, as the top of a swing is not; the sixteenth only where the one before it surely is lower."""
+        """The last sixteenth and thirty-second of the stream, or `FEWEST` numbers: each where it surely is higher than
+        what came before it, and than every block since the step `lowest`, as the top of a swing is not."""
         found = {}
         for name, part in (("sixteenth", 16), ("thirty-second", 32)):
-            cut = len(self.blocks) // part + (2 * self.blocks[-1].count < self.size)  # the last may have hardly begun
-            if cut == 0 or sum(block.count for block in self.blocks[-cut:]) < FEWEST:
+            cut = max(len(self.blocks) // part, 1)
+            while sum(block.count for block in self.blocks[-cut:]) < FEWEST and cut < len(self.blocks):
+                cut += 1
+            if cut > len(self.blocks) // PARTS:
                 continue
             before, last = (reduce(Block.merged, b) for b in (self.blocks[-2 * cut : -cut], self.blocks[-cut:]))
             highest = max((b.mean for b in self.blocks[:-cut] if b.step > lowest), default=math.inf)
