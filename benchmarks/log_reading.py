@@ -46,7 +46,7 @@ def own(path: Path) -> int:
     from bottega.doctor.training import examine
 
     verdict = examine(path)
-    assert verdict.state in ("falling", "plateaued"), verdict.state
+    assert verdict.state in ("falling", "falling slowly", "plateaued"), verdict.state
     return round(verdict.progress.step)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import math
 import tracemalloc
 from pathlib import Path
@@ -48,6 +49,22 @@ LINES = {
     "step:  45%|## | 24/52 [00:12<00:14,  1.9it/s, loss=0.0876, smooth loss=0.0912]": (0.0876, 24, None, None),
     "Loss at step 40: 0.25": (0.25, 40, None, None),
     "step 100/1500 Loss: 0.1234 main 0.1300 lr 1.00e-03 grad 0.52 0.09 s 900 MB": (0.1234, 100, None, 1e-3),
+    " iteration      100/    1000 | elapsed time per iteration (ms): 500.0 | learning rate: 1.0E-04 | "
+    "lm loss: 2.345E+00 | loss scale: 1.0 | number of skipped iterations:   0 |": (2.345, 100, None, 1e-4),
+    "05/01 12:00:00 - mmengine - INFO - Epoch(train)  [3][ 50/100]  lr: 1.0e-04  eta: 0:10:00  time: 0.5  loss: 0.12": (
+        0.12,
+        50,
+        3.0,
+        1e-4,
+    ),
+    "Train: 3 [  20/52 ( 39%)]  Loss: 0.123 (0.2)  Time: 0.500s,  256.00/s  LR: 1.000e-04": (0.123, 20, 3.0, 1e-4),
+    "2024-05-01 12:00:00 | INFO | train_inner | epoch 003:     20 / 52 loss=10.5, ppl=99, num_updates=124, lr=0.001": (
+        10.5,
+        124,
+        3.0,
+        1e-3,
+    ),
+    "tick 12    kimg 200.1     time 1m 02s     sec/tick 5.0     loss 0.2345": (0.2345, 12, None, None),
 }
 
 
@@ -87,10 +104,55 @@ def test_validation_is_told_from_training() -> None:
         assert (row.loss, row.validation) == (None, 0.2)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Test: [   9/9]  Time: 0.25 (0.25)  Loss:  0.123 ( 0.1)  Acc@1:  75.0 ( 74.1)",
+        "Test set: Average loss: 0.123, Accuracy: 9876/10000 (99%)",
+        "2024-05-01 12:00:00 | INFO | valid | epoch 003 | valid on 'valid' subset | loss 0.123 | nll_loss 0.1",
+        " validation loss at iteration 1000 | lm loss value: 1.23E-01 | lm loss PPL: 1.04E+01 |",
+        "[2024/05/01 12:00:00] ppcls INFO: [Eval][Epoch 1][Avg]CELoss: 0.5, loss: 0.123",
+        "Validation epoch 3 - loss: 0.123",
+    ],
+)
+def test_a_line_of_a_validation_has_no_training_loss(line: str) -> None:
+    row = parse(line.encode())
+    assert row.loss is None and row.validation == 0.123
+
+
+def test_transformers_nought_for_a_nan_is_told_from_a_loss_of_nought() -> None:
+    for line in (
+        "{'loss': 0.0, 'grad_norm': nan, 'learning_rate': 1e-05, 'epoch': 0.1}",
+        "{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '1e-05', 'epoch': '0.1'}",
+        '{"loss": 0.0, "grad_norm": NaN, "step": 3}',
+    ):
+        assert math.isnan(parse(line.encode()).loss or 0.0)
+    assert parse(b"{'loss': 0.0, 'grad_norm': 0.0, 'epoch': 0.1}").loss == 0.0
+
+
+@pytest.mark.parametrize(
+    ("line", "pace", "left"),
+    [
+        ("step 00100/21400 (0.47%) | loss: 5.1 | dt: 123.45ms | total time: 1.23m", 0.12345, None),
+        ("52/52 [====] - 26s 500ms/step - loss: 0.1 - val_loss: 0.2", 0.5, None),
+        ("52/52 - 104s - loss: 0.1 - 104s/epoch - 2s/step", 2.0, None),
+        ("iteration 1/ 9 | elapsed time per iteration (ms): 500.0 | lm loss: 2.3E+00 |", 0.5, None),
+        ("[05/01 12:00:00 d2.utils.events]:  eta: 1 day, 2:03:04  iter: 19  total_loss: 1.2", None, 93784.0),
+        ('{"current_steps": 1, "total_steps": 9, "loss": 0.5, "remaining_time": "0:16:30"}', None, 990.0),
+        (" 40/52 [===>..] - ETA: 1:02:03 - loss: 0.1", None, None),  # of the epoch
+    ],
+)
+def test_a_line_gives_the_seconds_of_a_step_or_to_the_end(line: str, pace: float | None, left: float | None) -> None:
+    row = parse(line.encode())
+    assert (row.pace, row.left) == (pytest.approx(pace) if pace else None, left)
+
+
 def test_the_head_of_a_log_names_the_plan() -> None:
     assert plan("  num epochs / epoch数: 200".encode()) == {"epochs": 200}
     assert plan("  num batches per epoch / 1epochのバッチ数: 52".encode()) == {"per_epoch": 52}
     assert plan(b"  Total optimization steps = 10400") == {"steps": 10400}
+    assert plan(b"  Total optimization steps = 10,400") == {"steps": 10400}
+    assert plan(b"Training starts at step 1, with total steps 10400 (warmup 200)") == {"steps": 10400}
 
 
 def losses(log: Log) -> tuple[list[float], list[float]]:
@@ -155,6 +217,55 @@ def test_a_step_that_goes_back_is_a_resume(tmp_path: Path) -> None:
     assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(30.0, 21.0)]
 
 
+def test_a_line_an_epoch_with_its_bar_full_counts_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"Epoch {e}/200\n52/52 - 26s - loss: 0.{e:03d} - 500ms/step\n" for e in range(1, 31)))
+    log = Log(path)
+    assert losses(log)[0] == [52.0 * e for e in range(1, 31)]
+    assert log.plan == {"epochs": 200, "per_epoch": 52, "steps": 10400}
+
+
+def test_the_steps_of_an_epoch_are_not_taken_for_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(
+        "".join(
+            f"Epoch {e}:  45%|██ | {b}/5 [00:12<00:14, v_num=3, loss=0.{e}{b}]\n"
+            for e in range(30)
+            for b in range(1, 6)
+        )
+    )
+    progress = examine(path).progress
+    assert (progress.steps, progress.share, progress.hours_left) == (None, None, None)
+    assert (progress.step, progress.epoch, progress.steps_per_epoch) == (150, 30, 5)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_steps_of_an_epoch_are_measured_where_epochs_begin(first: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"epoch {(s - 1) // 52 + first} step {s} loss 0.{s:04d}\n" for s in range(1, 573)))
+    assert examine(path).progress.steps_per_epoch == 52  # 572 steps are eleven epochs, numbered 0 to 10 or 1 to 11
+
+
+def test_a_resume_in_a_log_that_names_its_epochs_apart_is_no_new_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    steps = [*range(10, 3121, 10), *range(2970, 3201, 10)]
+    said = [f"Beginning epoch {s // 50}...\n" * (s % 50 == 0) + f"(step={s:07d}) Train Loss: 0.5{s}\n" for s in steps]
+    said[312] = "Beginning epoch 63...\nlooking for the newest checkpoint\n(step=0002970) Train Loss: 0.52970\n"
+    path.write_text("".join(said))
+    log = Log(path)
+    assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(3120.0, 2970.0)]
+
+
+def test_of_several_runs_in_one_file_the_last_is_judged(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    falling = [f"step {s}/500 loss {2 / s:.6f}\n" for s in range(1, 301)]
+    rising = [f"step {s}/500 loss {0.1 * 1.01**s:.6f}\n" for s in range(1, 301)]
+    path.write_text("".join([*rising, "Namespace(lr=1e-4)\n", *rising[:40], *falling]))
+    verdict = examine(path)
+    assert verdict.state == "falling" and any("begin anew 2 times" in note for note in verdict.notes)
+    assert len(verdict.curve) == 60 or verdict.curve[0][1] > 0.5  # nothing of the runs before
+
+
 def test_a_summary_between_the_steps_is_no_step(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text(
@@ -204,11 +315,20 @@ def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
         Log(tmp_path / "nowhere")
     with pytest.raises(MissingError, match=r"neither metrics.jsonl nor a \.log is there"):
         Log(tmp_path)
+    for name in ("a.log", "b.log"):
+        (tmp_path / name).write_text("loss: 0.1\n")
+    with pytest.raises(MissingError, match=r"2 files end in .* name one of a\.log, b\.log"):
+        Log(tmp_path)
     path = tmp_path / "a.log"
     for content, told in (
         (b"", "is empty; wait for the first step"),
         (b"nothing here\n" * 30, "has none in 30 lines; let the trainer print the loss"),
         (bytes(range(256)) * 40 + b"\0" * 900, "is not text"),
+        (
+            gzip.compress(b"".join(b"step %d loss: 0.%d\n" % (i, i * i) for i in range(900))),
+            "is not text .packed files",
+        ),
+        ("nothing here\n".encode("utf-16"), "has none in"),
         (b"loss: 0.", "but a last one that breaks off"),
     ):
         path.write_bytes(content)

@@ -14,6 +14,7 @@ import pytest
 from bottega.cli.main import main
 from bottega.doctor.advice import WHAT_TO_DO
 from bottega.doctor.course import STATES
+from bottega.doctor.likeness import Likeness
 from bottega.doctor.show import braille, page, words
 from bottega.doctor.training import Verdict, examine
 from bottega.runtime.seeds import numpy_rng
@@ -165,6 +166,28 @@ def over_fitted(seed: int) -> Lines:
     return epochs(train, 60, held)
 
 
+def language(seed: int) -> Lines:
+    """A language model's loss: far above nought, hardly noisy, falling by some percent over half a run."""
+    rng = numpy_rng("language", seed)
+    values = [(3 + 6 * (1 + i / 60) ** -0.45) * (1 + 0.015 * rng.standard_normal()) for i in range(6000)]
+    return (f"iter {i}: loss {v:.4f}, time 120.00ms, mfu 12.3%" for i, v in enumerate(values) if i % 10 == 0)
+
+
+def resumed_by_epochs(seed: int) -> Lines:
+    """A line an epoch, resumed three epochs back and at twice the loss, in a log too short to have settled."""
+    values = averages(seed, 100, lambda p: 0.02 + 0.2 / (1 + 12 * p))
+    for place, i in enumerate((*range(60), *range(57, 100))):
+        yield f"Epoch {i + 1}/200 loss: {values[i] * (1 if place < 60 else 2.2):.5f}"
+
+
+def smoothed(values: list[float], share: float = 0.95) -> list[float]:
+    mean, found = values[0], []
+    for v in values:
+        mean = share * mean + (1 - share) * v
+        found.append(mean)
+    return found
+
+
 def two_tasks(seed: int) -> Lines:
     good, bad = losses(seed, 2000, lambda p: 0.1 - 0.05 * p), losses(seed + 50, 2000, lambda p: 0.1 + 0.1 * p)
     return metrics([0.75 * a + 0.25 * b for a, b in zip(good, bad, strict=True)], (good, bad))
@@ -194,6 +217,23 @@ KNOWN = {
     "too high a rate, all at once": Known(
         lambda s: plain(losses(s, 3000, lambda p: settled(p) if p < 0.9 else 1.0)), "diverging"
     ),
+    "too high a rate, only just": Known(
+        lambda s: plain(losses(s, 2000, lambda p: healthy(p) * (1 if p < 0.97 else 10))), "diverging"
+    ),
+    "too high a rate, growing at the end": Known(
+        lambda s: plain(losses(s, 2000, lambda p: healthy(p) * 6 ** max(0.0, 10 * p - 9))), "diverging"
+    ),
+    "a language model, still falling": Known(language, "falling slowly"),
+    "plateau in a short, noisy log": Known(lambda s: plain(losses(s, 1500, settled, 32)), "plateaued"),
+    "a NaN that transformers writes as nought": Known(
+        lambda s: (
+            f"{{'loss': {0.0 if i > 299 else v:.4f}, 'grad_norm': {'nan' if i > 299 else '1.2'}, 'epoch': {i / 50}}}"
+            for i, v in enumerate(losses(s, 400, settled))
+        ),
+        "not finite",
+    ),
+    "nought to the end": Known(lambda s: plain([*losses(s, 400, settled), *([0.0] * 100)]), "constant", 1.0),
+    "resumed with a jump, a line an epoch": Known(resumed_by_epochs, "resumed with a jump", 0.5),
     "diverging, a line an epoch": Known(lambda s: epochs(averages(s, 40, lambda p: late(p, 30)), 50), "diverging", 0.8),
     "NaN to the end": Known(lambda s: plain(broken(losses(s, 2000, settled), 1500)), "not finite", 1.0),
     "NaN once, in float16": Known(lambda s: plain(broken(losses(s, 2000, settled), 700, 703)), "not finite"),
@@ -258,6 +298,34 @@ def test_healthy_runs_are_rarely_accused(course: Course, steps: int, tmp_path: P
     faults = STATES[: STATES.index("falling")]
     found = [verdict_on(tmp_path, plain(losses(seed, steps, course, 4))).state for seed in range(100, 120)]
     assert sum(state in faults for state in found) <= 1, found
+
+
+def test_a_running_mean_under_another_name_is_known_and_not_accused_of_its_waves(tmp_path: Path) -> None:
+    faults = STATES[: STATES.index("falling")]
+    verdicts = [verdict_on(tmp_path, plain(smoothed(losses(s, 1000, lambda p: 0.1)))) for s in range(100, 116)]
+    assert sum(v.state in faults for v in verdicts) <= 1, [v.state for v in verdicts]
+    assert all(any("alike" in note for note in v.notes) for v in verdicts)
+    raw = [verdict_on(tmp_path, language(s)) for s in range(2)]  # a steep beginning is no running mean
+    raw += [verdict_on(tmp_path, plain(losses(s, n, healthy, 4))) for s in range(8) for n in (100, 300, 3000)]
+    assert not any("alike" in note for v in raw for note in v.notes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8, 0.95])
+def test_the_likeness_of_neighbours_is_that_of_their_mean_and_not_of_their_course(share: float) -> None:
+    noise = numpy_rng("likeness").standard_normal(4000) * 0.3
+    course = np.sin(np.linspace(0, 40, 4000)) + np.linspace(5, 0, 4000)
+    likeness = Likeness()
+    for part in np.array_split(np.array(smoothed(list(noise), share)) / (1 - share) + course, 37):
+        likeness.take(part)
+    assert likeness.correlation == pytest.approx(share, abs=0.03)
+
+
+def test_not_enough_to_tell_says_what_is_sure_and_stands_beside_no_verdict(tmp_path: Path) -> None:
+    early = verdict_on(tmp_path, plain(losses(2, 80, lambda p: 0.05 + 0.4 * math.exp(-9 * p), 2), 10_000))
+    assert early.state == "not enough to tell"
+    assert "from the beginning to the last half it fell, by" in early.findings[0].evidence
+    for name in ("oscillating", "too high a rate, only just", "resumed with a jump"):
+        assert "not enough to tell" not in {f.name for f in verdict_on(tmp_path, KNOWN[name].make(0)).findings}
 
 
 def test_a_kohya_runs_mean_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -332,6 +400,18 @@ def test_a_flat_loss_lowers_the_rate_first_only_where_it_was_not_lowered(tmp_pat
     assert constant.actions[0].do.startswith("lower the learning rate") and "0.0001" in constant.actions[0].why
     decayed = verdict_on(tmp_path, cosine(losses(0, 8000, settled)))
     assert decayed.actions[0].do == "more inference steps"
+
+
+def test_a_log_of_another_task_gets_no_advice_on_pictures(tmp_path: Path) -> None:
+    told = words(verdict_on(tmp_path, language(0)))
+    assert "draws no pictures" in told and "train on" in told
+    assert not [word for word in ("prompt", "inference steps", "colours", "captions") if word in told]
+    assert "a better prompt" in words(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
+
+
+def test_a_page_without_validation_or_notes_has_no_empty_parts(tmp_path: Path) -> None:
+    text = page(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
+    assert text.count("<polyline") == 1 and "<ul></ul>" not in text and 'name="viewport"' in text
 
 
 def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def actions(case: Case) -> tuple[Action, ...]:
         why = why.format(evidence=evidence)
         if do == TRAIN_ON:
             found.append(_train_on(case, why))
+        elif do in (MORE_STEPS, _PROMPT[0]) and not case.log.draws:
+            continue  # a language model, a classifier: nothing is sampled from noise
         elif do == MORE_STEPS:
             found.append(Action(do, why, _drawn(case.log)))
         elif do == _LOG and case.log.path.name == METRICS:
@@ -197,6 +199,16 @@ WHAT_TO_DO: dict[str, tuple[tuple[str, str], ...]] = {
         _STEPS,
         _PROMPT,
         ("leave the learning rate alone until the loss is flat", "lower now, it would only slow down what still falls"),
+        ("more data last", "a loss that falls has not used up the data that it has"),
+    ),
+    "falling slowly": (
+        (TRAIN_ON, "the loss surely falls, by little: {evidence}; near the least possible loss of a set that is usual"),
+        (
+            "let the learning rate come down to the end, by a cosine or tenfold",
+            "where it is constant, that often brings more than as many steps at the same rate",
+        ),
+        _STEPS,
+        _PROMPT,
         ("more data last", "a loss that falls has not used up the data that it has"),
     ),
     "plateaued": (

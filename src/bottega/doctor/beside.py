@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.doctor.lines import parse, real
 from bottega.runtime.config import load_yaml
+from bottega.runtime.errors import MissingError
 from bottega.runtime.files import read_json
 from bottega.training.log import LOG, METRICS
 
@@ -16,6 +17,44 @@ if TYPE_CHECKING:
 
 TAIL = 1 << 17
 """Bytes at the end of a train.log that are searched for the last line with a plan."""
+
+HOW = "give a run directory, a metrics.jsonl, or a file with what the trainer printed (… 2>&1 | tee train.log)"
+
+OTHERS = ("metrics.csv", "progress.csv", "results.csv", "trainer_state.json", "checkpoint-*/trainer_state.json")
+"""What Lightning, guided-diffusion, YOLO and transformers leave in a folder; of several the newest."""
+
+
+def find(path: Path) -> Path:
+    """The log that a path means; the machine's own before the one for people."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise MissingError(f"a training is judged from its log; there is no file or folder {path}; {HOW}")
+    for name in (METRICS, LOG):
+        for folder in (path, path / "training"):
+            if (folder / name).is_file():
+                return folder / name
+    for pattern in OTHERS:
+        if others := [p for p in path.glob(pattern) if p.is_file()]:
+            return max(others, key=lambda p: p.stat().st_mtime_ns)
+    texts = sorted(p for p in path.iterdir() if p.suffix in (".log", ".jsonl") and p.is_file())
+    if len(texts) == 1:
+        return texts[0]
+    names = ", ".join(p.name for p in texts[:4]) + (", …" if len(texts) > 4 else "")
+    found = (
+        f"{len(texts)} files end in .log or .jsonl: name one of {names}"
+        if texts
+        else f"neither {METRICS} nor a .log is there"
+    )
+    raise MissingError(f"a folder is judged from its one log; in {path} {found}; {HOW}")
+
+
+def is_binary(path: Path) -> bool:
+    """Whether more than one in fifty of its first bytes is one that no text has."""
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 12)
+    head = b"" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head
+    return sum(byte < 8 or 13 < byte < 27 for byte in head) * 50 > len(head)
 
 
 def look(log: Log) -> None:

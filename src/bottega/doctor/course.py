@@ -15,6 +15,7 @@ from statistics import mean, median, stdev
 
 import numpy as np
 
+from bottega.doctor.likeness import Likeness
 from bottega.doctor.logs import F64, Log, Points
 from bottega.training.diagnosis import LOSS_BLOWN, LOSS_RISE, Finding
 from bottega.training.trends import TREND_POINTS, Z95, Z99, Z999, Block, Blocks, Estimate, change, slope
@@ -29,6 +30,7 @@ STATES = (
     "constant",
     "rising",
     "falling",
+    "falling slowly",
     "plateaued",
     "flat throughout",
     "not enough to tell",
@@ -41,6 +43,10 @@ FLAT = math.log(1.10)
 """A change of less than a tenth over half a run, a twentieth over a quarter, is none: from a blur to a sharp picture
 the loss falls tenfold (0.02 to 0.002), which would take more than ten times as long again."""
 
+SLOW = math.log(1.01)
+"""From a hundredth over half a run on a sure fall is told from none: so learns what has a least possible loss above
+nought, as a set of pictures has, or a language."""
+
 SWING = math.log(1.25)
 """A swing or a jump matters from a quarter up: a fresh optimizer alone costs some percent, for some hundred steps."""
 
@@ -48,10 +54,10 @@ REVERSALS = 5
 """Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
 
 RECENT = 200
-"""Losses compared on either side of a resume."""
+"""Losses compared on either side of a resume, at the most, and no more than an eighth of those before it."""
 
 NEAR = 8
-"""Fewer than that beside a resume are not compared: their variance means nothing."""
+"""Fewer beside a resume are not compared: their variance means nothing."""
 
 AGREED = 0.9
 """However long its noise lasts, a course is a trend where 95 % of all pairs of blocks agree, so that 90 % of them, the
@@ -75,7 +81,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Move:
-    """How the loss moved over a window of the log, in logarithms: falling, flat, rising or undecided."""
+    """How the loss moved over a window of the log, in logarithms: falling, maybe slowly, flat, rising or undecided."""
 
     change: Estimate
     first: float
@@ -92,10 +98,11 @@ class Course:
 
     def __init__(self) -> None:
         self.count = 0  # finite, positive losses; their number is the abscissa of all blocks
-        self.logs, self.values, self.steps = Blocks(), Blocks(), Blocks()
+        self.logs, self.values, self.steps, self.likeness = Blocks(), Blocks(), Blocks(), Likeness()
         self.low, self.high = math.inf, -math.inf
         self.rate = self.peak_rate = math.nan
-        self.broken = self.broken_since = self.odd = 0  # not finite: in all, at the end without a break; not positive
+        self.broken = self.broken_since = 0  # not finite: in all, at the end without a break
+        self.odd = self.odd_since = 0  # not positive: the same
         self.broken_step: float | None = None
         self.jumps: list[Jump] = []
         self.tail: deque[float] = deque(maxlen=RECENT)  # logarithms
@@ -119,6 +126,10 @@ class Course:
         self.broken_since = behind if finite.any() else self.broken_since + behind
         good = finite & (points.losses > 0)
         self.odd += int((finite & ~good).sum())
+        if finite.any():
+            kept = good[finite]
+            behind = int(np.argmax(kept[::-1])) if kept.any() else len(kept)
+            self.odd_since = behind if kept.any() else self.odd_since + behind
         rates = points.rates[np.isfinite(points.rates)]
         if len(rates):
             self.rate, self.peak_rate = float(rates[-1]), float(np.fmax(self.peak_rate, rates.max()))
@@ -131,6 +142,7 @@ class Course:
         self.count += len(losses)
         for blocks, numbers in ((self.logs, logs), (self.values, np.minimum(losses, CEILING)), (self.steps, steps)):
             blocks.extend(places, numbers)
+        self.likeness.take(logs)
         self.low, self.high = min(self.low, float(losses.min())), max(self.high, float(losses.max()))
         self.tail.extend(logs[-RECENT:].tolist())
         if self._before is not None and len(self._after) < RECENT:
@@ -141,7 +153,8 @@ class Course:
         before, after = self._before, np.array(self._after)
         self._before = None
         if before is not None and min(len(before), len(after)) >= NEAR:
-            size = change(_block(before), _block(after))
+            near = max(self._place // 8, NEAR)
+            size = change(_block(before[-near:]), _block(after[:near]))
             if size.low > SWING:
                 self.jumps = [*self.jumps, Jump(self._resumed_at, self._place, size)][-8:]
 
@@ -161,10 +174,15 @@ class Course:
         since = self.jumps[-1].place if self.jumps else 0
         since = since if self.count - since >= max(FEWEST, self.count // 8) else 0
         left = self.count - since
-        moves = [self._move(since + (1 - part) * left, 2 * part * FLAT) for part in (0.25, 0.5)]
-        return next((m for m in moves if m is not None and m.direction != "undecided"), moves[-1])
+        quarter, half, most = (self._move(since + (1 - part) * left, part) for part in (0.25, 0.5, 0.75))
+        if most is not None and most.direction != "flat":
+            most = None  # what fell before the last half says nothing of now; what did not move since is flat
+        if quarter and half and quarter.direction == "flat" and half.direction.startswith("falling"):
+            quarter = quarter if quarter.change.value > half.change.value / 4 else None  # it goes on as before
+        return next((m for m in (quarter, half, most) if m is not None and m.direction != "undecided"), half)
 
-    def _move(self, since: float, least: float) -> Move | None:
+    def _move(self, since: float, part: float) -> Move | None:
+        least, slow = 2 * part * FLAT, 2 * part * SLOW
         window = self.whole_blocks(since)
         if len(window) < TREND_POINTS:
             return None
@@ -173,7 +191,7 @@ class Course:
         moved, surer = (_slope(places, values, z).scaled(length) for z in (Z95, Z99))
         direction = "undecided"
         if moved.low > -least and moved.high < least:
-            direction = "flat"
+            direction = "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
         elif moved.high < 0.0:
             direction = "falling"
         elif surer.low > 0.0:  # rising accuses
@@ -210,7 +228,8 @@ def findings(course: Course, log: Log, *, averaged: bool) -> list[Finding]:
         *(f for f in log.watcher.findings(ended=True) if f.name == "task starved"),
         _course(course, move, log.unit),
     ]
-    return sorted((f for f in found if f is not None), key=lambda f: STATES.index(f.name))
+    told = sorted((f for f in found if f is not None), key=lambda f: STATES.index(f.name))
+    return [f for f in told if f.name != STATES[-1]] or told
 
 
 def _broken(course: Course, log: Log) -> Finding | None:
@@ -236,11 +255,15 @@ def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding |
     if course.jumps:
         windows = []  # that the loss is higher is the resume's doing; what followed it is in the trend
     if windows:
-        lowest = min(windows[:-1], key=lambda w: w.mean)
-        rise = change(lowest, windows[-1], Z999).exp()  # the lowest of seven is low by chance: hence 99.9 %
-        if rise.low > LOSS_BLOWN or (rise.low > LOSS_RISE and rising):
-            where = f"around {unit} {course.step_at(lowest.step):.0f}"
-            return _found("diverging", f"the last eighth of the log lies {_times(rise)} above the lowest one, {where}")
+        lowest, alike = min(windows[:-1], key=lambda w: w.mean), course.likeness.correlation
+        for end, last in {"eighth": windows[-1], **course.logs.ends(lowest.step)}.items():
+            # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
+            rise, wide = (change(lowest, last, Z999 * z).exp() for z in (1.0, math.sqrt((1 + alike) / (1 - alike))))
+            if rise.low > LOSS_BLOWN or (wide.low > LOSS_RISE and (rising or end == "sixteenth")):
+                where = f"around {unit} {course.step_at(lowest.step):.0f}"
+                return _found(
+                    "diverging", f"the last {end} of the log lies {_times(rise)} above the lowest one, {where}"
+                )
     elif course.count >= FEWEST:
         values = [b.mean for b, _ in course.whole_blocks()]
         early, late = values[:-3], values[-3:]
@@ -316,13 +339,17 @@ def _jumped(course: Course, unit: str | None) -> Finding | None:
 
 def _course(course: Course, move: Move | None, unit: str | None) -> Finding:
     """How the loss moves at the end of the log."""
-    if course.count < FEWEST:
+    if course.count < FEWEST and course.odd_since < FEWEST:
         few = f"{course.count} usable losses; at least {FEWEST} are needed, some hundreds are better"
         return _found("not enough to tell", few)
+    if course.odd_since >= FEWEST:
+        return _found("constant", f"the last {course.odd_since} losses are nought or negative, so that nothing is told")
     if course.low == course.high:
         return _found("constant", f"all {course.count} losses are exactly {course.low:.6g}")
     if move is None or move.direction == "undecided":
         said = "too few blocks" if move is None else f"{_span(move, unit)} it moved by {move}, which leaves it open"
+        fallen = math.expm1(-_first_fall(course))
+        said += f"; from the beginning to the last half it fell, by {-fallen:.0%} at least" if -fallen > 0.1 else ""
         return _found("not enough to tell", f"the loss is too noisy for its {course.count} values: {said}")
     evidence = f"{_span(move, unit)} the loss moved by {move}"
     if move.direction != "flat":

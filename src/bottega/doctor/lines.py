@@ -18,30 +18,47 @@ from typing import Any
 _NUMBER = rb"[-+]?(?>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|0,\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
 _VALUE = rb"(" + _NUMBER + rb"|[-+]?(?:nan|inf(?:inity)?)|null)(?![\w%/])"
 _LOSS = re.compile(
-    rb"loss(?:es)?((?:[_./-][\w./-]{0,30})?)[\"'\])]{0,3}(?: (?:at|after) \w{4,9} \d{1,12})?(?:\s{0,4}[:=]|\s)\s{0,12}"
-    rb"[\"'\[(]{0,3}(?:tensor\()?" + _VALUE,
+    rb"loss(?:es)?((?:[_./-][\w./-]{0,30})?)[\"'\])]{0,3}(?: (?:at|after) \w{4,9} \d{1,12})?(?: value)?"
+    rb"(?:\s{0,4}[:=]|\s)\s{0,12}[\"'\[(]{0,3}(?:tensor\()?" + _VALUE,
     re.I,
 )
 _BEFORE = re.compile(rb"((?:[a-z]{1,12} ){0,2})([a-z_./-]{0,20})$", re.I)
 _STEP = re.compile(
-    rb"(?<![a-z/])(global[_ ]?)?(?<![a-z])(?:steps?|iter(?:ation)?s?|batch)[\"']?[\s:=\[#]{1,4}"
-    rb"(?>(\d[\d,]{0,15})(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s?(\d[\d,]{0,15}))?",
+    rb"(?<![a-z/])(global[_ ]?)?(?<![a-z])(?:steps?|iter(?:ation)?s?|batch|tick|num_updates)[\"']?"
+    rb"[\s:=\[#]{1,12}(?>(\d[\d,]{0,15})(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s{0,9}(\d[\d,]{0,15}))?",
     re.I,
 )
 _OF = re.compile(rb"(?<![\d/.])(?>(\d{1,12}))\s?/\s?(?>(\d{1,12}))(?![\d/.]|\w)")
 _EPOCH = re.compile(
-    rb"(?<![a-z_])(?<!num )(?<!max )epochs?(?:_?(?:idx|num(?:ber)?))?[\"']?[\s:=\[#(\"']{1,4}"
-    rb"(?>(\d{1,9}(?:\.\d{1,20})?))(?!\s*%|\.\d)(?:\s?(?:/|of)\s?(\d{1,9}))?",
+    rb"(?:(?<![a-z_])(?<!num )(?<!max )epochs?(?:_?(?:idx|num(?:ber)?))?(?:\(train\))?|^train(?=: \d+ \[))"
+    rb"[\"']?[\s:=\[#(\"']{1,6}(?>(\d{1,9}(?:\.\d{1,20})?))(?!\s*%|\.\d)(?:\s?(?:/|of)\s?(\d{1,9}))?",
     re.I,
 )
 _EPOCH_BAR = re.compile(rb"epochs?\W{0,4}\d+%\|[^|]{0,400}\|\s*(\d{1,9})/(\d{1,9})", re.I)
 _RATE = re.compile(rb"(?<![a-z])(?:lr|learning[_ ]rate)[\w/]{0,12}[\"']?[\s:=]{1,3}[\"'\[]{0,2}" + _VALUE, re.I)
-_PACE = re.compile(rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB")
-_STAMP = re.compile(rb"^\W{0,2}(?:(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)|(\d\d/\d\d/\d{4}) (\d\d:\d\d:\d\d))")
+_PACE = re.compile(
+    rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|([\d.]+)(m?s)/(?:step|it)\b"
+    rb"|(?:\bdt: |per iteration \(ms\): )([\d.]+)"
+)
+_LEFT = re.compile(rb"\beta: (?:(\d{1,4}) days?, )?(\d{1,4}):(\d\d):(\d\d)")  # Keras' ETA is that of the epoch
+_STAMP = re.compile(
+    rb"^(?:\[\w{1,12}\]:?)*\W{0,2}"
+    rb"(?:(\d{4}[-/]\d\d[-/]\d\d)[T ,](\d\d:\d\d:\d\d)|(\d\d/\d\d/\d{4}) (\d\d:\d\d:\d\d))"
+)
+_HELD_OUT = re.compile(
+    rb"^(?:[\W\d_]|\b(?:info|debug|root|main)\b)*(?:test|val|valid|validation|eval|evaluation)\b|epoch\((?:val|test)\)"
+    rb"|[\[|] ?(?:val|valid|validation|eval|evaluation) ?[\]|]",
+    re.I,
+)
+_BROKEN = re.compile(rb"grad_?norm[\"']?[\s:=]{1,3}[\"']?[-+]?(?:nan|inf)", re.I)
 _PREDICTION = re.compile(rb"prediction_type[\"']?[\s:=]{1,3}[\"']?(\w{1,20})", re.I)
 _PLANS = (
     ("epochs", re.compile(rb"(?:num|max|total)[_ ](?:train[_ ])?epochs?\b[^\n:=]{0,60}[:=]\s*(\d{1,9})", re.I)),
-    ("steps", re.compile(rb"(?:total[_ ]optimization|max[_ ]train)[_ ]steps\b[^\n:=]{0,60}[:=]\s*(\d{1,12})", re.I)),
+    (
+        "steps",
+        re.compile(rb"(?:total[_ ]optimization|max[_ ]train)[_ ]steps\b[^\n:=]{0,60}[:=]\s*(\d[\d,]{0,15})", re.I),
+    ),
+    ("steps", re.compile(rb"\btotal steps[ :=]{1,3}(\d[\d,]{0,15})", re.I)),
     ("per_epoch", re.compile(rb"(?:batches|steps)[_ ]per[_ ]epoch\b[^\n:=]{0,60}[:=]\s*(\d{1,12})", re.I)),
 )
 _TOKEN = re.compile(rb"[-+]?\d[\d.]*(?:e[-+]?\d+)?|\bnan\b|\binf\b", re.I)
@@ -60,8 +77,14 @@ _TRAINERS = (
     ("Lightning", re.compile(rb"v_num=|^Epoch \d+: +\d+%\|")),
     ("diffusers", re.compile(rb"step_loss|^Steps: +\d+%\|")),
     ("transformers", re.compile(rb"^\{'(?:loss|eval_loss)'.*'epoch'")),
-    ("accelerate", re.compile(rb" - INFO - ")),
+    ("accelerate", re.compile(rb"^\d\d/\d\d/\d{4} [\d:]{8} - INFO - ")),
     ("bottega", re.compile(rb"^step \d+/\d+ Loss: .* MB|\"rss_mb\"")),
+)
+
+_OTHER_TASK = re.compile(
+    rb"lm loss|\bppl\b|perplexity|\btok(?:ens?)?/s|nll_loss|accuracy|\bacc@|\btop1\b|(?:box|cls|dfl)_loss"
+    rb"|iter \d+: loss .*\bmfu",
+    re.I,
 )
 
 
@@ -80,19 +103,21 @@ class Row:
     epochs: int | None = None
     rate: float | None = None
     pace: float | None = None
+    left: float | None = None
     clock: float | None = None
     prediction_type: str | None = None
     pictures: int | None = None
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     json: dict[str, Any] | None = None
+    held_out: bool = False
 
     def name(self, name: str, value: float, words: str = "") -> bool:
         """Take a number called a loss; words: what stands before its name. True where it is now `loss` itself."""
-        rank, task = _kind(name, words)
+        rank, task = _kind(name, f"val {words}" if self.held_out and "train" not in name + words else words)
         if rank is None:
             return False
         if rank < 0:
-            self.validation = value
+            self.validation = value if self.validation is None or not task else self.validation
             return False
         if task and len(self.tasks) < 8:
             self.tasks[task] = value
@@ -109,9 +134,9 @@ def _kind(name: str, words: str) -> tuple[int | None, str]:
     about = parts | set(words.lower().split())
     if about & _NO_LOSS:
         return None, ""
+    rest = sorted(parts - _PLAIN - AVERAGED - VALIDATION)
     if about & VALIDATION:
-        return -1, ""
-    rest = sorted(parts - _PLAIN - AVERAGED)
+        return -1, "_".join(rest)
     return 3 if rest else 2 if about & AVERAGED else 1 if parts - {"loss", ""} else 0, "_".join(rest)
 
 
@@ -138,17 +163,21 @@ def parse(line: bytes) -> Row:
     row = Row()
     if b"train_runtime" in line:  # the closing summary of transformers' Trainer: its train_loss is the whole run's mean
         return row
+    row.held_out = _HELD_OUT.search(line) is not None
     for m in _LOSS.finditer(line):
         before = _BEFORE.search(line[max(0, m.start() - 44) : m.start()])
         words, own = (before[1], before[2]) if before else (b"", b"")
         if row.name((own + b"loss" + m[1]).decode("ascii", "replace"), real(m[2]), words.decode("ascii", "replace")):
             row.spans["loss"] = m.span(2)
+    if row.loss == 0.0 and _BROKEN.search(line):
+        row.loss = math.nan  # transformers' Trainer writes nought for it (logging_nan_inf_filter)
     _place(line, row)
     if rate := _RATE.search(line):
         row.rate = real(rate[1])
     if pace := _PACE.search(line):
-        seconds = real(pace[1] or pace[3])
+        seconds = real(pace[1] or pace[3] or pace[4] or pace[6]) / (1000 if pace[6] or pace[5] == b"ms" else 1)
         row.pace = seconds if pace[2] != b"it/s" else 1 / seconds if seconds > 0 else None
+    row.left = _left(line)
     row.clock = _clock(line)
     if prediction := _PREDICTION.search(line):
         row.prediction_type = prediction[1].decode()
@@ -158,28 +187,44 @@ def parse(line: bytes) -> Row:
 def from_object(found: dict[str, Any]) -> Row:
     """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
     row = Row(json=found)
+    short: dict[str, Any] = {}
     for key, value in found.items():
+        if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
+            value = value["mean"]
         if "loss" in key.lower() and not isinstance(value, dict | list | bool):
             row.name(key, real(value))
-    step = next((found[key] for key in ("step", "global_step", "iteration", "iter") if key in found), None)
-    row.step = None if math.isnan(real(step)) or math.isinf(real(step)) else int(real(step))
-    row.epoch, row.pace = _finite(found.get("epoch")), _finite(found.get("seconds"))
-    row.rate = _finite(found.get("learning_rate", found.get("lr")))
+        short.setdefault(key.lower().rsplit("/", 1)[-1], value)
+
+    def whole(*names: str) -> int | None:
+        number = next((n for name in names if (n := _finite(short.get(name))) is not None), None)
+        return None if number is None else int(number)
+
+    if row.loss == 0.0 and "grad_norm" in short and _finite(short["grad_norm"]) is None:
+        row.loss = math.nan
+    row.step = whole("step", "global_step", "current_steps", "iteration", "iter", "tick", "_step")
+    row.step_total, row.epochs = whole("total_steps", "max_steps"), whole("total_epochs", "num_epochs")
+    row.epoch, row.pace = _finite(short.get("epoch")), _finite(found.get("seconds"))
+    row.left = _left(f"eta: {short.get('remaining_time')}".encode())  # as LLaMA-Factory writes it
+    row.rate = _finite(short.get("learning_rate", short.get("lr")))
     row.prediction_type = str(found["prediction_type"]) if found.get("prediction_type") else None
-    pictures = _finite(found.get("num_samples"))
-    row.pictures = None if pictures is None else int(pictures)
+    row.pictures = whole("num_samples")
     return row
 
 
 def plan(line: bytes) -> dict[str, int]:
     """Lengths that the head of a log announces: epochs, steps, per_epoch."""
     found = ((name, pattern.search(line)) for name, pattern in _PLANS)
-    return {name: int(m[1]) for name, m in found if m}
+    return {name: int(m[1].replace(b",", b"")) for name, m in found if m}
 
 
 def trainer(line: bytes) -> str | None:
     """Who prints such lines, as far as that can be told."""
     return next((name for name, pattern in _TRAINERS if pattern.search(line)), None)
+
+
+def draws(line: bytes) -> bool:
+    """Whether what is trained may draw pictures: no words of language models, classifiers or detectors are in it."""
+    return _OTHER_TASK.search(line) is None
 
 
 class Shape:
@@ -234,11 +279,19 @@ def _place(line: bytes, row: Row) -> None:
         row.step, row.step_total, row.spans["step"] = int(bar[1]), int(bar[2]), bar.span(1)
 
 
+def _left(line: bytes) -> float | None:
+    """Seconds to the end of the run, where the line says so."""
+    m = _LEFT.search(line)
+    return None if m is None else ((int(m[1] or 0) * 24 + int(m[2])) * 60 + int(m[3])) * 60.0 + int(m[4])
+
+
 def _clock(line: bytes) -> float | None:
     stamp = _STAMP.search(line)
     if stamp is None:
         return None
-    day, time, form = (stamp[1], stamp[2], "%Y-%m-%d") if stamp[1] else (stamp[3], stamp[4], "%m/%d/%Y")
+    day, time, form = (
+        (stamp[1].replace(b"/", b"-"), stamp[2], "%Y-%m-%d") if stamp[1] else (stamp[3], stamp[4], "%m/%d/%Y")
+    )
     try:
         return datetime.strptime(f"{day.decode()} {time.decode()}", form + " %H:%M:%S").timestamp()
     except (ValueError, OverflowError):

@@ -97,6 +97,7 @@ def page(verdict: Verdict) -> str:
     )
     found = "".join(f"<li><b>{escape(f.name)}</b>: {escape(f.evidence)}</li>" for f in verdict.findings)
     notes = "".join(f"<li>{escape(note)}</li>" for note in verdict.notes)
+    notes = f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""
     loss = (
         "" if verdict.loss is None else f"<p>Loss {verdict.loss:.4g} in the last eighth; {escape(verdict.level)}.</p>"
     )
@@ -104,13 +105,18 @@ def page(verdict: Verdict) -> str:
         f"<tr><th>{name}</th>{''.join(f'<td>{v}</td>' for v in values)}</tr>"
         for name, values in (verdict.bins.rows() if verdict.bins else ())
     )
-    loss += f"<p>By timestep, from clean to noise, at the last validation:</p><table>{bins}</table>" if bins else ""
+    loss += (
+        f"<p>By timestep, from clean to noise, at the last validation:</p><div class=wide><table>{bins}</table></div>"
+        if bins
+        else ""
+    )
     plan = f"<h2>The plan</h2><p>A rule of thumb for text-to-image.</p><table>{rows}</table>" if rows else ""
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(verdict.state)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(verdict.state)}</title>'
         f"<style>{_CSS}</style><h1>{escape(verdict.state)}</h1><p>{escape(verdict.log)}</p><ul>{found}</ul>"
         f"<p>{escape(progress_words(verdict.progress))}.</p>{loss}{svg(verdict)}"
-        f"<h2>What to do</h2><ol>{todo}</ol>{plan}<ul>{notes}</ul></html>\n"
+        f"<h2>What to do</h2><ol>{todo}</ol>{plan}{notes}</html>\n"
     )
 
 
@@ -130,6 +136,7 @@ def svg(verdict: Verdict) -> str:
         )
         + '"/>'
         for k, curve in enumerate(curves)
+        if curve
     )
     marks = (
         f'<text x="54" y="16" class="e">{math.exp(high):.3g}</text><text x="54" y="232" class="e">{math.exp(low):.3g}'
@@ -138,17 +145,21 @@ def svg(verdict: Verdict) -> str:
     )
     legend = "dashed: validation" if curves[1] else ""
     return (
-        f'<svg viewBox="0 0 700 256" role="img" aria-label="loss over {escape(verdict.progress.unit)}s">{lines}{marks}'
-        f'</svg><p class="small">Mean loss of each stretch, on a logarithmic axis. {legend}</p>'
+        f'<div class=wide><svg viewBox="0 0 700 256" role="img" '
+        f'aria-label="loss over {escape(verdict.progress.unit)}s">{lines}{marks}'
+        f'</svg></div><p class="small">Mean loss of each stretch, on a logarithmic axis. {legend}</p>'
     )
 
 
 _CSS = """
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em }
-svg { width: 100%; height: auto } text { font-size: 12px; fill: currentColor } .e { text-anchor: end }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em;
+  overflow-wrap: anywhere }
+svg { width: 100%; min-width: 520px; height: auto } .wide, pre { overflow-x: auto }
+text { font-size: 12px; fill: currentColor } .e { text-anchor: end }
 polyline { fill: none; stroke: #b5472c; stroke-width: 2 } .c1 { stroke: #2c6aa0; stroke-dasharray: 6 4 }
-th { text-align: left } td { padding-right: .7em } .passed, .small { opacity: .6 } pre { overflow-x: auto }
+th { text-align: left } td { padding-right: .7em } .passed, .small { opacity: .6 }
+@media (prefers-color-scheme: dark) { polyline { stroke: #e8805f } .c1 { stroke: #6fb1e8 } }
 """
 
 

@@ -30,6 +30,11 @@ MARKS = (
 _AVERAGE = 2
 """`lines.Row.rank` of a trainer's own running mean."""
 
+NO_PICTURES = "level unknown: by the words of the log, what is trained draws no pictures"
+
+ALIKE = 0.5
+"""From this correlation of neighbours on a log holds a running mean, whatever it is called."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -97,9 +102,11 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     """
     log, course = Log(path), Course()
     for points in log.points():
+        course = Course() if points.anew else course
         course.take(points)
     course.settle()
-    averaged = log.rank == _AVERAGE
+    alike = course.likeness.correlation > ALIKE
+    averaged = log.rank == _AVERAGE or alike
     found = findings(course, log, averaged=averaged)
     paired = log.watcher.findings(ended=True) if "val_gain" in log.watcher.validation else []
     progress = measure_progress(log)
@@ -107,8 +114,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     kind, bins, one = prediction_type or log.prediction_type, Bins.of(log.validated), one_picture or log.pictures == 1
     case = Case(log, course, found, progress.share, progress.seconds_per_step, progress.steps, progress.epochs)
     todo = actions(case)
-    falling = course if case.state == "falling" else None
-    marks = outlook(progress, falling) if log.prompted and not paired else ()
+    falling = course if case.state in ("falling", "falling slowly") else None
+    marks = outlook(progress, falling) if log.prompted and log.draws and not paired else ()
     if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
         found = [*paired, *found]
         todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
@@ -119,11 +126,11 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         findings=tuple(found),
         progress=progress,
         loss=loss,
-        level=level(loss, kind, one, bins, log.span),
+        level=level(loss, kind, one, bins, log.span) if log.draws else NO_PICTURES,
         bins=bins,
         outlook=marks,
         actions=todo,
-        notes=_notes(log, course, averaged),
+        notes=_notes(log, course, averaged, alike),
         curve=tuple((s.mean, v.mean) for s, v in zip(course.steps.blocks, course.values.blocks, strict=True)),
         validation=tuple(log.validations)[:: max(1, len(log.validations) // 64)],
     )
@@ -134,7 +141,7 @@ def measure_progress(log: Log) -> Progress:
     plan, unit = log.plan, log.unit or "loss line"
     epochs, steps, per_epoch = plan.get("epochs"), plan.get("steps"), plan.get("per_epoch")
     if unit == "step" and (per_epoch or log.epochs_done) is None and log.epoch and 1 <= log.epoch < log.step:
-        per_epoch = round(log.step / log.epoch)
+        per_epoch = log.steps_an_epoch if log.epoch == int(log.epoch) else round(log.step / log.epoch)
     if steps is None and epochs and per_epoch and unit == "step":
         steps = epochs * per_epoch
     epoch = log.step / per_epoch if unit == "step" and per_epoch else log.epoch
@@ -144,9 +151,15 @@ def measure_progress(log: Log) -> Progress:
         share = log.step / steps
     elif epochs and epoch is not None:
         share = epoch / epochs
-    whole = steps if unit == "step" else epochs if unit == "epoch" else None
     seconds = log.seconds_per_step
+    if log.bar and epoch:
+        done, steps, pace = log.bar
+        per_epoch = max(round(done / epoch), 1)
+        epochs, share, seconds = epochs or round(steps / per_epoch), done / steps, pace * per_epoch
+    whole = steps if unit == "step" else epochs if unit == "epoch" else None
     left = None if whole is None or seconds is None else max(whole - log.step, 0.0) * seconds / 3600
+    if left is None and log.left is not None:
+        left = log.left / 3600
     return Progress(unit, log.step, steps, epoch, epochs, per_epoch, share, seconds, left)
 
 
@@ -167,12 +180,17 @@ def outlook(progress: Progress, course: Course | None) -> tuple[Outlook, ...]:
     return tuple(marks)
 
 
-def _notes(log: Log, course: Course, averaged: bool) -> tuple[str, ...]:
+def _notes(log: Log, course: Course, averaged: bool, alike: bool) -> tuple[str, ...]:
     """What limits the verdict."""
     notes = []
     if log.torn:
         notes.append("the last line breaks off and was left out")
-    if averaged:
+    if log.runs > 1:
+        often = f"{log.runs - 1} times" if log.runs > 2 else "once"
+        notes.append(f"the steps begin anew {often} in the file: only the last run is judged")
+    if alike and log.rank != _AVERAGE:
+        notes.append("neighbouring losses are much alike, as those of a running mean, whose intervals are rough")
+    elif averaged:
         notes.append("the log holds the trainer's own running mean: it lags behind, and intervals are rough")
     if course.odd:
         notes.append(f"{course.odd} losses are nought or negative and were left out")

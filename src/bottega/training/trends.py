@@ -140,6 +140,22 @@ class Blocks:
             return []
         return [reduce(Block.merged, part) for part in cut]
 
+    def ends(self, lowest: float) -> dict[str, Block]:
+        """The last sixteenth and thirty-second of the stream, or `FEWEST` numbers: each where it surely is higher than
+        what came before it, and than every block since the step `lowest`, as the top of a swing is not."""
+        found = {}
+        for name, part in (("sixteenth", 16), ("thirty-second", 32)):
+            cut = max(len(self.blocks) // part, 1)
+            while sum(block.count for block in self.blocks[-cut:]) < FEWEST and cut < len(self.blocks):
+                cut += 1
+            if cut > len(self.blocks) // PARTS:
+                continue
+            before, last = (reduce(Block.merged, b) for b in (self.blocks[-2 * cut : -cut], self.blocks[-cut:]))
+            highest = max((b.mean for b in self.blocks[:-cut] if b.step > lowest), default=math.inf)
+            if last.mean > highest and change(before, last).low > 0:
+                found[name] = last
+        return found
+
     def since(self, step: float) -> list[Block]:
         """The blocks whose mean step lies after `step`."""
         return [block for block in self.blocks if block.step > step]
