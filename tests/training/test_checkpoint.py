@@ -50,6 +50,14 @@ def test_the_last_ones_are_kept_in_the_order_of_their_numbers(tmp_path: Path) ->
     assert names(tmp_path) == ["epoch-10", "epoch-9-step-3"]
 
 
+def test_one_that_a_stop_made_takes_no_place_from_those_that_were_due_and_goes_with_the_next(tmp_path: Path) -> None:
+    for step, name in enumerate(("epoch-1", "epoch-2", "epoch-2-step-3", "epoch-2-step-5"), start=1):
+        checkpoints.save(tmp_path, step, state(), {}, keep=2, name=name, due="step" not in name)
+    assert names(tmp_path) == ["epoch-1", "epoch-2", "epoch-2-step-5"]
+    checkpoints.save(tmp_path, 5, state(), {}, keep=2, name="epoch-3")
+    assert names(tmp_path) == ["epoch-2", "epoch-3"]
+
+
 def test_what_lies_after_the_one_that_is_written_is_torn_and_goes(tmp_path: Path) -> None:
     save(tmp_path, 9, "epoch-3")
     (tmp_path / "epoch-3" / "state.json").unlink()

@@ -203,6 +203,14 @@ def test_the_last_checkpoints_are_kept_and_hold_no_pickle(tmp_path: Path) -> Non
     assert json.loads((folder / "step_00000060" / "state.json").read_text())["step"] == 60
 
 
+def test_however_often_a_run_is_stopped_the_checkpoints_that_were_due_are_kept(tmp_path: Path) -> None:
+    for stop in (43, 45, 47):
+        with pytest.raises(Interrupted):
+            train(Line(kill_at=stop), CONFIG, tmp_path)
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step_00000020", "step_00000040", "step_00000048"]
+
+
 def test_a_run_that_is_done_does_nothing_and_a_longer_one_goes_on(tmp_path: Path) -> None:
     first = train(Line(), CONFIG, tmp_path)
     again = train(Line(), CONFIG, tmp_path)

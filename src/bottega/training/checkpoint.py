@@ -78,11 +78,13 @@ def save(
     *,
     name: str | None = None,
     remembered: dict[str, Any] | None = None,
+    due: bool = True,
 ) -> Path:
-    """Write the checkpoint of `step` into `directory` and delete all but the last `keep`. StorageError if it can't
-    be.
+    """Write the checkpoint of `step` into `directory` and delete all others but the last `keep` that were due.
+    StorageError if it can't be.
 
-    name: of its folder, whose numbers rise with the step. remembered: JSON that the workload wants back.
+    name: of its folder, whose numbers rise with the step. remembered: JSON that the workload wants back. due: False for
+    one that a stop made, which takes no place from those that one may want to go back to.
     """
     from safetensors.torch import save_file
 
@@ -103,6 +105,8 @@ def save(
             facts["loss_scale"] = state.scale.state()
         if remembered:
             facts["remembered"] = remembered
+        if not due:
+            facts["due"] = False
         (temporary / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in (*contents, _STATE):
             _sync(temporary / name)
@@ -262,10 +266,13 @@ def _numbers(folder: Path) -> tuple[int, ...]:
 
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
-    """Delete all but the last `keep` up to `newest`; what lies after it is torn, or the run would have begun there."""
+    """Delete all but `newest` and the last `keep` up to it that were due; what lies after it is torn, or the run would
+    have begun there."""
     found = folders(directory)
-    whole = [folder for folder in found if _numbers(folder) <= _numbers(newest)]
-    for folder in (*whole[:-keep], *(folder for folder in found if _numbers(folder) > _numbers(newest))):
+    due = [folder for folder in found if _numbers(folder) <= _numbers(newest) and _was_due(folder)]
+    for folder in found:
+        if folder == newest or folder in due[-keep:]:
+            continue
         doomed = folder.with_name(f".{folder.name}.old")
         try:
             os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint
@@ -274,6 +281,14 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
             LOGGER.warning("cannot delete the old checkpoint %s: %s", folder.name, error)
     for leftover in (*directory.glob(".*.tmp"), *directory.glob(".*.old")):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _was_due(folder: Path) -> bool:
+    """Whether a checkpoint was not made by a stop; one that cannot be told is taken for it."""
+    try:
+        return json.loads((folder / _STATE).read_bytes()).get("due", True) is True
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def _os_error(error: BaseException) -> OSError | None:

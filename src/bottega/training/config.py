@@ -49,7 +49,7 @@ class LoopConfig(Config):
         "keeps, at most (1 + step) / (10 + step); none: the weights themselves",
     )
     checkpoint_every: int = Field(2000, ge=1, description="optimizer steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="checkpoints kept")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept, beside that of the last stop")
     log_every: int = Field(50, ge=1, description="optimizer steps between lines of train.log")
     validate_every: int = Field(500, ge=1, description="optimizer steps between validations")
     memory_limit: float = Field(

@@ -193,11 +193,12 @@ def train(
                 if journal is not None:
                     if isinstance(stop, MemoryPressureError):
                         journal.line(str(stop))
-                    if last or work.due(step + 1, config.checkpoint_every) or stop is not None:
+                    due = last or work.due(step + 1, config.checkpoint_every)
+                    if due or stop is not None:
                         journal.sync()
                         name, kept = work.checkpoint_name(step + 1), dict(work.remembered)
                         checkpoints.save(
-                            folder, step + 1, state, fingerprint, config.keep_last, name=name, remembered=kept
+                            folder, step + 1, state, fingerprint, config.keep_last, name=name, remembered=kept, due=due
                         )
                     if looked:
                         _show(work, step, directory, state, journal)
