@@ -382,7 +382,7 @@ def test_118_of_200_epochs_are_trained_on_first_and_the_rate_waits(tmp_path: Pat
     assert first.command == f"bottega train ldm --resume {newest}"
     assert first.hours == pytest.approx(82 * 52 * 0.5 / 3600)
     assert second.do == "more inference steps" and third.do == "a better prompt"
-    drawn = f"bottega generate --checkpoint {newest} --prompt … --num-inference-steps 100 --scheduler ddim"
+    drawn = f"bottega generate --checkpoint {newest} --prompt … --num-inference-steps 100 --scheduler ddpm"
     assert second.command == drawn
     assert "learning rate alone" in fourth.do and "more data" in last.do
 

@@ -121,7 +121,7 @@ def _drawn(log: Log) -> str | None:
     timesteps = diffusion.get("timesteps") if isinstance(diffusion, dict) else None
     steps = min(100, timesteps) if isinstance(timesteps, int) else 100
     prompt = " --prompt …" if log.prompted else ""
-    return f"bottega generate --checkpoint {checkpoint}{prompt} --num-inference-steps {steps} --scheduler ddim"
+    return f"bottega generate --checkpoint {checkpoint}{prompt} --num-inference-steps {steps} --scheduler ddpm"
 
 
 def _checkpoint(log: Log) -> Path | None:
@@ -134,7 +134,8 @@ TRAIN_ON, MORE_STEPS = "train on", "more inference steps"
 _LOG = "log every step, and validate on fixed pictures, timesteps and noise"
 _STEPS = (
     MORE_STEPS,
-    "costs no training: one prompt and seed in 20, 50 and 100 steps shows at once whether sampling is at fault",
+    "costs no training: one prompt and seed in 20, 50 and 100 steps shows at once whether sampling is at fault; by "
+    "ddpm, too, whose fresh noise at every step lets the network mend what it drew",
 )
 _PROMPT = (
     "a better prompt",
