@@ -5,10 +5,10 @@ python benchmarks/poor_pictures.py [--json] [--run DIR] [--quick]
 
 The run is `recipes/circles_text_to_image.yaml` with a checkpoint each epoch; it is trained first, unless --run names
 one that was trained so. From its epoch 30 of 52 on each remedy is tried alone, those that train for the 22 epochs that
-were left, or as many steps. What is not said is drawn as the recipe draws. Judged as in circles_text_to_image.py, on the first 240 held-out
-prompts. The bar: training on raises the share of pictures in which colours and circle are both right by more than any
-remedy without training does. The remedies with training (a lower rate, more data, beyond the plan) are reported;
---quick leaves them out.
+were left, or as many steps. What is not said is drawn as the recipe draws. Judged as in circles_text_to_image.py, on
+the first 240 held-out prompts. The bar: training on raises the share of pictures in which colours and circle are both
+right by more than any remedy without training does. The remedies with training (a lower rate, more data, beyond the
+plan) are reported; --quick leaves them out.
 """
 
 from __future__ import annotations

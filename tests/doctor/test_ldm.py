@@ -101,7 +101,7 @@ def test_a_run_stopped_at_59_percent_is_told_as_that_and_its_command_takes_it_to
 
     monkeypatch.chdir(tmp_path)
     drawn = [word.replace("…", "red circle with teal background") for word in command(verdict, "generate")]
-    assert main(drawn) == 0 and "ddim in 100 steps" in capsys.readouterr().out
+    assert main(drawn) == 0 and "ddpm in 100 steps" in capsys.readouterr().out
     assert main(go_on) == 0
     assert examine(run).progress.share == 1.0
 
@@ -173,9 +173,9 @@ def test_a_run_that_counts_steps_and_reads_no_text_gets_commands_that_fit_it(
     assert not any("prompt" in a.do or "more data" in a.do for a in verdict.actions)
     longer, drawn = command(verdict, "train"), command(verdict, "generate")
     assert longer == ["train", "ldm", "--resume", newest, "--set", "training.steps=90"]
-    assert drawn == ["generate", "--checkpoint", newest, "--num-inference-steps", "60", "--scheduler", "ddim"]
+    assert drawn == ["generate", "--checkpoint", newest, "--num-inference-steps", "60", "--scheduler", "ddpm"]
     monkeypatch.chdir(tmp_path)
-    assert main(drawn) == 0 and "ddim in 60 steps" in capsys.readouterr().out
+    assert main(drawn) == 0 and "ddpm in 60 steps" in capsys.readouterr().out
     assert main(longer) == 0
     assert "draw with it: bottega generate --checkpoint" in (told := capsys.readouterr().out) and "--prompt" not in told
     assert (examine(run).progress.step, examine(run).progress.steps) == (90, 90)
