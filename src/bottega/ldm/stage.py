@@ -263,8 +263,16 @@ def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
     found = checkpoints.latest(directory / "checkpoints")
     if found is not None:
         loop = loop_fingerprint(recipe.training.loop(1, None))
-        _refuse_other(found, {"ldm": _settings(recipe), "loop": loop, "counts": _counts(recipe)})
+        now = {"ldm": _settings(recipe), "loop": loop, "counts": _counts(recipe)}
+        checkpoints.check_fingerprint(_by_keys(found.fingerprint), _by_keys(now), LDM_MAY_CHANGE)
     return found
+
+
+def _by_keys(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a fingerprint under the names that they have in a recipe."""
+    settings, loop = fingerprint.get("ldm", {}), fingerprint.get("loop", {})
+    training = {**settings.get("training", {}), **loop}
+    return {**settings, "training": training, "counts": fingerprint.get("counts")}
 
 
 def _latents(
