@@ -5,8 +5,9 @@ and a circle is there (IoU ≥ 0.9 with its own best-fit circle) in 90 %.
 python benchmarks/circles_text_to_image.py [--json] [--seeds 1] [--steps N] [--set training.num_epochs=40] [--keep DIR]
 
 A process of its own trains by `bottega train ldm`; its time counts from its start, drawing the 5 000 pictures included.
-Then every held-out pair of colours is drawn once. Beside it: the drawn truth as the mock VAE gives it back (the ceiling
-of this measure), and the same pictures judged by the next prompt's colours (what chance gives).
+Then every held-out pair of colours is drawn once. Beside it: the same by DDIM, which adds no noise on its way; the
+drawn truth as the mock VAE gives it back (the ceiling of this measure); and the pictures judged by another prompt's
+colours (what chance gives).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from common.circles import Seen, look, share
 from bottega.data.circles import circle_prompt
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.checkpoint import open_trained
+from bottega.ldm.config import SamplingConfig
 from bottega.ldm.data import held_out_pairs, read_samples
 from bottega.ldm.drawing import draw_latents
 from bottega.ldm.samples import to_bytes
@@ -68,17 +70,22 @@ def measure(directory: Path, steps: int | None, guidance: float | None) -> dict[
     config = config.model_copy(update={k: v for k, v in (("steps", steps), ("guidance_scale", guidance)) if v})
     pairs = held_out_pairs(trained.recipe.data.held_out)
     prompts = [circle_prompt(*pair) for pair in pairs]
+
+    def draw(config: SamplingConfig) -> list[Any]:
+        plan, path, scale = config.plan(trained.absmax), trained.recipe.diffusion.path, config.guidance_scale
+        latents = draw_latents(trained.model, path, plan, trained.shape, prompts, list(range(len(prompts))), scale)
+        return [to_bytes(picture) for picture in trained.autoencoder.decode(latents)]
+
     began = time.monotonic()
-    plan, path = config.plan(trained.absmax), trained.recipe.diffusion.path
-    seeds = list(range(len(prompts)))
-    latents = draw_latents(trained.model, path, plan, trained.shape, prompts, seeds, config.guidance_scale)
+    drawn = draw(config)
     seconds = time.monotonic() - began
-    drawn = [to_bytes(picture) for picture in trained.autoencoder.decode(latents)]
+    by_ddim = draw(config.model_copy(update={"scheduler": "ddim"}))
     samples = read_samples(trained.recipe.data, trained.recipe.seed, directory).held_out
     vae = MockVAE(trained.recipe.autoencoder.factor)
     truth = [to_bytes(vae.decode(vae.encode(np.stack([sample.picture()])))[0]) for sample in samples]
     return {
         "drawn": judged([look(p, *pair) for p, pair in zip(drawn, pairs, strict=True)]),
+        "by_ddim": judged([look(p, *pair) for p, pair in zip(by_ddim, pairs, strict=True)]),
         "truth": judged([look(p, *pair) for p, pair in zip(truth, pairs, strict=True)]),
         "other_prompt": judged([look(p, *pair) for p, pair in zip(drawn, pairs[7:] + pairs[:7], strict=True)]),
         "sampler": f"{config.scheduler} in {config.steps} steps, guidance {config.guidance_scale:g}",
@@ -122,6 +129,7 @@ def main() -> int:
         print(f"{'':24} {'both colours, %':22} {'a circle, %':22} {'ΔE in':>6} {'ΔE out':>6} {'IoU':>6}")
         for r in results:
             print(row(f"seed {r['seed']}, {r['seconds'] / 60:.1f} min", r["drawn"]))
+            print(row("  drawn by DDIM", r["by_ddim"]))
             print(row("  judged by other prompt", r["other_prompt"]))
             print(row("  drawn truth (ceiling)", r["truth"]))
             print(f"  {r['sampler']}, {1000 * r['seconds_a_picture']:.0f} ms a picture")
