@@ -3,12 +3,12 @@ on: neither more sampling steps nor guidance nor other words make up for it.
 
 python benchmarks/poor_pictures.py [--json] [--run DIR] [--quick]
 
-The run is `recipes/circles_text_to_image.yaml` with a checkpoint each epoch; it is trained first, unless --run names
-one that was trained so. From its epoch 30 of 52 on each remedy is tried alone, those that train for the 22 epochs that
-were left, or as many steps. What is not said is drawn as the recipe draws. Judged as in circles_text_to_image.py, on
-the first 240 held-out prompts. The bar: training on raises the share of pictures in which colours and circle are both
-right by more than any remedy without training does. The remedies with training (a lower rate, more data, beyond the
-plan) are reported; --quick leaves them out.
+The run is `recipes/circles_text_to_image.yaml` over 52 epochs with a checkpoint each; it is trained first, unless --run
+names one that was trained so. From its epoch 30 of 52 on each remedy is tried alone, those that train for the 22 epochs
+that were left, or as many steps. What is not said is drawn as the recipe draws. Judged as in circles_text_to_image.py,
+on the first 240 held-out prompts. The bar: training on raises the share of pictures in which colours and circle are
+both right by more than any remedy without training does. The remedies with training (a lower rate, more data, beyond
+the plan) are reported; --quick leaves them out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ from bottega.ldm.samples import to_bytes
 
 EPOCHS, STOPPED = 52, 30
 PROMPTS = 240  # held-out pairs, the first of the list
-SAVES = ["training.save_every_epochs=1", "training.keep_last=99", "validation.samples=0", "validation.pictures=8"]
+SAVES = [
+    f"training.num_epochs={EPOCHS}",
+    "training.save_every_epochs=1",
+    "training.keep_last=99",
+    "validation.samples=0",
+    "validation.pictures=8",
+]
 MARKS = {13: "25 %", 26: "50 %", 30: "58 %", 39: "75 %", 52: "100 %"}
 OTHER_WORDS = "a {1} picture that shows a {0} disc"
 
