@@ -1,8 +1,8 @@
 #!/bin/sh
 # Draw: prompts with a model trained from scratch, or with --adapter a content in the style of a picture.
 #
-#   scripts/run_inference.sh --checkpoint runs/circles_text_to_image/checkpoints/epoch-60 \
-#       --prompt "orange circle with teal background" --num_inference_steps 100 --scheduler ddim
+#   scripts/run_inference.sh --checkpoint runs/circles_text_to_image/checkpoints/epoch-48 \
+#       --prompt "orange circle with teal background" --num_inference_steps 100 --scheduler ddpm
 #   scripts/run_inference.sh --adapter adapter.safetensors --content a.png --style b.png --output c.png
 #
 # Every flag goes on as it is (bottega generate --help, bottega stylize --help).
