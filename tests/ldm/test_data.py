@@ -151,7 +151,8 @@ def test_pictures_that_are_left_out_are_told_each_time_with_the_place_of_the_rea
     (tmp_path / "mine" / "p05.png").write_bytes(b"torn")
     for _ in range(2):
         samples = read_samples(folder_config(tmp_path), 0, tmp_path / "work")
-    assert caplog.messages == [f"2 of 20 pictures are left out; {tmp_path}/work/rejects.csv says why of each"] * 2
+    rejects = tmp_path / "work" / "rejects.csv"
+    assert caplog.messages == [f"2 of 20 pictures are left out; {rejects} says why of each"] * 2
     assert len(samples.training) + len(samples.held_out) + samples.unused == 18 and samples.unused > 0
 
 
