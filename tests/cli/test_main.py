@@ -32,7 +32,7 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
 
 
 def test_reading_a_recipe_needs_no_torch() -> None:
-    assert _loaded_by("import bottega.cli.run, bottega.cli.stage, bottega.workshop").isdisjoint(LIBRARIES)
+    assert _loaded_by("import bottega.cli.run, bottega.cli.stage, bottega.pipeline").isdisjoint(LIBRARIES)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bottega.cli.main import main
+from bottega.pipeline import STAGES, Pipeline
 from bottega.runtime.errors import StartAfresh
 from bottega.teacher.ledger import Ledger
-from bottega.workshop import STAGES, Workshop
 
 from ..teacher.conftest import SIZE, draw
 
@@ -56,11 +56,11 @@ def test_the_loop_starts_a_stage_again_that_has_grown(tmp_path: Path, monkeypatc
         if len(calls) < 3:
             raise StartAfresh("memory rose")
 
-    monkeypatch.setattr("bottega.workshop.run_child", child)
+    monkeypatch.setattr("bottega.pipeline.run_child", child)
     said: list[str] = []
-    workshop = Workshop(Recipe(name="x"), tmp_path, say=said.append)
+    pipeline = Pipeline(Recipe(name="x"), tmp_path, say=said.append)
     teacher = next(stage for stage in STAGES if stage.name == "teacher")
-    while workshop._grew_too_large(teacher):
+    while pipeline._grew_too_large(teacher):
         pass
     assert len(calls) == 3
     assert said == ["teacher: memory rose"] * 2

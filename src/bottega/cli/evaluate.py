@@ -31,14 +31,14 @@ def command(
 
             draw_from(draw)
         return
-    from bottega.cli.run import open_workshop, read_size
+    from bottega.cli.run import open_pipeline, read_size
     from bottega.evaluation.stage import run
     from bottega.runtime.errors import RequestError
 
     if recipe is None:
         raise RequestError("evaluate needs a run directory or a recipe, received neither; try runs/miniature")
-    workshop = open_workshop(recipe, None, read_size(None, None), set_ or [])
-    told, at = workshop.recipe, workshop.directory
+    pipeline = open_pipeline(recipe, None, read_size(None, None), set_ or [])
+    told, at = pipeline.recipe, pipeline.directory
     output = output or at / "evaluation"
     summary = run(
         told.evaluation if limit is None else told.evaluation.model_copy(update={"limit": limit}),

@@ -11,9 +11,9 @@ import typer
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
+    from bottega.pipeline import Pipeline, Size
     from bottega.recipe import Recipe
     from bottega.runtime.config import Config
-    from bottega.workshop import Size, Workshop
 
 FUNCTIONS = {"world": "bottega.miniature.datasets:run_world", "truth": "bottega.miniature.datasets:run_truth"}
 """The stages that only the command line knows of."""
@@ -40,26 +40,26 @@ def command(
 
         go_offline()  # for the stages' processes too: it is in the environment
     sets = [*(set_ or []), *([f"models.cache={model_cache}"] if model_cache is not None else [])]
-    workshop = open_workshop(recipe, directory, read_size(limit, seeds), sets)
+    pipeline = open_pipeline(recipe, directory, read_size(limit, seeds), sets)
     if dry_run:
-        _print_plan(workshop, json_)
+        _print_plan(pipeline, json_)
         return
-    summary = workshop.run(until)
+    summary = pipeline.run(until)
     if json_:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        typer.echo(f"{workshop.directory / 'report.html'} ({summary['seconds']:.0f} s of work in all)")
+        typer.echo(f"{pipeline.directory / 'report.html'} ({summary['seconds']:.0f} s of work in all)")
 
 
-def open_workshop(recipe: Path, directory: Path | None, size: Size, sets: list[str]) -> Workshop:
-    """The workshop of a recipe file, or of the run directory that holds one."""
-    from bottega.workshop import Workshop
+def open_pipeline(recipe: Path, directory: Path | None, size: Size, sets: list[str]) -> Pipeline:
+    """The pipeline of a recipe file, or of the run directory that holds one."""
+    from bottega.pipeline import Pipeline
 
     if recipe.is_dir():
         directory = directory or recipe
         recipe = recipe / "recipe.yaml"
     loaded = read_recipe(recipe, sets)
-    return Workshop(loaded, directory or Path("runs") / loaded.name, size, FUNCTIONS)
+    return Pipeline(loaded, directory or Path("runs") / loaded.name, size, FUNCTIONS)
 
 
 def read_recipe(path: Path, sets: list[str]) -> Recipe:
@@ -71,7 +71,7 @@ def read_recipe(path: Path, sets: list[str]) -> Recipe:
 
 def read_size(limit: int | None, seeds: str | None) -> Size:
     """The options --limit and --seeds."""
-    from bottega.workshop import Size
+    from bottega.pipeline import Size
 
     try:
         chosen = None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
@@ -80,11 +80,11 @@ def read_size(limit: int | None, seeds: str | None) -> Size:
     return Size(limit, chosen)
 
 
-def _print_plan(workshop: Workshop, as_json: bool) -> None:
+def _print_plan(pipeline: Pipeline, as_json: bool) -> None:
     from bottega.recipe import resolved
     from bottega.runtime.config import as_yaml
 
-    recipe, states, missing = resolved(workshop.recipe), workshop.states(), workshop.missing()
+    recipe, states, missing = resolved(pipeline.recipe), pipeline.states(), pipeline.missing()
     if as_json:
         typer.echo(json.dumps({"recipe": recipe, "stages": states, "missing": missing}, indent=2, ensure_ascii=False))
         return

@@ -1,4 +1,4 @@
-"""`bottega stage`: one stage of a run, or its report, in this process. The workshop calls it; people need not."""
+"""`bottega stage`: one stage of a run, or its report, in this process. The pipeline calls it; people need not."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def command(
     directory: Annotated[Path, typer.Argument(help="run directory")],
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     seeds: Annotated[str | None, typer.Option()] = None,
-    parent: Annotated[int | None, typer.Option(help="inherited socket to the workshop")] = None,
+    parent: Annotated[int | None, typer.Option(help="inherited socket to the pipeline")] = None,
 ) -> None:
     """Do one stage of a run directory."""
     with attached(parent, explain):
-        from bottega.cli.run import open_workshop, read_size
+        from bottega.cli.run import open_pipeline, read_size
+        from bottega.pipeline import BY_NAME
         from bottega.runtime.errors import RequestError
-        from bottega.workshop import BY_NAME
 
-        workshop = open_workshop(directory / "recipe.yaml", directory, read_size(limit, seeds), [])
+        pipeline = open_pipeline(directory / "recipe.yaml", directory, read_size(limit, seeds), [])
         if name == "report":
-            workshop.perform_report()
+            pipeline.perform_report()
         elif name in BY_NAME:
-            workshop.perform(BY_NAME[name])
+            pipeline.perform(BY_NAME[name])
         else:
             raise RequestError(f"unknown stage {name!r}; stages: {', '.join(BY_NAME)}, report")

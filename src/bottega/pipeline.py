@@ -1,4 +1,4 @@
-"""The closed loop: the stages of a recipe in order, each in a process of its own, each skipped when nothing changed.
+"""The pipeline: the stages of a recipe in order, each in a process of its own, each skipped when nothing changed.
 
     world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation     (report after each)
 
@@ -105,7 +105,7 @@ class Size:
 
 
 @dataclass
-class Workshop:
+class Pipeline:
     """One run: a recipe in its directory.
 
     Args:
