@@ -192,7 +192,7 @@ def test_a_run_of_another_trainer_gets_no_command_of_this_one(tmp_path: Path) ->
     assert str(verdict.actions[0].command).startswith("the same command again")
 
 
-def test_three_pictures_learned_by_heart_are_over_fitted_on_those_held_out(tmp_path: Path) -> None:
+def test_three_pictures_learned_by_heart_overfit(tmp_path: Path) -> None:
     recipe = """
 name: over
 data: {kind: circles, num_samples: 3, size: 64, held_out: 0.01}
@@ -207,7 +207,7 @@ validation: {pictures: 12, samples: 0}
     rows = [json.loads(line) for line in (tmp_path / "over" / METRICS).read_text().splitlines()]
     best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
     assert rows[-1]["val_loss"] > 1.1 * best["val_loss"]
-    assert verdict.state == "over-fitted"
+    assert verdict.state == "overfitting"
     assert f"best, {best['val_loss']:.4g}, at step {best['step']}" in verdict.findings[0].evidence
     assert "held-out pictures" in verdict.level
 

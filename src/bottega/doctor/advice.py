@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bottega.doctor.course import Course
 from bottega.doctor.logs import Log
+from bottega.runtime.findings import DECAYED_RATE, Finding
 from bottega.training.checkpoint import folders
-from bottega.training.diagnosis import DECAYED, Finding
 from bottega.training.log import METRICS
 
 LONGER = 1.5
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def state(self) -> str:
-        """The gravest finding's name."""
+        """The most severe finding's name."""
         return self.findings[0].name
 
     @property
@@ -53,9 +53,9 @@ class Case:
 
 
 def actions(case: Case) -> tuple[Action, ...]:
-    """Two to five things to do. In `WHAT_TO_DO`, {evidence} is the gravest finding's."""
+    """Two to five things to do. In `WHAT_TO_DO`, {evidence} is the most severe finding's."""
     state, evidence = case.state, case.findings[0].evidence
-    if state == "plateaued" and case.course.rate < DECAYED * case.course.peak_rate:
+    if state == "plateaued" and case.course.rate < DECAYED_RATE * case.course.peak_rate:
         state = "plateaued, the rate come down"
         evidence = f"the learning rate is at {case.course.rate / case.course.peak_rate:.0%} of its peak"
         if not case.ended:
@@ -163,7 +163,7 @@ WHAT_TO_DO: dict[str, tuple[tuple[str, str], ...]] = {
         ("halve the learning rate, or take a third of it", "a loss that surely rises is above what the rate bears"),
         ("lengthen the warm-up; clip the gradient's norm to 1", "most runs that diverge do so after a large step"),
     ),
-    "over-fitted": (
+    "overfitting": (
         ("use the checkpoint nearest to the best validation", "{evidence}"),
         _DATA,
         ("stop earlier, lower the rate, or train fewer parameters", "all keep it from learning by heart"),

@@ -1,7 +1,7 @@
 """The course of a loss, kept in bounded memory, and what can surely be said of it.
 
 All of it is judged on the logarithm: what matters is by which factor a loss falls, and the timesteps' noise is then
-even. Names of what is found, the gravest first, are in `STATES`.
+even.
 """
 
 from __future__ import annotations
@@ -17,24 +17,8 @@ import numpy as np
 
 from bottega.doctor.likeness import Likeness
 from bottega.doctor.logs import F64, Log, Points
-from bottega.training.diagnosis import LOSS_BLOWN, LOSS_RISE, Finding
+from bottega.runtime.findings import LOSS_BLOWN, LOSS_RISE, Finding, Severity, by_severity
 from bottega.training.trends import TREND_POINTS, Z95, Z99, Z999, Block, Blocks, Estimate, change, slope
-
-STATES = (
-    "not finite",
-    "diverging",
-    "over-fitted",
-    "oscillating",
-    "resumed with a jump",
-    "task starved",
-    "constant",
-    "rising",
-    "falling",
-    "falling slowly",
-    "plateaued",
-    "flat throughout",
-    "not enough to tell",
-)
 
 FEWEST = 2 * TREND_POINTS
 """Losses, at the least: half of them must make a trend."""
@@ -66,8 +50,8 @@ middle ones, leave nought out."""
 CEILING = 1e100
 """Losses above count as this in means: the squares of many still fit into a double."""
 
-WORSE = 1.05
-"""An over-fitted run's last validations all lie above its best by this factor, besides surely rising."""
+VALIDATION_RISE = 1.05
+"""An overfitting run's last validations all lie above its best by this factor, besides surely rising."""
 
 
 @dataclass(frozen=True)
@@ -216,20 +200,20 @@ class Course:
 
 
 def findings(course: Course, log: Log, *, averaged: bool) -> list[Finding]:
-    """All that is so, the gravest first; the advice is left to `bottega.doctor.training`. averaged: the log holds the
+    """All that is so, the most severe first; the advice is left to `bottega.doctor.advice`. averaged: the log holds the
     trainer's running mean, whose neighbours are nearly the same."""
     move = course.move()
     found = [
         _broken(course, log),
         _diverging(course, move, log.unit),
-        _over_fitted(log, move),
+        _overfitting(log, move),
         _oscillating(course, log.unit, averaged=averaged),
         _jumped(course, log.unit),
         *(f for f in log.watcher.findings(ended=True) if f.name == "task starved"),
         _course(course, move, log.unit),
     ]
-    told = sorted((f for f in found if f is not None), key=lambda f: STATES.index(f.name))
-    return [f for f in told if f.name != STATES[-1]] or told
+    present = by_severity(found)
+    return [finding for finding in present if finding.severity > Severity.UNKNOWN] or present
 
 
 def _broken(course: Course, log: Log) -> Finding | None:
@@ -245,7 +229,7 @@ def _broken(course: Course, log: Log) -> Finding | None:
         )
     )
     at = f"{log.unit} {course.broken_step:.0f}"
-    return _found("not finite", f"the loss is NaN or infinite for the first time at {at}, {since}")
+    return Finding("not finite", f"the loss is NaN or infinite for the first time at {at}, {since}")
 
 
 def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding | None:
@@ -261,7 +245,7 @@ def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding |
             rise, wide = (change(lowest, last, Z999 * z).exp() for z in (1.0, math.sqrt((1 + alike) / (1 - alike))))
             if rise.low > LOSS_BLOWN or (wide.low > LOSS_RISE and (rising or end == "sixteenth")):
                 where = f"around {unit} {course.step_at(lowest.step):.0f}"
-                return _found(
+                return Finding(
                     "diverging", f"the last {end} of the log lies {_times(rise)} above the lowest one, {where}"
                 )
     elif course.count >= FEWEST:
@@ -270,13 +254,13 @@ def _diverging(course: Course, move: Move | None, unit: str | None) -> Finding |
         # that the three largest of twelve come last by chance happens once in 220 runs
         if min(late) > max(early) and min(late) > median(early) + math.log(LOSS_BLOWN) and not course.jumps:
             factor = math.exp(median(late) - median(early))
-            return _found("diverging", f"the last three losses are the largest of all, {factor:.3g} times the median")
+            return Finding("diverging", f"the last three losses are the largest of all, {factor:.3g} times the median")
         if rising and move is not None and move.change.low > math.log(LOSS_RISE):
-            return _found("diverging", f"{_span(move, unit)} the loss moves by {move}")
+            return Finding("diverging", f"{_span(move, unit)} the loss moves by {move}")
     return None
 
 
-def _over_fitted(log: Log, move: Move | None) -> Finding | None:
+def _overfitting(log: Log, move: Move | None) -> Finding | None:
     """Validation surely rises, and lies above its best, while the training loss does not rise."""
     rows = [(step, math.log(loss)) for step, loss in log.validations if math.isfinite(loss) and loss > 0]
     window = rows[-max(TREND_POINTS, len(rows) // 2) :]
@@ -285,11 +269,11 @@ def _over_fitted(log: Log, move: Move | None) -> Finding | None:
     best = min(rows, key=lambda row: row[1])
     values = [value for _, value in window]
     rise = slope([float(i) for i in range(len(window))], values, Z99)
-    if rise.low <= 0 or min(values[-3:]) < best[1] + math.log(WORSE):
+    if rise.low <= 0 or min(values[-3:]) < best[1] + math.log(VALIDATION_RISE):
         return None
     above = math.expm1(median(values[-3:]) - best[1])
-    return _found(
-        "over-fitted",
+    return Finding(
+        "overfitting",
         f"the validation loss was best, {math.exp(best[1]):.4g}, at {log.unit} {best[0]:.0f} and surely rises since: "
         f"by {above:.0%}, while the training loss does not",
     )
@@ -324,14 +308,14 @@ def _oscillating(course: Course, unit: str | None, *, averaged: bool) -> Finding
         f"between {unit} {first:.0f} and {last:.0f} the loss turned {len(turns) - 1} times, each time by a factor of "
         f"{math.exp(median(sizes)):.2g} or so, beyond its noise"
     )
-    return _found("oscillating", evidence)
+    return Finding("oscillating", evidence)
 
 
 def _jumped(course: Course, unit: str | None) -> Finding | None:
     if not course.jumps:
         return None
     jump = max(course.jumps, key=lambda j: j.size.low)
-    return _found(
+    return Finding(
         "resumed with a jump",
         f"after the resume at {unit} {jump.step:.0f} the loss is {_times(jump.size.exp())} what it was before",
     )
@@ -341,22 +325,24 @@ def _course(course: Course, move: Move | None, unit: str | None) -> Finding:
     """How the loss moves at the end of the log."""
     if course.count < FEWEST and course.odd_since < FEWEST:
         few = f"{course.count} usable losses; at least {FEWEST} are needed, some hundreds are better"
-        return _found("not enough to tell", few)
+        return Finding("not enough to tell", few)
     if course.odd_since >= FEWEST:
-        return _found("constant", f"the last {course.odd_since} losses are nought or negative, so that nothing is told")
+        return Finding(
+            "constant", f"the last {course.odd_since} losses are nought or negative, so that nothing is told"
+        )
     if course.low == course.high:
-        return _found("constant", f"all {course.count} losses are exactly {course.low:.6g}")
+        return Finding("constant", f"all {course.count} losses are exactly {course.low:.6g}")
     if move is None or move.direction == "undecided":
         said = "too few blocks" if move is None else f"{_span(move, unit)} it moved by {move}, which leaves it open"
         fallen = math.expm1(-_first_fall(course))
         said += f"; from the beginning to the last half it fell, by {-fallen:.0%} at least" if -fallen > 0.1 else ""
-        return _found("not enough to tell", f"the loss is too noisy for its {course.count} values: {said}")
+        return Finding("not enough to tell", f"the loss is too noisy for its {course.count} values: {said}")
     evidence = f"{_span(move, unit)} the loss moved by {move}"
     if move.direction != "flat":
-        return _found(move.direction, evidence)
+        return Finding(move.direction, evidence)
     if _first_fall(course) < FLAT:
-        return _found("flat throughout", f"{evidence}; nor did it surely fall before")
-    return _found("plateaued", evidence)
+        return Finding("flat throughout", f"{evidence}; nor did it surely fall before")
+    return Finding("plateaued", evidence)
 
 
 def _first_fall(course: Course) -> float:
@@ -385,10 +371,6 @@ def _slope(places: list[float], values: list[float], z: float) -> Estimate:
 
 def _block(values: F64) -> Block:
     return Block(len(values), 0.0, float(values.mean()), float(((values - values.mean()) ** 2).sum()))
-
-
-def _found(name: str, evidence: str) -> Finding:
-    return Finding(name, evidence, "")
 
 
 def _times(rise: Estimate) -> str:

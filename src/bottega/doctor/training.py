@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bottega.doctor.advice import Action, Case, actions
-from bottega.doctor.course import STATES, Course, findings
+from bottega.doctor.course import Course, findings
 from bottega.doctor.levels import Bins, level
 from bottega.doctor.logs import Log
-from bottega.training.diagnosis import NONE, Finding
+from bottega.runtime.findings import Finding, Severity
 from bottega.training.trends import Z95, Estimate
 
 MARKS = (
@@ -66,8 +66,8 @@ class Outlook:
 class Verdict:
     """What is said of a log.
 
-    state: the name of the first of `findings`, which come with the gravest first (`course.STATES`); bottega's own
-    paired validation, where there is one, goes before what is no fault. curve: (step, mean loss) of 64 stretches.
+    state: the name of the first of `findings`, which come with the most severe first; bottega's own paired
+    validation, where there is one, goes before what is no fault. curve: (step, mean loss) of 64 stretches.
     """
 
     log: str
@@ -116,9 +116,9 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     todo = actions(case)
     falling = course if case.state in ("falling", "falling slowly") else None
     marks = outlook(progress, falling) if log.prompted and log.draws and not paired else ()
-    if paired and STATES.index(case.state) >= STATES.index("falling"):  # the noise cancels there: it knows better
+    if paired and found[0].severity < Severity.WARNING:  # the noise cancels there: it knows better
         found = [*paired, *found]
-        todo = (*(Action(f.advice, f.evidence) for f in paired if f.advice != NONE), *todo)[:5]
+        todo = (*(Action(f.advice, f.evidence) for f in paired if f.needs_action), *todo)[:5]
     return Verdict(
         log=str(path),
         trainer=log.trainer,

@@ -8,7 +8,8 @@ from typing import Any
 
 from bottega.report.plots import Curve, curves
 from bottega.report.reading import number
-from bottega.training.diagnosis import Finding, Watcher, as_verdict
+from bottega.runtime.findings import Finding
+from bottega.training.diagnosis import Watcher, as_verdict
 
 _TASKS = {"main": "style targets", "style": "style targets", "target": "style targets", "fill50k": "Fill50K"}
 
@@ -17,7 +18,7 @@ _TASKS = {"main": "style targets", "style": "style targets", "target": "style ta
 class Learning:
     """What a training log tells. The pictures are `<svg>` elements, empty where the log holds nothing for them.
 
-    word, evidence, advice: the verdict on all `findings`, which come with the gravest first.
+    word, evidence, advice: the verdict on all `findings`, which come with the most severe first.
     """
 
     steps: int

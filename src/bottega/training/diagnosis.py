@@ -10,32 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
+from bottega.runtime.findings import DECAYED_RATE, LOSS_BLOWN, LOSS_RISE, NONE, Finding, by_severity
 from bottega.training.log import METRICS
 from bottega.training.trends import Blocks, Estimate, Trend, change
-
-GRAVITY = (
-    "diverging",
-    "not learning",
-    "style ignored",
-    "content copied",
-    "task starved",
-    "overfitting",
-    "under-trained",
-    "plateaued",
-    "learning",
-    "unknown",
-)
-"""The names of all findings, the gravest first."""
-
-NONE = "none needed"
-"""The advice of a finding that asks for nothing."""
 
 SWAP_FLOOR = 0.25
 """Share of the gain that must vanish with another picture's style, or the style is not what was learned."""
@@ -47,17 +31,11 @@ FEW_VALIDATIONS = 6
 """Before so many validations a run under way is not said to learn nothing, to ignore the style or to copy the content:
 every run begins so."""
 
-LOSS_RISE = 1.1
-"""Every task's training loss must surely lie above its lowest stretch by this factor to speak of diverging at all."""
-
-LOSS_BLOWN = 2.0
-"""From this factor on, the raw training loss alone is enough."""
-
 GRADIENT_RISE = 2.0
 """The gradient's norm bears diverging out from this factor over its lowest stretch on: it grows in healthy runs too,
 as the gates open."""
 
-WORSE = -0.1
+WORSE_THAN_BASE = -0.1
 """A gain that surely lies below this is diverging by itself: an adapter begins as the base, so training drove it away.
 """
 
@@ -66,21 +44,6 @@ STARVED_RISE = 1.1
 
 STARVED_FALL = 0.95
 """The other task's loss must surely have fallen below this share of its own beginning."""
-
-DECAYED = 0.2
-"""Below this share of its peak, the learning rate alone makes the gain flat."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is so: its name (one of `GRAVITY`), the numbers that show it, and what to try."""
-
-    name: str
-    evidence: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.evidence}" + ("" if self.advice == NONE else f"; to try: {self.advice}")
 
 
 class Watcher:
@@ -127,24 +90,29 @@ class Watcher:
             blocks.add(self.step, math.log(real))
 
     def findings(self, *, ended: bool = False) -> list[Finding]:
-        """What can be said now, the gravest first; never empty.
+        """What can be said now, the most severe first; never empty.
 
         ended: the run is over, so that "still improving" is a fault and no longer good news.
         """
         trend = self._trend()
-        found = _present(self._diverging(trend), self._starved())
+        diverging = self._diverging(trend)
+        starved = self._starved()
         early = not ended and self.gains.count < FEW_VALIDATIONS
-        sound = not any(finding.name == "diverging" for finding in found)
+        found: list[Finding | None] = [diverging]
         if "val_gain_low" not in self.validation:
-            said = "no validation has been run" if not self.validation else "the validation states no interval"
-            found.append(Finding("unknown", said, "train for more steps, or lower student.loop.validate_every"))
+            evidence = "the validation states no interval" if self.validation else "no validation has been run"
+            advice = "train for more steps, or lower student.loop.validate_every"
+            found += [starved, Finding("unknown", evidence, advice)]
         elif self.validation["val_gain_low"] > 0.0:
-            found += _present(self._ignored(), self._copied()) if not early else []
-            found += [Finding("learning", self._gain(), NONE), *self._outlook(trend, ended)] if sound else []
+            found += [] if early else [self._ignored(), self._copied()]
+            found.append(starved)
+            if diverging is None:
+                found += [*self._outlook(trend, ended), Finding("learning", self._gain(), NONE)]
         else:
-            found += [self._no_gain(trend, ended, early)] if sound else []
-            found += _present(self._copied()) if ended else []
-        return sorted(found, key=lambda finding: GRAVITY.index(finding.name))
+            found += [self._no_gain(trend, ended, early)] if diverging is None else []
+            found += [self._copied()] if ended else []
+            found.append(starved)
+        return by_severity(found)
 
     def _trend(self) -> Trend | None:
         """Of the gain over the last quarter of the run where that decides, else over the last half."""
@@ -173,7 +141,7 @@ class Watcher:
         )
         if self.broken is not None:
             return Finding("diverging", f"{self.broken[0]} is not a finite number at step {self.broken[1]}", advice)
-        if self.validation.get("val_gain_high", 0.0) < WORSE:
+        if self.validation.get("val_gain_high", 0.0) < WORSE_THAN_BASE:
             return Finding("diverging", f"{self._gain()}, where it began", advice)
         rises = {task: rise for task, blocks in self._tasks().items() if (rise := _rise(blocks)) is not None}
         surely = min((rise.low for rise in rises.values()), default=0.0)
@@ -259,7 +227,7 @@ class Watcher:
         ]
 
     def _beyond_the_plateau(self) -> str:
-        if 0.0 < self.rate < DECAYED * self.peak_rate:
+        if 0.0 < self.rate < DECAYED_RATE * self.peak_rate:
             return (
                 f"the learning rate had come down to {self.rate / self.peak_rate:.0%} of its peak, which alone makes "
                 "the curve flat; only a longer run (student.loop.steps) shows whether more can be had"
@@ -318,7 +286,7 @@ def diagnose_folder(path: Path | str) -> list[Finding]:
 
 
 def words(findings: Sequence[Finding]) -> str:
-    """The findings as a terminal shows them, the gravest first: a line of evidence, and one of advice where needed."""
+    """The findings as a terminal shows them: a line of evidence each, and one of advice where there is any."""
     return "\n".join(
         f"{f.name}: {f.evidence}" + ("" if f.advice == NONE else f"\n    to try: {f.advice}") for f in findings
     )
@@ -347,10 +315,6 @@ def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
         "advice": "; ".join(dict.fromkeys(advice)) or NONE,
         "findings": [asdict(finding) for finding in findings],
     }
-
-
-def _present(*findings: Finding | None) -> list[Finding]:
-    return [finding for finding in findings if finding is not None]
 
 
 def _real(value: Any) -> float | None:
