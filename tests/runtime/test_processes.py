@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bottega.runtime.errors import Interrupted, LockedError
+from bottega.runtime.errors import Interrupted, LockedError, RequestError
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import device_lock, lock
 
@@ -62,6 +62,30 @@ def test_a_lock_says_nothing_of_its_holder_once_it_is_given_up(tmp_path: Path) -
     with lock(tmp_path / ".lock", "me"):
         pass
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_lock_that_is_a_link_is_refused_and_the_file_it_leads_to_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("not bottega's")
+    (tmp_path / ".lock").symlink_to(mine)
+    with pytest.raises(RequestError, match=r"\.lock, a symbolic link to .*mine\.txt; delete the link"):
+        lock(tmp_path / ".lock", "me").__enter__()
+    assert mine.read_text() == "not bottega's"
+    assert (tmp_path / ".lock").is_symlink()
+
+
+def test_a_lock_that_is_no_ordinary_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(RequestError, match="a lock is an ordinary file"):
+        lock(tmp_path / ".lock", "me").__enter__()
+
+
+def test_a_file_that_another_process_locks_is_not_changed(tmp_path: Path) -> None:
+    with _holder(tmp_path / ".lock"):
+        record = (tmp_path / ".lock").read_text()
+        with pytest.raises(LockedError):
+            lock(tmp_path / ".lock", "me", patience_s=0.0).__enter__()
+        assert (tmp_path / ".lock").read_text() == record
 
 
 def test_the_cpu_needs_no_device_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,19 @@ says who holds it. Forked children do not inherit it, so no forgotten worker of 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bottega.runtime.errors import LockedError
+from bottega.runtime.errors import LockedError, RequestError
 from bottega.runtime.files import storage_error
 
 PATIENCE_S = 5.0
@@ -35,13 +37,10 @@ def lock(path: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iterator
     Raises:
         LockedError: if another living process holds it; names its process id and what it does. (The process that holds
             it already gets it again.)
+        RequestError: if the lock file is a symbolic link, or no ordinary file.
         StorageError: if the lock file cannot be made.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise storage_error(error, path) from error
+    descriptor = _open(path)
     try:
         _acquire(descriptor, path, patience_s)
         record = {"pid": os.getpid(), "host": socket.gethostname(), "holder": holder}
@@ -72,6 +71,29 @@ def device_lock(device: str, holder: str) -> Iterator[None]:
     name = f"bottega-{os.getuid()}-{device.replace(':', '-')}.lock"
     with lock(Path(tempfile.gettempdir()) / name, holder):
         yield
+
+
+def _open(path: Path) -> int:
+    """The lock file's descriptor; nothing in the file is changed before the lock is held.
+
+    A link is not followed: the holder's record would replace the content of whatever file it leads to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise RequestError(
+                f"a lock is a file of its own, received {path}, a symbolic link to {os.readlink(path)}; delete the "
+                "link and run the same command again"
+            ) from error
+        raise storage_error(error, path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RequestError(
+            f"a lock is an ordinary file, received {path}, which is none; delete it and run the same command again"
+        )
+    return descriptor
 
 
 def _acquire(descriptor: int, path: Path, patience_s: float) -> None:
