@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -119,6 +120,24 @@ def test_a_changed_input_is_done_again_and_a_renamed_one_is_not(teach: Teach, da
     assert old not in after
     history = [row for row in rows(tmp_path / "teacher") if dict(row)["target"] == changed and not dict(row)["current"]]
     assert history
+
+
+@pytest.mark.parametrize("way_out", ["dots", "absolute", "link"])
+def test_a_row_whose_picture_lies_outside_of_the_run_is_refused_and_the_file_stays(
+    teach: Teach, data: DataSet, tmp_path: Path, way_out: str
+) -> None:
+    teach(seeds=[0])
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(b"not bottega's")
+    path = {"absolute": str(mine), "link": "link/mine.png"}.get(way_out, "../mine.png")
+    (tmp_path / "teacher" / "link").symlink_to(tmp_path)
+    victim = f"{data.rows[0]['pair_id']}_seed0"
+    with closing(sqlite3.connect(tmp_path / "teacher/ledger.sqlite")) as db, db:
+        db.execute("UPDATE tries SET output_path = ? WHERE target = ?", (path, victim))
+    data.rewrite([{**data.rows[0], "prompt": "something else"}, *data.rows[1:]])  # its picture is to be replaced
+    with pytest.raises(RequestError, match=rf"target {victim}: output_path must be a path inside .* received '{path}'"):
+        teach(seeds=[0])
+    assert mine.read_bytes() == b"not bottega's"
 
 
 def test_a_changed_prompt_is_done_again(teach: Teach, data: DataSet, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bottega.runtime.errors import FingerprintError, MissingError, StorageError
+from bottega.runtime.paths import inside, stays_inside
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 _JSON = ("reasons", "scores", "parameters")
@@ -268,7 +269,7 @@ class Ledger:
         query = "SELECT * FROM tries WHERE current AND target IN ({}) ORDER BY target, try_index"
         found: dict[str, list[Row]] = {}
         for row in self._select(query, targets, named=True):
-            found.setdefault(row["target"], []).append(_row(row))
+            found.setdefault(row["target"], []).append(self._row(row))
         return found
 
     def known(self, targets: Sequence[str]) -> dict[str, Known]:
@@ -279,6 +280,7 @@ class Ledger:
         )
         found: dict[str, Known] = {}
         for target, content, style, prompt, status, path in self._select(query, targets):
+            self._require_inside(target, path)
             one = found.get(target)
             if one is None:
                 found[target] = Known(content, style, prompt, status == "ok", [path] if path is not None else [])
@@ -310,7 +312,7 @@ class Ledger:
 
     def best(self) -> Iterator[Row]:
         """The best try of each target (grade, then fewest reasons, then the earliest), in the order of the work."""
-        return (_row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
+        return (self._row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
     def best_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Some columns, as they stand, of the best try of each target that has a picture, in the order of the work."""
@@ -319,13 +321,15 @@ class Ledger:
 
     def pictures(self) -> Iterator[tuple[str, str, str]]:
         """(output_path, content_path, style_path) of every current try whose picture was kept, by content and style."""
-        columns = "output_path, content_path, style_path"
+        columns = "target, output_path, content_path, style_path"
         query = f"SELECT {columns} FROM tries WHERE current AND output_path IS NOT NULL ORDER BY target, try_index"
-        return iter(self._tuples(query))
+        for target, output_path, content_path, style_path in self._tuples(query):
+            self._require_inside(target, output_path)
+            yield output_path, content_path, style_path
 
     def current(self) -> Iterator[Row]:
         """All current tries in the order they were entered."""
-        return (_row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
+        return (self._row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
 
     def retried_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Some columns, as they stand, of the current tries of all targets that have more than one, target by target,
@@ -372,6 +376,23 @@ class Ledger:
                 yield Scored._make((*row[:-1], scores))
             last = page[-1][2:4]
 
+    def _row(self, row: sqlite3.Row) -> Row:
+        self._require_inside(row["target"], row["output_path"])
+        return Row(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
+
+    def picture_file(self, target: str, output_path: str) -> Path:
+        """A target's picture by the path in its row.
+
+        Raises:
+            RequestError: the path leads out of the run: to read, overwrite or delete that file is refused.
+        """
+        return inside(self.path.parent, output_path, f"{self.path}, target {target}: output_path")
+
+    def _require_inside(self, target: str, output_path: str | None) -> None:
+        """The same refusal for every row that is read, by the path's text alone: a long ledger is read in seconds."""
+        if output_path is not None and not stays_inside(output_path):
+            self.picture_file(target, output_path)
+
 
 class _Transaction:
     """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error."""
@@ -403,10 +424,6 @@ def _values(row: Row) -> list[Any]:
         for c in COLUMNS
         for v in (getattr(row, c),)
     ]
-
-
-def _row(row: sqlite3.Row) -> Row:
-    return Row(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
 
 
 def _flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -295,13 +295,14 @@ class Runner:
             for old, new in zip(rows, moved, strict=True):
                 if old.output_path is None or new.output_path is None:
                     continue
-                if not (self.directory / old.output_path).is_file():
+                before = self.ledger.picture_file(old.target, old.output_path)
+                if not before.is_file():
                     return False
-                write_bytes(self.directory / new.output_path, (self.directory / old.output_path).read_bytes())
+                write_bytes(self.ledger.picture_file(new.target, new.output_path), before.read_bytes())
             self.ledger.rename(rows[0].target, moved)
             for old in rows:  # after the rows: a kill in between leaves a spare copy, never a row without its picture
                 if old.output_path is not None:
-                    (self.directory / old.output_path).unlink(missing_ok=True)
+                    self.ledger.picture_file(old.target, old.output_path).unlink(missing_ok=True)
             return True
         return False
 
@@ -447,8 +448,10 @@ class Runner:
         """Enter a written chunk's rows, and look after the memory."""
         rows = chunk.rows or []
         new = {row.output_path for row in rows}
-        for path in (path for target in chunk.targets for path in target.stale if path not in new):
-            (self.directory / path).unlink(missing_ok=True)
+        for target in chunk.targets:
+            for path in target.stale:
+                if path not in new:
+                    self.ledger.picture_file(target.work.target, path).unlink(missing_ok=True)
         if rows:
             self.ledger.commit(rows, superseded=[t.work.target for t in chunk.targets if t.known])
             self._look_after_memory(len(chunk.targets))
@@ -483,7 +486,7 @@ class Runner:
             folder = "rejected" if one.grade.letter == "C" else "images"
             path = f"{folder}/{name}.png" if index == best else f"tries/{name}_try{index}.png"
             kept = one.picture if index == best or self.config.keep_tries == "all" else None
-            sha256 = write_png(self.directory / path, kept) if kept is not None else None
+            sha256 = write_png(self.ledger.picture_file(name, path), kept) if kept is not None else None
             row = self._row(target, index, one.rung, "ok" if one.picture is not None else "failed", one.grade)
             parameters = {
                 **one.settings.as_json(),

@@ -247,16 +247,17 @@ def draw_sheet(
     ranked = [row for rows in by_grade.values() for row in rows[:third]]
     ranked += [row for rows in by_grade.values() for row in rows[third:]]
     chosen = sorted(ranked[:count], key=lambda row: row.grade)
-    entries = [entry for row in chosen if (entry := _entry(row, directory, data_root)) is not None]
+    entries = [entry for row in chosen if (entry := _entry(row, ledger, data_root)) is not None]
     contact_sheet(entries, output or directory / "contact_sheet.png")
     return len(entries)
 
 
-def _entry(row: Row, directory: Path, data_root: Path, side: int = 256) -> Entry | None:
+def _entry(row: Row, ledger: Ledger, data_root: Path, side: int = 256) -> Entry | None:
     """The row's pictures for a sheet; None where they can't be read any more."""
     try:
         content, style = (load_square(data_root / path, side) for path in (row.content_path, row.style_path))
-        target = load_square(directory / row.output_path, side) if row.output_path is not None else None
+        picture = ledger.picture_file(row.target, row.output_path) if row.output_path is not None else None
+        target = load_square(picture, side) if picture is not None else None
     except PictureError as error:
         LOGGER.warning("left out of the contact sheet: %s", error)
         return None
