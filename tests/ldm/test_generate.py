@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bottega.cli.main import main
 from bottega.ldm.checkpoint import open_trained
-from bottega.ldm.drawing import AT_ONCE, draw_latents, guided
+from bottega.ldm.drawing import BATCH, draw_latents, guided
 from bottega.ldm.generate import file_stem, generate, overridden
 from bottega.ldm.samples import sheet, to_bytes
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError
@@ -60,7 +60,7 @@ def test_a_picture_alone_is_the_one_that_is_drawn_in_a_batch(trained: Path, tmp_
 def test_more_pictures_than_are_drawn_at_once_keep_their_order_and_seeds(trained: Path) -> None:
     found = open_trained(trained, "cpu")
     path, plan = found.recipe.diffusion.path, found.recipe.sampling.plan(found.absmax)
-    count = AT_ONCE + 2
+    count = BATCH + 2
     many = draw_latents(found.model, path, plan, found.shape, [PROMPT] * count, range(count), 2.0)
     last = draw_latents(found.model, path, plan, found.shape, [PROMPT], [count - 1], 2.0)
     assert many.shape == (count, *found.shape) and float((many[-1] - last[0]).abs().max()) < 1e-5

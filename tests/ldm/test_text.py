@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from bottega.ldm.config import TextConfig
-from bottega.ldm.text import ClipText, Words, check_lengths, vocabulary_of, words_of
+from bottega.ldm.text import ClipText, WordEncoder, check_lengths, vocabulary_of, words_of
 from bottega.models.names import resolve
 from bottega.runtime.errors import MissingError, RequestError
 
 CAPTIONS = ["orange circle with teal background", "teal circle with orange background", "light blue circle"]
 
 
-def words(**changes: object) -> Words:
+def words(**changes: object) -> WordEncoder:
     torch.manual_seed(0)
     config = TextConfig.model_validate({"kind": "words", "width": 16, "layers": 2, "max_tokens": 8} | changes)
-    return Words(config, vocabulary_of(CAPTIONS)).eval()
+    return WordEncoder(config, vocabulary_of(CAPTIONS)).eval()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_whose_colour_it_is_counts() -> None:
     with torch.no_grad():
         states, counts = text(text.tokens(CAPTIONS[:2]))
     assert sorted(text.tokens(CAPTIONS)[0].tolist()) == sorted(text.tokens(CAPTIONS)[1].tolist())  # the same words
-    at = text.tokens(CAPTIONS)[0].tolist().index(text.numbers["circle"])
+    at = text.tokens(CAPTIONS)[0].tolist().index(text.ids["circle"])
     assert float((states[0, at] - states[1, at]).abs().max()) > 1e-2  # the noun knows which colour stands before it
     assert counts.sum(1).tolist() == [6, 6]
 
@@ -144,11 +144,11 @@ def test_a_caption_that_clip_cuts_off_is_told_of(clip: ClipText, caplog: pytest.
 def test_of_many_captions_that_are_cut_off_the_first_are_told_and_briefly(
     clip: ClipText, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clip._told.clear()
+    clip._warned.clear()
     for _ in range(2):
         clip([f"lake {number} {'boat ' * 200}" for number in range(20)])
     assert len(caplog.messages) == 8 and max(map(len, caplog.messages)) < 200
-    assert caplog.messages[-1].endswith("of further ones nothing is said")
+    assert caplog.messages[-1].endswith("no more such warnings follow")
 
 
 def test_reading_clips_text_says_nothing_that_looks_like_a_fault(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The denoiser: silent at first, then every branch reaches the output, and a picture never depends on its company."""
+"""The denoiser: silent at first, then every branch reaches the output, and pictures of a batch are independent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bottega.ldm.config import UNetConfig
-from bottega.ldm.unet import UNet, norm, place_channels, places, waves
+from bottega.ldm.unet import UNet, coord_channels, coord_features, norm, timestep_embedding
 
 from .tiny import alive
 
@@ -34,7 +34,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_the_first_prediction_is_exactly_nought(inputs: dict[str, torch.Tensor], blocks: int) -> None:
+def test_the_first_prediction_is_exactly_zero(inputs: dict[str, torch.Tensor], blocks: int) -> None:
     out = network(blocks=blocks)(**inputs)
     assert out.shape == inputs["x"].shape and torch.count_nonzero(out) == 0
 
@@ -103,36 +103,36 @@ def test_a_network_with_text_refuses_a_call_without_and_one_without_text_needs_n
 
 
 @torch.no_grad()
-def test_a_network_that_is_told_its_place_knows_left_from_right_and_one_that_is_not_cannot() -> None:
-    """On a picture that is the same everywhere, only zero padding is left to a network without places: symmetric."""
+def test_a_network_with_pixel_coordinates_tells_left_from_right_and_one_without_cannot() -> None:
+    """On a picture that is the same everywhere, a network without coordinates has only the zero padding: symmetric."""
     same, at = torch.ones(1, CHANNELS, 8, 8), torch.tensor([10])
-    told = network(text=0, place_octaves=2)
-    alive(told)
-    out = told(same, at)
+    found = network(text=0, place_octaves=2)
+    alive(found)
+    out = found(same, at)
     assert float((out - out.flip(3)).abs().max()) > 1e-2
-    untold = network(text=0, place_octaves=0, attention_levels=())
-    assert untold.enter.in_channels == CHANNELS and told.enter.in_channels == CHANNELS + place_channels(2)
+    without = network(text=0, place_octaves=0, attention_levels=())
+    assert without.enter.in_channels == CHANNELS and found.enter.in_channels == CHANNELS + coord_channels(2)
 
 
 @pytest.mark.parametrize("octaves", [1, 2, 4])
-def test_places_are_the_middles_of_the_pixels_and_waves_of_them(octaves: int) -> None:
+def test_coordinates_are_the_centres_of_the_pixels_and_fourier_features_of_them(octaves: int) -> None:
     height, width = 4, 6
-    told = places(torch.zeros(2, 3, height, width), octaves)
-    assert told.shape == (1, place_channels(octaves), height, width)
-    x, y = told[0, 0], told[0, 1]
+    found = coord_features(torch.zeros(2, 3, height, width), octaves)
+    assert found.shape == (1, coord_channels(octaves), height, width)
+    x, y = found[0, 0], found[0, 1]
     for row in range(height):
         for column in range(width):
             assert float(x[row, column]) == pytest.approx(2 * (column + 0.5) / width - 1, abs=1e-6)
             assert float(y[row, column]) == pytest.approx(2 * (row + 0.5) / height - 1, abs=1e-6)
     assert torch.allclose(x, -x.flip(1)) and torch.allclose(y, -y.flip(0))
     for octave in range(octaves - 1):
-        sines, cosines = told[0, 2 + 4 * octave : 4 + 4 * octave], told[0, 4 + 4 * octave : 6 + 4 * octave]
-        assert float((sines - torch.sin(math.pi * 2**octave * told[0, :2])).abs().max()) < 1e-5
-        assert float((sines**2 + cosines**2 - 1).abs().max()) < 1e-5  # the two stand beside each other
+        sines, cosines = found[0, 2 + 4 * octave : 4 + 4 * octave], found[0, 4 + 4 * octave : 6 + 4 * octave]
+        assert float((sines - torch.sin(math.pi * 2**octave * found[0, :2])).abs().max()) < 1e-5
+        assert float((sines**2 + cosines**2 - 1).abs().max()) < 1e-5  # sine and cosine of one angle
 
 
-def test_waves_of_time_are_vaswanis() -> None:
-    found = waves(torch.tensor([0, 7, 999]), 8)
+def test_the_timestep_embedding_is_vaswanis() -> None:
+    found = timestep_embedding(torch.tensor([0, 7, 999]), 8)
     for row, t in enumerate((0, 7, 999)):
         wanted = [math.cos(t / 10_000 ** (k / 4)) for k in range(4)] + [
             math.sin(t / 10_000 ** (k / 4)) for k in range(4)

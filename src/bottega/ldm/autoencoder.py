@@ -15,15 +15,15 @@ from torch.nn import functional as F
 
 from bottega.ldm.config import AutoencoderConfig
 
-_DECODED = 4
+_DECODE_BATCH = 4
 """Pictures that a real autoencoder decodes at once: at 512 px each takes a gigabyte and more."""
 
 Pictures = npt.NDArray[np.uint8]
-Drawn = npt.NDArray[np.float32]
+FloatPictures = npt.NDArray[np.float32]
 
 
 class Autoencoder(ABC):
-    """facts: what latents depend on, for the fingerprint."""
+    """Encodes and decodes; `facts` is JSON that the latents depend on, for the fingerprint."""
 
     facts: dict[str, Any]
 
@@ -32,15 +32,15 @@ class Autoencoder(ABC):
         """uint8 [N, S, S, 3] -> latents, float32 [N, C, h, w] on the CPU."""
 
     @abstractmethod
-    def decode(self, latents: torch.Tensor) -> Drawn:
+    def decode(self, latents: torch.Tensor) -> FloatPictures:
         """Latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
 
 
 class MockVAE(Autoencoder):
-    """Latents are the picture itself, in -1 … 1, smaller by `factor`: means of squares there, bicubic back.
+    """Latents are the picture itself in -1 … 1, made smaller by `factor`: averaged one way, bicubic the other.
 
-    Nothing is learned, so a fault of the diffusion model cannot hide behind one of the autoencoder; what lies between
-    two latents is lost.
+    Nothing is learned, so a fault of the diffusion model cannot hide behind one of the autoencoder. Detail finer than a
+    latent is lost.
     """
 
     def __init__(self, factor: int) -> None:
@@ -52,10 +52,11 @@ class MockVAE(Autoencoder):
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
         return F.avg_pool2d(pixels, self.factor)
 
-    def decode(self, latents: torch.Tensor) -> Drawn:
+    def decode(self, latents: torch.Tensor) -> FloatPictures:
         """See `Autoencoder`."""
-        pixels = F.interpolate(latents.float().cpu(), scale_factor=float(self.factor), mode="bicubic")
-        array: Drawn = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = F.interpolate(latents.float().cpu(), scale_factor=float(self.factor), mode="bicubic")  # [N, 3, S, S]
+        pictures = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
+        array: FloatPictures = pictures.contiguous().numpy()
         return array
 
 
@@ -75,14 +76,20 @@ class DiffusersVAE(Autoencoder):
         """See `Autoencoder`; the mean of the posterior, scaled."""
         return self.encoder.encode(pictures)
 
-    def decode(self, latents: torch.Tensor) -> Drawn:
+    def decode(self, latents: torch.Tensor) -> FloatPictures:
         """See `Autoencoder`."""
-        parts = (latents[i : i + _DECODED] for i in range(0, len(latents), _DECODED))
-        return np.concatenate([self.encoder.decode(part) for part in parts])
+        pictures = []
+        for first in range(0, len(latents), _DECODE_BATCH):
+            pictures.append(self.encoder.decode(latents[first : first + _DECODE_BATCH]))
+        return np.concatenate(pictures)
 
 
 def open_autoencoder(config: AutoencoderConfig, device: str = "auto") -> Autoencoder:
-    """The autoencoder that a recipe names. MissingError where its weights are not on this machine."""
+    """The autoencoder that a recipe names.
+
+    Raises:
+        MissingError: its weights are not on this machine.
+    """
     if config.kind == "mock":
         return MockVAE(config.factor)
     return DiffusersVAE(str(config.model), device)

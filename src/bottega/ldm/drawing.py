@@ -1,4 +1,4 @@
-"""Prompts to pictures with a model: guidance, the sampler, the autoencoder."""
+"""Prompts to latents with a model: guidance and the sampler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bottega.diffusion.plan import Sampling
 from bottega.diffusion.sampling import StepStatistics, sample, seeded_noise
 from bottega.ldm.model import LatentDiffusion
 
-AT_ONCE = 64
-"""Pictures that are drawn together; each depends on its own prompt and seed alone, to 1e-5."""
+BATCH = 64
+"""Pictures that are drawn together; to 1e-5 each depends on its own prompt and seed alone."""
 
 
 @torch.no_grad()
@@ -26,34 +26,51 @@ def draw_latents(
     guidance_scale: float = 1.0,
     watch: Callable[[StepStatistics], None] | None = None,
 ) -> torch.Tensor:
-    """Latents, float32 [N, C, h, w] on the CPU, of N prompts with a seed each; shape is (C, h, w).
+    """Draw a latent for each of N prompts.
 
-    guidance_scale: classifier-free, prediction = empty + scale · (prompt - empty); 1 asks the network once a step. Ho &
-    Salimans 2022, eq. 6. watch: called at every step of every `AT_ONCE` pictures.
-    Raises NonFiniteError, see `bottega.diffusion.sampling.sample`.
+    Args:
+        model: in whatever mode; it is in evaluation mode afterwards.
+        path: the noise schedule that it was trained on.
+        plan: sampler, steps and thresholding.
+        shape: (C, h, w) of a latent.
+        prompts: N texts.
+        seeds: one for each prompt.
+        guidance_scale: classifier-free, prediction = empty + scale · (prompt - empty), Ho & Salimans 2022, eq. 6;
+            at 1 the network is asked once a step.
+        watch: called at every step of every `BATCH` pictures.
+
+    Returns:
+        Latents, float32 [N, C, h, w] on the CPU.
+
+    Raises:
+        NonFiniteError: see `bottega.diffusion.sampling.sample`.
     """
     device = next(model.parameters()).device
     model.eval()
-    drawn = []
-    for first in range(0, len(prompts), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
-        start = seeded_noise(seeds[part], 0, shape).to(device)
-        denoise = guided(model, prompts[part], guidance_scale)
-        drawn.append(sample(denoise, path, plan, start, seeds[part], watch).cpu())
-    return torch.cat(drawn)
+    latents = []
+    for first in range(0, len(prompts), BATCH):
+        batch = slice(first, first + BATCH)
+        noise = seeded_noise(seeds[batch], 0, shape).to(device)  # [B, C, h, w]
+        denoise = guided(model, prompts[batch], guidance_scale)
+        latents.append(sample(denoise, path, plan, noise, seeds[batch], watch).cpu())
+    return torch.cat(latents)
 
 
 def guided(
     model: LatentDiffusion, prompts: Sequence[str], scale: float
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The model as a sampler takes it, for these prompts: (x [B, …], timesteps [B]) -> prediction."""
-    guides = scale != 1.0
-    condition = model.condition([""] * len(prompts) + list(prompts) if guides else prompts)
-    if not guides or condition[0] is None:
+    """The model for these B prompts as a sampler calls it: (x [B, C, h, w], timesteps [B]) -> prediction."""
+    if scale == 1.0:
+        condition = model.condition(prompts)
         return lambda x, t: model(x, t, condition)
 
+    doubled = model.condition([""] * len(prompts) + list(prompts))  # [2 B, L, F]
+    if doubled[0] is None:  # without text there is nothing to guide by
+        return lambda x, t: model(x, t, doubled)
+
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        without, with_prompt = model(torch.cat([x, x]), torch.cat([t, t]), condition).chunk(2)
+        prediction = model(torch.cat([x, x]), torch.cat([t, t]), doubled)  # [2 B, C, h, w]
+        without, with_prompt = prediction.chunk(2)
         return without + scale * (with_prompt - without)  # type: ignore[no-any-return]
 
     return denoise

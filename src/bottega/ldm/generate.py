@@ -15,14 +15,18 @@ from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
-    from bottega.ldm.autoencoder import Drawn
+    from bottega.ldm.autoencoder import FloatPictures
     from bottega.ldm.checkpoint import Trained
     from bottega.ldm.config import LDMRecipe, SamplingConfig
-    from bottega.ldm.text import Words
+    from bottega.ldm.text import WordEncoder
 
 LOGGER = logging.getLogger(__name__)
-_WORDS = 8
-_SHOWN = 12
+_STEM_WORDS = 8
+"""Words of a prompt that name its file; `_STEM_BYTES` keeps it below the 255 bytes that file systems allow."""
+_STEM_BYTES = 80
+_WORDS_IN_MESSAGE = 12
+_METADATA = "bottega"
+"""Keyword of the PNG text that says how a picture was made."""
 
 
 def generate(
@@ -36,19 +40,31 @@ def generate(
     watch: Callable[[StepStatistics], None] | None = None,
     **sampling: Any,
 ) -> list[dict[str, Any]]:
-    """Draw each prompt `num_images` times, with the seeds seed, seed + 1 …, and write a PNG each.
+    """Draw each prompt `num_images` times and write a PNG each.
 
-    checkpoint: a checkpoint's folder, or a run directory, whose newest is taken. sampling: values of `SamplingConfig`
-    in place of the recipe's; None leaves the recipe's. watch: called with the statistics of the latents at every step.
+    A picture depends on its prompt and seed; on the others drawn with it to less than 1e-5. Each file says how it was
+    made, as JSON under the keyword `bottega`. A file of the same name that was made otherwise is left alone: the new
+    one's name then says which checkpoint drew it.
 
-    A picture depends on its prompt and seed, never on what is drawn beside it beyond 1e-5. Each file says of itself
-    how it was made, under the keyword `bottega`, as JSON.
-    Returns a row a picture: {file, sha256, prompt, seed, …}. RequestError for settings that do not work on the model's
-    path, NonFiniteError where latents are not finite, before a picture would be written. A file of the same name that
-    was made otherwise is left alone: the new one's name says which checkpoint drew it.
+    Args:
+        checkpoint: a checkpoint's folder, or a run directory, whose newest is taken.
+        prompts: what to draw.
+        output_dir: of the files.
+        seed: of the first picture of each prompt; the next ones have seed + 1, seed + 2, …
+        num_images: pictures of each prompt.
+        device: see `choose_device`.
+        watch: called with the statistics of the latents at every step.
+        **sampling: values of `SamplingConfig` in place of the recipe's; None leaves the recipe's.
+
+    Returns:
+        A row a picture: {file, sha256, prompt, seed, …}.
+
+    Raises:
+        RequestError: the settings do not work with this model.
+        NonFiniteError: latents or pictures are not finite; nothing broken is written.
     """
     from bottega.ldm.checkpoint import open_trained
-    from bottega.ldm.drawing import AT_ONCE, draw_latents
+    from bottega.ldm.drawing import BATCH, draw_latents
     from bottega.runtime.files import require_folder
     from bottega.runtime.interrupt import Interruption
     from bottega.runtime.progress import Progress
@@ -58,69 +74,131 @@ def generate(
     trained = open_trained(checkpoint, device)
     recipe = trained.recipe
     config = overridden(recipe.sampling, sampling)
-    _refuse(recipe, prompts, config)
+    _check_request(recipe, prompts, config)
     if trained.model.words is not None:
-        _refuse_unknown(trained.model.words, prompts)
+        _check_vocabulary(trained.model.words, prompts)
     if config.guidance_scale == 0:
         LOGGER.warning("guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided")
-    path, plan = recipe.diffusion.path, config.plan(trained.absmax)
-    plan.timesteps(path)
-    changed = "".join(f"_{k}{v}" for k, v in config if v != getattr(recipe.sampling, k))
-    wanted = [(prompt, seed + i) for prompt in prompts for i in range(num_images)]
+    path = recipe.diffusion.path
+    plan = config.plan(trained.absmax)
+    plan.timesteps(path)  # raises where the sampler does not work on this schedule, before anything is drawn
+
+    suffix = _changed_settings(config, recipe.sampling)
+    requests = []
+    for prompt in prompts:
+        for index in range(num_images):
+            requests.append((prompt, seed + index))
     rows: list[dict[str, Any]] = []
-    with Progress(len(wanted), "pictures", "pictures") as progress, Interruption() as stop:
+    with Progress(len(requests), "pictures", "pictures") as progress, Interruption() as stop:
 
-        def step(seen: StepStatistics) -> None:  # many are drawn at once, so that the steps alone tell that it goes on
-            progress.update(0, step=seen.step)
+        def on_step(statistics: StepStatistics) -> None:
+            progress.update(0, step=statistics.step)  # pictures are drawn together, so only the steps show progress
             if watch is not None:
-                watch(seen)
+                watch(statistics)
 
-        for first in range(0, len(wanted), AT_ONCE):
-            part = wanted[first : first + AT_ONCE]
-            texts, seeds = [prompt for prompt, _ in part], [number for _, number in part]
-            latents = draw_latents(trained.model, path, plan, trained.shape, texts, seeds, config.guidance_scale, step)
-            for (prompt, number), picture in zip(part, trained.autoencoder.decode(latents), strict=True):
-                said = {"prompt": prompt, "seed": number, **_model(trained), **config.model_dump(mode="json")}
-                stem = f"{file_stem(prompt or recipe.name)}_seed{number}{changed}"
-                rows.append(_write(output_dir, stem, picture, said))
+        for first in range(0, len(requests), BATCH):
+            batch = requests[first : first + BATCH]
+            latents = draw_latents(
+                trained.model,
+                path,
+                plan,
+                trained.shape,
+                [prompt for prompt, _ in batch],
+                [picture_seed for _, picture_seed in batch],
+                config.guidance_scale,
+                on_step,
+            )
+            pictures = trained.autoencoder.decode(latents)
+            for (prompt, picture_seed), picture in zip(batch, pictures, strict=True):
+                facts = _facts(trained, config, prompt, picture_seed)
+                stem = f"{file_stem(prompt or recipe.name)}_seed{picture_seed}{suffix}"
+                rows.append(_write(output_dir, stem, picture, facts))
                 progress.update()
             stop.check()
     seconds = (time.monotonic() - began) / len(rows)
     return [row | {"seconds": seconds} for row in rows]
 
 
-def _refuse(recipe: LDMRecipe, prompts: Sequence[str], config: SamplingConfig) -> None:
+def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:
+    """The recipe's sampling with the request's values in its place.
+
+    Raises:
+        RecipeError: a value is not allowed.
+    """
+    from bottega.ldm.config import SamplingConfig
+    from bottega.runtime.config import parse
+
+    given = {name: value for name, value in values.items() if value is not None}
+    if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
+        given["eta"] = 0.0  # the recipe's value belongs to its own ddim
+    return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
+
+
+def file_stem(prompt: str) -> str:
+    """The first words of a prompt as a file name, such as `orange-circle-with-teal-background`.
+
+    Where words are left out, six hexadecimal digits distinguish it from prompts that begin alike.
+    """
+    words = re.findall(r"\w+", prompt.lower())
+    whole = "-".join(words)
+    stem = "-".join(words[:_STEM_WORDS]).encode()[:_STEM_BYTES].decode(errors="ignore")
+    if stem != whole:
+        stem = f"{stem}-{_six_digits(prompt)}"
+    return stem or "picture"
+
+
+def _check_request(recipe: LDMRecipe, prompts: Sequence[str], config: SamplingConfig) -> None:
     """Raise RequestError for prompts or guidance that the model was not trained for."""
-    texts = recipe.text.kind != "none"
-    if not texts and any(prompts):
+    has_text = recipe.text.kind != "none"
+    if not has_text and any(prompts):
         raise RequestError(f"{recipe.name} was trained without text, received the prompt {prompts[0]!r}; give none")
-    if texts and not all(prompt.strip() for prompt in prompts):
+    if has_text and not all(prompt.strip() for prompt in prompts):
         raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
-    if config.guidance_scale != 1 and (not texts or recipe.text.dropout == 0):
-        why = "without text" if not texts else "that was never shown the empty caption (text.dropout = 0)"
+    if config.guidance_scale != 1 and (not has_text or recipe.text.dropout == 0):
+        why = "that was never shown the empty caption (text.dropout = 0)" if has_text else "without text"
         raise RequestError(
             f"guidance needs text to guide by, received guidance_scale {config.guidance_scale:g} for a model {why}; "
             "set it to 1"
         )
 
 
-def _refuse_unknown(words: Words, prompts: Sequence[str]) -> None:
-    """Raise RequestError for a prompt of which nothing would be left: it would draw what no prompt draws."""
+def _check_vocabulary(words: WordEncoder, prompts: Sequence[str]) -> None:
+    """Raise RequestError for a prompt without any known word: it would draw what the empty prompt draws."""
     for prompt in prompts:
-        if not words.knows_any(prompt):
-            some = ", ".join(words.vocabulary[:_SHOWN]) + (", …" if len(words.vocabulary) > _SHOWN else "")
-            raise RequestError(
-                f"a prompt has at least one word that a training caption had, received {prompt!r} with none; this "
-                f"model knows {len(words.vocabulary)}: {some}"
-            )
+        if words.knows_any(prompt):
+            continue
+        some = ", ".join(words.vocabulary[:_WORDS_IN_MESSAGE])
+        if len(words.vocabulary) > _WORDS_IN_MESSAGE:
+            some += ", …"
+        raise RequestError(
+            f"a prompt has at least one word that a training caption had, received {prompt!r} with none; this "
+            f"model knows {len(words.vocabulary)}: {some}"
+        )
 
 
-def _model(trained: Trained) -> dict[str, Any]:
-    return {"model": trained.recipe.name, "checkpoint": trained.folder.name, "averaged": trained.averaged}
+def _changed_settings(config: SamplingConfig, standard: SamplingConfig) -> str:
+    """What differs from the recipe, for the file name: `_steps20_eta0.5`."""
+    parts = []
+    for name, value in config:
+        if value != getattr(standard, name):
+            parts.append(f"_{name}{value}")
+    return "".join(parts)
 
 
-def _write(folder: Path, stem: str, picture: Drawn, said: dict[str, Any]) -> dict[str, Any]:
-    """Write a picture in 0…1 with what it says of itself; NonFiniteError instead of the black of a cast NaN."""
+def _facts(trained: Trained, config: SamplingConfig, prompt: str, seed: int) -> dict[str, Any]:
+    """How a picture was made, as JSON."""
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "model": trained.recipe.name,
+        "checkpoint": trained.folder.name,
+        "averaged": trained.averaged,
+        **config.model_dump(mode="json"),
+    }
+
+
+def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a picture in 0…1 with its facts; NonFiniteError instead of the black that a cast makes of NaN."""
     import numpy as np
 
     from bottega.ldm.samples import to_bytes
@@ -128,50 +206,38 @@ def _write(folder: Path, stem: str, picture: Drawn, said: dict[str, Any]) -> dic
 
     if not bool(np.isfinite(picture).all()):
         raise NonFiniteError(
-            f"a picture holds NaN or infinity after the autoencoder, received it for seed {said['seed']}; look at its "
+            f"a picture holds NaN or infinity after the autoencoder, received it for seed {facts['seed']}; look at its "
             "latents (--statistics), and keep the autoencoder in float32"
         )
-    told = json.dumps(said, ensure_ascii=False)
-    file = _place(folder, stem, said, told)
-    sha256 = write_png(file, to_bytes(picture), {"bottega": told})
-    return {"file": str(file), "sha256": sha256, **said}
+    metadata = json.dumps(facts, ensure_ascii=False)
+    file = _free_path(folder, stem, facts, metadata)
+    sha256 = write_png(file, to_bytes(picture), {_METADATA: metadata})
+    return {"file": str(file), "sha256": sha256, **facts}
 
 
-def _place(folder: Path, stem: str, said: dict[str, Any], told: str) -> Path:
-    """Where a picture goes: under its own name unless another picture has it, of another checkpoint, or of a prompt
-    that differs in its commas alone."""
-    more = ("", f"_{said['model']}_{said['checkpoint']}", f"_{derive(told) % 16**6:06x}")
-    places = [folder / f"{stem}{end}.png" for end in more]
-    return next((place for place in places if not place.exists() or _told(place) == told), places[-1])
+def _free_path(folder: Path, stem: str, facts: dict[str, Any], metadata: str) -> Path:
+    """Where a picture goes: its plain name, unless another picture has it (of another checkpoint, or of a prompt that
+    differs in punctuation alone)."""
+    plain = folder / f"{stem}.png"
+    by_checkpoint = folder / f"{stem}_{facts['model']}_{facts['checkpoint']}.png"
+    by_metadata = folder / f"{stem}_{_six_digits(metadata)}.png"
+    for path in (plain, by_checkpoint):
+        if not path.exists() or _read_metadata(path) == metadata:
+            return path
+    return by_metadata
 
 
-def _told(file: Path) -> str | None:
-    """What a picture says of itself; None where it was not drawn here."""
+def _read_metadata(file: Path) -> str | None:
+    """The metadata of a picture; None where it was not drawn here."""
     from PIL import Image
 
     try:
         with Image.open(file) as picture:
-            said: str | None = picture.info.get("bottega")
-            return said
+            metadata: str | None = picture.info.get(_METADATA)
+            return metadata
     except OSError:  # no picture at all
         return None
 
 
-def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:
-    """The recipe's way to sample with what the request says in its place. RecipeError for what is not allowed."""
-    from bottega.ldm.config import SamplingConfig
-    from bottega.runtime.config import parse
-
-    given = {name: value for name, value in values.items() if value is not None}
-    if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
-        given["eta"] = 0.0  # the recipe's belongs to its own ddim
-    return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
-
-
-def file_stem(prompt: str) -> str:
-    """The first words of a prompt as a file name, `orange-circle-with-teal-background`; where that is not all of them,
-    six digits tell it from prompts that begin alike."""
-    words = re.findall(r"\w+", prompt.lower())
-    whole = "-".join(words)
-    stem = "-".join(words[:_WORDS]).encode()[:80].decode(errors="ignore")  # a file's name is counted in bytes
-    return (stem if stem == whole else f"{stem}-{derive(prompt) % 16**6:06x}") or "picture"
+def _six_digits(text: str) -> str:
+    return f"{derive(text) % 16**6:06x}"

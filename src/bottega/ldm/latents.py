@@ -3,14 +3,14 @@
     latents/manifest.json            what they depend on, and the statistics of the training latents
     latents/train_00000.safetensors  float32 [512, C, h, w], the first 512 samples; and so on
 
-A pass that was asked to stop goes on where it was, one that was killed with the next shard, a longer list with the
-pictures that are new. All of them are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
+A run that was asked to stop continues where it was, one that was killed with the next shard, a longer list of samples
+with the new ones. All latents are held in memory: 16 KB a picture of 256 px at 4 × 32 × 32.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
 SHARD = 512
-_AT_ONCE = 16
+"""Samples in a file; with another number, the files of earlier runs would hold other samples than expected."""
+_BATCH = 16
+"""Pictures encoded together. The bits of a latent depend on it, so it is no setting."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents in memory. training [N, C, h, w] and held_out [M, C, h, w], float32.
+    """Latents in memory.
 
-    statistics: min, max, mean, std and absmax of the training latents; absmax is the range of x̂_0.
+    Args:
+        training: float32 [N, C, h, w].
+        held_out: float32 [M, C, h, w].
+        statistics: min, max, mean, std and absmax of the training latents; absmax is the range of x̂_0.
     """
 
     training: torch.Tensor
@@ -43,99 +48,128 @@ class Latents:
 
 
 def encode(
-    samples: Samples, facts: dict[str, Any], autoencoder: Autoencoder, directory: Path, *, write: bool = True
+    samples: Samples,
+    picture_settings: Mapping[str, Any],
+    autoencoder: Autoencoder,
+    directory: Path,
+    *,
+    write: bool = True,
 ) -> Latents:
-    """Every sample's latents, read from `directory` where they are there already.
+    """The latents of every sample; those that `directory` holds already are read.
 
-    facts: what the pictures depend on; other facts, or another autoencoder, and all is computed anew. write: False
-    where another process has written them all, and this one only reads.
+    Args:
+        samples: what to encode.
+        picture_settings: JSON that the pictures depend on; where it or the autoencoder has changed, all latents are
+            computed again.
+        autoencoder: what encodes.
+        directory: of the shards.
+        write: False where another process has written all of them, and this one only reads.
     """
-    key = sha256_json({"pictures": facts, "autoencoder": autoencoder.facts})
+    key = sha256_json({"pictures": picture_settings, "autoencoder": autoencoder.facts})
     manifest = directory / "manifest.json"
-    if write and (not manifest.exists() or read_json(manifest).get("key") != key):
+    if write and not _is_current(manifest, key):
         for stale in directory.glob("*.safetensors"):
             stale.unlink()
         write_json(manifest, {"key": key})
+
     total = len(samples.training) + len(samples.held_out)
     with Progress(total, "latents", "pictures") as progress, Interruption() as stop:
-        training, held_out = (
-            _all(part, name, autoencoder, directory, progress, stop)
-            for part, name in ((samples.training, "train"), (samples.held_out, "held_out"))
-        )
+        writer = _ShardWriter(directory, autoencoder, progress, stop)
+        training = writer.all_of(samples.training, "train")
+        held_out = writer.all_of(samples.held_out, "held_out")
+
     statistics = asdict(moments(training))
     if write:
         write_json(manifest, {"key": key, "pictures": len(training), "statistics": statistics})
     return Latents(training, held_out, statistics)
 
 
-def _all(
-    samples: Sequence[Sample],
-    name: str,
-    autoencoder: Autoencoder,
-    directory: Path,
-    progress: Progress,
-    stop: Interruption,
-) -> torch.Tensor:
-    shards = []
-    for number, first in enumerate(range(0, len(samples), SHARD)):
-        part = samples[first : first + SHARD]
-        shards.append(_shard(directory / f"{name}_{number:05d}.safetensors", part, autoencoder, progress, stop))
-    return torch.cat(shards) if shards else torch.empty(0)
+def _is_current(manifest: Path, key: str) -> bool:
+    return manifest.exists() and read_json(manifest).get("key") == key
 
 
-def _shard(
-    path: Path, samples: Sequence[Sample], autoencoder: Autoencoder, progress: Progress, stop: Interruption
-) -> torch.Tensor:
-    """The latents of one shard's samples: read where its file has them under these names, the rest computed and
-    written, as many as there are when somebody asks to stop. What is encoded together does not depend on how the list
-    grew."""
-    kept, names = _read(path)
-    there = next((i for i, sample in enumerate(samples) if names[i : i + 1] != [_told(sample)]), len(samples))
-    begun = there if there == len(samples) else there - there % _AT_ONCE
-    progress.update(begun)
-    stop.check()
-    if begun == len(samples):
-        return kept[:begun].clone()
-    parts = [kept[:begun]] if begun else []
-    for first in range(begun, len(samples), _AT_ONCE):
-        parts.append(_encoded(samples[first : first + _AT_ONCE], autoencoder))
-        progress.update(len(parts[-1]))
-        if stop.requested:
-            break
-    latents = torch.cat(parts).contiguous()
-    _write(path, latents, samples[: len(latents)])
-    stop.check()
-    return latents
+@dataclass(frozen=True)
+class _ShardWriter:
+    """Reads the shards of a folder and writes those that are missing."""
+
+    directory: Path
+    autoencoder: Autoencoder
+    progress: Progress
+    stop: Interruption
+
+    def all_of(self, samples: Sequence[Sample], name: str) -> torch.Tensor:
+        """The latents of some samples, float32 [N, C, h, w], in shards called `name`; [0] for no samples."""
+        shards = []
+        for number, first in enumerate(range(0, len(samples), SHARD)):
+            path = self.directory / f"{name}_{number:05d}.safetensors"
+            shards.append(self._shard(path, samples[first : first + SHARD]))
+        return torch.cat(shards) if shards else torch.empty(0)
+
+    def _shard(self, path: Path, samples: Sequence[Sample]) -> torch.Tensor:
+        """The latents of one shard's samples: those that its file holds are read, the others computed and written.
+
+        When somebody asks to stop, what is done so far is written.
+        """
+        kept, names = _read(path)
+        done = _matching(samples, names)
+        if done < len(samples):
+            done -= done % _BATCH  # which pictures are encoded together must not depend on how the list grew
+        self.progress.update(done)
+        self.stop.check()
+        if done == len(samples):
+            return kept[:done].clone()
+
+        parts = [kept[:done]] if done else []
+        for first in range(done, len(samples), _BATCH):
+            batch = self._encode(samples[first : first + _BATCH])
+            parts.append(batch)
+            self.progress.update(len(batch))
+            if self.stop.requested:
+                break
+        latents = torch.cat(parts).contiguous()
+        _write(path, latents, samples[: len(latents)])
+        self.stop.check()
+        return latents
+
+    def _encode(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Latents of some samples; NonFiniteError, with the picture's name, where one is not finite."""
+        latents = self.autoencoder.encode(np.stack([sample.picture() for sample in samples]))
+        for sample, latent in zip(samples, latents, strict=True):
+            if not bool(latent.isfinite().all()):
+                raise NonFiniteError(
+                    f"latents are finite, the autoencoder gave NaN or infinity for {sample.name}; take one that "
+                    "computes in float32, or leave this picture out"
+                )
+        return latents
 
 
-def _encoded(samples: Sequence[Sample], autoencoder: Autoencoder) -> torch.Tensor:
-    """Latents of some samples; NonFiniteError, with the picture's name, where one is not finite."""
-    latents = autoencoder.encode(np.stack([sample.picture() for sample in samples]))
-    for sample, latent in zip(samples, latents, strict=True):
-        if not bool(latent.isfinite().all()):
-            raise NonFiniteError(
-                f"latents are finite, the autoencoder gave NaN or infinity for {sample.name}; take one that computes "
-                "in float32, or leave this picture out"
-            )
-    return latents
+def _matching(samples: Sequence[Sample], names: Sequence[str]) -> int:
+    """How many of the first samples a file holds, by their identities."""
+    for index, sample in enumerate(samples):
+        if index >= len(names) or names[index] != _identity(sample):
+            return index
+    return len(samples)
 
 
 def _write(path: Path, latents: torch.Tensor, samples: Sequence[Sample]) -> None:
     from safetensors.torch import save_file
 
+    identities = [_identity(sample) for sample in samples]
     with atomic_path(path) as temporary:
-        save_file({"latents": latents}, temporary, {"samples": json.dumps([_told(sample) for sample in samples])})
+        save_file({"latents": latents}, temporary, {"samples": json.dumps(identities)})
 
 
 def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
-    """A shard's latents and the names of its samples, in order; none where it is not there."""
+    """A shard's latents and the identities of its samples, in order; nothing where there is no file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return torch.empty(0), []
     try:
         with safe_open(path, "pt") as file:
-            latents, names = file.get_tensor("latents"), json.loads((file.metadata() or {}).get("samples", "[]"))
+            latents = file.get_tensor("latents")
+            metadata = file.metadata() or {}
+        names = json.loads(metadata.get("samples", "[]"))
         if not bool(latents.isfinite().all()):
             raise ValueError("it holds values that are not finite")
     except (SafetensorError, ValueError) as error:  # json's error is a ValueError, too
@@ -143,6 +177,6 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
     return latents, names
 
 
-def _told(sample: Sample) -> str:
-    """A sample's name, and whatever tells that its picture has changed."""
+def _identity(sample: Sample) -> str:
+    """A sample's name, and the stamp that changes when its picture does."""
     return f"{sample.name} {sample.stamp}".strip()

@@ -15,8 +15,8 @@ import torch
 
 from bottega.diffusion.paths import Path as NoisePath
 from bottega.diffusion.process import add_noise, prediction_target
+from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
-from bottega.ldm.course import Course, Stream
 from bottega.ldm.data import Sample
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
@@ -41,7 +41,7 @@ class LatentWorkload(Workload):
         latents: Latents,
         samples: Sequence[Sample],
         held_out: Sequence[Sample],
-        course: Course | Stream,
+        course: EpochSampler | StepSampler,
         device: torch.device,
     ) -> None:
         self.recipe, self.module, self.model = recipe, model, model
@@ -71,7 +71,7 @@ class LatentWorkload(Workload):
 
     def due(self, step: int, every: int) -> bool:
         """At the ends of epochs, where they count, also after the number of samples was changed."""
-        if isinstance(self.course, Course):
+        if isinstance(self.course, EpochSampler):
             return self.course.ends(step, self.recipe.training.save_every_epochs)
         return super().due(step, every)
 

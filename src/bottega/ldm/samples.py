@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bottega.ldm.autoencoder import Autoencoder, Drawn
+from bottega.ldm.autoencoder import Autoencoder, FloatPictures
 from bottega.ldm.drawing import draw_latents
 from bottega.ldm.objective import LatentWorkload
 from bottega.runtime.files import write_png, write_text
@@ -45,7 +45,7 @@ class SampleWriter:
         return [file]
 
 
-def sheet(pictures: Drawn) -> npt.NDArray[np.uint8]:
+def sheet(pictures: FloatPictures) -> npt.NDArray[np.uint8]:
     """Pictures in 0…1, [N, S, S, 3], in rows on white, uint8; a value that is not finite becomes magenta."""
     count, side = pictures.shape[:2]
     columns = max(1, min(count, _WIDE // (side + _GAP)))
@@ -57,7 +57,7 @@ def sheet(pictures: Drawn) -> npt.NDArray[np.uint8]:
     return canvas
 
 
-def to_bytes(picture: Drawn) -> npt.NDArray[np.uint8]:
+def to_bytes(picture: FloatPictures) -> npt.NDArray[np.uint8]:
     """0…1 -> uint8, rounded; what is not finite becomes magenta."""
     finite = np.isfinite(picture).all(axis=-1, keepdims=True)
     return np.round(np.where(finite, picture, (1.0, 0.0, 1.0)) * 255).astype(np.uint8)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from bottega.ldm.autoencoder import Autoencoder
-    from bottega.ldm.course import Course, Stream
+    from bottega.ldm.batch_sampler import EpochSampler, StepSampler
     from bottega.ldm.data import Samples
     from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
@@ -369,16 +369,18 @@ def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:
         check_lengths((*captions, *recipe.validation.prompts), recipe.text.max_tokens)
 
 
-def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[Course | Stream, LoopConfig]:
-    from bottega.ldm.course import Course, Stream
+def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[EpochSampler | StepSampler, LoopConfig]:
+    from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 
     training = recipe.training
     if training.num_epochs is None:
-        return Stream(samples, training.batch_size), training.loop(training.steps, None)
+        return StepSampler(samples, training.batch_size), training.loop(training.steps, None)
     kept = found.remembered.get("course") if found is not None else None
-    course = Course.read(kept, training.batch_size) if kept else Course.begin(samples, training.batch_size)
+    course = (
+        EpochSampler.from_record(kept, training.batch_size) if kept else EpochSampler.new(samples, training.batch_size)
+    )
     if found is not None:
-        course = course.going_on(found.step, samples)
+        course = course.resumed(found.step, samples)
     steps = course.steps(training.num_epochs)
     if found is not None and steps < found.step:
         raise RequestError(

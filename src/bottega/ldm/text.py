@@ -1,7 +1,7 @@
-"""Captions to tokens for cross-attention: learned words of a closed vocabulary, or a frozen CLIP text encoder.
+"""Captions to states for cross-attention: a learned encoder of known words, or a frozen CLIP text encoder.
 
-Legend: B captions, L tokens, F their width. A caption is dropped by handing in the empty one, whose first token alone
-is left: what guidance leads away from.
+Legend: B captions, L tokens, F width of their states. A caption is dropped (for classifier-free guidance) by passing
+the empty one, which still has its start token.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from bottega.ldm.config import TextConfig
 from bottega.runtime.errors import MissingError, RequestError
 
 LOGGER = logging.getLogger(__name__)
-PAD, START = 0, 1
-_SPECIAL = 2
-_TOLD = 8
-"""Captions that CLIP cuts off of which a line is said: of a data set it may cut thousands."""
+PAD = 0
+START = 1
+_SPECIAL_TOKENS = 2
+_MAX_WARNINGS = 8
+"""Warnings about captions that CLIP cuts off: a data set may hold thousands of them."""
 _CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 
@@ -33,84 +34,119 @@ def words_of(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def vocabulary_of(captions: Sequence[str]) -> list[str]:
+def vocabulary_of(captions: Iterable[str]) -> list[str]:
     """All words of some captions, sorted."""
-    return sorted({word for caption in captions for word in words_of(caption)})
+    words: set[str] = set()
+    for caption in captions:
+        words.update(words_of(caption))
+    return sorted(words)
 
 
 def check_lengths(captions: Iterable[str], max_tokens: int) -> None:
-    """RequestError where captions have too many words, with the longest of them."""
-    counts = {caption: len(words_of(caption)) for caption in captions}
-    long = {caption: count for caption, count in counts.items() if count >= max_tokens}
-    if long:
-        caption = max(long, key=lambda one: long[one])
-        others = f" (and too many in {len(long) - 1} more)" if len(long) > 1 else ""
-        raise RequestError(
-            f"a caption has at most {max_tokens - 1} words (text.max_tokens - 1; each Chinese character is one), "
-            f"received {long[caption]} in {caption[:80]!r}{others}; shorten it, or train with text.max_tokens = "
-            f"{long[caption] + 1}"
-        )
+    """Check that no caption has too many words.
+
+    Raises:
+        RequestError: names the longest one.
+    """
+    too_long: dict[str, int] = {}
+    for caption in captions:
+        count = len(words_of(caption))
+        if count >= max_tokens:  # the start token takes one place
+            too_long[caption] = count
+    if not too_long:
+        return
+    longest = max(too_long, key=lambda caption: too_long[caption])
+    others = f" (and too many in {len(too_long) - 1} more)" if len(too_long) > 1 else ""
+    raise RequestError(
+        f"a caption has at most {max_tokens - 1} words (text.max_tokens - 1; each Chinese character is one), "
+        f"received {too_long[longest]} in {longest[:80]!r}{others}; shorten it, or train with text.max_tokens = "
+        f"{too_long[longest] + 1}"
+    )
 
 
-class Words(nn.Module):
+class WordEncoder(nn.Module):
     """A small transformer over the words of a caption, trained with the denoiser.
 
-    Without its layers nothing would tell whose colour "orange" is: it stands at another place behind "light blue".
-    vocabulary: all words it knows. A word that it does not know is left out, with one warning.
+    Without its layers nothing would tell whose colour "orange" is: its position behind "light blue" is another one.
+    A word that it does not know is left out, with one warning.
+
+    Args:
+        config: width, layers and the most tokens.
+        vocabulary: all words that it knows.
     """
 
     def __init__(self, config: TextConfig, vocabulary: Sequence[str]) -> None:
         super().__init__()
-        self.width, self.limit = config.width, config.max_tokens
+        self.width = config.width
+        self.limit = config.max_tokens
         self.vocabulary = list(vocabulary)
-        self.numbers = {word: number + _SPECIAL for number, word in enumerate(self.vocabulary)}
-        self._told: set[str] = set()
-        self.embed = nn.Embedding(len(self.vocabulary) + _SPECIAL, config.width)
+        self.ids = {word: number + _SPECIAL_TOKENS for number, word in enumerate(self.vocabulary)}
+        self._warned: set[str] = set()
+        self.embed = nn.Embedding(len(self.vocabulary) + _SPECIAL_TOKENS, config.width)
         self.place = nn.Parameter(0.1 * torch.randn(config.max_tokens, config.width))
         layer = nn.TransformerEncoderLayer(
-            config.width, config.width // 8, 2 * config.width, 0.0, "gelu", batch_first=True, norm_first=True
+            d_model=config.width,
+            nhead=config.width // 8,
+            dim_feedforward=2 * config.width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(config.width)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
-        """int64 [B, L], padded with 0 to the longest; RequestError for one of more than max_tokens - 1 words."""
+        """Token ids, int64 [B, L], padded with 0 to the longest caption.
+
+        Raises:
+            RequestError: a caption has more than max_tokens - 1 words.
+        """
         check_lengths(captions, self.limit)
-        rows = [[START, *self._numbers(caption)] for caption in captions]
-        longest = max(map(len, rows))
-        return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+        rows = [[START, *self._known_ids(caption)] for caption in captions]
+        longest = max(len(row) for row in rows)
+        padded = [row + [PAD] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded)
 
     def knows_any(self, caption: str) -> bool:
-        """Whether anything of a caption is left when words that it does not know are left out."""
-        return any(word in self.numbers for word in words_of(caption))
+        """Whether the caption holds at least one known word."""
+        return any(word in self.ids for word in words_of(caption))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
+        """Token ids [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
         counts = tokens != PAD
         states = self.embed(tokens) + self.place[: tokens.shape[1]]
-        if len(self.layers.layers):  # torch's encoder cannot do without any
+        if len(self.layers.layers):  # torch's encoder fails without any layer
             states = self.layers(states, src_key_padding_mask=~counts)
         return self.norm(states), counts
 
-    def _numbers(self, caption: str) -> list[int]:
-        found = words_of(caption)
-        for word in found:
-            if word not in self.numbers and word not in self._told:
-                self._told.add(word)  # a training meets it in every epoch
-                near = difflib.get_close_matches(word, self.vocabulary, n=1)
-                LOGGER.warning(
-                    "%r was in no training caption and is left out%s",
-                    word,
-                    f"; did you mean {near[0]!r}?" if near else "",
-                )
-        return [self.numbers[word] for word in found if word in self.numbers]
+    def _known_ids(self, caption: str) -> list[int]:
+        ids = []
+        for word in words_of(caption):
+            if word in self.ids:
+                ids.append(self.ids[word])
+            elif word not in self._warned:  # once: training meets the same word in every epoch
+                self._warned.add(word)
+                self._warn_unknown(word)
+        return ids
+
+    def _warn_unknown(self, word: str) -> None:
+        near = difflib.get_close_matches(word, self.vocabulary, n=1)
+        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        LOGGER.warning("%r was in no training caption and is left out%s", word, suggestion)
 
 
 class ClipText:
     """A frozen CLIP text encoder with its tokenizer: the last hidden states of all its tokens.
 
-    folder: a CLIPTextModel or CLIPModel; its tokenizer there, or in `tokenizer` beside it. Captions are encoded in the
-    company in which they are asked for: the same batch gives the same states to the bit.
+    The same batch of captions gives the same states to the bit; in another batch they may differ by roundings.
+
+    Args:
+        folder: a CLIPTextModel or CLIPModel; its tokenizer lies there, or in `tokenizer` inside or beside it.
+        device: where it computes.
+
+    Raises:
+        MissingError: no tokenizer was found.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -118,33 +154,40 @@ class ClipText:
 
         from bottega.models.loading import load_tokenizer, load_transformers
 
-        places = (folder, folder / "tokenizer", folder.parent / "tokenizer")
-        place = next((p for p in places if any(q.is_file() for q in p.glob("*token*"))), None)
-        if place is None:
-            raise MissingError(f"{folder}: no tokenizer lies there, nor in tokenizer/ beside it; fetch the model whole")
-        self.tokenizer = load_tokenizer(place)
+        self.tokenizer = load_tokenizer(_tokenizer_folder(folder))
         self.model: Any = load_transformers(CLIPTextModel, folder, torch.float32).to(device).requires_grad_(False)
         self.width = int(self.model.config.hidden_size)
         self.limit = int(self.model.config.max_position_embeddings)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """states [B, L, F], and bool [B, L], True where a token counts; a longer caption is cut, and that is said."""
-        given = self.tokenizer(list(captions), padding="max_length", max_length=self.limit, truncation=True)
-        whole = self.tokenizer(list(captions), verbose=False)["input_ids"]  # else it speaks of indexing errors
-        for caption, ids in zip(captions, whole, strict=True):
-            if len(ids) > self.limit and caption not in self._told:
-                self._told.add(caption)
-                self._tell(caption, len(ids))
-        device = self.model.device
-        ids, counts = (torch.tensor(given[name], device=device) for name in ("input_ids", "attention_mask"))
-        states = self.model(ids, attention_mask=counts).last_hidden_state
-        return states, counts.bool()
+        """States [B, L, F], and bool [B, L], True where a token counts; a caption that is too long is cut, with a
+        warning."""
+        self._warn_cut(captions)
+        encoded = self.tokenizer(list(captions), padding="max_length", max_length=self.limit, truncation=True)
+        ids = torch.tensor(encoded["input_ids"], device=self.model.device)  # [B, L]
+        mask = torch.tensor(encoded["attention_mask"], device=self.model.device)  # [B, L]
+        states = self.model(ids, attention_mask=mask).last_hidden_state  # [B, L, F]
+        return states, mask.bool()
 
-    def _tell(self, caption: str, tokens: int) -> None:
-        if len(self._told) <= _TOLD:
-            last = "; of further ones nothing is said" if len(self._told) == _TOLD else ""
+    def _warn_cut(self, captions: Sequence[str]) -> None:
+        # verbose=False: the tokenizer would warn of indexing errors, but these ids never reach the model
+        uncut = self.tokenizer(list(captions), verbose=False)["input_ids"]
+        for caption, ids in zip(captions, uncut, strict=True):
+            if len(ids) <= self.limit or caption in self._warned:
+                continue
+            self._warned.add(caption)
+            if len(self._warned) > _MAX_WARNINGS:
+                continue
+            last = "; no more such warnings follow" if len(self._warned) == _MAX_WARNINGS else ""
             LOGGER.warning(
-                "CLIP reads %d tokens, %d in %r: the rest is cut off%s", self.limit, tokens, caption[:80], last
+                "CLIP reads %d tokens, %d in %r: the rest is cut off%s", self.limit, len(ids), caption[:80], last
             )
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    for place in (folder, folder / "tokenizer", folder.parent / "tokenizer"):
+        if any(file.is_file() for file in place.glob("*token*")):
+            return place
+    raise MissingError(f"{folder}: no tokenizer lies there, nor in tokenizer/ beside it; fetch the model whole")

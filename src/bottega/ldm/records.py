@@ -1,0 +1,21 @@
+"""What a checkpoint of `bottega train ldm` holds beside its tensors, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from bottega.ldm.batch_sampler import SegmentRecord
+
+
+class CheckpointRecord(TypedDict):
+    """Enough to draw with the checkpoint and to resume its run; the keys stay as earlier runs wrote them.
+
+    recipe: the portable recipe, see `ldm.recipe.portable`. words: the vocabulary. statistics: of the training latents.
+    shape: C, h, w of a latent. course: the segments of `EpochSampler`.
+    """
+
+    recipe: dict[str, Any]
+    words: list[str]
+    statistics: dict[str, float]
+    shape: list[int]
+    course: list[SegmentRecord]
