@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bottega.data.records import Pair, read_pairs
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
 from common.leaks import leaks
 
@@ -77,9 +78,9 @@ def command(*words: str) -> None:
         raise SystemExit(f"bottega {' '.join(words)} failed:\n{done.stderr[-2000:]}")
 
 
-def pairs(run: Path) -> list[dict[str, Any]]:
+def pairs(run: Path) -> list[Pair]:
     """The run's test pairs."""
-    return list(read_jsonl(run / "pairs" / "test.jsonl"))
+    return list(read_pairs(run / "pairs" / "test.jsonl"))
 
 
 def estimate(run: Path, arm: Sequence[Scores], metric: str, row: str = "student") -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _mean_matrix(run: Path, arm: Sequence[Scores], metric: str, row: str) -> Any
 
     listed = pairs(run)
     grid = Grid.of(listed)
-    cells = {str(p["pair_id"]): (str(p["content_id"]), str(p["style_id"])) for p in listed}
+    cells = {p.pair_id: (p.content_id, p.style_id) for p in listed}
     return np.mean(
         [grid.matrix({cells[k]: v for k, v in scores[row, metric].items()}) for scores in arm], axis=0
     )  # [C, S]; a cell that one seed lacks is left out

@@ -8,13 +8,15 @@ Legend: N pictures, S pixels a side, K classes of the scene reader.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from bottega.data.records import Pair
 
 Picture = npt.NDArray[np.uint8]
 COARSE = 16  # pixels a side, at which colours are compared: strokes are gone, areas are not
@@ -48,7 +50,7 @@ def _coarse(picture: Picture) -> npt.NDArray[np.float32]:
 
 
 def leaks(
-    pairs: Sequence[Mapping[str, Any]], pictures: Path, data_root: Path, reader: Any, size: int
+    pairs: Sequence[Pair], pictures: Path, data_root: Path, reader: Any, size: int
 ) -> dict[str, dict[str, float]]:
     """{"scene_leak": {pair_id: percent of the area}, "copied": {pair_id: share}} of the pictures {pair_id}.png.
 
@@ -62,20 +64,20 @@ def leaks(
 
     sources = Sources(data_root, size, truths=1)
     classes = [str(label) for label in reader.labels]
-    images = {str(p["pair_id"]): load_square(pictures / f"{p['pair_id']}.png", size) for p in pairs}
+    images = {p.pair_id: load_square(pictures / f"{p.pair_id}.png", size) for p in pairs}
     reads = dict(zip(images, _segmented(reader, list(images.values())), strict=True))
     found: dict[str, dict[str, float]] = {"scene_leak": {}, "copied": {}}
     ways: list[float] = []
     for pair in pairs:
-        name = str(pair["pair_id"])
-        own = shown(str(pair["style_id"]), classes)
+        name = pair.pair_id
+        own = shown(pair.style_id, classes)
         labels = sources.labels(pair)
         there = set() if labels is None else {classes.index(sources.classes[k]) for k in np.unique(labels) if k}
         only = own - there
-        others = [q for q in pairs if q["content_id"] == pair["content_id"] and q["pair_id"] != name]
-        controls = [q for q in others if not only & shown(str(q["style_id"]), classes)]
+        others = [q for q in pairs if q.content_id == pair.content_id and q.pair_id != name]
+        controls = [q for q in others if not only & shown(q.style_id, classes)]
         if only and controls:
-            control = np.mean([area(reads[str(q["pair_id"])], only) for q in controls])
+            control = np.mean([area(reads[q.pair_id], only) for q in controls])
             found["scene_leak"][name] = area(reads[name], only) - float(control)
         back, way = copied(images[name], sources.truths(pair)[0], sources.content(pair))
         found["copied"][name] = back

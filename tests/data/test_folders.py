@@ -8,6 +8,7 @@ import pytest
 
 from bottega.data import pairs, stage
 from bottega.data.config import ContentFolderConfig, DataConfig, PairsConfig, StyleFolderConfig
+from bottega.data.records import read_pairs
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
 
@@ -92,10 +93,10 @@ def test_pairs_of_ones_own_pictures_name_files_that_are_there(mine):
     stage.run(config(mine, prompt="a photograph"), mine / "data")
     made = pairs.run(PairsConfig(train=10, val=1, crossed=(1, 1)), mine / "data" / "pairs", data_root=mine / "data")
     assert {split: counts["pairs"] for split, counts in made.items()} == {"train": 10, "val": 1, "test": 1}
-    for row in pairs.read_pairs(mine / "data" / "pairs" / "train.jsonl"):
-        assert (mine / "data" / row["content_path"]).is_file()
-        assert (mine / "data" / row["style_path"]).is_file()
-        assert row["style"] in ("ink", "chalk")
+    for row in read_pairs(mine / "data" / "pairs" / "train.jsonl"):
+        assert (mine / "data" / row.content_path).is_file()
+        assert (mine / "data" / row.style_path).is_file()
+        assert row.style in ("ink", "chalk")
 
 
 def test_an_absent_or_empty_folder_is_refused(tmp_path):

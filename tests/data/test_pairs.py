@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bottega.data import pairs
 from bottega.data.config import ListConfig, PairsConfig
 from bottega.data.pairs import Material, Places, balanced_lines, crossed_lines
+from bottega.data.records import read_pairs
 from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError, RecipeError, RequestError, StorageError
 
@@ -176,14 +177,14 @@ def test_splits_are_respected_on_both_sides(tmp_path):
     assert {split: counts["pairs"] for split, counts in summary.items()} == {"train": 100, "val": 20, "test": 96}
     seen: dict[str, set[str]] = {}
     for split in ("train", "val", "test"):
-        found = pairs.read_pairs(root / "pairs" / f"{split}.jsonl")
-        assert {row["split"] for row in found} == {split}
-        seen[split] = {row["content_id"] for row in found} | {row["style_id"] for row in found}
-        assert found[0]["style_path"].startswith("wikiart/images/")
+        found = list(read_pairs(root / "pairs" / f"{split}.jsonl"))
+        assert {row.split for row in found} == {split}
+        seen[split] = {row.content_id for row in found} | {row.style_id for row in found}
+        assert found[0].style_path.startswith("wikiart/images/")
     assert not seen["train"] & seen["test"]
     assert not seen["train"] & seen["val"]
     assert not seen["val"] & seen["test"]
-    assert len(pairs.read_pairs(root / "pairs" / "train.jsonl", limit=32)) == 32
+    assert len(list(read_pairs(root / "pairs" / "train.jsonl", limit=32))) == 32
 
 
 def test_clipping_makes_what_there_is_and_says_so(tmp_path):

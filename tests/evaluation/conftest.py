@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bottega.data.records import Pair, read_pairs
 from bottega.evaluation.networks import Networks
 from bottega.miniature.world import KINDS, SHAPES, label_map, painter, render, scene
 from bottega.runtime.files import write_jsonl, write_png, write_text
@@ -28,8 +27,8 @@ class World:
     kinds: dict[bytes, int]
     scenes: dict[bytes, Picture]
 
-    def read(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.pairs.read_text().splitlines()]
+    def read(self) -> list[Pair]:
+        return list(read_pairs(self.pairs))
 
 
 @pytest.fixture(scope="session")

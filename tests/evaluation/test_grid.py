@@ -8,12 +8,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bottega.data.records import Pair
 from bottega.evaluation.grid import Grid, swapped_styles
 
 
-def pairs(contents: int, styles: int, labels: int = 4) -> list[dict[str, str]]:
+def pairs(contents: int, styles: int, labels: int = 4) -> list[Pair]:
     return [
-        {"pair_id": f"c{c}_s{s}", "content_id": f"c{c}", "style_id": f"s{s}", "style": f"label {s * labels // styles}"}
+        Pair(f"c{c}_s{s}", f"c{c}", f"c{c}.png", f"s{s}", f"s{s}.png", "", style=f"label {s * labels // styles}")
         for c in range(contents)
         for s in range(styles)
     ]

@@ -26,7 +26,7 @@ CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=2)
 
 def truths_as_students(world: World, seed: int) -> dict[str, Path]:
     """A student that paints as the truth does."""
-    return {pair["pair_id"]: world.root / "truth" / f"{pair['pair_id']}_seed{seed}.png" for pair in world.read()}
+    return {pair.pair_id: world.root / "truth" / f"{pair.pair_id}_seed{seed}.png" for pair in world.read()}
 
 
 def measure(world: World, oracles: Networks, directory: Path, config: EvaluationConfig = CONFIG) -> Measured:
@@ -134,7 +134,7 @@ def test_examples_are_the_nearest_and_the_farthest_without_repeats(summary: dict
 
 def test_examples_are_pairs_that_every_method_drew(world: World) -> None:
     grid = Grid.of(world.read())
-    ids = [str(pair["pair_id"]) for pair in grid.pairs]
+    ids = [pair.pair_id for pair in grid.pairs]
     student = {pair: float(k) for k, pair in enumerate(ids)}
     scores: dict[tuple[str, str], dict[str, float]] = {("student", m): student for m in ("truth", "palette")}
     scores["teacher", "palette"] = dict.fromkeys(ids[2:8], 0.0)

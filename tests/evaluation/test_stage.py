@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
 
+from bottega.data.records import read_pairs
 from bottega.evaluation import drawing, stage
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.drawing import Request, draw, draw_here
@@ -130,7 +132,7 @@ def test_done_again_nothing_is_drawn_again_and_a_lost_picture_comes_back_the_sam
         """As the child does it, without the seconds that a process takes to start."""
         for request in requests:
             drawn.append(request.row)
-            draw_here(request, load_painter(request.row, request.settings, [pair["prompt"] for pair in request.pairs]))
+            draw_here(request, load_painter(request.row, request.settings, [pair.prompt for pair in request.pairs]))
 
     monkeypatch.setattr(drawing, "_run_child", here)
     again = run(directory)
@@ -181,8 +183,8 @@ class Flat:
         self.bad, self.batches = bad, []
 
     def draw(self, pairs: Any, sources: Any, seed: int) -> list[npt.NDArray[np.float32]]:
-        self.batches.append([pair["pair_id"] for pair in pairs])
-        grey = {pair["pair_id"]: np.nan if pair["pair_id"] == self.bad else len(pair["style"]) / 20 for pair in pairs}
+        self.batches.append([pair.pair_id for pair in pairs])
+        grey = {pair.pair_id: np.nan if pair.pair_id == self.bad else len(pair.style) / 20 for pair in pairs}
         return [np.full((128, 128, 3), value, np.float32) for value in grey.values()]
 
 
@@ -211,11 +213,11 @@ def test_pictures_of_other_weights_are_drawn_again(world: World, tmp_path: Path)
 
 
 def test_a_failed_picture_and_a_broken_source_cost_their_own_pair(world: World, tmp_path: Path) -> None:
-    listed = [{**pair, "style_path": "wikiart/none.png"} if pair["style_id"] == "s1" else pair for pair in world.read()]
+    listed = [replace(pair, style_path="wikiart/none.png") if pair.style_id == "s1" else pair for pair in world.read()]
     asked = request(world, tmp_path, pairs=tuple(listed))
     draw_here(asked, Flat(bad="c0_s0"))
     there = draw([asked])["student"]  # everything is on record, so no process is started
-    assert set(there) == {pair["pair_id"] for pair in listed if pair["style_id"] != "s1"} - {"c0_s0"}
+    assert set(there) == {pair.pair_id for pair in listed if pair.style_id != "s1"} - {"c0_s0"}
     errors = {line["pair_id"]: line["error"] for line in read_jsonl(asked.made) if "error" in line}
     assert "missing" in errors["c1_s1"]
     assert "finite" in errors["c0_s0"]
@@ -253,5 +255,5 @@ def test_importing_the_configuration_loads_no_network_library() -> None:
 def test_pairs_of_a_list_written_twice_count_once(world: World, tmp_path: Path) -> None:
     from bottega.evaluation.grid import Grid
 
-    write_jsonl(tmp_path / "twice.jsonl", [*world.read(), *world.read()])
-    assert len(Grid.of(read_jsonl(tmp_path / "twice.jsonl"))) == CONTENTS * STYLES
+    write_jsonl(tmp_path / "twice.jsonl", [asdict(pair) for pair in [*world.read(), *world.read()]])
+    assert len(Grid.of(read_pairs(tmp_path / "twice.jsonl"))) == CONTENTS * STYLES

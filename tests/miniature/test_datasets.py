@@ -75,7 +75,8 @@ def test_truths_are_drawn_for_each_pair_and_seed(root: Path, tmp_path: Path) -> 
     (tmp_path / "wikiart/meta.csv").write_text(
         "id,path,artist,style,genre,sha256\ns1,x.png,painter-2003,waves,drawn,0\n"
     )
-    pair = {"pair_id": "000002000001_s1", "content_id": "000002000001", "style_id": "s1", "seeds": [0, 1]}
+    pair = {"pair_id": "000002000001_s1", "content_id": "000002000001", "content_path": "x.png", "style_id": "s1"}
+    pair |= {"style_path": "x.png", "prompt": "a circle", "seeds": [0, 1]}
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(json.dumps(pair) + "\n")
     config = TruthConfig(seeds=3, calibration_pairs=1, workers=1)

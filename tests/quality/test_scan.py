@@ -33,7 +33,8 @@ def world(tmp_path: Path, triples: list[Triple]) -> Path:
     """Six triples on disk: contents, styles, targets of two seeds, and their pair list."""
     rows = []
     for i, one in enumerate(triples[:6]):
-        rows.append({"pair_id": f"c{i}_s{i}", "content_path": f"contents/c{i}.png", "style_path": f"styles/s{i}.png"})
+        pair = {"pair_id": f"c{i}_s{i}", "content_id": f"c{i}", "style_id": f"s{i}", "prompt": "a circle"}
+        rows.append({**pair, "content_path": f"contents/c{i}.png", "style_path": f"styles/s{i}.png"})
         named = {rows[-1]["content_path"]: one.content, rows[-1]["style_path"]: one.style}
         named |= {f"targets/c{i}_s{i}_seed{seed}.png": one.truth for seed in (0, 1)}
         for name, picture in named.items():

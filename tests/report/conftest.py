@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bottega.data.records import read_pairs
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.grid import Grid
 from bottega.evaluation.metrics import METRICS
@@ -267,7 +268,7 @@ class RunMaker:
             "structure_encoder": "needs a structure encoder (models.structure_encoder)",
             "base": "no weights at <hub>",
         }
-        summary = summarise(config, home, Grid.of(self.test), absent)
+        summary = summarise(config, home, Grid.of(read_pairs(self.directory / "pairs/test.jsonl")), absent)
         summary["broken"] = {"c101_p80": "truncated: the file ends before the picture does"}
         write_json(home / "summary.json", summary)
         return summary

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import gelu
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
@@ -363,7 +364,7 @@ def test_the_evaluation_hands_the_adapter_what_the_sampler_gets(
     painter: Any = load_painter("student", settings, ["a circle"])
     painter._sampling = painter._sampling.model_copy(update={"steps": 2})
     content, style = (load_square(world / "data" / path, 128) for path in ("coco/c0.png", "wikiart/s0.png"))
-    pair = {"pair_id": "c0_s0", "content_id": "c0", "style_id": "s0", "prompt": "a circle"}
+    pair = Pair("c0_s0", "c0", "coco/c0.png", "s0", "wikiart/s0.png", prompt="a circle")
     ours = painter.draw([pair], [(content, style)], 5)[0]
     patches = ClipEncoder(Path(str(models.clip)), device="cpu").patches(style[None])
     theirs = stylize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.data.wikiart import style_captions
 from bottega.evaluation.grid import Grid
 from bottega.evaluation.painters import load_painter
@@ -56,16 +57,16 @@ def adapter(features: Path, models: ModelsConfig, tmp_path_factory: pytest.TempP
     return directory / "adapter.safetensors"
 
 
-def pair_of(content: int, style: int) -> dict[str, Any]:
-    return {
-        "pair_id": f"c{content}_s{style}",
-        "content_id": f"c{content}",
-        "content_path": f"coco/c{content}.png",
-        "style_id": f"s{style}",
-        "style_path": f"wikiart/s{style}.png",
-        "style": "stipple",
-        "prompt": "a circle",
-    }
+def pair_of(content: int, style: int) -> Pair:
+    return Pair(
+        pair_id=f"c{content}_s{style}",
+        content_id=f"c{content}",
+        content_path=f"coco/c{content}.png",
+        style_id=f"s{style}",
+        style_path=f"wikiart/s{style}.png",
+        style="stipple",
+        prompt="a circle",
+    )
 
 
 def test_the_evaluation_hands_each_style_its_own_caption_and_says_of_how_many_there_is_none(

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bottega.data.records import read_pairs
 from bottega.quality.measure import Judge
 from bottega.runtime.errors import (
     FingerprintError,
@@ -273,7 +274,7 @@ def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray
             config, directory, data.root, teacher=lambda: Faulty(spoil, data), judge=lambda: Judge(None),
             thresholds=LIMITS, ledger=ledger, fingerprint="f",
         )  # fmt: skip
-        for _ in runner.run(chunks([lambda: iter(data.rows)], [0], 3)):
+        for _ in runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)):
             pass
         from bottega.teacher.export import write_lists
 
@@ -407,7 +408,7 @@ def test_out_of_memory_makes_the_batch_smaller_and_is_never_a_bad_picture(data: 
     teacher = Crowded(data)
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, teacher, batch_size=8)
-        assert sum(count for count, _ in runner.run(chunks([lambda: iter(data.rows)], [0], 8))) == len(data.rows)
+        assert sum(count for count, _ in runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 8))) == len(data.rows)
         found = list(ledger.current())
     assert teacher.batches[:3] == [8, 4, 2]
     assert {row.status for row in found} == {"ok"}
@@ -421,7 +422,7 @@ def test_a_process_that_grows_stops_with_all_saved_for_a_fresh_one(
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, Faulty(lambda _, p: p, data))
         with pytest.raises(StartAfresh, match="2000 MB"):
-            list(runner.run(chunks([lambda: iter(data.rows)], [0], 3)))
+            list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)))
         assert ledger.count() == 3
 
 
@@ -431,16 +432,16 @@ def test_what_gave_no_picture_stays_so_until_it_is_asked_for_again(teach: Teach,
     with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
         nan = Faulty(lambda item, p: np.full_like(p, np.nan) if item.pair_id == data.rows[1]["pair_id"] else p, data)
         style.write_bytes(b"no picture")
-        list(runner_of(data, tmp_path / "teacher", ledger, nan).run(chunks([lambda: iter(data.rows)], [0], 3)))
+        list(runner_of(data, tmp_path / "teacher", ledger, nan).run(chunks([lambda: read_pairs(data.pairs)], [0], 3)))
         assert sorted({r.status for r in ledger.best()}) == ["broken", "failed", "ok"]
     before = rows(tmp_path / "teacher")
     with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
         again = runner_of(data, tmp_path / "teacher", ledger, Faulty(lambda _, p: p, data))
-        assert [made for _, made in again.run(chunks([lambda: iter(data.rows)], [0], 3)) if made] == []
+        assert [made for _, made in again.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)) if made] == []
         assert rows(tmp_path / "teacher") == before
         again.retry_failed = True
         style.write_bytes(whole)
-        list(again.run(chunks([lambda: iter(data.rows)], [0], 3)))
+        list(again.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)))
         assert {row.status for row in ledger.best()} == {"ok"}
         assert ledger.count() == len(data.rows)
 
@@ -449,7 +450,7 @@ def test_where_only_the_best_try_is_kept_the_others_leave_their_rows(data: DataS
     first_black = Faulty(lambda item, p: np.zeros_like(p) if item.noise_index == 0 else p, data)
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, first_black, keep_tries="best")
-        list(runner.run(chunks([lambda: iter(data.rows)], [0], 3)))
+        list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)))
         tries = [(row.try_index, row.output_path is None, row.status) for row in ledger.current()]
         assert tries == [(0, True, "ok"), (1, False, "ok")] * len(data.rows)
         assert all(row.try_index == 1 for row in ledger.best())
@@ -464,7 +465,7 @@ def test_a_content_that_disappears_midway_is_a_row_and_the_rest_is_done(data: Da
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, Faulty(losing, data), batch_size=1)
         runner.pressure.ahead = False
-        list(runner.run(chunks([lambda: iter(data.rows)], [0], 1)))
+        list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 1)))
         found = {row.pair_id: row.status for row in ledger.best()}
     assert found.pop(data.rows[5]["pair_id"]) == "broken"
     assert set(found.values()) == {"ok"}
@@ -510,7 +511,7 @@ def test_retries_go_out_with_their_own_chunk_and_rows_are_entered_in_the_order_o
     bad = Noting(lambda i, p: np.zeros_like(p) if i.style_id in ("p0", "p3") and i.noise_index == 0 else p, data)
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, bad, batch_size=2)
-        list(runner.run(chunks([lambda: iter(data.rows)], [0], 2)))
+        list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 2)))
         assert [row.style_id for row in ledger.best()] == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert bad.asked == [["p0.0", "p1.0"], ["p2.0", "p3.0"], ["p0.1"], ["p3.1"], ["p4.0", "p5.0"]]
 

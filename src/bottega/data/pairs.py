@@ -203,16 +203,6 @@ def write_pairs(path: Path, lines: Iterable[bytes]) -> int:
     return count
 
 
-def read_pairs(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """The pairs of a list, or its first `limit`.
-
-    Raises:
-        MissingError: there is no such list.
-        StorageError: a line is no JSON object.
-    """
-    return list(islice(read_jsonl(path), limit))
-
-
 def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
     """Write `train.jsonl`, `val.jsonl` and `test.jsonl` in `directory` from what stage `data` prepared.
 

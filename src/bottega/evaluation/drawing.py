@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.evaluation.colour import Picture
-from bottega.evaluation.grid import Pair
 from bottega.evaluation.painters import Painter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
@@ -27,6 +27,7 @@ from bottega.runtime.files import append_jsonl, read_json, read_jsonl, sha256_fi
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
+from bottega.runtime.records import to_record
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Request:
     row: str
     directory: str
     data_root: str
-    pairs: tuple[Mapping[str, Any], ...]
+    pairs: tuple[Pair, ...]
     batch_size: int
     seed: int
     fingerprint: str
@@ -52,13 +53,13 @@ class Request:
 
     def picture(self, pair: Pair) -> Path:
         """Where a pair's picture lies."""
-        return Path(self.directory) / f"{pair['pair_id']}.png"
+        return Path(self.directory) / f"{pair.pair_id}.png"
 
     def key(self, pair: Pair) -> str:
         """Stands for everything a picture depends on, but for what it is batched with."""
         data_root = Path(self.data_root)
-        sources = [_sha(data_root / str(pair[name])) for name in ("content_path", "style_path")]
-        ids = [pair["content_id"], pair["style_id"], pair["prompt"]]
+        sources = [_sha(data_root / path) for path in (pair.content_path, pair.style_path)]
+        ids = [pair.content_id, pair.style_id, pair.prompt]
         return sha256_json([self.fingerprint, self.row, self.seed, ids, sources])[:20]
 
 
@@ -80,8 +81,8 @@ def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
 
 def _drawn(request: Request) -> dict[str, Path]:
     made = _made(request)
-    lines = {str(p["pair_id"]): made.get(str(p["pair_id"]), {}) for p in request.pairs}
-    return {str(p["pair_id"]): request.picture(p) for p in request.pairs if "sha256" in lines[str(p["pair_id"])]}
+    lines = {p.pair_id: made.get(p.pair_id, {}) for p in request.pairs}
+    return {p.pair_id: request.picture(p) for p in request.pairs if "sha256" in lines[p.pair_id]}
 
 
 def draw_here(request: Request, painter: Painter) -> None:
@@ -107,20 +108,20 @@ def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> li
     sources: list[tuple[Picture, Picture]] = []
     for pair in batch:
         try:
-            paths = [Path(request.data_root) / str(pair[name]) for name in ("content_path", "style_path")]
+            paths = [Path(request.data_root) / path for path in (pair.content_path, pair.style_path)]
             content, style = (load_square(path, painter.size) for path in paths)
         except PictureError as error:
-            lines[str(pair["pair_id"])] = {"error": str(error)}
+            lines[pair.pair_id] = {"error": str(error)}
             continue
         pairs.append(pair)
         sources.append((content, style))
     pictures = painter.draw(pairs, sources, request.seed) if pairs else []
     for pair, picture in zip(pairs, pictures, strict=True):
         try:
-            lines[str(pair["pair_id"])] = {"sha256": write_png(request.picture(pair), _finite(picture))}
+            lines[pair.pair_id] = {"sha256": write_png(request.picture(pair), _finite(picture))}
         except NonFiniteError as error:
-            lines[str(pair["pair_id"])] = {"error": str(error)}
-    return [{"pair_id": pair["pair_id"], "key": request.key(pair), **lines[str(pair["pair_id"])]} for pair in batch]
+            lines[pair.pair_id] = {"error": str(error)}
+    return [{"pair_id": pair.pair_id, "key": request.key(pair), **lines[pair.pair_id]} for pair in batch]
 
 
 def _finite(picture: npt.NDArray[np.float32]) -> Picture:
@@ -143,7 +144,7 @@ def _made(request: Request) -> dict[str, dict[str, Any]]:
 def _missing(request: Request, made: Mapping[str, Mapping[str, Any]], batch: Sequence[Pair]) -> bool:
     """Whether any picture of the batch is not there as its line says."""
     for pair in batch:
-        line = made.get(str(pair["pair_id"]), {})
+        line = made.get(pair.pair_id, {})
         if line.get("key") != request.key(pair):
             return True
         if "sha256" in line and _sha(request.picture(pair)) != line["sha256"]:
@@ -170,7 +171,8 @@ def draw_from(file: Path) -> None:
     """Draw what a file asks for, one request after the other, in this process; the command line calls it in the
     child."""
     for raw in read_json(file):
-        request = Request(**{**raw, "pairs": tuple(raw["pairs"])})
+        pairs = tuple(to_record(Pair, pair, str(file)) for pair in raw["pairs"])
+        request = Request(**{**raw, "pairs": pairs})
         with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
-            captions = sorted({str(pair["prompt"]) for pair in request.pairs})
+            captions = sorted({pair.prompt for pair in request.pairs})
             draw_here(request, load_painter(request.row, request.settings, captions))

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bottega.data.records import Pair
 from bottega.evaluation.bootstrap import Matrix
-
-Pair = Mapping[str, Any]
-"""One line of a pairs file."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,9 @@ class Grid:
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Grid:
         """The grid of some pairs; a pair that comes twice counts once."""
-        kept = {str(p["pair_id"]): p for p in pairs}
-        contents = dict.fromkeys(str(p["content_id"]) for p in kept.values())
-        labels = {str(p["style_id"]): str(p["style"]) for p in kept.values()}
+        kept = {p.pair_id: p for p in pairs}
+        contents = dict.fromkeys(p.content_id for p in kept.values())
+        labels = {p.style_id: p.style for p in kept.values()}
         return cls(tuple(kept.values()), tuple(contents), tuple(labels), labels)
 
     def __len__(self) -> int:
@@ -60,7 +57,7 @@ class Grid:
         )
         contents = set(self.contents[: max(1, limit // columns)])
         styles = set(by_turns(self.styles, self.labels)[:columns])
-        return Grid.of([p for p in self.pairs if p["content_id"] in contents and p["style_id"] in styles][:limit])
+        return Grid.of([p for p in self.pairs if p.content_id in contents and p.style_id in styles][:limit])
 
 
 def by_turns(styles: Sequence[str], labels: Mapping[str, str]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bottega.data.records import Pair
 from bottega.evaluation.colour import Picture
-from bottega.evaluation.grid import Pair
 from bottega.runtime.files import sha256_bytes
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class _Teacher:
 
         items = [
             Item(
-                pair_id=str(pair["pair_id"]),
-                content_id=str(pair["content_id"]),
-                style_id=str(pair["style_id"]),
-                prompt=str(pair["prompt"]),
+                pair_id=pair.pair_id,
+                content_id=pair.content_id,
+                style_id=pair.style_id,
+                prompt=pair.prompt,
                 seed=seed,
                 content=content,
                 style=style,
@@ -140,9 +140,9 @@ class _Student:
             self._adapter,
             self._each_once("latents", contents, lambda picture: self._parts.vae.encode(picture[None])[0]),
             *self._seen(styles, contents),
-            [self._texts[str(pair["prompt"])] for pair in pairs],
+            [self._texts[pair.prompt] for pair in pairs],
             # The base gets the student's noise: nothing but the adapter is between them.
-            [derive("evaluation noise", seed, str(pair["content_id"]), str(pair["style_id"])) for pair in pairs],
+            [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs],
             sampling=self._sampling,
             strength=self._strength,
             null_prompt=self._texts[""],
@@ -158,7 +158,7 @@ class _Student:
         clip, shown = self._clip, self._shown
         if clip is None or shown is None:
             return None
-        captions = [shown.get(str(pair["style_path"]), "") for pair in pairs]
+        captions = [shown.get(pair.style_path, "") for pair in pairs]
         for caption in set(captions):
             if ("caption", caption) not in self._known:
                 embedded = torch.from_numpy(clip.text([caption])[0])

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.evaluation.colour import Picture, palette, palette_distance
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
-from bottega.evaluation.grid import Grid, Pair
+from bottega.evaluation.grid import Grid
 from bottega.evaluation.metrics import object_overlap, same_classes, structure_distance, text_scores
 from bottega.evaluation.networks import Networks
 from bottega.evaluation.sources import Sources
@@ -94,7 +95,7 @@ def measure_all(
                 try:
                     jobs += _jobs(pair, config.rows, files, sources, way, old, measured)
                 except PictureError as error:
-                    measured.broken[str(pair["pair_id"])] = str(error)
+                    measured.broken[pair.pair_id] = str(error)
             records = measurer(jobs)
             if records:
                 append_jsonl(kept, (vars(record) for record in records))
@@ -115,7 +116,7 @@ def _jobs(
 ) -> list[_Job]:
     """The pictures of a pair that are still to be measured; those that were are put among the records."""
     identity = [way, *sources.identity(pair)]
-    pair_id = str(pair["pair_id"])
+    pair_id = pair.pair_id
     jobs, found = [], []
     for row in rows:
         drawn = files.get(row, {}).get(pair_id)
@@ -159,7 +160,7 @@ class _Measurer:
         self._texts(jobs, scores)
         self._truths(jobs, scores)
         return [
-            Record(str(job.pair["pair_id"]), job.row, job.sha256, job.key, found)
+            Record(job.pair.pair_id, job.row, job.sha256, job.key, found)
             for job, found in zip(jobs, scores, strict=True)
         ]
 
@@ -196,17 +197,17 @@ class _Measurer:
     def _texts(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
         if (clip := self.networks.clip) is None:
             return
-        captions = sorted({str(job.pair["prompt"]) for job in jobs})
+        captions = sorted({job.pair.prompt for job in jobs})
         texts = dict(zip(captions, clip.text(captions), strict=True))
         images = np.stack(self._features("clip", jobs, clip.image))  # [N, D]
-        wanted = np.stack([texts[str(job.pair["prompt"])] for job in jobs])  # [N, D]
+        wanted = np.stack([texts[job.pair.prompt] for job in jobs])  # [N, D]
         for found, score in zip(scores, text_scores(images, wanted), strict=True):
             found["text"] = float(score)
 
     def _truths(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
         described: dict[str, list[Description]] = {}
         for job, found in zip(jobs, scores, strict=True):
-            pair_id = str(job.pair["pair_id"])
+            pair_id = job.pair.pair_id
             if pair_id not in described:
                 described[pair_id] = [describe(truth) for truth in self.sources.truths(job.pair)]
             made_from = self.made_from.get(job.row)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.evaluation.colour import Picture
-from bottega.evaluation.grid import Pair
 from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_jsonl, sha256_file
@@ -43,15 +43,15 @@ class Sources:
 
     def content(self, pair: Pair) -> Picture:
         """The content of a pair. Raises PictureError."""
-        return self._picture(str(pair["content_path"]))
+        return self._picture(pair.content_path)
 
     def style(self, pair: Pair) -> Picture:
         """The style picture of a pair. Raises PictureError."""
-        return self._picture(str(pair["style_path"]))
+        return self._picture(pair.style_path)
 
     def truth_paths(self, pair: Pair) -> list[Path]:
         """The drawn truths of a pair that exist, in the order of their seeds."""
-        named = (self.data_root / "truth" / f"{pair['pair_id']}_seed{k}.png" for k in range(self._truths))
+        named = (self.data_root / "truth" / f"{pair.pair_id}_seed{k}.png" for k in range(self._truths))
         return [path for path in named if path.is_file()]
 
     def truths(self, pair: Pair, count: int | None = None) -> list[Picture]:
@@ -60,7 +60,7 @@ class Sources:
 
     def labels(self, pair: Pair) -> Labels | None:
         """The content's label map, uint8 [size, size], or None. Raises PictureError where it can't be read."""
-        place = self._layouts.get(str(pair["content_id"]))
+        place = self._layouts.get(pair.content_id)
         if place is None or not self.classes:
             return None
         try:
@@ -70,12 +70,12 @@ class Sources:
 
     def identity(self, pair: Pair) -> list[str]:
         """What a score of this pair depends on, as hashes, but for the picture that is scored. Raises PictureError."""
-        files = [self.data_root / str(pair["content_path"]), self.data_root / str(pair["style_path"])]
-        if place := self._layouts.get(str(pair["content_id"])):
+        files = [self.data_root / pair.content_path, self.data_root / pair.style_path]
+        if place := self._layouts.get(pair.content_id):
             files.append(self.data_root / place)
         files += self.truth_paths(pair)
         try:
-            return [str(pair["prompt"]), str(pair["style"]), *(self._sha(file) for file in files)]
+            return [pair.prompt, pair.style, *(self._sha(file) for file in files)]
         except OSError as error:
             raise PictureError(
                 f"{error.filename}: can't be read ({error.strerror}); restore it or leave it out"

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bottega.data.records import read_pairs
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS
@@ -81,7 +82,7 @@ def run(
         MissingError: the pairs or the adapter file are not there.
         RequestError: there is no pair.
     """
-    grid = Grid.of(read_jsonl(pairs)).smaller(config.limit)
+    grid = Grid.of(read_pairs(pairs)).smaller(config.limit)
     if not grid.pairs:
         raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
     if adapter is not None and not adapter.is_file():
@@ -152,7 +153,7 @@ def _draw_all(
             row=row,
             directory=str(directory / "pictures" / row),
             data_root=str(data_root),
-            pairs=tuple(dict(pair) for pair in pairs),
+            pairs=pairs,
             batch_size=config.batch_size,
             seed=config.seed,
             **settings,
@@ -206,7 +207,7 @@ def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | No
 
     if read_header(adapter)["adapter"].get("scene_removal", "none") == "none":
         return None
-    paths = {str(pair["style_path"]) for pair in grid.pairs}
+    paths = {pair.style_path for pair in grid.pairs}
     shown = style_captions(data_root, sorted(paths))
     if len(shown) < len(paths):
         LOGGER.warning(
@@ -242,7 +243,7 @@ def _size(files: Files, grid: Grid, data_root: Path) -> int:
     from PIL import Image
 
     drawn: Iterable[Path] = (path for row in ("student", "base", "teacher") for path in files.get(row, {}).values())
-    truths = (data_root / "truth" / f"{pair['pair_id']}_seed0.png" for pair in grid.pairs)
+    truths = (data_root / "truth" / f"{pair.pair_id}_seed0.png" for pair in grid.pairs)
     first = next(iter(drawn), None) or next((path for path in truths if path.is_file()), None)
     if first is None:
         return _DEFAULT_SIZE

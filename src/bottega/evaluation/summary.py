@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from bottega.data.records import Pair
 from bottega.evaluation.bootstrap import Estimate, Matrix, crossed_difference, crossed_mean
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import ORDER, ROWS
-from bottega.evaluation.grid import Grid, Pair, swapped_styles
+from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, plain_name
 from bottega.evaluation.scoring import Measured, Record
 
@@ -35,7 +36,7 @@ def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterat
                 yield _line(pair_id, row, metric, value, record)
     for row in dict.fromkeys(row for row, _ in measured.records):
         records = {pair_id: record for (there, pair_id), record in measured.records.items() if there == row}
-        yield from _kind_lines(row, Grid.of(p for p in grid.pairs if p["pair_id"] in records), records, labels)
+        yield from _kind_lines(row, Grid.of(p for p in grid.pairs if p.pair_id in records), records, labels)
 
 
 def _kind_lines(row: str, grid: Grid, records: Mapping[str, Record], labels: Sequence[str]) -> Iterator[Score]:
@@ -46,7 +47,7 @@ def _kind_lines(row: str, grid: Grid, records: Mapping[str, Record], labels: Seq
     numbers = {plain_name(label): number for number, label in enumerate(labels)}
     known = {style: numbers[plain_name(label)] for style, label in grid.labels.items() if plain_name(label) in numbers}
     swap = swapped_styles({style: grid.labels[style] for style in known})
-    at = {(str(p["content_id"]), str(p["style_id"])): str(p["pair_id"]) for p in grid.pairs}
+    at = {(p.content_id, p.style_id): p.pair_id for p in grid.pairs}
     for (content, style), pair_id in at.items():
         if style not in known or "kind" not in records[pair_id].scores:
             continue
@@ -174,7 +175,7 @@ def examples(grid: Grid, scores: Scores, count: int, row: str = "student") -> di
     by, order = _order(scores, row)
     drawn = [set(known) for (_, metric), known in scores.items() if metric == "palette"]
     everywhere = set(order).intersection(*drawn)
-    ranked = sorted((order[pair], pair) for p in grid.pairs if (pair := str(p["pair_id"])) in everywhere)
+    ranked = sorted((order[pair], pair) for p in grid.pairs if (pair := p.pair_id) in everywhere)
     count = min(count, len(ranked) // 3)
     start = (len(ranked) - count) // 2
     parts = {
@@ -202,7 +203,7 @@ def _order(scores: Scores, row: str) -> tuple[str, Mapping[str, float]]:
 
 def per_label(grid: Grid, scores: Scores, row: str = "student") -> dict[str, dict[str, float]]:
     """Means of a row by style label, for the report's table by kind; the macro view beside the micro one."""
-    labels = {str(p["pair_id"]): str(p["style"]) for p in grid.pairs}
+    labels = {p.pair_id: p.style for p in grid.pairs}
     found: dict[str, dict[str, float]] = {}
     for metric in METRICS:
         values = scores.get((row, metric), {})
@@ -214,11 +215,11 @@ def per_label(grid: Grid, scores: Scores, row: str = "student") -> dict[str, dic
 
 
 def _matrix(grid: Grid, values: Mapping[str, float]) -> Matrix:
-    return grid.matrix({_cell_of(p): values[str(p["pair_id"])] for p in grid.pairs if str(p["pair_id"]) in values})
+    return grid.matrix({_cell_of(p): values[p.pair_id] for p in grid.pairs if p.pair_id in values})
 
 
 def _cell_of(pair: Pair) -> tuple[str, str]:
-    return str(pair["content_id"]), str(pair["style_id"])
+    return pair.content_id, pair.style_id
 
 
 def _draws(config: EvaluationConfig) -> dict[str, Any]:

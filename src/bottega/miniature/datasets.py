@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bottega.data.records import read_pairs
 from bottega.miniature.config import TruthConfig, WorldConfig
 from bottega.miniature.corpus import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
-from bottega.runtime.files import atomic_path, read_jsonl, write_bytes, write_json, write_text
+from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
 
 _VAL_OFFSET = 500_000  # val scenes are numbered apart, so that either part can grow
@@ -201,16 +202,15 @@ def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], da
     jobs = []
     for path in pairs:
         test = path.name == "test.jsonl"
-        for number, pair in enumerate(read_jsonl(path)):
+        for number, pair in enumerate(read_pairs(path)):
             if not test and config.calibration_pairs is not None and number >= config.calibration_pairs:
                 break
-            wanted = pair["seeds"] if config.train_seeds is None else sorted({*pair["seeds"]} & {*config.train_seeds})
+            seeds = pair.seeds or ()
+            wanted = seeds if config.train_seeds is None else sorted({*seeds} & {*config.train_seeds})
             for k in range(config.seeds) if test else wanted:
-                place = directory / f"{pair['pair_id']}_seed{k}.png"
+                place = directory / f"{pair.pair_id}_seed{k}.png"
                 if not place.exists():
-                    jobs.append(
-                        (place, int(pair["content_id"]), int(artists[pair["style_id"]].removeprefix("painter-")), k)
-                    )
+                    jobs.append((place, int(pair.content_id), int(artists[pair.style_id].removeprefix("painter-")), k))
     _each(_draw_truth, jobs, config.workers, "drawing truths")
     return {"drawn": len(jobs), "truths": sum(1 for _ in directory.glob("*_seed*.png"))}
 

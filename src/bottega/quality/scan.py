@@ -97,6 +97,7 @@ def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path
         RequestError: a picture's name is none of a pair in `lists`.
     """
     from bottega.data.pictures import picture_files
+    from bottega.data.records import read_pairs
 
     found: list[tuple[str, Path, str]] = []
     for folder in folders:
@@ -108,10 +109,10 @@ def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path
         raise MissingError(f"there is no picture under {', '.join(map(str, folders))}; name another folder")
     wanted = {pair_id for _, _, pair_id in found}
     known = {
-        pair["pair_id"]: (str(data_root / pair["content_path"]), str(data_root / pair["style_path"]))
+        pair.pair_id: (str(data_root / pair.content_path), str(data_root / pair.style_path))
         for file in lists
-        for pair in read_jsonl(file)
-        if pair["pair_id"] in wanted
+        for pair in read_pairs(file)
+        if pair.pair_id in wanted
     }
     strange = [name for name, _, pair_id in found if pair_id not in known]
     if strange:

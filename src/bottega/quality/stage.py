@@ -145,17 +145,17 @@ def _calibrated(config: QualityConfig, files: list[Path], data_root: Path, model
 
 def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Iterator[tuple[Picture, Picture, Picture]]:
     """(truth, content, style) of the first pairs that have a truth; unreadable pictures are left out."""
-    from bottega.data.pairs import read_pairs
     from bottega.data.pictures import load_square
+    from bottega.data.records import read_pairs
 
     found = 0
     for file in files:
         for pair in read_pairs(file):
-            truth = data_root / "truth" / f"{pair['pair_id']}_seed0.png"
+            truth = data_root / "truth" / f"{pair.pair_id}_seed0.png"
             if not truth.is_file():
                 continue
             try:
-                paths = (truth, data_root / pair["content_path"], data_root / pair["style_path"])
+                paths = (truth, data_root / pair.content_path, data_root / pair.style_path)
                 one, two, three = (load_square(path, config.size) for path in paths)
             except PictureError as error:
                 LOGGER.warning("left out of the calibration: %s", error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair, read_pairs
 from bottega.report.reading import Run, number
 from bottega.report.teaching import Target
 from bottega.runtime.errors import PictureError
@@ -135,26 +136,29 @@ def of_evaluation(run: Run, summary: Mapping[str, Any]) -> list[Example]:
     if not isinstance(named, Mapping):
         return []
     wanted = [(part, str(e["pair_id"])) for part in PARTS for e in named.get(part) or []]
-    pairs = {str(pair["pair_id"]): pair for pair in run.jsonl("pairs/test.jsonl")}
+    pairs = {pair.pair_id: pair for pair in _test_pairs(run)}
     scores = _scores(run, {pair for _, pair in wanted})
     return [_evaluated(run, part, pairs[pair], scores) for part, pair in wanted if pair in pairs]
 
 
-def _evaluated(
-    run: Run, part: str, pair: Mapping[str, Any], scores: Mapping[tuple[str, str], Mapping[str, float]]
-) -> Example:
-    root, pair_id = run.data_root, str(pair["pair_id"])
+def _test_pairs(run: Run) -> list[Pair]:
+    name = "pairs/test.jsonl"
+    return run.attempt(name, lambda: list(read_pairs(run.directory / name))) or []
+
+
+def _evaluated(run: Run, part: str, pair: Pair, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> Example:
+    root, pair_id = run.data_root, pair.pair_id
     pictures = run.directory / "evaluation" / "pictures"
     cells = [
-        Cell("content", root / str(pair["content_path"]), _words(scores.get((pair_id, "content")))),
-        Cell("style", root / str(pair["style_path"])),
+        Cell("content", root / pair.content_path, _words(scores.get((pair_id, "content")))),
+        Cell("style", root / pair.style_path),
     ]
     for row in ("teacher", "student"):
         path = pictures / row / f"{pair_id}.png"
         missing = "" if path.is_file() else "not drawn for this pair"
         cells.append(Cell(row, path, _words(scores.get((pair_id, row))), missing=missing))
     cells += [Cell(c.column, c.path, _words(scores.get((pair_id, "truth")))) for c in _truth(root, pair_id)]
-    return Example(part, str(pair.get("prompt", "")), str(pair.get("style", "")), "", tuple(cells))
+    return Example(part, pair.prompt, pair.style, "", tuple(cells))
 
 
 def _truth(root: Path, pair_id: str) -> list[Cell]:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
 from bottega.quality.measure import Judge, Scores, to_uint8
@@ -47,7 +48,6 @@ _SCAN = 512  # targets asked of the ledger at once
 _SEEN = 65_536  # hashes kept while what is done is passed over
 _IN_FLIGHT = 2
 _LOADERS = 2  # threads that read pictures
-Pair = dict[str, Any]
 Plan = tuple[str, Settings]  # a rung's name and what it does
 Loading = tuple["Chunk", list[Future[None]]]
 
@@ -124,9 +124,9 @@ def chunks(lists: Iterable[Callable[[], Iterator[Pair]]], seeds: Sequence[int], 
             opened = pairs()
             while part := list(islice(opened, batch)):
                 chunk = [
-                    Work(pair, seed, target_name(pair["content_id"], pair["style_id"], seed))
+                    Work(pair, seed, target_name(pair.content_id, pair.style_id, seed))
                     for pair in part
-                    if seed in pair.get("seeds", seeds)
+                    if pair.seeds is None or seed in pair.seeds
                 ]
                 if chunk:
                     yield chunk
@@ -257,7 +257,7 @@ class Runner:
         """
         if len(self._seen) > _SEEN:
             self._seen = {}
-        paths = {path for one in works for path in (one.pair["content_path"], one.pair["style_path"])}
+        paths = {path for one in works for path in (one.pair.content_path, one.pair.style_path)}
         new = [path for path in paths if path not in self._seen]
         self._seen |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in new})
         return self._seen
@@ -268,9 +268,9 @@ class Runner:
         return (
             known is not None
             and (known.made or not self.retry_failed)
-            and known.content_sha256 == seen[pair["content_path"]]
-            and known.style_sha256 == seen[pair["style_path"]]
-            and known.prompt == pair["prompt"]
+            and known.content_sha256 == seen[pair.content_path]
+            and known.style_sha256 == seen[pair.style_path]
+            and known.prompt == pair.prompt
             and self._there(known.paths)
         )
 
@@ -279,7 +279,7 @@ class Runner:
 
     def _target(self, work: Work, known: Known | None, seen: Mapping[str, str]) -> Target | None:
         """What is to be made; None for what was only renamed."""
-        shas = seen[work.pair["content_path"]], seen[work.pair["style_path"]]
+        shas = seen[work.pair.content_path], seen[work.pair.style_path]
         if known is None:
             return None if self._adopt(work, shas) else Target(work, *shas)
         return Target(work, *shas, stale=known.paths, known=True)
@@ -288,8 +288,8 @@ class Runner:
         """Whether the same bytes stand in the ledger under names that no pair list knows any more: then they were
         renamed.
         """
-        for rows in self.ledger.same_inputs(*shas, work.seed, work.pair["prompt"]) if "missing" not in shas else []:
-            if rows[0].pair_id in self.known or rows[0].pair_id == work.pair["pair_id"]:
+        for rows in self.ledger.same_inputs(*shas, work.seed, work.pair.prompt) if "missing" not in shas else []:
+            if rows[0].pair_id in self.known or rows[0].pair_id == work.pair.pair_id:
                 continue
             moved = [self._renamed(row, work) for row in rows]
             for old, new in zip(rows, moved, strict=True):
@@ -308,26 +308,26 @@ class Runner:
 
     def _renamed(self, row: Row, work: Work) -> Row:
         names = {
-            key: str(work.pair[key])
+            key: getattr(work.pair, key)
             for key in ("pair_id", "content_id", "style_id", "content_path", "style_path", "style", "split")
         }
         path = row.output_path.replace(row.target, work.target) if row.output_path is not None else None
-        return replace(row, target=work.target, output_path=path, **names)  # type: ignore[arg-type]
+        return replace(row, target=work.target, output_path=path, **names)
 
     def _load(self, target: Target) -> None:
         """Read a target's pictures, in a thread of its own; one that can't be read makes it broken."""
         pair, size = target.work.pair, self.config.size
         try:
-            content, style = (load_square(self.data_root / pair[key], size) for key in ("content_path", "style_path"))
+            content, style = (load_square(self.data_root / path, size) for path in (pair.content_path, pair.style_path))
         except PictureError as error:
             target.broken = str(error)
             LOGGER.warning("%s: %s", target.work.target, error)
             return
         target.item = Item(
-            pair_id=str(pair["pair_id"]),
-            content_id=str(pair["content_id"]),
-            style_id=str(pair["style_id"]),
-            prompt=str(pair["prompt"]),
+            pair_id=pair.pair_id,
+            content_id=pair.content_id,
+            style_id=pair.style_id,
+            prompt=pair.prompt,
             seed=target.work.seed,
             content=content,
             style=style,
@@ -513,9 +513,9 @@ class Runner:
         pair = target.work.pair
         return Row(
             target=target.work.target,
-            pair_id=str(pair["pair_id"]),
-            content_id=str(pair["content_id"]),
-            style_id=str(pair["style_id"]),
+            pair_id=pair.pair_id,
+            content_id=pair.content_id,
+            style_id=pair.style_id,
             seed=target.work.seed,
             try_index=index,
             rung=rung,
@@ -526,11 +526,11 @@ class Runner:
             scores={},
             parameters={},
             noise_seed=0,
-            prompt=str(pair["prompt"]),
-            style=str(pair.get("style", "")),
-            split=str(pair.get("split", "")),
-            content_path=str(pair["content_path"]),
-            style_path=str(pair["style_path"]),
+            prompt=pair.prompt,
+            style=pair.style,
+            split=pair.split,
+            content_path=pair.content_path,
+            style_path=pair.style_path,
             content_sha256=target.content_sha256,
             style_sha256=target.style_sha256,
             output_path=None,

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.data.pictures import load_square
+from bottega.data.records import Pair, read_pairs
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import alarms, pass_rates
 from bottega.quality.measure import SCORES_VERSION, Judge
 from bottega.quality.sheet import Entry, contact_sheet
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
-from bottega.runtime.files import count_lines, read_jsonl, sha256_bytes, sha256_json
+from bottega.runtime.files import count_lines, sha256_bytes, sha256_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.teacher.config import TeacherConfig
@@ -28,7 +28,7 @@ from bottega.teacher.export import write_csv, write_lists, write_parquet
 from bottega.teacher.items import Teacher
 from bottega.teacher.ledger import Ledger, Row
 from bottega.teacher.protocol import cautions, schedule
-from bottega.teacher.runner import Pair, Runner, chunks
+from bottega.teacher.runner import Runner, chunks
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -128,14 +128,14 @@ class PairLists:
 
     def ids(self) -> frozenset[str]:
         """All pair ids, those beyond the limit too."""
-        return frozenset(str(pair["pair_id"]) for file in self.files for pair in read_jsonl(file))
+        return frozenset(pair.pair_id for file in self.files for pair in read_pairs(file))
 
     def count(self) -> int:
         """Pairs of all lists, by their lines."""
         return sum(min(count_lines(file), self.limit or sys.maxsize) for file in self.files)
 
     def _stream(self, file: Path) -> Iterator[Pair]:
-        return islice(read_jsonl(file), self.limit)
+        return read_pairs(file, self.limit)
 
 
 def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> None:
