@@ -186,7 +186,8 @@ def by_our_loop(target: Target, seed: int, cap: float, *, own_network: bool) -> 
     from bottega.ldm.stage import prepare
 
     with tempfile.TemporaryDirectory() as folder:
-        work, loop = prepare(read_recipe(seed), Path(folder))
+        job = prepare(read_recipe(seed), Path(folder))
+        work, loop = job.work, job.config
         if not own_network:
             work.module = work.model = borrowed(seed)
         return trained(target, work, loop, Path(folder), cap)
@@ -204,14 +205,14 @@ def trained(target: Target, work: LatentWorkload, loop: LoopConfig, folder: Path
         work.model.train()
         return [target.compare_latents(latents)]
 
-    def show(directory: Path, step: int) -> list[Path]:
+    def write_samples(directory: Path, step: int) -> list[Path]:
         watch.look(step)
         return []
 
-    work.validate, work.show = dict, show  # type: ignore[method-assign,assignment]
     watch = Watch(draw, cap)
     try:
-        train(work, loop.model_copy(update={"validate_every": EVERY, "threads": None}), folder)
+        config = loop.model_copy(update={"validate_every": EVERY, "threads": None})
+        train(work, config, folder, write_samples=write_samples)
     except EnoughError:
         pass  # it has got there, or its time is up; else all steps were done without
     return watch.result()

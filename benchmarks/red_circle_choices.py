@@ -42,8 +42,8 @@ def run(target: Target, seed: int, sets: list[str]) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         quiet = ["validation.samples=0", "training.device=cpu", f"seed={seed}"]
-        work, loop = prepare(load_recipe(RECIPE, [*quiet, *sets]), Path(folder))
-        return trained(target, work, loop, Path(folder), CAP)
+        job = prepare(load_recipe(RECIPE, [*quiet, *sets]), Path(folder))
+        return trained(target, job.work, job.config, Path(folder), CAP)
 
 
 def main() -> int:

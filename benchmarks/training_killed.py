@@ -111,11 +111,11 @@ def mark(marks: Marks) -> None:
     from bottega.student.objective import StyleWorkload
     from bottega.student.validation import Validation
     from bottega.training import checkpoint
-    from bottega.training.loop import WHOLE
+    from bottega.training.workload import ALL_MICROBATCHES
 
     window = StyleWorkload.window
 
-    def begun(work: StyleWorkload, step: int, share: slice = WHOLE) -> Iterator[Any]:
+    def begun(work: StyleWorkload, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Any]:
         marks.set("a step")  # and all that follows, but for what has a mark of its own
         return window(work, step, share)
 

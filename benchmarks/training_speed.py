@@ -74,14 +74,15 @@ class Bench:
         from bottega.training.loop import train
 
         config = self.config.model_copy(update={"gradient_checkpointing": checkpointing})
-        work, _ = prepare(config, self.cache.features, self.models)
+        job, _ = prepare(config, self.cache.features, self.models)
         directory = Path(tempfile.mkdtemp(dir=self.folder))
         done = 0
 
         def run(steps: int) -> None:
             nonlocal done
             done += steps
-            train(work, self.config.loop.model_copy(update={"steps": done}), directory)
+            longer = job.config.model_copy(update={"steps": done})
+            train(job.work, longer, directory, validate=job.validate, write_samples=job.write_samples)
 
         return run
 
@@ -145,7 +146,7 @@ class Bench:
 
         from bottega.student.stage import prepare
 
-        work, _ = prepare(self.config, self.cache.features, self.models)
+        work = prepare(self.config, self.cache.features, self.models)[0].work
         draw = work.draw(0)
         part = work.part(draw, slice(0, self.config.window))
         part.loss.backward()  # type: ignore[no-untyped-call]

@@ -162,7 +162,7 @@ def counted(work: StyleWorkload) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        for part in work.window(0):
+        for part in work.microbatches(0):
             part.loss.backward()  # type: ignore[no-untyped-call]
     work.adapter.zero_grad(set_to_none=True)
     return float(counter.get_total_flops())

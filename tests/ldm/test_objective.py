@@ -26,13 +26,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workload(home: Path, **changes: Any) -> LatentWorkload:
-    work, _ = prepare(tiny(**changes), home / "tiny", write=False)
+    work = prepare(tiny(**changes), home / "tiny", write=False).work
     alive(work.model, 0.1)
     return work
 
 
 def without_text(home: Path, **changes: Any) -> LatentWorkload:
-    return prepare(textless(**changes), home / "textless", write=False)[0]
+    return prepare(textless(**changes), home / "textless", write=False).work
 
 
 class Perfect(LatentDiffusion):
@@ -70,7 +70,8 @@ def noting(work: LatentWorkload) -> Noting:
 def seen(work: LatentWorkload, step: int) -> list[Any]:
     with torch.no_grad():
         return [
-            (list(p.sample_ids), list(p.timesteps), p.sample_losses.tolist(), float(p.loss)) for p in work.window(step)
+            (list(p.sample_ids), list(p.timesteps), p.sample_losses.tolist(), float(p.loss))
+            for p in work.microbatches(step)
         ]
 
 
@@ -92,12 +93,12 @@ def test_the_parts_add_up_to_the_whole_in_loss_and_gradients(home: Path) -> None
     gradients = []
     losses = []
     for work in (whole, parted):
-        parts = list(work.window(3))
+        parts = list(work.microbatches(3))
         total = sum(part.loss for part in parts)
         total.backward()  # type: ignore[union-attr]
         losses.append(float(total.detach()))  # type: ignore[union-attr]
         gradients.append({name: p.grad for name, p in work.model.named_parameters()})
-    assert len(list(parted.window(3))) == 4
+    assert len(list(parted.microbatches(3))) == 4
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     for name, gradient in gradients[0].items():
         assert gradient is not None and float((gradient - gradients[1][name]).abs().max()) < 1e-6, name
@@ -105,8 +106,8 @@ def test_the_parts_add_up_to_the_whole_in_loss_and_gradients(home: Path) -> None
 
 def test_a_share_of_the_parts_is_those_parts(home: Path) -> None:
     work = workload(home, training={"parts": 4})
-    every = [list(part.sample_ids) for part in work.window(3)]
-    assert [list(part.sample_ids) for part in work.window(3, slice(1, None, 2))] == every[1::2]
+    every = [list(part.sample_ids) for part in work.microbatches(3)]
+    assert [list(part.sample_ids) for part in work.microbatches(3, slice(1, None, 2))] == every[1::2]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +145,12 @@ def test_errors_are_weighed_by_how_clean_the_picture_is_with_a_mean_of_one(home:
     assert float(weights.mean()) == pytest.approx(1, abs=1e-6)
     wanted = np.maximum(work.path.sigma, 0.05) ** -2
     assert weights.numpy() / float(weights[-1]) == pytest.approx(wanted / wanted[-1], rel=1e-5)
-    part = next(iter(work.window(2)))
+    part = next(iter(work.microbatches(2)))
     mean = (part.sample_losses * work._weights(torch.tensor(part.timesteps))).mean()
     assert float((part.loss - mean).detach().abs()) < 1e-6
     assert float((part.loss - part.sample_losses.mean()).detach().abs()) > 1e-4
     plain = without_text(home)
-    part = next(iter(plain.window(2)))
+    part = next(iter(plain.microbatches(2)))
     assert float((part.loss - part.sample_losses.mean()).detach().abs()) < 1e-6
 
 
@@ -164,7 +165,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_target(home: Path) -> None:
 
 def test_half_precision_is_of_the_network_alone_and_the_loss_is_nearly_the_same(home: Path) -> None:
     full, half = (workload(home, training={"dtype": dtype}) for dtype in ("float32", "bfloat16"))
-    one, other = (next(iter(work.window(1))).sample_losses.detach() for work in (full, half))
+    one, other = (next(iter(work.microbatches(1))).sample_losses.detach() for work in (full, half))
     assert other.dtype == torch.float32 and not torch.equal(one, other)
     assert float(((one - other) / one).abs().max()) < 0.05
 

@@ -88,10 +88,11 @@ def test_a_run_can_be_carried_to_another_machine(trained: Path, tmp_path: Path) 
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     trained: Path, tmp_path: Path, stop: int
 ) -> None:
-    work, loop = prepare(tiny(), tmp_path)
+    job = prepare(tiny(), tmp_path)
+    work, loop = job.work, job.config
     work.__class__, work.kill_at = Stopped, stop  # type: ignore[attr-defined]
     with pytest.raises(Interrupted) as caught:
-        train(work, loop, tmp_path)
+        train(work, loop, tmp_path, validate=job.validate, write_samples=job.write_samples)
     assert caught.value.exit_code == 143
     assert f"epoch-{(stop + 1) // 3}-step-{(stop + 1) % 3}" in names(tmp_path / "checkpoints")
     assert run(tiny(), tmp_path)["resumed_from"] == stop + 1
@@ -169,8 +170,9 @@ def test_more_samples_begin_with_the_next_epoch_and_the_end_follows_from_them(co
 
 def test_an_epoch_that_was_broken_off_is_left_where_it_stands_by_more_samples(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / "epoch-2")
-    work, loop = prepare(tiny(), copy)
-    train(work, loop, copy, until=4)
+    job = prepare(tiny(), copy)
+    work, loop = job.work, job.config
+    train(work, loop, copy, validate=job.validate, write_samples=job.write_samples, until=4)
     done = run(tiny(data={"num_samples": 40}, training={"num_epochs": 3}), copy)
     assert (done["resumed_from"], done["steps"]) == (4, 9)
     assert [(row[0], row[1]) for row in rows(copy)] == [
@@ -242,7 +244,7 @@ def test_a_frozen_clip_conditions_and_is_in_no_checkpoint(tmp_path: Path) -> Non
     run(recipe, tmp_path / "run")
     kept = tensors(tmp_path / "run", "step_00000002")
     assert all(name.split(":")[-1].startswith("unet.") for name in kept)
-    work, _ = prepare(recipe, tmp_path / "run")
+    work = prepare(recipe, tmp_path / "run").work
     assert work.fingerprint["clip"] and work.remembered["words"] == []
     assert work.remembered["recipe"]["text"]["model"] == clip
     rows = generate(tmp_path / "run", ["a boat", "a lake"], tmp_path / "out", device="cpu")
@@ -250,11 +252,12 @@ def test_a_frozen_clip_conditions_and_is_in_no_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path: Path) -> None:
-    work, loop = prepare(tiny(), tmp_path)
+    job = prepare(tiny(), tmp_path)
+    work, loop = job.work, job.config
     step = next(k for k in range(6) if 5 in work.course.indices(3, k))
     work.latents.training[5, 0, 0, 0] = math.nan
     with pytest.raises(NonFiniteError, match=rf"step {step + 1}: .*circle 5 at t="):
-        train(work, loop, tmp_path)
+        train(work, loop, tmp_path, validate=job.validate, write_samples=job.write_samples)
     assert all(bool(p.isfinite().all()) for p in work.model.parameters())
     file = tmp_path / "replay" / f"step_{step + 1:08d}.safetensors"
     assert "everything is finite" in str(replay(tiny(), tmp_path, file))  # the latents on disk are sound
@@ -316,8 +319,9 @@ def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_s
     asked = (trained if elsewhere else copy) / "checkpoints" / "epoch-2"
     go_on_from(asked, directory)
     longer = tiny(training={"num_epochs": 4, "keep_last": 9})
-    work, loop = prepare(longer, directory)
-    train(work, loop, directory, until=9)
+    job = prepare(longer, directory)
+    work, loop = job.work, job.config
+    train(work, loop, directory, validate=job.validate, write_samples=job.write_samples, until=9)
     go_on_from(asked, directory)
     assert run(longer, directory)["resumed_from"] == 9
     with pytest.raises(RequestError, match="has epoch-4, which is newer than epoch-3"):

@@ -13,7 +13,7 @@ import torch
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.objective import LatentWorkload
 from bottega.ldm.recipe import read_recipe
-from bottega.training.loop import WHOLE, Part
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -75,10 +75,10 @@ class Stopped(LatentWorkload):
 
     kill_at = 0
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().window(step, share)
+        return super().microbatches(step, share)
 
 
 def alive(module: torch.nn.Module, scale: float = 0.3) -> None:

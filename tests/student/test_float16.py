@@ -25,9 +25,10 @@ def test_the_student_trains_in_float16_with_a_loss_scale_and_learns_what_float32
 ) -> None:
     rows = {}
     for name, chosen in (("half", halved), ("single", models)):
-        work, _ = prepare(CONFIG, features, chosen)
+        job, _ = prepare(CONFIG, features, chosen)
+        work = job.work
         assert work.loss_scaling == (name == "half")
-        train(work, CONFIG.loop, tmp_path / name, until=4)
+        train(work, CONFIG.loop, tmp_path / name, validate=job.validate, until=4)
         assert next(work.module.parameters()).dtype == torch.float32
         rows[name] = list(read_jsonl(tmp_path / name / "metrics.jsonl"))
     assert all(row["loss_scale"] >= 1 for row in rows["half"]) and "loss_scale" not in rows["single"][0]
@@ -41,8 +42,8 @@ def test_a_scaled_gradient_is_the_one_of_float32_where_an_unscaled_one_is_not(
 ) -> None:
     gradients = {}
     for name, chosen, scale in (("single", models, 1.0), ("scaled", halved, 2.0**16), ("plain", halved, 1.0)):
-        work, _ = prepare(CONFIG, features, chosen)
-        for part in work.window(0):
+        work = prepare(CONFIG, features, chosen)[0].work
+        for part in work.microbatches(0):
             (part.loss * 1e-4 * scale).backward()  # a large window's share of the loss
         found = [p.grad.flatten() / scale for p in work.module.parameters() if p.grad is not None]
         gradients[name] = torch.cat(found)

@@ -71,7 +71,7 @@ def test_the_first_module_is_named_in_the_adapter_and_in_the_frozen_transformer(
     value: float,
     told: str,
 ) -> None:
-    work, _ = prepare(changed(gradient_checkpointing=checkpointing), features, models)
+    work = prepare(changed(gradient_checkpointing=checkpointing), features, models)[0].work
     assert not examine(work, 2).suspects
     with torch.no_grad():
         tensor(work).fill_(value)
@@ -110,8 +110,9 @@ def test_a_replay_starts_from_the_parameters_of_then(features: Path, models: Mod
     from bottega.student.stage import run
     from bottega.training.loop import train
 
-    work, _ = prepare(CONFIG, features, models)
-    train(work, CONFIG.loop, tmp_path / "run", until=3)
+    job, _ = prepare(CONFIG, features, models)
+    work = job.work
+    train(work, CONFIG.loop, tmp_path / "run", validate=job.validate, until=3)
     losses = examine(work, 3).losses
     with pytest.raises(NonFiniteError) as caught:
         run(CONFIG, tmp_path / "run", features_dir=corrupted(features, tmp_path / "features"), models=models)

@@ -68,9 +68,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def measure(work: StyleWorkload) -> Validation:
-    """The validation of a workload, whatever it was hidden behind."""
-    return work.validate.__self__  # type: ignore[attr-defined, no-any-return]
+def validation_of(work: StyleWorkload) -> Validation:
+    """The validation of every second row, whatever the workload is trained on."""
+    return Validation(work, ROWS[::2], work.config.validation)
 
 
 @pytest.fixture
@@ -91,8 +91,6 @@ def make_work(backbone: Backbone, make_adapter: Callable[..., StyleAdapter]) -> 
         )
         chosen = make_adapter(**config.adapter.model_dump())
         work = StyleWorkload(backbone, chosen, config, Tinted(), rows)  # type: ignore[arg-type]
-        validation = Validation(work, rows[::2], config.validation)
-        work.validate = validation.run  # type: ignore[method-assign]
         made.append(work)
         return work
 
@@ -110,7 +108,7 @@ MODES = [
 
 
 def found(work: StyleWorkload, directory: Path) -> dict[str, str]:
-    train(work, work.config.loop, directory)
+    train(work, work.config.loop, directory, validate=validation_of(work).run)
     return {finding.name: finding.evidence for finding in diagnose_folder(directory)}
 
 
@@ -141,7 +139,7 @@ def test_a_prediction_between_target_and_content_has_its_place_measured(
     make_work: Callable[..., StyleWorkload], monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any], share: float
 ) -> None:
     work = make_work(**mode)
-    validation = measure(work)
+    validation = validation_of(work)
     bars = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod
 
     def heading(_: torch.Tensor, noised: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
@@ -171,7 +169,7 @@ def test_val_copy_is_the_paired_difference_of_the_losses_towards_target_and_cont
     make_work: Callable[..., StyleWorkload], mode: dict[str, Any]
 ) -> None:
     work = make_work(initial_gate=1.0, **mode)
-    numbers, store, losses = work.validate(), work.store, []
+    numbers, store, losses = validation_of(work).run(), work.store, []
     bars = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod.double()
     bar = bars[999 if mode.get("start") == "noise" else 399]
     work.attachment.detach()
@@ -196,7 +194,8 @@ def test_val_copy_is_the_paired_difference_of_the_losses_towards_target_and_cont
 
 def test_an_adapter_with_closed_gates_copies_as_the_base_does(make_work: Callable[..., StyleWorkload]) -> None:
     work = make_work(initial_gate=1e-12)
-    first, second = work.validate(), work.validate()
+    validation = validation_of(work)
+    first, second = validation.run(), validation.run()
     assert first == second
     assert first["val_copy"] == pytest.approx(first["val_copy_base"], abs=1e-6)
 
@@ -205,7 +204,7 @@ def test_where_the_style_enters_late_the_start_tells_nothing_of_copying(
     make_work: Callable[..., StyleWorkload],
 ) -> None:
     work = make_work(step_schedule={"kind": "piecewise", "end": 0.2})
-    numbers = work.validate()
+    numbers = validation_of(work).run()
     assert numbers["val_copy"] is numbers["val_copy_low"] is numbers["val_copy_base"] is None
     assert numbers["val_swap"] is not None
 
@@ -216,7 +215,8 @@ def test_a_swapped_style_is_always_another_and_a_run_of_one_style_is_not_swapped
     styles = [{"style": style, "caption": f"of {style}", "text": "kept"} for style in "aabbbbba"]
     expected = [{"style": style, "caption": f"of {style}"} for style in "bbaaaaab"]
     assert [other_style(styles, i) for i in range(8)] == expected
-    work = make_work(rows=[row for row in ROWS if row["style"] == "s1"])
-    numbers = work.validate()
+    rows = [row for row in ROWS if row["style"] == "s1"]
+    work = make_work(rows=rows)
+    numbers = Validation(work, rows[::2], work.config.validation).run()
     assert numbers["val_swap"] is None
     assert "style ignored" not in {finding.name for finding in diagnose([{"step": 1, **numbers, "val_gain_low": 0.1}])}

@@ -20,7 +20,7 @@ from .test_objective import config
 
 @pytest.fixture(scope="module", params=["paired", "latent"])
 def work(request: pytest.FixtureRequest, features: Path, models: ModelsConfig) -> StyleWorkload:
-    return prepare(config(adapter={"content_mode": request.param, "layers": 2}), features, models)[0]
+    return prepare(config(adapter={"content_mode": request.param, "layers": 2}), features, models)[0].work
 
 
 def gradients(work: StyleWorkload, checkpointed: bool) -> list[torch.Tensor]:

@@ -34,7 +34,7 @@ def config(**changes: Any) -> StudentConfig:
 @pytest.fixture(scope="module")
 def make_work(features: Path, models: ModelsConfig) -> Any:
     def make(**changes: Any) -> StyleWorkload:
-        return prepare(config(**changes), features, models)[0]
+        return prepare(config(**changes), features, models)[0].work
 
     return make
 
@@ -79,7 +79,7 @@ def test_every_window_holds_three_of_the_main_task_to_one_of_the_structure_task(
         tasks = [row["task"] for row in work.draw(step).rows]
         assert tasks.count("fill50k") == 2
         assert all(tasks[k : k + 4].count("fill50k") == 1 for k in (0, 4))
-        assert sum(len(part.tasks) for part in work.window(step)) == 8
+        assert sum(len(part.tasks) for part in work.microbatches(step)) == 8
 
 
 def test_the_structure_task_trains_with_the_null_style_and_its_own_text(make_work: Any) -> None:
@@ -91,7 +91,7 @@ def test_the_structure_task_trains_with_the_null_style_and_its_own_text(make_wor
 def test_a_window_cut_into_parts_has_the_loss_of_the_whole(make_work: Any) -> None:
     whole, parts = make_work(batch_size=8, accumulation=1), make_work(batch_size=2, accumulation=4)
     with torch.no_grad():
-        one, four = sum(p.loss for p in whole.window(1)), sum(p.loss for p in parts.window(1))
+        one, four = sum(p.loss for p in whole.microbatches(1)), sum(p.loss for p in parts.microbatches(1))
     assert float(one) == pytest.approx(float(four), rel=1e-5)
 
 

@@ -276,18 +276,19 @@ def trained(features_with_patches: Path, models: ModelsConfig, tmp_path_factory:
 def test_the_validation_swaps_the_patch_tokens_with_the_style(
     features_with_patches: Path, models: ModelsConfig
 ) -> None:
-    work, _ = prepare(CONFIG, features_with_patches, models)
+    job, _ = prepare(CONFIG, features_with_patches, models)
+    assert job.validate is not None
     try:
-        numbers = work.validate()
+        numbers = job.validate()
     finally:
-        work.attachment.detach()
+        job.work.attachment.detach()
     assert abs(numbers["val_swap"]) > 0.0  # other patches, other losses: the same ones would give exactly nought
 
 
 def test_each_sample_gets_the_patch_tokens_of_its_own_style_and_the_null_style_changes_no_other(
     features_with_patches: Path, models: ModelsConfig
 ) -> None:
-    work, _ = prepare(CONFIG, features_with_patches, models)
+    work = prepare(CONFIG, features_with_patches, models)[0].work
     work.attachment.detach()
     main, fill = work.streams["main"][:3], work.streams["fill50k"][0]
     rows = [main[0], fill, main[1], main[2]]
@@ -300,7 +301,7 @@ def test_each_sample_gets_the_patch_tokens_of_its_own_style_and_the_null_style_c
 def test_training_learns_the_resampler_and_logs_no_cosine(
     trained: Path, features_with_patches: Path, models: ModelsConfig
 ) -> None:
-    work, _ = prepare(CONFIG, features_with_patches, models)
+    work = prepare(CONFIG, features_with_patches, models)[0].work
     work.attachment.detach()
     fresh, learned = dict(work.adapter.named_parameters()), load_adapter(trained / "adapter.safetensors")[0]
     unmoved = {name for name, p in learned.named_parameters() if torch.equal(p, fresh[name])}
@@ -423,7 +424,7 @@ def test_a_pooled_run_has_the_fingerprint_it_had_before_there_were_patch_tokens_
 ) -> None:
     pooled = StudentConfig.model_validate({**SETTINGS, "adapter": {"layers": 2, "strength": 0.4}})
     for cache in (features, features_with_patches):
-        work, _ = prepare(pooled, cache, models)
+        work = prepare(pooled, cache, models)[0].work
         work.attachment.detach()
         found = json.loads(json.dumps(work.fingerprint))
         assert found.pop("models").keys() == {"latent", "text", "clip", "transformer"}

@@ -17,6 +17,7 @@ from bottega.student.objective import StyleWorkload
 from bottega.student.samples import Samples, sheet
 from bottega.student.stage import prepare
 from bottega.student.store import read_samples
+from bottega.training.workload import TrainingJob
 
 CONFIG: dict[str, Any] = {
     "adapter": {"layers": 2, "strength": 0.4, "content_mode": "latent", "initial_gate": 0.5},
@@ -28,8 +29,13 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def work(features: Path, models: ModelsConfig) -> Any:
-    made, _ = prepare(StudentConfig.model_validate(CONFIG), features, models)
+def job(features: Path, models: ModelsConfig) -> TrainingJob[StyleWorkload]:
+    return prepare(StudentConfig.model_validate(CONFIG), features, models)[0]
+
+
+@pytest.fixture(scope="module")
+def work(job: TrainingJob[StyleWorkload]) -> Any:
+    made = job.work
     yield made
     made.attachment.detach()
 
@@ -54,10 +60,9 @@ def test_content_and_target_are_the_caches_and_the_style_tells_the_last_two_apar
     assert all(np.array_equal(a, b) for a, b in zip(samples.columns(), columns, strict=True))
 
 
-def test_the_sheet_has_a_row_a_sample_and_its_columns_in_order(
-    work: StyleWorkload, features: Path, models: ModelsConfig, tmp_path: Path
-) -> None:
-    (file,) = work.show(tmp_path, 8)
+def test_the_sheet_has_a_row_a_sample_and_its_columns_in_order(job: TrainingJob[StyleWorkload], tmp_path: Path) -> None:
+    assert job.write_samples is not None
+    (file,) = job.write_samples(tmp_path, 8)
     assert file == tmp_path / "samples" / "step_00000008.png"
     with Image.open(file) as drawn:
         assert drawn.size == (4 * 132 + 4, 2 * 132 + 4)

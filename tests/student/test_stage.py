@@ -85,7 +85,7 @@ def test_the_header_says_what_the_adapter_is_and_names_no_place_on_this_machine(
 
 def test_a_saved_adapter_loads_as_it_was(trained: Path, features: Path, models: ModelsConfig, tmp_path: Path) -> None:
     adapter, _ = load_adapter(trained / "adapter.safetensors")
-    work, _ = prepare(CONFIG, features, models)
+    work = prepare(CONFIG, features, models)[0].work
     fresh = dict(work.adapter.named_parameters())
     assert adapter.config == CONFIG.adapter and not any(p.requires_grad for p in adapter.parameters())
     assert any(not torch.equal(p, fresh[n]) for n, p in adapter.named_parameters())
@@ -110,9 +110,11 @@ def test_an_adapter_of_averaged_weights_is_the_average_and_its_validation_too(
     held = dict(adapter.named_parameters())
     assert held.keys() == averages.keys() and all(torch.equal(held[name], averages[name]) for name in held)
     assert any(not torch.equal(held[name], raw[name]) for name in held)
-    work, _ = prepare(averaged, features, models)
+    job, _ = prepare(averaged, features, models)
+    work = job.work
+    assert job.validate is not None
     work.module.load_state_dict(raw | averages)
-    assert work.validate()["val_gain"] == done["validation"]["val_gain"]
+    assert job.validate()["val_gain"] == done["validation"]["val_gain"]
     work.attachment.detach()
 
 

@@ -11,9 +11,8 @@ from torch import nn
 
 from bottega.runtime.errors import StorageError
 from bottega.training import checkpoint as checkpoints
-from bottega.training.loop import train
 
-from .test_loop import CONFIG, Line
+from .test_loop import CONFIG, Line, train
 
 
 def state() -> checkpoints.State:

@@ -14,10 +14,9 @@ from torch import nn
 from bottega.runtime.errors import FingerprintError, Interrupted
 from bottega.runtime.files import read_jsonl
 from bottega.training.ema import Average, decay_at
-from bottega.training.loop import train
 from bottega.training.verify import verify_resume
 
-from .test_loop import CONFIG, Line, result
+from .test_loop import CONFIG, Line, job, result, train
 
 AVERAGED = CONFIG.model_copy(update={"ema_decay": 0.9})
 
@@ -91,7 +90,7 @@ def test_a_resumed_run_has_the_averages_of_an_uninterrupted_one_to_the_bit(tmp_p
 
 
 def test_a_comparison_of_resumed_runs_compares_the_averages_too(tmp_path: Path) -> None:
-    compared = verify_resume(Line, AVERAGED, tmp_path / "run", 4)
+    compared = verify_resume(lambda: job(Line(), AVERAGED), tmp_path / "run", 4)
     assert compared.tensors == 10 and not compared.unequal  # 2 parameters, their averages, 3 of AdamW for each
 
 

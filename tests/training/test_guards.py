@@ -14,9 +14,9 @@ from bottega.runtime.files import read_jsonl
 from bottega.runtime.memory import Creep, Load
 from bottega.training import checkpoint as checkpoints
 from bottega.training.guards import MemoryGuard
-from bottega.training.loop import WHOLE, Part, train
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch
 
-from .test_loop import CONFIG, Line, result
+from .test_loop import CONFIG, Line, result, train
 
 LONG = CONFIG.model_copy(update={"steps": 150})
 
@@ -28,9 +28,9 @@ class Leaking(Line):
         super().__init__()
         self.kept: list[np.ndarray] = []
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         self.kept.append(np.ones(2**17))
-        return super().window(step, share)
+        return super().microbatches(step, share)
 
 
 class Reading(Line):
@@ -42,9 +42,9 @@ class Reading(Line):
             stream.truncate(LONG.steps << 20)
         self.file = np.memmap(path, dtype=np.uint8, mode="r")
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         assert self.file[step << 20 : (step + 1) << 20].sum() == 0
-        return super().window(step, share)
+        return super().microbatches(step, share)
 
 
 def watchful(limit: float = 1.0, **options: object) -> MemoryGuard:
@@ -89,7 +89,7 @@ def test_a_full_machine_stops_the_run_at_the_next_look_and_the_same_command_goes
 def test_the_machine_is_looked_at_as_often_as_asked_and_twice_before_a_stop() -> None:
     readings = iter([0.5, 0.9, 0.5, 0.9, 0.9])
     guard = watchful(0.85, measure=lambda: Load(next(readings), 0.99))
-    told = {step: guard.look(step) for step in range(1, 31)}
+    told = {step: guard.check(step) for step in range(1, 31)}
     assert [step for step, error in told.items() if error is not None] == [30]
     assert next(readings, None) is None  # looked at in steps 10, 20, 30 alone; a full GPU is no reason
 
@@ -100,6 +100,6 @@ def test_the_slope_of_a_long_run_is_that_of_its_later_half_and_costs_no_memory()
     guard.own_mb = lambda: next(sizes)  # type: ignore[method-assign]
     assert guard.slope() is None
     for step in range(1, 10_001):
-        guard.look(step)
+        guard.check(step)
     assert guard.slope() == pytest.approx(250, rel=0.02)
     assert len(guard._points) < 512

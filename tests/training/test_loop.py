@@ -28,9 +28,11 @@ from bottega.runtime.errors import (
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.seeds import torch_generator
 from bottega.training import checkpoint as checkpoints
+from bottega.training import loop
 from bottega.training.config import LoopConfig
 from bottega.training.guards import clip_gradients
-from bottega.training.loop import WHOLE, Part, Workload, learning_rate, train
+from bottega.training.loop import learning_rate
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, TrainingJob, Workload
 
 
 class Line(Workload):
@@ -49,7 +51,7 @@ class Line(Workload):
             {"params": [bias], "weight_decay": 0.0, "lr_multiplier": 2.0},
         ]
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGTERM)
         x = torch.randn(8, 1, generator=torch_generator("line", step))
@@ -60,7 +62,7 @@ class Line(Workload):
                 losses = losses * bad
                 if self.where == "gradient":
                     losses = losses + 0 * self.module.weight.abs().sqrt().sum() * (self.module.weight * 0).sum().sqrt()
-            yield Part(
+            yield Microbatch(
                 losses.sum() / 8,
                 losses,
                 [f"id{k + i}" for i in range(4)],
@@ -70,6 +72,15 @@ class Line(Workload):
 
     def validate(self) -> dict[str, Any]:
         return {"val_gain": 1 - float((self.module.weight - 2).detach().abs())}
+
+
+def train(work: Workload, config: LoopConfig, directory: Path, **options: Any) -> dict[str, Any]:
+    """Train with the workload's own validation, where it has one."""
+    return loop.train(work, config, directory, validate=getattr(work, "validate", None), **options)
+
+
+def job(work: Line, config: LoopConfig) -> TrainingJob[Line]:
+    return TrainingJob(work, config, work.validate)
 
 
 CONFIG = LoopConfig(
@@ -104,9 +115,9 @@ def test_the_threads_asked_for_compute_the_training_and_are_given_back_however_i
     class Counted(Line):
         seen: tuple[int, ...] = ()
 
-        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+        def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
             self.seen += (torch.get_num_threads(),)
-            yield from super().window(step, share)
+            yield from super().microbatches(step, share)
 
     before = torch.get_num_threads()
     other, work = before + 1, Counted(poison)
@@ -251,7 +262,7 @@ class Showing(Line):
         super().__init__()
         self.error, self.seen = error, []  # type: ignore[var-annotated]
 
-    def show(self, directory: Path, step: int) -> list[Path]:
+    def write_samples(self, directory: Path, step: int) -> list[Path]:
         self.seen.append(sorted(folder.name for folder in (directory / "checkpoints").glob("step_*")))
         raise self.error
 
@@ -264,7 +275,7 @@ def test_pictures_that_can_not_be_drawn_stop_nothing_and_come_after_the_checkpoi
 ) -> None:
     config = LoopConfig(steps=4, warmup_steps=0, checkpoint_every=2, validate_every=2)
     work = Showing(error)
-    train(work, config, tmp_path / "shown")
+    train(work, config, tmp_path / "shown", write_samples=work.write_samples)
     assert work.seen == [["step_00000002"], ["step_00000002", "step_00000004"]]
     said = (tmp_path / "shown" / "train.log").read_text()
     assert said.count(f"no pictures were drawn ({error})") == 2
@@ -274,8 +285,9 @@ def test_pictures_that_can_not_be_drawn_stop_nothing_and_come_after_the_checkpoi
 
 
 def test_a_fault_in_drawing_is_not_taken_for_want_of_memory(tmp_path: Path) -> None:
+    work = Showing(RuntimeError("a wrong shape"))
     with pytest.raises(RuntimeError, match="shape"):
-        train(Showing(RuntimeError("a wrong shape")), LoopConfig(steps=2, warmup_steps=0), tmp_path)
+        train(work, LoopConfig(steps=2, warmup_steps=0), tmp_path, write_samples=work.write_samples)
 
 
 def test_clipping_really_clips() -> None:
@@ -307,7 +319,7 @@ def test_the_learning_rate_warms_up_in_optimizer_steps_and_ends_where_it_should(
 def test_checkpoints_restore_every_moment(tmp_path: Path) -> None:
     work = Line()
     optimizer = torch.optim.AdamW(work.module.parameters(), lr=0.1, fused=True)
-    for part in work.window(0):
+    for part in work.microbatches(0):
         part.loss.backward()
     optimizer.step()
     checkpoints.save(tmp_path, 1, checkpoints.State(work.module, optimizer), {}, keep=1)

@@ -22,13 +22,12 @@ from safetensors.torch import load_file
 
 from bottega.runtime.errors import RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl
-from bottega.training.loop import train
 from bottega.training.processes import ALONE, Processes, joined
 from bottega.training.replay import read_facts
 
 from . import together
 from .test_loop import result
-from .together import CONFIG, Toy
+from .together import CONFIG, Toy, train
 
 CASES = ["sound", "other weights", "resumed", "overflow", "interrupt", "loss", "error", "validation", "memory"]
 CASES += ["order", "apart"]
@@ -166,7 +165,7 @@ def test_a_process_that_is_gone_is_told_of(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         WorkError, match=r"one is gone or out of reach \(Connection reset.*; run the same command again"
     ):
-        Processes(0, 2).tell(None)
+        Processes(0, 2).all_gather(None)
 
 
 def test_more_processes_than_parts_are_refused_with_the_cure() -> None:
@@ -182,8 +181,8 @@ def test_one_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_process_deals_with_none_of_it_and_imports_no_accelerate() -> None:
-    assert ALONE.first and ALONE.tell(math.pi) == [math.pi]
-    assert list(range(7))[ALONE.share] == ALONE.in_order(list(range(7))) == list(range(7))
+    assert ALONE.first and ALONE.all_gather(math.pi) == [math.pi]
+    assert list(range(7))[ALONE.share] == ALONE.gather_in_order(list(range(7))) == list(range(7))
     script = (
         "import sys, json; import bottega.cli.train, bottega.training.loop; from bottega.training.processes import *\n"
         "with joined('cpu') as processes: print(json.dumps([processes.count, 'accelerate' in sys.modules]))"

@@ -14,8 +14,9 @@ from torch import nn
 
 from bottega.runtime.errors import FingerprintError, MissingError, NonFiniteError, RequestError, StorageError
 from bottega.runtime.seeds import torch_generator
-from bottega.training.loop import WHOLE, Part, Workload, train
+from bottega.training.loop import train
 from bottega.training.replay import examine, read_facts, replay
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 from .test_loop import CONFIG, Line
 
@@ -51,14 +52,14 @@ class TwoNetworks(Workload):
     def modules(self) -> list[tuple[str, nn.Module]]:
         return [("head", self.module), ("trunk", self.trunk)]
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         x = self.data(step, torch.randn(6, 4, generator=torch_generator("two", step)))
         for k in (0, 2, 4)[share]:
             with torch.no_grad():
                 hidden = self.trunk(x[k : k + 2])
             losses = self.module(hidden).square().mean(dim=1)
             ids = [f"s{6 * step + i}" for i in (k, k + 1)]
-            yield Part(losses.sum() / 6, losses, ids, [k, k + 1], ["main", "other"])
+            yield Microbatch(losses.sum() / 6, losses, ids, [k, k + 1], ["main", "other"])
 
 
 def poisoned(step: int, x: torch.Tensor) -> torch.Tensor:
@@ -191,8 +192,8 @@ def test_what_is_no_step_of_this_workload_is_refused(tmp_path: Path) -> None:
         replay(wider, file)
 
     class Renamed(TwoNetworks):
-        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
-            for part in super().window(step, share):
+        def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
+            for part in super().microbatches(step, share):
                 part.sample_ids = [f"new-{name}" for name in part.sample_ids]
                 yield part
 

@@ -15,11 +15,11 @@ from bottega.runtime.errors import Interrupted, NonFiniteError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.runtime.seeds import torch_generator
 from bottega.training import scaling
-from bottega.training.loop import WHOLE, Part, Workload, train
 from bottega.training.replay import read_facts
 from bottega.training.scaling import START, LossScale
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
-from .test_loop import CONFIG, Line, result
+from .test_loop import CONFIG, Line, result, train
 
 
 class Scaled(Line):
@@ -49,19 +49,19 @@ class Half(Workload):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters()), "weight_decay": 0.0, "lr_multiplier": 1.0}]
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         self.seen.append(step)
         x = torch.randn(4, 4, generator=torch_generator("half", step))
         out = self.frozen(self.module(x).half()).float().squeeze(1)
-        yield Part(self.size * out.sum(), out.abs(), list("abcd"), [0, 1, 2, 3], ["main"] * 4)
+        yield Microbatch(self.size * out.sum(), out.abs(), list("abcd"), [0, 1, 2, 3], ["main"] * 4)
 
 
 def overflowing_below(limit: float) -> type[Line]:
     """A line whose gradient of the loss, times the scale, is infinite above `limit`, as in float16."""
 
     class Overflowing(Scaled):
-        def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
-            for part in super().window(step, share):
+        def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
+            for part in super().microbatches(step, share):
                 part.loss.register_hook(lambda g: torch.where(g > limit, math.inf, g))
                 yield part
 
@@ -137,9 +137,9 @@ def test_the_scale_doubles_after_good_steps_in_a_row_and_never_falls_below_one(
 ) -> None:
     monkeypatch.setattr(scaling, "GROW_AFTER", 3)
     scale = LossScale(4.0)
-    assert [scale.passed() or scale.value for _ in range(4)] == [4.0, 4.0, 8.0, 8.0]
+    assert [scale.update() or scale.value for _ in range(4)] == [4.0, 4.0, 8.0, 8.0]
     assert scale.halve() and scale.state() == {"value": 4.0, "good_steps": 0}
-    assert "loss scale of 8;" in (scale.passed() or "") and scale.passed() is None
+    assert "loss scale of 8;" in (scale.update() or "") and scale.update() is None
     assert [scale.halve() for _ in range(3)] == [True, True, False] and scale.value == 1.0
 
 

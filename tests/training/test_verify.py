@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bottega.runtime.errors import Interrupted, RequestError, WorkError
-from bottega.training.loop import WHOLE, Part, train
 from bottega.training.verify import GPU_TOLERANCE, Comparison, relative_difference, verify_resume
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch
 
-from .test_loop import CONFIG, Line
+from .test_loop import CONFIG, Line, job, train
 
 
 class Counting(Line):
@@ -24,17 +24,17 @@ class Counting(Line):
         super().__init__()
         self.count = 0
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         self.count += 1
-        for part in super().window(step, share):
+        for part in super().microbatches(step, share):
             yield replace(part, loss=part.loss * (1 + 1e-6 * self.count))
 
 
 class Drawing(Line):
     """Its steps depend on torch's own generator, which no checkpoint knows."""
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
-        for part in super().window(step, share):
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
+        for part in super().microbatches(step, share):
             yield replace(part, loss=part.loss * torch.rand(()))
 
 
@@ -53,7 +53,7 @@ def test_a_sound_workload_is_equal_to_the_bit_and_its_run_is_not_touched(
     before = snapshot(tmp_path)
     (tmp_path / ".run.verify" / "whole").mkdir(parents=True)  # a killed process left it
     (tmp_path / ".run.verify" / "whole" / "metrics.jsonl").write_text("torn")
-    compared = verify_resume(Line, config, tmp_path / "run", steps)
+    compared = verify_resume(lambda: job(Line(), config), tmp_path / "run", steps)
     compared.require()
     assert str(compared).startswith("equal to the bit: all 8 tensors")  # 2 parameters, 3 of AdamW for each
     assert (compared.steps, compared.stopped, compared.device) == (steps, steps // 2, "cpu")
@@ -64,7 +64,7 @@ def test_a_sound_workload_is_equal_to_the_bit_and_its_run_is_not_touched(
 def test_what_a_step_depends_on_and_no_checkpoint_holds_is_an_error_that_names_a_tensor(
     tmp_path: Path, fresh: Callable[[], Line]
 ) -> None:
-    compared = verify_resume(fresh, CONFIG, tmp_path / "run")
+    compared = verify_resume(lambda: job(fresh(), CONFIG), tmp_path / "run")
     assert compared.unequal > 0 and compared.difference > 0
     with pytest.raises(WorkError, match=r"must equal.*largest relative difference .*, in (exp_avg|exp_avg_sq|)\w*:"):
         compared.require()
@@ -73,13 +73,13 @@ def test_what_a_step_depends_on_and_no_checkpoint_holds_is_an_error_that_names_a
 
 def test_somebody_who_stops_the_comparison_gets_it_stopped_and_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        verify_resume(lambda: Line(kill_at=1), CONFIG, tmp_path / "run")
+        verify_resume(lambda: job(Line(kill_at=1), CONFIG), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_one_step_has_no_middle(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="2 steps or more, 1 was asked for"):
-        verify_resume(Line, CONFIG, tmp_path / "run", 1)
+        verify_resume(lambda: job(Line(), CONFIG), tmp_path / "run", 1)
 
 
 def test_the_relative_difference_is_that_of_the_largest_entry() -> None:

@@ -18,10 +18,11 @@ from torch import nn
 
 from bottega.runtime.errors import BottegaError, MemoryPressureError
 from bottega.runtime.seeds import torch_generator
+from bottega.training import loop
 from bottega.training.config import LoopConfig
 from bottega.training.guards import MemoryGuard
-from bottega.training.loop import WHOLE, Part, Workload, train
 from bottega.training.processes import ALONE, Processes, joined
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 CONFIG = LoopConfig(
     steps=8, learning_rate=0.05, warmup_steps=2, checkpoint_every=3, log_every=2, validate_every=4, tensorboard=False
@@ -47,7 +48,7 @@ class Toy(Workload):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters()), "weight_decay": 0.1, "lr_multiplier": 1.0}]
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         x = torch.randn(2 * PARTS, 3, generator=torch_generator("toy", step))
         for k in range(PARTS)[share]:
             hidden = self.module["all"](x[2 * k : 2 * k + 2])
@@ -57,7 +58,7 @@ class Toy(Workload):
             if step == 3 and k == 3:
                 losses = self._go_wrong(losses)
             ids = [f"s{step}-{2 * k + i}" for i in range(2)]
-            yield Part(losses.sum() / (2 * PARTS), losses, ids, [k, k], ["even", "odd"], {"part": float(k)})
+            yield Microbatch(losses.sum() / (2 * PARTS), losses, ids, [k, k], ["even", "odd"], {"part": float(k)})
 
     def validate(self) -> dict[str, Any]:
         if self.wrong == "validation":
@@ -83,10 +84,10 @@ class Endless(Toy):
         super().__init__()
         self.directory = directory
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         if step == 4:
             (self.directory / f"begun_{os.environ['RANK']}").touch()
-        return super().window(step, share)
+        return super().microbatches(step, share)
 
 
 class Full(MemoryGuard):
@@ -96,14 +97,19 @@ class Full(MemoryGuard):
         super().__init__(1.0, 1)
         self.rank = rank
 
-    def look(self, step: int) -> MemoryPressureError | None:
+    def check(self, step: int) -> MemoryPressureError | None:
         return MemoryPressureError("memory is short in rank 1") if step == 4 and self.rank == 1 else None
+
+
+def train(work: Toy, config: LoopConfig, directory: Path, **options: Any) -> dict[str, Any]:
+    """Train a toy with its own validation."""
+    return loop.train(work, config, directory, validate=work.validate, **options)
 
 
 def perform(case: str, directory: Path, processes: Processes = ALONE) -> dict[str, Any]:
     """One case in this process."""
     if case == "order":
-        return {"parts": processes.in_order(list(range(PARTS))[processes.share])}
+        return {"parts": processes.gather_in_order(list(range(PARTS))[processes.share])}
     if case == "other weights":
         return train(Toy(seed=processes.rank), CONFIG, directory, processes=processes)
     if case == "memory":

@@ -74,7 +74,7 @@ def style(
             raise RecipeError(
                 "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
             )
-        with processes.together():
+        with processes.fail_together():
             held.enter_context(locked(models.device, output_dir, "train style", folder=processes.first))
         if replay is not None:
             typer.echo(str(stage.replay(config, replay, features_dir=features_dir, models=models)))
@@ -140,7 +140,7 @@ def ldm(
             raise RecipeError(
                 "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
             )
-        with processes.together():
+        with processes.fail_together():
             held.enter_context(locked(device, directory, "train ldm", folder=processes.first))
             if resume is not None and processes.first:
                 stage.go_on_from(resume, directory)

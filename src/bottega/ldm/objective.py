@@ -21,8 +21,8 @@ from bottega.ldm.data import Sample
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
 from bottega.runtime.seeds import numpy_rng, torch_generator
-from bottega.training.loop import WHOLE, Part, Workload
 from bottega.training.sampling import stratified_timesteps
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 BINS = 10
 """Of the timesteps, in which losses are compared with the least that is possible."""
@@ -83,7 +83,7 @@ class LatentWorkload(Workload):
             "num_samples": len(self.samples),
         }
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         """The batch of `step`, in `training.parts` parts; see `Workload.window`."""
         seed, batch = self.recipe.seed, self.recipe.training.batch_size
         rng = numpy_rng("ldm step", seed, step)
@@ -103,7 +103,7 @@ class LatentWorkload(Workload):
             ]
             clean = self.latents.training[torch.from_numpy(indices[part])]  # [B, C, h, w]
             losses = self.losses(clean, noise[part], timesteps[part], captions)  # [B]
-            yield Part(
+            yield Microbatch(
                 loss=(losses * self._weights(timesteps[part]).to(losses)).sum() / batch,
                 sample_losses=losses,
                 sample_ids=[sample.name for sample in chosen],

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
+    from bottega.training.workload import TrainingJob
 
 ORIGIN = "resumed_from.json"
 """In a run directory: the checkpoint that `--resume` named last."""
@@ -74,16 +75,19 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     from bottega.training.loop import train
 
     processes.require(recipe.training.parts, "training.parts")
-    with processes.together():
+    with processes.fail_together():
         if processes.count > 1 and processes.first:
             _latents(recipe, directory, _newest(recipe, directory))  # the others read them
-    with processes.together():
-        work, loop = prepare(recipe, directory, write=processes.count == 1)
+    with processes.fail_together():
+        job = prepare(recipe, directory, write=processes.count == 1)
         if processes.first:
             write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
             with torch_threads(recipe.training.threads):
                 write_json(directory / "provenance.json", describe(_weight_files(recipe)))
-    result = train(work, loop, directory, processes=processes)
+    work = job.work
+    result = train(
+        work, job.config, directory, validate=job.validate, write_samples=job.write_samples, processes=processes
+    )
     if not processes.first:
         return result
     newest = checkpoints.latest(directory / "checkpoints")
@@ -99,8 +103,8 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     return summary
 
 
-def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[LatentWorkload, LoopConfig]:
-    """Everything that training needs: latents, the model, the course through the samples; and what the loop is told.
+def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> TrainingJob[LatentWorkload]:
+    """Everything that training needs: latents, the model, the course through the samples, the loop's configuration.
 
     What the newest checkpoint remembers goes before what the samples say: the words it knows, the epochs it has seen.
     write: False where another process has computed the latents.
@@ -110,6 +114,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
     from bottega.ldm.samples import SampleWriter
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
+    from bottega.training.workload import TrainingJob
 
     found = _newest(recipe, directory)
     device = choose_device(recipe.training.device)
@@ -136,9 +141,8 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> tuple[
         "course": course.record(),
     }
     work.notes = _notes(work, samples.unused)
-    if recipe.validation.samples:
-        work.show = SampleWriter(work, autoencoder).write  # type: ignore[method-assign]
-    return work, loop
+    write_samples = SampleWriter(work, autoencoder).write if recipe.validation.samples else None
+    return TrainingJob(work, loop, work.validate, write_samples)
 
 
 def go_on_from(folder: Path, directory: Path) -> None:
@@ -243,15 +247,14 @@ def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
     """Whether this training, stopped and resumed, equals itself uninterrupted; see `bottega.training.verify`."""
     from bottega.training.verify import verify_resume
 
-    _, loop = prepare(recipe, directory)
-    return verify_resume(lambda: prepare(recipe, directory)[0], loop, directory, steps)
+    return verify_resume(lambda: prepare(recipe, directory), directory, steps)
 
 
 def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
     from bottega.training import replay as replays
 
-    return replays.replay(prepare(recipe, directory)[0], file)
+    return replays.replay(prepare(recipe, directory).work, file)
 
 
 def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:

@@ -28,8 +28,8 @@ from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig, StudentConfig
 from bottega.student.features import null_text_key
 from bottega.student.store import FeatureStore, pad_text, split_tasks
-from bottega.training.loop import WHOLE, Part, Workload
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 TASKS = ("main", "fill50k")
 
@@ -125,7 +125,7 @@ class StyleWorkload(Workload):
         """The adapter and the frozen transformer beside it."""
         return [("adapter", self.adapter), ("transformer", self.backbone.transformer)]
 
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         """The window of `step` in parts of `batch_size`, or a share of them."""
         draw = self.draw(step)
         size = self.config.batch_size
@@ -152,7 +152,7 @@ class StyleWorkload(Workload):
         style |= np.array([row["style"] is None for row in rows])
         return Draw(rows, shares(rows, self.config.fill50k_weight), torch.from_numpy(times), noise, text, style)
 
-    def part(self, draw: Draw, where: slice) -> Part:
+    def part(self, draw: Draw, where: slice) -> Microbatch:
         """Loss of some slots of a window; the sum over the window's parts is the loss of the step."""
         device = self.backbone.device
         rows, times, share = draw.rows[where], draw.timesteps[where].to(device), draw.shares[where].to(device)
@@ -171,7 +171,7 @@ class StyleWorkload(Workload):
         told = kept if caption is None else kept & (caption != 0).any(dim=-1)  # of these the caption is known
         of = {name: value[told if name.startswith("scene") else kept] for name, value in cosines.items()}
         metrics = {name: float(value.mean()) for name, value in of.items() if len(value)}
-        return Part(
+        return Microbatch(
             (share * self.importance(times) * losses).sum(),
             losses,
             [row["sample_id"] for row in rows],

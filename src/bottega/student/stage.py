@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bottega.student.store import FeatureStore
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
+    from bottega.training.workload import TrainingJob
 
 ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
@@ -45,10 +46,18 @@ def run(
     from bottega.training.loop import train
 
     processes.require(config.accumulation, "student.accumulation", "and lower student.batch_size by as much")
-    with processes.together():
-        work, facts = prepare(config, features_dir, models)
+    with processes.fail_together():
+        job, facts = prepare(config, features_dir, models)
+    work = job.work
     try:
-        result = train(work, config.loop, directory, processes=processes)
+        result = train(
+            work,
+            job.config,
+            directory,
+            validate=job.validate,
+            write_samples=job.write_samples,
+            processes=processes,
+        )
     finally:
         work.attachment.detach()
     if not processes.first:
@@ -69,22 +78,24 @@ def verify(
     """
     from bottega.training.verify import verify_resume
 
-    return verify_resume(lambda: prepare(config, features_dir, models)[0], config.loop, directory, steps)
+    return verify_resume(lambda: prepare(config, features_dir, models)[0], directory, steps)
 
 
 def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: ModelsConfig) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
     from bottega.training import replay as replays
 
-    work, _ = prepare(config, features_dir, models)
+    work = prepare(config, features_dir, models)[0].work
     try:
         return replays.replay(work, file)
     finally:
         work.attachment.detach()
 
 
-def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> tuple[StyleWorkload, dict[str, Any]]:
-    """Everything that training needs: the workload, with validation, and {samples, validated_on, parameters}."""
+def prepare(
+    config: StudentConfig, features_dir: Path, models: ModelsConfig
+) -> tuple[TrainingJob[StyleWorkload], dict[str, Any]]:
+    """Everything that training needs, and {samples, validated_on, parameters}."""
     from bottega.models.hashes import model_hash
     from bottega.models.loading import locate
     from bottega.student.adapter import Geometry, StyleAdapter
@@ -100,8 +111,8 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
     rows = read_samples(features_dir)
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(config, store, rows))
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
-    work, facts = _workload(config, backbone, adapter, store, rows, pixart)
-    work.fingerprint = {
+    job, facts = _job(config, backbone, adapter, store, rows, pixart)
+    job.work.fingerprint = {
         "student": _fingerprint(config),
         "geometry": adapter.description()["geometry"],
         "models": {
@@ -111,21 +122,22 @@ def prepare(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> 
         "features": _of_features_read(config, store.manifest["settings"]),
         "dtype": str(backbone.dtype),
     }
-    return work, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
+    return job, facts | {"parameters": sum(p.numel() for p in adapter.parameters())}
 
 
-def _workload(
+def _job(
     config: StudentConfig,
     backbone: Any,
     adapter: StyleAdapter,
     store: FeatureStore,
     rows: list[dict[str, Any]],
     pixart: Path,
-) -> tuple[StyleWorkload, dict[str, Any]]:
+) -> tuple[TrainingJob[StyleWorkload], dict[str, Any]]:
     from bottega.student.memory import weigh
     from bottega.student.objective import StyleWorkload
     from bottega.student.samples import Samples
     from bottega.student.validation import Validation, hold_out
+    from bottega.training.workload import TrainingJob
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
     if adapter.purification is not None:
@@ -133,14 +145,14 @@ def _workload(
     captions = _fit_captions(store, adapter, training)
     work = StyleWorkload(backbone, adapter, config, store, training)
     validation = Validation(work, validated, config.validation)
-    work.validate = validation.run  # type: ignore[method-assign]
+    write_samples = None
     if config.validation.samples:
-        work.show = Samples(work, validated, config.validation.samples, pixart).write  # type: ignore[method-assign]
+        write_samples = Samples(work, validated, config.validation.samples, pixart).write
     activations = weigh(work, config.gradient_checkpointing)
     work.notes = (str(activations), *captions)
     samples = {task: len(stream) for task, stream in work.streams.items()}
     facts = {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
-    return work, facts | activations.summary()
+    return TrainingJob(work, config.loop, validation.run, write_samples), facts | activations.summary()
 
 
 def _clip_sizes(config: StudentConfig, store: FeatureStore, rows: list[dict[str, Any]]) -> tuple[int, int, int]:

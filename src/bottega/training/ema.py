@@ -43,13 +43,13 @@ class Average:
     def in_place(self) -> Iterator[None]:
         """Within this block the parameters hold the averages; after it they are themselves again, to the bit."""
         kept = [parameter.detach().clone() for _, parameter in self._parameters]
-        self.take_place()
+        self.copy_to_module()
         try:
             yield
         finally:
             self._write(kept)
 
-    def take_place(self) -> None:
+    def copy_to_module(self) -> None:
         """Write the averages into the parameters, for good."""
         self._write(self._averages)
 

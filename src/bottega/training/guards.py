@@ -89,7 +89,7 @@ class MemoryGuard:
         self._points: list[tuple[int, float]] = []
         self._stride = 1
 
-    def look(self, step: int) -> MemoryPressureError | None:
+    def check(self, step: int) -> MemoryPressureError | None:
         """What must end the run after `step` (from 1) as soon as all is saved; None while nothing must."""
         own = self.own_mb()
         self._remember(step, own)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import (
@@ -37,81 +35,11 @@ from bottega.training.journal import Journal
 from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
 from bottega.training.scaling import LossScale
+from bottega.training.workload import Microbatch, Validate, Workload, WriteSamples
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-WHOLE = slice(None)
-"""All parts of a window."""
-
-
-@dataclass
-class Part:
-    """What one part of a window gave.
-
-    loss: scalar with a graph; the losses of a window's parts add up to the loss of the step.
-    sample_losses: float32 [B], before weights. tasks: the task of each sample. metrics: numbers for the log, averaged
-    over the window's parts.
-    """
-
-    loss: torch.Tensor
-    sample_losses: torch.Tensor
-    sample_ids: Sequence[str]
-    timesteps: Sequence[int]
-    tasks: Sequence[str]
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-class Workload(ABC):
-    """What is trained, and how the loss of a window comes about.
-
-    module: everything that is trained and saved, and nothing else. fingerprint: what a checkpoint depends on beside
-    the loop's own values. may_change: what of it all may differ on resume, with the effect. notes: lines for people at
-    the head of the log. loss_scaling: whether gradients pass through float16 on their way. remembered: JSON that is
-    kept in each checkpoint.
-    """
-
-    module: nn.Module
-    fingerprint: dict[str, Any]
-    may_change: dict[str, str] = MAY_CHANGE
-    notes: Sequence[str] = ()
-    loss_scaling: bool = False
-    remembered: Mapping[str, Any] = MappingProxyType({})
-
-    @abstractmethod
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """AdamW's groups: `params`, `weight_decay`, and `lr_multiplier`, by which the group's learning rate differs."""
-
-    @abstractmethod
-    def window(self, step: int, share: slice = WHOLE) -> Iterator[Part]:
-        """The parts of the window of `step` (from 0), or a `share` of them; each is computed when it is asked for."""
-
-    def validate(self) -> dict[str, Any]:
-        """Numbers of a validation for the log; empty where there is none."""
-        return {}
-
-    def show(self, directory: Path, step: int) -> list[Path]:
-        """Draw for people, into `directory`, with what is trained as it is after `step`: the files, none by default."""
-        return []
-
-    def checkpoint_name(self, step: int) -> str:
-        """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
-        return checkpoints.step_name(step)
-
-    def due(self, step: int, every: int) -> bool:
-        """Whether what is to be done `every` so many steps is done after `step` steps."""
-        return step % every == 0
-
-    def metrics(self, step: int) -> dict[str, Any]:
-        """What each row of the log holds beside the loop's own numbers."""
-        return {}
-
-    def modules(self) -> Iterable[tuple[str, nn.Module]]:
-        """The networks that a window passes through, by name: where the first value that is not finite is looked
-        for."""
-        return [("", self.module)]
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
@@ -130,12 +58,15 @@ def train(
     config: LoopConfig,
     directory: Path,
     *,
+    validate: Validate | None = None,
+    write_samples: WriteSamples | None = None,
     until: int | None = None,
     guard: MemoryGuard | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train to `config.steps`, from the newest whole checkpoint in `directory` if there is one.
 
+    validate: numbers of a validation, for the log. write_samples: draws for people, after a validation's checkpoint.
     until: end after this step as at the last one; the schedule stays that of `config.steps`. guard: of the memory; by
     default as the configuration says. processes: that train together; the first alone writes and validates.
 
@@ -145,7 +76,7 @@ def train(
     that step written to `directory`/replay; Interrupted after a checkpoint when somebody asked to stop, and
     MemoryPressureError likewise when memory runs short or rises without end.
     """
-    processes.spread(work.module)
+    processes.broadcast(work.module)
     parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
     state = _state(work, parameters, config)
     folder = directory / "checkpoints"
@@ -156,7 +87,7 @@ def train(
     began, row = time.monotonic(), _last_row(directory, start)
     validation: dict[str, Any] = {}
     with torch_threads(config.threads), ExitStack() as opened:
-        with processes.together():
+        with processes.fail_together():
             if processes.first and start < end:
                 checkpoints.require_writable(folder)
             journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
@@ -179,17 +110,17 @@ def train(
             overflow = None
             if state.scale is not None:
                 row["loss_scale"] = state.scale.value
-                overflow = state.scale.passed()
+                overflow = state.scale.update()
             looked = last or work.due(step + 1, config.validate_every)
-            with processes.together():
+            with processes.fail_together():
                 if journal is not None:
                     if looked:
                         with state.exported():
-                            validation = work.validate()
+                            validation = {} if validate is None else validate()
                         row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
                     journal.step(row, overflow, last=last)
-            stop = _stop(interruption, None if last else guard.look(step + 1), processes)
-            with processes.together():
+            stop = _stop(interruption, None if last else guard.check(step + 1), processes)
+            with processes.fail_together():
                 if journal is not None:
                     if isinstance(stop, MemoryPressureError):
                         journal.line(str(stop))
@@ -200,23 +131,27 @@ def train(
                         checkpoints.save(
                             folder, step + 1, state, fingerprint, config.keep_last, name=name, remembered=kept, due=due
                         )
-                    if looked:
-                        _show(work, step, directory, state, journal)
+                    if looked and write_samples is not None:
+                        _write_samples(write_samples, step, directory, state, journal)
                     journal.progress(row["loss"])
             if stop is not None:
                 raise stop
     if state.average is not None:
-        state.average.take_place()
+        state.average.copy_to_module()
     seconds = time.monotonic() - began
     done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
-    return done | {"validation": validation or (work.validate() if processes.first else {})}
+    if not validation and validate is not None and processes.first:
+        validation = validate()
+    return done | {"validation": validation}
 
 
-def _show(work: Workload, step: int, directory: Path, state: checkpoints.State, journal: Journal) -> None:
-    """Draw for people; pictures for which there is no room, or no autoencoder, are told of and stop nothing."""
+def _write_samples(
+    write_samples: WriteSamples, step: int, directory: Path, state: checkpoints.State, journal: Journal
+) -> None:
+    """Draw for people; pictures for which there is no room, or no autoencoder, are reported and stop nothing."""
     try:
         with state.exported():
-            work.show(directory, step + 1)
+            write_samples(directory, step + 1)
     except (StorageError, MissingError, NonFiniteError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError | MemoryError) and not is_out_of_memory(error):
             raise
@@ -249,7 +184,7 @@ def _gradients(
     limit: float,
     scale: LossScale | None,
     processes: Processes,
-) -> tuple[list[Part], float]:
+) -> tuple[list[Microbatch], float]:
     """Compute the gradients of a step, clipped to `limit`: what the parts of this process gave, and the norm of the
     whole window's gradient before clipping.
 
@@ -258,8 +193,8 @@ def _gradients(
     """
     while True:
         parts = []
-        with processes.together():
-            for part in work.window(step, processes.share):
+        with processes.fail_together():
+            for part in work.microbatches(step, processes.share):
                 check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
                 loss = part.loss if scale is None else part.loss * scale.value
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -282,7 +217,7 @@ def _explained(
     processes: Processes,
 ) -> NonFiniteError:
     """The error with its cause, for which the first process computes the whole window again."""
-    with processes.together():
+    with processes.fail_together():
         if journal is None:
             return NonFiniteError(str(error))
         told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
@@ -295,7 +230,7 @@ def _stop(
 ) -> Interrupted | MemoryPressureError | None:
     """What ends the run after this step, in whichever process it arose."""
     own = interruption.signum, None if pressure is None else str(pressure)
-    told = [word for word in processes.tell(own if any(own) else None) if word is not None]
+    told = [word for word in processes.all_gather(own if any(own) else None) if word is not None]
     for signum, _ in told:
         if signum is not None:
             return Interrupted(signum)
@@ -317,10 +252,10 @@ def _resume(
     processes: Processes,
 ) -> int:
     """Put the newest checkpoint back; the step after which the run goes on."""
-    with processes.together():
+    with processes.fail_together():
         found = checkpoints.latest(folder)
         start = 0 if found is None else _restore(found, work, state, fingerprint, config)
-    starts = sorted({told for told in processes.tell(start) if told is not None})
+    starts = sorted({told for told in processes.all_gather(start) if told is not None})
     if len(starts) > 1:
         raise RequestError(
             f"all processes must read the same checkpoints, these found different ones (after steps "
@@ -351,18 +286,18 @@ def loop_fingerprint(config: LoopConfig) -> dict[str, Any]:
     return {k: v for k, v in config.settings().items() if k not in MAY_CHANGE}
 
 
-def _detached(part: Part) -> Part:
+def _detached(part: Microbatch) -> Microbatch:
     return replace(part, loss=part.loss.detach(), sample_losses=part.sample_losses.detach())
 
 
-def _whole(parts: list[Part], processes: Processes) -> list[Part]:
+def _whole(parts: list[Microbatch], processes: Processes) -> list[Microbatch]:
     """The window's parts, of which each process has some."""
     if processes.count > 1:  # what is sent lies on no device
         parts = [replace(part, loss=part.loss.cpu(), sample_losses=part.sample_losses.cpu()) for part in parts]
-    return processes.in_order(parts)
+    return processes.gather_in_order(parts)
 
 
-def _row(step: int, parts: list[Part], rate: float, norm: float, seconds: float) -> dict[str, Any]:
+def _row(step: int, parts: list[Microbatch], rate: float, norm: float, seconds: float) -> dict[str, Any]:
     """One row of metrics.jsonl; a task without a sample in this window has no entry."""
     sums: dict[str, list[float]] = {}
     for part in parts:

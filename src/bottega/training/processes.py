@@ -61,12 +61,12 @@ class Processes:
                 f"to {self.count} or more{beside and f' ({beside})'}, or start fewer processes"
             )
 
-    def together(self) -> Together:
-        """A block that all leave in the same way: see `Together`."""
-        return Together(self)
+    def fail_together(self) -> FailTogether:
+        """A block that all leave in the same way: see `FailTogether`."""
+        return FailTogether(self)
 
-    def tell(self, value: T | None) -> list[T | None]:
-        """What each process has to tell, by rank; all None costs one small message."""
+    def all_gather(self, value: T | None) -> list[T | None]:
+        """The value of each process, by rank; where all are None, it costs one small message."""
         if self.count == 1:
             return [value]
         import torch
@@ -79,7 +79,7 @@ class Processes:
             _exchange(distributed.all_gather_object, told, value)
         return told
 
-    def in_order(self, items: list[T]) -> list[T]:
+    def gather_in_order(self, items: list[T]) -> list[T]:
         """What each process made of its share, put together in the order of the window."""
         if self.count == 1:
             return items
@@ -99,7 +99,7 @@ class Processes:
         for dtype in sorted({parameter.dtype for _, parameter in parameters}, key=str):
             self._sum([parameter for _, parameter in parameters if parameter.dtype == dtype])
 
-    def spread(self, module: nn.Module) -> None:
+    def broadcast(self, module: nn.Module) -> None:
         """Give all processes the first one's parameters and buffers."""
         if self.count == 1:
             return
@@ -124,7 +124,7 @@ class Processes:
             parameter.grad = gradient.view(parameter.shape) if count else None
 
 
-class Together:
+class FailTogether:
     """A block that all processes enter and leave together.
 
     What one raises in it, it raises; the others then raise NonFiniteError if it was one, else WorkError that says which
@@ -144,7 +144,7 @@ class Together:
         if processes.count == 1:
             return
         own = None if error is None else (isinstance(error, NonFiniteError), _sentence(error))
-        told = processes.tell(own)
+        told = processes.all_gather(own)
         if error is not None:
             return
         for rank, word in enumerate(told):

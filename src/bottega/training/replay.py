@@ -29,7 +29,7 @@ from bottega.training.checkpoint import first_difference, module_tensors
 from bottega.training.guards import name_samples
 
 if TYPE_CHECKING:
-    from bottega.training.loop import Workload
+    from bottega.training.workload import Workload
 
 FOLDER = "replay"
 FORMAT = "bottega-replay"
@@ -137,7 +137,7 @@ def examine(work: Workload, step: int) -> Examination:
     seen = Examination(step + 1)
     work.module.zero_grad(set_to_none=True)
     with Watch(work.modules()) as watch:
-        for part in work.window(step):
+        for part in work.microbatches(step):
             losses = part.sample_losses.detach().tolist()
             places = range(len(seen.losses), len(seen.losses) + len(losses))
             seen.losses += losses

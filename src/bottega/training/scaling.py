@@ -49,7 +49,7 @@ class LossScale:
         self.good_steps = 0
         return True
 
-    def passed(self) -> str | None:
+    def update(self) -> str | None:
         """Enter a step whose gradient was finite; a line for people where it had to be computed again."""
         told = None
         if self.value < self._first:

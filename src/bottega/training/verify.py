@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bottega.runtime.errors import RequestError, WorkError
 from bottega.runtime.memory import trim
 from bottega.training import checkpoint as checkpoints
-from bottega.training.config import VERIFY_STEPS, LoopConfig
-from bottega.training.loop import Workload, train
+from bottega.training.config import VERIFY_STEPS
+from bottega.training.loop import train
+from bottega.training.workload import TrainingJob, Workload
 
 GPU_TOLERANCE = 1e-2
 """The largest relative difference of a tensor (see `relative_difference`) that is allowed on a GPU.
@@ -70,32 +72,33 @@ class Comparison:
             )
 
 
-def verify_resume(
-    fresh: Callable[[], Workload], config: LoopConfig, output: Path, steps: int = VERIFY_STEPS
-) -> Comparison:
+def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, steps: int = VERIFY_STEPS) -> Comparison:
     """Train `steps` steps in one go and again with a stop in the middle, and compare the checkpoints.
 
-    fresh: loads the workload anew, three times in all. config: the run's own; only its length and intervals are made
-    shorter. output: the run's folder; nothing in it is touched.
+    Args:
+        fresh: prepares the job from the beginning, three times in all; of its configuration, only the length and the
+            intervals are made shorter.
+        output: the run's folder; nothing in it is touched.
+        steps: how many, two at least.
 
-    Raises RequestError for fewer than two steps; whatever `train` raises. A difference is no error here: see
-    `Comparison.require`.
+    Raises:
+        RequestError: for fewer than two steps.
+        BottegaError: whatever `train` raises. A difference is no error here: see `Comparison.require`.
     """
     if steps < 2:
         raise RequestError(
             f"a run is stopped in the middle of 2 steps or more, {steps} was asked for; ask for {VERIFY_STEPS}"
         )
-    short = config.model_copy(update={"steps": steps, "checkpoint_every": steps, "validate_every": steps})
     with _folder_beside(output) as folder:
         whole, cut, stop = folder / "whole", folder / "cut", steps // 2
-        work = fresh()
-        device = next(work.module.parameters()).device.type
-        train(work, short, whole)
-        del work
+        job = fresh()
+        device = next(job.work.module.parameters()).device.type
+        _train(job, steps, whole)
+        del job
         trim()  # a full-size backbone is not held twice
-        train(fresh(), short, cut, until=stop)
+        _train(fresh(), steps, cut, until=stop)
         trim()
-        begun = train(fresh(), short, cut)["resumed_from"]
+        begun = _train(fresh(), steps, cut)["resumed_from"]
         if begun != stop:
             raise WorkError(f"the second half must begin at step {stop}, it began at {begun}: no checkpoint was whole")
         one, other = (_final_tensors(at) for at in (whole, cut))
@@ -104,6 +107,12 @@ def verify_resume(
     unequal = {name: difference for name, difference in found.items() if difference is not None}
     worst = max(unequal, key=lambda name: unequal[name], default="")
     return Comparison(steps, stop, len(names), len(unequal), worst, unequal.get(worst, 0.0), device)
+
+
+def _train(job: TrainingJob[Workload], steps: int, directory: Path, until: int | None = None) -> dict[str, Any]:
+    """Train a job with its length and intervals made as short as `steps`."""
+    short = job.config.model_copy(update={"steps": steps, "checkpoint_every": steps, "validate_every": steps})
+    return train(job.work, short, directory, validate=job.validate, write_samples=job.write_samples, until=until)
 
 
 def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) -> float | None:

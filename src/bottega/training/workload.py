@@ -1,0 +1,118 @@
+"""What is trained: the interface between the training loop and what a trainer brings to it.
+
+A *step* is one step of the optimizer over one *global batch* of samples. The global batch is computed in one or more
+*microbatches*, and the microbatches by one or more processes. Legend: B samples of a microbatch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from bottega.training.checkpoint import step_name
+from bottega.training.config import MAY_CHANGE, LoopConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ALL_MICROBATCHES = slice(None)
+"""The share of a process that computes the global batch alone."""
+
+Validate = Callable[[], dict[str, Any]]
+"""Returns the numbers of a validation, for the log."""
+
+WriteSamples = Callable[[Path, int], list[Path]]
+"""Called with the run directory and the number of steps done: writes sample pictures there and returns the files."""
+
+
+@dataclass
+class Microbatch:
+    """The result of one microbatch.
+
+    Args:
+        loss: scalar with a graph; the losses of the microbatches of a step add up to the loss of the step.
+        sample_losses: float32 [B], before weights.
+        sample_ids: B names of samples.
+        timesteps: B timesteps.
+        tasks: the task of each of the B samples.
+        metrics: numbers for the log, averaged over the microbatches of a step.
+    """
+
+    loss: torch.Tensor
+    sample_losses: torch.Tensor
+    sample_ids: Sequence[str]
+    timesteps: Sequence[int]
+    tasks: Sequence[str]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Workload(ABC):
+    """What is trained, and how the loss of a step is computed.
+
+    Everything that a step draws must be a function of (seed, step): then a resumed run equals an uninterrupted one.
+
+    Attributes:
+        module: everything that is trained and saved, and nothing else.
+        fingerprint: what a checkpoint depends on besides the loop's own values.
+        may_change: what of it all may differ on resume, with the effect.
+        notes: lines for people at the head of the log.
+        loss_scaling: whether gradients pass through float16 on their way.
+        remembered: JSON that is kept in each checkpoint.
+    """
+
+    module: nn.Module
+    fingerprint: dict[str, Any]
+    may_change: dict[str, str] = MAY_CHANGE
+    notes: Sequence[str] = ()
+    loss_scaling: bool = False
+    remembered: Mapping[str, Any] = MappingProxyType({})
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """AdamW's groups: `params`, `weight_decay`, and `lr_multiplier`, by which the group's learning rate differs."""
+
+    @abstractmethod
+    def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
+        """The microbatches of `step` (from 0), or a `share` of them; each is computed when it is asked for."""
+
+    def checkpoint_name(self, step: int) -> str:
+        """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
+        return step_name(step)
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether what is to be done `every` so many steps is done after `step` steps."""
+        return step % every == 0
+
+    def metrics(self, step: int) -> dict[str, Any]:
+        """What each row of the log holds besides the loop's own numbers."""
+        return {}
+
+    def modules(self) -> Iterable[tuple[str, nn.Module]]:
+        """The networks that a microbatch passes through, by name: where the first value that is not finite is looked
+        for."""
+        return [("", self.module)]
+
+
+W = TypeVar("W", bound=Workload, covariant=True)
+
+
+@dataclass(frozen=True)
+class TrainingJob(Generic[W]):
+    """Everything that `bottega.training.loop.train` needs besides a folder: a stage prepares it, the loop runs it.
+
+    Args:
+        work: what is trained.
+        config: how long and how fast.
+        validate: returns the numbers of a validation; None where there is none.
+        write_samples: draws sample pictures after a validation; None where none are wanted.
+    """
+
+    work: W
+    config: LoopConfig
+    validate: Validate | None = None
+    write_samples: WriteSamples | None = None
