@@ -31,7 +31,7 @@ from bottega.ldm.checkpoint import open_trained
 from bottega.ldm.config import SamplingConfig
 from bottega.ldm.data import held_out_pairs, read_samples
 from bottega.ldm.drawing import draw_latents
-from bottega.ldm.samples import to_bytes
+from bottega.visual.pictures import to_uint8
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "circles_text_to_image.yaml"
 MINUTES = 10.0
@@ -74,7 +74,7 @@ def measure(directory: Path, steps: int | None, guidance: float | None) -> dict[
     def draw(config: SamplingConfig) -> list[Any]:
         plan, path, scale = config.plan(trained.absmax), trained.recipe.diffusion.path, config.guidance_scale
         latents = draw_latents(trained.model, path, plan, trained.shape, prompts, list(range(len(prompts))), scale)
-        return [to_bytes(picture) for picture in trained.autoencoder.decode(latents)]
+        return [to_uint8(picture, non_finite="magenta", exact=True) for picture in trained.autoencoder.decode(latents)]
 
     began = time.monotonic()
     drawn = draw(config)
@@ -82,7 +82,7 @@ def measure(directory: Path, steps: int | None, guidance: float | None) -> dict[
     by_ddim = draw(config.model_copy(update={"scheduler": "ddim"}))
     samples = read_samples(trained.recipe.data, trained.recipe.seed, directory).held_out
     vae = MockVAE(trained.recipe.autoencoder.factor)
-    truth = [to_bytes(vae.decode(vae.encode(np.stack([sample.picture()])))[0]) for sample in samples]
+    truth = [to_uint8(vae.decode(vae.encode(np.stack([sample.picture()])))[0], exact=True) for sample in samples]
     return {
         "drawn": judged([look(p, *pair) for p, pair in zip(drawn, pairs, strict=True)]),
         "by_ddim": judged([look(p, *pair) for p, pair in zip(by_ddim, pairs, strict=True)]),

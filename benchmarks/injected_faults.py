@@ -31,8 +31,9 @@ from bottega.miniature.world import painter, render, scene
 from bottega.quality.calibrate import calibrate
 from bottega.quality.config import Thresholds
 from bottega.quality.faults import FAULTS, GOOD, SEVERITIES, Kind, Subject, Tallies, measure_faults, table, tally
-from bottega.quality.measure import ImageEncoder, Picture, Scores
+from bottega.quality.measure import ImageEncoder, Scores
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import Picture
 
 BARS = {"severe": 0.98, "medium": 0.90}
 ACCUSED = 0.02

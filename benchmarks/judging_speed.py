@@ -21,7 +21,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from bottega.quality.measure import compare, reference, to_uint8
+from bottega.quality.measure import compare, reference
+from bottega.visual.pictures import to_uint8
 
 SIDE, ROUNDS, PICTURES, BAR = 512, 10, 100, 3.0
 

@@ -29,7 +29,7 @@ from bottega.ldm.checkpoint import open_trained
 from bottega.ldm.data import held_out_pairs
 from bottega.ldm.drawing import draw_latents
 from bottega.ldm.recipe import load_recipe
-from bottega.ldm.samples import to_bytes
+from bottega.visual.pictures import to_uint8
 
 EPOCHS, STOPPED = 52, 30
 PROMPTS = 240  # held-out pairs, the first of the list
@@ -74,7 +74,7 @@ def judge(
     path, seeds = trained.recipe.diffusion.path, list(range(len(prompts)))
     plan = config.plan(trained.absmax)
     latents = draw_latents(trained.model, path, plan, trained.shape, prompts, seeds, config.guidance_scale)
-    drawn = (to_bytes(picture) for picture in trained.autoencoder.decode(latents))
+    drawn = (to_uint8(picture, non_finite="magenta", exact=True) for picture in trained.autoencoder.decode(latents))
     seen = [look(picture, *pair) for picture, pair in zip(drawn, pairs, strict=True)]
     return {
         "both": share([s.colours and s.circle for s in seen]),

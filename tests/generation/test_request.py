@@ -24,6 +24,7 @@ from bottega.student.config import SamplingConfig
 from bottega.student.encode import TextEncoder
 from bottega.student.export import load_adapter, save_adapter
 from bottega.student.overfit import overfit_one
+from bottega.visual.pictures import to_uint8
 
 STEPS = 6
 
@@ -81,7 +82,7 @@ def test_a_prompt_alone_is_drawn_by_the_base_and_then_in_the_style(
     drawn: dict[str, Any] = {"prompt": "a red circle", "models": models, "steps": 2, "seed": 5}
     parts = stylize.load_parts(tiny_models / "pixart", device="cpu")
     text, null = TextEncoder(tiny_models / "pixart", 120, device="cpu").encode(["a red circle", ""])
-    write_png(folder / "imagined.png", stylize.to_uint8(stylize.draw_content(parts, [text], null, [5]))[0])
+    write_png(folder / "imagined.png", to_uint8(stylize.draw_content(parts, [text], null, [5]))[0])
     one = stylize_file(adapter, None, folder / "style.png", folder / "a.png", **drawn)
     two = stylize_file(adapter, folder / "imagined.png", folder / "style.png", folder / "b.png", **drawn)
     other = stylize_file(adapter, None, folder / "content.png", folder / "c.png", **drawn)
@@ -113,7 +114,7 @@ def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
         strength=1.0,
         null_prompt=null,
     )
-    assert np.array_equal(stylize.to_uint8(noise)[0], load_square(tmp_path / "x.png", 128))
+    assert np.array_equal(to_uint8(noise)[0], load_square(tmp_path / "x.png", 128))
     monkeypatch.setattr(stylize, "CONTENT_STEPS", 3)
     told = stylize_file(
         tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "z.png", **drawn | {"steps": None}

@@ -10,11 +10,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from bottega.generation.stylize import Parts, load_parts, start_timestep, stylize, to_uint8
+from bottega.generation.stylize import Parts, load_parts, start_timestep, stylize
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
+from bottega.visual.pictures import to_uint8
 
 N = 3
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from bottega.quality.detectors import edge_map, gradients, line_spectrum
-from bottega.quality.measure import HF_FLOOR, Judge, difference, luminance, measure, to_uint8
+from bottega.quality.measure import HF_FLOOR, Judge, difference, luminance, measure
 from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.visual.pictures import to_uint8
 
 from .conftest import Triple, plain_encoder
 
@@ -188,15 +189,6 @@ def test_scores_do_not_depend_on_the_batch_or_on_what_is_kept(triples: list[Trip
             keys=[(f"c{i}", f"s{i}") for i in range(6)],
         )
         assert together == alone
-
-
-def test_floats_become_levels_as_numpy_rounds_them_and_stop_at_the_ends() -> None:
-    floats = np.random.default_rng(0).uniform(-0.2, 1.2, (64, 64, 3)).astype(np.float32)
-    floats[0, 0] = [0.5 / 255, 1.5 / 255, 254.5 / 255]
-    floats[1, 1] = [-1e30, 1e30, -0.0]
-    for picture in (floats, np.clip(floats, 0, 1), np.clip(floats, 0, 2)):
-        expected = np.rint(np.clip(picture, 0, 1) * np.float32(255)).astype(np.uint8)
-        assert np.array_equal(to_uint8(picture), expected)
 
 
 def test_without_an_encoder_the_similarities_are_absent_and_nothing_is_nan(triples: list[Triple]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import Picture, to_uint8
 
-Picture = npt.NDArray[np.uint8]  # [H, W, 3] sRGB
 Lab = npt.NDArray[np.float32]  # [H, W, 3]: L* in 0..100, a* and b* in about ±110
 
 _PIXELS = 1024
@@ -31,7 +31,7 @@ def from_lab(lab: Lab) -> Picture:
     import cv2
 
     rgb = np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB), dtype=np.float32)
-    return np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    return to_uint8(rgb)
 
 
 def palette(picture: Picture) -> npt.NDArray[np.float32]:

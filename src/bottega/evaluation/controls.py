@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bottega.evaluation.colour import Picture, transfer_colours
+from bottega.evaluation.colour import transfer_colours
+from bottega.visual.pictures import Picture
 
 BLUR = 1 / 32
 """Sigma of the blurred truth as a share of the picture's side: half a cell of the 16 × 16 low-pass colours, so that

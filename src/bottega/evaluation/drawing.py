@@ -14,12 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
-from bottega.evaluation.colour import Picture
 from bottega.evaluation.painters import Painter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
@@ -28,6 +24,7 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import to_record
+from bottega.visual.pictures import Picture, to_uint8
 
 
 @dataclass(frozen=True)
@@ -118,18 +115,10 @@ def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> li
     pictures = painter.draw(pairs, sources, request.seed) if pairs else []
     for pair, picture in zip(pairs, pictures, strict=True):
         try:
-            lines[pair.pair_id] = {"sha256": write_png(request.picture(pair), _finite(picture))}
+            lines[pair.pair_id] = {"sha256": write_png(request.picture(pair), to_uint8(picture))}
         except NonFiniteError as error:
             lines[pair.pair_id] = {"error": str(error)}
     return [{"pair_id": pair.pair_id, "key": request.key(pair), **lines[pair.pair_id]} for pair in batch]
-
-
-def _finite(picture: npt.NDArray[np.float32]) -> Picture:
-    """Floats [H, W, 3] in 0..1 as uint8."""
-    if not np.isfinite(picture).all():
-        raise NonFiniteError(f"a picture must be finite, {(~np.isfinite(picture)).mean():.0%} of its values are not")
-    rounded: Picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-    return rounded
 
 
 def _batches(request: Request) -> list[Sequence[Pair]]:

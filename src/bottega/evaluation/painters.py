@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bottega.data.records import Pair
-from bottega.evaluation.colour import Picture
 from bottega.runtime.files import sha256_bytes
+from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ import numpy as np
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
-from bottega.evaluation.colour import Picture, palette, palette_distance
+from bottega.evaluation.colour import palette, palette_distance
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
 from bottega.evaluation.grid import Grid
@@ -30,6 +30,7 @@ from bottega.runtime.errors import PictureError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_bytes, sha256_file, sha256_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.visual.pictures import Picture
 
 WAY = 1
 """Version of the way of measuring: raise it when a metric changes its meaning."""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
-from bottega.evaluation.colour import Picture
 from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_jsonl, sha256_file
+from bottega.visual.pictures import Picture
 
 _KEPT = 64  # pictures held of contents and of styles: a grid visits few of either again and again
 

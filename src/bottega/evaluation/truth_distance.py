@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bottega.evaluation.colour import Picture, to_lab
+from bottega.evaluation.colour import to_lab
+from bottega.visual.pictures import Picture
 
 COLOUR_UNIT = 5.0
 """ΔE between two drawings of the same picture whose strokes fall anew (docs/evaluation.md)."""

@@ -55,7 +55,6 @@ def stylize_file(
         load_parts,
         start_timestep,
         stylize,
-        to_uint8,
     )
     from bottega.models.config import ModelsConfig
     from bottega.models.hashes import model_hash
@@ -64,6 +63,7 @@ def stylize_file(
     from bottega.student.config import SamplingConfig
     from bottega.student.encode import TextEncoder, load_clip, sizes
     from bottega.student.export import load_adapter
+    from bottega.visual.pictures import to_uint8
 
     began = time.monotonic()
     if content is None and not prompt.strip():

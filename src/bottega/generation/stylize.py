@@ -153,13 +153,6 @@ def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: f
     return schedule.start_timestep(strength)
 
 
-def to_uint8(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Pictures in 0…1 -> 8 bits, rounded. NonFiniteError instead of the black that a cast would make of NaN."""
-    if not bool(np.isfinite(pictures).all()):
-        raise NonFiniteError("a picture holds NaN or infinity; it must not be rounded to 8 bits: look at its latents")
-    return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
-
-
 def _placed(adapter: StyleAdapter, backbone: Backbone) -> StyleAdapter:
     return adapter.to(backbone.device).eval()
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from bottega.ldm.config import AutoencoderConfig
+from bottega.visual.pictures import from_signed, to_signed
 
 _DECODE_BATCH = 4
 """Pictures that a real autoencoder decodes at once: at 512 px each takes a gigabyte and more."""
@@ -49,15 +50,12 @@ class MockVAE(Autoencoder):
 
     def encode(self, pictures: Pictures) -> torch.Tensor:
         """See `Autoencoder`; C = 3, h = w = S / factor."""
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
-        return F.avg_pool2d(pixels, self.factor)
+        return F.avg_pool2d(to_signed(pictures), self.factor)
 
     def decode(self, latents: torch.Tensor) -> FloatPictures:
         """See `Autoencoder`."""
         pixels = F.interpolate(latents.float().cpu(), scale_factor=float(self.factor), mode="bicubic")  # [N, 3, S, S]
-        pictures = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)  # [N, S, S, 3]
-        array: FloatPictures = pictures.contiguous().numpy()
-        return array
+        return from_signed(pixels)
 
 
 class DiffusersVAE(Autoencoder):

@@ -201,8 +201,8 @@ def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any
     """Write a picture in 0…1 with its facts; NonFiniteError instead of the black that a cast makes of NaN."""
     import numpy as np
 
-    from bottega.ldm.samples import to_bytes
     from bottega.runtime.files import write_png
+    from bottega.visual.pictures import to_uint8
 
     if not bool(np.isfinite(picture).all()):
         raise NonFiniteError(
@@ -211,7 +211,7 @@ def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any
         )
     metadata = json.dumps(facts, ensure_ascii=False)
     file = _free_path(folder, stem, facts, metadata)
-    sha256 = write_png(file, to_bytes(picture), {_METADATA: metadata})
+    sha256 = write_png(file, to_uint8(picture, exact=True), {_METADATA: metadata})
     return {"file": str(file), "sha256": sha256, **facts}
 
 

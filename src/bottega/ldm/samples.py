@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from bottega.ldm.autoencoder import Autoencoder, FloatPictures
 from bottega.ldm.drawing import draw_latents
 from bottega.ldm.objective import LatentWorkload
 from bottega.runtime.files import write_png, write_text
 from bottega.runtime.seeds import derive
+from bottega.visual.contact_sheet import tile
+from bottega.visual.pictures import Picture, to_uint8
 
 FOLDER = "samples"
-_GAP = 4
-_WIDE = 1280
+_GAP = 4  # pixels of white between pictures
+_WIDTH = 1280  # pixels of a sheet at most
 
 
 class SampleWriter:
@@ -45,19 +44,8 @@ class SampleWriter:
         return [file]
 
 
-def sheet(pictures: FloatPictures) -> npt.NDArray[np.uint8]:
+def sheet(pictures: FloatPictures) -> Picture:
     """Pictures in 0…1, [N, S, S, 3], in rows on white, uint8; a value that is not finite becomes magenta."""
     count, side = pictures.shape[:2]
-    columns = max(1, min(count, _WIDE // (side + _GAP)))
-    rows = -(-count // columns)
-    canvas = np.full((rows * (side + _GAP) + _GAP, columns * (side + _GAP) + _GAP, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = (k * (side + _GAP) + _GAP for k in divmod(index, columns))
-        canvas[top : top + side, left : left + side] = to_bytes(picture)
-    return canvas
-
-
-def to_bytes(picture: FloatPictures) -> npt.NDArray[np.uint8]:
-    """0…1 -> uint8, rounded; what is not finite becomes magenta."""
-    finite = np.isfinite(picture).all(axis=-1, keepdims=True)
-    return np.round(np.where(finite, picture, (1.0, 0.0, 1.0)) * 255).astype(np.uint8)
+    columns = max(1, min(count, _WIDTH // (side + _GAP)))
+    return tile(to_uint8(pictures, non_finite="magenta", exact=True), columns, gap=_GAP)

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 from bottega.miniature.corpus import GATE_SCENES, Corpus, Pictures
-from bottega.miniature.learn_encoders import to_clip, to_signed
+from bottega.miniature.learn_encoders import to_clip
 from bottega.miniature.painters import KINDS
 from bottega.miniature.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, label_map, scene
 from bottega.runtime.seeds import torch_generator
+from bottega.visual.pictures import from_signed, to_signed, to_uint8
 
 BARS = {
     "vae_psnr_plain": 29.0,
@@ -50,7 +51,7 @@ def reconstruct(vae: Any, pictures: Pictures) -> Pictures:
 
 def to_pictures(decoded: torch.Tensor) -> Pictures:
     """float [N, 3, H, W] in -1..1 -> uint8 [N, H, W, 3]."""
-    return np.asarray(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
+    return to_uint8(from_signed(decoded))
 
 
 @torch.no_grad()
@@ -168,7 +169,7 @@ def measure_pixart(
                     **call,
                 ).images
             )
-        drawn = np.round(np.concatenate(pictures) * 255).astype(np.uint8)
+        drawn = to_uint8(np.concatenate(pictures))
         scores = [_read_scene(p, f, v) for p, f, v in zip(drawn, labels_of(reader, drawn), views, strict=True)]
         prefix = "pixart" if objects == 1 else f"pixart_{objects}_objects"
         result[f"{prefix}_shape"] = float(np.mean([s[0] for s in scores]))
@@ -236,7 +237,7 @@ def measure_teacher(
             output_type="np",
         )
         made.append(drawn.images)
-    pictures = np.round(np.concatenate(made) * 255).astype(np.uint8)
+    pictures = to_uint8(np.concatenate(made))
     seen, read = kinds_of(classifier, pictures), labels_of(reader, pictures)
     kinds = np.array([corpus.painter_of(i) % len(KINDS) for i in range(count)])
     for i in range(count):

@@ -19,11 +19,12 @@ from bottega.miniature import models
 from bottega.miniature.corpus import Corpus, Pictures
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.fit import Losses, fit
-from bottega.miniature.learn_encoders import to_clip, to_signed
+from bottega.miniature.learn_encoders import to_clip
 from bottega.miniature.open_path import open_path
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import t5_tokenizer
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import to_signed
 
 Latents = npt.NDArray[np.float16]  # [N, C, H, W]
 READ_AFTER = 6  # block of the transformer from which the classes of the cells are read in training

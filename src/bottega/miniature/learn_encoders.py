@@ -19,14 +19,10 @@ from bottega.miniature.painters import KINDS, painter
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import STYLE_PHRASE, clip_tokenizer
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import to_signed
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def to_signed(pictures: Pictures) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_clip(pictures: Pictures) -> torch.Tensor:

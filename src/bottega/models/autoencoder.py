@@ -10,6 +10,7 @@ import torch
 
 from bottega.models.loading import choose_device, load_vae
 from bottega.runtime.errors import NonFiniteError
+from bottega.visual.pictures import from_signed, to_signed
 
 
 class LatentEncoder:
@@ -25,8 +26,7 @@ class LatentEncoder:
     def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
         """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
         NonFiniteError."""
-        pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, S, S]
-        out = self.vae.encode(pixels)
+        out = self.vae.encode(to_signed(pictures, self.device))
         latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
         if not bool(scaled.isfinite().all()):
@@ -37,5 +37,4 @@ class LatentEncoder:
     def decode(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
         """Scaled latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
         pixels = self.vae.decode(latents.to(self.device).float() / self.scaling + self.shift).sample
-        array: npt.NDArray[np.float32] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        return array
+        return from_signed(pixels)

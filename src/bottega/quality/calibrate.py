@@ -17,9 +17,10 @@ import numpy as np
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import CHECK_NAMES, Grader, pass_rates
-from bottega.quality.measure import Picture, Scores
+from bottega.quality.measure import Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import Picture
 
 _CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must come out as C
 _MINIMUM = 8  # good examples; fewer say nothing about quantiles

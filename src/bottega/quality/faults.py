@@ -37,9 +37,10 @@ import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import CHECK_NAMES, Grade, Grader
-from bottega.quality.measure import ImageEncoder, Judge, Picture, Scores
+from bottega.quality.measure import ImageEncoder, Judge, Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import Picture
 
 SEVERITIES = ("mild", "medium", "severe")
 _WASH = 160.0  # the grey of a washed picture, levels

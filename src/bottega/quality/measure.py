@@ -48,8 +48,8 @@ import numpy.typing as npt
 
 from bottega.quality import detectors
 from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.visual.pictures import Picture, finite_share, to_uint8
 
-Picture = npt.NDArray[np.uint8]  # [H, W, 3]
 Map = npt.NDArray[np.float32]
 Scores = dict[str, float]
 ImageEncoder = Callable[[Picture], npt.NDArray[np.float32]]  # uint8 [N, H, W, 3] -> unit vectors [N, D]
@@ -60,9 +60,6 @@ HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: a smooth content must not b
 SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper
 VIGOUR_OF_LESS = 1.6
 VIGOUR_FLOOR = 8.0  # levels: below them neither contrast nor colour is a measure for others
-# As whole numbers the bits of floats have their order; those of negative ones, infinities and NaN lie above these.
-_LARGEST = np.float32(1e6).view(np.uint32)
-_IN_CACHE = 1 << 17  # values converted at a time
 _WIDE = 256  # pixels from which the finest measures read the middle half of the columns
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
@@ -97,43 +94,6 @@ class Reference:
     def echoes_near(self) -> Map:
         """What echoes a picture of this content or style may have."""
         return detectors.near(self.echoes)
-
-
-def to_uint8(picture: npt.NDArray[Any]) -> Picture:
-    """Float picture in 0..1 -> uint8, rounded as diffusers rounds; values outside 0..1 are clamped.
-
-    Raises:
-        NonFiniteError: a value is NaN or infinite; casting it would silently make it black.
-    """
-    if picture.dtype == np.uint8:
-        return np.ascontiguousarray(picture)
-    floats = np.ascontiguousarray(picture, np.float32)
-    whole = np.empty(floats.shape, np.uint8)
-    values, levels = floats.reshape(1, -1), whole.reshape(1, -1)
-    for start in range(0, values.size, _IN_CACHE):
-        part = values[:, start : start + _IN_CACHE]
-        cv2.convertScaleAbs(part, levels[:, start : start + _IN_CACHE], alpha=255)  # rounds half to even; stops at 255
-        if part.view(np.uint32).max() > _LARGEST:
-            return _clamped(floats)
-    return whole
-
-
-def _clamped(floats: Map) -> Picture:
-    share = finite_share(floats)
-    if share < 1:
-        raise NonFiniteError(
-            f"a picture must be finite before it is cast, {1 - share:.1%} of its values are not; decode it again in "
-            "fp32"
-        )
-    levels: Picture = np.rint(np.clip(floats, 0, 1) * np.float32(255)).astype(np.uint8)
-    return levels
-
-
-def finite_share(picture: npt.NDArray[Any]) -> float:
-    """Share of the values that are neither NaN nor infinite, 0..1."""
-    if picture.dtype.kind != "f":
-        return 1.0
-    return float(np.isfinite(picture).mean())
 
 
 def luminance(picture: Picture) -> npt.NDArray[np.uint8]:

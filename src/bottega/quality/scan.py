@@ -26,12 +26,13 @@ import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
-from bottega.quality.measure import ImageEncoder, Picture
+from bottega.quality.measure import ImageEncoder
 from bottega.quality.scorer import Job, Judged, Scorer, Size, begin_worker, fitted, judge_chunk
 from bottega.runtime.errors import MissingError, RequestError, StorageError, WorkError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.visual.pictures import Picture
 
 _CHUNK, _SMALLEST = 16, 4  # pictures a task, and those that share the last one's content, up to four times as many
 _AHEAD = 64  # chunks judged before their turn, or under way

@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bottega.quality.measure import Picture, Reference, Scores, compare, reference
+from bottega.quality.measure import Reference, Scores, compare, reference
 from bottega.runtime.errors import PictureError, RequestError
+from bottega.visual.pictures import Picture
 
 _KEPT_BYTES = 256_000_000  # of decoded contents and styles a worker
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.quality.calibrate import Calibration, calibrate, damaged
 from bottega.quality.config import QualityConfig, Thresholds
-from bottega.quality.measure import ImageEncoder, Judge, Picture, Scores
+from bottega.quality.measure import ImageEncoder, Judge, Scores
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
+from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig

@@ -16,11 +16,9 @@ from bottega.data.records import Pair, read_pairs
 from bottega.report.reading import Run, number
 from bottega.report.teaching import Target
 from bottega.runtime.errors import PictureError
-from bottega.runtime.files import write_png
 
 if TYPE_CHECKING:
     from PIL import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 COLUMNS: Mapping[str, str] = {
     "content": "content",
@@ -33,6 +31,7 @@ PARTS = ("best", "median", "worst")
 BUDGET = 1_700_000
 """Bytes of all thumbnails before base64: the page then stays below 3 MB."""
 
+_DARK, _LABEL, _FRAME = (40, 40, 40), (90, 90, 90), (170, 170, 170)  # colours of the sheet
 _SAMPLES_WIDE = 532  # pixels: the miniature's own
 _QUALITIES = (
     (160, 84),
@@ -223,41 +222,35 @@ def _uri(webp: bytes) -> str:
 
 def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, across: int = 2) -> Path | None:
     """The sheet as one PNG: a line a part (best, median, worst), `across` examples in each; None without examples."""
-    from PIL import Image, ImageDraw, ImageFont
+    from bottega.visual.contact_sheet import ContactSheet, Layout
 
-    whole = sorted(examples, key=lambda e: sum(bool(cell.missing) for cell in e.cells))  # stable: the order stays else
-    lines = [(part, [e for e in whole if e.part == part][:across]) for part in PARTS]
-    lines = [(part, row) for part, row in lines if row]
+    # Stable: examples of which no picture is missing come first, else the order stays.
+    ranked = sorted(examples, key=lambda example: sum(bool(cell.missing) for cell in example.cells))
+    lines: list[tuple[str, list[Example]]] = []
+    for part in PARTS:
+        chosen = [example for example in ranked if example.part == part][:across]
+        if chosen:
+            lines.append((part, chosen))
     if not lines:
         return None
-    columns = [c for c in COLUMNS if any(cell.column == c for _, row in lines for e in row for cell in e.cells)]
-    gap, left, top, text = 4, 74, 30, 22
-    block = len(columns) * (side + gap) + 3 * gap
-    width = left + max(len(row) for _, row in lines) * block
-    sheet = Image.new("RGB", (width, top + len(lines) * (side + text) + gap), (255, 255, 255))
-    draw = ImageDraw.Draw(sheet)
-    head, small = ImageFont.load_default(size=14), ImageFont.load_default(size=11)
-    for k in range(max(len(row) for _, row in lines)):
-        for number_, column in enumerate(columns):
-            draw.text((left + k * block + number_ * (side + gap), 8), COLUMNS[column], fill=(40, 40, 40), font=head)
-    for line, (part, row) in enumerate(lines):
-        y = top + line * (side + text)
-        draw.text((8, y + side // 2 - 8), part, fill=(40, 40, 40), font=head)
-        for k, example in enumerate(row):
+    shown = {cell.column for _, line in lines for example in line for cell in example.cells}
+    columns = [column for column in COLUMNS if column in shown]
+    blocks = max(len(line) for _, line in lines)
+
+    layout = Layout(side=side, gap=4, left=74, top=30, line=22, group=len(columns), group_gap=12)
+    width, height = layout.corner(len(lines), blocks * len(columns))
+    sheet = ContactSheet(layout, width, height + layout.gap)
+    for place in range(blocks * len(columns)):
+        x, _ = layout.corner(0, place)
+        sheet.write_text((x, 8), COLUMNS[columns[place % len(columns)]], colour=_DARK, size=14)
+    for row, (part, line) in enumerate(lines):
+        _, y = layout.corner(row, 0)
+        sheet.write_text((8, y + side // 2 - 8), part, colour=_DARK, size=14)
+        for block, example in enumerate(line):
             for cell in example.cells:
-                x = left + k * block + columns.index(cell.column) * (side + gap)
-                picture = _loaded(cell.path, side)
-                if picture is None:
-                    draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(170, 170, 170))
-                else:
-                    sheet.paste(Image.fromarray(picture), (x, y))
-                words = f"{cell.grade}  {cell.words}".strip().replace("✓", "yes").replace("✗", "no")
-                draw.text((x, y + side + 2), _fitted(words, small, side), fill=(90, 90, 90), font=small)
-    write_png(path, np.asarray(sheet, np.uint8))
-    return path
-
-
-def _fitted(text: str, font: ImageFont | FreeTypeFont, width: int) -> str:
-    while text and font.getlength(text) > width:
-        text = text[: text.rfind(" ")] if " " in text else ""
-    return text.rstrip(" ·,")
+                column = block * len(columns) + columns.index(cell.column)
+                sheet.put(row, column, _loaded(cell.path, side), frame=_FRAME)
+                x, _ = layout.corner(row, column)
+                label = f"{cell.grade}  {cell.words}".strip().replace("✓", "yes").replace("✗", "no")
+                sheet.write_text((x, y + side + 2), label, colour=_LABEL, size=11, width=side, whole_words=True)
+    return sheet.save(path)

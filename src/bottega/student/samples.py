@@ -22,6 +22,8 @@ from bottega.runtime.seeds import derive
 from bottega.student.objective import StyleWorkload
 from bottega.student.sampler import Sampler
 from bottega.student.validation import other_style
+from bottega.visual.contact_sheet import tile
+from bottega.visual.pictures import Picture, Pictures, finite_share, to_uint8
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = "samples"
@@ -53,7 +55,7 @@ class Samples:
         return [file]
 
     @torch.no_grad()
-    def columns(self) -> list[npt.NDArray[np.uint8]]:
+    def columns(self) -> list[Pictures]:
         """Content, target, own style, other style: four times uint8 [N, S, S, 3]; three where all have one style."""
         from bottega.models.autoencoder import LatentEncoder
 
@@ -62,7 +64,7 @@ class Samples:
         shown = (self.rows, self.others) if len(self.others) == len(self.rows) else (self.rows,)
         latents += [self.drawn(rows, latents[0]) for rows in shown]
         vae = LatentEncoder(self.pixart / "vae", str(self.work.backbone.device))
-        columns = [np.concatenate([_bytes(vae.decode(one[None])) for one in column]) for column in latents]
+        columns = [np.concatenate([_to_uint8(vae.decode(one[None])) for one in column]) for column in latents]
         del vae
         trim()
         return columns
@@ -82,22 +84,15 @@ class Samples:
         return torch.cat(pictures)
 
 
-def sheet(columns: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+def sheet(columns: list[Pictures]) -> Picture:
     """Columns of pictures [N, S, S, 3], side by side on white."""
-    count, side = columns[0].shape[:2]
-    height, width = (k * side + (k + 1) * _GAP for k in (count, len(columns)))
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    for x, column in enumerate(columns):
-        for y, picture in enumerate(column):
-            top, left = (k * (side + _GAP) + _GAP for k in (y, x))
-            canvas[top : top + side, left : left + side] = picture
-    return canvas
+    rows = zip(*columns, strict=True)
+    return tile([picture for row in rows for picture in row], len(columns), gap=_GAP)
 
 
-def _bytes(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Pictures in 0…1 as bytes; what is not finite becomes magenta, for a sample must not stop a training."""
-    finite = np.isfinite(pictures).all(axis=-1, keepdims=True)
-    if not finite.all():
-        LOGGER.warning("%.0f %% of a sample picture is not finite; it is drawn in magenta", 100 * (~finite).mean())
-    shown = np.where(finite, pictures, np.array([1.0, 0.0, 1.0]))
-    return np.round(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+def _to_uint8(pictures: npt.NDArray[np.float32]) -> Pictures:
+    """Pictures in 0…1 as uint8; what is not finite becomes magenta, for a sample must not stop a training."""
+    share = finite_share(pictures)
+    if share < 1:
+        LOGGER.warning("%.0f %% of a sample picture is not finite; it is drawn in magenta", 100 * (1 - share))
+    return to_uint8(pictures, non_finite="magenta", exact=True)

@@ -27,10 +27,11 @@ import torch
 from PIL import Image
 
 from bottega.runtime import memory
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
 from bottega.teacher.items import FloatPicture, Item, Made, Picture, Settings
+from bottega.visual.pictures import from_signed, to_signed, to_uint8
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -176,7 +177,10 @@ class Generator:
         def compute() -> Picture | None:
             with self._own_stream():
                 picture = self._finish(Latent(self._latent(item).to(self.device))).picture
-            return np.rint(picture * 255).astype(np.uint8) if np.isfinite(picture).all() else None
+            try:
+                return to_uint8(picture)
+            except NonFiniteError:
+                return None
 
         kept: Picture | None = self._trips.get(item.keys[0], compute)
         return kept
@@ -286,8 +290,8 @@ class Generator:
                 f"a content must be a square of teacher.size = {size} px, received {picture.shape}; use load_square"
             )
         vae = self.pipeline.vae
-        scaled = torch.from_numpy(picture.astype(np.float32) / 255)  # [H, W, 3]
-        pixels = scaled.permute(2, 0, 1)[None] * 2 - 1  # [1, 3, H, W] in -1..1
+        # Contiguous: with channels last the autoencoder's convolutions round differently, in the last bit.
+        pixels = to_signed(picture[None]).contiguous()  # [1, 3, H, W] in -1..1
         with self._vae_lock, _without_autocast(self.device):
             encoded = vae.encode(pixels.to(self.device, vae.dtype))
         latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
@@ -303,9 +307,7 @@ class Generator:
             pixels = vae.decode(
                 (latent.float() * std / vae.config.scaling_factor + mean).to(vae.dtype), return_dict=False
             )[0]
-        pixels = pixels[0].float() * 0.5 + 0.5  # [3, H, W]
-        pixels = torch.where(pixels.isfinite(), pixels.clamp(0, 1), pixels)
-        picture: FloatPicture = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+        picture: FloatPicture = from_signed(pixels, keep_infinite=True)[0]
         return picture
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

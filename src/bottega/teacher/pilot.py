@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.data.pictures import load_square
-from bottega.quality.sheet import grid_sheet
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_json
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.ledger import Ledger, Row
 from bottega.teacher.protocol import unet_calls
 from bottega.teacher.stage import LEDGER, Bench, run
+from bottega.visual.contact_sheet import draw_grid
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
-    from bottega.quality.measure import Picture
+    from bottega.visual.pictures import Picture
 
 STRENGTHS = (0.8, 1.0, 1.2)  # of the protocol's
 IP_SCALES = (0.8334, 1.0, 1.1667)  # likewise: 0.25, 0.30 and 0.35 of 0.30
@@ -188,7 +188,7 @@ def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path:
             line.append((_picture(folder / output) if output else None, row.grade if row is not None else ""))
         rows.append(line)
     heads = ["content", "style", *(f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells)]
-    grid_sheet(heads, rows, path, side=_SIDE)
+    draw_grid(heads, rows, path, side=_SIDE)
 
 
 def _picture(path: Path) -> Picture | None:

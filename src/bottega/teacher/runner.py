@@ -32,7 +32,7 @@ from bottega.data.pictures import load_square
 from bottega.data.records import Pair
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
-from bottega.quality.measure import Judge, Scores, to_uint8
+from bottega.quality.measure import Judge, Scores
 from bottega.runtime import memory
 from bottega.runtime.errors import PictureError, StartAfresh
 from bottega.runtime.files import write_bytes, write_png
@@ -41,6 +41,7 @@ from bottega.teacher.items import Item, Made, Picture, Settings, Teacher, target
 from bottega.teacher.ledger import Known, Ledger, Row
 from bottega.teacher.pressure import Pressure
 from bottega.teacher.retry import next_settings, rung_weight
+from bottega.visual.pictures import to_uint8
 
 LOGGER = logging.getLogger(__name__)
 WINDOW = 32  # targets loaded and encoded together: 50 MB of pictures at 512 px

@@ -17,7 +17,6 @@ from bottega.data.records import Pair, read_pairs
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import alarms, pass_rates
 from bottega.quality.measure import SCORES_VERSION, Judge
-from bottega.quality.sheet import Entry, contact_sheet
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import count_lines, sha256_bytes, sha256_json
@@ -29,6 +28,7 @@ from bottega.teacher.items import Teacher
 from bottega.teacher.ledger import Ledger, Row
 from bottega.teacher.protocol import cautions, schedule
 from bottega.teacher.runner import Runner, chunks
+from bottega.visual.contact_sheet import Triple, draw_triples
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -248,11 +248,11 @@ def draw_sheet(
     ranked += [row for rows in by_grade.values() for row in rows[third:]]
     chosen = sorted(ranked[:count], key=lambda row: row.grade)
     entries = [entry for row in chosen if (entry := _entry(row, ledger, data_root)) is not None]
-    contact_sheet(entries, output or directory / "contact_sheet.png")
+    draw_triples(entries, output or directory / "contact_sheet.png")
     return len(entries)
 
 
-def _entry(row: Row, ledger: Ledger, data_root: Path, side: int = 256) -> Entry | None:
+def _entry(row: Row, ledger: Ledger, data_root: Path, side: int = 256) -> Triple | None:
     """The row's pictures for a sheet; None where they can't be read any more."""
     try:
         content, style = (load_square(data_root / path, side) for path in (row.content_path, row.style_path))
@@ -267,7 +267,7 @@ def _entry(row: Row, ledger: Ledger, data_root: Path, side: int = 256) -> Entry 
         if row.reasons
         else f"edges {row.scores.get('edge_64', 0):.2f}" + (f", style gain {gain:.2f}" if gain is not None else "")
     )
-    return Entry(content, style, target, row.grade, text)
+    return Triple(content, style, target, row.grade, text)
 
 
 def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:

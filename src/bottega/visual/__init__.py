@@ -1,5 +1,9 @@
-"""Everything that draws: pictures from tensors, contact sheets, curves, pages."""
+"""Drawing for people: tensors to pictures, pictures to contact sheets. It knows nothing of what it draws.
 
-from __future__ import annotations
+    from bottega.visual.pictures import to_uint8            floats or tensors to 8 bits, and back
+    from bottega.visual.contact_sheet import ContactSheet   pictures in rows and columns, with text
 
-__all__: list[str] = []
+Nothing here imports torch unless a tensor is handed in.
+"""
+
+__all__ = ["contact_sheet", "pictures"]
