@@ -33,6 +33,25 @@ def build(
 
 
 @app.command()
+def train(
+    state: Annotated[Path, typer.Option(help="Folder for features, state and log; keep it, training takes days.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Folders of the frozen encoders and judges; default: the shipped ones.")
+    ] = None,
+    finish: Annotated[
+        int | None,
+        typer.Option(help="Branch off and end within so many steps, the learning rate falling to zero.", min=1),
+    ] = None,
+) -> None:
+    """Train SDXL's U-Net with its IP-Adapter until stopped (Ctrl-C, SIGTERM); the same command resumes."""
+    from bottega.miniature.builder.train import train_sdxl
+
+    shipped = Path(__file__).resolve().parents[1] / "miniature" / "weights"
+    trainer = train_sdxl(state, weights or shipped, decay=finish)
+    typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
+
+
+@app.command()
 def world(
     output: Annotated[Path, typer.Option(help="Data root; the world is written under its folder raw/.")],
     contents: Annotated[int, typer.Option(help="Scenes written as COCO train2017.")] = 400,

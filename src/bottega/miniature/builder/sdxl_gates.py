@@ -1,0 +1,186 @@
+"""Cheap measurements of SDXL while it trains: the gates of `bottega.miniature.gates` on few pictures, drawn in batches.
+
+The sampler is diffusers' DDIM as both pipelines call it. Whole pipelines take one style at a time and so are left for
+the final gates.
+
+Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.evaluation.truth_distance import describe, nearest
+from bottega.miniature import gates, models
+from bottega.miniature.builder.sdxl_task import size_ids
+from bottega.miniature.corpus import GATE_PAINTERS, GATE_SCENES
+from bottega.miniature.learn_diffusion import SDXLText, embed, encode
+from bottega.miniature.painters import KINDS, painter, render
+from bottega.miniature.scenes import scene
+from bottega.miniature.words import STYLE_PHRASE
+from bottega.runtime.seeds import numpy_rng
+
+STEPS = 25
+STRENGTH = 0.40
+WORDS_GUIDANCE = 4.0
+_CHUNK = 16  # pictures drawn at a time
+_WORDS_SCENES = GATE_SCENES + 500_000  # one object each
+_TRUTHS = 4  # drawn truths a picture is compared with; a run's evaluation has eight
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch is drawn from."""
+
+    captions: list[str]
+    styles: torch.Tensor | None = None  # [B, D]; None: no IP-Adapter
+    content: torch.Tensor | None = None  # scaled latents [B, C, H, W]; None: from noise
+
+
+@torch.no_grad()
+def draw(
+    unet: Any, text: SDXLText, given: Conditions, seeds: Sequence[int], *, guidance: float, scale: float = 0.0
+) -> torch.Tensor:
+    """Scaled latents [B, C, H, W], by 25 steps of DDIM; a content is redrawn at strength 0.40."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**models.teacher_scheduler())
+    scheduler.set_timesteps(STEPS)
+    shape = (models.CHANNELS, models.LATENT, models.LATENT)
+    noise = torch.from_numpy(
+        np.stack([numpy_rng("gate sdxl", seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
+    )
+    timesteps, x = scheduler.timesteps, noise
+    if given.content is not None:
+        timesteps = timesteps[-int(STEPS * STRENGTH) :]
+        x = scheduler.add_noise(given.content, noise, timesteps[:1].repeat(len(noise)))
+    for processor in unet.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [scale]
+    states, pooled = text(list(given.captions))
+    styles = torch.zeros(len(noise), models.WIDTH) if given.styles is None else given.styles
+    for timestep in timesteps:
+        guess = _predict(unet, x, timestep, states, pooled, styles)
+        if guidance > 1:
+            nothing = (torch.zeros_like(states), torch.zeros_like(pooled), torch.zeros_like(styles))
+            base = _predict(unet, x, timestep, *nothing)
+            guess = base + guidance * (guess - base)
+        x = scheduler.step(guess, timestep, x).prev_sample
+    return x
+
+
+def _predict(
+    unet: Any, x: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, styles: torch.Tensor
+) -> torch.Tensor:
+    conditions = {"text_embeds": pooled, "time_ids": size_ids(len(x)), "image_embeds": [styles[:, None]]}
+    with torch.autocast("cpu", torch.bfloat16):
+        guess = unet(
+            x.contiguous(memory_format=torch.channels_last),
+            timestep,
+            encoder_hidden_states=states,
+            added_cond_kwargs=conditions,
+        ).sample
+    noise: torch.Tensor = guess.float()
+    return noise
+
+
+class SDXLGates:
+    """Measures a U-Net on held-out scenes and painters; contents, styles and truths are drawn once.
+
+    Args:
+        pictures: how many the teacher paints; as many are drawn from words, and half as many in a style by words.
+    """
+
+    def __init__(self, vae: Any, clip: Any, text: SDXLText, classifier: Any, reader: Any, pictures: int = 32) -> None:
+        self.vae, self.text, self.classifier, self.reader = vae, text, classifier, reader
+        self.count = pictures
+        self.contents = [scene(GATE_SCENES + (7 * i + 3) % 320) for i in range(pictures)]
+        self.painters = [GATE_PAINTERS + i % 80 for i in range(pictures)]
+        shown = [render(scene(GATE_SCENES + 1_000 + i), painter(p)) for i, p in enumerate(self.painters)]
+        self.styles = torch.from_numpy(embed(clip, np.stack(shown)))
+        plain = np.stack([render(view, None) for view in self.contents])
+        self.latents = torch.from_numpy(encode(vae, plain, vae.config.scaling_factor)).float()
+
+    def __call__(self, unet: Any) -> dict[str, float]:
+        """Every figure of the log."""
+        return {
+            **self.teacher(unet, guidance=1.0, scale=1.0, prefix="teacher"),
+            **self.teacher(unet, guidance=3.5, scale=0.3, prefix="protocol"),
+            **self.words(unet),
+            **self.style_words(unet),
+        }
+
+    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, float]:
+        """Kind of stroke own and swapped, objects preserved, and the distance to the drawn truth."""
+        parts = []
+        for rows in _chunks(self.count):
+            captions = [self.contents[i].caption(0) for i in rows]
+            given = Conditions(captions, self.styles[rows], self.latents[rows])
+            parts.append(draw(unet, self.text, given, rows, guidance=guidance, scale=scale))
+        pictures = self._decode(torch.cat(parts))
+        seen = gates.kinds_of(self.classifier, pictures)
+        read = gates.labels_of(self.reader, pictures)
+        kinds = np.array([p % len(KINDS) for p in self.painters])
+        own = float((seen == kinds).mean())
+        swapped = float(np.mean([(seen == np.roll(kinds, shift)).mean() for shift in range(1, len(KINDS))]))
+        overlaps: list[float] = []
+        distances, colours = [], []
+        for i, view in enumerate(self.contents):
+            overlaps += gates.in_place(read[i], view)
+            truths = [describe(render(view, painter(self.painters[i]), 1 + k)) for k in range(_TRUTHS)]
+            distance = nearest(describe(pictures[i]), truths)
+            distances.append(distance.total)
+            colours.append(distance.colour)
+        return {
+            f"{prefix}_style_gap": own - swapped,
+            f"{prefix}_objects_preserved": float(np.mean(np.array(overlaps) >= 0.5)),
+            f"{prefix}_iou": float(np.mean(overlaps)),
+            f"{prefix}_distance": float(np.mean(distances)),
+            f"{prefix}_distance_colour": float(np.mean(colours)),
+        }
+
+    def words(self, unet: Any) -> dict[str, float]:
+        """One object by caption: its shape, its colour and the ground's."""
+        views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
+        pictures = self._from_words(unet, [view.caption(i % 2) for i, view in enumerate(views)])
+        read = gates.labels_of(self.reader, pictures)
+        scores = [gates._read_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
+        shapes, colours, grounds = np.mean(scores, axis=0)
+        return {"words_shape": float(shapes), "words_colours": float(colours), "words_ground": float(grounds)}
+
+    def style_words(self, unet: Any) -> dict[str, float]:
+        """Paintings by caption alone: is the kind of stroke the one that was named?"""
+        count = max(len(KINDS), self.count // 2)
+        painters = [painter(GATE_PAINTERS + i) for i in range(count)]
+        captions = []
+        for i, by in enumerate(painters):
+            content = scene(_WORDS_SCENES + 1_000 + i, 1).colourless()
+            captions.append(f"{content} {STYLE_PHRASE} {by.words if i % 2 else by.kind}")
+        seen = gates.kinds_of(self.classifier, self._from_words(unet, captions))
+        kinds = np.array([KINDS.index(by.kind) for by in painters])
+        return {"words_style": float((seen == kinds).mean())}
+
+    def _from_words(self, unet: Any, captions: list[str]) -> npt.NDArray[np.uint8]:
+        parts = []
+        for rows in _chunks(len(captions)):
+            given = Conditions([captions[i] for i in rows])
+            parts.append(draw(unet, self.text, given, rows, guidance=WORDS_GUIDANCE))
+        return self._decode(torch.cat(parts))
+
+    @torch.no_grad()
+    def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+        parts = []
+        for rows in _chunks(len(latents)):
+            parts.append(self.vae.decode(latents[rows] / self.vae.config.scaling_factor).sample)
+        pictures: npt.NDArray[np.uint8] = gates.to_pictures(torch.cat(parts))
+        return pictures
+
+
+def _chunks(count: int) -> list[list[int]]:
+    return [list(range(start, min(start + _CHUNK, count))) for start in range(0, count, _CHUNK)]

@@ -1,0 +1,314 @@
+"""The long training of SDXL's U-Net and its IP-Adapter: one network that paints a content and draws from words.
+
+Each step has two parts.
+
+**teacher**: from a plain picture to a painted one, as img2img with an IP-Adapter does it. Along DDIM's path from the
+content noised at timestep s to the target, the noise that remains is constant, ε̃ = ε + (α_s/σ_s)(z_content − z_target),
+and x_t = α_t z_target + σ_t ε̃ (see `bottega.diffusion.paths`); the network learns ε̃. Half of the samples start their
+path as the sampler does, from what the network itself predicts at s, so that it learns to mend its own early guesses
+(exposure bias, arXiv 2308.15321). One sample in eight starts from noise alone.
+
+**words**: from noise to a plain or a painted picture by caption alone, with the IP-Adapter switched off. The sampler
+starts from pure noise, where this schedule would still show a trace of the picture (ᾱ = 0.005 at the last timestep,
+arXiv 2305.08891); so half of the samples follow DDIM's path from z_content = 0.
+
+The IP-Adapter's scale says how far to go from the unconditional prediction u to the full one: at scale 1/g the network
+learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protocol's values, ends where 1.0 at 1.0 does.
+
+Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
+
+Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width of CLIP's joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from bottega.diffusion.schedule import from_scheduler_config
+from bottega.miniature import models
+from bottega.miniature.builder.features import SHARDS, Features
+from bottega.miniature.learn_diffusion import SDXLText, add_ip_adapter
+from bottega.miniature.painters import Painter, painter
+from bottega.miniature.scenes import Scene, scene
+from bottega.miniature.words import STYLE_PHRASE
+from bottega.runtime.seeds import numpy_rng
+
+BATCH = 16  # samples of each part
+TEACHER_START = 361  # first timestep of 25 DDIM steps at strength 0.40
+FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
+SHARD_STEPS = 300  # steps after which one more shard of the corpus is drawn
+FIRST_SHARDS = 3
+OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
+LEAST_OWN_TIMESTEP = 40  # below it, what is left of a wrong guess counts as an enormous ε
+HIGH_NOISE_RATIO = 30.0  # most that (σ/α)² counts: 212 at the last timestep would drown all others
+DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
+
+
+@dataclass
+class _Batch:
+    """Samples of one part: clean target, start of the path and conditions."""
+
+    target: torch.Tensor  # [B, C, H, W]
+    content: torch.Tensor  # [B, C, H, W]; zeros where the path starts from noise alone
+    start: npt.NDArray[np.int64]  # [B], timestep at which the path starts; -1: ordinary noising
+    timestep: npt.NDArray[np.int64]  # [B]
+    noise: torch.Tensor  # [B, C, H, W]
+    captions: list[str]
+    style: torch.Tensor  # [B, 1, D], zeros: none
+    labels: torch.Tensor  # [B, H, W]
+
+
+class SDXLTask:
+    """U-Net with IP-Adapter, its frozen text encoders and the features that it learns from."""
+
+    name = "sdxl"
+
+    def __init__(self, features: Features, text: SDXLText, measure: Any = None, batch: int = BATCH) -> None:
+        torch.manual_seed(5)
+        unet = models.deep_unet()
+        add_ip_adapter(unet)
+        unet.requires_grad_(True)
+        self.unet = unet.to(memory_format=torch.channels_last)
+        self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet}
+        self.features, self.text, self.batch = features, text, batch
+        self._measure = measure
+        schedule = from_scheduler_config(models.teacher_scheduler())
+        self.alpha = torch.from_numpy(np.sqrt(schedule.alpha_bar)).float()  # [T]
+        self.sigma = torch.from_numpy(np.sqrt(1 - schedule.alpha_bar)).float()
+        self.processors = [p for n, p in self.unet.attn_processors.items() if n.endswith("attn2.processor")]
+
+    def measure(self) -> Mapping[str, float]:
+        """See `bottega.miniature.builder.sdxl_gates`."""
+        return {} if self._measure is None else dict(self._measure(self.unet))
+
+    def microbatches(self, step: int) -> Iterator[tuple[str, torch.Tensor, int]]:
+        """The two parts of a step, as (name, loss, samples)."""
+        self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
+        rng = numpy_rng("miniature sdxl", step)
+        yield "words", self._words_loss(self._words_batch(rng)), self.batch
+        scale = _scale(rng)
+        yield "teacher", self._teacher_loss(self._teacher_batch(rng), scale, step), self.batch
+
+    # --- batches --------------------------------------------------------------------------------------------------
+
+    def _words_batch(self, rng: np.random.Generator) -> _Batch:
+        rows = rng.integers(len(self.features), size=self.batch)
+        painted = np.arange(self.batch) % 16 < 7
+        captions = []
+        for row, by_painter in zip(rows, painted, strict=True):
+            view = scene(int(row))
+            caption = view.caption(int(rng.integers(5)))
+            if by_painter:
+                caption = painted_caption(view, painter(self.features.painter_index(int(row))), rng)
+            captions.append("" if rng.random() < DROP_TEXT + DROP_BOTH else caption)
+        plain, paintings, labels = self._latents(rows)
+        target = torch.where(torch.from_numpy(painted).view(-1, 1, 1, 1), paintings, plain)
+        start = np.where(rng.random(self.batch) < 0.5, rng.integers(880, 1000, self.batch), -1)
+        last = np.where(start < 0, 999, start)
+        return _Batch(
+            target=target,
+            content=torch.zeros_like(target),
+            start=start,
+            timestep=_stratified(rng, self.batch, last),
+            noise=_normal(rng, target.shape),
+            captions=captions,
+            style=torch.zeros(self.batch, 1, models.WIDTH),
+            labels=labels,
+        )
+
+    def _teacher_batch(self, rng: np.random.Generator) -> _Batch:
+        rows = rng.integers(len(self.features), size=self.batch)
+        plain, paintings, labels = self._latents(rows)
+        styles = np.stack([self.features.sibling_style(int(row), int(rng.integers(1 << 30))) for row in rows])
+        captions = [scene(int(row)).caption(int(rng.integers(5))) for row in rows]
+        start = np.where(rng.random(self.batch) < 0.6, TEACHER_START, rng.integers(200, 640, self.batch))
+        timestep = np.floor((start + 1) * rng.random(self.batch) ** 0.6).astype(np.int64)
+        for k in range(self.batch):
+            drop = rng.random()
+            if drop < DROP_TEXT + DROP_BOTH:
+                captions[k] = ""
+            if DROP_TEXT <= drop < DROP_TEXT + DROP_BOTH + DROP_STYLE:
+                styles[k] = 0
+        from_noise = np.arange(self.batch) % 8 == 0
+        start[from_noise] = 980
+        timestep[from_noise] = rng.integers(980, size=int(from_noise.sum()))
+        content = torch.where(torch.from_numpy(from_noise).view(-1, 1, 1, 1), torch.zeros_like(plain), plain)
+        return _Batch(
+            target=paintings,
+            content=content,
+            start=start,
+            timestep=timestep,
+            noise=_normal(rng, plain.shape),
+            captions=captions,
+            style=torch.from_numpy(styles)[:, None],
+            labels=labels,
+        )
+
+    def _latents(self, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Plain and painted latents [B, C, H, W] and labels [B, H, W] of rows."""
+        places = [self.features.place(int(row)) for row in rows]
+        plain = np.stack([self.features.plain[shard][place] for shard, place in places])
+        painted = np.stack([self.features.painted[shard][place] for shard, place in places])
+        labels = np.stack([self.features.labels[shard][place] for shard, place in places])
+        return torch.from_numpy(plain).float(), torch.from_numpy(painted).float(), torch.from_numpy(labels)
+
+    # --- losses ---------------------------------------------------------------------------------------------------
+
+    def _words_loss(self, batch: _Batch) -> torch.Tensor:
+        states, pooled = self._encode(batch.captions)
+        x = self._on_path(batch)
+        wanted = self._noise_towards(x, batch)
+        guess = self._predict(x, batch.timestep, states, pooled, batch.style, scale=0.0)
+        return self._error(guess, wanted, batch)
+
+    def _teacher_loss(self, batch: _Batch, scale: float, step: int) -> torch.Tensor:
+        states, pooled = self._encode(batch.captions)
+        x = self._on_path(batch)
+        own = np.arange(self.batch) % 2 == 1  # odd places: never those that start from noise
+        if step >= OWN_GUESSES_FROM:
+            batch.timestep[own] = np.maximum(batch.timestep[own], LEAST_OWN_TIMESTEP)
+            x[own] = self._by_own_guess(batch, own, states, pooled)
+        wanted = self._noise_towards(x, batch)
+        guidance = max(1.0, FULL_SCALE / scale)
+        if guidance > 1.0:
+            wanted = self._share_of_guidance(x, wanted, batch, states, pooled, scale, guidance)
+        guess = self._predict(x, batch.timestep, states, pooled, batch.style, scale)
+        return guidance * self._error(guess, wanted, batch)
+
+    def _on_path(self, batch: _Batch) -> torch.Tensor:
+        """x_t on DDIM's path from the noised content at `start` to the target, [B, C, H, W]."""
+        ratio = np.where(batch.start < 0, 0.0, (self.alpha / self.sigma).numpy()[batch.start])
+        remaining = batch.noise + _column(ratio) * (batch.content - batch.target)
+        return self._alpha(batch.timestep) * batch.target + self._sigma(batch.timestep) * remaining
+
+    def _noise_towards(self, x: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """The ε that makes x̂0 the target at x_t, [B, C, H, W]."""
+        return (x - self._alpha(batch.timestep) * batch.target) / self._sigma(batch.timestep)
+
+    @torch.no_grad()
+    def _by_own_guess(
+        self, batch: _Batch, own: npt.NDArray[np.bool_], states: torch.Tensor, pooled: torch.Tensor
+    ) -> torch.Tensor:
+        """x_t as one DDIM step of the network reaches it from the path's start, [B', C, H, W] for the rows `own`."""
+        start, timestep = batch.start[own], batch.timestep[own]
+        first = self._alpha(start) * batch.content[own] + self._sigma(start) * batch.noise[own]
+        guess = self._predict(first, start, states[own], pooled[own], batch.style[own], scale=1.0)
+        clean = (first - self._sigma(start) * guess) / self._alpha(start)
+        return self._alpha(timestep) * clean + self._sigma(timestep) * guess
+
+    @torch.no_grad()
+    def _share_of_guidance(
+        self,
+        x: torch.Tensor,
+        full: torch.Tensor,
+        batch: _Batch,
+        states: torch.Tensor,
+        pooled: torch.Tensor,
+        scale: float,
+        guidance: float,
+    ) -> torch.Tensor:
+        """What the network must predict so that guidance makes the full prediction of it, [B, C, H, W]."""
+        nothing = torch.zeros_like(states), torch.zeros_like(pooled)
+        base = self._predict(x, batch.timestep, *nothing, torch.zeros_like(batch.style), scale)
+        conditioned = torch.tensor([bool(c) for c in batch.captions]) | (batch.style != 0).any(-1)[:, 0]
+        shared: torch.Tensor = base + (full - base) / guidance
+        return torch.where(conditioned.view(-1, 1, 1, 1), shared, full)
+
+    def _error(self, guess: torch.Tensor, wanted: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """Mean squared error of ε as it moves x̂0; cells of things and their rims count double."""
+        signal, noise = self.alpha[batch.timestep], self.sigma[batch.timestep]  # [B]
+        weight = (noise / signal).square().clamp(max=HIGH_NOISE_RATIO) / noise.clamp(min=0.5).square()
+        things = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
+        cells = 1 + things
+        cells = cells / cells.mean((1, 2, 3), keepdim=True)
+        error = (cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
+        return (weight.clamp(min=0.05) * error).mean()
+
+    # --- the network ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            states, pooled = self.text(captions)
+        return states.float(), pooled.float()
+
+    def _predict(
+        self,
+        x: torch.Tensor,
+        timestep: npt.NDArray[np.int64],
+        states: torch.Tensor,
+        pooled: torch.Tensor,
+        style: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """ε̂ [B, C, H, W]; with scale 0 as without an IP-Adapter."""
+        for processor in self.processors:
+            processor.scale = [scale]
+        conditions = {"text_embeds": pooled, "time_ids": size_ids(len(x)), "image_embeds": [style]}
+        with torch.autocast("cpu", torch.bfloat16):  # a context of its own: weights cast without a graph are not kept
+            guess = self.unet(
+                x.contiguous(memory_format=torch.channels_last),
+                torch.from_numpy(np.asarray(timestep)),
+                encoder_hidden_states=states,
+                added_cond_kwargs=conditions,
+            ).sample
+        noise: torch.Tensor = guess.float()
+        return noise
+
+    def _alpha(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
+        return self.alpha[timestep].view(-1, 1, 1, 1)
+
+    def _sigma(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
+        return self.sigma[timestep].view(-1, 1, 1, 1)
+
+
+def size_ids(count: int) -> torch.Tensor:
+    """SDXL's six size numbers for an uncropped picture, [count, 6]."""
+    side = float(models.PICTURE)
+    return torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(count, 1)
+
+
+def painted_caption(view: Scene, by: Painter, rng: np.random.Generator) -> str:
+    """A caption of a painting that names its style; half of them name no colours, for the painter replaced those."""
+    content = view.colourless() if rng.random() < 0.5 else view.caption(int(rng.integers(5)))
+    draw = rng.random()
+    if draw < 0.5:
+        return f"{content} {STYLE_PHRASE} {by.words}"
+    if draw < 0.7:
+        return f"{content} {STYLE_PHRASE} {by.kind}"
+    if draw < 0.85:
+        return f"{content} {STYLE_PHRASE} {by.scale} {by.kind}"
+    if draw < 0.95:
+        return f"{content}, {by.kind}"
+    return f"{STYLE_PHRASE} {by.words}"
+
+
+def _scale(rng: np.random.Generator) -> float:
+    """The IP-Adapter's scale of a step: often 1, often the protocol's 0.30, else between."""
+    draw = rng.random()
+    if draw < 0.45:
+        return 1.0
+    if draw < 0.7:
+        return 0.3
+    return float(rng.uniform(0.25, 1.0))
+
+
+def _stratified(rng: np.random.Generator, count: int, last: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """One timestep from each of `count` equal parts of 0..last, in random order."""
+    shares = (rng.permutation(count) + rng.random(count)) / count
+    return np.floor(shares * (last + 1)).astype(np.int64)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+def _column(values: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1, 1)

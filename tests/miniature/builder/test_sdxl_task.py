@@ -1,0 +1,103 @@
+"""What the teacher's samples and its guidance are, checked against their definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bottega.miniature import models
+from bottega.miniature.builder.features import Features
+from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
+from bottega.miniature.builder.trainer import Plan, Trainer
+from bottega.miniature.learn_diffusion import SDXLText
+from bottega.miniature.words import clip_tokenizer
+from bottega.runtime.seeds import numpy_rng
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> SDXLTask:
+    """The real task on untrained encoders and three shards of four painters."""
+    folder = tmp_path_factory.mktemp("sdxl")
+    words = clip_tokenizer(folder / "tokenizer")
+    clip = models.clip(len(words), words.eos_token_id).eval()
+    second = models.second_text_encoder(len(words), words.eos_token_id).eval()
+    features = Features(folder / "features", models.autoencoder().eval(), clip, painters=4)
+    features.require(3)
+    return SDXLTask(features, SDXLText(words, clip, second), batch=8)
+
+
+def test_the_path_starts_at_the_noised_content_and_every_point_leads_to_the_target(task: SDXLTask) -> None:
+    batch = task._teacher_batch(numpy_rng("test", 0))
+    batch.timestep = batch.start
+    x = task._on_path(batch)
+    noised = task._alpha(batch.start) * batch.content + task._sigma(batch.start) * batch.noise
+    assert float((x - noised).abs().max()) < 1e-5
+    remaining = task._noise_towards(x, batch)
+    clean = (x - task._sigma(batch.start) * remaining) / task._alpha(batch.start)
+    assert float((clean - batch.target).abs().max()) < 1e-4
+
+
+def test_guidance_makes_the_whole_of_what_was_learned_at_the_scale_that_belongs_to_it(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = task._teacher_batch(numpy_rng("test", 1))
+    batch.captions, batch.style = ["a red circle"] * 8, torch.ones_like(batch.style)
+    base, full = torch.randn(2, *batch.target.shape)
+    monkeypatch.setattr(task, "_predict", lambda *arguments, **_: base)
+    guidance = FULL_SCALE / 0.30
+    states, pooled = task._encode(batch.captions)
+    learned = task._share_of_guidance(full, full, batch, states, pooled, 0.30, guidance)
+    assert float((base + 3.5 * (learned - base) - full).abs().max()) < 1e-5
+
+
+def test_a_sample_without_any_condition_learns_what_guidance_starts_from(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = task._teacher_batch(numpy_rng("test", 2))
+    batch.captions, batch.style = [""] * 8, torch.zeros_like(batch.style)
+    full = torch.randn(batch.target.shape)
+    monkeypatch.setattr(task, "_predict", lambda *arguments, **_: torch.zeros_like(full))
+    states, pooled = task._encode(batch.captions)
+    assert torch.equal(task._share_of_guidance(full, full, batch, states, pooled, 0.3, 3.5), full)
+
+
+def test_one_step_in_noise_is_where_the_network_says(task: SDXLTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = task._teacher_batch(numpy_rng("test", 3))
+    own = np.arange(8) % 2 == 1
+    ratio = (task._alpha(batch.start) / task._sigma(batch.start))[own]
+    right = batch.noise[own] + ratio * (batch.content - batch.target)[own]
+    monkeypatch.setattr(task, "_predict", lambda *arguments, **_: right)
+    states, pooled = task._encode(batch.captions)
+    reached = task._by_own_guess(batch, own, states, pooled)
+    assert float((reached - task._on_path(batch)[own]).abs().max()) < 1e-4  # a perfect guess stays on the path
+
+
+def test_a_sibling_style_is_another_painting_by_the_same_painter(task: SDXLTask) -> None:
+    features = task.features
+    for row in range(len(features)):
+        shard, place = features.place(row)
+        others = [features.styles[k][place] for k in range(3) if k != shard]
+        for draw in range(5):
+            style = features.sibling_style(row, draw)
+            assert any(np.array_equal(style, other) for other in others)
+
+
+def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bottega.miniature.builder.sdxl_task.OWN_GUESSES_FROM", 0)
+    first = {n: p.detach().clone() for n, p in task.unet.named_parameters()}
+
+    def run(folder: Path, ends: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            for name, parameter in task.unet.named_parameters():
+                parameter.copy_(first[name])
+        for end in ends:
+            trainer = Trainer(task, folder, Plan(warm_up=1, end=end, measure_every=99))
+            trainer.train()
+        return {n: p.detach().clone() for n, p in trainer.parameters.items()}
+
+    whole, parts = run(tmp_path / "whole", (3,)), run(tmp_path / "parts", (1, 3))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert any(not torch.equal(whole[f"unet.{name}"], value) for name, value in first.items())

@@ -1,0 +1,99 @@
+"""A long training has no end known beforehand: it resumes to the bit, and finishing it leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bottega.miniature.builder.trainer import Plan, Trainer, finish
+from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.runtime.files import read_jsonl
+
+PLAN = Plan(learning_rate=0.05, warm_up=2, measure_every=4)
+
+
+class Line:
+    """Learns to sum four numbers; `spoilt` is the step whose loss is not finite."""
+
+    name = "line"
+
+    def __init__(self, spoilt: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(4, 1)
+        self.modules = {"layer": self.layer}
+        self.spoilt = spoilt
+
+    def microbatches(self, step: int) -> Iterator[tuple[str, torch.Tensor, int]]:
+        for part in range(2):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2 * step + part))
+            error = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
+            if step == self.spoilt:
+                error = error * float("nan")
+            yield f"part{part}", error, len(x)
+
+    def measure(self) -> Mapping[str, float]:
+        return {"weight": float(self.layer.weight.detach().sum())}
+
+
+def test_a_stopped_training_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
+    whole = Trainer(Line(), tmp_path / "whole", replace(PLAN, end=11))
+    whole.train()
+    for end in (3, 7, 11):
+        parts = Trainer(Line(), tmp_path / "parts", replace(PLAN, end=end))
+        parts.train()
+    assert parts.samples == whole.samples == 11 * 16
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, parts.parameters[name])
+        assert torch.equal(whole.average[name], parts.average[name])
+
+
+def test_finishing_branches_off_and_leaves_the_training_as_it_was(tmp_path: Path) -> None:
+    Trainer(Line(), tmp_path, replace(PLAN, end=6)).train()
+    before = (tmp_path / "line.safetensors").read_bytes()
+    branch = finish(Line(), tmp_path, PLAN, 5)
+    assert branch.step == 11
+    assert (tmp_path / "line.safetensors").read_bytes() == before
+    again = finish(Line(), tmp_path, PLAN, 5)
+    assert again.step == 11  # the branch is done: nothing is added to it
+
+
+def test_nothing_to_finish_is_told_from_a_training(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="train first"):
+        finish(Line(), tmp_path, PLAN, 5)
+
+
+def test_the_rate_stays_until_the_decay_and_ends_at_zero() -> None:
+    plan = replace(PLAN, end=100, decay=20)
+    assert plan.rate(0) == pytest.approx(0.025)
+    assert plan.rate(1) == plan.rate(79) == plan.rate(80) == pytest.approx(0.05)
+    assert plan.rate(85) == pytest.approx(0.025)
+    assert 0 < plan.rate(99) < 0.002
+    assert replace(PLAN, end=None).rate(10**6) == 0.05
+
+
+def test_measurements_read_the_average_and_do_not_disturb_the_training(tmp_path: Path) -> None:
+    trainer = Trainer(Line(), tmp_path, replace(PLAN, end=4))
+    trainer.train()
+    (measured,) = [row for row in read_jsonl(tmp_path / "line.jsonl") if "gates" in row]
+    assert measured["gates"]["weight"] == pytest.approx(float(trainer.average["layer.weight"].sum()), rel=1e-3)
+    assert not torch.equal(trainer.average["layer.weight"], trainer.parameters["layer.weight"])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+    task = Line(spoilt=2)
+    with pytest.raises(NonFiniteError, match="step 2"):
+        Trainer(task, tmp_path, PLAN).train()
+    assert bool(torch.isfinite(task.layer.weight).all())
+    assert Trainer(Line(), tmp_path, PLAN).step == 2
+
+
+def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    Trainer(Line(), tmp_path, replace(PLAN, end=1)).train()
+    other = Line()
+    other.modules = {"other": other.layer}
+    with pytest.raises(RequestError, match="another model"):
+        Trainer(other, tmp_path, PLAN)
