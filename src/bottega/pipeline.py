@@ -3,9 +3,10 @@
     world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation     (report after each)
 
 What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
-*bound* settings make its fingerprint, and changing one in a run that has begun is refused by name; *free* ones are the
-run's size (`FREE`): with other ones a stage that is done is continued, and redoes nothing. `settings.json` in a
-stage's folder is written before its first work, `error.json` when it fails, `stage.json` after its last.
+*bound* settings make its fingerprint, and changing one in a run that has begun is refused by name; *free* ones, which
+their fields mark as `Resumable`, are sizes, places and speed: with other ones a stage that is done is continued, and
+redoes nothing. `settings.json` in a stage's folder is written before its first work, `error.json` when it fails,
+`stage.json` after its last.
 
 This module never imports torch: the memory of a stage is given back when its process ends.
 """
@@ -28,11 +29,10 @@ from bottega.runtime.children import run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
-from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten
+from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten, resumable_settings
 from bottega.runtime.locks import device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
-from bottega.training.config import MAY_CHANGE
 
 LOGGER = logging.getLogger(__name__)
 QUALITY_MODELS = ("clip",)
@@ -76,19 +76,6 @@ STAGES: tuple[Stage, ...] = (
 )
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 REPORT = "bottega.report.page:run"
-
-# Sizes, paths and speed: they may differ when a run is continued; of the training, what `training.config` allows.
-FREE: tuple[str, ...] = (
-    "world.contents", "world.contents_val", "world.fill50k", "world.workers",
-    "data.root", "data.*.source", "data.*.mode", "data.*.mirror", "data.*.offline", "data.*.limits.workers",
-    "pairs.train", "pairs.val", "pairs.test", "pairs.crossed", "pairs.seeds", "pairs.clip",
-    "truth.*",
-    "teacher.seeds", "teacher.sheet_after", "teacher.batch_size", "teacher.keep_tries",
-    "teacher.memory_limit", "teacher.gc_interval", "teacher.low_vram",
-    "features.fill50k", "features.patches",
-    "student.preload_mb", "student.validation.samples", *(f"student.loop.{name}" for name in MAY_CHANGE),
-    "evaluation.limit", "evaluation.teacher_pairs", "evaluation.examples",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,10 +158,11 @@ class Pipeline:
     def settings(self, stage: Stage, weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(bound, free) settings of a stage and of all that it uses, as flat names such as `teacher.strength`."""
         recipe = portable(self._limited, self.directory, self._limited.settings())
+        resumable = resumable_settings(self._limited, "run")
         bound: dict[str, Any] = {}
         free: dict[str, Any] = {}
         for used in self._used_by(stage):
-            tight, loose = divide(flatten(recipe[used.name], used.name), FREE)
+            tight, loose = divide(flatten(recipe[used.name], used.name), resumable)
             bound |= {**tight, f"{used.name} version": used.version}
             bound |= {f"models.{role}": weights[role]["sha256"] for role in used.models if role in weights}
             free |= loose
@@ -222,7 +210,7 @@ class Pipeline:
     def _refuse_changes(self, stage: Stage, begun: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
         # A model that is not on this machine cannot be compared; a stage that must load it will say so.
         old = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
-        changed = changes(old, bound)
+        changed = [str(change) for change in changes(old, bound)]
         if not changed:
             return
         stale = [other for other in self.stages() if stage in self._used_by(other)]

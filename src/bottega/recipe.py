@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny
 
@@ -19,7 +19,7 @@ from bottega.evaluation.config import EvaluationConfig
 from bottega.models.config import ModelsConfig
 from bottega.models.layout import inspect
 from bottega.quality.config import QualityConfig
-from bottega.runtime.config import NAME, Config, apply_sets, load_yaml, parse
+from bottega.runtime.config import NAME, Config, Resumable, apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
 from bottega.student.config import FeaturesConfig, StudentConfig
 from bottega.teacher.config import TeacherConfig
@@ -35,9 +35,9 @@ class Recipe(Config):
     )
     data: DataConfig = Field(default_factory=DataConfig, description="contents, styles, Fill50K")
     pairs: PairsConfig = Field(default_factory=PairsConfig, description="which content meets which style")
-    truth: SerializeAsAny[Config] | None = Field(
-        default=None, description="drawn truths of the pairs; null: there are none"
-    )
+    truth: Annotated[
+        SerializeAsAny[Config] | None, Resumable("drawn truths are added; those there stay as they are")
+    ] = Field(default=None, description="drawn truths of the pairs; null: there are none")
     models: ModelsConfig = Field(default_factory=ModelsConfig, description="which models, and where")
     quality: QualityConfig = Field(default_factory=QualityConfig, description="the judge of every picture")
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="how targets are made")

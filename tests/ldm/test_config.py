@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
+from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import load_recipe, portable, read_recipe
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RecipeError
+from bottega.runtime.fingerprint import resumable_settings
 from bottega.training.config import LoopConfig
 
 from .tiny import plain, tiny
@@ -100,11 +101,9 @@ def test_epochs_tell_the_loop_when_to_save_and_to_look() -> None:
     assert (counted.steps, counted.checkpoint_every) == (50, 40)
 
 
-def test_each_thing_that_may_change_is_a_field_of_the_recipe() -> None:
-    fields = {
-        name for section in LDMRecipe.model_fields.values() for name in getattr(section.annotation, "model_fields", ())
-    }
-    assert LDM_MAY_CHANGE.keys() - {"processes"} <= fields | LDMRecipe.model_fields.keys()
+def test_what_the_shared_loop_lets_change_may_change_here_too() -> None:
+    shared = resumable_settings(LoopConfig(), "stage", "training")
+    assert shared.items() <= resumable_settings(tiny(), "stage").items()
 
 
 def test_a_place_is_relative_to_its_recipe_and_travels_with_the_run(

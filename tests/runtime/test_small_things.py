@@ -10,7 +10,6 @@ import pytest
 
 from bottega.runtime import memory, provenance
 from bottega.runtime.files import sha256_bytes
-from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten
 from bottega.runtime.progress import Progress
 
 
@@ -46,26 +45,3 @@ def test_provenance_names_versions_and_weights_but_no_place_on_this_machine(tmp_
     assert facts["weights"] == {"sdxl/unet/model.safetensors": sha256_bytes(b"weights")}
     assert facts["packages"]["numpy"] == np.__version__
     assert str(tmp_path) not in json.dumps(facts)
-
-
-def test_settings_are_flat_names() -> None:
-    nested = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "empty": {}}
-    assert flatten(nested, "x") == {"x.a.b": 1, "x.a.c.d": [1, 2], "x.e": None, "x.empty": {}}
-    assert flatten(None, "world") == {"world": None}
-
-
-def test_free_settings_are_kept_apart_from_bound_ones() -> None:
-    settings = {"student.steps": 5, "student.seed": 1, "data.coco.limits.workers": 2}
-    bound, free = divide(settings, ("student.steps", "data.*.workers"))
-    assert bound == {"student.seed": 1}
-    assert free == {"student.steps": 5, "data.coco.limits.workers": 2}
-
-
-def test_a_fingerprint_depends_on_values_not_on_their_order() -> None:
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
-
-
-def test_changes_are_named_with_both_values() -> None:
-    assert changes({"a": 1, "b": 2, "gone": 3}, {"a": 1, "b": 5, "new": 4}) == [
-        "b: 2 -> 5", "gone: 3 -> (absent)", "new: (absent) -> 4",
-    ]  # fmt: skip

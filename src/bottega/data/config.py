@@ -6,7 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Config, Resumable
+
+PLACE = Resumable("another place of the same data set")
+DOWNLOAD = Resumable("how missing files are fetched; no effect on those there")
+LONGER_LIST = Resumable("a longer list begins with the shorter one")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -33,7 +37,9 @@ class LimitsConfig(Config):
     max_pixels: int = Field(
         default=100_000_000, ge=4096, description="pixels that may be decoded; a larger JPEG is decoded at reduced size"
     )
-    workers: int = Field(default=0, ge=0, description="threads that decode pictures; 0: one a processor, at most 8")
+    workers: Annotated[int, Resumable("no effect on the data", within="run")] = Field(
+        default=0, ge=0, description="threads that decode pictures; 0: one a processor, at most 8"
+    )
 
 
 class _SourceConfig(Config):
@@ -44,7 +50,9 @@ class _SourceConfig(Config):
 class CocoConfig(_SourceConfig):
     """Contents: COCO pictures with their original captions."""
 
-    source: str = Field(default="raw/coco", description="folder of the data set, relative to the data root")
+    source: Annotated[str, PLACE] = Field(
+        default="raw/coco", description="folder of the data set, relative to the data root"
+    )
     parts: tuple[str, ...] = Field(
         default=(), description="caption files to read, such as [train2017, val2017]; empty: all that are there"
     )
@@ -53,21 +61,29 @@ class CocoConfig(_SourceConfig):
 class WikiArtConfig(_SourceConfig):
     """Styles: WikiArt as Hugging Face's `huggan/wikiart` parquet files, or a folder `style/artist_title.jpg`."""
 
-    source: str = Field(
+    source: Annotated[str, PLACE] = Field(
         default="raw/wikiart", description="folder of parquet files or pictures, relative to the data root; the cache"
     )
-    mode: Literal["symlink", "copy"] = Field(
+    mode: Annotated[
+        Literal["symlink", "copy"], Resumable("pictures that are prepared later are put in place this way")
+    ] = Field(
         default="symlink", description="how a picture that is a file gets into images/: a relative link, or a copy"
     )
     repository: str = Field(default="huggan/wikiart", description="data set on the hub, fetched if no file is there")
-    mirror: str | None = Field(default=None, description="address asked before the hub, such as https://hf-mirror.com")
-    offline: bool = Field(default=False, description="never fetch; also with HF_HUB_OFFLINE=1 in the environment")
+    mirror: Annotated[str | None, DOWNLOAD] = Field(
+        default=None, description="address asked before the hub, such as https://hf-mirror.com"
+    )
+    offline: Annotated[bool, DOWNLOAD] = Field(
+        default=False, description="never fetch; also with HF_HUB_OFFLINE=1 in the environment"
+    )
 
 
 class Fill50KConfig(Config):
     """Fill50K: outline of a circle -> filled circle, with two colour names in the prompt."""
 
-    source: str = Field(default="raw/fill50k", description="folder of the data set, relative to the data root")
+    source: Annotated[str, PLACE] = Field(
+        default="raw/fill50k", description="folder of the data set, relative to the data root"
+    )
     swap: bool = Field(default=False, description="the files hold outlines as targets: exchange the two sides")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="which pictures are taken")
     splits: SplitConfig = Field(default=SplitConfig(), description="how examples are divided, by file stem")
@@ -76,21 +92,29 @@ class Fill50KConfig(Config):
 class ContentFolderConfig(_SourceConfig):
     """Contents: any folder of pictures. Captions from metadata.jsonl, a .txt beside each picture, or `prompt`."""
 
-    source: str = Field(description="folder of pictures, searched with its sub-folders, relative to the data root")
+    source: Annotated[str, PLACE] = Field(
+        description="folder of pictures, searched with its sub-folders, relative to the data root"
+    )
     prompt: str | None = Field(default=None, description="caption of each picture that has none of its own")
 
 
 class StyleFolderConfig(_SourceConfig):
     """Styles: any folder of pictures; a picture's label is the name of its top sub-folder, or "unlabelled"."""
 
-    source: str = Field(description="folder of pictures, searched with its sub-folders, relative to the data root")
-    mode: Literal["symlink", "copy"] = Field(default="symlink", description="relative links in images/, or copies")
+    source: Annotated[str, PLACE] = Field(
+        description="folder of pictures, searched with its sub-folders, relative to the data root"
+    )
+    mode: Annotated[
+        Literal["symlink", "copy"], Resumable("pictures that are prepared later are put in place this way")
+    ] = Field(default="symlink", description="relative links in images/, or copies")
 
 
 class DataConfig(Config):
     """Section `data`: where contents, styles and Fill50K come from. A part set to null is left out."""
 
-    root: str | None = Field(default=None, description="the data root; null: data/ in the run directory")
+    root: Annotated[str | None, PLACE] = Field(
+        default=None, description="the data root; null: data/ in the run directory"
+    )
     coco: CocoConfig | None = Field(default=CocoConfig(), description="contents; not read where content_folder is set")
     wikiart: WikiArtConfig | None = Field(
         default=WikiArtConfig(), description="styles; not read where style_folder is set"
@@ -131,15 +155,23 @@ class ListConfig(Config):
 class PairsConfig(Config):
     """Section `pairs`: how many pairs of each split, and which seeds each pair is made with."""
 
-    train: Count = Field(default=10_000, description="training pairs; a longer list begins with the shorter one")
-    val: Count = Field(default=200, description="validation pairs")
-    test: Count = Field(default=0, description="test pairs, balanced like the others; 0 where `crossed` is set")
-    crossed: tuple[int, int] | None = Field(
+    train: Annotated[Count, LONGER_LIST] = Field(
+        default=10_000, description="training pairs; a longer list begins with the shorter one"
+    )
+    val: Annotated[Count, LONGER_LIST] = Field(default=200, description="validation pairs")
+    test: Annotated[Count, LONGER_LIST] = Field(
+        default=0, description="test pairs, balanced like the others; 0 where `crossed` is set"
+    )
+    crossed: Annotated[tuple[int, int] | None, Resumable("the test pairs are chosen again")] = Field(
         default=(20, 20), description="test set of all combinations: [contents, styles]; null: `test` pairs instead"
     )
-    seeds: Seeds = Field(default=(0, 1, 2), description="target seeds of each pair")
+    seeds: Annotated[Seeds, Resumable("targets are made for the seeds that are new")] = Field(
+        default=(0, 1, 2), description="target seeds of each pair"
+    )
     seed: int = Field(default=0, ge=0, description="another seed, another choice of pairs")
-    clip: bool = Field(default=False, description="make fewer pairs, and say so, where the data cannot give as many")
+    clip: Annotated[bool, Resumable("no effect on the pairs that can be made")] = Field(
+        default=False, description="make fewer pairs, and say so, where the data cannot give as many"
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_test(self) -> Self:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Config, Resumable
 
 Row = Literal["student", "teacher", "base", "content", "style", "colours", "blurred", "truth"]
 """The methods of every table, see `controls.ROWS`."""
@@ -20,16 +20,16 @@ class EvaluationConfig(Config):
     own.
     """
 
-    limit: int | None = Field(
+    limit: Annotated[int | None, Resumable("pictures that are missing are drawn; the tables are made again")] = Field(
         None, ge=1, description="pairs to evaluate; a smaller crossed grid of the test pairs; null: all"
     )
     rows: tuple[Row, ...] = Field(
         ("student", "teacher", "base", "content", "style", "colours", "blurred", "truth"),
         description="methods to measure; one that is left out has no row in the table",
     )
-    teacher_pairs: int | None = Field(
-        400, ge=1, description="pairs the teacher draws, a crossed grid of the same pairs; null: all"
-    )
+    teacher_pairs: Annotated[
+        int | None, Resumable("pictures that are missing are drawn; the tables are made again")
+    ] = Field(400, ge=1, description="pairs the teacher draws, a crossed grid of the same pairs; null: all")
     seed: int = Field(
         0, ge=0, description="seed of the pictures' noise; a picture's own derives from it, its content and its style"
     )
@@ -47,7 +47,9 @@ class EvaluationConfig(Config):
     )
     object_overlap: float = Field(0.5, gt=0.0, le=1.0, description="IoU from which an object counts as found in place")
     truths: int = Field(8, ge=2, description="drawn truths a pair that are compared with")
-    examples: int = Field(6, ge=1, description="best, median and worst pairs to name for the report, each")
+    examples: Annotated[int, Resumable("the report names another number of pairs")] = Field(
+        6, ge=1, description="best, median and worst pairs to name for the report, each"
+    )
     style_bar: float = Field(30.0, description="points that the student's style gain must reach with its lower bound")
     content_bar: float = Field(
         10.0, ge=0.0, description="points of objects in place that the student may lose against the frozen base"

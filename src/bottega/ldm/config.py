@@ -9,26 +9,14 @@ from pydantic import Field, model_validator
 from bottega.data.config import CocoConfig, ContentFolderConfig, Fill50KConfig
 from bottega.diffusion.paths import PREDICTIONS, SCHEDULES, Path, schedule
 from bottega.diffusion.plan import SAMPLERS, SPACINGS, THRESHOLDINGS, Sampling, Thresholding
-from bottega.runtime.config import NAME, Config
+from bottega.runtime.config import NAME, Config, Resumable
 from bottega.runtime.errors import RequestError
-from bottega.training.config import MAY_CHANGE, LoopConfig
+from bottega.training.config import NEW_RATE, NOT_LEARNED, OTHER_SUMS, STRETCHED, LoopConfig
 
 Count = Annotated[int, Field(ge=1)]
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
-
-LDM_MAY_CHANGE = MAY_CHANGE | {
-    "num_epochs": "epochs in all, those before included; a cosine schedule is stretched to the new length from here on",
-    "num_samples": "the next epoch begins with the new number, steps an epoch and the end of the run follow from it; "
-    "where steps count, the order of the samples is another from here on",
-    "save_every_epochs": "no effect on what is learned",
-    "validation": "no effect on what is learned",
-    "sampling": "no effect on what is learned",
-    "parts": "the gradients of a batch are added up in another order, so losses differ by roundings",
-    "device": "recorded; equality to the bit holds within a device",
-}
-"""What may differ on resume, each with its effect; everything else belongs to the fingerprint."""
 
 
 def _checked(work: Any) -> None:
@@ -48,7 +36,13 @@ class DataConfig(Config):
         "coco, fill50k: pictures on disk with their captions",
     )
     size: int = Field(256, ge=8, description="pixels of a picture's side; pictures on disk are cropped and resized")
-    num_samples: int | None = Field(
+    num_samples: Annotated[
+        int | None,
+        Resumable(
+            "the next epoch begins with the new number, steps an epoch and the end of the run follow from it; "
+            "where steps count, the order of the samples is another from here on"
+        ),
+    ] = Field(
         None,
         ge=1,
         description="training pictures, the first so many; a longer list begins with it; none: all there are",
@@ -56,7 +50,9 @@ class DataConfig(Config):
     held_out: float = Field(
         0.0, ge=0, lt=1, description="circles: share of all pairs of colours that are never drawn for training"
     )
-    root: str = Field("data", description="folder that paths in `folder`, `coco` and `fill50k` are relative to")
+    root: Annotated[str, Resumable("another place of the same pictures")] = Field(
+        "data", description="folder that paths in `folder`, `coco` and `fill50k` are relative to"
+    )
     folder: ContentFolderConfig | None = Field(None, description="where the folder is, and how it is split")
     coco: CocoConfig = Field(CocoConfig(), description="where COCO is, and how it is split")
     fill50k: Fill50KConfig = Field(Fill50KConfig(), description="where Fill50K is, and how it is split")
@@ -81,7 +77,9 @@ class AutoencoderConfig(Config):
         "mock", description="mock: interpolation, nothing is learned; diffusers: an AutoencoderKL or AutoencoderTiny"
     )
     factor: int = Field(8, ge=1, description="mock: pixels of a latent's side")
-    model: str | None = Field(
+    model: Annotated[
+        str | None, Resumable("another place of the same weights; the weights themselves are compared")
+    ] = Field(
         None, description="diffusers: its folder, or `org/name[/sub-folder][@revision]` in the Hugging Face cache"
     )
 
@@ -103,7 +101,9 @@ class TextConfig(Config):
     width: int = Field(64, ge=8, description="words: width of the tokens")
     layers: int = Field(2, ge=0, description="words: layers of self-attention that bind a colour's words to its noun")
     max_tokens: int = Field(16, ge=2, description="words: words of a caption at most, the rest is an error")
-    model: str | None = Field(None, description="clip: folder or name of a CLIPModel or CLIPTextModel with tokenizer")
+    model: Annotated[
+        str | None, Resumable("another place of the same weights; the weights themselves are compared")
+    ] = Field(None, description="clip: folder or name of a CLIPModel or CLIPTextModel with tokenizer")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="share of samples whose caption is replaced by the empty one, for guidance"
     )
@@ -210,20 +210,29 @@ class ValidationConfig(Config):
 class TrainingConfig(LoopConfig):
     """Length, batch, optimizer and checkpoints. `num_epochs` goes before `steps`."""
 
-    num_epochs: int | None = Field(
+    num_epochs: Annotated[
+        int | None,
+        Resumable(
+            "epochs in all, those before included; a cosine schedule is stretched to the new length from here on"
+        ),
+    ] = Field(
         None, ge=1, description="epochs in all, each of floor(num_samples / batch_size) steps; none: `steps` counts"
     )
-    save_every_epochs: int = Field(
+    save_every_epochs: Annotated[int, NOT_LEARNED] = Field(
         20, ge=1, description="epochs between checkpoints, validations and sample pictures, where epochs count"
     )
     batch_size: int = Field(16, ge=1, description="samples of one optimizer step")
-    parts: int = Field(1, ge=1, description="a batch is computed in so many parts, one after the other or by processes")
+    parts: Annotated[int, OTHER_SUMS] = Field(
+        1, ge=1, description="a batch is computed in so many parts, one after the other or by processes"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the computation; weights, losses and the optimizer stay in float32"
     )
-    device: str = Field("auto", description="auto: the first CUDA device where there is one, else cpu")
-    steps: int = Field(1000, ge=1, description="optimizer steps in all, where num_epochs is none")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    device: Annotated[str, Resumable("recorded; equality to the bit holds within a device")] = Field(
+        "auto", description="auto: the first CUDA device where there is one, else cpu"
+    )
+    steps: Annotated[int, STRETCHED] = Field(1000, ge=1, description="optimizer steps in all, where num_epochs is none")
+    learning_rate: Annotated[float, NEW_RATE] = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate after the warm-up")
     warmup_steps: int = Field(50, ge=0, description="optimizer steps over which the learning rate rises linearly")
     ema_decay: float | None = Field(
@@ -245,7 +254,9 @@ class TrainingConfig(LoopConfig):
 class LDMRecipe(Config):
     """Everything that a latent diffusion model from scratch depends on."""
 
-    name: str = Field(pattern=NAME, description="name of the run; its directory is runs/NAME")
+    name: Annotated[str, Resumable("no effect on what is learned")] = Field(
+        pattern=NAME, description="name of the run; its directory is runs/NAME"
+    )
     seed: int = Field(0, ge=0, description="of weights, drawn pictures, order, timesteps and noise")
     data: DataConfig = Field(DataConfig(), description="what is learned")
     autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), description="pictures to latents and back")
@@ -253,8 +264,10 @@ class LDMRecipe(Config):
     unet: UNetConfig = Field(UNetConfig(), description="the denoiser")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="schedule and prediction")
     training: TrainingConfig = Field(TrainingConfig(), description="length, optimizer, checkpoints")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="how it draws")
-    validation: ValidationConfig = Field(ValidationConfig(), description="the grid and the sample pictures")
+    sampling: Annotated[SamplingConfig, NOT_LEARNED] = Field(SamplingConfig(), description="how it draws")
+    validation: Annotated[ValidationConfig, NOT_LEARNED] = Field(
+        ValidationConfig(), description="the grid and the sample pictures"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -16,10 +16,11 @@ import torch
 from bottega.diffusion.paths import Path as NoisePath
 from bottega.diffusion.process import add_noise, prediction_target
 from bottega.ldm.batch_sampler import EpochSampler, StepSampler
-from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
+from bottega.ldm.config import LDMRecipe
 from bottega.ldm.data import Sample
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
+from bottega.runtime.fingerprint import resumable_settings
 from bottega.runtime.seeds import numpy_rng, torch_generator
 from bottega.training.sampling import stratified_timesteps
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
@@ -49,7 +50,7 @@ class LatentWorkload(Workload):
         self.course, self.device = course, device
         self.path: NoisePath = recipe.diffusion.path
         self.fingerprint = {}
-        self.may_change = LDM_MAY_CHANGE
+        self.resumable = resumable_settings(recipe, "stage")
         self.floor: list[float] | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.ldm.config import LDM_MAY_CHANGE, LDMRecipe
+from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
+from bottega.runtime.fingerprint import bound_settings, resumable_settings
 from bottega.training.config import LoopConfig
 from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
@@ -48,17 +49,8 @@ LATENTS = "latents"
 _FLOOR_NUMBERS = 30_000_000
 """Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
 
-_FREE = {
-    "name": None,
-    "sampling": None,
-    "validation": None,
-    "data": {"num_samples", "root"},
-    "autoencoder": {"model"},
-    "text": {"model"},
-    "training": set(LoopConfig.model_fields) | {"num_epochs", "save_every_epochs", "parts", "device"},
-}
-"""What is no part of the fingerprint, section by section; the loop compares its own values itself. Models are in it by
-their weights, data by their settings: places may differ."""
+RECIPE_NAMES = {"ldm": "", "loop": "training"}
+"""What the parts of a checkpoint's fingerprint are called in a recipe."""
 
 
 def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
@@ -261,21 +253,14 @@ def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
     """The newest checkpoint, if there is one; FingerprintError where it is of other settings, which is asked before a
     latent is computed or a file of the run written."""
     from bottega.training import checkpoint as checkpoints
-    from bottega.training.loop import loop_fingerprint
 
     found = checkpoints.latest(directory / "checkpoints")
     if found is not None:
-        loop = loop_fingerprint(recipe.training.loop(1, None))
+        loop = bound_settings(recipe.training.loop(1, None), "stage")
         now = {"ldm": _settings(recipe), "loop": loop, "counts": _counts(recipe)}
-        checkpoints.check_fingerprint(_by_keys(found.fingerprint), _by_keys(now), LDM_MAY_CHANGE)
+        begun = {name: found.fingerprint.get(name) for name in now}
+        checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"), RECIPE_NAMES)
     return found
-
-
-def _by_keys(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a fingerprint under the names that they have in a recipe."""
-    settings, loop = fingerprint.get("ldm", {}), fingerprint.get("loop", {})
-    training = {**settings.get("training", {}), **loop}
-    return {**settings, "training": training, "counts": fingerprint.get("counts")}
 
 
 def _latents(
@@ -288,7 +273,7 @@ def _latents(
 
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
     if found is not None:  # before latents of another model are put in their place
-        _refuse_other(found, _models(recipe, autoencoder))
+        _refuse_other(recipe, found, _models(recipe, autoencoder))
     samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
     _check_captions(recipe, samples)
     _course(recipe, len(samples.training), found)  # refuses what it cannot walk before hours of encoding
@@ -298,22 +283,17 @@ def _latents(
 
 def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
     """What the pictures depend on; a number of samples only takes more or fewer of them."""
-    data = recipe.data.settings()
-    kept: dict[str, Any] = {k: v for k, v in data.items() if k not in ("num_samples", "root")}
-    for part in SOURCES:  # names and times of the files tell which pictures they are
-        kept[part] = {k: v for k, v in (kept[part] or {}).items() if k != "source"}
-    return {"data": kept, "seed": recipe.seed}
+    return {"data": _settings(recipe)["data"], "seed": recipe.seed}
 
 
 def _settings(recipe: LDMRecipe) -> dict[str, Any]:
-    kept = {}
-    for name, value in recipe.settings().items():
-        free = _FREE.get(name, set())
-        if free is not None:
-            kept[name] = {k: v for k, v in value.items() if k not in free} if isinstance(value, dict) else value
-    for part in SOURCES:
-        kept["data"][part] = {k: v for k, v in (kept["data"][part] or {}).items() if k != "source"}
-    return kept
+    """The recipe's part of the fingerprint; the loop records its own values, models are recorded by their weights."""
+    settings = bound_settings(recipe, "stage")
+    training = settings["training"]
+    settings["training"] = {name: training[name] for name in training if name not in LoopConfig.model_fields}
+    for source in SOURCES:
+        settings["data"][source] = settings["data"][source] or {}  # as it was always recorded
+    return settings
 
 
 def _check_sides(recipe: LDMRecipe, latents: torch.Tensor) -> None:
@@ -356,11 +336,12 @@ def _counts(recipe: LDMRecipe) -> str:
     return "steps" if recipe.training.num_epochs is None else "epochs"
 
 
-def _refuse_other(found: Checkpoint, now: dict[str, Any]) -> None:
+def _refuse_other(recipe: LDMRecipe, found: Checkpoint, now: dict[str, Any]) -> None:
     """Raise FingerprintError where the run was begun with other values than `now`, part by part."""
     from bottega.training import checkpoint as checkpoints
 
-    checkpoints.check_fingerprint({name: found.fingerprint.get(name) for name in now}, now, LDM_MAY_CHANGE)
+    begun = {name: found.fingerprint.get(name) for name in now}
+    checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"))
 
 
 def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:

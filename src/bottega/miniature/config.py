@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Config, Resumable
 
 
 class WorldConfig(Config):
     """How much of the drawn world is written to disk. Numbers may grow; what is there stays as it is."""
 
-    contents: int = Field(default=400, ge=4, description="scenes written as COCO train2017")
-    contents_val: int = Field(default=100, ge=2, description="scenes written as COCO val2017")
+    contents: Annotated[int, Resumable("more are drawn; those there stay as they are")] = Field(
+        default=400, ge=4, description="scenes written as COCO train2017"
+    )
+    contents_val: Annotated[int, Resumable("more are drawn; those there stay as they are")] = Field(
+        default=100, ge=2, description="scenes written as COCO val2017"
+    )
     painters: int = Field(default=96, ge=8, description="painters in the WikiArt parquet; kinds take turns")
     paintings: int = Field(default=8, ge=1, description="paintings a painter")
-    fill50k: int = Field(default=300, ge=1, description="Fill50K examples")
-    workers: int = Field(default=2, ge=1, description="processes that draw")
+    fill50k: Annotated[int, Resumable("more are drawn; those there stay as they are")] = Field(
+        default=300, ge=1, description="Fill50K examples"
+    )
+    workers: Annotated[int, Resumable("no effect on what is drawn")] = Field(
+        default=2, ge=1, description="processes that draw"
+    )
 
 
 class TruthConfig(Config):

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bottega.runtime.errors import RecipeError
@@ -27,20 +28,73 @@ class Added:
     before: Any
 
 
+Scope = Literal["stage", "run"]
+"""What is continued: a stage by its own command, or a run directory by the pipeline."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Marks a setting, or a whole section, that may differ when work is continued:
+    `Annotated[int, Resumable("no effect on what is learned")]`. See `bottega.runtime.fingerprint`.
+
+    effect: what changing it does, for people. within: where it may differ. "stage": where a stage is continued by its
+    own command, from its checkpoint or ledger; "run": where the pipeline continues a run directory; None: in both. They
+    differ, because in a run directory later stages depend on what one stage may change, and because a checkpoint
+    records all that an earlier version recorded.
+    """
+
+    effect: str
+    within: Scope | None = None
+
+
+@dataclass(frozen=True)
+class Formerly:
+    """Marks a field that was renamed: `Annotated[int, Formerly("parts")]`. Recipes may still use the former name, and
+    `Config.settings` keeps it, so that fingerprints that were recorded under it compare equal."""
+
+    name: str
+
+
+def recorded_name(name: str, field: FieldInfo) -> str:
+    """The name under which a field's value is recorded: its former one, if it was renamed."""
+    for mark in field.metadata:
+        if isinstance(mark, Formerly):
+            return mark.name
+    return name
+
+
 class Config(BaseModel):
     """Base of every component's configuration: unknown keys are refused, values cannot be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, data: Any) -> Any:
+        """Put values that stand under a field's former name under its present one."""
+        if not isinstance(data, Mapping):
+            return data
+        present = dict(data)
+        for name, field in cls.model_fields.items():
+            former = recorded_name(name, field)
+            if former == name or former not in present:
+                continue
+            if name in present:
+                raise ValueError(f"{former} is the former name of {name}, and both are given; give {name} alone")
+            present[name] = present.pop(former)
+        return present
+
     def settings(self) -> dict[str, Any]:
         """As JSON, for comparison with what an earlier version wrote: without the fields that were `Added` and stand
-        at what was done before them. Sections are looked into, lists and mappings of them are not."""
-        plain, kept = self.model_dump(mode="json"), {}
+        at what was done before them, and renamed fields under their former names. Sections are looked into, lists and
+        mappings of them are not."""
+        plain = self.model_dump(mode="json")
+        kept: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if any(isinstance(mark, Added) and mark.before == value for mark in field.metadata):
                 continue
-            kept[name] = value.settings() if isinstance(value, Config) else plain[name]
+            kept[recorded_name(name, field)] = value.settings() if isinstance(value, Config) else plain[name]
         return kept
 
 

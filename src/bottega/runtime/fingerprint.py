@@ -1,35 +1,93 @@
-"""What finished work depends on: settings as flat `section.key` names, their hash, and what changed in them."""
+"""What finished work depends on: the settings of a configuration, their hash, and what changed in them.
+
+The settings of a `Config` fall in two kinds. *Bound* settings decide the result: they are recorded with the work, and
+continuing it with other ones is refused by name. *Resumable* settings may differ; each says so on its field,
+`Annotated[int, Resumable("what changing it does")]`, and nowhere else.
+
+Recorded names are those of `Config.settings()`: a field that was renamed is recorded under its former name, and a
+field that was added is left out while it stands at what was done before it. So what an earlier version recorded still
+compares equal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
+from bottega.runtime.config import Config, Resumable, Scope, recorded_name
+from bottega.runtime.errors import FingerprintError
 from bottega.runtime.files import sha256_json
 
 
-def flatten(value: Any, prefix: str) -> dict[str, Any]:
+def bound_settings(config: Config, within: Scope) -> dict[str, Any]:
+    """The settings that finished work depends on, as nested JSON.
+
+    Args:
+        config: a configuration; its sections are looked into.
+        within: what is continued, see `Resumable`.
+    """
+    settings = config.settings()
+    bound: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        recorded = recorded_name(name, field)
+        if recorded not in settings or _policy(field, within) is not None:
+            continue
+        value = getattr(config, name)
+        bound[recorded] = bound_settings(value, within) if isinstance(value, Config) else settings[recorded]
+    return bound
+
+
+def resumable_settings(config: Config, within: Scope, prefix: str = "") -> dict[str, str]:
+    """The settings that may differ when work is continued, each with what changing it does.
+
+    Args:
+        config: a configuration; its sections are looked into.
+        within: what is continued, see `Resumable`.
+        prefix: what to put before the names, such as `student`.
+
+    Returns:
+        Recorded name, such as `student.loop.steps`, to effect. A section that may differ as a whole is one entry.
+    """
+    found: dict[str, str] = {}
+    for name, field in type(config).model_fields.items():
+        path = _joined(prefix, recorded_name(name, field))
+        policy = _policy(field, within)
+        value = getattr(config, name)
+        if policy is not None:
+            found[path] = policy.effect
+        elif isinstance(value, Config):
+            found |= resumable_settings(value, within, path)
+    return found
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one flat mapping: `{"a": {"b": 1}}` with prefix `x` is `{"x.a.b": 1}`; lists stay whole."""
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(item, _joined(prefix, str(key))))
     return flat
 
 
-def divide(settings: Mapping[str, Any], free: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(bound, free) settings: those that finished work depends on, and those that may differ when it is continued.
+def divide(settings: Mapping[str, Any], resumable: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(bound, resumable) of flat settings.
 
     Args:
-        free: patterns of flat names, for instance `student.steps` or `data.*.workers`.
+        settings: by flat names.
+        resumable: names of settings and of whole sections, as `resumable_settings` gives them.
     """
     bound: dict[str, Any] = {}
-    loose: dict[str, Any] = {}
+    free: dict[str, Any] = {}
     for name, value in settings.items():
-        (loose if any(fnmatchcase(name, pattern) for pattern in free) else bound)[name] = value
-    return bound, loose
+        if _is_within(name, resumable):
+            free[name] = value
+        else:
+            bound[name] = value
+    return bound, free
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -37,13 +95,97 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return sha256_json(dict(settings))
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One text for each setting that differs, such as `teacher.strength: 0.4 -> 0.35`."""
-    absent = "(absent)"
-    names = [name for name in {**old, **new} if old.get(name, absent) != new.get(name, absent)]
-    return [f"{name}: {_text(old.get(name, absent))} -> {_text(new.get(name, absent))}" for name in names]
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs between two records; None where a record does not have it."""
+
+    name: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_short(self.before)} -> {_short(self.after)}"
 
 
-def _text(value: Any) -> str:
-    text = str(value)
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[Change]:
+    """The settings that differ, in the order in which they explain themselves best.
+
+    Settings that both records have come first: a changed choice says more than the settings that it brings with it or
+    takes away. A setting that is absent equals one that is empty: a section that was left out is recorded either way.
+
+    Args:
+        old, new: settings, flat or nested.
+        names: what the first part of a name is called for people, such as `{"loop": "training"}`.
+    """
+    before = _named(flatten(old), names or {})
+    after = _named(flatten(new), names or {})
+    in_both = before.keys() & after.keys()
+    in_one = before.keys() ^ after.keys()
+    ordered = [*sorted(in_both), *sorted(in_one)]
+    found = [Change(name, before.get(name), after.get(name)) for name in ordered]
+    return [change for change in found if _comparable(change.before) != _comparable(change.after)]
+
+
+def require_unchanged(
+    recorded: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    where: str,
+    cure: str,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse, by name, to continue work that was begun with other settings.
+
+    Args:
+        recorded: the settings that the work was begun with.
+        now: those of this command.
+        where: completes "x was 1 …", such as `in the checkpoint`.
+        cure: what to do.
+        names: see `changes`.
+
+    Raises:
+        FingerprintError: names the first setting that differs, with both values.
+    """
+    found = changes(recorded, now, names)
+    if found:
+        first = found[0]
+        raise FingerprintError(f"{first.name} was {first.before!r} {where} and is {first.after!r} now; {cure}")
+
+
+def _policy(field: FieldInfo, within: Scope) -> Resumable | None:
+    """What the field says of a change, if it may change there."""
+    for mark in field.metadata:
+        if isinstance(mark, Resumable) and mark.within in (None, within):
+            return mark
+    return None
+
+
+def _is_within(name: str, sections: Collection[str]) -> bool:
+    """Whether a flat name, or a section that it lies in, is among `sections`."""
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in sections for length in range(1, len(parts) + 1))
+
+
+def _named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Flat settings with the first part of each name replaced."""
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        first, _, rest = name.partition(".")
+        result[_joined(names.get(first, first), rest)] = value
+    return result
+
+
+def _comparable(value: Any) -> Any:
+    """A value as JSON gives it back, so that one that was recorded equals one that was not."""
+    if value == {}:
+        return None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _joined(prefix: str, name: str) -> str:
+    return ".".join(part for part in (prefix, name) if part)
+
+
+def _short(value: Any) -> str:
+    text = "(absent)" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bottega.runtime.config import Added, Config
-from bottega.training.config import LoopConfig
+from bottega.runtime.config import Added, Config, Resumable
+from bottega.training.config import NOT_LEARNED, LoopConfig
 
 ContentMode = Literal["sdedit", "paired", "latent"]
 Dropout = Annotated[float, Field(ge=0, le=0.5)]
@@ -146,8 +146,10 @@ class FeaturesConfig(Config):
         "float32", description="of latents, text and patch tokens; float16 halves the disk at a relative error of 5e-4"
     )
     shard_items: int = Field(512, ge=1, description="items in one file of the cache")
-    fill50k: int = Field(2000, ge=0, description="Fill50K examples encoded, the first of the training split; 0: none")
-    patches: Annotated[bool, Added(before=False)] = Field(
+    fill50k: Annotated[int, Resumable("more are encoded; those there stay as they are")] = Field(
+        2000, ge=0, description="Fill50K examples encoded, the first of the training split; 0: none"
+    )
+    patches: Annotated[bool, Added(before=False), Resumable("patch tokens are added; all else stays as it is")] = Field(
         False,
         description="CLIP's patch tokens of the style pictures too, for adapter.token_source: patch; in float16 2 "
         "bytes × tokens × width a picture on disk, 257 × 1024 × 2 = 0.5 MB for CLIP-L/14",
@@ -178,7 +180,7 @@ class ValidationConfig(Config):
         16, ge=1, description="held-out targets; the split val if there is any, else set aside from train"
     )
     timesteps: int = Field(4, ge=1, description="timesteps of each picture, spread evenly over the mode's range")
-    samples: int = Field(
+    samples: Annotated[int, NOT_LEARNED] = Field(
         4, ge=0, description="of these pictures drawn at each validation, into training/samples/; 0: none"
     )
 
@@ -200,15 +202,22 @@ class StudentConfig(Config):
     min_snr_gamma: float | None = Field(
         None, gt=0, description="weigh losses as min(SNR, gamma) on x̂_0 (for ε: /SNR); none: alike, as PixArt trains"
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+    gradient_checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        Resumable("activations are computed again or kept: no effect on what is learned", within="stage"),
+    ] = Field(
         "auto",
         description="compute activations again for the gradient instead of keeping them; auto: where they would take "
         "half of the free memory, which at 4 blocks and batch 1 they never do",
     )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="how the student draws")
-    validation: ValidationConfig = Field(ValidationConfig(), description="the paired grid")
-    preload_mb: int = Field(
+    sampling: Annotated[
+        SamplingConfig, Resumable("no effect on what is learned; the adapter's header records it", within="stage")
+    ] = Field(SamplingConfig(), description="how the student draws")
+    validation: Annotated[
+        ValidationConfig, Resumable("no effect on what is learned; validations before and after differ", within="stage")
+    ] = Field(ValidationConfig(), description="the paired grid")
+    preload_mb: Annotated[int, NOT_LEARNED] = Field(
         2048, ge=0, description="features smaller than this are held in memory, larger ones read as needed"
     )
     seed: int = Field(0, ge=0, description="of weights, order, timesteps and noise")

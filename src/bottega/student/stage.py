@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
+from bottega.runtime.fingerprint import bound_settings, resumable_settings
 from bottega.student.config import StudentConfig
 from bottega.training.processes import ALONE, Processes
 
@@ -112,8 +113,11 @@ def prepare(
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(config, store, rows))
     adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
     job, facts = _job(config, backbone, adapter, store, rows, pixart)
+    settings = bound_settings(config, "stage")
+    del settings["loop"]  # the loop records its own values
+    job.work.resumable = resumable_settings(config, "stage", "student")
     job.work.fingerprint = {
-        "student": _fingerprint(config),
+        "student": settings,
         "geometry": adapter.description()["geometry"],
         "models": {
             **_of_features_read(config, store.manifest["models"]),
@@ -245,9 +249,3 @@ def header(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, ste
 def _portable(name: str | None) -> str | None:
     """A model's name as it means something on another machine: not an absolute path."""
     return None if name is None or Path(name).is_absolute() else name
-
-
-def _fingerprint(config: StudentConfig) -> dict[str, Any]:
-    """The configuration less what never changes what is learned (`loop` is compared by the loop itself)."""
-    free = {"loop", "sampling", "preload_mb", "validation", "gradient_checkpointing"}
-    return {k: v for k, v in config.settings().items() if k not in free}

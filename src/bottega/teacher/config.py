@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Config, Resumable
+
+NO_EFFECT = Resumable("no effect on the targets")
+OTHER_GROUPS = Resumable("targets made from here on go together in other groups")
+ROUNDINGS = Resumable("targets made from here on differ by roundings", within="stage")
 
 AUTO_BATCH = 8  # the most that `batch_size: auto` puts together
 
@@ -44,7 +48,7 @@ class Protocol(Config):
     guidance_scale: float = Field(default=3.5, ge=1, le=30, description="classifier-free guidance; 1 is none")
     strength: float = Field(default=0.40, gt=0, le=1, description="share of the schedule that the content is noised by")
     ip_adapter_scale: float = Field(default=0.30, ge=0, le=2, description="weight of the style picture's attention")
-    seeds: tuple[int, ...] = Field(
+    seeds: Annotated[tuple[int, ...], Resumable("targets are made for the seeds that are new")] = Field(
         default=(0, 1, 2),
         min_length=1,
         description="targets a pair, one for each seed; done in this order, all pairs first",
@@ -109,31 +113,33 @@ class TeacherConfig(Protocol):
     source: Literal["sdxl", "oracle"] = Field(
         default="sdxl", description="sdxl paints; oracle returns the data set's drawn truths (fixture, ceiling)"
     )
-    batch_size: int | Literal["auto"] = Field(
+    batch_size: Annotated[int | Literal["auto"], OTHER_GROUPS] = Field(
         default=1,
         description="targets that go through the U-Net at once, 1 to 256; auto: up to 8, as memory allows. Which ones "
         "go together is fixed by the work list",
     )
-    quality_filter: bool = Field(default=True, description="retry what is graded C; without it each target has one try")
+    quality_filter: Annotated[bool, Resumable("counts as max_retries: 0 where it is false", within="stage")] = Field(
+        default=True, description="retry what is graded C; without it each target has one try"
+    )
     max_retries: int = Field(default=2, ge=0, le=8, description="further tries for a target graded C")
     ladder: Ladder = Field(default_factory=Ladder, description="what a retry changes")
-    keep_tries: Literal["best", "all"] = Field(
+    keep_tries: Annotated[Literal["best", "all"], Resumable("holds for targets made from here on")] = Field(
         default="all", description="pictures kept of a target with several tries; rows and scores are kept of all"
     )
-    upcast_vae: bool | None = Field(
+    upcast_vae: Annotated[bool | None, ROUNDINGS] = Field(
         default=None,
         description="run the autoencoder in fp32; null: where its weights are fp16 and it says that it overflows there",
     )
-    low_vram: bool = Field(
+    low_vram: Annotated[bool, NO_EFFECT] = Field(
         default=False, description="encoders leave the GPU when they are not at work, the autoencoder works in tiles"
     )
-    memory_limit: float = Field(
+    memory_limit: Annotated[float, NO_EFFECT] = Field(
         default=0.85, gt=0, le=1, description="share of RAM and of GPU memory above which the run takes less"
     )
-    gc_interval: int = Field(
+    gc_interval: Annotated[int, NO_EFFECT] = Field(
         default=10, ge=0, description="pictures after which freed memory is handed back to the system; 0: never"
     )
-    sheet_after: int = Field(
+    sheet_after: Annotated[int, NO_EFFECT] = Field(
         default=24,
         ge=0,
         le=240,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bottega.runtime.errors import FingerprintError, MissingError, StorageError
+from bottega.runtime.fingerprint import changes
 from bottega.runtime.paths import inside, stays_inside
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
@@ -187,19 +188,17 @@ class Ledger:
             self.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
             self.set_meta("fingerprint", fingerprint)
             return
-        before, now = _flat(json.loads(kept)), _flat(parts)
-        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        changed = changes(json.loads(kept), parts)
         if changed:
-            told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed[:4]) + (
-                "; …" if len(changed) > 4 else ""
-            )
-            regrade = all(key.startswith("thresholds.") for key in changed)
+            named = "; ".join(f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:4])
+            more = "; …" if len(changed) > 4 else ""
+            regrade = all(change.name.startswith("thresholds.") for change in changed)
             cure = (
                 "grade the run again by the new limits (bottega qc grade --write), or put the old ones back"
                 if regrade
                 else "put it back, or begin another run directory"
             )
-            raise FingerprintError(f"what a run's targets depend on can't change on the way: {told}; {cure}")
+            raise FingerprintError(f"what a run's targets depend on can't change on the way: {named}{more}; {cure}")
 
     def file_hash(self, name: str, path: Path) -> str:
         """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is
@@ -424,13 +423,3 @@ def _values(row: Row) -> list[Any]:
         for c in COLUMNS
         for v in (getattr(row, c),)
     ]
-
-
-def _flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in parts.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat

@@ -20,6 +20,7 @@ from bottega.quality.measure import SCORES_VERSION, Judge
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import count_lines, sha256_bytes, sha256_json
+from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.teacher.config import TeacherConfig
@@ -211,12 +212,7 @@ class Bench:
 def _fingerprint_parts(config: TeacherConfig, limits: Thresholds, hashes: dict[str, str | None]) -> dict[str, Any]:
     """All that the bytes and rows depend on: protocol, retries, limits (retries follow from grades) and weights."""
     retries = config.max_retries if config.quality_filter else 0
-    teacher = {
-        **config.protocol(),
-        "source": config.source,
-        "max_retries": retries,
-        "ladder": config.ladder.model_dump(mode="json"),
-    }
+    teacher = {**bound_settings(config, "stage"), "max_retries": retries}
     limits_ = limits.model_dump(mode="json")
     return {"teacher": teacher, "thresholds": limits_, "models": hashes, "scores": {"version": SCORES_VERSION}}
 

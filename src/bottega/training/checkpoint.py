@@ -17,13 +17,15 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import BottegaError, FingerprintError
+from bottega.runtime.errors import BottegaError
 from bottega.runtime.files import is_storage_error, read_json, sha256_file, storage_error
+from bottega.runtime.fingerprint import require_unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -189,29 +191,26 @@ def restore(checkpoint: Checkpoint, state: State) -> None:
             }
 
 
-def check_fingerprint(saved: dict[str, Any], now: dict[str, Any], may_change: dict[str, str]) -> None:
-    """Refuse, by name, a run that differs from its checkpoint in anything that what was learned depends on."""
-    changed = first_difference(saved, now)
-    if changed is not None:
-        name, before, after = changed
-        allowed = ", ".join(sorted(may_change))
-        raise FingerprintError(
-            f"{name} was {before!r} in the checkpoint and is {after!r} now; set it back, or train into another folder "
-            f"(what may change on resume: {allowed})"
-        )
+def require_same_run(
+    recorded: Mapping[str, Any],
+    now: Mapping[str, Any],
+    resumable: Iterable[str],
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse, by name, to resume with other settings than a checkpoint's.
 
+    Args:
+        recorded: the fingerprint of the checkpoint, or parts of it.
+        now: that of this command, or the same parts of it.
+        resumable: names of the settings that may differ, for the message.
+        names: what parts of the fingerprint are called in a recipe, see `bottega.runtime.fingerprint.changes`.
 
-def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name in which two fingerprints differ, with both values; None where they are equal.
-
-    Names that both have come first: a changed choice says more than what it brings with it or takes away.
+    Raises:
+        FingerprintError: names the first setting that differs, with both values.
     """
-    before, after = _flat(saved), _flat(now)
-    both = before.keys() & after.keys()
-    for name in (*sorted(both), *sorted((before.keys() | after.keys()) - both)):
-        if before.get(name) != after.get(name):
-            return name, before.get(name), after.get(name)
-    return None
+    allowed = ", ".join([*sorted(resumable), "the number of processes"])
+    cure = f"set it back, or train into another folder (what may change on resume: {allowed})"
+    require_unchanged(recorded, now, where="in the checkpoint", cure=cure, names=names)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -246,14 +245,6 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 def _fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {
-            k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()
-        }
-    return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
 def folders(directory: Path) -> list[Path]:

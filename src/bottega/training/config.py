@@ -6,22 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bottega.runtime.config import Added, Config
+from bottega.runtime.config import Added, Config, Resumable
 
-MAY_CHANGE = {
-    "steps": "a cosine schedule is stretched to the new length from here on",
-    "learning_rate": "the new rate holds from here on; the optimizer's moments are kept",
-    "checkpoint_every": "no effect on what is learned",
-    "keep_last": "no effect on what is learned",
-    "log_every": "no effect on what is learned",
-    "validate_every": "no effect on what is learned",
-    "memory_limit": "no effect on what is learned",
-    "tensorboard": "no effect on what is learned",
-    "threads": "sums are added up in another order, so losses differ by roundings",
-    "processes": "the gradients of a window are added up in another order, so losses differ by roundings",
-}
-"""What may differ on resume, each with its effect; everything else belongs to the fingerprint. `processes` is no
-setting: it is how many `accelerate launch` starts."""
+STRETCHED = Resumable("a cosine schedule is stretched to the new length from here on")
+NEW_RATE = Resumable("the new rate holds from here on; the optimizer's moments are kept")
+NOT_LEARNED = Resumable("no effect on what is learned")
+OTHER_SUMS = Resumable("sums are added up in another order, so losses differ by roundings")
+"""What changing a setting on resume does; a setting without such a mark belongs to the fingerprint."""
 
 VERIFY_STEPS = 6
 """Optimizer steps that `--verify-resume` trains twice, where no number is given."""
@@ -30,8 +21,10 @@ VERIFY_STEPS = 6
 class LoopConfig(Config):
     """Length, optimizer and checkpoints of a training run. A step is one step of the optimizer."""
 
-    steps: int = Field(20_000, ge=1, description="optimizer steps in all; longer continues the same run")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate of AdamW")
+    steps: Annotated[int, STRETCHED] = Field(
+        20_000, ge=1, description="optimizer steps in all; longer continues the same run"
+    )
+    learning_rate: Annotated[float, NEW_RATE] = Field(1e-4, gt=0, le=1, description="peak learning rate of AdamW")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
     warmup_steps: int = Field(500, ge=0, description="optimizer steps over which the learning rate rises linearly")
     final_fraction: float = Field(0.05, ge=0, le=1, description="where a cosine ends, as a fraction of the peak")
@@ -48,15 +41,19 @@ class LoopConfig(Config):
         description="average the weights over steps and validate and export the average: the share of it that a step "
         "keeps, at most (1 + step) / (10 + step); none: the weights themselves",
     )
-    checkpoint_every: int = Field(2000, ge=1, description="optimizer steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="checkpoints kept, beside that of the last stop")
-    log_every: int = Field(50, ge=1, description="optimizer steps between lines of train.log")
-    validate_every: int = Field(500, ge=1, description="optimizer steps between validations")
-    memory_limit: float = Field(
+    checkpoint_every: Annotated[int, NOT_LEARNED] = Field(2000, ge=1, description="optimizer steps between checkpoints")
+    keep_last: Annotated[int, NOT_LEARNED] = Field(
+        2, ge=1, description="checkpoints kept, beside that of the last stop"
+    )
+    log_every: Annotated[int, NOT_LEARNED] = Field(50, ge=1, description="optimizer steps between lines of train.log")
+    validate_every: Annotated[int, NOT_LEARNED] = Field(500, ge=1, description="optimizer steps between validations")
+    memory_limit: Annotated[float, NOT_LEARNED] = Field(
         0.85, gt=0, le=1, description="share of RAM in use, by whomever, above which the run saves and stops"
     )
-    tensorboard: bool = Field(True, description="write event files too, a point every `log_every` steps")
-    threads: Annotated[int | None, Added(before=None)] = Field(
+    tensorboard: Annotated[bool, NOT_LEARNED] = Field(
+        True, description="write event files too, a point every `log_every` steps"
+    )
+    threads: Annotated[int | None, Added(before=None), OTHER_SUMS] = Field(
         None,
         ge=1,
         description="of torch on the CPU; none: as many as torch takes, one a core. They wait for each other without "

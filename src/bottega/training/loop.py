@@ -24,11 +24,12 @@ from bottega.runtime.errors import (
     StorageError,
 )
 from bottega.runtime.files import read_jsonl
+from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import Creep, is_out_of_memory, rss_mb, vram_mb
 from bottega.runtime.threads import torch_threads
 from bottega.training import checkpoint as checkpoints
-from bottega.training.config import MAY_CHANGE, LoopConfig
+from bottega.training.config import LoopConfig
 from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.journal import Journal
@@ -80,7 +81,7 @@ def train(
     parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
     state = _state(work, parameters, config)
     folder = directory / "checkpoints"
-    fingerprint = {**work.fingerprint, "loop": loop_fingerprint(config)}
+    fingerprint = {**work.fingerprint, "loop": bound_settings(config, "stage")}
     start = _resume(folder, work, state, fingerprint, config, processes)
     end = config.steps if until is None else min(until, config.steps)
     guard = guard or _memory_guard(config)
@@ -271,7 +272,7 @@ def _restore(
     fingerprint: dict[str, Any],
     config: LoopConfig,
 ) -> int:
-    checkpoints.check_fingerprint(found.fingerprint, fingerprint, work.may_change)
+    checkpoints.require_same_run(found.fingerprint, fingerprint, work.resumable)
     if found.step > config.steps:
         raise RequestError(
             f"steps = {config.steps} lies before the checkpoint's step {found.step}; ask for at least {found.step}, or "
@@ -279,11 +280,6 @@ def _restore(
         )
     checkpoints.restore(found, state)
     return found.step
-
-
-def loop_fingerprint(config: LoopConfig) -> dict[str, Any]:
-    """What a checkpoint depends on of the loop's own values."""
-    return {k: v for k, v in config.settings().items() if k not in MAY_CHANGE}
 
 
 def _detached(part: Microbatch) -> Microbatch:

@@ -23,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bottega.runtime.errors import FingerprintError, MissingError, NonFiniteError, RequestError, StorageError
+from bottega.runtime.errors import MissingError, NonFiniteError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
-from bottega.training.checkpoint import first_difference, module_tensors
+from bottega.runtime.fingerprint import require_unchanged
+from bottega.training.checkpoint import module_tensors
 from bottega.training.guards import name_samples
 
 if TYPE_CHECKING:
@@ -184,10 +185,8 @@ def replay(work: Workload, file: Path) -> Examination:
     the step's samples are others by now, FingerprintError for another workload.
     """
     facts = read_facts(file)
-    changed = first_difference(facts["fingerprint"], work.fingerprint)
-    if changed is not None:
-        name, before, now = changed
-        raise FingerprintError(f"{name} was {before!r} when {file.name} was written and is {now!r} now; set it back")
+    written = f"when {file.name} was written"
+    require_unchanged(facts["fingerprint"], work.fingerprint, where=written, cure="set it back")
     work.module.load_state_dict(load_file(file), strict=True)
     seen = examine(work, facts["step"] - 1)
     if seen.sample_ids != facts["sample_ids"]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bottega.runtime.fingerprint import resumable_settings
 from bottega.training.checkpoint import step_name
-from bottega.training.config import MAY_CHANGE, LoopConfig
+from bottega.training.config import LoopConfig
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ class Workload(ABC):
     Attributes:
         module: everything that is trained and saved, and nothing else.
         fingerprint: what a checkpoint depends on besides the loop's own values.
-        may_change: what of it all may differ on resume, with the effect.
+        resumable: settings that may differ on resume, each with what changing it does.
         notes: lines for people at the head of the log.
         loss_scaling: whether gradients pass through float16 on their way.
         remembered: JSON that is kept in each checkpoint.
@@ -67,7 +68,7 @@ class Workload(ABC):
 
     module: nn.Module
     fingerprint: dict[str, Any]
-    may_change: dict[str, str] = MAY_CHANGE
+    resumable: Mapping[str, str] = MappingProxyType(resumable_settings(LoopConfig(), "stage", "loop"))
     notes: Sequence[str] = ()
     loss_scaling: bool = False
     remembered: Mapping[str, Any] = MappingProxyType({})
