@@ -141,6 +141,18 @@ def test_a_row_whose_picture_lies_outside_of_the_run_is_refused_and_the_file_sta
     assert mine.read_bytes() == b"not bottega's"
 
 
+@pytest.mark.parametrize("key", ["content_id", "style_id", "pair_id"])
+def test_an_id_that_would_lead_out_of_the_run_is_refused_before_anything_is_made(
+    teach: Teach, data: DataSet, tmp_path: Path, key: str
+) -> None:
+    directory = tmp_path / "deep" / "down" / "below" / "teacher"
+    data.rewrite([{**data.rows[0], key: "../../../../x"}, *data.rows[1:]])
+    with pytest.raises(RequestError, match=rf"train\.jsonl, line 1: {key}: .* received '../../../../x'"):
+        teach(directory, seeds=[0])
+    assert not list(tmp_path.glob("x*"))
+    assert not list(directory.rglob("*.png"))
+
+
 def test_a_changed_prompt_is_done_again(teach: Teach, data: DataSet, tmp_path: Path) -> None:
     teach(seeds=[0])
     data.rewrite([{**data.rows[0], "prompt": "something else"}, *data.rows[1:]])
