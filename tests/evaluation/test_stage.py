@@ -237,6 +237,11 @@ def test_the_oracle_teacher_paints_the_truth_and_is_not_compared_with_it(world: 
     found = stage.run(
         config, tmp_path, pairs=world.pairs, data_root=world.root, adapter=None, models=ModelsConfig(), teacher=teacher
     )
+    assert found["rows"]["teacher"]["source"] == "oracle"
+    assert found["rows"]["teacher"]["title"] == "oracle (drawn truth)"
+    assert "SDXL" not in json.dumps(found["rows"]["teacher"])
+    assert "| oracle (drawn truth) |" in (tmp_path / "table.md").read_text()
+    assert "| teacher |" not in (tmp_path / "table.md").read_text()
     metrics = found["rows"]["teacher"]["metrics"]
     assert metrics["truth"] == found["rows"]["truth"]["metrics"]["truth"]
     assert metrics["truth"]["value"] > 0

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import shutil
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from bottega.cli.main import main
+from bottega.report import sheets
 from bottega.report.page import run
 from bottega.report.sheets import Thumbnails
 from bottega.runtime.errors import MissingError
@@ -123,6 +125,27 @@ def test_an_oracle_is_never_shown_as_a_teacher_that_paints(tmp_path: Path) -> No
         write_text(tmp_path / "recipe.yaml", f"name: x\nteacher: {{source: {source}}}\n")
         run(tmp_path)
         assert ("is the oracle" in read(tmp_path).text) == told
+
+
+def test_an_older_evaluation_of_an_oracle_is_shown_as_drawn_truths(complete: Path, monkeypatch) -> None:
+    """Its summary calls the row "teacher"; the recipe beside it says what that was."""
+    seen: list[Mapping[str, str]] = []
+    write = sheets.write_sheet
+    monkeypatch.setattr(
+        "bottega.report.sheets.write_sheet", lambda *a, heads, **o: seen.append(heads) or write(*a, heads=heads, **o)
+    )
+    recipe = complete / "recipe.yaml"
+    before = recipe.read_text(encoding="utf-8")
+    try:
+        write_text(recipe, "name: x\nteacher: {source: oracle}\n")
+        run(complete)
+        text = read(complete).text
+    finally:
+        write_text(recipe, before)
+        run(complete)
+    assert "oracle (drawn truth)" in text
+    assert "SDXL with the IP-Adapter" not in text
+    assert seen[0]["teacher"] == "oracle (drawn truth)"
 
 
 def test_a_complete_run_shows_every_number_of_its_summary_with_interval_and_n(complete: Path) -> None:

@@ -134,7 +134,10 @@ def test_contents_of_another_size_and_sizes_that_do_not_fit_are_refused(generato
 
 def test_what_is_recorded_of_a_try_is_what_was_run(generator: Generator) -> None:
     signal = float(generator.pipeline.scheduler.alphas_cumprod[401])
-    assert generator.effective(Settings.of(PROTOCOL)) == {
+    assert generator.parameters(Settings.of(PROTOCOL)) == {
+        **Settings.of(PROTOCOL).as_json(),
+        "sampler": "ddim",
+        "protocol": PROTOCOL.name,
         "unet_calls": 3,
         "first_timestep": 401,
         "last_timestep": 1,

@@ -53,7 +53,7 @@ class Blending:
     def round_trip(self, item: Item) -> None:
         return None
 
-    def effective(self, settings: object) -> dict:
+    def parameters(self, settings: object) -> dict:
         return {}
 
 

@@ -75,7 +75,7 @@ def test_every_pair_and_seed_becomes_a_target_with_a_row(teach: Teach, data: Dat
         for row in ledger.current():
             assert row.output_path is not None
             assert row.output_sha256 == sha256_file(tmp_path / "teacher" / row.output_path)
-            assert row.parameters["strength"] == 0.40
+            assert row.parameters == {"source": "oracle", "noise": 0, "batch": 2}
 
 
 def test_a_second_call_makes_nothing_and_changes_nothing(
@@ -275,8 +275,8 @@ class Faulty:
     def round_trip(self, item: Item) -> None:
         return None
 
-    def effective(self, settings: Settings) -> dict:
-        return {}
+    def parameters(self, settings: Settings) -> dict:
+        return settings.as_json()
 
 
 def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray], np.ndarray]) -> list:
@@ -360,6 +360,25 @@ def test_metadata_has_every_key_in_each_row_and_a_file_for_each(teach: Teach, tm
     assert len({tuple(row) for row in found}) == 1
     assert all((tmp_path / "teacher" / row["file_name"]).is_file() for row in found)
     assert json.loads(json.dumps(found[0]))["file_name"].startswith("images/")
+
+
+def test_where_drawn_truths_stand_in_for_the_teacher_every_file_says_so(
+    teach: Teach, data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings = []
+    monkeypatch.setattr("bottega.teacher.stage.draw_triples", lambda *_, heading: headings.append(heading))
+    summary = teach(seeds=[0])
+    assert {key: summary[key] for key in ("source", "protocol", "departures", "schedule")} == {
+        "source": "oracle",
+        "protocol": None,
+        "departures": None,
+        "schedule": None,
+    }
+    assert headings == ["content | style | oracle (drawn truth)"]
+    assert {row["source"] for row in read_jsonl(tmp_path / "teacher/metadata.jsonl")} == {"oracle"}
+    with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
+        for row in ledger.current():  # nothing of a protocol that never ran
+            assert row.parameters == {"source": "oracle", "noise": 0, "batch": 2}
 
 
 def test_csv_and_parquet_hold_every_try(teach: Teach, tmp_path: Path) -> None:

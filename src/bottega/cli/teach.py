@@ -115,8 +115,10 @@ def _numbers(seeds: str | None) -> list[int] | None:
 
 def _tell(output_dir: Path, done: dict[str, Any]) -> None:
     grades = ", ".join(f"{count} {letter}" for letter, count in done["grades"].items())
+    oracle = "oracle: drawn truths, nothing was painted; " if done["source"] == "oracle" else ""
     typer.echo(
-        f"{output_dir}: {done['accepted']} of {done['targets']} targets accepted ({grades}; {done['broken']} broken), "
+        f"{output_dir}: {oracle}{done['accepted']} of {done['targets']} targets accepted ({grades}; "
+        f"{done['broken']} broken), "
         f"{done['tries_per_accepted'] or 0:.2f} tries each, {done['seconds_per_accepted'] or 0:.2f} s each"
     )
 
@@ -153,12 +155,18 @@ def _plan(
     wanted = list(config.seeds) if seeds is None else seeds
     total = PairLists(pairs, limit).count() * len(wanted)
     known = progress_of(output_dir)
-    steps = schedule(config.steps, config.strength, config.sampler)
+    if config.source == "oracle":
+        made = [f"oracle: drawn truths of {config.size} px stand in for the teacher; no protocol is run"]
+    else:
+        steps = schedule(config.steps, config.strength, config.sampler)
+        made = [
+            f"protocol {config.name}: {config.sampler}, {steps['unet_calls']} U-Net calls from t = "
+            f"{steps['first_timestep']} (SNR {steps['first_snr']:.3g}), guidance_scale {config.guidance_scale:g}, "
+            f"ip_adapter_scale {config.ip_adapter_scale:g}, {config.size} px",
+            *cautions(config),
+        ]
     lines = [
-        f"protocol {config.name}: {config.sampler}, {steps['unet_calls']} U-Net calls from t = "
-        f"{steps['first_timestep']} (SNR {steps['first_snr']:.3g}), guidance_scale {config.guidance_scale:g}, "
-        f"ip_adapter_scale {config.ip_adapter_scale:g}, {config.size} px",
-        *cautions(config),
+        *made,
         f"{total} targets ({len(wanted)} seeds), {known['targets']} in the ledger of {output_dir}; about "
         f"{total * config.size**2 * 1.8 / 1e9:.1f} GB of PNG",
     ]

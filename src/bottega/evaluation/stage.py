@@ -99,6 +99,8 @@ def run(
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
     absent |= _absent_needs(grid, sources, networks)
     summary = summarise(config, directory, grid, absent)
+    if teacher is not None and "teacher" in summary["rows"]:
+        _name_teacher(summary["rows"]["teacher"], teacher)
     summary["broken"] = measured.broken
     summary["size"], summary["networks"] = sources.size, networks.identities
     summary["seconds"] = {"drawing": round(drawn - started, 1), "measuring": round(time.monotonic() - drawn, 1)}
@@ -217,6 +219,15 @@ def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | No
             len(paths),
         )
     return shown
+
+
+def _name_teacher(row: dict[str, Any], teacher: TeacherConfig) -> None:
+    """Say in the teacher's row who drew its pictures: drawn truths must not pass for a network's."""
+    from bottega.teacher.config import ORACLE, ORACLE_MEANING
+
+    row["source"] = teacher.source
+    if teacher.source == "oracle":
+        row |= {"title": ORACLE, "meaning": ORACLE_MEANING}
 
 
 def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[str, int]:

@@ -33,18 +33,24 @@ def run(run_directory: Path) -> Path:
     if not directory.is_dir():
         raise MissingError(f"no run directory at {directory}; a run makes one: bottega run recipes/miniature.yaml")
     found = Run(directory)
+    oracle = _oracle(found)
     ledger = directory / "teacher" / "ledger.sqlite"
     tries = found.attempt("teacher/ledger.sqlite", lambda: teaching.survival(ledger)) if ledger.is_file() else None
     training = found.attempt("training/metrics.jsonl", lambda: learning.read(found.jsonl("training/metrics.jsonl")))
     evaluation = found.json("evaluation/summary.json")
-    table = found.attempt("evaluation/summary.json", lambda: tables.evaluation(evaluation)) if evaluation else None
+    table = (
+        found.attempt("evaluation/summary.json", lambda: tables.evaluation(evaluation, oracle=oracle))
+        if evaluation
+        else None
+    )
     calibration = found.attempt(
         "quality/calibration.json", lambda: tables.calibration(found.json("quality/calibration.json"))
     )
-    verdict = judge(found, tries, training, evaluation if table else None)
+    verdict = judge(found, tries, training, evaluation if table else None, oracle=oracle)
 
     taught, evaluated = _examples(found, ledger if tries else None, evaluation if table else None)
-    sheets.write_sheet(evaluated or taught, directory / SHEET)
+    titles = sheets.headings(oracle=oracle)
+    sheets.write_sheet(evaluated or taught, directory / SHEET, heads=titles)
     thumbs = Thumbnails.of(cell.path for example in (*evaluated, *taught) for cell in example.cells)
 
     recipe = directory / "recipe.yaml"
@@ -52,7 +58,7 @@ def run(run_directory: Path) -> Path:
         css=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
         run=found,
         verdict=verdict,
-        oracle=_oracle(found),
+        oracle=oracle,
         table=table,
         learning=training,
         samples=found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples")) or [],
@@ -69,7 +75,7 @@ def run(run_directory: Path) -> Path:
         evaluated=evaluated,
         evaluated_columns=_columns(evaluated),
         order=_order(evaluation),
-        titles=COLUMNS,
+        titles=titles,
         thumbs=thumbs.uris,
         side=thumbs.side,
         duration=tables.duration,

@@ -16,6 +16,7 @@ from bottega.data.records import Pair, read_pairs
 from bottega.report.reading import Run, number
 from bottega.report.teaching import Target
 from bottega.runtime.errors import PictureError
+from bottega.teacher.config import ORACLE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -220,7 +221,19 @@ def _uri(webp: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
 
 
-def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, across: int = 2) -> Path | None:
+def headings(*, oracle: bool) -> Mapping[str, str]:
+    """The heading of each column; drawn truths in the teacher's place are called so."""
+    return {**COLUMNS, "teacher": ORACLE} if oracle else COLUMNS
+
+
+def write_sheet(
+    examples: Sequence[Example],
+    path: Path,
+    *,
+    heads: Mapping[str, str] = COLUMNS,
+    side: int = 128,
+    across: int = 2,
+) -> Path | None:
     """The sheet as one PNG: a line a part (best, median, worst), `across` examples in each; None without examples."""
     from bottega.visual.contact_sheet import ContactSheet, Layout
 
@@ -242,7 +255,7 @@ def write_sheet(examples: Sequence[Example], path: Path, *, side: int = 128, acr
     sheet = ContactSheet(layout, width, height + layout.gap)
     for place in range(blocks * len(columns)):
         x, _ = layout.corner(0, place)
-        sheet.write_text((x, 8), COLUMNS[columns[place % len(columns)]], colour=_DARK, size=14)
+        sheet.write_text((x, 8), heads[columns[place % len(columns)]], colour=_DARK, size=14)
     for row, (part, line) in enumerate(lines):
         _, y = layout.corner(row, 0)
         sheet.write_text((8, y + side // 2 - 8), part, colour=_DARK, size=14)

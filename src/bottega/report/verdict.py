@@ -20,7 +20,14 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def judge(run: Run, tries: Survival | None, learning: Learning | None, evaluation: Mapping[str, Any] | None) -> Verdict:
+def judge(
+    run: Run,
+    tries: Survival | None,
+    learning: Learning | None,
+    evaluation: Mapping[str, Any] | None,
+    *,
+    oracle: bool = False,
+) -> Verdict:
     """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all."""
     failed = next((stage for stage in run.stages if stage.state == "failed"), None)
     if failed is not None:
@@ -40,7 +47,7 @@ def judge(run: Run, tries: Survival | None, learning: Learning | None, evaluatio
     if learning is not None:
         return _trained(learning, run.stage("student").state == "done")
     if tries is not None and tries.targets:
-        return _taught(tries)
+        return _taught(tries, "The oracle's" if oracle else "The teacher's")
     if any(stage.state == "done" for stage in run.stages):
         return Verdict("wait", "Prepared; no target has been made yet", (_next(run),))
     return Verdict("wait", "Nothing has been done yet", (_next(run),))
@@ -125,10 +132,10 @@ def _trained(learning: Learning, done: bool) -> Verdict:
     return Verdict(tone, title, (now, *advice, "Held-out pairs have not been measured yet."))
 
 
-def _taught(tries: Survival) -> Verdict:
+def _taught(tries: Survival, whose: str) -> Verdict:
     share = tries.accepted / max(1, tries.targets)
     tone = "good" if share >= 0.8 else "mixed" if share >= 0.4 else "bad"
-    title = f"The teacher's targets: {tries.accepted:,} of {tries.targets:,} can be learned from"
+    title = f"{whose} targets: {tries.accepted:,} of {tries.targets:,} can be learned from"
     grades = ", ".join(f"{tries.grades[letter]:,} graded {letter}" for letter in "ABC")
     rest = f"{grades}; {tries.rescued:,} were saved by a retry."
     return Verdict(tone, title, (rest, "Nothing has been trained yet."))

@@ -12,6 +12,11 @@ NO_EFFECT = Resumable("no effect on the targets")
 OTHER_GROUPS = Resumable("targets made from here on go together in other groups")
 ROUNDINGS = Resumable("targets made from here on differ by roundings", within="stage")
 
+ORACLE = "oracle (drawn truth)"
+"""What every label calls the oracle, so that nobody takes its pictures for those of a network."""
+
+ORACLE_MEANING = "drawn truths in the teacher's place: nothing was painted, so it is a ceiling"
+
 AUTO_BATCH = 8  # the most that `batch_size: auto` puts together
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -157,6 +162,11 @@ class TeacherConfig(Protocol):
     def chunk(self) -> int:
         """Targets that are written and entered together."""
         return AUTO_BATCH if self.batch_size == "auto" else int(self.batch_size)
+
+    @property
+    def title(self) -> str:
+        """What a label calls the teacher."""
+        return ORACLE if self.source == "oracle" else "teacher"
 
     def protocol(self) -> dict[str, Any]:
         """The values that decide how a target looks, and nothing about how many there are or in what batches."""

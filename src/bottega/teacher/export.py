@@ -32,12 +32,16 @@ _KEYS = ("file_name", *_NAMES, "sha256", "reasons", *SCORE_NAMES)
 
 
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder."""
+    """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder.
+
+    Where drawn truths stand in for the teacher, each says `"source": "oracle"`.
+    """
     rows = ledger.best_values(["output_path", *_NAMES, "output_sha256", "reasons", "scores"])
+    source = {"source": "oracle"} if ledger.oracle else {}
     while page := list(islice(rows, _PAGE)):
         for (*values, reasons, _), scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
             words = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
-            yield dict(zip(_KEYS, (*values, words, *map(scores.get, SCORE_NAMES)), strict=True))
+            yield {**dict(zip(_KEYS, (*values, words, *map(scores.get, SCORE_NAMES)), strict=True)), **source}
 
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:

@@ -185,10 +185,13 @@ class Generator:
         kept: Picture | None = self._trips.get(item.keys[0], compute)
         return kept
 
-    def effective(self, settings: Settings) -> dict[str, Any]:
-        """Schedule, precision and device of a try with these settings."""
+    def parameters(self, settings: Settings) -> dict[str, Any]:
+        """Settings, schedule, precision and device of a try."""
         return {
+            **settings.as_json(),
             **ddim.schedule(settings.steps, settings.strength, self.protocol.sampler),
+            "sampler": self.protocol.sampler,
+            "protocol": self.protocol.name,
             "dtype": _name(self.dtype),
             "device": self.device.type,
         }

@@ -116,8 +116,8 @@ class Teacher(Protocol):
     def round_trip(self, item: Item) -> Picture | None:
         """The item's content after the autoencoder alone, uint8; None where the teacher has none."""
 
-    def effective(self, settings: Settings) -> dict[str, Any]:
-        """What is recorded of a try beside its settings: schedule, precision, device."""
+    def parameters(self, settings: Settings) -> dict[str, Any]:
+        """What is recorded of a try with these settings: all that shaped its picture, nothing that did not."""
 
 
 def target_name(content_id: str, style_id: str, seed: int) -> str:

@@ -177,6 +177,12 @@ class Ledger:
         """Set such a value."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    @property
+    def oracle(self) -> bool:
+        """Whether the targets are drawn truths, which no network painted."""
+        parts = json.loads(self.meta("fingerprint_parts") or "{}")
+        return bool(parts.get("teacher", {}).get("source") == "oracle")
+
     def hold_to(self, fingerprint: str, parts: Mapping[str, Any]) -> None:
         """Record what every row depends on, or compare it with what earlier rows were made with.
 

@@ -50,9 +50,9 @@ class Oracle:
         """None: nothing was encoded."""
         return None
 
-    def effective(self, settings: Settings) -> dict[str, Any]:
-        """No schedule was run."""
-        return {"unet_calls": 0}
+    def parameters(self, settings: Settings) -> dict[str, Any]:
+        """That a truth was returned, and which: of a protocol nothing was run."""
+        return {"source": "oracle", "noise": settings.noise}
 
     def _one(self, item: Item) -> FloatPicture:
         named = (self._truth / f"{item.pair_id}_seed{k}.png" for k in itertools.count())

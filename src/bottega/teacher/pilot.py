@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.data.pictures import load_square
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_json
-from bottega.teacher.config import TeacherConfig
+from bottega.teacher.config import ORACLE, ORACLE_MEANING, TeacherConfig
 from bottega.teacher.ledger import Ledger, Row
 from bottega.teacher.protocol import unet_calls
 from bottega.teacher.stage import LEDGER, Bench, run
@@ -98,8 +98,9 @@ def pilot(
         cells.append(_cell(one, folder, summary))
         folders.append(folder)
     best = proposed(cells)
-    _draw(cells, folders, data_root, directory / "contact_sheet.png")
+    _draw(cells, folders, data_root, directory / "contact_sheet.png", oracle=config.source == "oracle")
     told = {
+        "source": config.source,
         "cells": [asdict(cell) for cell in cells],
         "proposed": asdict(best) if best is not None else None,
         "warnings": warnings(cells),
@@ -133,6 +134,8 @@ def warnings(cells: Sequence[Cell]) -> list[str]:
 def table(told: dict[str, Any]) -> str:
     """The cells as text, a line each."""
     lines = ["strength     ip  steps    n   kept      A  unchanged  style gain  edges  s each"]
+    if told["source"] == "oracle":
+        lines.insert(0, f"{ORACLE}: {ORACLE_MEANING}")
     for raw in told["cells"]:
         cell = Cell(**raw)
         numbers = (_number(cell.style_gain, 10, 3), _number(cell.edge_64, 6, 2), _number(cell.seconds, 7, 2))
@@ -171,7 +174,7 @@ def _cell(config: TeacherConfig, folder: Path, summary: dict[str, Any]) -> Cell:
     )
 
 
-def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path: Path) -> None:
+def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path: Path, *, oracle: bool) -> None:
     """A line a pair: content, style, then its target in each cell with its grade."""
     columns: list[dict[str, Row]] = []
     for folder in folders:
@@ -187,7 +190,8 @@ def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path:
             output = row.output_path if row is not None else None
             line.append((_picture(folder / output) if output else None, row.grade if row is not None else ""))
         rows.append(line)
-    heads = ["content", "style", *(f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells)]
+    heads = ["content", "style"]
+    heads += [ORACLE if oracle else f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells]
     draw_grid(heads, rows, path, side=_SIDE)
 
 

@@ -490,11 +490,8 @@ class Runner:
             sha256 = write_png(self.ledger.picture_file(name, path), kept) if kept is not None else None
             row = self._row(target, index, one.rung, "ok" if one.picture is not None else "failed", one.grade)
             parameters = {
-                **one.settings.as_json(),
-                **self.teacher.effective(one.settings),
+                **self.teacher.parameters(one.settings),
                 **{key: value for key, value in one.facts.items() if key != "latents_finite"},
-                "sampler": self.config.sampler,
-                "protocol": self.config.name,
             }
             rows.append(
                 replace(

@@ -23,7 +23,7 @@ from bottega.runtime.files import count_lines, sha256_bytes, sha256_json
 from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
-from bottega.teacher.config import TeacherConfig
+from bottega.teacher.config import ORACLE, TeacherConfig
 from bottega.teacher.export import write_csv, write_lists, write_parquet
 from bottega.teacher.items import Teacher
 from bottega.teacher.ledger import Ledger, Row
@@ -101,14 +101,22 @@ def run(
         write_parquet(ledger, directory / "ledger.parquet")
         draw_sheet(ledger, directory, data_root)
         summary = summarise(ledger, limits)
-    summary |= {
+    summary |= _source(config)
+    for words in summary["warnings"]:
+        LOGGER.warning("%s", words)
+    return summary
+
+
+def _source(config: TeacherConfig) -> dict[str, Any]:
+    """Who made the targets, and by which protocol; the oracle returns drawn truths by none."""
+    if config.source == "oracle":
+        return {"source": "oracle", "protocol": None, "departures": None, "schedule": None}
+    return {
+        "source": config.source,
         "protocol": config.name,
         "departures": config.departures(),
         "schedule": schedule(config.steps, config.strength, config.sampler),
     }
-    for words in summary["warnings"]:
-        LOGGER.warning("%s", words)
-    return summary
 
 
 @dataclass(frozen=True)
@@ -244,7 +252,8 @@ def draw_sheet(
     ranked += [row for rows in by_grade.values() for row in rows[third:]]
     chosen = sorted(ranked[:count], key=lambda row: row.grade)
     entries = [entry for row in chosen if (entry := _entry(row, ledger, data_root)) is not None]
-    draw_triples(entries, output or directory / "contact_sheet.png")
+    heading = f"content | style | {ORACLE if ledger.oracle else 'target'}"
+    draw_triples(entries, output or directory / "contact_sheet.png", heading=heading)
     return len(entries)
 
 

@@ -117,7 +117,14 @@ class Triple:
     text: str = ""
 
 
-def draw_triples(triples: Sequence[Triple], path: Path, *, side: int = 128, across: int = 4) -> Path:
+def draw_triples(
+    triples: Sequence[Triple],
+    path: Path,
+    *,
+    heading: str = "content | style | target",
+    side: int = 128,
+    across: int = 4,
+) -> Path:
     """Draw content | style | target in reading order, `across` triples a row, grade and text under each.
 
     Returns `path`. Without a triple the sheet says that there is none.
@@ -136,7 +143,7 @@ def draw_triples(triples: Sequence[Triple], path: Path, *, side: int = 128, acro
     across = max(1, min(across, len(triples)))
     right, bottom = layout.corner(rows, 3 * across)
     sheet = ContactSheet(layout, right - _GAP, bottom)
-    head = "content | style | target" if triples else "no graded picture yet"
+    head = heading if triples else "no graded picture yet"
     sheet.write_text((2 * _GAP, _GAP), head)
     for number, triple in enumerate(triples):
         row, place = divmod(number, across)
