@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bottega.data.pictures import load_square
-from bottega.diffusion.process import coefficients, effective_noise, min_snr_weight
+from bottega.diffusion.process import effective_noise, min_snr_weight
 from bottega.models.autoencoder import LatentEncoder
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.attach import Attachment
@@ -162,7 +162,7 @@ class PlainTrainer:
 
     def loss(self, batch: Batch, noise: torch.Tensor, times: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
         """Of a batch; noise [B, C, h, w]; times int [B]; dropped bool [B], whose style is null."""
-        alpha, sigma = coefficients(self.schedule, times)
+        alpha, sigma = self.schedule.coefficients(times, noise)
         bar = self.schedule.alpha_bar_at(self.start)
         noise = effective_noise(noise, batch.content, batch.target, bar**0.5, (1.0 - bar) ** 0.5)
         noised = (alpha * batch.target + sigma * noise).requires_grad_(not self.careful)
@@ -180,7 +180,7 @@ class PlainTrainer:
         ).sample
         error = (output.chunk(2, dim=1)[0] - noise).square().mean(dim=(1, 2, 3))  # [B]
         if self.config.min_snr_gamma is not None:
-            alpha, sigma = coefficients(self.schedule, times, dimensions=1)
+            alpha, sigma = self.schedule.coefficients(times, times.float())
             error = error * min_snr_weight("epsilon", alpha, sigma, self.config.min_snr_gamma)
         loss: torch.Tensor = (batch.weights * error).sum()
         return loss

@@ -13,7 +13,6 @@ from bottega.diffusion.process import (
     add_noise,
     as_epsilon,
     clean_estimate,
-    coefficients,
     ddim_step,
     effective_noise,
     min_snr_weight,
@@ -76,7 +75,7 @@ def test_an_unknown_prediction_type_is_refused() -> None:
 
 def test_coefficients_are_those_of_the_table_to_float32() -> None:
     times = torch.tensor([0, 263, 999])
-    alpha, sigma = coefficients(SCHEDULE, times)
+    alpha, sigma = SCHEDULE.coefficients(times, torch.zeros(3, 4, 8, 8))
     assert alpha.shape == (3, 1, 1, 1) and alpha.dtype == torch.float32
     assert np.max(np.abs(sigma.flatten().numpy() / np.sqrt(1 - SCHEDULE.alpha_bar[[0, 263, 999]]) - 1)) < 1e-7
 

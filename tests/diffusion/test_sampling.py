@@ -16,9 +16,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm
 
 from bottega.diffusion.ideal import IdealDenoiser
-from bottega.diffusion.paths import SCHEDULES, Path, schedule
 from bottega.diffusion.plan import SAMPLERS, SPACINGS, Sampling, Thresholding, spaced_timesteps
 from bottega.diffusion.sampling import StepStatistics, sample, seeded_noise, threshold
+from bottega.diffusion.schedule import SCHEDULES, NoiseSchedule, named_schedule
 from bottega.runtime.errors import NonFiniteError, RequestError
 
 LDM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -37,37 +37,39 @@ def _start(seeds: list[int] = SEEDS) -> torch.Tensor:
     return seeded_noise(seeds, 0, SHAPE).double()
 
 
-def _network(path: Path) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _network(schedule: NoiseSchedule) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A smooth, bounded stand-in that depends on x and on t, so that a wrong timestep shows."""
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        time = (t.double() / path.timesteps).reshape(-1, *(1,) * (x.dim() - 1))
+        time = (t.double() / schedule.timesteps).reshape(-1, *(1,) * (x.dim() - 1))
         return torch.tanh(1.3 * x + time) + 0.2 * torch.cos(9 * time)
 
     return denoise
 
 
-def _theirs(kind: type, prediction: str, spacing: str, **more: object) -> tuple[object, Path]:
-    """A diffusers scheduler with its tables cast to float64, and the path of that very table."""
+def _theirs(kind: type, prediction: str, spacing: str, **more: object) -> tuple[object, NoiseSchedule]:
+    """A diffusers scheduler with its tables cast to float64, and the schedule of that very table."""
     scheduler = kind(**LDM, prediction_type=prediction, timestep_spacing=spacing, **more)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     if isinstance(scheduler, DDPMScheduler | DDIMScheduler):
         scheduler.one = scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     bar = scheduler.alphas_cumprod.numpy()
-    return scheduler, Path("theirs", np.sqrt(bar), np.sqrt(1 - bar), prediction)
+    return scheduler, NoiseSchedule.from_alpha_bar("theirs", bar, prediction)
 
 
-def _compare(scheduler, path: Path, plan: Sampling, step: Callable[..., torch.Tensor], bound: float = 1e-5) -> None:
+def _compare(
+    scheduler, schedule: NoiseSchedule, plan: Sampling, step: Callable[..., torch.Tensor], bound: float = 1e-5
+) -> None:
     """Run both from the same noise; every x on the way is compared, not only the last."""
     ours: list[torch.Tensor] = []
-    network = _network(path)
+    network = _network(schedule)
 
     def recorded(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         ours.append(x)
         return network(x, t)
 
-    final = sample(recorded, path, plan, _start(), SEEDS)
-    assert plan.timesteps(path) == scheduler.timesteps.tolist()
+    final = sample(recorded, schedule, plan, _start(), SEEDS)
+    assert plan.timesteps(schedule) == scheduler.timesteps.tolist()
     x = _start()
     for index, t in enumerate(scheduler.timesteps):
         assert float((ours[index] - x).abs().max()) < bound, f"before step {index + 1}"
@@ -96,14 +98,14 @@ def _dynamic(clamp: dict[str, object]) -> dict[str, object]:
 def test_ddpm_walks_as_diffusers_does(
     monkeypatch: pytest.MonkeyPatch, prediction: str, spacing: str, steps: int, clamp: dict[str, object]
 ) -> None:
-    scheduler, path = _theirs(DDPMScheduler, prediction, spacing, variance_type="fixed_small", **_dynamic(clamp))
+    scheduler, schedule = _theirs(DDPMScheduler, prediction, spacing, variance_type="fixed_small", **_dynamic(clamp))
     scheduler.set_timesteps(steps)
 
     def step(prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor, number: int) -> torch.Tensor:
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: seeded_noise(SEEDS, number, x))
         return scheduler.step(prediction, t, x).prev_sample
 
-    _compare(scheduler, path, Sampling("ddpm", steps, spacing, thresholding=_thresholding(clamp)), step)
+    _compare(scheduler, schedule, Sampling("ddpm", steps, spacing, thresholding=_thresholding(clamp)), step)
 
 
 DDIM_WALKS = [
@@ -119,7 +121,7 @@ def test_ddim_walks_as_diffusers_does(
 ) -> None:
     """Theirs strides by T // steps whatever the spacing, so linspace is compared where that is its stride."""
     spacing, steps = spaced
-    scheduler, path = _theirs(DDIMScheduler, prediction, spacing, **_dynamic(clamp))
+    scheduler, schedule = _theirs(DDIMScheduler, prediction, spacing, **_dynamic(clamp))
     scheduler.set_timesteps(steps)
 
     def step(prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor, number: int) -> torch.Tensor:
@@ -127,7 +129,7 @@ def test_ddim_walks_as_diffusers_does(
         out = scheduler.step(prediction, int(t), x, eta, use_clipped_model_output=True, variance_noise=noise)
         return out.prev_sample
 
-    _compare(scheduler, path, Sampling("ddim", steps, spacing, eta, _thresholding(clamp)), step)
+    _compare(scheduler, schedule, Sampling("ddim", steps, spacing, eta, _thresholding(clamp)), step)
 
 
 def _solver(scheduler: DPMSolverMultistepScheduler, steps: int) -> None:
@@ -143,18 +145,18 @@ def _solver(scheduler: DPMSolverMultistepScheduler, steps: int) -> None:
 def test_dpm_solver_walks_as_diffusers_does(prediction: str, spacing: str, steps: int) -> None:
     """Theirs rounds x to float32 at every step, which ε in few steps multiplies by up to 15."""
     options = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
-    scheduler, path = _theirs(DPMSolverMultistepScheduler, prediction, spacing, final_sigmas_type="zero", **options)
+    scheduler, schedule = _theirs(DPMSolverMultistepScheduler, prediction, spacing, final_sigmas_type="zero", **options)
     _solver(scheduler, steps)
     _compare(
         scheduler,
-        path,
+        schedule,
         Sampling("dpmsolver++", steps, spacing),
         lambda prediction, t, x, _: scheduler.step(prediction, t, x).prev_sample,
     )
 
 
 def test_dpm_solver_walks_the_straight_path_as_diffusers_does() -> None:
-    """Theirs has a grid of its own; the path is built of it, and the network looks at x alone."""
+    """Theirs has a grid of its own; the schedule is built of it, and the network looks at x alone."""
     scheduler = DPMSolverMultistepScheduler(
         algorithm_type="dpmsolver++",
         solver_order=2,
@@ -165,8 +167,8 @@ def test_dpm_solver_walks_the_straight_path_as_diffusers_does() -> None:
     )
     scheduler.set_timesteps(9)
     sigma = scheduler.sigmas[:-1].double().flip(0).numpy()
-    path = Path("theirs", 1 - sigma, sigma, "flow_prediction")
-    final = sample(lambda x, _: torch.tanh(x), path, Sampling("dpmsolver++", 9), _start(), SEEDS)
+    schedule = NoiseSchedule("theirs", 1 - sigma, sigma, (1 - sigma) ** 2, "flow_prediction")
+    final = sample(lambda x, _: torch.tanh(x), schedule, Sampling("dpmsolver++", 9), _start(), SEEDS)
     x = _start()
     for t in scheduler.timesteps:
         x = scheduler.step(torch.tanh(x), t, x).prev_sample
@@ -174,36 +176,40 @@ def test_dpm_solver_walks_the_straight_path_as_diffusers_does() -> None:
 
 
 def test_ddim_on_the_straight_path_is_eulers_method() -> None:
-    path = schedule("flow", 1000, "flow_prediction")
-    final = sample(_network(path), path, Sampling("ddim", 25), _start(), SEEDS)
-    x, times = _start(), [*Sampling("ddim", 25).timesteps(path), -1]
+    schedule = named_schedule("flow", 1000, "flow_prediction")
+    final = sample(_network(schedule), schedule, Sampling("ddim", 25), _start(), SEEDS)
+    x, times = _start(), [*Sampling("ddim", 25).timesteps(schedule), -1]
     for now, after in itertools.pairwise(times):
-        velocity = _network(path)(x, torch.full((2,), now))
-        x = x + (path.at(after)[1] - path.at(now)[1]) * velocity
+        velocity = _network(schedule)(x, torch.full((2,), now))
+        x = x + (schedule.at(after)[1] - schedule.at(now)[1]) * velocity
     assert float((final - x).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize(("name", "kind"), [("flow", "flow_prediction"), ("cosine_continuous", "v_prediction")])
 def test_after_a_start_in_noise_alone_dpm_solver_has_no_slope_to_go_by(name: str, kind: str) -> None:
     """The stride in λ from α = 0 is infinite: of three steps the second is of first order too, which is DDIM."""
-    path = schedule(name, 1000, kind)
-    ours, ddim = (sample(_network(path), path, Sampling(s, 3), _start(), SEEDS) for s in ("dpmsolver++", "ddim"))
+    schedule = named_schedule(name, 1000, kind)
+    ours, ddim = (
+        sample(_network(schedule), schedule, Sampling(s, 3), _start(), SEEDS) for s in ("dpmsolver++", "ddim")
+    )
     assert float((ours - ddim).abs().max()) < 1e-12
-    ours, ddim = (sample(_network(path), path, Sampling(s, 4), _start(), SEEDS) for s in ("dpmsolver++", "ddim"))
+    ours, ddim = (
+        sample(_network(schedule), schedule, Sampling(s, 4), _start(), SEEDS) for s in ("dpmsolver++", "ddim")
+    )
     assert float((ours - ddim).abs().max()) > 1e-3
 
 
 def test_dpm_solver_is_of_second_order_where_ddim_is_of_first() -> None:
     """Against 1000 steps of the smooth problem of one Gaussian, whose x̂_0 is linear in x."""
-    path = schedule("cosine_continuous", 1000, "sample")
+    schedule = named_schedule("cosine_continuous", 1000, "sample")
 
     def gaussian(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha, sigma = path.coefficients(t, x)
+        alpha, sigma = schedule.coefficients(t, x)
         return 0.25 * alpha * x / (0.25 * alpha**2 + sigma**2)
 
-    truth = sample(gaussian, path, Sampling("ddim", 1000), _start(), SEEDS)
+    truth = sample(gaussian, schedule, Sampling("ddim", 1000), _start(), SEEDS)
     error = {
-        name: float((sample(gaussian, path, Sampling(name, 20), _start(), SEEDS) - truth).abs().max())
+        name: float((sample(gaussian, schedule, Sampling(name, 20), _start(), SEEDS) - truth).abs().max())
         for name in ("ddim", "dpmsolver++")
     }
     assert error["dpmsolver++"] < 0.35 * error["ddim"]
@@ -213,14 +219,14 @@ def test_dpm_solver_is_of_second_order_where_ddim_is_of_first() -> None:
 @pytest.mark.parametrize(("path_name", "kind"), PAIRS)
 @pytest.mark.parametrize("steps", [1, 2, 5, 30])
 def test_the_ideal_denoiser_of_one_picture_brings_it_back(name: str, path_name: str, kind: str, steps: int) -> None:
-    path = schedule(path_name, 1000, kind)
+    schedule = named_schedule(path_name, 1000, kind)
     picture = torch.from_numpy(np.random.default_rng(5).uniform(-1, 1, SHAPE))
-    ideal = IdealDenoiser(path, picture[None])
+    ideal = IdealDenoiser(schedule, picture[None])
     for spacing in SPACINGS:
-        if (spacing == "leading" and path.zero_terminal_snr) or (spacing == "linspace" and steps == 1):
+        if (spacing == "leading" and schedule.zero_terminal_snr) or (spacing == "linspace" and steps == 1):
             continue
         for scale in (0.0, 1.0, 30.0):  # any noise, not only a normal one
-            final = sample(ideal, path, Sampling(name, steps, spacing), scale * _start(), SEEDS)
+            final = sample(ideal, schedule, Sampling(name, steps, spacing), scale * _start(), SEEDS)
             assert float((final - picture).abs().max()) < 1e-5
 
 
@@ -229,8 +235,8 @@ def test_in_float32_one_picture_comes_back_too() -> None:
     for name, kind, sampler in itertools.product(["cosine", "flow"], ["v_prediction", "flow_prediction"], SAMPLERS):
         if (name == "flow") != (kind == "flow_prediction"):
             continue
-        path = schedule(name, 1000, kind)
-        final = sample(IdealDenoiser(path, picture), path, Sampling(sampler, 20), _start().float(), SEEDS)
+        schedule = named_schedule(name, 1000, kind)
+        final = sample(IdealDenoiser(schedule, picture), schedule, Sampling(sampler, 20), _start().float(), SEEDS)
         assert final.dtype == torch.float32 and float((final - picture).abs().max()) < 1e-5
 
 
@@ -246,18 +252,18 @@ def test_spaced_timesteps_are_diffusers_for_every_number_of_steps(spacing: str) 
 
 def test_after_a_clamp_the_step_points_at_the_clamped_picture() -> None:
     """One step of DDIM by hand: a network whose ε would lead to x̂_0 = 30 is clamped to 1, and ε must follow."""
-    path = schedule("scaled_linear", 1000, "epsilon")
+    schedule = named_schedule("scaled_linear", 1000, "epsilon")
     plan = Sampling("ddim", 2, thresholding=Thresholding("static", 1.0))
     seen: list[torch.Tensor] = []
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         seen.append(x)
-        alpha, sigma = path.coefficients(t, x)
+        alpha, sigma = schedule.coefficients(t, x)
         return (x - alpha * 30.0) / sigma
 
-    final = sample(denoise, path, plan, _start(), SEEDS)
-    first, second = plan.timesteps(path)
-    (alpha, sigma), (alpha_next, sigma_next) = path.at(first), path.at(second)
+    final = sample(denoise, schedule, plan, _start(), SEEDS)
+    first, second = plan.timesteps(schedule)
+    (alpha, sigma), (alpha_next, sigma_next) = schedule.at(first), schedule.at(second)
     wanted = alpha_next * 1.0 + sigma_next * (_start() - alpha * 1.0) / sigma
     assert float((seen[1] - wanted).abs().max()) < 1e-12
     assert torch.equal(final, torch.ones_like(final))
@@ -275,7 +281,7 @@ def test_dynamic_thresholding_scales_each_picture_by_its_own_quantile() -> None:
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 @pytest.mark.parametrize("mode", ["off", "static", "dynamic"])
 def test_what_is_not_finite_is_told_of_before_a_clamp_can_hide_it(bad: float, mode: str) -> None:
-    path = schedule("cosine", 1000, "v_prediction")
+    schedule = named_schedule("cosine", 1000, "v_prediction")
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         out = torch.zeros_like(x)
@@ -284,18 +290,18 @@ def test_what_is_not_finite_is_told_of_before_a_clamp_can_hide_it(bad: float, mo
         return out
 
     with pytest.raises(NonFiniteError, match=r"step 3 of 4, timestep 499, 1 of 48 values .* absmax \d"):
-        sample(denoise, path, Sampling("ddim", 4, thresholding=Thresholding(mode)), _start(), SEEDS)
+        sample(denoise, schedule, Sampling("ddim", 4, thresholding=Thresholding(mode)), _start(), SEEDS)
 
 
 def test_statistics_of_every_step_say_what_was_seen() -> None:
-    path = schedule("scaled_linear", 1000, "epsilon")
+    schedule = named_schedule("scaled_linear", 1000, "epsilon")
     plan = Sampling("ddim", 5, thresholding=Thresholding("static", 1.0))
     rows: list[StepStatistics] = []
-    plain = sample(lambda x, t: torch.zeros_like(x), path, plan, _start(), SEEDS)
-    watched = sample(lambda x, t: torch.zeros_like(x), path, plan, _start(), SEEDS, rows.append)
+    plain = sample(lambda x, t: torch.zeros_like(x), schedule, plan, _start(), SEEDS)
+    watched = sample(lambda x, t: torch.zeros_like(x), schedule, plan, _start(), SEEDS, rows.append)
     assert torch.equal(plain, watched)
-    assert [(row.step, row.timestep) for row in rows] == list(enumerate(plan.timesteps(path), start=1))
-    start, clean = _start(), _start() / path.at(999)[0]
+    assert [(row.step, row.timestep) for row in rows] == list(enumerate(plan.timesteps(schedule), start=1))
+    start, clean = _start(), _start() / schedule.at(999)[0]
     assert rows[0].x.std == pytest.approx(float(start.std(correction=0)))
     assert (rows[0].x.min, rows[0].x.max) == (float(start.min()), float(start.max()))
     assert rows[0].clean.absmax == pytest.approx(float(clean.abs().max()))  # before the clamp
@@ -305,15 +311,15 @@ def test_statistics_of_every_step_say_what_was_seen() -> None:
 
 @pytest.mark.parametrize("plan", [Sampling("ddpm", 6), Sampling("ddim", 6, eta=0.5), Sampling("dpmsolver++", 6)])
 def test_a_picture_is_its_seeds_own_whatever_it_is_drawn_with(plan: Sampling) -> None:
-    path = schedule("cosine", 1000, "v_prediction")
+    schedule = named_schedule("cosine", 1000, "v_prediction")
     many = [3, 4, 5, 6]
     dynamic = Sampling(plan.sampler, plan.steps, eta=plan.eta, thresholding=Thresholding("dynamic", 0.5))
     for one in (plan, dynamic):
-        together = sample(_network(path), path, one, _start(many), many)
-        assert torch.equal(together, sample(_network(path), path, one, _start(many), many))
+        together = sample(_network(schedule), schedule, one, _start(many), many)
+        assert torch.equal(together, sample(_network(schedule), schedule, one, _start(many), many))
         assert not torch.equal(together[0], together[1])
         for index in (2, 0):
-            alone = sample(_network(path), path, one, _start([many[index]]), [many[index]])
+            alone = sample(_network(schedule), schedule, one, _start([many[index]]), [many[index]])
             assert torch.equal(alone[0], together[index])
 
 
@@ -337,8 +343,8 @@ def test_noise_of_another_step_or_seed_is_other_noise() -> None:
         (lambda: spaced_timesteps(1000, 0, "leading"), "received 0"),
         (lambda: spaced_timesteps(1000, 1, "linspace"), "trailing"),
         (lambda: spaced_timesteps(1000, 10, "karras"), "karras"),
-        (lambda: Sampling("ddim", 10, "leading").timesteps(schedule("flow", 1000, "sample")), "pure noise"),
-        (lambda: Sampling("dpmsolver++", 1000, "linspace").timesteps(schedule("cosine", 1000, "sample")), "999"),
+        (lambda: Sampling("ddim", 10, "leading").timesteps(named_schedule("flow", 1000, "sample")), "pure noise"),
+        (lambda: Sampling("dpmsolver++", 1000, "linspace").timesteps(named_schedule("cosine", 1000, "sample")), "999"),
     ],
 )
 def test_a_plan_that_cannot_be_followed_is_refused(make: Callable[[], object], rule: str) -> None:
@@ -347,6 +353,6 @@ def test_a_plan_that_cannot_be_followed_is_refused(make: Callable[[], object], r
 
 
 def test_a_seed_too_few_is_refused() -> None:
-    path = schedule("cosine", 1000, "sample")
+    schedule = named_schedule("cosine", 1000, "sample")
     with pytest.raises(RequestError, match="2 pictures and 1 seeds"):
-        sample(_network(path), path, Sampling("ddim", 2), _start(), [1])
+        sample(_network(schedule), schedule, Sampling("ddim", 2), _start(), [1])

@@ -11,32 +11,39 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.diffusion.paths import Path
 from bottega.diffusion.predictions import convert, error_scale
 from bottega.diffusion.process import add_noise
+from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import RequestError
 
 
 class IdealDenoiser:
-    """E[prediction | x_t] where x_0 is one of N pictures, each as likely: what the loss of a training run tends to.
+    """E[prediction | x_t] where x_0 is one of N pictures, all equally likely: what training tends to.
 
-    E[x_0|x_t] = Σ_i w_i x_i with w = softmax(-|x_t - αx_i|²/2σ²). Karras et al. 2022, app. B.3. Computed
-    in float64, for at small σ the exponents are millions apart.
-    pictures: [N, …], finite. Called as a network is: (x [B, …], timesteps int64 [B]) -> the path's prediction, [B, …].
+    E[x_0|x_t] = Σ_i w_i x_i with w = softmax(-|x_t - αx_i|²/2σ²). Karras et al. 2022, app. B.3. Computed in float64,
+    for at small σ the exponents are millions apart.
+
+    Called as a network is: (x [B, …], timesteps int64 [B]) -> what the schedule's prediction type names, [B, …].
+
+    Args:
+        schedule: of the training.
+        pictures: [N, …], finite.
     """
 
-    def __init__(self, path: Path, pictures: torch.Tensor) -> None:
+    def __init__(self, schedule: NoiseSchedule, pictures: torch.Tensor) -> None:
         if len(pictures) < 1:
             raise RequestError("the ideal denoiser needs at least one picture, received none")
-        self.path = path
+        self.schedule = schedule
         self.flat = pictures.detach().double().flatten(1)  # [N, D]
         self.squares = self.flat.square().sum(1)  # [N]
 
     def clean(self, x: torch.Tensor, timesteps: torch.Tensor, among: torch.Tensor | None = None) -> torch.Tensor:
-        """E[x_0 | x_t], float64, of x's shape [B, …]. among: bool [B, N], the pictures that each may be; all if
-        None."""
+        """E[x_0 | x_t], float64 [B, …], of noised x [B, …].
+
+        among: bool [B, N], the pictures that each x may come from; None: all.
+        """
         flat = x.double().flatten(1)  # [B, D]
-        alpha, sigma = self.path.coefficients(timesteps, flat)  # [B, 1]
+        alpha, sigma = self.schedule.coefficients(timesteps, flat)  # [B, 1]
         # |x|² is the same for all i and leaves the softmax as it is
         logits = (alpha * (flat @ self.flat.T) - 0.5 * alpha**2 * self.squares) / sigma**2  # [B, N]
         if among is not None:
@@ -46,14 +53,14 @@ class IdealDenoiser:
     def __call__(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What a perfectly trained network would return."""
         noised = x.double()
-        alpha, sigma = self.path.coefficients(timesteps, noised)
+        alpha, sigma = self.schedule.coefficients(timesteps, noised)
         clean = self.clean(x, timesteps)
-        return convert("sample", self.path.prediction_type, clean, noised, alpha, sigma).to(x.dtype)
+        return convert("sample", self.schedule.prediction_type, clean, noised, alpha, sigma).to(x.dtype)
 
 
 @torch.no_grad()
 def loss_floor(
-    path: Path,
+    schedule: NoiseSchedule,
     pictures: torch.Tensor,
     noise: torch.Tensor,
     *,
@@ -61,31 +68,41 @@ def loss_floor(
     prediction_type: str | None = None,
     captions: torch.Tensor | None = None,
 ) -> npt.NDArray[np.float64]:
-    """The least mean squared error that any network can reach on this set, by timestep bin: float64 [bins].
+    """The least mean squared error that any network can reach on this set, by timestep bin.
 
-    Monte Carlo over `noise` [M, …]: in every bin the m-th noise meets picture m mod N at the m-th of M timesteps spread
-    over the bin; exactly 0 for one picture. Bin b holds the timesteps with ⌊t·bins/T⌋ = b. The mean over bins of equal
-    size is the floor of a training with uniform timesteps.
-    prediction_type: in whose units, the path's own by default; epsilon makes runs of any prediction comparable.
-    captions: int64 [N], equal for pictures of the same caption, where the network is told it; it then has to tell apart
-    only those.
-    Raises RequestError for shapes that do not match or more bins than timesteps.
+    Monte Carlo: in every bin the m-th noise meets picture m mod N at the m-th of M timesteps that are spread evenly
+    over the bin. The mean over bins of equal size is the floor of a training with uniform timesteps.
+
+    Args:
+        schedule: of the training.
+        pictures: [N, …].
+        noise: standard normal, [M, …].
+        bins: bin b holds the timesteps with ⌊t·bins/T⌋ = b.
+        prediction_type: in whose units; the schedule's own by default. epsilon makes runs of any type comparable.
+        captions: int64 [N], equal for pictures of the same caption, where the network is given it: it then has to tell
+            apart only those.
+
+    Returns:
+        float64 [bins]; exactly 0 for one picture.
+
+    Raises:
+        RequestError: shapes that do not match, or more bins than timesteps.
     """
     if noise.shape[1:] != pictures.shape[1:] or len(noise) < 1:
         raise RequestError(f"noise has the pictures' shape, {[*pictures.shape[1:]]}, received {[*noise.shape]}")
-    if not 1 <= bins <= path.timesteps:
-        raise RequestError(f"the timesteps are put into 1 … {path.timesteps} bins, received {bins}")
-    ideal = IdealDenoiser(path, pictures)
+    if not 1 <= bins <= schedule.timesteps:
+        raise RequestError(f"the timesteps are put into 1 … {schedule.timesteps} bins, received {bins}")
+    ideal = IdealDenoiser(schedule, pictures)
     draws = len(noise)
     which = torch.arange(draws, device=pictures.device) % len(pictures)  # [M]
     clean = pictures.double()[which]  # [M, …]
     among = None if captions is None else captions[which, None] == captions  # [M, N]
-    edges = [-(-b * path.timesteps // bins) for b in range(bins + 1)]
+    edges = [-(-b * schedule.timesteps // bins) for b in range(bins + 1)]
     floors = np.empty(bins)
     for b, (first, end) in enumerate(itertools.pairwise(edges)):
         timesteps = first + torch.arange(draws, device=pictures.device) * (end - first) // draws
-        alpha, sigma = path.coefficients(timesteps, clean)
+        alpha, sigma = schedule.coefficients(timesteps, clean)
         noised = add_noise(clean, noise.to(clean), alpha, sigma)
-        scale = error_scale(prediction_type or path.prediction_type, alpha, sigma)
+        scale = error_scale(prediction_type or schedule.prediction_type, alpha, sigma)
         floors[b] = float((scale * (ideal.clean(noised, timesteps, among) - clean)).square().mean())
     return floors

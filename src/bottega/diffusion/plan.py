@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bottega.diffusion.paths import Path
+from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import RequestError
 
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
@@ -17,8 +17,14 @@ THRESHOLDINGS = ("off", "static", "dynamic")
 def spaced_timesteps(timesteps: int, steps: int, spacing: str) -> list[int]:
     """`steps` falling timesteps of 0 … timesteps-1, spaced as diffusers does. Lin et al. 2024, table 2.
 
-    leading: every ⌊T/steps⌋-th from 0 (its first is not T-1); trailing: back from T-1; linspace: both ends.
-    Raises RequestError for more steps than timesteps, or linspace in 1 step, which would be timestep 0 alone.
+    Args:
+        timesteps: T, of training.
+        steps: how many.
+        spacing: leading: every ⌊T/steps⌋-th from 0 (its first is not T-1); trailing: back from T-1; linspace: both
+            ends.
+
+    Raises:
+        RequestError: more steps than timesteps, or linspace in 1 step, which would be timestep 0 alone.
     """
     if spacing not in SPACINGS:
         raise RequestError(f"spacing is one of {', '.join(SPACINGS)}, received {spacing!r}")
@@ -27,7 +33,8 @@ def spaced_timesteps(timesteps: int, steps: int, spacing: str) -> list[int]:
     if spacing == "leading":
         return [i * (timesteps // steps) for i in reversed(range(steps))]
     if spacing == "trailing":
-        # their arange, to the same rounding of a half; over fractions it sometimes has one more, timestep -1
+        # diffusers' arange, so that halves round the same way. Over fractions of a timestep it sometimes has one value
+        # too many, timestep -1: hence the cut.
         return [int(t) - 1 for t in np.round(np.arange(timesteps, 0, -timesteps / steps))[:steps]]
     if steps == 1:
         raise RequestError("linspace has two ends and needs at least 2 steps, received 1; take spacing trailing")
@@ -38,10 +45,12 @@ def spaced_timesteps(timesteps: int, steps: int, spacing: str) -> list[int]:
 class Thresholding:
     """What is done to x̂_0 before each step; ε is derived again from what is left.
 
-    mode: off; static: clamped to ±limit (Ho et al. 2020, in their code); dynamic: per picture, clamped to ±s with s the
-    `quantile` of |x̂_0| but at least limit, then scaled by limit/s (Saharia et al. 2022, sec. 2.3, limit = 1 there).
-    limit: the range of the clean latents, their largest absolute value in training; > 0.
-    quantile: in (0, 1], for dynamic only.
+    Attributes:
+        mode: off; static: clamped to ±limit (Ho et al. 2020, in their code); dynamic: per picture, clamped to ±s with s
+            the `quantile` of |x̂_0| but at least limit, then scaled by limit/s (Saharia et al. 2022, sec. 2.3, with
+            limit = 1).
+        limit: the range of the clean latents, their largest absolute value in training; > 0.
+        quantile: in (0, 1], for dynamic only.
     """
 
     mode: str = "off"
@@ -62,10 +71,14 @@ class Thresholding:
 
 @dataclass(frozen=True)
 class Sampling:
-    """One way down a path.
+    """How to go from noise to a picture.
 
-    sampler: ddpm (ancestral, posterior variance), ddim, dpmsolver++ (2M). steps: calls of the network, 1 … T.
-    spacing: one of `SPACINGS`. eta: 0 … 1, ddim's share of the posterior variance: 0 draws no noise, 1 is ddpm.
+    Attributes:
+        sampler: ddpm (ancestral, posterior variance), ddim, or dpmsolver++ (2M).
+        steps: calls of the network, 1 … T.
+        spacing: one of `SPACINGS`, see `spaced_timesteps`.
+        eta: 0 … 1, ddim's share of the posterior variance: 0 draws no noise, 1 is ddpm.
+        thresholding: what is done to x̂_0 before each step.
     """
 
     sampler: str
@@ -82,22 +95,25 @@ class Sampling:
         if self.eta and self.sampler != "ddim":
             raise RequestError(f"eta belongs to ddim, received {self.eta} with {self.sampler}; leave it out")
 
-    def timesteps(self, path: Path) -> list[int]:
-        """The timesteps at which the network is asked, falling; the step after the last one ends at the clean picture.
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The timesteps at which the network is called, falling; the step after the last ends at the clean picture.
 
-        dpmsolver++ divides the path into steps + 1 and leaves out the last, t = 0, as diffusers does, for leading and
-        linspace. Raises RequestError for a number of steps or a spacing that this path cannot have.
+        For leading and linspace, dpmsolver++ takes steps + 1 timesteps and leaves out the last, t = 0, as diffusers
+        does.
+
+        Raises:
+            RequestError: a number of steps or a spacing that this schedule cannot have.
         """
-        if self.spacing == "leading" and path.zero_terminal_snr:
+        if self.spacing == "leading" and schedule.zero_terminal_snr:
             raise RequestError(
-                f"on the schedule {path.name} only the last timestep is pure noise, and spacing leading does not begin "
-                "there; take spacing trailing"
+                f"on the schedule {schedule.name} only the last timestep is pure noise, and spacing leading does not "
+                "begin there; take spacing trailing"
             )
         if self.sampler == "dpmsolver++" and self.spacing != "trailing":
-            if self.steps >= path.timesteps:
+            if self.steps >= schedule.timesteps:
                 raise RequestError(
-                    f"dpmsolver++ with spacing {self.spacing} takes 1 … {path.timesteps - 1} steps on this schedule, "
-                    f"received {self.steps}"
+                    f"dpmsolver++ with spacing {self.spacing} takes 1 … {schedule.timesteps - 1} steps on this "
+                    f"schedule, received {self.steps}"
                 )
-            return spaced_timesteps(path.timesteps, self.steps + 1, self.spacing)[:-1]
-        return spaced_timesteps(path.timesteps, self.steps, self.spacing)
+            return spaced_timesteps(schedule.timesteps, self.steps + 1, self.spacing)[:-1]
+        return spaced_timesteps(schedule.timesteps, self.steps, self.spacing)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from bottega.diffusion.paths import PREDICTIONS
 from bottega.diffusion.process import prediction_target
+from bottega.diffusion.schedule import PREDICTION_TYPES
 from bottega.runtime.errors import RequestError
 
 Array = TypeVar("Array")
@@ -58,7 +58,7 @@ def convert(source: str, target: str, prediction: Array, noised: Array, alpha: A
 
     Raises RequestError where the conversion is singular: out of epsilon at α = 0, out of sample at σ = 0.
     """
-    if source == target and source in PREDICTIONS:
+    if source == target and source in PREDICTION_TYPES:
         return prediction
     clean = to_clean(source, prediction, noised, alpha, sigma)
     noise = to_noise(source, prediction, noised, alpha, sigma)
@@ -84,7 +84,7 @@ def error_scale(prediction_type: str, alpha: Any, sigma: Any) -> Any:
 def _sample(prediction_type: str, value: Any) -> Any:
     """The last of the types, or none of them."""
     if prediction_type != "sample":
-        raise RequestError(f"prediction_type is one of {', '.join(PREDICTIONS)}, received {prediction_type!r}")
+        raise RequestError(f"prediction_type is one of {', '.join(PREDICTION_TYPES)}, received {prediction_type!r}")
     return value
 
 

@@ -1,8 +1,10 @@
-"""Samplers as functions of (denoiser, path, plan, start, seeds): from noise to clean latents, and what was seen.
+"""Samplers as functions of (denoiser, schedule, plan, start, seeds): from noise to clean latents, and what was seen.
 
-Every sampler works on x̂_0 and on x alone, so all predictions and paths share it: the prediction becomes x̂_0, x̂_0 is
-tested and thresholded, and ε̂ = (x - αx̂_0)/σ is derived from what is left. Were the network's own ε kept, the step would
-point at another picture than x̂_0. Legend: B pictures, [B, …] latents; (α, σ) here, (α', σ') after the step.
+Every sampler works on x̂_0 and on x alone, so all prediction types and schedules share it: the prediction becomes x̂_0,
+x̂_0 is tested and thresholded, and ε̂ = (x - αx̂_0)/σ is derived from what is left. If the network's own ε were kept, the
+step would point at another picture than x̂_0.
+
+Legend: B pictures, [B, …] latents; (α, σ) here, (α', σ') after the step.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bottega.diffusion.paths import Path
 from bottega.diffusion.plan import Sampling, Thresholding
 from bottega.diffusion.predictions import to_clean
+from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 
@@ -37,9 +39,14 @@ class Moments:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """What a sampler saw at one step: x as it came, x̂_0 before thresholding, and the share of x̂_0 that was clamped.
+    """What a sampler saw at one step.
 
-    step counts from 1; timestep is the path's.
+    Attributes:
+        step: counts from 1.
+        timestep: of the schedule.
+        x: the latents before the step.
+        clean: x̂_0 before thresholding.
+        clamped: the share of the values of x̂_0 that thresholding clamped, 0 … 1.
     """
 
     step: int
@@ -51,7 +58,8 @@ class StepStatistics:
 
 def moments(values: torch.Tensor) -> Moments:
     """Statistics of a tensor of any shape, computed in float32 or better."""
-    values = values if values.dtype == torch.float64 else values.float()
+    if values.dtype != torch.float64:
+        values = values.float()
     low, high = (float(v) for v in values.aminmax())
     absmax = max(abs(low), abs(high))
     return Moments(low, high, float(values.mean()), float(values.std(correction=0)), absmax)
@@ -60,7 +68,10 @@ def moments(values: torch.Tensor) -> Moments:
 def seeded_noise(seeds: Sequence[int], step: int, like: torch.Tensor | Sequence[int]) -> torch.Tensor:
     """Standard normal [B, …], a function of each picture's seed and the step alone; step 0 is the start.
 
-    like: the shape of one picture (float32 on the CPU), or a batch whose shape, dtype and device are taken.
+    Args:
+        seeds: one a picture.
+        step: of the sampler, from 1; 0 for the noise that it starts from.
+        like: the shape of one picture (float32 on the CPU), or a batch whose shape, dtype and device are taken.
     """
     shape = like.shape[1:] if isinstance(like, torch.Tensor) else like
     noise = torch.stack([torch.randn(*shape, generator=torch_generator("sampling", seed, step)) for seed in seeds])
@@ -70,28 +81,37 @@ def seeded_noise(seeds: Sequence[int], step: int, like: torch.Tensor | Sequence[
 @torch.no_grad()
 def sample(
     denoise: Denoiser,
-    path: Path,
+    schedule: NoiseSchedule,
     plan: Sampling,
     start: torch.Tensor,
     seeds: Sequence[int],
     watch: Callable[[StepStatistics], None] | None = None,
 ) -> torch.Tensor:
-    """Noise [B, …] -> clean latents [B, …] of the same dtype; a picture depends on its own seed and start alone.
+    """Noise to clean latents; a picture depends on its own seed and start alone.
 
-    denoise: (x [B, …], timesteps int64 [B]) -> what the path's prediction_type names, [B, …].
-    start: standard normal, `seeded_noise(seeds, 0, shape)`; seeds: one a picture, for the noise of later steps.
-    watch: called at every step with what was seen.
-    Raises NonFiniteError where x̂_0 is not finite, before any clamp could hide it.
+    Args:
+        denoise: the network, (x [B, …], timesteps int64 [B]) -> what the schedule's prediction type names, [B, …].
+        schedule: of its training.
+        plan: sampler, steps, spacing and thresholding.
+        start: standard normal [B, …], `seeded_noise(seeds, 0, shape)`.
+        seeds: one a picture, for the noise of later steps.
+        watch: called at every step with what was seen.
+
+    Returns:
+        Latents [B, …] in the dtype of `start`.
+
+    Raises:
+        NonFiniteError: x̂_0 is not finite; tested before any clamp could hide it.
     """
     if len(seeds) != len(start):
         raise RequestError(f"each picture has a seed of its own; received {len(start)} pictures and {len(seeds)} seeds")
-    times = plan.timesteps(path)
+    times = plan.timesteps(schedule)
     eta = 1.0 if plan.sampler == "ddpm" else plan.eta
     x, before = start, None
     for step, (now, after) in enumerate(itertools.pairwise([*times, -1]), start=1):
-        here, there = path.at(now), path.at(after)
+        here, there = schedule.at(now), schedule.at(after)
         prediction = denoise(x, torch.full((len(x),), now, device=x.device))
-        raw = to_clean(path.prediction_type, prediction, x, *here)
+        raw = to_clean(schedule.prediction_type, prediction, x, *here)
         _refuse_non_finite(raw, x, f"step {step} of {len(times)}, timestep {now}")
         clean, share = threshold(raw, plan.thresholding)
         if watch is not None:
@@ -110,7 +130,7 @@ def ancestral_step(
 ) -> torch.Tensor:
     """x' = α'x̂_0 + √(σ'² - s²) ε̂ + s z, with s = η (σ'/σ) √(σ² - (α/α')² σ'²). Song et al. 2021, eq. 12 and 16.
 
-    η = 0 is DDIM; η = 1 is DDPM with the posterior's variance β̃ (Ho et al. 2020, eq. 7), on any path (Kingma et al.
+    η = 0 is DDIM; η = 1 is DDPM with the posterior's variance β̃ (Ho et al. 2020, eq. 7), on any schedule (Kingma et al.
     2021, app. A). The part of the noise that is kept, σ'² - s² = σ'²(1 - η² + η²(ασ'/α'σ)²), is free of cancellation.
     noise: standard normal z; None where s = 0: at η = 0, and in the step to the clean picture, which returns x̂_0.
     """

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bottega.data.config import CocoConfig, ContentFolderConfig, Fill50KConfig
-from bottega.diffusion.paths import PREDICTIONS, SCHEDULES, Path, schedule
 from bottega.diffusion.plan import SAMPLERS, SPACINGS, THRESHOLDINGS, Sampling, Thresholding
+from bottega.diffusion.schedule import PREDICTION_TYPES, SCHEDULES, NoiseSchedule, named_schedule
 from bottega.runtime.config import NAME, Config, Resumable
 from bottega.runtime.errors import RequestError
 from bottega.training.config import NEW_RATE, NOT_LEARNED, OTHER_SUMS, STRETCHED, LoopConfig
@@ -152,7 +152,7 @@ class DiffusionConfig(Config):
     """The path from picture to noise, and what the network says of it."""
 
     schedule: Literal[SCHEDULES] = Field("flow", description="of the noise")  # type: ignore[valid-type]
-    prediction_type: Literal[PREDICTIONS] = Field("sample", description="what is predicted")  # type: ignore[valid-type]
+    prediction_type: Literal[PREDICTION_TYPES] = Field("sample", description="what is predicted")  # type: ignore[valid-type]
     timesteps: int = Field(1000, ge=2, description="T, of training")
     clean_weight: float = Field(
         0.0,
@@ -163,9 +163,9 @@ class DiffusionConfig(Config):
     )
 
     @property
-    def path(self) -> Path:
-        """The path of training."""
-        return schedule(str(self.schedule), self.timesteps, str(self.prediction_type))
+    def path(self) -> NoiseSchedule:
+        """The noise schedule of training."""
+        return named_schedule(str(self.schedule), self.timesteps, str(self.prediction_type))
 
     @model_validator(mode="after")
     def _works(self) -> Self:

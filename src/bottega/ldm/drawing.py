@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bottega.diffusion.paths import Path
 from bottega.diffusion.plan import Sampling
 from bottega.diffusion.sampling import StepStatistics, sample, seeded_noise
+from bottega.diffusion.schedule import NoiseSchedule
 from bottega.ldm.model import LatentDiffusion
 
 BATCH = 64
@@ -18,7 +18,7 @@ BATCH = 64
 @torch.no_grad()
 def draw_latents(
     model: LatentDiffusion,
-    path: Path,
+    path: NoiseSchedule,
     plan: Sampling,
     shape: Sequence[int],
     prompts: Sequence[str],

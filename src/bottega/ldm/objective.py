@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottega.diffusion.paths import Path as NoisePath
 from bottega.diffusion.process import add_noise, prediction_target
+from bottega.diffusion.schedule import NoiseSchedule
 from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.data import Sample
@@ -48,7 +48,7 @@ class LatentWorkload(Workload):
         self.recipe, self.module, self.model = recipe, model, model
         self.latents, self.samples, self.held_out = latents, samples, held_out
         self.course, self.device = course, device
-        self.path: NoisePath = recipe.diffusion.path
+        self.path: NoiseSchedule = recipe.diffusion.path
         self.fingerprint = {}
         self.resumable = resumable_settings(recipe, "stage")
         self.floor: list[float] | None = None

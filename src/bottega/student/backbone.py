@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from bottega.diffusion.process import as_epsilon, coefficients
+from bottega.diffusion.process import as_epsilon
 from bottega.diffusion.schedule import NoiseSchedule, from_scheduler_config
 from bottega.student.attach import Attachment
 
@@ -128,8 +128,9 @@ class Backbone:
 
     def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """ε, float32 [B, C, h, w], from the network's output: its first half where it also learned the variance."""
-        alpha, sigma = coefficients(self.schedule, timesteps)
-        return as_epsilon(self.schedule.prediction_type, self.prediction(output), noised, alpha, sigma)
+        prediction = self.prediction(output)
+        alpha, sigma = self.schedule.coefficients(timesteps, prediction)
+        return as_epsilon(self.schedule.prediction_type, prediction, noised, alpha, sigma)
 
     def prediction(self, output: torch.Tensor) -> torch.Tensor:
         """The half of the output [B, C_out, h, w] that predicts the mean, float32 [B, C, h, w]."""

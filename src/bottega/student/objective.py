@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottega.diffusion.process import add_noise, coefficients, effective_noise, min_snr_weight, prediction_target
+from bottega.diffusion.process import add_noise, effective_noise, min_snr_weight, prediction_target
 from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import MissingError
 from bottega.runtime.seeds import numpy_rng, torch_generator
@@ -188,7 +188,7 @@ class StyleWorkload(Workload):
         if self.config.min_snr_gamma is None:
             return 1.0
         schedule = self.backbone.schedule
-        alpha, sigma = coefficients(schedule, times, dimensions=1)
+        alpha, sigma = schedule.coefficients(times, times.float())
         return min_snr_weight(schedule.prediction_type, alpha, sigma, self.config.min_snr_gamma)
 
     def corrupt(
@@ -196,7 +196,7 @@ class StyleWorkload(Workload):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x_t and what the network should return for it, float32 [B, C, h, w], in the mode's way."""
         schedule = self.backbone.schedule
-        alpha, sigma = coefficients(schedule, times)
+        alpha, sigma = schedule.coefficients(times, noise)
         effective = self.path.noise(schedule, noise, content, target)
         noised = add_noise(target, effective, alpha, sigma)
         return noised, prediction_target(schedule.prediction_type, target, effective, alpha, sigma)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bottega.diffusion.process import add_noise, clean_estimate, coefficients
+from bottega.diffusion.process import add_noise, clean_estimate
 from bottega.runtime.seeds import derive, numpy_rng, torch_generator
 from bottega.student.backbone import Prefix
 from bottega.student.config import ValidationConfig
@@ -191,7 +191,7 @@ class Validation:
         noised = torch.stack([torch.randn(work.shape, generator=generator) for generator in drawn]).to(device)
         times = torch.full((len(rows),), start, device=device)
         if work.adapter.config.start == "content":
-            noised = add_noise(content, noised, *coefficients(work.backbone.schedule, times))
+            noised = add_noise(content, noised, *work.backbone.schedule.coefficients(times, noised))
         text, mask = work.text(rows, np.zeros(len(rows), dtype=bool))
         state = work.backbone.prefix(noised, times, text.to(device), mask.to(device), work.adapter.first_block)
         return Start(rows, state, content, target, noised, times)
@@ -200,7 +200,7 @@ class Validation:
         """⟨x̂_0 - z_target, w⟩ and ⟨w, w⟩ with w = z_content - z_target, float64 [B] each."""
         backbone = self.work.backbone
         epsilon = backbone.epsilon(output, part.noised, part.times)
-        clean = clean_estimate(part.noised, epsilon, *coefficients(backbone.schedule, part.times))
+        clean = clean_estimate(part.noised, epsilon, *backbone.schedule.coefficients(part.times, epsilon))
         way = (part.content - part.target).cpu().double()  # float64 is not on every device
         return (
             ((clean - part.target).cpu().double() * way).sum(dim=(1, 2, 3)),

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import PRESETS, Protocol
 
@@ -91,8 +90,7 @@ def schedule(steps: int, strength: float, sampler: str = "ddim") -> dict[str, An
         scheduler.set_timesteps(steps)
         made = [int(t) for t in scheduler.timesteps[(steps - calls) * scheduler.order :]]
         calls, first, last = len(made), made[0], made[-1]
-    betas = np.linspace(DDIM["beta_start"] ** 0.5, DDIM["beta_end"] ** 0.5, DDIM["num_train_timesteps"]) ** 2
-    signal = float(np.cumprod(1 - betas)[first])
+    signal = from_scheduler_config(DDIM).alpha_bar_at(first)
     return {
         "unet_calls": calls,
         "first_timestep": first,
