@@ -43,7 +43,7 @@ def write_log(path: Path, form: str, lines: int) -> None:
 
 def own(path: Path) -> int:
     """bottega's reader and its verdict."""
-    from bottega.doctor.training import examine
+    from bottega.doctor import examine
 
     verdict = examine(path)
     assert verdict.state in ("falling", "falling slowly", "plateaued"), verdict.state
@@ -76,9 +76,9 @@ def measured(method: str, path: Path) -> dict[str, float]:
 
 def once(method: str, path: Path) -> dict[str, float]:
     """What `measured` starts."""
-    import bottega.doctor.training
+    import bottega.doctor.verdict
 
-    assert bottega.doctor.training
+    assert bottega.doctor.verdict
     begun, wall = time.process_time(), time.perf_counter()
     last = {"own": own, "peer": peer}[method](path)
     took = {"seconds": time.process_time() - begun, "wall_seconds": time.perf_counter() - wall, "last_step": last}

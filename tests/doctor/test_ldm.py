@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from bottega.cli.main import main
-from bottega.doctor.show import words
-from bottega.doctor.training import Verdict, examine
+from bottega.doctor import Verdict, examine
+from bottega.doctor.terminal import words
 from bottega.ldm.objective import LatentWorkload
 from bottega.training.log import LOG, METRICS
 
@@ -134,7 +134,7 @@ def test_the_plain_log_of_such_a_run_leads_to_the_same_plan_and_commands(stopped
     assert command(verdict, "train")[-1] == str(stopped / "checkpoints" / "epoch-14-step-3")
 
 
-def test_a_set_whose_captions_tell_all_has_a_floor_of_nought_and_one_without_text_has_not(
+def test_a_set_whose_captions_tell_all_has_a_floor_of_zero_and_one_without_text_has_not(
     stopped: Path, tmp_path: Path
 ) -> None:
     told = examine(stopped).bins

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bottega.doctor.levels import Bins, level, require_prediction_type
-from bottega.doctor.show import page, words
-from bottega.doctor.training import examine
+from bottega.doctor import examine
+from bottega.doctor.levels import TimestepBins, level, require_prediction_type
+from bottega.doctor.terminal import page, words
 from bottega.ldm.data import red_circle
 from bottega.runtime.errors import RequestError
 
@@ -28,8 +28,8 @@ def row(step: int = 300, train: tuple[float, ...] = TRAIN, **others: tuple[float
     return told
 
 
-def bins(train: tuple[float, ...] = TRAIN, **others: tuple[float, ...]) -> Bins:
-    found = Bins.of(row(300, train, **others))
+def bins(train: tuple[float, ...] = TRAIN, **others: tuple[float, ...]) -> TimestepBins:
+    found = TimestepBins.of(row(300, train, **others))
     assert found is not None
     return found
 
@@ -88,7 +88,7 @@ def test_a_set_is_told_beside_its_floor_and_which_bins_lie_farthest_above_it() -
     assert "bins 2, 3 (low noise, which decides detail; middle noise, shape)" in wide
 
 
-def test_at_the_floor_or_beside_a_floor_of_nought_nothing_is_divided() -> None:
+def test_at_the_floor_or_beside_a_floor_of_zero_nothing_is_divided() -> None:
     at = level(0.03, None, False, bins(FLOOR, floor=FLOOR))
     assert "0 above the least possible 0.013 on this set (1 times it)" in at and "farthest" not in at
     assert "times" not in level(0.03, None, False, bins(floor=(0.0,) * 10))
@@ -100,10 +100,10 @@ def test_a_floor_that_the_loss_lies_below_is_none() -> None:
 
 
 def test_bins_that_are_not_all_there_are_no_bins() -> None:
-    assert Bins.of(None) is None and Bins.of({"step": 3}) is None
+    assert TimestepBins.of(None) is None and TimestepBins.of({"step": 3}) is None
     for odd in (None, "much", math.nan, -1.0, [1]):
-        assert Bins.of(row() | {"train_bin_3": odd}) is None
-        kept = Bins.of(row(floor=FLOOR) | {"floor_bin_9": odd})
+        assert TimestepBins.of(row() | {"train_bin_3": odd}) is None
+        kept = TimestepBins.of(row(floor=FLOOR) | {"floor_bin_9": odd})
         assert kept is not None and kept.floor is None
         assert level(0.03, None, False, kept).startswith("level unknown: the loss of a set")
 

@@ -33,9 +33,9 @@ def training(
     import shutil
     from json import dumps
 
+    from bottega.doctor import examine
     from bottega.doctor.levels import require_prediction_type
-    from bottega.doctor.show import page, words
-    from bottega.doctor.training import examine
+    from bottega.doctor.terminal import page, words
     from bottega.runtime.files import write_text
 
     verdict = examine(run, prediction_type=require_prediction_type(prediction_type), one_picture=one_picture)

@@ -159,7 +159,7 @@ def ldm(
 
 def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
     """What a person wants to know when a training has ended: where all lies, how it went, what next."""
-    from bottega.doctor.training import examine
+    from bottega.doctor import examine
 
     place = directory / done["checkpoint"]
     if done["resumed_from"] == done["steps"]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bottega.doctor.lines import real
+from bottega.doctor.logs.lines import to_float
 from bottega.runtime.errors import RequestError
 
-BINS = 10
+NUM_BINS = 10
 """Of the timesteps, in which `bottega train ldm` validates."""
 
 EPSILON_SHARE = {"epsilon": 1.0, "v_prediction": 1 / 2, "flow_prediction": 1 / 3}
@@ -41,13 +41,23 @@ LEVELS = (
 """What a network that learns one picture draws, down to which ε loss. Known of the red circle: above 0.1 nothing, about
 0.02 colours and outline, below 0.002 sharp; between them stand their geometric means."""
 
-SAMPLE_LEVELS = tuple(zip((0.2, 0.1, 0.032, 0.01, 0.0), (words for _, words in LEVELS), strict=True))
+SAMPLE_LEVELS = (
+    (0.2, "nothing to be seen yet"),
+    (0.1, "the first colours"),
+    (0.032, "colours and outline, no detail"),
+    (0.01, "nearly sharp"),
+    (0.0, "sharp"),
+)
 """The same for a network that predicts the picture, by the root mean square of its error as a share of the range: 14,
 20, 30 and 40 dB of PSNR. What `recipes/red_circle.yaml` drew on its way: at 0.13 a red blur, at 0.09 a soft disc, at
 0.04 a disc with stains, at 0.02 one that is nearly clean, below 0.01 nothing that is seen to be wrong. The best picture
 of a single grey is off by 0.38."""
 
-REGIONS = (("low noise, which decides detail", 3), ("middle noise, shape", 7), ("high noise, layout and colour", BINS))
+REGIONS = (
+    ("low noise, which decides detail", 3),
+    ("middle noise, shape", 7),
+    ("high noise, layout and colour", NUM_BINS),
+)
 """What bins of the timesteps decide of a picture, and the bin before which they end. A rule of thumb: Choi et al. 2022,
 arXiv 2204.00227, sec. 3, find coarse attributes, content and clean-up in this order on the way from noise."""
 
@@ -56,7 +66,7 @@ MOST = 0.5
 
 
 @dataclass(frozen=True)
-class Bins:
+class TimestepBins:
     """Mean losses of the last validation, by timestep bin from clean to noise: on training pictures, on held-out ones,
     and the least that is possible on the training set; None where the log has none."""
 
@@ -66,93 +76,106 @@ class Bins:
     floor: tuple[float, ...] | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any] | None) -> Bins | None:
+    def of(cls, row: Mapping[str, Any] | None) -> TimestepBins | None:
         """From a row of metrics.jsonl; None where it has no usable bins."""
-        told = {name: _ten(row or {}, name) for name in ("train", "val", "floor")}
-        if row is None or told["train"] is None:
+        if row is None:
             return None
-        return cls(real(row.get("step")), told["train"], told["val"], told["floor"])
+        train, held_out, floor = (_bins(row, name) for name in ("train", "val", "floor"))
+        return None if train is None else cls(to_float(row.get("step")), train, held_out, floor)
 
     @property
     def above(self) -> tuple[float, ...]:
-        """How far each bin lies above the least possible. Both are estimates: a difference below nought is none."""
-        return tuple(max(t - f, 0.0) for t, f in zip(self.train, self.floor or (0.0,) * BINS, strict=True))
+        """How far each bin lies above the least possible. Both are estimates: a difference below zero is none."""
+        floor = self.floor or (0.0,) * NUM_BINS
+        return tuple(max(t - f, 0.0) for t, f in zip(self.train, floor, strict=True))
 
     def farthest(self) -> str:
         """`bins 0, 1 (low noise, which decides detail), 71 % of it all`; empty where nothing lies above."""
         above = self.above
-        chosen = [b for b in range(BINS) if above[b] > 0 and above[b] >= MOST * max(above)]
+        chosen = [b for b in range(NUM_BINS) if above[b] > 0 and above[b] >= MOST * max(above)]
         if not chosen:
             return ""
-        ends = [0, *(end for _, end in REGIONS)]
-        where = [name for (name, end), begin in zip(REGIONS, ends, strict=False) if {*chosen} & {*range(begin, end)}]
-        share, (first, *_, last) = sum(above[b] for b in chosen) / sum(above), [*chosen, chosen[-1]]
-        run = last - first + 1 == len(chosen) > 2
-        bins = f"{first} to {last}" if run else ", ".join(map(str, chosen))
-        return f"bin{'s' * (len(chosen) > 1)} {bins} ({'; '.join(where)}), {share:.0%} of it all"
+        regions, begin = [], 0
+        for name, end in REGIONS:
+            if any(begin <= b < end for b in chosen):
+                regions.append(name)
+            begin = end
+        first, last = chosen[0], chosen[-1]
+        is_run = last - first + 1 == len(chosen) > 2
+        numbers = f"{first} to {last}" if is_run else ", ".join(map(str, chosen))
+        share = sum(above[b] for b in chosen) / sum(above)
+        return f"bin{'s' if len(chosen) > 1 else ''} {numbers} ({'; '.join(regions)}), {share:.0%} of it all"
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """What a table shows: a name and ten numbers."""
-        floor, above = (self.floor, self.above) if self.floor and any(self.floor) else (None, None)
-        found = [("train", self.train), ("held out", self.held_out), ("least", floor), ("above", above)]
-        return [
-            (name, [f"{v:.2g}".replace("e-0", "e-") if v > 1e-9 else "0" for v in bins])
-            for name, bins in found
-            if bins is not None
-        ]
+        rows = [("train", _numbers(self.train))]
+        if self.held_out is not None:
+            rows.append(("held out", _numbers(self.held_out)))
+        if self.floor and any(self.floor):
+            rows += [("least", _numbers(self.floor)), ("above", _numbers(self.above))]
+        return rows
 
 
 def level(
     loss: float | None,
     prediction_type: str | None,
     one_picture: bool,
-    bins: Bins | None = None,
-    span: float | None = None,
+    bins: TimestepBins | None = None,
+    latent_range: float | None = None,
 ) -> str:
-    """What the loss means: for one picture, whose best possible loss is nought, and a known target, by itself; for a
-    set beside the least possible, where the log has it. span: from the least to the greatest number of the picture."""
+    """What the loss means, in words.
+
+    Args:
+        loss: of late; None where none was finite.
+        prediction_type: of the network; None where it is not known.
+        one_picture: what is learned is one picture, whose best possible loss is zero: a loss has a meaning by itself.
+            That of a set is compared with the least possible, where the log has it.
+        bins: the last validation by timestep.
+        latent_range: from the least to the greatest number of the picture's latents.
+    """
     if loss is None:
         return "level unknown: no loss was finite"
     if not one_picture:
         if bins is None or bins.floor is None:
-            return "level unknown: the loss of a set of pictures has a floor above nought that the log does not tell"
-        return _beside_the_floor(bins)
-    kind = _ALIASES.get(str(prediction_type), prediction_type)
-    if kind is None:
+            return "level unknown: the loss of a set of pictures has a floor above zero that the log does not tell"
+        return _above_the_floor(bins, bins.floor)
+    if prediction_type is None:
         return "level unknown: the prediction type is not known (--prediction-type)"
+    kind = _ALIASES.get(prediction_type, prediction_type)
     if kind == "sample":
-        return _of_the_picture(loss, bins, span)
+        return _of_the_picture(loss, bins, latent_range)
     if kind not in EPSILON_SHARE:
         return f"level unknown: a loss of {kind} says nothing about that of the noise"
-    own = loss * EPSILON_SHARE[kind]
-    words = next(words for least, words in LEVELS if own >= least)
-    return f"{words}: the loss of the noise is {'' if kind == 'epsilon' else 'about '}{own:.2g}"
+    of_the_noise = loss * EPSILON_SHARE[kind]
+    about = "" if kind == "epsilon" else "about "
+    return f"{_meaning(of_the_noise, LEVELS)}: the loss of the noise is {about}{of_the_noise:.2g}"
 
 
-def _of_the_picture(loss: float, bins: Bins | None, span: float | None) -> str:
+def _of_the_picture(loss: float, bins: TimestepBins | None, latent_range: float | None) -> str:
     """The loss is the mean squared error of the picture; a validation's has no weights, as the loss of a step may."""
-    off = math.sqrt(loss if bins is None else _mean(bins.train))
-    share = off / (span or 2.0)
-    words = next(words for least, words in SAMPLE_LEVELS if share >= least)
-    of = "the latents' range" if span else "a range of -1 … 1, which the log does not tell"
+    error = math.sqrt(loss if bins is None else _mean(bins.train))
+    share = error / (latent_range or 2.0)
+    of = "the latents' range" if latent_range else "a range of -1 … 1, which the log does not tell"
     when = "" if bins is None else f", at step {bins.step:.0f}"
-    return f"{words}: the estimate of the picture is off by {100 * share:.2g} % of {of} (RMS{when})"
+    meaning = _meaning(share, SAMPLE_LEVELS)
+    return f"{meaning}: the estimate of the picture is off by {100 * share:.2g} % of {of} (RMS{when})"
 
 
-def _beside_the_floor(bins: Bins) -> str:
-    own, floor = _mean(bins.train), _mean(bins.floor or ())
+def _above_the_floor(bins: TimestepBins, floors: tuple[float, ...]) -> str:
+    own, floor = _mean(bins.train), _mean(floors)
     if own < BELOW * floor:
         return (
             f"level unknown: {own:.4g} at step {bins.step:.0f} lies below the floor in the log, {floor:.4g}: it is none"
         )
     times = f" ({own / floor:.3g} times it)" if floor > own / 1000 else ""
-    said = f"at step {bins.step:.0f} {own:.4g} on training pictures, {max(own - floor, 0.0):.4g} above the least "
-    said += f"possible {floor:.4g} on this set{times}"
+    text = f"at step {bins.step:.0f} {own:.4g} on training pictures, {max(own - floor, 0.0):.4g} above the least "
+    text += f"possible {floor:.4g} on this set{times}"
     if where := bins.farthest():
-        said += f"; farthest above: {where}"
+        text += f"; farthest above: {where}"
     if bins.held_out is not None and own > 0:
-        said += f"; held-out pictures {_mean(bins.held_out):.4g}, {_mean(bins.held_out) / own:.3g} times the training's"
-    return said
+        held_out = _mean(bins.held_out)
+        text += f"; held-out pictures {held_out:.4g}, {held_out / own:.3g} times the training's"
+    return text
 
 
 def require_prediction_type(name: str | None) -> str | None:
@@ -163,10 +186,20 @@ def require_prediction_type(name: str | None) -> str | None:
     return name
 
 
+def _meaning(value: float, levels: tuple[tuple[float, str], ...]) -> str:
+    """The words of the first level that the value reaches."""
+    return next(words for least, words in levels if value >= least)
+
+
 def _mean(values: tuple[float, ...]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _ten(row: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
-    values = tuple(real(row.get(f"{name}_bin_{b}")) for b in range(BINS))
+def _numbers(values: tuple[float, ...]) -> list[str]:
+    return [f"{value:.2g}".replace("e-0", "e-") if value > 1e-9 else "0" for value in values]
+
+
+def _bins(row: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+    """The ten numbers of that name; None where one is missing or no loss."""
+    values = tuple(to_float(row.get(f"{name}_bin_{b}")) for b in range(NUM_BINS))
     return values if all(math.isfinite(value) and value >= 0 for value in values) else None

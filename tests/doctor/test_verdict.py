@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bottega.cli.main import main
-from bottega.doctor.advice import WHAT_TO_DO
-from bottega.doctor.likeness import Likeness
-from bottega.doctor.show import braille, page, words
-from bottega.doctor.training import Verdict, examine
+from bottega.doctor import Verdict, examine
+from bottega.doctor.advice import REMEDIES
+from bottega.doctor.curve.lag_correlation import LagCorrelation
+from bottega.doctor.terminal import braille, page, words
 from bottega.runtime.findings import SEVERITIES, Severity
 from bottega.runtime.seeds import numpy_rng
 
@@ -225,14 +225,14 @@ KNOWN = {
     ),
     "a language model, still falling": Known(language, "falling slowly"),
     "plateau in a short, noisy log": Known(lambda s: plain(losses(s, 1500, settled, 32)), "plateaued"),
-    "a NaN that transformers writes as nought": Known(
+    "a NaN that transformers writes as zero": Known(
         lambda s: (
             f"{{'loss': {0.0 if i > 299 else v:.4f}, 'grad_norm': {'nan' if i > 299 else '1.2'}, 'epoch': {i / 50}}}"
             for i, v in enumerate(losses(s, 400, settled))
         ),
         "not finite",
     ),
-    "nought to the end": Known(lambda s: plain([*losses(s, 400, settled), *([0.0] * 100)]), "constant", 1.0),
+    "zero to the end": Known(lambda s: plain([*losses(s, 400, settled), *([0.0] * 100)]), "constant", 1.0),
     "resumed with a jump, a line an epoch": Known(resumed_by_epochs, "resumed with a jump", 0.5),
     "diverging, a line an epoch": Known(lambda s: epochs(averages(s, 40, lambda p: late(p, 30)), 50), "diverging", 0.8),
     "NaN to the end": Known(lambda s: plain(broken(losses(s, 2000, settled), 1500)), "not finite", 1.0),
@@ -313,13 +313,13 @@ def test_a_running_mean_under_another_name_is_known_and_not_accused_of_its_waves
 
 
 @pytest.mark.parametrize("share", [0.0, 0.8, 0.95])
-def test_the_likeness_of_neighbours_is_that_of_their_mean_and_not_of_their_course(share: float) -> None:
+def test_the_correlation_of_neighbours_is_that_of_their_mean_and_not_of_their_course(share: float) -> None:
     noise = numpy_rng("likeness").standard_normal(4000) * 0.3
     course = np.sin(np.linspace(0, 40, 4000)) + np.linspace(5, 0, 4000)
-    likeness = Likeness()
+    lag = LagCorrelation()
     for part in np.array_split(np.array(smoothed(list(noise), share)) / (1 - share) + course, 37):
-        likeness.take(part)
-    assert likeness.correlation == pytest.approx(share, abs=0.03)
+        lag.add(part)
+    assert lag.correlation == pytest.approx(share, abs=0.03)
 
 
 def test_not_enough_to_tell_says_what_is_sure_and_stands_beside_no_verdict(tmp_path: Path) -> None:
@@ -445,5 +445,5 @@ def test_the_command_prints_words_json_and_a_page(tmp_path: Path, capsys: pytest
 def test_every_state_has_its_advice_and_stands_in_the_docs() -> None:
     text = (Path(__file__).parents[2] / "docs" / "doctor-training.md").read_text(encoding="utf-8")
     states = {known.state for known in KNOWN.values()} | {"rising"}
-    assert states == set(WHAT_TO_DO) & set(SEVERITIES)
+    assert states == set(REMEDIES) & set(SEVERITIES)
     assert [s for s in states if f"| **{s}** |" not in text] == []

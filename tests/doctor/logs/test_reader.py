@@ -13,11 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bottega.doctor import logs
-from bottega.doctor.course import Course
-from bottega.doctor.lines import parse, plan
-from bottega.doctor.logs import Log
-from bottega.doctor.training import examine
+from bottega.doctor import examine
+from bottega.doctor.curve import LossCurve
+from bottega.doctor.logs import LogReader, LogSummary, TrainingPlan, reader
+from bottega.doctor.logs.lines import parse, planned_lengths
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.seeds import numpy_rng
 from bottega.training.trends import Blocks
@@ -92,7 +91,7 @@ def test_a_loss_that_is_no_number_is_kept_as_such(value: str) -> None:
         "loss: 3/10",
     ],
 )
-def test_what_is_no_loss_of_now_is_not_taken_for_one(line: str) -> None:
+def test_what_is_not_a_current_loss_is_not_taken_for_one(line: str) -> None:
     assert parse(line.encode()).loss is None
 
 
@@ -120,7 +119,7 @@ def test_a_line_of_a_validation_has_no_training_loss(line: str) -> None:
     assert row.loss is None and row.validation == 0.123
 
 
-def test_transformers_nought_for_a_nan_is_told_from_a_loss_of_nought() -> None:
+def test_transformers_zero_for_a_nan_is_told_from_a_loss_of_zero() -> None:
     for line in (
         "{'loss': 0.0, 'grad_norm': nan, 'learning_rate': 1e-05, 'epoch': 0.1}",
         "{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '1e-05', 'epoch': '0.1'}",
@@ -144,20 +143,23 @@ def test_transformers_nought_for_a_nan_is_told_from_a_loss_of_nought() -> None:
 )
 def test_a_line_gives_the_seconds_of_a_step_or_to_the_end(line: str, pace: float | None, left: float | None) -> None:
     row = parse(line.encode())
-    assert (row.pace, row.left) == (pytest.approx(pace) if pace else None, left)
+    assert (row.pace, row.seconds_left) == (pytest.approx(pace) if pace else None, left)
 
 
 def test_the_head_of_a_log_names_the_plan() -> None:
-    assert plan("  num epochs / epoch数: 200".encode()) == {"epochs": 200}
-    assert plan("  num batches per epoch / 1epochのバッチ数: 52".encode()) == {"per_epoch": 52}
-    assert plan(b"  Total optimization steps = 10400") == {"steps": 10400}
-    assert plan(b"  Total optimization steps = 10,400") == {"steps": 10400}
-    assert plan(b"Training starts at step 1, with total steps 10400 (warmup 200)") == {"steps": 10400}
+    assert planned_lengths("  num epochs / epoch数: 200".encode()) == {"epochs": 200}
+    assert planned_lengths("  num batches per epoch / 1epochのバッチ数: 52".encode()) == {"per_epoch": 52}
+    assert planned_lengths(b"  Total optimization steps = 10400") == {"steps": 10400}
+    assert planned_lengths(b"  Total optimization steps = 10,400") == {"steps": 10400}
+    assert planned_lengths(b"Training starts at step 1, with total steps 10400 (warmup 200)") == {"steps": 10400}
 
 
-def losses(log: Log) -> tuple[list[float], list[float]]:
-    points = list(log.points())
-    return [float(x) for p in points for x in p.steps], [float(x) for p in points for x in p.losses]
+def read(path: Path) -> tuple[LogSummary, list[float], list[float]]:
+    """What a log says, the steps and the losses."""
+    log = LogReader(path)
+    batches = list(log.batches())
+    steps = [float(x) for batch in batches for x in batch.steps]
+    return log.summary(), steps, [float(x) for batch in batches for x in batch.losses]
 
 
 @pytest.mark.parametrize(
@@ -189,40 +191,38 @@ def test_what_is_read_at_once_equals_what_is_read_line_by_line(
             print(form.format(**told), file=stream)
             if i % 2500 == 0:
                 print("INFO: checkpoint saved, val_loss: 0.5\nepoch done", file=stream)
-    quick = Log(path)
-    found = losses(quick)
-    monkeypatch.setattr(logs.Log, "_at_once", lambda self, block: None)
-    slow = Log(path)
-    assert np.array_equal(np.array(losses(slow)), np.array(found), equal_nan=True)
+    quick, *found = read(path)
+    monkeypatch.setattr(LogReader, "_read_at_once", lambda self, block, template: None)
+    slow, *each = read(path)
+    assert np.array_equal(np.array(each), np.array(found), equal_nan=True)
     assert found[1][:50] == [float(v) for v in values[:50]] and len(found[1]) == 9000
-    assert (quick.step, quick.epoch, quick.plan, quick.unit) == (slow.step, slow.epoch, slow.plan, slow.unit)
-    assert quick.seconds_per_step == slow.seconds_per_step
+    assert quick == slow
 
 
 def test_steps_within_epochs_are_counted_on(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"Epoch {e} [{b}/5] loss: 0.{e}{b}\n" for e in range(4) for b in range(1, 6)))
-    log = Log(path)
-    assert losses(log)[0] == [float(i) for i in range(1, 21)] and log.plan["per_epoch"] == 5 and not log.resumes
+    log, steps, _ = read(path)
+    assert steps == [float(i) for i in range(1, 21)] and log.plan.per_epoch == 5 and not log.resumes
     path.write_text("".join(f"batch {b}/5 loss: 0.{e}{b}\n" for e in range(4) for b in range(1, 6)))
-    log = Log(path)
-    assert losses(log)[0] == [float(i) for i in range(1, 21)] and not log.resumes
+    log, steps, _ = read(path)
+    assert steps == [float(i) for i in range(1, 21)] and not log.resumes
 
 
 def test_a_step_that_goes_back_is_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     steps = [*range(1, 31), *range(21, 51)]
     path.write_text("".join(f"step {s}/50 loss: 0.{s:03d}\n" for s in steps))
-    log = Log(path)
-    assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(30.0, 21.0)]
+    log, found, _ = read(path)
+    assert found == [float(s) for s in steps] and log.resumes == ((30.0, 21.0),)
 
 
 def test_a_line_an_epoch_with_its_bar_full_counts_on(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"Epoch {e}/200\n52/52 - 26s - loss: 0.{e:03d} - 500ms/step\n" for e in range(1, 31)))
-    log = Log(path)
-    assert losses(log)[0] == [52.0 * e for e in range(1, 31)]
-    assert log.plan == {"epochs": 200, "per_epoch": 52, "steps": 10400}
+    log, steps, _ = read(path)
+    assert steps == [52.0 * e for e in range(1, 31)]
+    assert log.plan == TrainingPlan(epochs=200, per_epoch=52, steps=10400)
 
 
 def test_the_steps_of_an_epoch_are_not_taken_for_the_plan(tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_a_resume_in_a_log_that_names_its_epochs_apart_is_no_new_epoch(tmp_path:
     said = [f"Beginning epoch {s // 50}...\n" * (s % 50 == 0) + f"(step={s:07d}) Train Loss: 0.5{s}\n" for s in steps]
     said[312] = "Beginning epoch 63...\nlooking for the newest checkpoint\n(step=0002970) Train Loss: 0.52970\n"
     path.write_text("".join(said))
-    log = Log(path)
-    assert losses(log)[0] == [float(s) for s in steps] and log.resumes == [(3120.0, 2970.0)]
+    log, found, _ = read(path)
+    assert found == [float(s) for s in steps] and log.resumes == ((3120.0, 2970.0),)
 
 
 def test_of_several_runs_in_one_file_the_last_is_judged(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_of_several_runs_in_one_file_the_last_is_judged(tmp_path: Path) -> None:
     rising = [f"step {s}/500 loss {0.1 * 1.01**s:.6f}\n" for s in range(1, 301)]
     path.write_text("".join([*rising, "Namespace(lr=1e-4)\n", *rising[:40], *falling]))
     verdict = examine(path)
-    assert verdict.state == "falling" and any("begin anew 2 times" in note for note in verdict.notes)
+    assert verdict.state == "falling" and any("begin again 2 times" in note for note in verdict.notes)
     assert len(verdict.curve) == 60 or verdict.curve[0][1] > 0.5  # nothing of the runs before
 
 
@@ -271,32 +271,32 @@ def test_a_summary_between_the_steps_is_no_step(tmp_path: Path) -> None:
     path.write_text(
         "loss: 0.9\n" + "".join(f"step {s} loss: 0.{s:03d}\n" for s in range(1, 31)) + "Epoch 1 loss: 0.5\n"
     )
-    log = Log(path)
-    assert losses(log)[0] == [1.0, *map(float, range(1, 31))] and log.unit == "step" and not log.resumes
+    log, steps, _ = read(path)
+    assert steps == [1.0, *map(float, range(1, 31))] and log.unit == "step" and not log.resumes
 
 
 def test_a_bar_that_is_redrawn_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"\r{s}/50 [00:01<00:02, loss=0.{s:03d}]" * 3 for s in range(1, 31)))
-    assert len(losses(Log(path))[1]) == 30
+    assert len(read(path)[2]) == 30
 
 
 def test_what_powershell_redirects_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes("\r\n".join(f"step {s}/50 loss: 0.{s:03d}" for s in range(1, 31)).encode("utf-16"))
-    assert len(losses(Log(path))[1]) >= 29
+    assert len(read(path)[2]) >= 29
 
 
 def test_a_last_line_that_breaks_off_is_left_out_and_told(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("".join(f"step {s}/50 loss: 0.5\n" for s in range(1, 31)) + "step 31/50 loss: 0.")
-    log = Log(path)
-    assert len(losses(log)[1]) == 30 and log.torn
+    log, _, losses = read(path)
+    assert len(losses) == 30 and log.is_torn
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
-    log = Log(path)
-    assert len(losses(log)[1]) == 2 and log.torn
+    log, _, losses = read(path)
+    assert len(losses) == 2 and log.is_torn
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}')
-    assert len(losses(Log(path))[1]) == 2
+    assert len(read(path)[2]) == 2
 
 
 def test_the_folder_of_a_run_leads_to_its_log_and_its_plan(tmp_path: Path) -> None:
@@ -306,19 +306,19 @@ def test_the_folder_of_a_run_leads_to_its_log_and_its_plan(tmp_path: Path) -> No
     (run / "training" / "train.log").write_text("step 30/120 Loss: 0.5000 lr 1e-3 grad 1 0.5 s 900 MB\n")
     (run / "recipe.yaml").write_text("data: {num_samples: 1}\n")
     for place in (run, run / "training", run / "training" / "metrics.jsonl"):
-        log = Log(place)
-        assert len(losses(log)[1]) == 30 and log.plan["steps"] == 120 and log.pictures == 1
+        log, _, losses = read(place)
+        assert len(losses) == 30 and log.plan.steps == 120 and log.num_pictures == 1
 
 
 def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"no file or folder .*nowhere; give a run directory"):
-        Log(tmp_path / "nowhere")
+        LogReader(tmp_path / "nowhere")
     with pytest.raises(MissingError, match=r"neither metrics.jsonl nor a \.log is there"):
-        Log(tmp_path)
+        LogReader(tmp_path)
     for name in ("a.log", "b.log"):
         (tmp_path / name).write_text("loss: 0.1\n")
     with pytest.raises(MissingError, match=r"2 files end in .* name one of a\.log, b\.log"):
-        Log(tmp_path)
+        LogReader(tmp_path)
     path = tmp_path / "a.log"
     for content, told in (
         (b"", "is empty; wait for the first step"),
@@ -333,7 +333,7 @@ def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(RequestError, match=told):
-            list(Log(path).points())
+            list(LogReader(path).batches())
 
 
 WORDS = st.sampled_from(
@@ -357,24 +357,24 @@ def test_one_endless_line_of_garbage_takes_no_more_time_than_it_has_bytes(tmp_pa
     path = tmp_path / "a.log"
     path.write_bytes(b"loss " + b"a" * 3_000_000 + b"loss/" * 100_000 + b"1" * 500_000 + b"epoch 1,1,1,1" * 50_000)
     with pytest.raises(RequestError):
-        list(Log(path).points())
+        list(LogReader(path).batches())
 
 
 @pytest.mark.parametrize("form", ["step {i}/90 Loss: 0.{i:06d}\n", '{{"step": {i}, "loss": 0.{i:06d}}}\n', "x {i}\n"])
 def test_memory_is_flat_in_the_number_of_lines(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "CHUNK", 1 << 14)
-    monkeypatch.setattr(logs, "BLOCK", 1 << 12)
-    monkeypatch.setattr(logs, "LEAST_BLOCK", 1 << 10)
-    monkeypatch.setattr(logs, "ROWS", 256)
+    monkeypatch.setattr(reader, "CHUNK", 1 << 14)
+    monkeypatch.setattr(reader, "BLOCK", 1 << 12)
+    monkeypatch.setattr(reader, "LEAST_BLOCK", 1 << 10)
+    monkeypatch.setattr(reader, "MAX_ROWS", 256)
     peaks = []
     for lines in (5_000, 65_000):
         path = tmp_path / "a.log"
         path.write_text("loss: 1.0, step 0\n" + "".join(form.format(i=i) for i in range(1, lines)))
-        log, course = Log(path), Course()
+        log, curve = LogReader(path), LossCurve()
         gc.collect()
         tracemalloc.start()
-        for points in log.points():
-            course.take(points)
+        for batch in log.batches():
+            curve.add(batch)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 8 * 60_000  # less than a number a line; what else this process does is in it too

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from bottega.doctor.logs import Log
-from bottega.doctor.training import examine, measure_progress
+from bottega.doctor import examine
+from bottega.doctor.logs import LogReader, LogSummary, TrainingPlan
+from bottega.doctor.progress import measure_progress
 
 LOSSES = [round(0.5 / i, 6) for i in range(1, 41)]
 HELD = [round(0.6 / i, 6) for i in range(1, 41)]
 EACH = list(zip(range(1, 41), LOSSES, HELD, strict=True))
 
 
-def read(path: Path, content: bytes | str) -> tuple[Log, list[float], list[float]]:
+def read(path: Path, content: bytes | str) -> tuple[LogSummary, list[float], list[float]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    log = Log(path)
-    points = list(log.points())
-    return log, [float(x) for p in points for x in p.steps], [float(x) for p in points for x in p.losses]
+    reader = LogReader(path)
+    batches = list(reader.batches())
+    steps = [float(x) for batch in batches for x in batch.steps]
+    losses = [float(x) for batch in batches for x in batch.losses]
+    return reader.summary(), steps, losses
 
 
 def guided(separator: str = "-" * 26) -> str:
@@ -58,52 +61,50 @@ def state() -> str:
 
 
 @dataclass(frozen=True)
-class Told:
+class Known:
     """A file of 40 losses, and what it says of them: the unit, the factor of their steps, the plan, a validation."""
 
     content: str | bytes
     unit: str
     steps: Callable[[int], float] = float
-    plan: dict[str, int] | None = None
+    plan: TrainingPlan = field(default_factory=TrainingPlan)
     held: bool = False
 
 
 FILES = {
-    "CSV": Told("step,loss,lr\n" + "".join(f"{i},{v},1e-4\n" for i, v, _ in EACH), "step"),
-    "CSV of a German sheet": Told(
+    "CSV": Known("step,loss,lr\n" + "".join(f"{i},{v},1e-4\n" for i, v, _ in EACH), "step"),
+    "CSV of a German sheet": Known(
         "epoch;train_loss;val_loss\n" + "".join(f"{i};{v};{h}\n" for i, v, h in EACH), "epoch", held=True
     ),
-    "CSV with columns of names": Told(
+    "CSV with columns of names": Known(
         'Step,"Training Loss","Validation Loss",Note\n' + "".join(f"{i},{v},{h},good\n" for i, v, h in EACH),
         "step",
         held=True,
     ),
-    "Lightning's metrics.csv": Told(lightning(), "step", lambda i: i - 1, held=True),
-    "YOLO's results.csv": Told(
+    "Lightning's metrics.csv": Known(lightning(), "step", lambda i: i - 1, held=True),
+    "YOLO's results.csv": Known(
         "   epoch,  train/box_loss,  train/cls_loss,  metrics/mAP50(B),  val/box_loss,  val/cls_loss,  lr/pg0\n"
         + "".join(f"{i:>8},{v:>10},{9 * v:>10},   0.5,{h:>10},{9 * h:>10},  0.01\n" for i, v, h in EACH),
         "epoch",
         held=True,
     ),
-    "YOLO's table": Told(yolo(), "epoch", plan={"epochs": 50}),
-    "fastai's table": Told(
+    "YOLO's table": Known(yolo(), "epoch", plan=TrainingPlan(50)),
+    "fastai's table": Known(
         "epoch     train_loss  valid_loss  psnr      time    \n"
         + "".join(f"{i - 1:<9} {v:<11.6f} {h:<11.6f} 24.1      00:26     \n" for i, v, h in EACH),
         "epoch",
         lambda i: i - 1,
         held=True,
     ),
-    "a notebook's table": Told(
+    "a notebook's table": Known(
         "Epoch\tTraining Loss\tValidation Loss\n" + "".join(f"{i}\t{v:.6f}\t{h:.6f}\n" for i, v, h in EACH),
         "epoch",
         held=True,
     ),
-    "guided-diffusion's table": Told(guided(), "step", lambda i: 1000.0 * i),
-    "transformers' trainer_state.json": Told(
-        state(), "step", lambda i: 5.0 * i, {"epochs": 8, "steps": 400, "per_epoch": 50}, held=True
-    ),
-    "Keras' History": Told(json.dumps({"loss": LOSSES, "val_loss": HELD}, indent=1), "epoch", held=True),
-    "wandb's rows": Told(
+    "guided-diffusion's table": Known(guided(), "step", lambda i: 1000.0 * i),
+    "transformers' trainer_state.json": Known(state(), "step", lambda i: 5.0 * i, TrainingPlan(8, 400, 50), held=True),
+    "Keras' History": Known(json.dumps({"loss": LOSSES, "val_loss": HELD}, indent=1), "epoch", held=True),
+    "wandb's rows": Known(
         "".join(
             f'{{"train/loss": {v}, "train/global_step": {10 * i}, "_step": {i}, "train/epoch": {i / 50}}}\n'
             f'{{"eval/loss": {h}, "train/global_step": {10 * i}, "_step": {i}}}\n'
@@ -113,29 +114,31 @@ FILES = {
         lambda i: 10.0 * i,
         held=True,
     ),
-    "edm's stats.jsonl": Told(
+    "edm's stats.jsonl": Known(
         "".join(
             f'{{"Loss/loss": {{"num": 9, "mean": {v}, "std": 0.1}}, "Progress/tick": {{"num": 1, "mean": {i}}}}}\n'
             for i, v, _ in EACH
         ),
         "step",
     ),
-    "Chinese": Told(
+    "Chinese": Known(
         "开始训练……\n" + "".join(f"轮次 1/9 步 {i}/40 损失：{v}，验证集损失：{h}，学习率 1e-4\n" for i, v, h in EACH),
         "step",
-        plan={"epochs": 9, "steps": 40, "per_epoch": 4},
+        plan=TrainingPlan(9, 40, 4),
         held=True,
     ),
-    "Chinese, an epoch a line": Told(
+    "Chinese, an epoch a line": Known(
         "".join(f"[2024-05-01 12:00:00] 第 {i}/90 轮，平均损失：{v}，用时 26.1 秒\n" for i, v, _ in EACH),
         "epoch",
-        plan={"epochs": 90},
+        plan=TrainingPlan(90),
     ),
-    "Chinese, in GBK": Told("".join(f"第{i}轮 损失={v} 步长 0.001\n" for i, v, _ in EACH).encode("gbk"), "epoch"),
-    "Chinese, from PowerShell": Told(
-        "\r\n".join(f"第{i}轮(共 60 轮) 损失={v} 完" for i, v, _ in EACH).encode("utf-16"), "epoch", plan={"epochs": 60}
+    "Chinese, in GBK": Known("".join(f"第{i}轮 损失={v} 步长 0.001\n" for i, v, _ in EACH).encode("gbk"), "epoch"),
+    "Chinese, from PowerShell": Known(
+        "\r\n".join(f"第{i}轮(共 60 轮) 损失={v} 完" for i, v, _ in EACH).encode("utf-16"),
+        "epoch",
+        plan=TrainingPlan(60),
     ),
-    "torchtitan, in colours": Told(
+    "torchtitan, in colours": Known(
         "".join(
             f"[rank0]:[titan] 2024-05-01 12:00:{i:02d},123 - root - INFO - \x1b[31mstep: {i:2d}  "
             f"\x1b[32mloss: {v:7.6f}  \x1b[38;2;180;60;0mgrad_norm:  1.2345\x1b[39m\n"
@@ -148,11 +151,11 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_gives_its_losses_at_its_steps(name: str, tmp_path: Path) -> None:
-    told = FILES[name]
-    log, steps, losses = read(tmp_path / "a.log", told.content)
-    assert losses == pytest.approx(LOSSES, abs=1e-6) and steps == [told.steps(i) for i in range(1, 41)]
-    assert log.unit == told.unit and log.plan == (told.plan or {}) and not log.resumes
-    assert [held for _, held in log.validations] == (pytest.approx(HELD, abs=1e-6) if told.held else [])
+    known = FILES[name]
+    log, steps, losses = read(tmp_path / "a.log", known.content)
+    assert losses == pytest.approx(LOSSES, abs=1e-6) and steps == [known.steps(i) for i in range(1, 41)]
+    assert log.unit == known.unit and log.plan == known.plan and not log.resumes
+    assert [held for _, held in log.validations] == (pytest.approx(HELD, abs=1e-6) if known.held else [])
 
 
 def test_a_sentence_about_the_loss_begins_no_table(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_a_folder_of_another_trainer_leads_to_its_log(tmp_path: Path) -> None:
     for steps in (5, 200):
         (tmp_path / "run" / f"checkpoint-{steps}").mkdir()
         (tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").write_text(state())
-    assert Log(tmp_path / "run").path.parent.name == "checkpoint-200"
+    assert LogReader(tmp_path / "run").path.parent.name == "checkpoint-200"
 
 
 def test_the_bar_between_transformers_lines_tells_the_plan_and_the_time(tmp_path: Path) -> None:

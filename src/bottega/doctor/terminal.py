@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from bottega.doctor.training import Progress, Verdict
+from bottega.doctor.progress import PlanProgress
+from bottega.doctor.verdict import Verdict
 
 Curve = Sequence[tuple[float, float]]
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # Unicode's braille patterns, by column and row of a cell
@@ -37,7 +38,7 @@ def words(verdict: Verdict, width: int = 80) -> str:
     return "\n".join(lines)
 
 
-def progress_words(progress: Progress) -> str:
+def progress_words(progress: PlanProgress) -> str:
     """`118 of 200 epochs (59 %), 52 steps an epoch, step 6136 of 10400; 0.4 h left`."""
     said = []
     if progress.epoch is not None and progress.epochs:

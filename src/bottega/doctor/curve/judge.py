@@ -1,0 +1,239 @@
+"""What can surely be said of a loss curve.
+
+Each function looks for one finding and returns it, or None. `judge` asks them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import mean, median, stdev
+
+from bottega.doctor.curve.loss_curve import FLAT, MIN_LOSSES, NEAR, SWING, LossCurve, Move
+from bottega.doctor.losses import Unit
+from bottega.runtime.findings import LOSS_BLOWN, LOSS_RISE, Finding, Severity, by_severity
+from bottega.training.trends import TREND_POINTS, Z99, Z999, Block, Estimate, change, slope
+
+REVERSALS = 5
+"""Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
+
+VALIDATION_RISE = 1.05
+"""An overfitting run's last validations all lie above its best by this factor, besides surely rising."""
+
+_NORMAL_MAD = 0.6745
+"""The median of a normal variable's distance from zero, in standard deviations."""
+
+
+def judge(
+    curve: LossCurve,
+    unit: Unit,
+    *,
+    validations: Sequence[tuple[float, float]] = (),
+    others: Sequence[Finding] = (),
+    is_average: bool = False,
+) -> list[Finding]:
+    """All that is so, the most severe first; never empty. What to do about it is left to `bottega.doctor.advice`.
+
+    Args:
+        curve: the losses, all of them.
+        unit: what they are counted by.
+        validations: (step, loss) of each.
+        others: what was found elsewhere.
+        is_average: the log holds the trainer's running mean, whose neighbours are nearly the same.
+    """
+    move = curve.move()
+    found = by_severity(
+        [
+            _not_finite(curve, unit),
+            _diverging(curve, move, unit),
+            _overfitting(validations, move, unit),
+            _oscillating(curve, unit, is_average=is_average),
+            _jumped(curve, unit),
+            *others,
+            _end_of_the_curve(curve, move, unit),
+        ]
+    )
+    return [finding for finding in found if finding.severity > Severity.UNKNOWN] or found
+
+
+def _not_finite(curve: LossCurve, unit: Unit) -> Finding | None:
+    if not curve.num_nonfinite:
+        return None
+    if curve.num_nonfinite_at_end == curve.num_nonfinite:
+        since = "and none has been finite since"
+    elif curve.num_nonfinite_at_end:
+        since = f"{curve.num_nonfinite} in all, the last {curve.num_nonfinite_at_end} without a break"
+    else:
+        since = f"{curve.num_nonfinite} in all; the loss is finite again"
+    at = f"{unit} {curve.first_nonfinite:.0f}"
+    return Finding("not finite", f"the loss is NaN or infinite for the first time at {at}, {since}")
+
+
+def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
+    """The end surely lies above the lowest stretch before it, and the loss still rises or has doubled."""
+    # after a jump the loss is higher by the resume's doing: what followed it is in the trend alone
+    windows = [] if curve.jumps else curve.logs.windows()
+    if windows:
+        return _diverging_by_windows(curve, windows, move, unit)
+    return _diverging_by_trend(curve, move, unit) if curve.count >= MIN_LOSSES else None
+
+
+def _diverging_by_windows(curve: LossCurve, windows: list[Block], move: Move | None, unit: Unit) -> Finding | None:
+    """The last eighth of the log, or a shorter end, lies above the lowest eighth."""
+    is_rising = move is not None and move.direction == "rising"
+    lowest = min(windows[:-1], key=lambda window: window.mean)
+    lag = curve.lag.correlation
+    ends = {"eighth": windows[-1], **curve.logs.ends(lowest.step)}
+    for name, last in ends.items():
+        # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
+        rise = change(lowest, last, Z999).exp()
+        rise_of_an_average = change(lowest, last, Z999 * math.sqrt((1 + lag) / (1 - lag))).exp()
+        goes_on = is_rising or name == "sixteenth"
+        if rise.low > LOSS_BLOWN or (rise_of_an_average.low > LOSS_RISE and goes_on):
+            where = f"around {unit} {curve.step_at(lowest.step):.0f}"
+            evidence = f"the last {name} of the log lies {_times(rise)} above the lowest one, {where}"
+            return Finding("diverging", evidence)
+    return None
+
+
+def _diverging_by_trend(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
+    """Of a log with too few losses to compare its eighths, or with a jump in it."""
+    values = [block.mean for block, _ in curve.whole_blocks()]
+    early, late = values[:-3], values[-3:]
+    # that the three largest of twelve come last by chance happens once in 220 runs
+    if not curve.jumps and min(late) > max(early) and min(late) > median(early) + math.log(LOSS_BLOWN):
+        factor = math.exp(median(late) - median(early))
+        return Finding("diverging", f"the last three losses are the largest of all, {factor:.3g} times the median")
+    if move is not None and move.direction == "rising" and move.change.low > math.log(LOSS_RISE):
+        return Finding("diverging", f"{_span(move, unit)} the loss moves by {move}")
+    return None
+
+
+def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, unit: Unit) -> Finding | None:
+    """Validation surely rises, and lies above its best, while the training loss does not rise."""
+    usable = [(step, math.log(loss)) for step, loss in validations if math.isfinite(loss) and loss > 0]
+    window = [log_loss for _, log_loss in usable[-max(TREND_POINTS, len(usable) // 2) :]]
+    if len(window) < TREND_POINTS or (move is not None and move.direction == "rising"):
+        return None
+    best_step, best = min(usable, key=lambda pair: pair[1])
+    rise = slope([float(place) for place in range(len(window))], window, Z99)
+    if rise.low <= 0 or min(window[-3:]) < best + math.log(VALIDATION_RISE):
+        return None
+    above = math.expm1(median(window[-3:]) - best)
+    return Finding(
+        "overfitting",
+        f"the validation loss was best, {math.exp(best):.4g}, at {unit} {best_step:.0f} and surely rises since: "
+        f"by {above:.0%}, while the training loss does not",
+    )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a curve: the block at which it was seen, and how far the curve has come back by then."""
+
+    place: int
+    size: float
+
+
+def _oscillating(curve: LossCurve, unit: Unit, *, is_average: bool) -> Finding | None:
+    """The blocks' means go up and down again and again, by more than their noise and by a quarter at least."""
+    blocks = [block for block, _ in curve.whole_blocks()]
+    if len(blocks) < 2 * MIN_LOSSES:
+        return None
+    noise = _noise_of_blocks(blocks, curve.logs.size, is_average=is_average)
+    turns = _turns([block.mean for block in blocks], max(SWING, Z999 * math.sqrt(2) * noise))
+    # the first move is no turn yet; what ended in the first two thirds is over
+    if len(turns) < REVERSALS + 1 or turns[-1].place < len(blocks) * 2 // 3:
+        return None
+    first, last = (curve.step_at(blocks[turn.place].step) for turn in (turns[0], turns[-1]))
+    factor = math.exp(median(turn.size for turn in turns))
+    evidence = (
+        f"between {unit} {first:.0f} and {last:.0f} the loss turned {len(turns) - 1} times, each time by a factor of "
+        f"{factor:.2g} or so, beyond its noise"
+    )
+    return Finding("oscillating", evidence)
+
+
+def _noise_of_blocks(blocks: list[Block], block_size: int, *, is_average: bool) -> float:
+    """The standard error of a block's mean."""
+    if block_size >= NEAR and not is_average:
+        return math.sqrt(median(b.squares / (b.count - 1) / b.count for b in blocks))
+    # from neighbours' differences, whose median minds no outlier
+    differences = [after.mean - before.mean for before, after in pairwise(blocks)]
+    num_terms = 2  # independent means with the variance of one, which a difference sums
+    if not is_average:  # differences of differences, so that slow swings are not counted: 1 + 4 + 1
+        differences = [after - before for before, after in pairwise(differences)]
+        num_terms = 6
+    return median(map(abs, differences)) / _NORMAL_MAD / math.sqrt(num_terms)
+
+
+def _turns(values: Sequence[float], least: float) -> list[Turn]:
+    """Where a curve turns by more than `least`, its first move among them."""
+    high = low = values[0]
+    direction = 0
+    turns = []
+    for place, value in enumerate(values):
+        high, low = max(high, value), min(low, value)
+        fell, rose = high - value, value - low
+        if (direction >= 0 and fell > least) or (direction <= 0 and rose > least):
+            direction = -1 if fell > rose else 1
+            turns.append(Turn(place, max(fell, rose)))
+            high = low = value
+    return turns
+
+
+def _jumped(curve: LossCurve, unit: Unit) -> Finding | None:
+    if not curve.jumps:
+        return None
+    jump = max(curve.jumps, key=lambda jump: jump.size.low)
+    return Finding(
+        "resumed with a jump",
+        f"after the resume at {unit} {jump.step:.0f} the loss is {_times(jump.size.exp())} what it was before",
+    )
+
+
+def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
+    """How the loss moves at the end of the log."""
+    if curve.num_nonpositive_at_end >= MIN_LOSSES:
+        evidence = f"the last {curve.num_nonpositive_at_end} losses are zero or negative, so that nothing is told"
+        return Finding("constant", evidence)
+    if curve.count < MIN_LOSSES:
+        few = f"{curve.count} usable losses; at least {MIN_LOSSES} are needed, some hundreds are better"
+        return Finding("not enough to tell", few)
+    if curve.low == curve.high:
+        return Finding("constant", f"all {curve.count} losses are exactly {curve.low:.6g}")
+    if move is None or move.direction == "undecided":
+        return _undecided(curve, move, unit)
+    evidence = f"{_span(move, unit)} the loss moved by {move}"
+    if move.direction != "flat":
+        return Finding(move.direction, evidence)
+    if _first_fall(curve) < FLAT:
+        return Finding("flat throughout", f"{evidence}; nor did it surely fall before")
+    return Finding("plateaued", evidence)
+
+
+def _undecided(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
+    why = "too few blocks" if move is None else f"{_span(move, unit)} it moved by {move}, which leaves it open"
+    fall = -math.expm1(-_first_fall(curve))
+    if fall > 0.1:
+        why += f"; from the beginning to the last half it fell, by {fall:.0%} at least"
+    return Finding("not enough to tell", f"the loss is too noisy for its {curve.count} values: {why}")
+
+
+def _first_fall(curve: LossCurve) -> float:
+    """By how much the last half surely lies below the first sixteenth of the log, or three blocks. The noise is that of
+    the last half: what falls scatters by its fall, too."""
+    values = [block.mean for block, _ in curve.whole_blocks()]
+    first, last = values[: max(len(values) // 16, 3)], values[len(values) // 2 :]
+    error = stdev(last) * math.sqrt(1 / len(first) + 1 / len(last))
+    return mean(first) - mean(last) - Z99 * error
+
+
+def _times(rise: Estimate) -> str:
+    return f"{rise.value:.3g} times (at least {rise.low:.3g})"
+
+
+def _span(move: Move, unit: Unit) -> str:
+    return f"from {unit} {move.first:.0f} to {move.last:.0f}"

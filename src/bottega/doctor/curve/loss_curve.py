@@ -1,0 +1,248 @@
+"""A loss curve, kept in bounded memory.
+
+All of it is judged on the logarithm: what matters is by which factor a loss falls, and the timesteps' noise is then
+even.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bottega.doctor.curve.lag_correlation import LagCorrelation
+from bottega.doctor.losses import F64, LossBatch
+from bottega.training.trends import TREND_POINTS, Z95, Z99, Block, Blocks, Estimate, change, slope
+
+MIN_LOSSES = 2 * TREND_POINTS
+"""Losses, at the least: half of them must make a trend."""
+
+FLAT = math.log(1.10)
+"""A change of less than a tenth over half a run, a twentieth over a quarter, is none: from a blur to a sharp picture
+the loss falls tenfold (0.02 to 0.002), which would take more than ten times as long again."""
+
+SLOW = math.log(1.01)
+"""From a hundredth over half a run on a sure fall is told from none: so learns what has a least possible loss above
+zero, as a set of pictures has, or a language."""
+
+SWING = math.log(1.25)
+"""A swing or a jump matters from a quarter up: a fresh optimizer alone costs some percent, for some hundred steps."""
+
+RECENT = 200
+"""Losses compared on either side of a resume, at the most, and no more than an eighth of those before it."""
+
+NEAR = 8
+"""Fewer beside a resume are not compared: their variance means nothing."""
+
+AGREED = 0.9
+"""However long its noise lasts, a curve is a trend where 95 % of all pairs of blocks agree, so that 90 % of them, the
+middle ones, leave zero out."""
+
+CEILING = 1e100
+"""Losses above count as this in means: the squares of many still fit into a double."""
+
+
+@dataclass(frozen=True)
+class Jump:
+    """What a resume did to the loss.
+
+    step: of the resume. place: how many losses came before. size: a difference of logarithms.
+    """
+
+    step: float
+    place: int
+    size: Estimate
+
+
+@dataclass(frozen=True)
+class Move:
+    """How the loss moved over a window of the log.
+
+    change: of its logarithm. first, last: the steps at which the window begins and ends. direction: falling, falling
+    slowly, flat, rising or undecided.
+    """
+
+    change: Estimate
+    first: float
+    last: float
+    direction: str
+
+    def __str__(self) -> str:
+        value, *ends = (math.expm1(min(x, 9.0)) for x in (self.change.value, self.change.low, self.change.high))
+        return f"{value:+.1%} (95 % interval {min(ends):+.1%} to {max(ends):+.1%})"
+
+
+class LossCurve:
+    """All that is kept of a log's losses: their blocks, extremes, and what stood around the last resumes.
+
+    count: finite, positive losses; their number is the abscissa of all blocks. logs, values, steps: of the logarithm,
+    the loss itself, and its step. num_nonfinite, num_nonpositive: losses that are neither kept nor in a block; the same
+    with `_at_end`: at the end without a break. first_nonfinite: the step of the first. rate, peak_rate: the learning
+    rate of late, and its highest; NaN where the log has none.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.logs, self.values, self.steps = Blocks(), Blocks(), Blocks()
+        self.lag = LagCorrelation()
+        self.low, self.high = math.inf, -math.inf
+        self.rate = self.peak_rate = math.nan
+        self.num_nonfinite = self.num_nonfinite_at_end = 0
+        self.num_nonpositive = self.num_nonpositive_at_end = 0
+        self.first_nonfinite: float | None = None
+        self.jumps: list[Jump] = []
+        self._tail: deque[float] = deque(maxlen=RECENT)  # logarithms
+        self._before: F64 | None = None  # the tail at the last resume, until it is compared
+        self._after: list[float] = []  # logarithms since
+        self._resumed_at = 0.0
+        self._place = 0
+
+    def add(self, batch: LossBatch) -> None:
+        """The next losses of the log."""
+        if batch.resumed:
+            self._begin_resume(float(batch.steps[0]))
+        finite = np.isfinite(batch.losses)
+        positive = finite & (batch.losses > 0)
+        if self.first_nonfinite is None and not finite.all():
+            self.first_nonfinite = float(batch.steps[np.argmin(finite)])
+        self.num_nonfinite += int((~finite).sum())
+        self.num_nonfinite_at_end = _failures_at_end(finite, self.num_nonfinite_at_end)
+        self.num_nonpositive += int((finite & ~positive).sum())
+        self.num_nonpositive_at_end = _failures_at_end(positive[finite], self.num_nonpositive_at_end)
+        rates = batch.learning_rates[np.isfinite(batch.learning_rates)]
+        if len(rates):
+            self.rate = float(rates[-1])
+            self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))
+        if positive.any():
+            self._keep(batch.steps[positive], batch.losses[positive])
+
+    def settle(self) -> None:
+        """Compare what lies on the two sides of the last resume, once both are known: after the last loss."""
+        before, after = self._before, np.array(self._after)
+        self._before = None
+        if before is not None and min(len(before), len(after)) >= NEAR:
+            near = max(self._place // 8, NEAR)
+            size = change(_block(before[-near:]), _block(after[:near]))
+            if size.low > SWING:
+                self.jumps = [*self.jumps, Jump(self._resumed_at, self._place, size)][-8:]
+
+    def _begin_resume(self, step: float) -> None:
+        self.settle()
+        self._before, self._after = np.array(self._tail), []
+        self._resumed_at, self._place = step, self.count
+        self._tail.clear()
+
+    def _keep(self, steps: F64, losses: F64) -> None:
+        places = np.arange(self.count + 1.0, self.count + 1.0 + len(losses))
+        logs: F64 = np.log(losses)
+        self.count += len(losses)
+        self.logs.extend(places, logs)
+        self.values.extend(places, np.minimum(losses, CEILING))
+        self.steps.extend(places, steps)
+        self.lag.add(logs)
+        self.low = min(self.low, float(losses.min()))
+        self.high = max(self.high, float(losses.max()))
+        self._tail.extend(logs[-RECENT:].tolist())
+        if self._before is not None and len(self._after) < RECENT:
+            self._after += logs[: RECENT - len(self._after)].tolist()
+
+    # What the judgement asks for.
+
+    def step_at(self, place: float) -> float:
+        """The step of the log in which the loss of that number stood, about."""
+        steps = self.steps.blocks[0]
+        for block, block_steps in zip(self.logs.blocks, self.steps.blocks, strict=True):
+            if block.step <= place:
+                steps = block_steps
+        return steps.mean
+
+    def whole_blocks(self, since: float = 0.0) -> list[tuple[Block, Block]]:
+        """Blocks of log losses and of their steps after a place; the last one only where it is half full."""
+        pairs = zip(self.logs.blocks, self.steps.blocks, strict=True)
+        return [p for p in pairs if p[0].step > since and 2 * p[0].count >= self.logs.size]
+
+    def move(self) -> Move | None:
+        """Over the last quarter where that decides, else over the last half; from the last jump on, where enough came
+        after it to tell. None where there are too few blocks."""
+        since = self.jumps[-1].place if self.jumps else 0
+        if self.count - since < max(MIN_LOSSES, self.count // 8):
+            since = 0
+        left = self.count - since
+        quarter, half, most = (self._move(since + (1 - part) * left, part) for part in (0.25, 0.5, 0.75))
+        if most is not None and most.direction != "flat":
+            most = None  # what fell before the last half says nothing of now; what did not move since is flat
+        if quarter and half and quarter.direction == "flat" and half.direction.startswith("falling"):
+            goes_on_as_before = quarter.change.value <= half.change.value / 4
+            quarter = None if goes_on_as_before else quarter
+        for move in (quarter, half, most):
+            if move is not None and move.direction != "undecided":
+                return move
+        return half
+
+    def _move(self, since: float, part: float) -> Move | None:
+        """Over the losses after a place, which are that part of all."""
+        window = self.whole_blocks(since)
+        if len(window) < TREND_POINTS:
+            return None
+        places = [block.step for block, _ in window]
+        values = [block.mean for block, _ in window]
+        length = places[-1] - places[0]
+        moved, surer = (_slope(places, values, z).scaled(length) for z in (Z95, Z99))
+        flat, slow = 2 * part * FLAT, 2 * part * SLOW
+        direction = "undecided"
+        if moved.low > -flat and moved.high < flat:
+            direction = "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
+        elif moved.high < 0.0:
+            direction = "falling"
+        elif surer.low > 0.0:  # rising accuses
+            direction = "rising"
+        return Move(moved, window[0][1].mean, window[-1][1].mean, direction)
+
+    def exponent(self) -> Estimate | None:
+        """p of loss ~ step^p over the last half: the slope of one logarithm over the other."""
+        window = [(math.log(s.mean), b.mean) for b, s in self.whole_blocks(self.count / 2) if s.mean > 0]
+        if len(window) < TREND_POINTS or any(after[0] <= before[0] for before, after in pairwise(window)):
+            return None
+        log_steps = [log_step for log_step, _ in window]
+        log_losses = [log_loss for _, log_loss in window]
+        return _slope(log_steps, log_losses, Z95)
+
+    def last_eighth(self) -> tuple[float, float, float]:
+        """Of the last eighth of the log: the mean step, the mean loss, and the mean's relative standard error."""
+        pairs = list(zip(self.steps.blocks, self.values.blocks, strict=True))
+        late = [pair for pair in pairs if pair[1].step > 0.875 * self.count] or pairs[-1:]
+        steps = reduce(Block.merged, [block_steps for block_steps, _ in late])
+        values = reduce(Block.merged, [block for _, block in late])
+        error = math.sqrt(values.squares / max(values.count - 1, 1) / values.count) / values.mean
+        return steps.mean, values.mean, error
+
+
+def _failures_at_end(passed: NDArray[np.bool_], before: int) -> int:
+    """How many at the end fail without a break. passed: [N], of the new ones; before: at the end of the ones before."""
+    if passed.any():
+        return int(np.argmax(passed[::-1]))
+    return before + len(passed)
+
+
+def _slope(places: list[float], values: list[float], z: float) -> Estimate:
+    """Theil–Sen, its interval widened where what is left beside the line lasts from one block to the next: by
+    √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise). What is bent, and not
+    noisy, looks so too: hence never wider than `AGREED` of all pairs."""
+    tilt = slope(places, values).value
+    rest = [v - tilt * p for p, v in zip(places, values, strict=True)]
+    centre = sum(rest) / len(rest)
+    variance = sum((x - centre) ** 2 for x in rest)
+    covariance = sum((a - centre) * (b - centre) for a, b in pairwise(rest))
+    r = min(max(covariance / variance, 0.0), 0.9) if variance > 0 else 0.0
+    n = len(values)
+    widest = AGREED * n * (n - 1) / 2 / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    return slope(places, values, min(z * math.sqrt((1 + r) / (1 - r)), max(widest, z)))
+
+
+def _block(values: F64) -> Block:
+    return Block(len(values), 0.0, float(values.mean()), float(((values - values.mean()) ** 2).sum()))

@@ -1,0 +1,112 @@
+"""Steps over the whole run, also from a log that counts them within each epoch."""
+
+from __future__ import annotations
+
+from bottega.doctor.logs.lines import LogLine
+from bottega.doctor.logs.summary import TrainingPlan
+from bottega.doctor.losses import F64, Unit
+
+NEARLY_DONE = 0.9
+"""From this share of its length on, a bar that begins again has ended before."""
+
+
+class StepCounter:
+    """Counts on from loss line to loss line.
+
+    unit: what the log counts by, once its first loss was seen. epoch: the last one that was named. step, num_losses:
+    how far the run has come. in_epoch: the log counts its steps within each epoch. plan: learns the steps of an epoch.
+    """
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.unit: Unit | None = None
+        self.epoch: float | None = None
+        self.step = 0.0
+        self.num_losses = 0
+        self.in_epoch = False
+        self.first_step: float | None = None
+        self.step_total: int | None = None  # as a log that counts over the whole run states it
+        self._first_epoch: float | None = None  # the number that the log gives its first epoch
+        self._last_epoch = 0.0  # in which the last loss line stood
+        self._epoch_starts: list[tuple[float, float]] = []  # (epoch, its first step): the first and the last
+
+    def begin_new_run(self) -> None:
+        """Another run follows in the same file."""
+        self._epoch_starts = []
+
+    def count(self, row: LogLine, before: LogLine, *, resumed: bool) -> float:
+        """The step of a loss line over the whole run; it is not taken for done yet.
+
+        Args:
+            row: the line.
+            before: the loss line before it.
+            resumed: a line in between says that the run was resumed.
+        """
+        if self.unit == "epoch":
+            return self.epoch or 0.0
+        if self.unit != "step" or row.step is None:
+            return self.num_losses + 1.0
+        if self._first_epoch is None:
+            self._first_epoch = 1.0 if self.epoch else 0.0
+        began_again = self._count_within_epochs(row, row.step, before, resumed)
+        if self.in_epoch:
+            self._learn_steps_per_epoch(row, row.step, before, began_again)
+            if began_again and self.epoch in (None, self._last_epoch) and row.epoch is None:
+                self.epoch = self._last_epoch + 1  # a bar within epochs that bear no number
+        elif row.step_total:
+            self.step_total = row.step_total
+        self._last_epoch = self.epoch or 0.0
+        if not self.in_epoch:
+            return float(row.step)
+        return row.step + (self._last_epoch - self._first_epoch) * (self.plan.per_epoch or 0)
+
+    def count_many(self, steps: F64, epochs: F64 | None) -> F64 | None:
+        """The same for many lines at once, [N]; None where it takes their epochs, which they do not name."""
+        if not self.in_epoch:
+            return steps
+        if epochs is None:
+            return None
+        return steps + (epochs - (self._first_epoch or 0.0)) * (self.plan.per_epoch or 0)
+
+    def take_many(self, steps: F64, epoch: float | None) -> None:
+        """The run has come to the last of these steps, [N]. epoch: of the last one, where the lines name it."""
+        if epoch is not None:
+            self.epoch = self._last_epoch = epoch
+        self.num_losses += len(steps)
+        self.step = float(steps[-1])
+
+    def mark_epoch(self, epoch: float, step: float) -> None:
+        """A loss at that step stands in an epoch of that number."""
+        is_new = not self._epoch_starts or epoch != self._epoch_starts[-1][0]
+        if is_new and epoch == int(epoch):
+            self._epoch_starts = [*self._epoch_starts[:1], (epoch, step)]
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Measured where epochs begin, in a log that numbers them as whole ones beside its steps."""
+        if len(self._epoch_starts) < 2 or self._epoch_starts[1][0] <= self._epoch_starts[0][0]:
+            return None
+        (first, begin), (last, end) = self._epoch_starts
+        return round((end - begin) / (last - first))
+
+    def _count_within_epochs(self, row: LogLine, step: int, before: LogLine, resumed: bool) -> bool:
+        """Find out whether the log counts within epochs; returns whether its count began again in this line."""
+        if before.step is None:
+            return False
+        fell = self.num_losses > 0 and step < before.step and not resumed
+        is_later_epoch = self._last_epoch < (self.epoch or 0.0)
+        is_full_bar = is_later_epoch and step == before.step == row.step_total  # a line an epoch: 52/52
+        if self.in_epoch or not (fell or is_full_bar):
+            return fell
+        begins_again = step <= (self.first_step or 0.0) or 2 * step <= before.step  # else it goes back, as a resume
+        had_ended = before.step_total is not None and before.step >= NEARLY_DONE * before.step_total
+        proved = is_later_epoch if row.epoch is not None or not had_ended else True
+        self.in_epoch = is_full_bar or (begins_again and proved)
+        return begins_again
+
+    def _learn_steps_per_epoch(self, row: LogLine, step: int, before: LogLine, began_again: bool) -> None:
+        """The longest count that was seen, from 0 or from 1 on; or the length that the line names."""
+        longest = row.step_total or step
+        if began_again and not row.step_total:
+            longest = max(longest, (before.step or 0) + 1)
+        self.plan.per_epoch = max(self.plan.per_epoch or 1, longest)

@@ -1,0 +1,53 @@
+"""JSON documents that hold a log as a whole: transformers' trainer_state.json, Keras' History, a list of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1 << 26
+"""Bytes that a JSON document may have to be read whole; a longer one is read by lines."""
+
+
+def rows_of_document(path: Path) -> Iterator[bytes] | None:
+    """The objects with losses in a JSON document, one a line, after what it says of the plan; None where the file is no
+    such document."""
+    with open(path, "rb") as stream:
+        first = stream.readline(256).strip()
+    may_be_one = path.suffix == ".json" or first in (b"{", b"[")
+    if not may_be_one or path.stat().st_size > LARGEST:
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None  # objects by lines may bear that suffix, too
+    return _rows(found)
+
+
+def _rows(found: Any) -> Iterator[bytes]:
+    if not isinstance(found, dict):
+        yield from _list_of_rows(found)
+        return
+    for name, option in (("max_steps", "max_train_steps"), ("num_train_epochs", "num_train_epochs")):
+        if isinstance(found.get(name), int):
+            yield f"{option} = {found[name]}\n".encode()
+    for value in found.values():
+        yield from _list_of_rows(value)
+    if isinstance(found.get("loss"), list):
+        yield from _keras_history(found)
+
+
+def _list_of_rows(value: Any) -> Iterator[bytes]:
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        for row in value:
+            yield json.dumps(row).encode() + b"\n"
+
+
+def _keras_history(found: dict[str, Any]) -> Iterator[bytes]:
+    """A list a name, an epoch each."""
+    series = {name: values for name, values in found.items() if isinstance(values, list)}
+    for place in range(len(found["loss"])):
+        row = {name: values[place] for name, values in series.items() if place < len(values)}
+        yield json.dumps({"epoch": place + 1, **row}).encode() + b"\n"

@@ -1,0 +1,363 @@
+"""One line of a training log: which numbers stand in it, whatever the trainer that wrote it.
+
+Everything works on bytes: a log may be torn, of mixed encodings, or no text at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+# 1,234 and 0,12 are numbers too; possessive, so that no part of a longer number is taken for one.
+_NUMBER = rb"[-+]?(?>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|0,\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
+_VALUE = rb"(" + _NUMBER + rb"|[-+]?(?:nan|inf(?:inity)?)|null)(?![\w%/])"
+_LOSS = re.compile(
+    rb"loss(?:es)?((?:[_./-][\w./-]{0,30})?)[\"'\])]{0,3}(?: (?:at|after) \w{4,9} \d{1,12})?(?: value)?"
+    rb"(?:\s{0,4}[:=]|\s)\s{0,12}[\"'\[(]{0,3}(?:tensor\()?" + _VALUE,
+    re.I,
+)
+_BEFORE = re.compile(rb"((?:[a-z]{1,12} ){0,2})([a-z_./-]{0,20})$", re.I)
+_STEP = re.compile(
+    rb"(?<![a-z/])(global[_ ]?)?(?<![a-z])(?:steps?|iter(?:ation)?s?|batch|tick|num_updates)[\"']?"
+    rb"[\s:=\[#]{1,12}(?>(\d[\d,]{0,15})(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s{0,9}(\d[\d,]{0,15}))?",
+    re.I,
+)
+_OF = re.compile(rb"(?<![\d/.])(?>(\d{1,12}))\s?/\s?(?>(\d{1,12}))(?![\d/.]|\w)")
+_EPOCH = re.compile(
+    rb"(?:(?<![a-z_])(?<!num )(?<!max )epochs?(?:_?(?:idx|num(?:ber)?))?(?:\(train\))?|^train(?=: \d+ \[))"
+    rb"[\"']?[\s:=\[#(\"']{1,6}(?>(\d{1,9}(?:\.\d{1,20})?))(?!\s*%|\.\d)(?:\s?(?:/|of)\s?(\d{1,9}))?",
+    re.I,
+)
+_EPOCH_BAR = re.compile(rb"epochs?\W{0,4}\d+%\|[^|]{0,400}\|\s*(\d{1,9})/(\d{1,9})", re.I)
+_RATE = re.compile(rb"(?<![a-z])(?:lr|learning[_ ]rate)[\w/]{0,12}[\"']?[\s:=]{1,3}[\"'\[]{0,2}" + _VALUE, re.I)
+_PACE = re.compile(
+    rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|([\d.]+)(m?s)/(?:step|it)\b"
+    rb"|(?:\bdt: |per iteration \(ms\): )([\d.]+)"
+)
+_LEFT = re.compile(rb"\beta: (?:(\d{1,4}) days?, )?(\d{1,4}):(\d\d):(\d\d)")  # Keras' ETA is that of the epoch
+_STAMP = re.compile(
+    rb"^(?:\[\w{1,12}\]:?)*\W{0,2}"
+    rb"(?:(\d{4}[-/]\d\d[-/]\d\d)[T ,](\d\d:\d\d:\d\d)|(\d\d/\d\d/\d{4}) (\d\d:\d\d:\d\d))"
+)
+_HELD_OUT = re.compile(
+    rb"^(?:[\W\d_]|\b(?:info|debug|root|main)\b)*(?:test|val|valid|validation|eval|evaluation)\b|epoch\((?:val|test)\)"
+    rb"|[\[|] ?(?:val|valid|validation|eval|evaluation) ?[\]|]",
+    re.I,
+)
+_BROKEN = re.compile(rb"grad_?norm[\"']?[\s:=]{1,3}[\"']?[-+]?(?:nan|inf)", re.I)
+_PREDICTION = re.compile(rb"prediction_type[\"']?[\s:=]{1,3}[\"']?(\w{1,20})", re.I)
+_PLANS = (
+    ("epochs", re.compile(rb"(?:num|max|total)[_ ](?:train[_ ])?epochs?\b[^\n:=]{0,60}[:=]\s*(\d{1,9})", re.I)),
+    (
+        "steps",
+        re.compile(rb"(?:total[_ ]optimization|max[_ ]train)[_ ]steps\b[^\n:=]{0,60}[:=]\s*(\d[\d,]{0,15})", re.I),
+    ),
+    ("steps", re.compile(rb"\btotal steps[ :=]{1,3}(\d[\d,]{0,15})", re.I)),
+    ("per_epoch", re.compile(rb"(?:batches|steps)[_ ]per[_ ]epoch\b[^\n:=]{0,60}[:=]\s*(\d{1,12})", re.I)),
+)
+MARKS = (b"oss", b"OSS", b"poch", b"POCH", b"esum")
+"""A line without any of these (loss, epoch, resuming) is never parsed."""
+
+VALIDATION = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout"}
+AVERAGED = {"avr", "avg", "average", "averaged", "mean", "running", "smooth", "smoothed", "ema", "moving", "epoch"}
+_NOT_CURRENT = {"best", "min", "minimum", "lowest", "target", "final", "scale", "scaler", "weight", "fn", "threshold"}
+_PLAIN = {"loss", "losses", "train", "training", "step", "total", "batch", "current", "iter", ""}
+_TRAINERS = (
+    ("kohya", re.compile(rb"avr_loss|^steps: +\d+%\|")),
+    ("OneTrainer", re.compile(rb"smooth loss")),
+    ("ai-toolkit", re.compile(rb"\| \d+/\d+ \[.*lr: [\d.e+-]+ loss: ")),
+    ("Lightning", re.compile(rb"v_num=|^Epoch \d+: +\d+%\|")),
+    ("diffusers", re.compile(rb"step_loss|^Steps: +\d+%\|")),
+    ("transformers", re.compile(rb"^\{'(?:loss|eval_loss)'.*'epoch'")),
+    ("accelerate", re.compile(rb"^\d\d/\d\d/\d{4} [\d:]{8} - INFO - ")),
+    ("bottega", re.compile(rb"^step \d+/\d+ Loss: .* MB|\"rss_mb\"")),
+)
+
+_OTHER_TASK = re.compile(
+    rb"lm loss|\bppl\b|perplexity|\btok(?:ens?)?/s|nll_loss|accuracy|\bacc@|\btop1\b|(?:box|cls|dfl)_loss"
+    rb"|iter \d+: loss .*\bmfu",
+    re.I,
+)
+
+
+class LossKind(IntEnum):
+    """What a number called a loss is. Of the first four a line's loss is the one with the lowest value."""
+
+    PLAIN = 0
+    """The loss, without another word."""
+
+    NAMED = 1
+    """Of training, of a step or of a batch, by its name."""
+
+    AVERAGE = 2
+    """The trainer's own running mean."""
+
+    PART = 3
+    """A part of the loss, or that of one task."""
+
+    NONE = 4
+    """No training loss has been seen."""
+
+    VALIDATION = 5
+    NOT_CURRENT = 6
+    """Not a current loss: the best one, a weight, a scale."""
+
+
+@dataclass(slots=True)
+class LogLine:
+    """The numbers of a line; None where it has none.
+
+    kind: of `loss`. tasks: the parts of the loss by name. pace: seconds a step. seconds_left: to the end of the run.
+    clock: seconds since 1970. num_pictures: of the training set. spans: where loss, step and epoch stand in the line.
+    json: the whole object, where the line is one. held_out: the line speaks of a validation.
+    """
+
+    loss: float | None = None
+    kind: LossKind = LossKind.NONE
+    tasks: dict[str, float] = field(default_factory=dict)
+    validation: float | None = None
+    step: int | None = None
+    step_total: int | None = None
+    epoch: float | None = None
+    epochs: int | None = None
+    rate: float | None = None
+    pace: float | None = None
+    seconds_left: float | None = None
+    clock: float | None = None
+    prediction_type: str | None = None
+    num_pictures: int | None = None
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    json: dict[str, Any] | None = None
+    held_out: bool = False
+
+    def add_loss(self, name: str, value: float, context: str = "") -> bool:
+        """Take in a number called a loss.
+
+        Args:
+            name: what it is called, the word loss included.
+            value: the number.
+            context: the words before its name.
+
+        Returns whether it is now the line's `loss`.
+        """
+        if self.held_out and "train" not in name + context:
+            context = f"val {context}"
+        kind, part = _classify(name, context)
+        if kind is LossKind.NOT_CURRENT:
+            return False
+        if kind is LossKind.VALIDATION:
+            if self.validation is None or not part:  # the whole loss goes before one of its parts
+                self.validation = value
+            return False
+        if part and len(self.tasks) < MAX_TASKS:
+            self.tasks[part] = value
+        if kind >= self.kind:
+            return False
+        self.kind, self.loss = kind, value
+        return True
+
+
+MAX_TASKS = 8
+"""Parts of a loss that are kept: a detector may print a hundred."""
+
+
+def parse(line: bytes) -> LogLine:
+    """Whatever numbers a line has."""
+    if line.startswith(b'{"'):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return from_object(found)
+    row = LogLine()
+    if b"train_runtime" in line:  # the closing summary of transformers' Trainer: its train_loss is the whole run's mean
+        return row
+    row.held_out = _HELD_OUT.search(line) is not None
+    _read_losses(line, row)
+    _read_epoch_and_step(line, row)
+    if rate := _RATE.search(line):
+        row.rate = to_float(rate[1])
+    row.pace = _pace(line)
+    row.seconds_left = _seconds_left(line)
+    row.clock = _clock(line)
+    if prediction := _PREDICTION.search(line):
+        row.prediction_type = prediction[1].decode()
+    return row
+
+
+def from_object(found: dict[str, Any]) -> LogLine:
+    """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
+    row = LogLine(json=found)
+    short: dict[str, Any] = {}  # by the last part of its name: train/global_step is global_step
+    for key, value in found.items():
+        if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
+            value = value["mean"]
+        if "loss" in key.lower() and not isinstance(value, dict | list | bool):
+            row.add_loss(key, to_float(value))
+        short.setdefault(key.lower().rsplit("/", 1)[-1], value)
+
+    def first_number(*names: str) -> int | None:
+        for name in names:
+            number = _finite(short.get(name))
+            if number is not None:
+                return int(number)
+        return None
+
+    if row.loss == 0.0 and "grad_norm" in short and _finite(short["grad_norm"]) is None:
+        row.loss = math.nan
+    row.step = first_number("step", "global_step", "current_steps", "iteration", "iter", "tick", "_step")
+    row.step_total = first_number("total_steps", "max_steps")
+    row.epochs = first_number("total_epochs", "num_epochs")
+    row.num_pictures = first_number("num_samples")
+    row.epoch = _finite(short.get("epoch"))
+    row.pace = _finite(found.get("seconds"))
+    row.seconds_left = _seconds_left(f"eta: {short.get('remaining_time')}".encode())  # as LLaMA-Factory writes it
+    row.rate = _finite(short.get("learning_rate", short.get("lr")))
+    row.prediction_type = str(found["prediction_type"]) if found.get("prediction_type") else None
+    return row
+
+
+def planned_lengths(line: bytes) -> dict[str, int]:
+    """Lengths that the head of a log announces: epochs, steps, per_epoch (steps an epoch)."""
+    lengths = {}
+    for name, pattern in _PLANS:
+        if found := pattern.search(line):
+            lengths[name] = _to_int(found[1])
+    return lengths
+
+
+def trainer_of(line: bytes) -> str | None:
+    """Who prints such lines, as far as that can be told."""
+    for name, pattern in _TRAINERS:
+        if pattern.search(line):
+            return name
+    return None
+
+
+def may_draw_pictures(line: bytes) -> bool:
+    """Whether what is trained may draw pictures: no words of language models, classifiers or detectors are in it."""
+    return _OTHER_TASK.search(line) is None
+
+
+def to_float(value: Any) -> float:
+    """A number as a program or a person wrote it; NaN for anything else, and for null."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str):
+        is_decimal_comma = value.lstrip("+-").startswith("0,")
+        value = value.replace(",", "." if is_decimal_comma else "")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+@lru_cache(512)
+def _classify(name: str, context: str) -> tuple[LossKind, str]:
+    """What a loss of that name is, and of which task or part, if of one."""
+    parts = set(re.split(r"[^a-z]+", name.lower()))
+    about = parts | set(context.lower().split())
+    if about & _NOT_CURRENT:
+        return LossKind.NOT_CURRENT, ""
+    part = "_".join(sorted(parts - _PLAIN - AVERAGED - VALIDATION))
+    if about & VALIDATION:
+        return LossKind.VALIDATION, part
+    if part:
+        return LossKind.PART, part
+    if about & AVERAGED:
+        return LossKind.AVERAGE, ""
+    return LossKind.NAMED if parts - {"loss", ""} else LossKind.PLAIN, ""
+
+
+def _read_losses(line: bytes, row: LogLine) -> None:
+    for found in _LOSS.finditer(line):
+        before = _BEFORE.search(line[max(0, found.start() - 44) : found.start()])
+        context, prefix = (before[1], before[2]) if before else (b"", b"")
+        name = prefix + b"loss" + found[1]
+        value = to_float(found[2])
+        if row.add_loss(name.decode("ascii", "replace"), value, context.decode("ascii", "replace")):
+            row.spans["loss"] = found.span(2)
+    if row.loss == 0.0 and _BROKEN.search(line):
+        row.loss = math.nan  # transformers' Trainer writes 0 for it (logging_nan_inf_filter)
+
+
+def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
+    """Step and epoch, with their totals."""
+    epoch_span = (0, 0)
+    if bar := _EPOCH_BAR.search(line):
+        row.epoch, row.epochs = float(bar[1]), int(bar[2])
+        epoch_span = bar.span()
+    elif epoch := _EPOCH.search(line):
+        row.epoch = float(epoch[1])
+        row.epochs = int(epoch[2]) if epoch[2] else None
+        row.spans["epoch"] = epoch.span(1)
+        epoch_span = epoch.span()
+    steps = list(_STEP.finditer(line))
+    if steps:
+        step = next((m for m in steps if m[1]), steps[0])  # a global step goes before one within the epoch
+        row.step = _to_int(step[2])
+        row.step_total = _to_int(step[3]) if step[3] else None
+        row.spans["step"] = step.span(2)
+        return
+    counts = []
+    for count in _OF.finditer(line):
+        is_the_epoch = epoch_span[0] <= count.start() < epoch_span[1]
+        if not is_the_epoch and int(count[1]) <= int(count[2]):
+            counts.append(count)
+    if counts:
+        of_a_bar = (m for m in counts if line[m.end() : m.end() + 2] == b" [")
+        count = next(of_a_bar, counts[0])
+        row.step, row.step_total = int(count[1]), int(count[2])
+        row.spans["step"] = count.span(1)
+
+
+def _pace(line: bytes) -> float | None:
+    """Seconds a step, where the line says so."""
+    found = _PACE.search(line)
+    if found is None:
+        return None
+    number = to_float(found[1] or found[3] or found[4] or found[6])
+    if found[2] == b"it/s":
+        return 1 / number if number > 0 else None
+    in_milliseconds = found[6] or found[5] == b"ms"
+    return number / 1000 if in_milliseconds else number
+
+
+def _seconds_left(line: bytes) -> float | None:
+    """Seconds to the end of the run, where the line says so."""
+    found = _LEFT.search(line)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+
+def _clock(line: bytes) -> float | None:
+    """The time stamp at the beginning of a line, in seconds since 1970."""
+    stamp = _STAMP.search(line)
+    if stamp is None:
+        return None
+    if stamp[1]:
+        day, time, form = stamp[1].replace(b"/", b"-"), stamp[2], "%Y-%m-%d %H:%M:%S"
+    else:
+        day, time, form = stamp[3], stamp[4], "%m/%d/%Y %H:%M:%S"
+    try:
+        return datetime.strptime(f"{day.decode()} {time.decode()}", form).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _to_int(digits: bytes) -> int:
+    return int(digits.replace(b",", b""))
+
+
+def _finite(value: Any) -> float | None:
+    number = to_float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,51 @@
+"""Which file a path means, and whether it is text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bottega.runtime.errors import MissingError
+from bottega.training.log import LOG, METRICS
+
+HOW = "give a run directory, a metrics.jsonl, or a file with what the trainer printed (… 2>&1 | tee train.log)"
+"""What to do where no log is found."""
+
+OTHER_TRAINERS = ("metrics.csv", "progress.csv", "results.csv", "trainer_state.json", "checkpoint-*/trainer_state.json")
+"""What Lightning, guided-diffusion, YOLO and transformers leave in a folder; of several the newest."""
+
+
+def find_log(path: Path) -> Path:
+    """The log that a path means; the one for programs before the one for people.
+
+    Raises:
+        MissingError: nothing there can be read as a log.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise MissingError(f"a training is judged from its log; there is no file or folder {path}; {HOW}")
+    for name in (METRICS, LOG):
+        for folder in (path, path / "training"):
+            if (folder / name).is_file():
+                return folder / name
+    for pattern in OTHER_TRAINERS:
+        if others := [p for p in path.glob(pattern) if p.is_file()]:
+            return max(others, key=lambda p: p.stat().st_mtime_ns)
+    texts = sorted(p for p in path.iterdir() if p.suffix in (".log", ".jsonl") and p.is_file())
+    if len(texts) == 1:
+        return texts[0]
+    if texts:
+        names = ", ".join(p.name for p in texts[:4]) + (", …" if len(texts) > 4 else "")
+        found = f"{len(texts)} files end in .log or .jsonl: name one of {names}"
+    else:
+        found = f"neither {METRICS} nor a .log is there"
+    raise MissingError(f"a folder is judged from its one log; in {path} {found}; {HOW}")
+
+
+def is_binary(path: Path) -> bool:
+    """Whether more than one in fifty of its first bytes is one that no text has."""
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 12)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
+        return False
+    return sum(byte < 8 or 13 < byte < 27 for byte in head) * 50 > len(head)

@@ -1,0 +1,490 @@
+"""Any training log as a stream of losses: a run directory, a `metrics.jsonl`, or what a trainer printed.
+
+Read in chunks, so that memory does not grow with the file. Lines that say nothing are never looked at: those with a
+mark are found by searching the chunk. Loss lines of one form are read a block at a time (`LineTemplate`), all others
+one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bottega.doctor.logs.bars import BarWatcher
+from bottega.doctor.logs.counter import StepCounter
+from bottega.doctor.logs.documents import rows_of_document
+from bottega.doctor.logs.lines import (
+    MARKS,
+    LogLine,
+    LossKind,
+    may_draw_pictures,
+    parse,
+    planned_lengths,
+    to_float,
+    trainer_of,
+)
+from bottega.doctor.logs.locate import HOW, find_log, is_binary
+from bottega.doctor.logs.run_files import with_run_files
+from bottega.doctor.logs.summary import LogSummary, TrainingPlan
+from bottega.doctor.logs.tables import TableRewriter
+from bottega.doctor.logs.template import LineTemplate
+from bottega.doctor.logs.text import COLOUR, chunks, to_english
+from bottega.doctor.losses import F64, LossBatch, Unit
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import storage_error
+from bottega.training.diagnosis import Watcher
+
+CHUNK = 1 << 20
+"""Bytes read at once; a line longer than that is no line of a log, and is cut."""
+
+BLOCK = 1 << 17
+"""Bytes that a `LineTemplate` reads at once, some thousand lines. Where a line of another form is among them, it is
+tried with halves."""
+
+LEAST_BLOCK = 1 << 14
+"""Below this the lines are read one by one."""
+
+FEW = 16
+"""With fewer losses in a block it is not worth while to read them at once."""
+
+MAX_ROWS = 4096
+"""Losses handed on at once, at the most, of those that are read one by one."""
+
+MAX_RESUMES = 32
+"""Resumes that are kept."""
+
+_RECOGNISED_BY = 64
+"""Loss lines after which a trainer that was not recognised stays unknown, and no plan is looked for."""
+
+_HEAD_MARKS = (*MARKS, b"_steps", b"otal steps", b"ptimization", b"rediction_type")
+"""What is looked for before: the plan, too."""
+
+
+class LogReader:
+    """Reads a log once: `batches` to its end, then `summary`.
+
+    Args:
+        path: a file or a folder.
+
+    Raises:
+        MissingError: nothing can be read there.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = find_log(Path(path))
+        self._plan = TrainingPlan()
+        self._counter = StepCounter(self._plan)
+        self._pace = _PaceMeter()
+        self._queue = _Queue()
+        self._normalizer = _Normalizer()
+        self._bars = BarWatcher()
+        self._watcher = Watcher()  # for what only bottega's own columns tell
+        self._validations: deque[tuple[float, float]] = deque(maxlen=4096)  # [(step, loss)]: a validation is rare
+        self._resumes: list[tuple[float, float]] = []
+        self._num_runs = 1
+        self._kind = LossKind.NONE  # of the losses that are kept: the plainest that was seen
+        self._trainer: str | None = None
+        self._draws_pictures = True
+        self._prediction_type: str | None = None
+        self._num_pictures: int | None = None
+        self._timestep_bins: dict[str, Any] | None = None
+        self._last_line = LogLine()  # with a loss
+        self._saw_resume = False  # in a line after the last loss
+        self._template: LineTemplate | None = None
+        self._model: tuple[bytes, LogLine] | None = None  # the last loss line, of which a template can be made
+        self._num_bytes = self._num_lines = 0
+        self._is_torn = False
+
+    def batches(self) -> Iterator[LossBatch]:
+        """The losses.
+
+        Raises:
+            RequestError: there is none.
+            StorageError: the disk fails.
+        """
+        for block in self._blocks():
+            if self._counter.unit != "step":
+                self._bars.see(block)
+            yield from self._read_block(block)
+        yield from self._queue.flush()
+        if not self._counter.num_losses:
+            raise RequestError(self._why_nothing())
+
+    def summary(self) -> LogSummary:
+        """What the log, and the files of a run of bottega beside it, say beside the losses; once all is read."""
+        counter, unit = self._counter, self._counter.unit
+        if unit is None:
+            raise RuntimeError("a log is read to its end before its summary is asked for")
+        plan = self._whole_plan()
+        bar = self._bars.of_the_whole_run(counter.epoch, plan.epochs) if unit == "epoch" else None
+        log = LogSummary(
+            path=self.path,
+            trainer=self._trainer,
+            unit=unit,
+            step=counter.step,
+            epoch=counter.epoch,
+            epochs_done=None,
+            plan=plan,
+            seconds_per_step=self._pace.seconds_per_step(counter.step),
+            seconds_left=self._last_line.seconds_left,
+            bar=bar,
+            steps_per_epoch=counter.steps_per_epoch,
+            validations=tuple(self._validations),
+            resumes=tuple(self._resumes),
+            num_runs=self._num_runs,
+            is_average=self._kind is LossKind.AVERAGE,
+            is_torn=self._is_torn,
+            findings=tuple(self._watcher.findings(ended=True)),
+            has_paired_validation="val_gain" in self._watcher.validation,
+            draws_pictures=self._draws_pictures,
+            num_pictures=self._num_pictures,
+            prediction_type=self._prediction_type,
+            timestep_bins=self._timestep_bins,
+        )
+        return with_run_files(log)
+
+    # From bytes to blocks of whole lines.
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Whole lines, some `BLOCK` bytes at a time."""
+        rest = b""
+        try:
+            if (rows := rows_of_document(self.path)) is not None:
+                for row in rows:
+                    self._num_bytes += len(row)
+                    yield from self._cut(row)
+                return
+            with open(self.path, "rb") as stream:
+                for chunk in chunks(stream, CHUNK):
+                    self._num_bytes += len(chunk)
+                    chunk = rest + chunk
+                    end = chunk.rfind(b"\n") + 1
+                    rest = chunk[end:] if end or len(chunk) < CHUNK else b""
+                    yield from self._cut(self._normalized(chunk[:end]))
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        yield from self._last_without_a_line_feed(self._normalized(rest))
+
+    def _last_without_a_line_feed(self, line: bytes) -> Iterator[bytes]:
+        """The last line where nothing is missing of it: an object that parses, or a loss that more text follows."""
+        if not line:
+            return
+        row = parse(line)
+        ends = []
+        if "loss" in row.spans and not line.startswith(b'{"'):
+            ends = [end for _, end in row.spans.values()]
+        if row.json is not None or max(ends, default=len(line)) < len(line.rstrip()):
+            yield line + b"\n"
+        elif b"oss" in line or line.startswith(b"{"):
+            self._is_torn = True
+
+    def _normalized(self, text: bytes) -> bytes:
+        return self._normalizer.lines(text, search=not self._counter.num_losses)
+
+    def _cut(self, chunk: bytes) -> Iterator[bytes]:
+        self._num_lines += chunk.count(b"\n")
+        at = 0
+        while at < len(chunk):
+            end = chunk.find(b"\n", min(at + BLOCK, len(chunk) - 1)) + 1
+            yield chunk[at:end]
+            at = end
+
+    # From blocks to losses, many at once where they have one form.
+
+    def _read_block(self, block: bytes) -> Iterator[LossBatch]:
+        if self._template is None and self._model is not None:
+            self._template = LineTemplate(*self._model)
+        may_be_quick = self._template is not None and self._template.usable and not self._saw_resume
+        if self._template is not None and may_be_quick and block.count(b"oss") >= FEW:
+            yield from self._queue.flush()
+            batch = self._read_at_once(block, self._template)
+            if batch is not None:
+                yield batch
+                return
+            if len(block) > LEAST_BLOCK:
+                middle = block.find(b"\n", len(block) // 2) + 1
+                yield from self._read_block(block[:middle])
+                yield from self._read_block(block[middle:])
+                return
+        is_head = self._counter.num_losses < _RECOGNISED_BY
+        for line in _lines_with(block, _HEAD_MARKS if is_head else MARKS):
+            yield from self._read_line(line)
+
+    def _read_at_once(self, block: bytes, template: LineTemplate) -> LossBatch | None:
+        """All losses of a block whose loss lines have the form of the last one; None where anything is unusual."""
+        columns = template.columns(block)
+        if columns is None:
+            return None
+        losses, epochs = columns["loss"], columns.get("epoch")
+        steps = self._steps_at_once(columns, len(losses))
+        if steps is None:
+            return None
+        if epochs is not None and self._counter.unit == "step":
+            before = math.nan if self._counter.epoch is None else self._counter.epoch
+            for place in np.flatnonzero(np.diff(epochs, prepend=before)):
+                self._counter.mark_epoch(float(epochs[place]), float(steps[place]))
+        self._counter.take_many(steps, None if epochs is None else float(epochs[-1]))
+        end = max(block.rfind(b"oss"), block.rfind(b"OSS"))
+        self._take_note(parse(block[block.rfind(b"\n", 0, end) + 1 : block.find(b"\n", end)]))
+        return self._queue.batch(steps, losses, np.full(len(losses), self._pace.rate))
+
+    def _steps_at_once(self, columns: Mapping[str, F64], count: int) -> F64 | None:
+        """The steps of a block's losses over the whole run, [N]; None where they do not rise as those of one run do."""
+        counter, epochs = self._counter, columns.get("epoch")
+        if ("step" in columns) != (counter.unit == "step"):
+            return None
+        if "step" in columns:
+            steps = counter.count_many(columns["step"], epochs)
+            if steps is None or steps[0] <= counter.step or not np.all(np.diff(steps) > 0):
+                return None
+            return steps
+        if epochs is not None and counter.unit == "epoch":
+            rises = epochs[0] >= counter.step and np.all(np.diff(epochs) >= 0)
+            return epochs if rises else None
+        return np.arange(counter.num_losses + 1.0, counter.num_losses + 1.0 + count)
+
+    # One line at a time.
+
+    def _read_line(self, line: bytes) -> Iterator[LossBatch]:
+        row = parse(line)
+        if row.loss is None:
+            self._plan.update(planned_lengths(line))
+            if self._counter.num_losses and (b"esuming" in line or b"esumed" in line):
+                self._saw_resume = True
+        elif self._counter.num_losses < _RECOGNISED_BY:
+            self._trainer = self._trainer or trainer_of(line)
+            self._draws_pictures = self._draws_pictures and may_draw_pictures(line)
+        self._watch(row)
+        self._prediction_type = row.prediction_type or self._prediction_type
+        self._num_pictures = row.num_pictures or self._num_pictures
+        if row.epoch is not None:
+            self._counter.epoch = row.epoch
+            self._plan.epochs = row.epochs or self._plan.epochs
+        if row.loss is not None and row.kind <= self._kind:
+            self._kind = row.kind
+            yield from self._take_loss(line, row, row.loss)
+        if row.validation is not None:
+            self._take_validation(row.validation)
+
+    def _take_loss(self, line: bytes, row: LogLine, loss: float) -> Iterator[LossBatch]:
+        """A line with the run's loss: count its step on, and keep it unless a bar shows the same once more."""
+        counter = self._counter
+        self._choose_unit(row)
+        if counter.unit == "step" and row.step is None:
+            return  # in a log that counts steps, a line without one is a summary
+        step = counter.count(row, self._last_line, resumed=self._saw_resume)
+        is_same_step = counter.num_losses > 0 and step == counter.step and row.step is not None
+        if is_same_step and _same(loss, self._last_line.loss):
+            return
+        begins_again = counter.first_step is not None and step <= counter.first_step and 2 * step <= counter.step
+        if begins_again and not self._saw_resume:
+            yield from self._queue.flush()
+            self._begin_new_run()
+        elif self._saw_resume or step < counter.step:
+            yield from self._queue.flush()
+            self._begin_resume(step)
+        counter.first_step = step if counter.first_step is None else counter.first_step
+        if counter.unit == "step" and counter.epoch is not None:
+            counter.mark_epoch(counter.epoch, step)
+        counter.step = step
+        counter.num_losses += 1
+        self._take_note(row)
+        self._queue.add(step, loss, self._pace.rate)
+        is_plain = row.spans and not row.tasks and row.validation is None
+        self._template, self._model = None, (line, row) if is_plain else None
+        if self._queue.is_full:
+            yield from self._queue.flush()
+
+    def _choose_unit(self, row: LogLine) -> None:
+        """What the log counts by, from its first loss line; steps also where they are named a little later."""
+        counter = self._counter
+        names_steps_late = counter.unit == "loss line" and row.step is not None and counter.num_losses < FEW
+        if counter.unit is not None and not names_steps_late:
+            return
+        unit: Unit = "loss line"
+        if row.step is not None:
+            unit = "step"
+        elif row.epoch is not None:
+            unit = "epoch"
+        counter.unit = unit
+        counter.step = 0.0
+
+    def _begin_new_run(self) -> None:
+        """Another run in the same file: what was said before no longer counts."""
+        self._num_runs += 1
+        self._queue.begins_new_run, self._queue.resumed = True, False
+        self._pace.restart_clock()
+        self._counter.begin_new_run()
+        self._resumes = []
+        self._watcher = Watcher()
+        self._validations.clear()
+
+    def _begin_resume(self, step: float) -> None:
+        self._resumes = [*self._resumes, (self._counter.step, step)][:MAX_RESUMES]
+        self._queue.resumed = True
+        self._saw_resume = False
+        self._pace.restart_clock()
+
+    def _take_note(self, row: LogLine) -> None:
+        """What of a loss line is for later ones."""
+        self._last_line = row
+        self._pace.see(row, self._counter.step)
+
+    def _take_validation(self, value: float) -> None:
+        step = self._counter.step
+        if self._validations and self._validations[-1][0] == step:
+            self._validations.pop()  # a running mean over one validation: its last line counts
+        if not self._validations or self._validations[-1][1] != value:  # a bar shows the last one again and again
+            self._validations.append((step, value))
+
+    def _watch(self, row: LogLine) -> None:
+        """For what only `training.diagnosis` finds: a task that is starved, the student's paired validation."""
+        if row.loss is None:
+            return
+        found: Mapping[str, Any] = {}
+        if row.json is not None and (row.tasks or "val_gain" in row.json):
+            found = row.json
+            self._timestep_bins = row.json if "train_bin_0" in row.json else self._timestep_bins
+        elif row.tasks:
+            step = row.step or self._counter.num_losses + 1
+            found = {"step": step, "loss": row.loss, **{f"loss_{name}": value for name, value in row.tasks.items()}}
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float | None)}
+        if numbers and math.isfinite(to_float(numbers.get("step", 0))):
+            self._watcher.add(numbers)
+
+    # At the end.
+
+    def _whole_plan(self) -> TrainingPlan:
+        """The plan, once all is read: what follows from its other parts, too."""
+        plan, counter = replace(self._plan), self._counter
+        if counter.in_epoch:
+            if plan.epochs and plan.per_epoch:
+                plan.steps = plan.epochs * plan.per_epoch
+            return plan
+        plan.steps = counter.step_total or plan.steps
+        if plan.epochs and plan.steps and plan.per_epoch is None:
+            plan.per_epoch = max(plan.steps // plan.epochs, 1)
+        return plan
+
+    def _why_nothing(self) -> str:
+        rule = f"a log must have lines with a loss, such as `step 100/1500 loss: 0.1234`; {self.path} "
+        if not self._num_bytes:
+            return f"{rule}is empty; wait for the first step, or {HOW}"
+        if is_binary(self.path):
+            packed = "packed files, TensorBoard's event files and checkpoints are not read"
+            return f"{rule}is not text ({packed}); {HOW}"
+        last = " but a last one that breaks off" if self._is_torn else ""
+        return f"{rule}has none in {self._num_lines} lines{last}; let the trainer print the loss, or {HOW}"
+
+
+class _Normalizer:
+    """Brings whole lines into one form, so that all that follows knows one kind of line."""
+
+    def __init__(self) -> None:
+        self._is_foreign = False
+        self._tables = TableRewriter()
+
+    def lines(self, text: bytes, *, search: bool) -> bytes:
+        """Whole lines, rewritten where need be. search: no loss was found yet, so that a table or another language may
+        begin here."""
+        if b"\x1b" in text:
+            text = COLOUR.sub(b"", text)
+        if (search or self._is_foreign) and not text.isascii():
+            english = to_english(text)
+            self._is_foreign = self._is_foreign or english is not text
+            text = english
+        return self._tables.rewrite(text, search=search)
+
+
+class _PaceMeter:
+    """Seconds a step of late, and the learning rate. rate: NaN before the first that is named."""
+
+    def __init__(self) -> None:
+        self.rate = math.nan
+        self._paces: deque[float] = deque(maxlen=101)
+        self._started: tuple[float, float] | None = None  # clock and step, since the last resume
+        self._clock: float | None = None
+
+    def see(self, row: LogLine, step: float) -> None:
+        """A loss line at a step."""
+        if row.rate is not None:
+            self.rate = row.rate
+        if row.pace is not None and row.pace > 0:
+            self._paces.append(row.pace)
+        if row.clock is not None:
+            self._started = self._started or (row.clock, step)
+            self._clock = row.clock
+
+    def restart_clock(self) -> None:
+        """What lies between two runs is no time of a step."""
+        self._started = None
+
+    def seconds_per_step(self, step: float) -> float | None:
+        """As the log states it, else from its clock since the last resume; step: the last one."""
+        if self._paces:
+            return median(self._paces)
+        if self._started is None or self._clock is None:
+            return None
+        clock, first = self._started
+        if step > first and self._clock > clock:
+            return (self._clock - clock) / (step - first)
+        return None
+
+
+class _Queue:
+    """Losses that were read one by one and wait to be handed on. resumed, begins_new_run: of the next batch."""
+
+    def __init__(self) -> None:
+        self.resumed = False
+        self.begins_new_run = False
+        self._rows: list[tuple[float, float, float]] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._rows) >= MAX_ROWS
+
+    def add(self, step: float, loss: float, rate: float) -> None:
+        self._rows.append((step, loss, rate))
+
+    def flush(self) -> Iterator[LossBatch]:
+        """All that wait as a batch; none where none wait."""
+        if self._rows:
+            steps, losses, rates = np.array(self._rows).T
+            self._rows = []
+            yield self.batch(steps, losses, rates)
+
+    def batch(self, steps: F64, losses: F64, rates: F64) -> LossBatch:
+        """The next batch."""
+        batch = LossBatch(steps, losses, rates, self.resumed, self.begins_new_run)
+        self.resumed = self.begins_new_run = False
+        return batch
+
+
+def _lines_with(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The lines of a block that have one of the marks, in their order."""
+    if block.count(b"oss") * 160 > len(block):  # nearly every line: splitting is quicker than searching
+        for line in block.split(b"\n"):
+            if any(mark in line for mark in marks):
+                yield line
+        return
+    found: dict[int, bytes] = {}
+    for mark in marks:
+        at = block.find(mark)
+        while at >= 0:
+            begin, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)
+            found[begin] = block[begin : end if end >= 0 else len(block)]
+            at = block.find(mark, end) if end >= 0 else -1
+    for begin in sorted(found):
+        yield found[begin]
+
+
+def _same(loss: float, before: float | None) -> bool:
+    """Whether two losses are equal; NaN equals NaN here."""
+    return before is not None and (loss == before or (math.isnan(loss) and math.isnan(before)))

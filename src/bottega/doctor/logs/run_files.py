@@ -1,0 +1,99 @@
+"""What a run of bottega keeps beside its log: how long it is to be, what it learns from, what its latents span."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bottega.doctor.logs.lines import parse, to_float
+from bottega.doctor.logs.summary import LogSummary, TrainingPlan
+from bottega.runtime.config import load_yaml
+from bottega.runtime.files import read_json
+from bottega.training.log import LOG, METRICS
+
+TAIL = 1 << 17
+"""Bytes at the end of a train.log that are searched for the last line with a plan."""
+
+_LINES_WITH_A_PLAN = (b" Loss: ", b"begun at ", b"resumed after ")
+
+
+def with_run_files(log: LogSummary) -> LogSummary:
+    """The same, completed by the files beside the log: its train.log counts `step 118/200`, its recipe names epochs,
+    samples and more. The log of another trainer comes back as it is."""
+    is_metrics = log.path.name == METRICS
+    if is_metrics:
+        log = replace(log, plan=replace(log.plan))
+        log.plan.update(_plan_of_train_log(log.path.with_name(LOG)))
+    if is_metrics or log.trainer == "bottega":
+        for folder in log.path.parents[:2]:
+            if (folder / "recipe.yaml").is_file():
+                return _with_recipe(log, load_yaml(folder / "recipe.yaml"), folder)
+    return log
+
+
+def _plan_of_train_log(path: Path) -> dict[str, int | None]:
+    """As the last line with a plan has it; empty without such a line."""
+    if not path.is_file():
+        return {}
+    with open(path, "rb") as stream:
+        stream.seek(max(0, path.stat().st_size - TAIL))
+        lines = stream.read().splitlines()
+    for line in reversed(lines):
+        if any(mark in line for mark in _LINES_WITH_A_PLAN):
+            row = parse(line)
+            return {"steps": row.step_total, "epochs": row.epochs}
+    return {}
+
+
+def _with_recipe(log: LogSummary, recipe: Mapping[str, Any], folder: Path) -> LogSummary:
+    """Epochs and samples; where it is a recipe of `bottega train ldm` all else, too."""
+    training, data, text = (_section(recipe, name) for name in ("training", "data", "text"))
+    epochs, steps, batch = (_positive(training, name) for name in ("num_epochs", "steps", "batch_size"))
+    plan = replace(log.plan, epochs=epochs or log.plan.epochs)
+    log = replace(log, plan=plan, num_pictures=log.num_pictures or _positive(data, "num_samples"))
+    if "unet" not in recipe:
+        return log
+    if not epochs and steps:
+        plan.steps = steps
+    log = replace(
+        log,
+        recipe=recipe,
+        reads_text=text.get("kind", "none") != "none",
+        latent_range=_latent_range(folder / "latents" / "manifest.json"),
+    )
+    if log.unit == "step" and batch and log.num_pictures:
+        return _with_epochs_done(log, epochs, batch, log.num_pictures)
+    return log
+
+
+def _with_epochs_done(log: LogSummary, epochs: int | None, batch: int, num_pictures: int) -> LogSummary:
+    """How many epochs are done, to the step."""
+    if epochs and num_pictures >= batch:
+        per_epoch = num_pictures // batch
+        steps = epochs * per_epoch if log.plan.steps is None else log.plan.steps
+        # counted from the end: the number of samples may have changed on the way
+        epochs_done = epochs - (steps - log.step) / per_epoch
+        return replace(log, plan=TrainingPlan(log.plan.epochs, steps, per_epoch), epochs_done=epochs_done)
+    # it counts steps: epochs end amid a batch, or many of them lie within one
+    seen = log.step * batch / num_pictures if num_pictures >= batch else None
+    return replace(log, epoch=seen, epochs_done=seen)
+
+
+def _latent_range(manifest: Path) -> float | None:
+    """From the least to the greatest number of the latents; None where the manifest does not say."""
+    statistics = (read_json(manifest).get("statistics") or {}) if manifest.is_file() else {}
+    width = to_float(statistics.get("max")) - to_float(statistics.get("min"))
+    return width if 0 < width < math.inf else None
+
+
+def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = recipe.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _positive(section: Mapping[str, Any], name: str) -> int | None:
+    number = section.get(name)
+    return number if isinstance(number, int) and number > 0 else None

@@ -1,0 +1,122 @@
+"""Tables of losses, rewritten so that each row becomes a line of `name=value` as other logs have it.
+
+Two forms are known: a header above rows (CSV, a notebook's or fastai's table), and a name beside each value, over
+several lines (guided-diffusion: `| loss | 0.01 |`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+HEAD = 1 << 16
+"""Bytes of a chunk in which the header of a table is looked for, as long as no loss was found."""
+
+MAX_PAIRS = 100
+"""Cells of one record whose names stand beside them: more lines without a rule between are no record."""
+
+_NAME = re.compile(rb"[A-Za-z_][\w /.()@%-]{0,60}")
+_WANTED = re.compile(rb"loss|epoch|step|iter|^lr|learning", re.I)
+_CELL = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\d+/\d+|[-+]?(?:nan|inf(?:inity)?)|none|", re.I)
+_PAIR = re.compile(rb"\|\s*([A-Za-z_][\w/]*)\s*\|\s*(\S*)\s*\|\s*")
+_PAIRED_LOSS = re.compile(rb"^\|\s*(?:\w+/)?loss\s*\|\s*[\d.-]", re.M)
+_SEPARATORS = (b",", b";", b"\t", None)  # None: any number of spaces
+
+Cells = list[tuple[bytes, bytes]]
+"""(name, value) of a row."""
+
+
+class TableRewriter:
+    """Rewrites the rows of a table; what it found in the first lines holds for the later ones."""
+
+    def __init__(self) -> None:
+        self._separator: bytes | None = None
+        self._names: list[bytes] = []  # of the columns, once a header was found
+        self._is_paired = False  # a name stands beside each value
+        self._pairs: Cells = []  # of the record that is being read
+
+    def rewrite(self, text: bytes, *, search: bool) -> bytes:
+        """Whole lines, rows of a table rewritten. search: a table may begin here."""
+        if search and not self._names and not self._is_paired:
+            self._look_for_a_table(text)
+        if self._is_paired:
+            return b"\n".join(self._join_pairs(text.split(b"\n")))
+        if self._names:
+            return b"\n".join(map(self._rewrite_row, text.split(b"\n")))
+        return text
+
+    def _look_for_a_table(self, text: bytes) -> None:
+        self._is_paired = _PAIRED_LOSS.search(text, 0, HEAD) is not None
+        head = [line for line in text[:HEAD].split(b"\n") if line.strip()]
+        for line, below in pairwise(head):
+            if self._is_header(line, below):
+                return
+
+    def _is_header(self, line: bytes, below: bytes) -> bool:
+        """Whether a line is a header, which the one below it proves; if so, its names are kept."""
+        if b"oss" not in line and b"OSS" not in line:
+            return False
+        for separator in _SEPARATORS:
+            self._separator = separator
+            self._names = self._split(line)
+            all_are_names = all(map(_NAME.fullmatch, self._names))
+            has_loss = any(b"loss" in name.lower() for name in self._names)
+            if not all_are_names or not has_loss or len(self._names) < 2:
+                continue
+            # words in a sentence are names too: parted by spaces alone, the row below must be one of numbers
+            if separator is not None or self._rewrite_row(below) != below:
+                return True
+        self._names = []
+        return False
+
+    def _split(self, line: bytes) -> list[bytes]:
+        line = line.strip(b"\n " if self._separator else None)
+        return [cell.strip(b" \"'") for cell in line.split(self._separator)]
+
+    def _rewrite_row(self, line: bytes) -> bytes:
+        """A row with as many cells as names (where spaces part them, a bar may follow); any other line as it is."""
+        cells = self._split(line)
+        if len(cells) < len(self._names) or (self._separator is not None and len(cells) > len(self._names)):
+            return line
+        wanted = [(name, cell) for name, cell in zip(self._names, cells, strict=False) if _WANTED.search(name)]
+        are_values = all(_CELL.fullmatch(cell) for _, cell in wanted)
+        has_number = any(cell[:1].isdigit() for _, cell in wanted)
+        return _as_line(wanted) if are_values and has_number else line
+
+    def _join_pairs(self, lines: list[bytes]) -> Iterator[bytes]:
+        """Neighbouring lines `| name | value |` as one."""
+        for line in lines[:-1]:
+            pair = _PAIR.fullmatch(line)
+            if pair is not None and len(self._pairs) < MAX_PAIRS:
+                self._pairs.append((pair[1], pair[2]))
+                continue
+            if self._pairs:
+                wanted = [(name, cell) for name, cell in self._pairs if _WANTED.search(name) and _CELL.fullmatch(cell)]
+                yield _as_line(wanted)
+                self._pairs = []
+            yield line
+        yield lines[-1]
+
+
+def _as_line(cells: Cells) -> bytes:
+    """`step=3 loss=0.1`: each name as a word, without its group unless it is a loss; blank cells are left out."""
+    parts = []
+    for name, cell in cells:
+        if cell.lower() == b"none":
+            continue
+        name = re.sub(rb"[^\w/]+", b"_", name)
+        is_loss = b"loss" in name.lower()
+        if not is_loss and not name.startswith(b"lr"):
+            name = name.rsplit(b"/", 1)[-1]
+        if not is_loss and b"step" in name.lower() and b"e" in cell.lower():
+            cell = _whole_number(cell)
+        if cell:
+            parts.append(name + b"=" + cell)
+    return b" ".join(parts)
+
+
+def _whole_number(cell: bytes) -> bytes:
+    """A step of `1.2e+04` in digits; empty for one that no run reaches."""
+    number = float(cell)
+    return str(int(number)).encode() if number < 1e15 else b""

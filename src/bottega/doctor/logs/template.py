@@ -1,0 +1,69 @@
+"""The form of a log's loss lines, learned from one of them, so that thousands are read by one regular expression."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from itertools import chain
+
+import numpy as np
+
+from bottega.doctor.logs.lines import MARKS, LogLine
+from bottega.doctor.losses import F64
+
+_TOKEN = re.compile(rb"[-+]?\d[\d.]*(?:e[-+]?\d+)?|\bnan\b|\binf\b", re.I)
+_WANTED_NUMBER = rb"([0-9nainfNAINF.e+-]+)"
+_OTHER_NUMBER = rb"[\w.+-]+"
+
+LEAST_TEXT = 3
+"""Bytes that a line must have up to its last number that counts: a shorter form would fit anything."""
+
+
+class LineTemplate:
+    """The form of a loss line.
+
+    Up to its last number that counts a line must agree but for its numbers and the width of its spaces.
+
+    Args:
+        line: a loss line.
+        row: what was read of it; its spans say which numbers count.
+    """
+
+    def __init__(self, line: bytes, row: LogLine) -> None:
+        names = {span: name for name, span in row.spans.items()}
+        end = max(stop for _, stop in names)
+        pieces: list[bytes] = []
+        self.fields: list[str] = []
+        at = 0
+        for token in _TOKEN.finditer(line[:end]):
+            between = re.escape(line[at : token.start()])
+            pieces.append(re.sub(rb"(?:\\ )+", rb" +", between))
+            if name := names.get(token.span()):
+                self.fields.append(name)
+                pieces.append(_WANTED_NUMBER)
+            else:
+                pieces.append(_OTHER_NUMBER)
+            at = token.end()
+        self._pattern = re.compile(b"".join(pieces) + rb"[^\n]*\n")
+        self._marks = {mark: line.count(mark) for mark in MARKS}
+        # a number that the tokens miss, such as 1,234, can't be read this way
+        self.usable = len(self.fields) == len(names) and len(line[:end].strip()) > LEAST_TEXT
+
+    def columns(self, block: bytes) -> dict[str, F64] | None:
+        """The fields of all loss lines of a block by name, [N] each; None where a line is in it that is not of this
+        form and might say something, or where a number is zero, which may stand for a NaN."""
+        found = self._pattern.findall(block)
+        # where every line has the form, only a second loss in one of them could be missed
+        marks = MARKS[:1] if len(found) == block.count(b"\n") else MARKS
+        if not found or any(block.count(mark) != self._marks[mark] * len(found) for mark in marks):
+            return None
+        numbers = found if len(self.fields) == 1 else list(chain.from_iterable(found))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # numpy stops at what is no number with a warning
+                table = np.fromstring(b" ".join(numbers), sep=" ").reshape(-1, len(self.fields))
+        except (ValueError, DeprecationWarning):
+            return None
+        if not np.all(table):
+            return None
+        return dict(zip(self.fields, table.T, strict=True))
