@@ -14,6 +14,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All model folders of the miniature with random weights: real classes, real files, nothing learned."""
-    from bottega.miniature.models import write_untrained
+    from bottega.miniature.builder.pack import write_untrained
 
     return write_untrained(tmp_path_factory.mktemp("tiny_models"))

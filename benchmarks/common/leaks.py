@@ -24,8 +24,8 @@ COARSE = 16  # pixels a side, at which colours are compared: strokes are gone, a
 
 def shown(name: str, classes: Sequence[str]) -> set[int]:
     """The reader's classes that a painting of the world shows, from its id `painter-2003-1`."""
-    from bottega.miniature.corpus import WORLD_PAINTERS
     from bottega.miniature.datasets import painting_scene
+    from bottega.miniature.ranges import WORLD_PAINTERS
 
     _, by, number = name.rsplit("-", 2)
     return {classes.index(thing.shape) for thing in painting_scene(int(by) - WORLD_PAINTERS, int(number)).objects}

@@ -10,7 +10,7 @@ import bottega.miniature
 from bottega.cli.main import main
 from bottega.data.pictures import load_square
 from bottega.generation.stylize import load_parts
-from bottega.miniature.gates import psnr
+from bottega.miniature.builder.gates import psnr
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
 from bottega.models.config import ModelsConfig

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from bottega.miniature.config import TruthConfig, WorldConfig
-from bottega.miniature.corpus import WORLD_PAINTERS
 from bottega.miniature.datasets import painting_scene, run_truth, run_world
+from bottega.miniature.ranges import WORLD_PAINTERS
 from bottega.miniature.world import KINDS, label_map, painter, render, scene
 
 SMALL = WorldConfig(contents=6, contents_val=3, painters=8, paintings=2, fill50k=4, workers=1)

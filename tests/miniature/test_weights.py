@@ -22,8 +22,8 @@ def measure() -> dict[str, float]:
     import torch
     from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation
 
-    from bottega.miniature import gates
-    from bottega.miniature.corpus import GATE_PAINTERS, GATE_SCENES
+    from bottega.miniature.builder import gates
+    from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
     from bottega.miniature.world import KINDS, painter, render, scene
 
     torch.set_num_threads(1)
@@ -38,12 +38,15 @@ def measure() -> dict[str, float]:
 
     vae = AutoencoderTiny.from_pretrained(WEIGHTS / "sdxl" / "vae").float()
     read = gates.labels_of(reader, painted)
+    overlaps: list[float] = []
+    for view, found in zip(views, read, strict=True):
+        overlaps += gates.object_overlaps(found, view)
     kinds = np.array([(GATE_PAINTERS + i) % len(KINDS) for i in range(24)])
     return {
         "vae_plain": float(gates.psnr(plain, gates.reconstruct(vae, plain)).mean()),
         "vae_painted": float(gates.psnr(painted, gates.reconstruct(vae, painted)).mean()),
         "classifier": float((gates.kinds_of(classifier, painted) == kinds).mean()),
-        "found": float(np.mean([o >= 0.5 for v, f in zip(views, read, strict=True) for o in gates.in_place(f, v)])),
+        "found": float(np.mean(np.array(overlaps) >= 0.5)),
     }
 
 

@@ -19,12 +19,12 @@ def build(
     quick: Annotated[bool, typer.Option("--quick", help="A few steps each: proves the way, not the models.")] = False,
 ) -> None:
     """Train every model of the miniature from scratch; the same command goes on after a stop."""
-    from bottega.miniature.build import QUICK, Plan
-    from bottega.miniature.build import build as run
+    from bottega.miniature.builder.build import QUICK, Plan
+    from bottega.miniature.builder.build import build as run
 
     report = run(work, output, QUICK if quick else Plan())
-    for name, value in report["gates"].items():
-        bar = report["bars"].get(name)
+    for name, value in report.gates.items():
+        bar = report.bars.get(name)
         typer.echo(
             f"{name:28} {value:8.3f}"
             + (f"   bar {bar:g}: {'reached' if value >= bar else 'missed'}" if bar is not None else "")

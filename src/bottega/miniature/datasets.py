@@ -20,9 +20,9 @@ from PIL import Image
 
 from bottega.data.records import read_pairs
 from bottega.miniature.config import TruthConfig, WorldConfig
-from bottega.miniature.corpus import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.painters import KINDS, painter, render
+from bottega.miniature.ranges import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
 from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bottega.miniature import models
+from bottega.miniature.builder import architectures
+from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
+from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Plan, Trainer
-from bottega.miniature.learn_diffusion import SDXLText
-from bottega.miniature.words import clip_tokenizer
 from bottega.runtime.seeds import numpy_rng
 
 
@@ -22,9 +22,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SDXLTask:
     """The real task on untrained encoders and three shards of four painters."""
     folder = tmp_path_factory.mktemp("sdxl")
     words = clip_tokenizer(folder / "tokenizer")
-    clip = models.clip(len(words), words.eos_token_id).eval()
-    second = models.second_text_encoder(len(words), words.eos_token_id).eval()
-    features = Features(folder / "features", models.autoencoder().eval(), clip, painters=4)
+    clip = architectures.clip(len(words), words.eos_token_id).eval()
+    second = architectures.second_text_encoder(len(words), words.eos_token_id).eval()
+    features = Features(folder / "features", architectures.autoencoder().eval(), clip, painters=4)
     features.require(3)
     return SDXLTask(features, SDXLText(words, clip, second), batch=8)
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.miniature.learn_encoders import to_clip
+from bottega.miniature.builder.encoding import to_clip
 from bottega.miniature.painters import painter, render
+from bottega.miniature.ranges import LONG_TRAINING_PAINTERS
 from bottega.miniature.scenes import label_map, scene
 from bottega.runtime.files import atomic_path
 from bottega.visual.pictures import to_signed
 
 PAINTERS = 3_200  # painters of one shard; many, because a style is a point in CLIP's space and must be interpolated
-FIRST_PAINTER = 10_000  # far from the painters of the gates (1 000 up) and of a run's data sets (2 000 up)
 SHARDS = 16  # 51 200 scenes
 _CHUNK = 32  # pictures encoded at a time
 
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Features:
-    """Rows of all shards that have been made so far; row i shows scene i by painter `FIRST_PAINTER + i % PAINTERS`.
+    """Rows of all shards that have been made so far; row i shows scene i by painter `painter_index(i)`.
 
     Attributes:
         plain: latents of the unpainted scenes, float16 [N, C, H, W], one array a shard.
@@ -71,7 +71,7 @@ class Features:
 
     def painter_index(self, row: int) -> int:
         """Index of the painter of a row."""
-        return FIRST_PAINTER + row % self.painters
+        return LONG_TRAINING_PAINTERS + row % self.painters
 
     def sibling_style(self, row: int, draw: int) -> Array:
         """CLIP embedding of another painting by the painter of `row`, [D]; `draw` says which one."""
@@ -89,7 +89,7 @@ def _make_shard(path: Path, first: int, count: int, vae: Any, clip: Any) -> None
         views = [scene(row) for row in rows]
         scenes = np.stack([render(view, None) for view in views])
         paintings = np.stack(
-            [render(view, painter(FIRST_PAINTER + row % count)) for view, row in zip(views, rows, strict=True)]
+            [render(view, painter(LONG_TRAINING_PAINTERS + row % count)) for view, row in zip(views, rows, strict=True)]
         )
         plain.append(_encode(vae, scenes))
         painted.append(_encode(vae, paintings))

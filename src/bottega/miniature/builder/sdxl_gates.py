@@ -1,4 +1,4 @@
-"""Cheap measurements of SDXL while it trains: the gates of `bottega.miniature.gates` on few pictures, drawn in batches.
+"""Cheap measurements of SDXL while it trains: the gates of `builder.gates` on few pictures, drawn in batches.
 
 The sampler is diffusers' DDIM as both pipelines call it. Whole pipelines take one style at a time and so are left for
 the final gates.
@@ -17,11 +17,10 @@ import numpy.typing as npt
 import torch
 
 from bottega.evaluation.truth_distance import describe, nearest
-from bottega.miniature import gates, models
-from bottega.miniature.builder.sdxl_task import size_ids
-from bottega.miniature.corpus import GATE_PAINTERS, GATE_SCENES
-from bottega.miniature.learn_diffusion import SDXLText, embed, encode
+from bottega.miniature.builder import architectures, gates
+from bottega.miniature.builder.encoding import SDXLText, embed, encode
 from bottega.miniature.painters import KINDS, painter, render
+from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
@@ -50,9 +49,9 @@ def draw(
     """Scaled latents [B, C, H, W], by 25 steps of DDIM; a content is redrawn at strength 0.40."""
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(**models.teacher_scheduler())
+    scheduler = DDIMScheduler(**architectures.teacher_scheduler())
     scheduler.set_timesteps(STEPS)
-    shape = (models.CHANNELS, models.LATENT, models.LATENT)
+    shape = (architectures.CHANNELS, architectures.LATENT, architectures.LATENT)
     noise = torch.from_numpy(
         np.stack([numpy_rng("gate sdxl", seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
     )
@@ -64,7 +63,7 @@ def draw(
         if hasattr(processor, "scale"):
             processor.scale = [scale]
     states, pooled = text(list(given.captions))
-    styles = torch.zeros(len(noise), models.WIDTH) if given.styles is None else given.styles
+    styles = torch.zeros(len(noise), architectures.WIDTH) if given.styles is None else given.styles
     for timestep in timesteps:
         guess = _predict(unet, x, timestep, states, pooled, styles)
         if guidance > 1:
@@ -78,7 +77,7 @@ def draw(
 def _predict(
     unet: Any, x: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, styles: torch.Tensor
 ) -> torch.Tensor:
-    conditions = {"text_embeds": pooled, "time_ids": size_ids(len(x)), "image_embeds": [styles[:, None]]}
+    conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [styles[:, None]]}
     with torch.autocast("cpu", torch.bfloat16):
         guess = unet(
             x.contiguous(memory_format=torch.channels_last),
@@ -132,7 +131,7 @@ class SDXLGates:
         overlaps: list[float] = []
         distances, colours = [], []
         for i, view in enumerate(self.contents):
-            overlaps += gates.in_place(read[i], view)
+            overlaps += gates.object_overlaps(read[i], view)
             truths = [describe(render(view, painter(self.painters[i]), 1 + k)) for k in range(_TRUTHS)]
             distance = nearest(describe(pictures[i]), truths)
             distances.append(distance.total)
@@ -150,7 +149,7 @@ class SDXLGates:
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
         pictures = self._from_words(unet, [view.caption(i % 2) for i, view in enumerate(views)])
         read = gates.labels_of(self.reader, pictures)
-        scores = [gates._read_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
+        scores = [gates.score_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
         shapes, colours, grounds = np.mean(scores, axis=0)
         return {"words_shape": float(shapes), "words_colours": float(colours), "words_ground": float(grounds)}
 

@@ -32,16 +32,17 @@ import torch
 import torch.nn.functional as F
 
 from bottega.diffusion.schedule import from_scheduler_config
-from bottega.miniature import models
+from bottega.miniature.builder import architectures
+from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
-from bottega.miniature.learn_diffusion import SDXLText, add_ip_adapter
+from bottega.miniature.builder.ip_adapter import add_ip_adapter
+from bottega.miniature.builder.learn_teacher import TEACHER_START
 from bottega.miniature.painters import Painter, painter
 from bottega.miniature.scenes import Scene, scene
 from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 
 BATCH = 16  # samples of each part
-TEACHER_START = 361  # first timestep of 25 DDIM steps at strength 0.40
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 300  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
@@ -72,14 +73,14 @@ class SDXLTask:
 
     def __init__(self, features: Features, text: SDXLText, measure: Any = None, batch: int = BATCH) -> None:
         torch.manual_seed(5)
-        unet = models.deep_unet()
+        unet = architectures.deep_unet()
         add_ip_adapter(unet)
         unet.requires_grad_(True)
         self.unet = unet.to(memory_format=torch.channels_last)
         self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet}
         self.features, self.text, self.batch = features, text, batch
         self._measure = measure
-        schedule = from_scheduler_config(models.teacher_scheduler())
+        schedule = from_scheduler_config(architectures.teacher_scheduler())
         self.alpha = torch.from_numpy(np.sqrt(schedule.alpha_bar)).float()  # [T]
         self.sigma = torch.from_numpy(np.sqrt(1 - schedule.alpha_bar)).float()
         self.processors = [p for n, p in self.unet.attn_processors.items() if n.endswith("attn2.processor")]
@@ -119,7 +120,7 @@ class SDXLTask:
             timestep=_stratified(rng, self.batch, last),
             noise=_normal(rng, target.shape),
             captions=captions,
-            style=torch.zeros(self.batch, 1, models.WIDTH),
+            style=torch.zeros(self.batch, 1, architectures.WIDTH),
             labels=labels,
         )
 
@@ -251,7 +252,7 @@ class SDXLTask:
         """ε̂ [B, C, H, W]; with scale 0 as without an IP-Adapter."""
         for processor in self.processors:
             processor.scale = [scale]
-        conditions = {"text_embeds": pooled, "time_ids": size_ids(len(x)), "image_embeds": [style]}
+        conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [style]}
         with torch.autocast("cpu", torch.bfloat16):  # a context of its own: weights cast without a graph are not kept
             guess = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
@@ -267,12 +268,6 @@ class SDXLTask:
 
     def _sigma(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
         return self.sigma[timestep].view(-1, 1, 1, 1)
-
-
-def size_ids(count: int) -> torch.Tensor:
-    """SDXL's six size numbers for an uncropped picture, [count, 6]."""
-    side = float(models.PICTURE)
-    return torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(count, 1)
 
 
 def painted_caption(view: Scene, by: Painter, rng: np.random.Generator) -> str:

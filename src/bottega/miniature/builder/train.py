@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.sdxl_gates import SDXLGates
 from bottega.miniature.builder.sdxl_task import SDXLTask
 from bottega.miniature.builder.trainer import Plan, Trainer, finish
-from bottega.miniature.learn_diffusion import SDXLText
 from bottega.runtime.memory import keep_heap
 
 

@@ -1,36 +1,32 @@
-"""The pictures that the miniature's models are trained on, drawn once into memory-mapped arrays.
-
-Scenes and painters are numbered; the ranges below never meet, so what a model is judged on was never trained on.
-"""
+"""The pictures that the short trainings read, drawn once into memory-mapped arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from bottega.miniature.painters import painter, render
+from bottega.miniature.ranges import TRAIN_PAINTERS
 from bottega.miniature.scenes import label_map, scene
 from bottega.runtime.files import atomic_path
+from bottega.visual.pictures import Picture, Pictures
 
-Pictures = npt.NDArray[np.uint8]  # [N, 128, 128, 3]
-
-TRAIN_PAINTERS = 480  # painters 0..479 and scenes from 0 up: for training the models
-GATE_SCENES, GATE_PAINTERS = 1_000_000, 1_000  # from here up: for the gates
-WORLD_SCENES, WORLD_PAINTERS = 2_000_000, 2_000  # from here up: for the data sets of a run
+_SIDE = 128
+_SHAPES = {"plain": (_SIDE, _SIDE, 3), "painted": (_SIDE, _SIDE, 3), "labels": (_SIDE, _SIDE)}  # of one row
 
 
 @dataclass(frozen=True)
 class Corpus:
     """`plain[i]` is scene `first_scene + i`, `painted[i]` is it by `painter_of(i)`, `labels[i]` its label map."""
 
-    plain: Pictures
+    plain: Pictures  # [N, 128, 128, 3]
     painted: Pictures
-    labels: npt.NDArray[np.uint8]  # [N, 128, 128]
+    labels: Pictures  # [N, 128, 128]
     first_scene: int
     first_painter: int
     painters: int
@@ -48,14 +44,16 @@ class Corpus:
 
     def sibling(self, i: int, draw: int) -> int:
         """Another row by the painter of row i, number `draw` of them (taken modulo their count)."""
-        count = (len(self) - 1 - i % self.painters) // self.painters + 1
-        place = i // self.painters
-        return i % self.painters + self.painters * ((place + 1 + draw % max(1, count - 1)) % count)
+        turn = i // self.painters
+        turns = (len(self) - 1 - i % self.painters) // self.painters + 1
+        other = (turn + 1 + draw % max(1, turns - 1)) % turns
+        return i % self.painters + self.painters * other
 
 
-def _draw(job: tuple[int, int]) -> tuple[Pictures, Pictures, npt.NDArray[np.uint8]]:
-    view = scene(job[0])
-    return render(view, None), render(view, painter(job[1])), label_map(view)
+class _Row(NamedTuple):
+    plain: Picture
+    painted: Picture
+    labels: Picture
 
 
 def draw_corpus(
@@ -67,25 +65,30 @@ def draw_corpus(
     workers: int = 2,
 ) -> Corpus:
     """Draw `size` rows into `folder` (once; 113 kB a row) and map them into memory."""
-    names = {"plain": (128, 128, 3), "painted": (128, 128, 3), "labels": (128, 128)}
-    paths = {n: folder / f"{n}_{first_scene}_{first_painter}_{painters}_{size}.npy" for n in names}
-    if not all(p.exists() for p in paths.values()):
+    name = f"{first_scene}_{first_painter}_{painters}_{size}.npy"
+    paths = {part: folder / f"{part}_{name}" for part in _SHAPES}
+    if not all(path.exists() for path in paths.values()):
         folder.mkdir(parents=True, exist_ok=True)
+        arrays = {part: np.empty((size, *shape), np.uint8) for part, shape in _SHAPES.items()}
         jobs = [(first_scene + i, first_painter + i % painters) for i in range(size)]
-        arrays = {n: np.empty((size, *shape), np.uint8) for n, shape in names.items()}
-        for i, drawn in enumerate(_drawn(jobs, workers)):
-            for n, picture in zip(names, drawn, strict=True):
-                arrays[n][i] = picture
-        for n, path in paths.items():
+        for i, row in enumerate(_drawn(jobs, workers)):
+            arrays["plain"][i], arrays["painted"][i], arrays["labels"][i] = row
+        for part, path in paths.items():
             with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, arrays[n])
-    loaded = {n: np.load(p, mmap_mode="r") for n, p in paths.items()}
+                np.save(file, arrays[part])
+    loaded = {part: np.load(path, mmap_mode="r") for part, path in paths.items()}
     return Corpus(loaded["plain"], loaded["painted"], loaded["labels"], first_scene, first_painter, painters)
 
 
-def _drawn(jobs: Sequence[tuple[int, int]], workers: int):  # type: ignore[no-untyped-def]
+def _drawn(jobs: Sequence[tuple[int, int]], workers: int) -> Iterator[_Row]:
     if workers <= 1:
         yield from map(_draw, jobs)
         return
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(_draw, jobs, chunksize=32)
+
+
+def _draw(job: tuple[int, int]) -> _Row:
+    scene_index, painter_index = job
+    view = scene(scene_index)
+    return _Row(render(view, None), render(view, painter(painter_index)), label_map(view))

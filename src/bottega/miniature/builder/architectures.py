@@ -1,18 +1,18 @@
 """Architectures of the miniature: the classes of the full models, at about a thousandth of the size.
 
-Each function makes one model with random weights; `write_untrained` writes every folder that a run needs. The sizes
-stand here and nowhere else: all other code reads them from the folders' own configurations.
+Each function makes one model with random weights. The sizes stand here and nowhere else: all other code reads them
+from the folders' own configurations.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.miniature.painters import KINDS
 from bottega.miniature.scenes import SHAPES
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import AutoencoderTiny, PixArtTransformer2DModel, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModelWithProjection, T5EncoderModel
 
@@ -121,6 +121,14 @@ def deep_unet() -> UNet2DConditionModel:
     )
 
 
+def size_ids(count: int) -> torch.Tensor:
+    """SDXL's six size numbers of an uncropped picture: original size, crop, target size, [count, 6]."""
+    import torch
+
+    side = float(PICTURE)
+    return torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(count, 1)
+
+
 def t5(vocabulary: int) -> T5EncoderModel:
     """Text for PixArt: token states [B, L, 128]."""
     from transformers import T5Config, T5EncoderModel
@@ -224,10 +232,3 @@ def pixart_scheduler() -> dict[str, Any]:
         "algorithm_type": "dpmsolver++",
         "solver_order": 2,
     }
-
-
-def write_untrained(folder: Path, seed: int = 0) -> Path:
-    """See `bottega.miniature.pack.write_untrained`."""
-    from bottega.miniature.pack import write_untrained as write
-
-    return write(folder, seed)

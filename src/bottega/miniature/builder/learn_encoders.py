@@ -6,39 +6,36 @@ Dimensions: B batch, C channels, H W picture sides, D joint width, L tokens.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bottega.miniature import models
-from bottega.miniature.corpus import Corpus, Pictures
-from bottega.miniature.fit import Losses, fit
+from bottega.miniature.builder import architectures
+from bottega.miniature.builder.corpus import Corpus
+from bottega.miniature.builder.encoding import to_clip
+from bottega.miniature.builder.fit import Losses, fit
+from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.painters import KINDS, painter
 from bottega.miniature.scenes import scene
-from bottega.miniature.words import STYLE_PHRASE, clip_tokenizer
+from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import to_signed
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPModel, CLIPTextModelWithProjection
 
 
-def to_clip(pictures: Pictures) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] with CLIP's mean and deviation."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    return ((to_signed(pictures) + 1) / 2 - mean) / std
-
-
-def learn_vae(corpus: Corpus, folder: Path, steps: int) -> Any:
+def learn_vae(corpus: Corpus, folder: Path, steps: int) -> AutoencoderTiny:
     """Reconstruct crops of 64², two of three painted; latents stay near mean 0 and deviation 1, shaken a little.
 
     Latents at half the size decode to the picture at half the size, which keeps them smooth enough for diffusion (scale
     equivariance, arXiv 2502.09509).
     """
     torch.manual_seed(0)
-    vae = models.autoencoder().to(memory_format=torch.channels_last)
+    vae = architectures.autoencoder().to(memory_format=torch.channels_last)
     batch, side = 12, 64
 
     def losses(step: int) -> Losses:
@@ -46,7 +43,7 @@ def learn_vae(corpus: Corpus, folder: Path, steps: int) -> Any:
         crops = np.empty((batch, side, side, 3), np.uint8)
         for k, row in enumerate(rng.integers(len(corpus), size=batch)):
             source = corpus.plain if k % 3 == 0 else corpus.painted
-            y, x = rng.integers(0, models.PICTURE - side + 1, 2)
+            y, x = rng.integers(0, architectures.PICTURE - side + 1, 2)
             crops[k] = source[row, y : y + side, x : x + side]
         target = to_signed(crops).contiguous(memory_format=torch.channels_last)
         latents = vae.encode(target).latents  # [B, 4, 16, 16]
@@ -65,25 +62,26 @@ def learn_vae(corpus: Corpus, folder: Path, steps: int) -> Any:
     return vae
 
 
-def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[Any, Any]:
+def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLIPTextModelWithProjection]:
     """Contrast pictures with captions, both text encoders against one picture tower.
 
     Half of the captions name kind, palette and scale, without which CLIP would be blind to style; half of these name
     nothing else, since a scene's words alone tell most pairs apart. Beside the contrast, a linear head that is thrown
     away afterwards reads kind, palette, period and angle from the picture's embedding: a contrast of so few pictures
-    told the kind in 65 % (docs/log.md), and what it can't tell no IP-Adapter can draw.
+    gave away the kind in 65 % (docs/log.md), and what the embedding does not hold no IP-Adapter can draw.
     """
     torch.manual_seed(1)
     tokenizer = clip_tokenizer(folder / "clip_tokenizer")
-    clip = models.clip(len(tokenizer), tokenizer.eos_token_id)
-    second = models.second_text_encoder(len(tokenizer), tokenizer.eos_token_id)
+    clip = architectures.clip(len(tokenizer), tokenizer.eos_token_id)
+    second = architectures.second_text_encoder(len(tokenizer), tokenizer.eos_token_id)
     batch = min(80, len(corpus))
     facts = _style_facts(corpus)
-    head = torch.nn.Linear(models.WIDTH, len(KINDS) + facts.shape[1])
+    head = torch.nn.Linear(architectures.WIDTH, len(KINDS) + facts.shape[1])
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature clip", step)
-        pictures, captions = np.empty((batch, models.PICTURE, models.PICTURE, 3), np.uint8), []
+        pictures = np.empty((batch, architectures.PICTURE, architectures.PICTURE, 3), np.uint8)
+        captions = []
         rows = rng.choice(len(corpus), size=batch, replace=False)
         for k, row in enumerate(rows):
             content = scene(corpus.scene_of(int(row))).caption(int(rng.integers(5)))
@@ -91,10 +89,9 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[Any, Any]:
             pictures[k] = corpus.plain[row] if k % 4 == 0 else corpus.painted[row]
             captions.append((content, content, f"{content} {style}", style)[k % 4])
         tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        seen = F.normalize(
-            clip.visual_projection(clip.vision_model(pixel_values=to_clip(pictures)).pooler_output), dim=-1
-        )  # [B, D]
-        read = clip.text_projection(clip.text_model(input_ids=tokens.input_ids).pooler_output)
+        pooled = clip.vision_model(pixel_values=to_clip(pictures)).pooler_output
+        seen = F.normalize(clip.visual_projection(pooled), dim=-1)  # [B, D]
+        read = clip.text_projection(clip.text_model(input_ids=tokens.input_ids).pooler_output)  # [B, D]
         also = second(input_ids=tokens.input_ids).text_embeds
         scale = clip.logit_scale.exp().clamp(max=60)
         parts = {}
@@ -104,9 +101,9 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[Any, Any]:
             parts[name] = (F.cross_entropy(logits, answer) + F.cross_entropy(logits.T, answer)) / 2
         painted = np.arange(batch) % 4 > 0
         painters = torch.from_numpy(rows[painted] % corpus.painters)
-        told = head(seen[torch.from_numpy(painted)] * models.WIDTH**0.5)
-        parts["kind"] = F.cross_entropy(told[:, : len(KINDS)], (corpus.first_painter + painters) % len(KINDS))
-        parts["facts"] = F.mse_loss(told[:, len(KINDS) :], facts[painters])
+        read_off = head(seen[torch.from_numpy(painted)] * architectures.WIDTH**0.5)
+        parts["kind"] = F.cross_entropy(read_off[:, : len(KINDS)], (corpus.first_painter + painters) % len(KINDS))
+        parts["facts"] = F.mse_loss(read_off[:, len(KINDS) :], facts[painters])
         return parts
 
     fit(folder, "clip", {"clip": clip, "second": second, "head": head}, losses, steps=steps, learning_rate=1.5e-3)
@@ -125,9 +122,9 @@ def _style_facts(corpus: Corpus) -> torch.Tensor:
 
 
 def learn_style_classifier(corpus: Corpus, folder: Path, steps: int) -> Any:
-    """Tell the kind of painter; channels are permuted, pictures mirrored, so that palettes and scenes do not help."""
+    """Classify the kind of painter; permuted channels and mirrored pictures keep palettes and scenes from helping."""
     torch.manual_seed(2)
-    model = models.style_classifier()
+    model = architectures.style_classifier()
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature style", step)
@@ -147,20 +144,19 @@ def learn_scene_reader(corpus: Corpus, folder: Path, steps: int) -> Any:
     """Read the class of each pixel, whoever painted it.
 
     It begins with mostly plain pictures and ends with three painted ones to a plain one: with painted ones from the
-    start it finds the things at once and stays at chance about their shape. Judged at a quarter of the size, where the
+    start it finds the objects at once and stays at chance about their shape. Judged at a quarter of the size, where the
     head speaks before it is enlarged; the ground counts a quarter, because most pixels are ground.
     """
     torch.manual_seed(3)
-    model = models.scene_reader()
+    model = architectures.scene_reader()
     weight = torch.tensor([0.25] + [1.0] * int(corpus.labels.max()))
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature reader", step)
         rows = rng.integers(len(corpus), size=16)
         plain = rng.random(len(rows)) < max(0.25, 0.8 - 1.1 * step / steps)
-        pictures = to_clip(
-            np.stack([corpus.plain[r] if p else corpus.painted[r] for r, p in zip(rows, plain, strict=True)])
-        )
+        shown = [corpus.plain[r] if p else corpus.painted[r] for r, p in zip(rows, plain, strict=True)]
+        pictures = to_clip(np.stack(shown))
         labels = torch.from_numpy(np.stack([corpus.labels[r, 2::4, 2::4] for r in rows])).long()  # [B, H/4, W/4]
         if rng.random() < 0.5:
             pictures, labels = pictures.flip(3), labels.flip(2)
@@ -176,26 +172,24 @@ def learn_scene_reader(corpus: Corpus, folder: Path, steps: int) -> Any:
 
 
 def learn_structure_encoder(corpus: Corpus, folder: Path, steps: int) -> Any:
-    """Give a scene's patches the same features plain and painted, and tell patches of different things apart.
+    """Give a scene's patches the same features plain and painted, and different features to different objects.
 
     A linear head, thrown away afterwards, reads each patch's share of every class from its feature; a second term pulls
     the features of the plain and the painted picture of one scene together.
     """
     torch.manual_seed(4)
-    model = models.structure_encoder()
+    model = architectures.structure_encoder()
     classes = 1 + int(corpus.labels.max())
     head = torch.nn.Linear(96, classes)
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature structure", step)
         rows = rng.integers(len(corpus), size=16)
-        pictures = np.concatenate(
-            [np.stack([corpus.plain[r] for r in rows]), np.stack([corpus.painted[r] for r in rows])]
-        )
+        pictures = np.stack([*(corpus.plain[r] for r in rows), *(corpus.painted[r] for r in rows)])
         patches = model(pixel_values=to_clip(pictures)).last_hidden_state[:, 1:]  # [2B, L, D]
         labels = torch.from_numpy(np.stack([corpus.labels[r] for r in rows])).long()
         shares = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
-        shares = F.avg_pool2d(shares, models.PICTURE // 8).flatten(2).transpose(1, 2)  # [B, L, classes]
+        shares = F.avg_pool2d(shares, architectures.PICTURE // 8).flatten(2).transpose(1, 2)  # [B, L, classes]
         reading = F.cross_entropy(head(patches).flatten(0, 1), shares.repeat(2, 1, 1).flatten(0, 1))
         plain, painted = F.normalize(patches, dim=-1).chunk(2)
         return {"reading": reading, "agreement": 0.5 * (1 - (plain * painted).sum(-1)).mean()}

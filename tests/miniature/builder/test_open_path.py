@@ -7,25 +7,26 @@ from typing import Any
 import pytest
 import torch
 
-from bottega.miniature import models
-from bottega.miniature.learn_diffusion import alphas_cumulative
-from bottega.miniature.open_path import open_path
+from bottega.diffusion.schedule import from_scheduler_config
+from bottega.miniature.builder import architectures
+from bottega.miniature.builder.open_path import open_path
 
 
 @pytest.fixture
 def opened() -> tuple[Any, torch.Tensor]:
     torch.manual_seed(0)
-    transformer, signal = models.pixart(), alphas_cumulative(models.pixart_scheduler())
+    transformer = architectures.pixart()
+    signal = torch.from_numpy(from_scheduler_config(architectures.pixart_scheduler()).alpha_bar)
     open_path(transformer, signal)
     return transformer, signal
 
 
 def _noise(transformer: Any, x: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
     """ε̂ of x [B, 4, 32, 32] at the timesteps [B], with random text."""
-    text = torch.randn(len(x), 7, models.WIDTH)
+    text = torch.randn(len(x), 7, architectures.WIDTH)
     nothing = {"resolution": None, "aspect_ratio": None}
     out = transformer(x, encoder_hidden_states=text, timestep=moments, added_cond_kwargs=nothing).sample
-    noise: torch.Tensor = out[:, : models.CHANNELS]
+    noise: torch.Tensor = out[:, : architectures.CHANNELS]
     return noise
 
 
@@ -33,7 +34,7 @@ def test_the_untrained_output_is_the_skip_alone(opened: tuple[Any, torch.Tensor]
     """x̂0 = ᾱ² x, so ε̂ = x (1 − α ᾱ²) / σ; the LayerNorms are linear to about two per cent."""
     transformer, signal = opened
     moments = torch.tensor([60, 250, 500, 750, 950])
-    x = torch.randn(5, models.CHANNELS, models.LATENT, models.LATENT)
+    x = torch.randn(5, architectures.CHANNELS, architectures.LATENT, architectures.LATENT)
     now = signal[moments].float()
     wanted = x * ((1 - now.sqrt() * now**2) / (1 - now).sqrt()).view(-1, 1, 1, 1)
     with torch.no_grad():
@@ -48,7 +49,7 @@ def test_training_leaves_the_channel_as_it_was(opened: tuple[Any, torch.Tensor])
     before = {name: value.detach().clone() for name, value in transformer.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in transformer.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
     for _ in range(3):
-        x = torch.randn(2, models.CHANNELS, models.LATENT, models.LATENT)
+        x = torch.randn(2, architectures.CHANNELS, architectures.LATENT, architectures.LATENT)
         loss = (_noise(transformer, x, torch.tensor([300, 800])) - torch.randn_like(x)).square().mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bottega.miniature.build import QUICK, build
-from bottega.miniature.corpus import Corpus, draw_corpus
-from bottega.miniature.fit import fit
-from bottega.miniature.gates import BARS
-from bottega.miniature.pack import FOLDERS
+from bottega.miniature.builder.build import QUICK, build
+from bottega.miniature.builder.corpus import Corpus, draw_corpus
+from bottega.miniature.builder.fit import fit
+from bottega.miniature.builder.gates import BARS
+from bottega.miniature.builder.pack import FOLDERS
 from bottega.runtime.errors import NonFiniteError
 
 
@@ -91,7 +91,7 @@ def test_the_corpus_is_drawn_once(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("default")
 def test_a_quick_build_makes_every_folder_and_measures_every_gate(tmp_path: Path) -> None:
     report = build(tmp_path / "work", tmp_path / "weights", QUICK)
-    assert set(BARS) <= set(report["gates"])
+    assert set(BARS) <= set(report.gates)
     for name in FOLDERS:
         assert (tmp_path / "weights" / name / "README.md").exists()
         assert list((tmp_path / "weights" / name).rglob("*.safetensors"))

@@ -1,0 +1,70 @@
+"""The model cards that are packed with the miniature's folders: what each departs from, and what it is of use for."""
+
+from __future__ import annotations
+
+_HEAD = """---
+license: apache-2.0
+library_name: {library}
+---
+# {title}
+
+Part of bottega's miniature: trained from scratch by `bottega miniature build` on a drawn world, of use only there.
+Training data: scenes and painters 0 and up of `bottega.miniature.world`; judged on scenes and painters held out.
+No photograph, painting or foreign weight went in. What each gate measured stands in `gates.json` beside the folders.
+
+{body}
+"""
+
+
+def _card(title: str, library: str, body: str) -> str:
+    return _HEAD.format(title=title, library=library, body=body)
+
+
+CARDS = {
+    "sdxl": _card(
+        "Miniature SDXL",
+        "diffusers",
+        "An SDXL U-Net, two text encoders and an `AutoencoderTiny` (4 channels, a quarter of the side), for 128 px.\n\n"
+        "It departs from the published model: besides ordinary noising it was trained on *pairs*, from the noised\n"
+        "plain picture to the painted one, because at strength 0.40 the noised content outweighs any style that was\n"
+        "learned the ordinary way. The noise of each pair was the nearest of eight to the target's strokes.",
+    ),
+    "ip_adapter": _card(
+        "Miniature IP-Adapter",
+        "diffusers",
+        "Four picture tokens from the miniature CLIP, in the published key layout. It departs from IP-Adapter's own\n"
+        "training: it was trained together with its U-Net, on pairs of plain and painted pictures, with\n"
+        "`ip_adapter_scale` drawn from 0.3 to 1.0.",
+    ),
+    "pixart": _card(
+        "Miniature PixArt-α",
+        "diffusers",
+        "`PixArtTransformer2DModel` with 12 blocks of width 160, patches of 4 × 4 latent cells, ε and variance (8\n"
+        "channels), and a T5 encoder trained with it. Half of its pictures were painted, with captions silent on\n"
+        "style: it knows textures by sight. Its first weights make it predict the clean picture though its output is\n"
+        "ε, and those that make the channel for that were not trained (`bottega.miniature.builder.open_path`).",
+    ),
+    "clip": _card(
+        "Miniature CLIP",
+        "transformers",
+        "Of four captions two named kind, palette and scale, one of them nothing else. Beside the contrast, a\n"
+        "linear head (thrown away) read kind, palette, period and angle from the picture's embedding. Serves teacher,\n"
+        "student and quality.",
+    ),
+    "style_classifier": _card(
+        "Miniature style classifier",
+        "transformers",
+        "Classifies the eight kinds of painter. Serves evaluation only, so that nothing is optimised against it.",
+    ),
+    "structure_encoder": _card(
+        "Miniature structure encoder",
+        "transformers",
+        "A ViT whose features agree between a scene and its paintings. Serves evaluation only.",
+    ),
+    "scene_reader": _card(
+        "Miniature scene reader",
+        "transformers",
+        "An UperNet on a small ResNet that segments shapes, whoever painted them: the oracle that reads scenes.\n"
+        "Serves evaluation only.",
+    ),
+}
