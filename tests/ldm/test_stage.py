@@ -22,13 +22,14 @@ from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import red_circle
 from bottega.ldm.generate import generate
 from bottega.ldm.recipe import load_recipe, read_recipe
-from bottega.ldm.stage import go_on_from, prepare, replay, run
+from bottega.ldm.stage import LATENTS, prepare, replay, run
 from bottega.models.names import resolve
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, read_jsonl
 from bottega.training import checkpoint as checkpoints
 from bottega.training.loop import train
+from bottega.training.resume import resume_from
 
 from .tiny import Stopped, plain, same_bits, tensors, textless, tiny
 
@@ -265,22 +266,22 @@ def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_p
 
 def test_going_on_from_the_newest_checkpoint_of_the_run_itself_changes_nothing(copy: Path) -> None:
     before = names(copy / "checkpoints")
-    go_on_from(copy / "checkpoints" / "epoch-2", copy)
+    resume_from(copy / "checkpoints" / "epoch-2", copy, carry=[LATENTS])
     assert names(copy / "checkpoints") == before
 
 
 def test_going_on_from_an_older_checkpoint_than_the_newest_is_refused(copy: Path, trained: Path) -> None:
     with pytest.raises(RequestError, match="has epoch-2, which is newer than epoch-1 or of another run"):
-        go_on_from(copy / "checkpoints" / "epoch-1", copy)
+        resume_from(copy / "checkpoints" / "epoch-1", copy, carry=[LATENTS])
     with pytest.raises(RequestError, match="give --output-dir a new folder"):
-        go_on_from(trained / "checkpoints" / "epoch-2", copy)
+        resume_from(trained / "checkpoints" / "epoch-2", copy, carry=[LATENTS])
 
 
 def test_a_copy_in_a_new_directory_goes_on_as_the_run_itself_did(trained: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     (new / "checkpoints" / ".epoch-1.tmp").mkdir(parents=True)  # of a copy that was killed
     (new / "checkpoints" / "epoch-1").mkdir()
-    go_on_from(trained / "checkpoints" / "epoch-1", new)
+    resume_from(trained / "checkpoints" / "epoch-1", new, carry=[LATENTS])
     assert names(new / "checkpoints") == ["epoch-1"] and rows(new) == rows(trained)[:3]
     assert run(tiny(), new)["resumed_from"] == 3
     assert same_bits(tensors(trained, "epoch-2"), tensors(new, "epoch-2")) and rows(new) == rows(trained)
@@ -298,7 +299,7 @@ def test_a_new_directory_takes_the_latents_along_and_changes_none_of_the_old_one
         monkeypatch.setattr(os, "link", refused)
     before = {path.name: path.read_bytes() for path in (trained / "latents").iterdir()}
     new, encoded = tmp_path / "new", 0
-    go_on_from(trained / "checkpoints" / "epoch-1", new)
+    resume_from(trained / "checkpoints" / "epoch-1", new, carry=[LATENTS])
 
     def counted(self: MockVAE, pictures: Any, encode: Any = MockVAE.encode) -> torch.Tensor:
         nonlocal encoded
@@ -317,15 +318,15 @@ def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_s
 ) -> None:
     directory = tmp_path / "new" if elsewhere else copy
     asked = (trained if elsewhere else copy) / "checkpoints" / "epoch-2"
-    go_on_from(asked, directory)
+    resume_from(asked, directory, carry=[LATENTS])
     longer = tiny(training={"num_epochs": 4, "keep_last": 9})
     job = prepare(longer, directory)
     work, loop = job.work, job.config
     train(work, loop, directory, validate=job.validate, write_samples=job.write_samples, until=9)
-    go_on_from(asked, directory)
+    resume_from(asked, directory, carry=[LATENTS])
     assert run(longer, directory)["resumed_from"] == 9
     with pytest.raises(RequestError, match="has epoch-4, which is newer than epoch-3"):
-        go_on_from(directory / "checkpoints" / "epoch-3", directory)
+        resume_from(directory / "checkpoints" / "epoch-3", directory, carry=[LATENTS])
 
 
 def test_a_checkpoint_that_was_gone_on_from_may_be_pruned_by_the_time_the_command_is_given_again(
@@ -401,13 +402,13 @@ def test_a_run_that_counts_epochs_is_not_gone_on_with_by_steps(copy: Path) -> No
 
 def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"received .*epoch-7; in .*checkpoints there are epoch-1, epoch-2"):
-        go_on_from(trained / "checkpoints" / "epoch-7", tmp_path)
+        resume_from(trained / "checkpoints" / "epoch-7", tmp_path, carry=[LATENTS])
     with pytest.raises(MissingError, match=r"received .*tiny; in .*checkpoints there are epoch-1, epoch-2"):
-        go_on_from(trained, tmp_path)
+        resume_from(trained, tmp_path, carry=[LATENTS])
     with pytest.raises(MissingError, match=r"received .*checkpoints; in .*checkpoints there are epoch-1, epoch-2"):
-        go_on_from(trained / "checkpoints", tmp_path)
+        resume_from(trained / "checkpoints", tmp_path, carry=[LATENTS])
     with pytest.raises(MissingError, match="there is none in that folder"):
-        go_on_from(tmp_path / "absent" / "epoch-1", tmp_path)
+        resume_from(tmp_path / "absent" / "epoch-1", tmp_path, carry=[LATENTS])
 
 
 def test_a_damaged_checkpoint_is_called_so_and_not_offered(copy: Path, tmp_path: Path) -> None:
@@ -416,18 +417,18 @@ def test_a_damaged_checkpoint_is_called_so_and_not_offered(copy: Path, tmp_path:
     with pytest.raises(
         MissingError, match=r"epoch-2, which is incomplete or damaged; in .*checkpoints there are epoch-1$"
     ):
-        go_on_from(torn, tmp_path / "new")
+        resume_from(torn, tmp_path / "new", carry=[LATENTS])
 
 
 def test_a_checkpoint_of_the_same_name_but_of_another_run_is_not_taken_for_the_one_before(
     trained: Path, copy: Path, tmp_path: Path
 ) -> None:
-    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
-    go_on_from(trained / "checkpoints" / "epoch-2", tmp_path / "new")
+    resume_from(trained / "checkpoints" / "epoch-2", tmp_path / "new", carry=[LATENTS])
+    resume_from(trained / "checkpoints" / "epoch-2", tmp_path / "new", carry=[LATENTS])
     state = copy / "checkpoints" / "epoch-2" / "state.json"
     state.write_text(state.read_text() + "\n")  # a run of its own
     with pytest.raises(RequestError, match="newer than epoch-2 or of another run"):
-        go_on_from(state.parent, tmp_path / "new")
+        resume_from(state.parent, tmp_path / "new", carry=[LATENTS])
 
 
 def test_a_checkpoint_that_was_carried_away_alone_remembers_its_recipe_and_wants_a_folder(

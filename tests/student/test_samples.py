@@ -17,7 +17,7 @@ from bottega.student.objective import StyleWorkload
 from bottega.student.samples import Samples, sheet
 from bottega.student.stage import prepare
 from bottega.student.store import read_samples
-from bottega.training.workload import TrainingJob
+from bottega.training.job import TrainingJob
 
 CONFIG: dict[str, Any] = {
     "adapter": {"layers": 2, "strength": 0.4, "content_mode": "latent", "initial_gate": 0.5},

@@ -31,8 +31,9 @@ from bottega.training import checkpoint as checkpoints
 from bottega.training import loop
 from bottega.training.config import LoopConfig
 from bottega.training.guards import clip_gradients
+from bottega.training.job import TrainingJob
 from bottega.training.loop import learning_rate
-from bottega.training.workload import ALL_MICROBATCHES, Microbatch, TrainingJob, Workload
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 
 class Line(Workload):

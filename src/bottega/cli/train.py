@@ -116,20 +116,16 @@ def ldm(
     from bottega.runtime.config import as_yaml
     from bottega.runtime.files import require_folder
     from bottega.training.processes import joined
+    from bottega.training.resume import directory_for, resume_from
 
     if config is None and resume is None:
         raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
     if verify_resume is not None and replay is not None:
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
-    home = stage.run_of(resume) if resume is not None else None
-    if resume is not None and stage.led_to(output_dir or Path(str(home))) != resume.resolve().name:
-        stage.checkpoint_at(resume)  # or its error, before that of a recipe which is not beside it
-        if output_dir is None and resume.resolve().parent.name != "checkpoints":
-            raise RecipeError(
-                f"{resume} lies in no run's checkpoints/, so it begins a new run; give it an --output-dir"
-            )
+    if resume is not None:  # its errors come before that of a recipe which is not beside it
+        output_dir = directory_for(resume, output_dir)
     recipe = stage.recipe_of(Path(str(resume)), set_ or []) if config is None else load_recipe(config, set_ or [])
-    directory = output_dir or home or Path("runs") / recipe.name
+    directory = output_dir or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
         return
@@ -143,7 +139,7 @@ def ldm(
         with processes.fail_together():
             held.enter_context(locked(device, directory, "train ldm", folder=processes.first))
             if resume is not None and processes.first:
-                stage.go_on_from(resume, directory)
+                resume_from(resume, directory, carry=[stage.LATENTS])
         if replay is not None:
             typer.echo(str(stage.replay(recipe, directory, replay)))
             return

@@ -11,8 +11,6 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
 from bottega.runtime.config import as_yaml
-from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import write_json, write_text
 from bottega.runtime.fingerprint import bound_settings, resumable_settings
 from bottega.training.config import LoopConfig
-from bottega.training.log import METRICS
 from bottega.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -36,12 +33,9 @@ if TYPE_CHECKING:
     from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
     from bottega.training.checkpoint import Checkpoint
+    from bottega.training.job import TrainingJob
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
-    from bottega.training.workload import TrainingJob
-
-ORIGIN = "resumed_from.json"
-"""In a run directory: the checkpoint that `--resume` named last."""
 
 LATENTS = "latents"
 """In a run directory: what the autoencoder made of the pictures, see `bottega.ldm.latents`."""
@@ -64,7 +58,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     from bottega.runtime.provenance import describe
     from bottega.runtime.threads import torch_threads
     from bottega.training import checkpoint as checkpoints
-    from bottega.training.loop import train
+    from bottega.training.job import train_job
 
     processes.require(recipe.training.parts, "training.parts")
     with processes.fail_together():
@@ -77,9 +71,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
             with torch_threads(recipe.training.threads):
                 write_json(directory / "provenance.json", describe(_weight_files(recipe)))
     work = job.work
-    result = train(
-        work, job.config, directory, validate=job.validate, write_samples=job.write_samples, processes=processes
-    )
+    result = train_job(job, directory, processes=processes)
     if not processes.first:
         return result
     newest = checkpoints.latest(directory / "checkpoints")
@@ -106,7 +98,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     from bottega.ldm.samples import SampleWriter
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
-    from bottega.training.workload import TrainingJob
+    from bottega.training.job import TrainingJob
 
     found = _newest(recipe, directory)
     device = choose_device(recipe.training.device)
@@ -137,102 +129,16 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     return TrainingJob(work, loop, work.validate, write_samples)
 
 
-def go_on_from(folder: Path, directory: Path) -> None:
-    """Make `directory` go on from the checkpoint in `folder`: nothing to do where it is the newest there, or where the
-    same was asked for before and the run stands after it; else a copy, with the latents of the run that it is from.
-
-    Raises MissingError for no whole checkpoint, RequestError where the run has a newer one, or where `directory` is
-    another run with checkpoints of its own.
-    """
-    from bottega.training import checkpoint as checkpoints
-
-    newest = checkpoints.latest(directory / "checkpoints")
-    if newest is not None and led_to(directory) == folder.resolve().name and not _of_another_run(folder, directory):
-        return  # this command was given before, and stopped; what it named may be gone by now
-    found = checkpoint_at(folder)
-    state = sha256_file(found.folder / "state.json")
-    origin, this = directory / ORIGIN, {"checkpoint": found.folder.resolve().name, "state": state}
-    if newest is not None and newest.folder.resolve() == folder.resolve():
-        write_json(origin, this)
-        return
-    if newest is not None:
-        raise RequestError(
-            f"{directory} has {newest.folder.name}, which is newer than {folder.name} or of another run; go on from "
-            "it, or give --output-dir a new folder, which begins as a copy of this checkpoint"
-        )
-    log = run_of(folder) / METRICS
-    if log.exists():
-        write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
-    place = directory / "checkpoints" / folder.resolve().name
-    temporary = place.with_name(f".{place.name}.tmp")
-    for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(folder, temporary)
-    _bring(run_of(folder) / LATENTS, directory / LATENTS)
-    write_json(origin, this)
-    os.rename(temporary, place)
-
-
-def _bring(source: Path, place: Path) -> None:
-    """Take latents along from another run, as links where both lie on one disk; nothing where there are none, or where
-    this run has its own. Whether they are still the right ones is asked when they are read."""
-    if not source.is_dir() or place.exists():
-        return
-    temporary = place.with_name(f".{place.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)  # files of a run are replaced, never written into
-    os.rename(temporary, place)
-
-
-def _link(source: str, place: str) -> None:
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copyfile(source, place)
-
-
-def led_to(directory: Path) -> str | None:
-    """The name of the checkpoint from which an earlier --resume went on in this run directory."""
-    origin = directory / ORIGIN
-    return read_json(origin).get("checkpoint") if origin.exists() else None
-
-
-def _of_another_run(folder: Path, directory: Path) -> bool:
-    """Whether a checkpoint, where it is still there, is another of the same name than that which led to `directory`."""
-    state, known = folder / "state.json", read_json(directory / ORIGIN).get("state")
-    own = run_of(folder.resolve()) == directory.resolve()
-    return known is not None and not own and state.exists() and sha256_file(state) != known
-
-
-def checkpoint_at(folder: Path) -> Checkpoint:
-    """The checkpoint that --resume names. MissingError, with those that are near, where it is not whole."""
-    from bottega.training import checkpoint as checkpoints
-
-    found = checkpoints.read(folder)
-    if found is None:
-        places = (place for place in (folder / "checkpoints", folder, folder.parent) if place.is_dir())
-        whole = ([path for path in checkpoints.folders(place) if checkpoints.read(path)] for place in places)
-        near = next(filter(None, whole), [])
-        names = ", ".join(path.name for path in near[-8:])
-        there = f"in {near[0].parent} there are {names}" if near else "there is none in that folder"
-        torn = ", which is incomplete or damaged" if (folder / "state.json").exists() else ""
-        raise MissingError(f"--resume wants a whole checkpoint, received {folder}{torn}; {there}")
-    return found
-
-
 def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
     """The recipe of the run in which a checkpoint lies; of one that was carried away alone, what it remembers."""
-    home = run_of(checkpoint)
+    from bottega.training.resume import require_checkpoint, run_directory_of
+
+    home = run_directory_of(checkpoint)
     if not (home / "recipe.yaml").exists():
-        kept = checkpoint_at(checkpoint).remembered.get("recipe")
+        kept = require_checkpoint(checkpoint).remembered.get("recipe")
         if kept is not None:
             return read_recipe(kept, home, f"{checkpoint.name}: recipe", sets)
     return load_recipe(home / "recipe.yaml", sets)
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The run directory in whose `checkpoints` a folder lies, as it was written: relative where that was."""
-    return Path(os.path.normpath(checkpoint / ".." / ".."))
 
 
 def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
@@ -244,9 +150,9 @@ def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
 
 def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
-    from bottega.training import replay as replays
+    from bottega.training.job import replay_job
 
-    return replays.replay(prepare(recipe, directory).work, file)
+    return replay_job(prepare(recipe, directory), file)
 
 
 def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:

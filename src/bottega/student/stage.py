@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from bottega.student.adapter import StyleAdapter
     from bottega.student.objective import StyleWorkload
     from bottega.student.store import FeatureStore
+    from bottega.training.job import TrainingJob
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
-    from bottega.training.workload import TrainingJob
 
 ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
@@ -44,23 +44,13 @@ def run(
     """
     from bottega.student.export import save_adapter
     from bottega.training.diagnosis import as_verdict, diagnose_folder
-    from bottega.training.loop import train
+    from bottega.training.job import train_job
 
     processes.require(config.accumulation, "student.accumulation", "and lower student.batch_size by as much")
     with processes.fail_together():
         job, facts = prepare(config, features_dir, models)
     work = job.work
-    try:
-        result = train(
-            work,
-            job.config,
-            directory,
-            validate=job.validate,
-            write_samples=job.write_samples,
-            processes=processes,
-        )
-    finally:
-        work.attachment.detach()
+    result = train_job(job, directory, processes=processes)
     if not processes.first:
         return result | facts
     save_adapter(directory / ADAPTER, work.adapter, header(config, work, models, result["steps"]))
@@ -84,13 +74,9 @@ def verify(
 
 def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: ModelsConfig) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
-    from bottega.training import replay as replays
+    from bottega.training.job import replay_job
 
-    work = prepare(config, features_dir, models)[0].work
-    try:
-        return replays.replay(work, file)
-    finally:
-        work.attachment.detach()
+    return replay_job(prepare(config, features_dir, models)[0], file)
 
 
 def prepare(
@@ -141,7 +127,7 @@ def _job(
     from bottega.student.objective import StyleWorkload
     from bottega.student.samples import Samples
     from bottega.student.validation import Validation, hold_out
-    from bottega.training.workload import TrainingJob
+    from bottega.training.job import TrainingJob
 
     training, validated, where = hold_out(rows, config.validation, config.seed)
     if adapter.purification is not None:
@@ -156,7 +142,8 @@ def _job(
     work.notes = (str(activations), *captions)
     samples = {task: len(stream) for task, stream in work.streams.items()}
     facts = {"samples": samples, "validated_on": where, "validation_pictures": validation.pictures}
-    return TrainingJob(work, config.loop, validation.run, write_samples), facts | activations.summary()
+    job = TrainingJob(work, config.loop, validation.run, write_samples, close=work.attachment.detach)
+    return job, facts | activations.summary()
 
 
 def _clip_sizes(config: StudentConfig, store: FeatureStore, rows: list[dict[str, Any]]) -> tuple[int, int, int]:

@@ -20,8 +20,8 @@ from bottega.runtime.errors import RequestError, WorkError
 from bottega.runtime.memory import trim
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import VERIFY_STEPS
-from bottega.training.loop import train
-from bottega.training.workload import TrainingJob, Workload
+from bottega.training.job import TrainingJob, train_job
+from bottega.training.workload import Workload
 
 GPU_TOLERANCE = 1e-2
 """The largest relative difference of a tensor (see `relative_difference`) that is allowed on a GPU.
@@ -112,7 +112,7 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
 def _train(job: TrainingJob[Workload], steps: int, directory: Path, until: int | None = None) -> dict[str, Any]:
     """Train a job with its length and intervals made as short as `steps`."""
     short = job.config.model_copy(update={"steps": steps, "checkpoint_every": steps, "validate_every": steps})
-    return train(job.work, short, directory, validate=job.validate, write_samples=job.write_samples, until=until)
+    return train_job(job, directory, config=short, until=until)
 
 
 def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) -> float | None:

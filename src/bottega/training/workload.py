@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.fingerprint import resumable_settings
 from bottega.training.checkpoint import step_name
@@ -97,23 +97,3 @@ class Workload(ABC):
         """The networks that a microbatch passes through, by name: where the first value that is not finite is looked
         for."""
         return [("", self.module)]
-
-
-W = TypeVar("W", bound=Workload, covariant=True)
-
-
-@dataclass(frozen=True)
-class TrainingJob(Generic[W]):
-    """Everything that `bottega.training.loop.train` needs besides a folder: a stage prepares it, the loop runs it.
-
-    Args:
-        work: what is trained.
-        config: how long and how fast.
-        validate: returns the numbers of a validation; None where there is none.
-        write_samples: draws sample pictures after a validation; None where none are wanted.
-    """
-
-    work: W
-    config: LoopConfig
-    validate: Validate | None = None
-    write_samples: WriteSamples | None = None
