@@ -250,8 +250,8 @@ def test_the_mirror_is_asked_first_and_the_hub_where_it_fails(
 
 def test_the_environments_endpoint_stands_between_mirror_and_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://b.example/")
-    assert transfer.endpoints("https://a.example") == ["https://a.example", "https://b.example", transfer.HUB]
-    assert transfer.endpoints() == ["https://b.example", transfer.HUB]
+    assert transfer.choose_endpoints("https://a.example") == ["https://a.example", "https://b.example", transfer.HUB]
+    assert transfer.choose_endpoints() == ["https://b.example", transfer.HUB]
 
 
 def test_a_broken_transfer_is_continued_by_the_next_call_from_the_byte_where_it_stopped(
@@ -345,7 +345,7 @@ def test_what_is_here_is_verified_and_only_what_is_damaged_is_fetched_again(
         f"/cdn/{CLIP}/model.safetensors",
     }
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
-    assert "its content is not what its hash says" in caplog.text
+    assert "its content does not match its hash" in caplog.text
 
 
 def test_a_list_without_hashes_is_completed_by_asking_for_each_file(hub: Hub, tmp_path: Path) -> None:
@@ -370,14 +370,14 @@ def test_a_disk_that_is_too_small_is_said_before_a_byte_is_fetched(
 def test_a_disk_that_fills_up_midway_is_no_fault_of_the_server(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write = transfer._Metered.write
+    write = transfer._CountingFile.write
 
     def full(self: Any, piece: bytes) -> int:
         if self.tell() >= 2 << 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(self, piece)
 
-    monkeypatch.setattr(transfer._Metered, "write", full)
+    monkeypatch.setattr(transfer._CountingFile, "write", full)
     assert fetch(tmp_path, f"{BIG}/a.safetensors") == 1
     assert "the disk is full: free some space and run the same command again" in capsys.readouterr().err
     monkeypatch.undo()

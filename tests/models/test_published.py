@@ -127,8 +127,8 @@ def test_a_light_pipeline_is_taken_in_its_plain_precision_and_a_heavy_one_in_hal
 def test_weights_that_are_here_already_are_taken_before_a_smaller_variant() -> None:
     plain = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
     plain += [f"{part}/model.safetensors" for part in ("text_encoder", "text_encoder_2")]
-    assert set(choose("o/n", "", SDXL, here=set(plain)).files) >= set(plain)
-    assert not set(choose("o/n", "", SDXL, here=set(plain)).files) & {p.replace(".s", ".fp16.s") for p in plain}
+    assert set(choose("o/n", "", SDXL, already_here=set(plain)).files) >= set(plain)
+    assert not set(choose("o/n", "", SDXL, already_here=set(plain)).files) & {p.replace(".s", ".fp16.s") for p in plain}
 
 
 def test_shards_are_taken_with_their_index_and_refused_where_one_is_absent() -> None:

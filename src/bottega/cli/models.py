@@ -12,8 +12,8 @@ from bottega.runtime.errors import MissingError, RequestError
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
-    from bottega.models.fetch import Wanted
-    from bottega.models.layout import Finding
+    from bottega.models.fetch import PlannedModel
+    from bottega.models.layout import ModelStatus
 
 app = typer.Typer(no_args_is_help=True, help="Which models are on this machine, and getting the others.")
 RECIPE = Path("recipes/sdxl_pixart.yaml")
@@ -50,19 +50,19 @@ def fetch(
     Every file's hash is verified, what is here already too, and then that each model has all that a pipeline needs.
     """
     from bottega.models.fetch import check_room, plan, requests
-    from bottega.models.fetch import fetch as bring
+    from bottega.models.fetch import fetch as fetch_models
     from bottega.models.names import hub_cache
-    from bottega.models.transfer import endpoints
+    from bottega.models.transfer import choose_endpoints
 
     models = _models_for(names or [], recipe, set_)
-    ask = endpoints(mirror)
+    endpoints = choose_endpoints(mirror)
     place = hub_cache(str(model_cache) if model_cache else (models.cache if models else None))
-    wanted = plan(requests(names or [], models), place, ask)
+    planned = plan(requests(names or [], models), place, endpoints)
     if dry_run:
-        need, free = check_room(wanted, place)
-        _show_plan(wanted, place, need, free, json_)
+        need, free = check_room(planned, place)
+        _show_plan(planned, place, need, free, json_)
         return
-    found = bring(wanted, place, ask, models.sdxl if models else None)
+    found = fetch_models(planned, place, endpoints, models.sdxl if models else None)
     faults = [f"{f.name}: {fault}" for f in found for fault in f.faults]
     told = _table(found) if found else f"nothing to fetch: {recipe} reads its models from folders"
     typer.echo(json.dumps([_row(f) for f in found], indent=2, ensure_ascii=False) if json_ else told)
@@ -126,13 +126,13 @@ def _models(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> M
     return models if model_cache is None else models.model_copy(update={"cache": str(model_cache)})
 
 
-def _inspect(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> list[Finding]:
+def _inspect(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> list[ModelStatus]:
     from bottega.models.layout import inspect
 
     return inspect(_models(recipe, sets, model_cache))
 
 
-def _hashed(recipe: Path, found: list[Finding]) -> list[str]:
+def _hashed(recipe: Path, found: list[ModelStatus]) -> list[str]:
     """What the hashes say: those of the cache, and those that a run directory has recorded."""
     from bottega.models.weights import hash_faults
     from bottega.runtime.files import read_json
@@ -146,7 +146,7 @@ def _hashed(recipe: Path, found: list[Finding]) -> list[str]:
     ]
 
 
-def _known(found: Finding, recorded: dict[str, Any]) -> dict[Path, str]:
+def _known(found: ModelStatus, recorded: dict[str, Any]) -> dict[Path, str]:
     """File -> the SHA-256 that a run has recorded for it. Raises RequestError where a file has none or is absent."""
     if not recorded or found.folder is None:
         return {}
@@ -161,7 +161,7 @@ def _known(found: Finding, recorded: dict[str, Any]) -> dict[Path, str]:
     return {file: str(recorded[name]["sha256"]) for file, name in names.items()}
 
 
-def _row(found: Finding) -> dict[str, Any]:
+def _row(found: ModelStatus) -> dict[str, Any]:
     place = None if found.folder is None else str(found.folder)
     return {
         "role": found.role,
@@ -172,11 +172,11 @@ def _row(found: Finding) -> dict[str, Any]:
     }
 
 
-def _size(found: Finding) -> int:
+def _size(found: ModelStatus) -> int:
     return sum(file.stat().st_size for file in found.files)
 
 
-def _table(found: list[Finding]) -> str:
+def _table(found: list[ModelStatus]) -> str:
     lines = []
     for f in found:
         size = _shown(_size(f)) if not f.faults else "missing" if f.folder is None else "faulty"
@@ -185,7 +185,7 @@ def _table(found: list[Finding]) -> str:
     return "\n".join(lines) or "the recipe names no models"
 
 
-def _show_plan(wanted: list[Wanted], place: Path, need: int, free: int, as_json: bool) -> None:
+def _show_plan(planned: list[PlannedModel], place: Path, need: int, free: int, as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             "role": one.request.role,
@@ -194,9 +194,9 @@ def _show_plan(wanted: list[Wanted], place: Path, need: int, free: int, as_json:
             "commit": one.listing.commit,
             "files": {file.path: file.size for file in one.files},
             "bytes": sum(file.size for file in one.files),
-            "bytes_to_fetch": sum(rest for _, rest in one.absent()),
+            "bytes_to_fetch": sum(one.remaining().values()),
         }
-        for one in wanted
+        for one in planned
     ]
     if as_json:
         typer.echo(

@@ -15,11 +15,16 @@ from bottega.models.weights import find_weights, read_config, read_headers
 from bottega.runtime.errors import BottegaError, MissingError
 
 ROLES = ("sdxl", "sdxl_vae", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
+SENTENCEPIECE = (
+    "its tokenizer's spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece"
+)
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
+"""The published forms of a tokenizer: a folder holds all files of one of them."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One role's model on this machine: where it lies, the weight files, and all that is wrong with it."""
+class ModelStatus:
+    """One role's model on this machine: where it lies, its weight files, and all that is wrong with it."""
 
     role: str
     name: str
@@ -29,89 +34,112 @@ class Finding:
 
 
 def locate(models: ModelsConfig, role: str, base: Path | None = None) -> Path:
-    """The folder of a role's model. Raises MissingError when the recipe names none or it is not on this machine."""
+    """The folder of a role's model.
+
+    Raises:
+        MissingError: the recipe names none, or it is not on this machine.
+    """
     name = getattr(models, role)
     if name is None:
         raise MissingError(f"models.{role}: this needs a model and the recipe names none; set models.{role}")
     return resolve(name, base, cache=models.cache)
 
 
-def inspect(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[Finding]:
+def inspect(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[ModelStatus]:
     """What is there and what is wrong, for each role that the recipe names. Reads headers only; downloads nothing."""
-    return [_finding(models, role, base) for role in roles if getattr(models, role) is not None]
+    return [_status(models, role, base) for role in roles if getattr(models, role) is not None]
 
 
-def _finding(models: ModelsConfig, role: str, base: Path | None) -> Finding:
+def missing(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[str]:
+    """One line for each thing that a run with these models lacks on this machine, with the command that gets it."""
+    lines = []
+    for status in inspect(models, roles, base):
+        lines += [f"models.{status.role}: {fault}" for fault in status.faults]
+    return lines
+
+
+def _status(models: ModelsConfig, role: str, base: Path | None) -> ModelStatus:
     name = getattr(models, role)
     try:
         folder = locate(models, role, base)
     except BottegaError as error:
-        return Finding(role, name, None, (), (str(error),))
-    files, faults = _survey(role, folder)
+        return ModelStatus(role, name, None, (), (str(error),))
+    survey = _Survey(role, folder)
+    faults = survey.faults
     if faults and not name.startswith(PACKAGE):
         faults = [f"{fault} (get it: {fetch_command(name, models.cache)})" for fault in faults]
     elif not faults and role == "ip_adapter" and models.sdxl is not None:
         faults = _mismatch(models, folder, base)
     elif not faults and role == "pixart" and needs_sentencepiece(folder / "tokenizer"):
         faults = [SENTENCEPIECE]
-    return Finding(role, name, folder, tuple(files), tuple(faults))
+    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults))
 
 
 def _mismatch(models: ModelsConfig, folder: Path, base: Path | None) -> list[str]:
+    """Why an IP-Adapter does not fit the recipe's teacher; nothing where it does."""
     try:
         adapter = ip_adapter.adapter_file(folder)
         ip_adapter.check(adapter, ip_adapter.encoder_folder(adapter), locate(models, "sdxl", base) / "unet")
     except MissingError:
-        return []  # said at the role whose file it is
+        return []  # reported at the role whose file it is
     except BottegaError as error:
         return [str(error)]
     return []
 
 
-def _survey(role: str, folder: Path) -> tuple[list[Path], list[str]]:
-    """The weight files of a model and what is wrong with them."""
-    files: list[Path] = []
-    faults: list[str] = []
+class _Survey:
+    """The weight files of a model, and what is wrong with them: all of it, where loading would stop at the first."""
 
-    def weights(place: Path) -> None:
-        try:
-            read_config(place / "config.json")
-            found = find_weights(place).files
-            read_headers(found)
-            files.extend(found)
-        except BottegaError as error:
-            faults.append(str(error))
+    def __init__(self, role: str, folder: Path) -> None:
+        self.files: list[Path] = []
+        self.faults: list[str] = []
+        if role in PIPELINES:
+            self._pipeline(role, folder)
+        elif role == "ip_adapter":
+            self._ip_adapter(folder)
+        else:
+            self._single(role, folder)
 
-    if role in PIPELINES:
-        heavy, tokenizers, schedulers = PIPELINES[role]
-        for part in heavy:
-            weights(folder / part)
-        faults += [f"{folder / part}: no tokenizer in it" for part in tokenizers if not has_tokenizer(folder / part)]
-        faults += [
-            f"{folder / part}: no scheduler_config.json in it"
-            for part in schedulers
-            if not (folder / part / "scheduler_config.json").exists()
-        ]
-    elif role == "ip_adapter":
+    def _pipeline(self, role: str, folder: Path) -> None:
+        parts = PIPELINES[role]
+        for part in parts.weights:
+            self._weights(folder / part)
+        for part in parts.tokenizers:
+            self._require(has_tokenizer(folder / part), folder / part, "tokenizer")
+        for part in parts.schedulers:
+            there = (folder / part / "scheduler_config.json").exists()
+            self._require(there, folder / part, "scheduler_config.json")
+
+    def _ip_adapter(self, folder: Path) -> None:
         try:
             adapter = ip_adapter.adapter_file(folder)
             read_headers((adapter,))
-            files.append(adapter)
-            weights(ip_adapter.encoder_folder(adapter))
+            self.files.append(adapter)
+            encoder = ip_adapter.encoder_folder(adapter)
         except BottegaError as error:
-            faults.append(str(error))
-    else:
-        weights(folder)
-        if role != "sdxl_vae" and not has_preprocessing(folder):
-            faults.append(f"{folder}: no preprocessor_config.json in it")
-        if role == "clip" and not has_tokenizer(folder):
-            faults.append(f"{folder}: no tokenizer in it")
-    return files, faults
+            self.faults.append(str(error))
+            return
+        self._weights(encoder)
 
+    def _single(self, role: str, folder: Path) -> None:
+        self._weights(folder)
+        if role != "sdxl_vae":
+            self._require(has_preprocessing(folder), folder, "preprocessor_config.json")
+        if role == "clip":
+            self._require(has_tokenizer(folder), folder, "tokenizer")
 
-SENTENCEPIECE = (
-    "its tokenizer's spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece"
-)
+    def _weights(self, folder: Path) -> None:
+        try:
+            read_config(folder / "config.json")
+            found = find_weights(folder).files
+            read_headers(found)
+            self.files.extend(found)
+        except BottegaError as error:
+            self.faults.append(str(error))
+
+    def _require(self, there: bool, folder: Path, what: str) -> None:
+        if not there:
+            self.faults.append(f"{folder}: no {what} in it")
 
 
 def needs_sentencepiece(folder: Path) -> bool:
@@ -122,8 +150,11 @@ def needs_sentencepiece(folder: Path) -> bool:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer in one of the published forms."""
-    sets = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
-    return any(all((folder / name).exists() for name in names) for names in sets)
+    return any(_holds(folder, names) for names in _TOKENIZER_FILES)
+
+
+def _holds(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).exists() for name in names)
 
 
 def has_preprocessing(folder: Path) -> bool:
@@ -131,26 +162,25 @@ def has_preprocessing(folder: Path) -> bool:
     return (folder / "preprocessor_config.json").exists() or (folder / "processor_config.json").exists()
 
 
-def missing(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[str]:
-    """One line for each thing that a run with these models lacks on this machine, with the command that gets it."""
-    return [f"models.{found.role}: {fault}" for found in inspect(models, roles, base) for fault in found.faults]
-
-
 def weight_files(place: Path) -> list[Path]:
     """The safetensors files that loading `place` reads, sorted: for the sha256s of a run's provenance.
 
-    `place` is a pipeline's folder, a model's folder, an IP-Adapter's file or its folder.
+    Args:
+        place: a pipeline's folder, a model's folder, an IP-Adapter's file or its folder.
+
+    Raises:
+        MissingError: no model of a known layout is there, or it is not whole.
     """
     if place.is_file():
         return sorted([place, *find_weights(ip_adapter.encoder_folder(place)).files])
     if (place / "config.json").exists():
         return sorted(find_weights(place).files)
-    for role, signature in (("sdxl", "unet"), ("pixart", "transformer"), ("ip_adapter", "image_encoder")):
-        if (place / signature).is_dir():
-            files, faults = _survey(role, place)
-            if faults:
-                raise MissingError(faults[0])
-            return sorted(files)
+    for role, typical in (("sdxl", "unet"), ("pixart", "transformer"), ("ip_adapter", "image_encoder")):
+        if (place / typical).is_dir():
+            survey = _Survey(role, place)
+            if survey.faults:
+                raise MissingError(survey.faults[0])
+            return sorted(survey.files)
     raise MissingError(
         f"{place}: no model of a known layout in it; name the folder with config.json or model_index.json"
     )

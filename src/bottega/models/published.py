@@ -8,18 +8,38 @@ files beside it: configuration, tokenizer, scheduler, preparation of pictures.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bottega.models.ip_adapter import WEIGHT_NAMES
 from bottega.models.weights import PICKLED, STEMS
 from bottega.runtime.errors import MissingError, RequestError
 
-HEAVY = 4_000_000_000  # bytes of plain weights above which a pipeline is fetched in fp16, as SDXL always is, if it can
-# Sub-folders with weights, with a tokenizer, with a scheduler, of the two pipelines.
+HEAVY = 4_000_000_000
+"""Bytes of plain weights above which a pipeline is fetched in fp16 if it can be, as SDXL always is: T5-XXL in float32
+takes 19 GB of disk for weights that run in 16 bits anyway."""
+
+
+class PipelineParts(NamedTuple):
+    """The sub-folders of a pipeline, by what is read of them."""
+
+    weights: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    schedulers: tuple[str, ...]
+
+
 PIPELINES = {
-    "sdxl": (("unet", "text_encoder", "text_encoder_2", "vae"), ("tokenizer", "tokenizer_2"), ("scheduler",)),
-    "pixart": (("transformer", "text_encoder", "vae"), ("tokenizer",), ("scheduler",)),
+    "sdxl": PipelineParts(
+        weights=("unet", "text_encoder", "text_encoder_2", "vae"),
+        tokenizers=("tokenizer", "tokenizer_2"),
+        schedulers=("scheduler",),
+    ),
+    "pixart": PipelineParts(
+        weights=("transformer", "text_encoder", "vae"),
+        tokenizers=("tokenizer",),
+        schedulers=("scheduler",),
+    ),
 }
 _SMALL = (
     "config.json", "preprocessor_config.json", "processor_config.json", "scheduler_config.json", "tokenizer.json",
@@ -38,78 +58,104 @@ class Choice:
     files: tuple[str, ...]
 
 
-def choose(name: str, inside: str, sizes: Mapping[str, int], here: Container[str] = ()) -> Choice:
+def choose(name: str, inside: str, sizes: Mapping[str, int], already_here: Container[str] = ()) -> Choice:
     """The files that the model `name` is read from.
 
     Args:
         name: the model's name, for errors.
         inside: sub-folder or file of the repository that is meant; "" for the repository itself.
         sizes: every file of the repository with its size in bytes.
-        here: files that are on this machine already: a set of weights that is all here is taken before any other.
+        already_here: files that are on this machine: a set of weights that is all here is taken before any other.
 
     Raises:
         RequestError: its weights are pickled only, or it holds several IP-Adapters and none has a known name.
         MissingError: there are no weights in it, or a shard is absent.
     """
-    tree = _Tree(name, sizes, here)
+    tree = _Tree(name, sizes, already_here)
     if inside.endswith(".safetensors"):
-        if inside not in sizes:
-            raise MissingError(f"{name}: the repository has no file {inside}; look at its list of files")
-        return _adapter(tree, inside) if _ADAPTER.fullmatch(_split(inside)[1]) else Choice("file", (inside,))
-    if "model_index.json" in tree.level(inside):
+        return _single_file(tree, inside)
+    top = tree.names_in(inside)
+    if "model_index.json" in top:
         return _pipeline(tree, inside)
-    if "config.json" in tree.level(inside):
-        return Choice("model", (*tree.small(inside), *tree.weights(inside)))
+    if "config.json" in top:
+        return Choice("model", (*tree.small_files(inside), *tree.weights(inside)))
     return _adapter(tree, _adapter_in(tree, inside))
+
+
+def _single_file(tree: _Tree, path: str) -> Choice:
+    if path not in tree.sizes:
+        raise MissingError(f"{tree.name}: the repository has no file {path}; look at its list of files")
+    if _ADAPTER.fullmatch(_split(path)[1]):
+        return _adapter(tree, path)
+    return Choice("file", (path,))
 
 
 def _pipeline(tree: _Tree, inside: str) -> Choice:
     start = _prefix(inside)
-    folders = {path.removeprefix(start).split("/")[0] for path in tree.sizes if path.startswith(start)}
-    kind = "sdxl" if {"unet", "text_encoder_2"} <= folders else "pixart" if "transformer" in folders else "pipeline"
+    folders = tree.folders_in(inside)
+    kind = _pipeline_kind(folders)
     if kind in PIPELINES:
-        heavy, *rest = PIPELINES[kind]
-        light = tuple(part for parts in rest for part in parts)
+        parts = PIPELINES[kind]
+        heavy: Iterable[str] = parts.weights
+        light: Iterable[str] = (*parts.tokenizers, *parts.schedulers)
     else:
-        heavy = tuple(part for part in sorted(folders) if tree.holds_weights(start + part))
-        light = tuple(sorted(folders))
-    plain = [file for part in heavy for file in tree.sets(start + part).get(None, ())]
-    variant = "fp16" if kind == "sdxl" or sum(tree.sizes[file] for file in plain) > HEAVY else None
+        heavy = [part for part in folders if tree.holds_weights(start + part)]
+        light = folders
+    variant = "fp16" if kind == "sdxl" or _plain_bytes(tree, start, heavy) > HEAVY else None
     files = [f"{start}model_index.json"]
     for part in heavy:
-        files += [*tree.small(start + part), *tree.weights(start + part, variant)]
+        files += tree.small_files(start + part)
+        files += tree.weights(start + part, variant)
     for part in light:
-        files += tree.small(start + part)
+        files += tree.small_files(start + part)
     return Choice(kind, tuple(dict.fromkeys(files)))
+
+
+def _pipeline_kind(folders: Iterable[str]) -> str:
+    names = set(folders)
+    if {"unet", "text_encoder_2"} <= names:
+        return "sdxl"
+    return "pixart" if "transformer" in names else "pipeline"
+
+
+def _plain_bytes(tree: _Tree, start: str, parts: Iterable[str]) -> int:
+    """Size of the weights without a variant, of all parts together."""
+    total = 0
+    for part in parts:
+        for file in tree.weight_sets(start + part).get(None, ()):
+            total += tree.sizes[file]
+    return total
 
 
 def _adapter(tree: _Tree, file: str) -> Choice:
     """An IP-Adapter with its image encoder, looked for where `ip_adapter.encoder_folder` will look."""
-    folder = _split(file)[0]
-    places = [_prefix(folder) + "image_encoder", _prefix(_split(folder)[0]) + "models/image_encoder"]
-    if "vit-h" in _split(file)[1].lower():  # as h94/IP-Adapter names those made for the encoder of the other folder
+    folder, name = _split(file)
+    places = [f"{_prefix(folder)}image_encoder", f"{_prefix(_split(folder)[0])}models/image_encoder"]
+    if "vit-h" in name.lower():  # as h94/IP-Adapter names those made for the encoder of the other folder
         places.reverse()
-    there = [place for place in places if f"{place}/config.json" in tree.sizes]
-    if not there:
-        raise MissingError(
-            f"{tree.name}: no image encoder ({' or '.join(places)}) in the repository; name another adapter"
-        )
-    return Choice("ip_adapter", (file, *tree.small(there[0]), *tree.weights(there[0])))
+    for place in places:
+        if f"{place}/config.json" in tree.sizes:
+            return Choice("ip_adapter", (file, *tree.small_files(place), *tree.weights(place)))
+    raise MissingError(f"{tree.name}: no image encoder ({' or '.join(places)}) in the repository; name another adapter")
 
 
 def _adapter_in(tree: _Tree, inside: str) -> str:
-    found = sorted(name for name in tree.level(inside) if _ADAPTER.fullmatch(name))
+    """The IP-Adapter's file in a folder: one of a known name, or the only one."""
+    found = sorted(name for name in tree.names_in(inside) if _ADAPTER.fullmatch(name))
     known = [name for name in WEIGHT_NAMES if name in found]
-    if len(found) > 1 and not known:
+    if known:
+        return _prefix(inside) + known[0]
+    if len(found) > 1:
         raise RequestError(
             f"{tree.name}: holds {len(found)} IP-Adapters; name one of them, such as {tree.name}/{found[0]}"
         )
     if found:
-        return _prefix(inside) + (known or found)[0]
+        return _prefix(inside) + found[0]
     tree.refuse_pickled(inside)
+    where = f"in {inside}" if inside else "at the top"
     raise MissingError(
         f"{tree.name}: neither a pipeline (model_index.json), a model (config.json) nor an IP-Adapter lies "
-        f"{f'in {inside}' if inside else 'at the top'} of the repository; name its sub-folder after it: org/name/folder"
+        f"{where} of the repository; name its sub-folder after it: org/name/folder"
     )
 
 
@@ -119,59 +165,88 @@ class _Tree:
 
     name: str
     sizes: Mapping[str, int]
-    here: Container[str]
+    already_here: Container[str]
 
-    def level(self, folder: str) -> set[str]:
+    def names_in(self, folder: str) -> set[str]:
         """Names of the files directly in a folder."""
-        return {name for path in self.sizes for place, name in [_split(path)] if place == folder}
+        split = map(_split, self.sizes)
+        return {name for place, name in split if place == folder}
 
-    def small(self, folder: str) -> list[str]:
-        level = self.level(folder)
-        return [_prefix(folder) + name for name in _SMALL if name in level]
+    def folders_in(self, folder: str) -> list[str]:
+        """Names of what lies directly in a folder, files and folders, sorted."""
+        start = _prefix(folder)
+        paths = [path.removeprefix(start) for path in self.sizes if path.startswith(start)]
+        return sorted({path.split("/")[0] for path in paths})
+
+    def small_files(self, folder: str) -> list[str]:
+        """Configuration, tokenizer, scheduler and preparation of pictures, those of them that are there."""
+        there = self.names_in(folder)
+        return [_prefix(folder) + name for name in _SMALL if name in there]
 
     def weights(self, folder: str, variant: str | None = None) -> tuple[str, ...]:
-        """One set of weights with its index: what is here, the wanted variant, the plain one, what there is."""
-        sets = self.sets(folder)
+        """One set of weights with its index: what is here already, the wanted variant, the plain one, what there is."""
+        sets = self.weight_sets(folder)
         if not sets:
             self.refuse_pickled(folder)
-            some = sorted(name for name in self.level(folder) if _WEIGHTS.fullmatch(name))
             raise MissingError(
-                f"{self.name}: {folder or 'the top folder'} of the repository lacks "
-                + (f"shards of its weights (it has {some[0]})" if some else "weights, such as model.safetensors")
-                + "; look for another repository or revision"
+                f"{self.name}: {folder or 'the top folder'} of the repository lacks {self._what_lacks(folder)}; look "
+                "for another repository or revision"
             )
-        order = [key for key in (None, variant, "fp16", "bf16", *sorted(key for key in sets if key)) if key in sets]
-        whole = [key for key in order if all(file in self.here for file in sets[key])]
-        return sets[next(iter(whole or ([variant] if variant in sets else order)))]
+        named = sorted(key for key in sets if key is not None)
+        preferred = [key for key in (None, variant, "fp16", "bf16", *named) if key in sets]
+        for key in preferred:
+            if all(file in self.already_here for file in sets[key]):
+                return sets[key]
+        return sets[variant if variant in sets else preferred[0]]
 
-    def sets(self, folder: str) -> dict[str | None, tuple[str, ...]]:
+    def weight_sets(self, folder: str) -> dict[str | None, tuple[str, ...]]:
         """Variant -> its files in a folder, shards with their index; sets that lack a shard are left out."""
+        names = self.names_in(folder)
+        matches = []
+        for name in names:
+            match = _WEIGHTS.fullmatch(name)
+            if match is not None and match["stem"] in STEMS:
+                matches.append(match)
         found: dict[str | None, tuple[str, ...]] = {}
-        level = self.level(folder)
-        matches = [m for name in level if (m := _WEIGHTS.fullmatch(name)) and m["stem"] in STEMS]
-        for variant in {m["variant"] for m in matches}:
+        for variant in {match["variant"] for match in matches}:
             for stem in STEMS:
-                mine = [m for m in matches if m["stem"] == stem and m["variant"] == variant]
-                index = f"{stem}.safetensors.index{f'.{variant}' if variant else ''}.json"
-                shards = sorted(m[0] for m in mine if m["number"])
-                if single := [m[0] for m in mine if not m["number"]]:
-                    found.setdefault(variant, (_prefix(folder) + single[0],))
-                elif shards and index in level and len(shards) == int(mine[0]["total"]):
-                    found.setdefault(variant, tuple(_prefix(folder) + name for name in (index, *shards)))
+                mine = [match for match in matches if match["stem"] == stem and match["variant"] == variant]
+                files = _whole_set(mine, stem, variant, names)
+                if files and variant not in found:
+                    found[variant] = tuple(_prefix(folder) + name for name in files)
         return found
 
     def holds_weights(self, folder: str) -> bool:
         """Whether a folder of a pipeline of unknown kind holds weights in a format that a model class can read."""
-        level = self.level(folder)
-        return "config.json" in level and any(name.endswith((".safetensors", *PICKLED)) for name in level)
+        names = self.names_in(folder)
+        return "config.json" in names and any(name.endswith((".safetensors", *PICKLED)) for name in names)
 
     def refuse_pickled(self, folder: str) -> None:
-        if pickled := sorted(name for name in self.level(folder) if name.endswith(PICKLED)):
+        """Raise RequestError where a folder's weights are pickled."""
+        pickled = sorted(name for name in self.names_in(folder) if name.endswith(PICKLED))
+        if pickled:
             raise RequestError(
                 f"{self.name}: weights are read from safetensors only, and the repository has only pickled ones "
                 f"({_prefix(folder)}{pickled[0]}), which could run code; look for a repository or a revision with "
                 ".safetensors files"
             )
+
+    def _what_lacks(self, folder: str) -> str:
+        some = sorted(name for name in self.names_in(folder) if _WEIGHTS.fullmatch(name))
+        return f"shards of its weights (it has {some[0]})" if some else "weights, such as model.safetensors"
+
+
+def _whole_set(matches: list[re.Match[str]], stem: str, variant: str | None, names: set[str]) -> list[str]:
+    """One file with all weights, or all shards with their index; nothing where neither is complete."""
+    single = [match[0] for match in matches if not match["number"]]
+    if single:
+        return single[:1]
+    shards = sorted(match[0] for match in matches)
+    middle = f".{variant}" if variant else ""
+    index = f"{stem}.safetensors.index{middle}.json"
+    if shards and index in names and len(shards) == int(matches[0]["total"]):
+        return [index, *shards]
+    return []
 
 
 def _prefix(folder: str) -> str:
