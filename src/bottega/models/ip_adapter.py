@@ -16,62 +16,78 @@ width proves anything without the layout. Source: tencent-ailab/IP-Adapter and t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bottega.models.weights import TensorInfo, find_weights, read_config, read_header, read_headers
 from bottega.runtime.errors import MissingError, RequestError
 
 WEIGHT_NAMES = ("ip_adapter.safetensors", "ip-adapter_sdxl.safetensors")  # what is taken where a folder holds several
 PLAIN_TOKENS = 4  # fixed in the architecture: the file doesn't say how it divides its rows into tokens
+_KEY_MATRIX = re.compile(r"ip_adapter\.(\d+)\.to_k_ip\.weight")
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class IPAdapter:
-    """An adapter file by its header. `width` is what it expects of the encoder, `tokens` how many it makes."""
+    """An adapter file by its header.
+
+    Attributes:
+        width: what it expects of the image encoder; of which of its outputs, follows from the layout.
+        tokens: how many it makes; None for as many as the encoder has patches, and one.
+        layers: shape [hidden, cross_attention_dim] of each layer's key matrix, in order.
+    """
 
     path: Path
-    layout: str  # "plain", "plus" or "full"
+    layout: Literal["plain", "plus", "full"]
     width: int
     cross_attention_dim: int
-    tokens: int | None  # None: as many as the encoder has patches, and one
-    layers: tuple[tuple[int, ...], ...]  # shape [hidden, cross_attention_dim] of each layer's key matrix, in order
+    tokens: int | None
+    layers: tuple[Shape, ...]
 
 
 def adapter_file(place: Path) -> Path:
     """The adapter's file: `place` itself, or the one in that folder.
 
-    Raises MissingError where there is none, RequestError where there are several and none has a known name, or where
-    it is not safetensors.
+    Raises:
+        MissingError: there is none.
+        RequestError: there are several and none has a known name, or it is not safetensors.
     """
     if place.is_dir():
-        for name in WEIGHT_NAMES:
-            if (place / name).exists():
-                return place / name
-        found = sorted(p for p in place.glob("*.safetensors") if re.match(r"ip[-_]adapter", p.name))
-        if len(found) > 1:
-            raise RequestError(
-                f"{place}: holds {len(found)} IP-Adapters; name one of {', '.join(p.name for p in found)}"
-            )
-        if found:
-            return found[0]
-        pickled = sorted(p.name for p in place.glob("ip*adapter*") if p.suffix in (".bin", ".pt", ".ckpt"))
-        if pickled:
-            raise RequestError(
-                f"{place}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its "
-                ".safetensors file"
-            )
-        raise MissingError(f"{place}: holds no IP-Adapter ({' or '.join(WEIGHT_NAMES)}); fetch it")
+        return _adapter_in(place)
     if place.suffix != ".safetensors":
         raise RequestError(f"{place}: an IP-Adapter is read from safetensors only; fetch its .safetensors file")
     return place
+
+
+def _adapter_in(folder: Path) -> Path:
+    for name in WEIGHT_NAMES:
+        if (folder / name).exists():
+            return folder / name
+    found = sorted(path for path in folder.glob("*.safetensors") if re.match(r"ip[-_]adapter", path.name))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise RequestError(f"{folder}: holds {len(found)} IP-Adapters; name one of {names}")
+    pickled = sorted(path.name for path in folder.glob("ip*adapter*") if path.suffix in (".bin", ".pt", ".ckpt"))
+    if pickled:
+        raise RequestError(
+            f"{folder}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its .safetensors file"
+        )
+    raise MissingError(f"{folder}: holds no IP-Adapter ({' or '.join(WEIGHT_NAMES)}); fetch it")
 
 
 def encoder_folder(adapter: Path) -> Path:
     """The image encoder that belongs to an adapter file: the first that fits, else the first, which `check` refuses.
 
     Looked for as `image_encoder/` beside the file and, since h94/IP-Adapter keeps the ViT-H of its SDXL adapters there,
-    as `models/image_encoder/` one folder up. Raises MissingError where there is neither.
+    as `models/image_encoder/` one folder up.
+
+    Raises:
+        MissingError: there is neither.
     """
     candidates = [adapter.parent / "image_encoder", adapter.parent.parent / "models" / "image_encoder"]
     there = [folder for folder in candidates if (folder / "config.json").exists()]
@@ -80,14 +96,22 @@ def encoder_folder(adapter: Path) -> Path:
             f"{adapter}: no image_encoder/ with a config.json beside it; fetch the encoder with the adapter"
         )
     described = describe(adapter)
-    return next((folder for folder in there if not _encoder_faults(described, folder)), there[0])
+    for folder in there:
+        if not _encoder_faults(described, folder):
+            return folder
+    return there[0]
 
 
 def describe(path: Path) -> IPAdapter:
-    """Layout and widths of an adapter file, from its header. Raises RequestError for a layout that is not supported."""
+    """Layout and widths of an adapter file, from its header.
+
+    Raises:
+        RequestError: it is no IP-Adapter, or its layout is not supported.
+    """
     tensors = read_header(path).tensors
-    projection = {n.removeprefix("image_proj."): t for n, t in tensors.items() if n.startswith("image_proj.")}
-    layers = tuple(tensors[name].shape for name in sorted(_keys(tensors), key=lambda n: int(n.split(".")[1])))
+    prefix = "image_proj."
+    projection = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
+    layers = _adapter_layers(tensors)
     if not projection or not layers:
         raise RequestError(
             f"{path}: not an IP-Adapter: its header has no `image_proj.*` and "
@@ -113,15 +137,24 @@ def describe(path: Path) -> IPAdapter:
     )
 
 
-def _keys(tensors: dict[str, TensorInfo]) -> list[str]:
-    return [name for name in tensors if re.fullmatch(r"ip_adapter\.\d+\.to_k_ip\.weight", name)]
+def _adapter_layers(tensors: Mapping[str, TensorInfo]) -> tuple[Shape, ...]:
+    """Shapes of the key matrices in the order of their numbers; sorted as text, layer 11 would come before layer 3."""
+    by_number = {}
+    for name, info in tensors.items():
+        match = _KEY_MATRIX.fullmatch(name)
+        if match is not None:
+            by_number[int(match[1])] = info.shape
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 def check(adapter: Path, encoder: Path, unet: Path) -> IPAdapter:
     """Refuse an adapter file, an image encoder's folder and a U-Net's folder that don't belong together.
 
-    Reads headers and configurations only. Raises RequestError that lists all that disagrees; StorageError or
-    MissingError for files that are torn or absent.
+    Reads headers and configurations only.
+
+    Raises:
+        RequestError: they don't belong together; lists all that disagrees.
+        StorageError, MissingError: a file is incomplete or absent.
     """
     described = describe(adapter)
     faults = _encoder_faults(described, encoder) + _unet_faults(described, unet)
@@ -163,26 +196,29 @@ def _unet_faults(adapter: IPAdapter, folder: Path) -> list[str]:
         ]
     layers = cross_attention_layers(read_headers(find_weights(folder).files))
     if layers != adapter.layers:
-        where = next((i for i, (a, b) in enumerate(zip(layers, adapter.layers, strict=False)) if a != b), None)
-        what = (
-            f"layer {where}: {list(adapter.layers[where])} against {list(layers[where])}"
-            if where is not None
-            else "all shapes agree until one ends"
-        )
+        what = _first_difference(adapter.layers, layers)
         return [
             f"the adapter has {len(adapter.layers)} layers, the U-Net {len(layers)} cross-attention layers ({what})"
         ]
     return []
 
 
-def cross_attention_layers(tensors: dict[str, TensorInfo]) -> tuple[tuple[int, ...], ...]:
+def _first_difference(adapter: tuple[Shape, ...], unet: tuple[Shape, ...]) -> str:
+    for number, (mine, theirs) in enumerate(zip(adapter, unet, strict=False)):
+        if mine != theirs:
+            return f"layer {number}: {list(mine)} against {list(theirs)}"
+    return "all shapes agree until one ends"
+
+
+def cross_attention_layers(tensors: Mapping[str, TensorInfo]) -> tuple[Shape, ...]:
     """Shapes of the U-Net's cross-attention key matrices in the order in which an IP-Adapter numbers them:
     down blocks, up blocks, middle."""
     names = [name for name in tensors if name.endswith("attn2.to_k.weight")]
+    return tuple(tensors[name].shape for name in sorted(names, key=_place_in_unet))
 
-    def place(name: str) -> tuple[int, tuple[int, ...]]:
-        return ("down", "up_b", "mid_").index(name[:4]), tuple(
-            int(n) for n in re.findall(r"\.(\d+)\.", name.replace(".", ".."))
-        )
 
-    return tuple(tensors[name].shape for name in sorted(names, key=place))
+def _place_in_unet(name: str) -> tuple[int, list[int]]:
+    """Sorts `down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` by its block, then by its numbers."""
+    block = ("down", "up_b", "mid_").index(name[:4])
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    return block, numbers

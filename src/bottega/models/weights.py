@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,8 @@ from bottega.runtime.files import sha256_file
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
 DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # how the Hub's cache names blobs: SHA-256, or git's SHA-1
-_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit, so that a torn length is not taken for a reason to read on
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit: a damaged length must not make us read gigabytes
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 _BITS |= {"F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64}
 
@@ -33,71 +35,79 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Header(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """What a safetensors file says of itself."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> SafetensorsHeader:
     """The header of a safetensors file, checked against the size of the file.
 
-    Raises StorageError when the file is torn (shorter or longer than its header says) or not safetensors at all.
+    Raises:
+        StorageError: the file is incomplete (shorter or longer than its header says) or not safetensors at all.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else _HEADER_LIMIT
+            first = file.read(8)
+            length = _HEADER_LIMIT
+            if len(first) == 8:
+                length = struct.unpack("<Q", first)[0]
             if length >= _HEADER_LIMIT or 8 + length > size:
-                raise _torn(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
+                raise _incomplete(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
             content = json.loads(file.read(length))
     except OSError as error:
         raise StorageError(
             f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again"
         ) from error
     except ValueError as error:
-        raise _torn(path, "its header is not JSON") from error
-    return _checked(path, content, size - 8 - length)
+        raise _incomplete(path, "its header is not JSON") from error
+    return _check_header(path, content, data_bytes=size - 8 - length)
 
 
-def _checked(path: Path, content: Any, data_bytes: int) -> Header:
+def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeader:
     if not isinstance(content, Mapping):
-        raise _torn(path, "its header is not a JSON object")
+        raise _incomplete(path, "its header is not a JSON object")
     metadata = content.get("__metadata__", {})
-    tensors, end = {}, 0
+    tensors: dict[str, TensorInfo] = {}
+    end = 0
     for name, entry in content.items():
         if name == "__metadata__":
             continue
         try:
-            shape = tuple(int(n) for n in entry["shape"])
-            first, last = (int(n) for n in entry["data_offsets"])
-            tensors[name] = TensorInfo(str(entry["dtype"]), shape)
+            tensor = TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            first, last = map(int, entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _torn(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
-        if last - first != _bytes(tensors[name], last - first) or first < 0:
-            raise _torn(path, f"{name!r} of shape {list(shape)} is given {last - first} bytes")
+            raise _incomplete(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
+        needed = _tensor_bytes(tensor)
+        if first < 0 or (needed is not None and last - first != needed):
+            raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
+        tensors[name] = tensor
         end = max(end, last)
     if end != data_bytes:
-        raise _torn(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+        raise _incomplete(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
+    return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()})
 
 
-def _bytes(tensor: TensorInfo, otherwise: int) -> int:
-    count = 1
-    for side in tensor.shape:
-        count *= side
+def _tensor_bytes(tensor: TensorInfo) -> int | None:
+    """Bytes that a tensor takes; None for a dtype that is not known here, of which nothing can be said."""
     bits = _BITS.get(tensor.dtype)
-    return otherwise if bits is None else count * bits // 8
+    return None if bits is None else math.prod(tensor.shape) * bits // 8
 
 
-def _torn(path: Path, what: str) -> StorageError:
+def _incomplete(path: Path, what: str) -> StorageError:
     return StorageError(f"{path}: not a whole safetensors file: {what}; delete it and fetch it again")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. MissingError without the file, StorageError when it is not a JSON object."""
+    """A JSON object from a model folder.
+
+    Raises:
+        MissingError: there is no such file.
+        StorageError: it is not a JSON object.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -120,30 +130,39 @@ def find_weights(folder: Path) -> Weights:
     """The safetensors files that hold the weights of a model folder, one file or the shards that its index names.
 
     A variant such as "fp16" is taken only where the plain file is absent.
-    Raises RequestError where there are only pickled weights, MissingError where there are none or a shard is absent.
+
+    Raises:
+        RequestError: there are only pickled weights.
+        MissingError: there are none, or a shard is absent.
     """
     if not folder.is_dir():
         raise MissingError(f"{folder}: the folder is missing; fetch the model again, whole")
     for variant in (None, *_variants(folder)):
-        if files := _named(folder, variant):
+        files = _weights_of_variant(folder, variant)
+        if files:
             return Weights(files, variant)
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLED)
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED)
     if pickled:
         raise RequestError(
             f"{folder}: weights are read from safetensors only, received {pickled[0]}, which is pickled and could run "
             "code; fetch the model's .safetensors file, or convert it on a machine that you can afford to lose"
         )
-    raise MissingError(
-        f"{folder}: no weights (one of {', '.join(f'{s}.safetensors' for s in STEMS)}); fetch the model again, whole"
-    )
+    known = ", ".join(f"{stem}.safetensors" for stem in STEMS)
+    raise MissingError(f"{folder}: no weights (one of {known}); fetch the model again, whole")
 
 
 def _variants(folder: Path) -> list[str]:
-    found = {p.name.split(".")[1] for s in STEMS for p in folder.glob(f"{s}.*.safetensors") if p.name.count(".") == 2}
-    return sorted({variant.partition("-0")[0] for variant in found})
+    """The variants that files are named after: `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`."""
+    found = set()
+    for stem in STEMS:
+        for path in folder.glob(f"{stem}.*.safetensors"):
+            parts = path.name.split(".")
+            if len(parts) == 3:
+                found.add(parts[1].partition("-0")[0])
+    return sorted(found)
 
 
-def _named(folder: Path, variant: str | None) -> tuple[Path, ...]:
+def _weights_of_variant(folder: Path, variant: str | None) -> tuple[Path, ...]:
     middle = f".{variant}" if variant else ""
     for stem in STEMS:
         single = folder / f"{stem}{middle}.safetensors"
@@ -170,15 +189,18 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 def read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
     """The tensors of all files together: name -> dtype and shape. Each file is checked as by `read_header`."""
-    return {name: info for file in files for name, info in read_header(file).tensors.items()}
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        tensors |= read_header(file).tensors
+    return tensors
 
 
 def file_digest(path: Path, like: str) -> str:
-    """The hash of a file of the kind of `like`: SHA-256 (64 digits), or git's SHA-1 of a blob (40 digits).
+    """The hash of a file, of the kind that `like` is: SHA-256 (64 digits), or git's SHA-1 of a blob (40 digits).
 
     The Hub names large files by the one and small ones, which it keeps in git, by the other.
     """
-    if len(like) == 64:
+    if _SHA256.fullmatch(like):
         return sha256_file(path)
     sha1 = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as stream:
@@ -193,23 +215,24 @@ def hash_faults(files: Iterable[Path], known: Mapping[Path, str] | None = None) 
     The hash is the one that `known` gives for a file (SHA-256), and in the Hugging Face cache the name of its blob.
     Files elsewhere carry no hash to compare with and are left out.
     """
+    recorded = known or {}
     faults = []
     for file in files:
-        blob = file.resolve()
-        in_cache = blob.parent.name == "blobs" and DIGEST.fullmatch(blob.name)
-        if in_cache and file_digest(blob, blob.name) != blob.name:
+        content = file.resolve()
+        in_cache = content.parent.name == "blobs"
+        if in_cache and DIGEST.fullmatch(content.name) and file_digest(content, content.name) != content.name:
             faults.append(
-                f"{file}: its content is not what its blob {blob.name[:12]}… says; delete the blob and fetch it again"
+                f"{file}: its content does not match its blob {content.name[:12]}…; delete the blob and fetch it again"
             )
-        elif (expected := (known or {}).get(file)) and _hash_of(blob) != expected:
+            continue
+        expected = recorded.get(file)
+        if not expected:
+            continue
+        named_by_hash = in_cache and _SHA256.fullmatch(content.name)  # just compared: it need not be read again
+        actual = content.name if named_by_hash else sha256_file(content)
+        if actual != expected:
             faults.append(
                 f"{file}: its content is not what the run was made with ({expected[:12]}…); put that file back, or "
                 "begin another run"
             )
     return faults
-
-
-def _hash_of(blob: Path) -> str:
-    """SHA-256 of a file; the name of a blob, which has just been proved right, is it already."""
-    in_cache = blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
-    return blob.name if in_cache else sha256_file(blob)
