@@ -1,6 +1,28 @@
-"""Models: names and the local cache, loading, picture and text encoders.
+"""Models: names and the local cache, fetching, loading, picture and text encoders.
 
-The public face is `models.config` (`ModelsConfig`), `models.loading` (`resolve`, `missing`, `weight_files`,
-`load_teacher_pipeline`, `load_pixart_parts`) and `models.encoders` (`ClipEncoder`, `StyleClassifier`,
-`StructureEncoder`, `SceneReader`). Nothing here reaches the network or unpickles.
+Nothing here unpickles, and nothing but `fetch` and `transfer` reaches the network. The public names are imported from
+their modules, which keeps torch out of what only reads a recipe:
+
+- `config.ModelsConfig`: the recipe's section
+- `layout`: `inspect`, `locate`, `missing`, `weight_files`
+- `loading`: `load_teacher_pipeline`, `load_pixart_parts`, `choose_device`, `choose_dtype`
+- `encoders`: `ClipEncoder`, `StyleClassifier`, `StructureEncoder`, `SceneReader`
+- `fetch`: `requests`, `plan`, `fetch`
 """
+
+__all__ = [
+    "autoencoder",
+    "config",
+    "encoders",
+    "fetch",
+    "hashes",
+    "ip_adapter",
+    "layout",
+    "libraries",
+    "loading",
+    "names",
+    "preprocessing",
+    "published",
+    "transfer",
+    "weights",
+]

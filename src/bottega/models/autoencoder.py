@@ -24,17 +24,21 @@ class LatentEncoder:
 
     @torch.no_grad()
     def encode(self, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU; finite or
-        NonFiniteError."""
-        out = self.vae.encode(to_signed(pictures, self.device))
-        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        """uint8 [N, S, S, 3] -> (z - shift) · scaling_factor, float32 [N, C, h, w] on the CPU.
+
+        Raises:
+            NonFiniteError: a latent is NaN or infinite.
+        """
+        output = self.vae.encode(to_signed(pictures, self.device))
+        # AutoencoderTiny has no distribution, only latents.
+        latents = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
         scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
         if not bool(scaled.isfinite().all()):
-            raise NonFiniteError("the autoencoder gave latents that are not finite; check its weights")
+            raise NonFiniteError("an autoencoder must give finite latents, received NaN or infinity; check its weights")
         return scaled
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> npt.NDArray[np.float32]:
         """Scaled latents [N, C, h, w] -> pictures, float32 [N, S, S, 3] in 0…1, clipped; NaN stays NaN."""
-        pixels = self.vae.decode(latents.to(self.device).float() / self.scaling + self.shift).sample
-        return from_signed(pixels)
+        unscaled = latents.to(self.device).float() / self.scaling + self.shift
+        return from_signed(self.vae.decode(unscaled).sample)

@@ -1,4 +1,4 @@
-"""Which models a run uses."""
+"""The recipe's section `models`: which models a run uses, and how they are held in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAME = "a folder, `bottega:…` inside the package, or `org/name[/sub-folder][@
 
 
 class ModelsConfig(Config):
-    """Names of the models, and how they are held in memory. What is None can't be used by a stage that needs it."""
+    """Names of the models, and how they are held in memory. A stage whose model is None is refused."""
 
     sdxl: str | None = Field(None, description=f"teacher: a folder in the layout of StableDiffusionXLPipeline; {_NAME}")
     sdxl_vae: str | None = Field(

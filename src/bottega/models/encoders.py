@@ -1,8 +1,8 @@
-"""What judges pictures: encoders as plain callables that quality control and evaluation are handed.
+"""Encoders that judge pictures, as plain callables that quality control and evaluation receive.
 
-All take uint8 pictures [N, H, W, 3] (or N arrays of different sizes), prepare them as their folder says, and answer in
-float32. A picture's answer does not depend on what it is batched with (1e-5). Models run in float32 where nothing else
-is asked for, on a GPU too: they are small, and thresholds are calibrated on their numbers.
+All take uint8 pictures [N, H, W, 3] (or N arrays of different sizes), prepare them as their folder says, and return
+float32. A picture's result does not depend on what it is batched with (1e-5). Models run in float32 unless another
+dtype is given, on a GPU too: they are small, and thresholds are calibrated on their numbers.
 
 Symbols: N pictures or texts, D width of an embedding, K labels, T tokens, E hidden width.
 """
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 Floats = NDArray[np.float32]
+MAX_CLASSES = 256  # class ids are kept in a byte
 LOGGER = logging.getLogger(__name__)
 
 
@@ -37,7 +38,8 @@ class _Encoder:
         prepare()
         import transformers
 
-        self.folder, self.batch_size = folder, batch_size
+        self.folder = folder
+        self.batch_size = batch_size
         self.preprocessing = Preprocessing.read(folder)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype)
@@ -53,14 +55,15 @@ class _Encoder:
         results = []
         with torch.inference_mode():
             for start in range(0, len(pictures), self.batch_size):
-                pixels = torch.from_numpy(self.preprocessing(pictures[start : start + self.batch_size]))
-                results.append(call(pixels.to(self.device, self.dtype)).float().cpu().numpy())
+                batch = self.preprocessing(pictures[start : start + self.batch_size])
+                pixels = torch.from_numpy(batch).to(self.device, self.dtype)
+                results.append(call(pixels).float().cpu().numpy())
         return np.concatenate(results)
 
     @property
     def _labels(self) -> list[str]:
-        named = self.model.config.id2label
-        return [str(named[index]) for index in sorted(named)]
+        by_index = self.model.config.id2label
+        return [str(by_index[index]) for index in sorted(by_index)]
 
 
 class ClipEncoder(_Encoder):
@@ -88,7 +91,11 @@ class ClipEncoder(_Encoder):
 
     def image(self, pictures: Pictures) -> Floats:
         """Embeddings [N, D] of unit norm in the space that pictures and texts share."""
-        return self._run(pictures, lambda pixels: _unit(_pooled(self.model.get_image_features(pixel_values=pixels))))
+
+        def embed(pixels: torch.Tensor) -> torch.Tensor:
+            return _unit(_pooled(self.model.get_image_features(pixel_values=pixels)))
+
+        return self._run(pictures, embed)
 
     def patches(self, pictures: Pictures) -> Floats:
         """Hidden states [N, T, E] of the picture tower after its last block but one, class token first, not
@@ -96,24 +103,25 @@ class ClipEncoder(_Encoder):
 
         Source: Ye et al. 2023, whose IP-Adapter Plus reads these.
         """
-        caught: list[torch.Tensor] = []
+        captured: list[torch.Tensor] = []
 
-        def catch(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            caught[:] = [args[0] if args else kwargs["hidden_states"]]
+        def capture_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            captured[:] = [args[0] if args else kwargs["hidden_states"]]  # transformers 5 passes it by name
 
-        def call(pixels: torch.Tensor) -> torch.Tensor:
+        def hidden_states(pixels: torch.Tensor) -> torch.Tensor:
             self.model.vision_model(pixel_values=pixels)
-            return caught[0]
+            return captured[0]
 
-        # What enters the last block; asking for all hidden states would keep those of every block.
-        hook = self.model.vision_model.encoder.layers[-1].register_forward_pre_hook(catch, with_kwargs=True)
+        # A hook on what enters the last block: `output_hidden_states=True` would keep those of every block in memory.
+        last_block = self.model.vision_model.encoder.layers[-1]
+        hook = last_block.register_forward_pre_hook(capture_input, with_kwargs=True)
         try:
-            return self._run(pictures, call)
+            return self._run(pictures, hidden_states)
         finally:
             hook.remove()
 
     def text(self, texts: Sequence[str]) -> Floats:
-        """Embeddings [N, D] of unit norm. What exceeds the encoder's tokens (77 in OpenAI's) is cut, and logged."""
+        """Embeddings [N, D] of unit norm. A text beyond the encoder's tokens (77 in OpenAI's) is cut, and logged."""
         import torch
 
         if not texts:
@@ -127,14 +135,20 @@ class ClipEncoder(_Encoder):
                 tokens = self.tokenizer(
                     batch, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
                 )
-                inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-                results.append(_unit(_pooled(self.model.get_text_features(**inputs))).float().cpu().numpy())
+                features = self.model.get_text_features(
+                    input_ids=tokens["input_ids"].to(self.device),
+                    attention_mask=tokens["attention_mask"].to(self.device),
+                )
+                results.append(_unit(_pooled(features)).float().cpu().numpy())
         return np.concatenate(results)
 
     def _log_cuts(self, texts: list[str], limit: int) -> None:
         lengths = [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
-        if cut := sum(length > limit for length in lengths):
-            LOGGER.warning("%s: %d of %d texts exceed %d tokens and are cut", self.folder.name, cut, len(texts), limit)
+        num_cut = sum(length > limit for length in lengths)
+        if num_cut:
+            LOGGER.warning(
+                "%s: %d of %d texts exceed %d tokens and are cut", self.folder.name, num_cut, len(texts), limit
+            )
 
 
 class StyleClassifier(_Encoder):
@@ -146,7 +160,12 @@ class StyleClassifier(_Encoder):
 
     def probabilities(self, pictures: Pictures) -> Floats:
         """Softmax over the labels, [N, K]."""
-        return self._run(pictures, lambda pixels: self.model(pixel_values=pixels).logits.float().softmax(dim=-1))
+
+        def classify(pixels: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(pixel_values=pixels).logits  # [B, K]
+            return logits.float().softmax(dim=-1)
+
+        return self._run(pictures, classify)
 
 
 class StructureEncoder(_Encoder):
@@ -157,37 +176,40 @@ class StructureEncoder(_Encoder):
     """
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        # A ViT's pooling layer is not used here, and published weights (DINO's) lack it.
-        plain = read_config(folder / "config.json").get("model_type") == "vit"
-        options = {"add_pooling_layer": False} if plain else {}
-        super().__init__(folder, "ViTModel" if plain else "AutoModel", device, dtype, batch_size, **options)
+        # A ViT's pooling layer is not used here, and published weights (DINO's) lack it: loading would refuse them.
+        if read_config(folder / "config.json").get("model_type") == "vit":
+            super().__init__(folder, "ViTModel", device, dtype, batch_size, add_pooling_layer=False)
+        else:
+            super().__init__(folder, "AutoModel", device, dtype, batch_size)
         self._key_layer = _key_layers(self.model)[-1]
 
     def keys(self, pictures: Pictures) -> Floats:
         """Keys [N, T, D] of the last block, heads side by side, class token first, each of unit norm."""
-        caught: list[torch.Tensor] = []
-        hook = self._key_layer.register_forward_hook(lambda module, inputs, output: caught.append(output))
+        captured: list[torch.Tensor] = []
 
-        def call(pixels: torch.Tensor) -> torch.Tensor:
-            caught.clear()
+        def capture_output(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            captured[:] = [output]
+
+        def last_keys(pixels: torch.Tensor) -> torch.Tensor:
             self.model(pixel_values=pixels)
-            return _unit(caught[0])
+            return _unit(captured[0])
 
+        hook = self._key_layer.register_forward_hook(capture_output)
         try:
-            return self._run(pictures, call)
+            return self._run(pictures, last_keys)
         finally:
             hook.remove()
 
 
 class SceneReader(_Encoder):
-    """Says of each pixel which class it belongs to: any class that AutoModelForSemanticSegmentation knows."""
+    """Semantic segmentation, the class of each pixel: any model that AutoModelForSemanticSegmentation knows."""
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
         super().__init__(folder, "AutoModelForSemanticSegmentation", device, dtype, batch_size)
         self.labels = self._labels
-        if len(self.labels) > 256:
+        if len(self.labels) > MAX_CLASSES:
             raise RequestError(
-                f"{folder}: class ids are kept in a byte, so at most 256 classes are read, received "
+                f"{folder}: class ids are kept in a byte, so at most {MAX_CLASSES} classes are read, received "
                 f"{len(self.labels)}; name another model"
             )
 
@@ -197,19 +219,24 @@ class SceneReader(_Encoder):
 
         sizes = {picture.shape[:2] for picture in pictures}
         if len(sizes) > 1:
-            raise ValueError(f"pictures must share one size, received {sorted(sizes)}; segment them apart")
-        if self.preprocessing.crop is not None and any(height != width for height, width in sizes):
             raise ValueError(
-                f"{self.folder.name} crops, so only square pictures keep their places, received {sizes}; "
+                f"pictures must share one size, received {sorted(sizes)}; segment each size in its own call"
+            )
+        height, width = next(iter(sizes), (0, 0))
+        if self.preprocessing.crop is not None and height != width:
+            raise ValueError(
+                f"{self.folder.name} crops, so only square pictures keep their positions, received {height}x{width}; "
                 "crop them first"
             )
 
-        def call(pixels: torch.Tensor) -> torch.Tensor:
+        def classes(pixels: torch.Tensor) -> torch.Tensor:
             logits = self.model(pixel_values=pixels).logits.float()  # [B, K, h, w]
-            full = torch.nn.functional.interpolate(logits, size=next(iter(sizes)), mode="bilinear", align_corners=False)
-            return full.max(dim=1).indices  # [B, H, W]; argmax over this dimension takes four times as long
+            enlarged = torch.nn.functional.interpolate(
+                logits, size=(height, width), mode="bilinear", align_corners=False
+            )  # [B, K, H, W]
+            return enlarged.max(dim=1).indices  # [B, H, W]; argmax over this dimension takes four times as long
 
-        return self._run(pictures, call).astype(np.uint8)
+        return self._run(pictures, classes).astype(np.uint8)
 
 
 def _key_layers(model: Any) -> list[torch.nn.Module]:
@@ -225,7 +252,7 @@ def _key_layers(model: Any) -> list[torch.nn.Module]:
 
 
 def _pooled(features: Any) -> torch.Tensor:
-    """transformers 4 answers with the embedding itself, 5 with an output that holds it as `pooler_output`."""
+    """transformers 4 returns the embedding itself, 5 an output that holds it as `pooler_output`."""
     pooled: torch.Tensor = getattr(features, "pooler_output", features)
     return pooled
 

@@ -1,4 +1,4 @@
-"""What a model is, as one hash: for caches, fingerprints and headers, which must not take one model for another."""
+"""A model's identity as one hash: for caches, fingerprints and headers, which must not take one model for another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def model_hash(folder: Path) -> str:
 
 def folder_hash(folder: Path) -> str:
     """A hash of all files of a small folder, such as a tokenizer's."""
-    return sha256_json({file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file()})
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return sha256_json({file.name: file_hash(file) for file in files})
 
 
 def file_hash(file: Path) -> str:

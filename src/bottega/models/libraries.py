@@ -1,4 +1,4 @@
-"""Care for the model libraries before their first use: no network, no broken torchvision, no progress bars."""
+"""Setting up the model libraries before their first use: no network, no broken torchvision, no progress bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORBID = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_
 def go_offline() -> None:
     """Forbid the network to the model libraries, for this process and those that it starts; calling it again is free.
 
-    Models are read from folders alone, with or without it. This makes it certain: a library that would ask the Hub all
+    Models are read from folders alone, with or without it. This makes sure of it: a library that would ask the Hub all
     the same fails at once, and data sets are not fetched either.
     """
     for variable in _FORBID:
@@ -32,8 +32,8 @@ def go_offline() -> None:
 def prepare() -> None:
     """Call before the first import of transformers or diffusers; calling it again costs nothing.
 
-    transformers believes in a torchvision that is installed, whether it can be imported or not, and a torchvision built
-    for another torch breaks every import after it. bottega needs none, so one that can't be imported is hidden.
+    transformers uses a torchvision that is installed, whether it can be imported or not, and a torchvision built for
+    another torch breaks every import after it. bottega needs none, so one that can't be imported is hidden.
     """
     if "transformers" not in sys.modules:
         _hide_broken_torchvision()
@@ -43,21 +43,23 @@ def prepare() -> None:
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     for handler in logging.getLogger("transformers").handlers:
-        if _without_needless_words not in handler.filters:
-            handler.addFilter(_without_needless_words)
+        if _is_worth_showing not in handler.filters:
+            handler.addFilter(_is_worth_showing)
 
 
-def _without_needless_words(record: logging.LogRecord) -> bool:
-    """Drop transformers' advice to install torchvision, for bottega prepares pictures itself and must do without it;
-    and its table of weights that were not asked for, such as those of CLIP's eye where its text is read: thirty lines
-    that look like a fault. What a file lacks is an error of `loading`."""
-    said = record.getMessage()
-    needless = (
-        "requires torchvision (not installed); falling back",
-        " LOAD REPORT",
-        "weights of the model checkpoint at",
-    )
-    return not any(words in said for words in needless)
+_NEEDLESS = (
+    # Advice to install torchvision: bottega prepares pictures itself and must do without it.
+    "requires torchvision (not installed); falling back",
+    # The table of weights that were not asked for, such as those of CLIP's picture tower where only its text is read:
+    # thirty lines that look like a fault. What a file lacks is an error of `loading`.
+    " LOAD REPORT",
+    "weights of the model checkpoint at",
+)
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(text in message for text in _NEEDLESS)
 
 
 def _hide_broken_torchvision() -> None:
@@ -67,6 +69,7 @@ def _hide_broken_torchvision() -> None:
         importlib.import_module("torchvision")
     except Exception as error:  # noqa: BLE001 (any: a foreign build fails with RuntimeError, OSError or ImportError alike)
         LOGGER.warning("torchvision is installed but can't be imported (%s); going on without it", error)
-        for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
-            del sys.modules[module]
+        for module in list(sys.modules):
+            if module == "torchvision" or module.startswith("torchvision."):
+                del sys.modules[module]
         sys.modules["torchvision"] = None  # type: ignore[assignment]  # find_spec then says: not installed

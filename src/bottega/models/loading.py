@@ -29,24 +29,28 @@ __all__ = [
     "load_tokenizer", "load_transformers", "load_vae", "locate", "missing", "resolve", "weight_files",
 ]  # fmt: skip
 PIXART_PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
-FULL_SIZE = 500_000_000  # weights of a network beyond which it counts as one of full size
+FULL_SIZE = 500_000_000
+"""Weights beyond which a network must not run in float32: PixArt-α has 600 million, SDXL's U-Net 2.6 billion, the
+miniature's networks a few million."""
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device meant: "auto" is the first CUDA device where there is one, else the CPU.
+    """The device that a setting means: "auto" is the first CUDA device where there is one, else the CPU.
 
     In one of several processes of `accelerate launch`, "auto" and "cuda" are the device with that process's number.
 
-    Raises MissingError when a CUDA device is asked for that is not there, RequestError for a name torch doesn't know.
+    Raises:
+        MissingError: a CUDA device was set that this machine doesn't have.
+        RequestError: torch doesn't know the name.
     """
     import torch
 
-    own = os.environ.get("LOCAL_RANK")
+    local_rank = os.environ.get("LOCAL_RANK")
     if device == "auto":
-        device = f"cuda:{own or 0}" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and own is not None:
-        device = f"cuda:{own}"
+        device = f"cuda:{local_rank or 0}" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and local_rank is not None:
+        device = f"cuda:{local_rank}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -59,7 +63,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype = "auto", device: str | torch.device = "auto") -> torch.dtype:
-    """The dtype meant: "auto" is float32 on the CPU, bfloat16 on a GPU that computes in it, float16 on an older one."""
+    """The dtype that a setting means: "auto" is float32 on the CPU, bfloat16 on a GPU that computes in it, float16 on
+    an older one.
+
+    Raises:
+        RequestError: another name.
+    """
     import torch
 
     if isinstance(dtype, torch.dtype):
@@ -67,11 +76,12 @@ def choose_dtype(dtype: str | torch.dtype = "auto", device: str | torch.device =
     if dtype == "auto":
         if choose_device(device).type == "cpu":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in named:
-        raise RequestError(f"dtype: {dtype!r} is not one of auto, {', '.join(named)}; use one of them")
-    return named[dtype]
+        ampere_or_later = torch.cuda.get_device_capability()[0] >= 8  # older GPUs emulate bfloat16, slowly
+        return torch.bfloat16 if ampere_or_later else torch.float16
+    by_name = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in by_name:
+        raise RequestError(f"dtype: {dtype!r} is not one of auto, {', '.join(by_name)}; use one of them")
+    return by_name[dtype]
 
 
 def load_teacher_pipeline(
@@ -83,12 +93,19 @@ def load_teacher_pipeline(
 ) -> StableDiffusionXLImg2ImgPipeline:
     """diffusers' SDXL image-to-image pipeline with an IP-Adapter in it, in evaluation mode on `device`.
 
-    sdxl: folder in the layout of StableDiffusionXLPipeline; ip_adapter: folder or file of the adapter, with its image
-    encoder beside it; vae: another autoencoder's folder in place of sdxl/vae. The scheduler is the folder's own: the
-    teacher's protocol sets the one it wants. No watermark is drawn on the pictures.
+    The scheduler is the folder's own: the teacher's protocol sets the one it needs. No watermark is drawn on the
+    pictures.
 
-    An adapter, image encoder and U-Net that don't belong together are refused before anything is loaded (RequestError).
-    Raises MissingError for absent files, StorageError for torn ones.
+    Args:
+        sdxl: folder in the layout of StableDiffusionXLPipeline.
+        ip_adapter: folder or file of the adapter, with its image encoder beside it.
+        dtype: of all parts; see `choose_dtype`.
+        device: where the pipeline ends up; see `choose_device`.
+        vae: another autoencoder's folder in place of sdxl/vae.
+
+    Raises:
+        RequestError: adapter, image encoder and U-Net don't belong together; found before anything is loaded.
+        MissingError, StorageError: a file is absent or incomplete.
     """
     adapter = adapters.adapter_file(ip_adapter)
     encoder = adapters.encoder_folder(adapter)
@@ -99,14 +116,15 @@ def load_teacher_pipeline(
     from diffusers import StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-    index = read_config(sdxl / "model_index.json") if (sdxl / "model_index.json").exists() else {}
+    index_file = sdxl / "model_index.json"
+    index = read_config(index_file) if index_file.exists() else {}
     pipeline = StableDiffusionXLImg2ImgPipeline(
         vae=load_vae(vae or sdxl / "vae", kind),
         text_encoder=load_transformers(CLIPTextModel, sdxl / "text_encoder", kind),
         text_encoder_2=load_transformers(CLIPTextModelWithProjection, sdxl / "text_encoder_2", kind),
         tokenizer=load_tokenizer(sdxl / "tokenizer"),
         tokenizer_2=load_tokenizer(sdxl / "tokenizer_2"),
-        unet=_diffusers(UNet2DConditionModel, sdxl / "unet", kind),
+        unet=_load_diffusers(UNet2DConditionModel, sdxl / "unet", kind),
         scheduler=_scheduler(sdxl / "scheduler"),
         image_encoder=load_transformers(CLIPVisionModelWithProjection, encoder, kind),
         feature_extractor=_feature_extractor(encoder),
@@ -119,19 +137,22 @@ def load_teacher_pipeline(
 
 
 def refuse_fp32(folder: Path, dtype: torch.dtype) -> None:
-    """Refuse fp32 for a network of full size, by its headers: twice the memory and a third of the speed for nothing.
+    """Refuse float32 for a network of full size, by its headers: twice the memory and a third of the speed, for no
+    better picture.
 
-    Raises RequestError.
+    Raises:
+        RequestError: the network has more than `FULL_SIZE` weights.
     """
     import torch
 
     if dtype != torch.float32:
         return
-    numbers = sum(math.prod(info.shape) for info in read_headers(find_weights(folder).files).values())
-    if numbers > FULL_SIZE:
+    tensors = read_headers(find_weights(folder).files)
+    num_weights = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    if num_weights > FULL_SIZE:
         raise RequestError(
             f"{folder}: a network of full size must run in bfloat16 or float16, received float32 for "
-            f"{numbers / 1e9:.1f} billion weights ({numbers * 4 / 1e9:.0f} GB); set models.dtype to bfloat16"
+            f"{num_weights / 1e9:.1f} billion weights ({num_weights * 4 / 1e9:.0f} GB); set models.dtype to bfloat16"
         )
 
 
@@ -140,7 +161,7 @@ def _load_adapter(pipeline: StableDiffusionXLImg2ImgPipeline, adapter: Path) -> 
     from diffusers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it casts the U-Net to the dtype that it has, and warns of its own doing
+    logging.set_verbosity_error()  # diffusers casts the U-Net to the dtype that it has already, and warns of that
     try:
         pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, local_files_only=True)
     finally:
@@ -155,16 +176,26 @@ def load_pixart_parts(
 ) -> dict[str, Any]:
     """Parts of a folder in the layout of PixArtAlphaPipeline, by name: only what is asked for is read.
 
-    parts: of `PIXART_PARTS`. While an adapter trains, T5 (9 GB in bfloat16) and the autoencoder need not be in memory.
-    Models are in evaluation mode, without gradients, on `device`. Raises RequestError for an unknown part, MissingError
-    for absent files, StorageError for torn ones.
+    While an adapter trains, T5 (9 GB in bfloat16) and the autoencoder need not be in memory. Models are in evaluation
+    mode, without gradients, on `device`.
+
+    Args:
+        folder: the pipeline's folder.
+        parts: of `PIXART_PARTS`.
+        dtype: of the models; see `choose_dtype`.
+        device: see `choose_device`.
+
+    Raises:
+        RequestError: an unknown part.
+        MissingError, StorageError: a file is absent or incomplete.
     """
-    wanted = tuple(parts)
-    if unknown := [part for part in wanted if part not in PIXART_PARTS]:
-        raise RequestError(f"parts: {unknown[0]!r} is not a part of PixArt; use some of {', '.join(PIXART_PARTS)}")
+    names = tuple(parts)
+    for name in names:
+        if name not in PIXART_PARTS:
+            raise RequestError(f"parts: {name!r} is not a part of PixArt; use some of {', '.join(PIXART_PARTS)}")
     target, kind = choose_device(device), choose_dtype(dtype, device)
     prepare()
-    return {part: _pixart_part(folder / part, part, kind, target) for part in wanted}
+    return {name: _pixart_part(folder / name, name, kind, target) for name in names}
 
 
 def _pixart_part(folder: Path, part: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -180,7 +211,7 @@ def _pixart_part(folder: Path, part: str, dtype: torch.dtype, device: torch.devi
     elif part == "text_encoder":
         model = load_transformers(T5EncoderModel, folder, dtype)
     else:
-        model = _diffusers(PixArtTransformer2DModel, folder, dtype)
+        model = _load_diffusers(PixArtTransformer2DModel, folder, dtype)
     return model.to(device).requires_grad_(False)
 
 
@@ -194,11 +225,15 @@ def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
         raise RequestError(
             f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder"
         )
-    return _diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
+    return _load_diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, of whichever published form. MissingError where its reader is not installed."""
+    """The tokenizer in a folder, of whichever published form.
+
+    Raises:
+        MissingError: the folder is absent, or the tokenizer's reader is not installed.
+    """
     prepare()
     from transformers import AutoTokenizer
 
@@ -212,13 +247,10 @@ def load_tokenizer(folder: Path) -> Any:
 def _scheduler(folder: Path) -> Any:
     import diffusers
 
-    config = read_config(folder / "scheduler_config.json")
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    name = read_config(folder / "scheduler_config.json").get("_class_name")
+    kind = getattr(diffusers, str(name), None)
     if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
-        raise RequestError(
-            f"{folder}: scheduler_config.json names {config.get('_class_name')!r}, no scheduler of "
-            "diffusers; fetch it again"
-        )
+        raise RequestError(f"{folder}: scheduler_config.json names {name!r}, no scheduler of diffusers; fetch it again")
     return kind.from_pretrained(folder, local_files_only=True)
 
 
@@ -240,32 +272,33 @@ def load_transformers(kind: Any, folder: Path, dtype: torch.dtype, **options: An
     return _from_pretrained(kind, folder, dtype=dtype, trust_remote_code=False, **options)
 
 
-def _diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def _load_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return _from_pretrained(kind, folder, torch_dtype=dtype)
 
 
 def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
-    variant = _whole(folder)
-    always = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    weights = find_weights(folder)
+    read_headers(weights.files)  # an incomplete file is refused before gigabytes are read
     try:
-        model, report = kind.from_pretrained(folder, variant=variant, **always, **options)
+        model, report = kind.from_pretrained(
+            folder,
+            variant=weights.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     except (RuntimeError, ValueError, OSError) as error:  # shapes that differ, or a folder of another class
         if isinstance(error, OSError) and error.errno is not None:
-            raise
-        first = next(iter(str(error).splitlines()), "no reason given")
+            raise  # the disk's fault, not the folder's: an OSError that transformers makes up has no errno
+        reason = next(iter(str(error).splitlines()), "no reason given")
         raise RequestError(
-            f"{folder}: config.json and weights don't make a {kind.__name__}: {first}; name a folder of this class"
+            f"{folder}: config.json and weights don't make a {kind.__name__}: {reason}; name a folder of this class"
         ) from error
-    if absent := sorted(report.get("missing_keys") or ()):
+    absent = sorted(report.get("missing_keys") or ())
+    if absent:  # the libraries would fill these with random numbers, and say so in a log line
         raise RequestError(
             f"{folder}: the weights lack {len(absent)} of the tensors that {kind.__name__} needs, first {absent[0]}; "
             "name a folder of this class, or fetch it again"
         )
     return model.eval()
-
-
-def _whole(folder: Path) -> str | None:
-    """The variant to load, after all its files have been found and proved whole."""
-    weights = find_weights(folder)
-    read_headers(weights.files)
-    return weights.variant

@@ -20,7 +20,7 @@ from bottega.runtime.errors import MissingError, RequestError, StorageError
 
 PACKAGE = "bottega:"
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<inside>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?")
-_READ = (".json", ".safetensors", ".txt", ".model")  # the files that bottega opens; a dangling README harms nobody
+_OPENED = (".json", ".safetensors", ".txt", ".model")  # endings that bottega opens; a dangling README harms nobody
 
 
 def hub_cache(cache: str | None = None) -> Path:
@@ -30,8 +30,11 @@ def hub_cache(cache: str | None = None) -> Path:
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(home).expanduser() / "hub"
+    if os.environ.get("HF_HOME"):
+        home = Path(os.environ["HF_HOME"])
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return home.expanduser() / "hub"
 
 
 class HubName(NamedTuple):
@@ -63,17 +66,25 @@ def on_disk(name: str) -> bool:
 def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = None) -> Path:
     """The folder (or the single file) that `name_or_path` means.
 
-    `base` is where relative folders are looked for first, then the working directory; `cache` the Hub's cache. Nothing
-    is downloaded.
-    Raises MissingError, with the command to get it, when it is not on this machine; StorageError when the cache holds
-    links that lead nowhere; RequestError when the name can't be one.
+    Nothing is downloaded.
+
+    Args:
+        name_or_path: see the module's head.
+        base: where relative folders are looked for first; then in the working directory.
+        cache: the Hub's cache, if not the one that the environment names.
+
+    Raises:
+        MissingError: it is not on this machine; the message has the command that gets it.
+        StorageError: the cache holds links that lead nowhere.
+        RequestError: it can't be a name.
     """
     if name_or_path.startswith(PACKAGE):
         return _in_package(name_or_path)
     path = Path(name_or_path).expanduser()
-    for place in [path] if path.is_absolute() else [*([base / path] if base else []), path]:
-        if place.exists():
-            return place
+    if base is not None and (base / path).exists():  # an absolute path stays itself: then `base / path` is `path`
+        return base / path
+    if path.exists():
+        return path
     hub = hub_name(name_or_path)
     if hub is None:
         raise MissingError(
@@ -146,7 +157,8 @@ def _snapshot(name: str, repository: Path, revision: str | None, get: str) -> Pa
 def _check_links(name: str, found: Path, get: str) -> None:
     """Refuse links that lead nowhere: copied without the blobs, or a download that was killed."""
     files = [found] if found.is_symlink() or found.is_file() else found.rglob("*")
-    dangling = sorted(p for p in files if p.suffix in _READ and p.is_symlink() and not p.exists())
+    links = [path for path in files if path.suffix in _OPENED and path.is_symlink()]
+    dangling = sorted(link for link in links if not link.exists())
     if dangling:
         raise StorageError(
             f"{name}: {len(dangling)} files in the cache are links that lead nowhere, first "

@@ -1,7 +1,9 @@
 """Pictures as an encoder wants them, from its folder's preprocessor_config.json; equal to the library's PIL backend.
 
-Own code, because the library's processor depends on whether torchvision is installed, and its two backends resize
-differently. Symbols: N pictures, H × W pixels, S × S pixels after resizing and cropping.
+Own code, because transformers' processor depends on whether torchvision is installed, and its two backends resize
+differently: thresholds calibrated with one would not hold with the other.
+
+Symbols: N pictures, H × W pixels, S × S pixels after resizing and cropping.
 """
 
 from __future__ import annotations
@@ -25,8 +27,13 @@ Pictures = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # uint8 [N, H, W, 3]
 class Preprocessing:
     """How a picture becomes an encoder's input.
 
-    size: (height, width) after resizing, or the short side alone; crop: (height, width) cut from the centre;
-    factor: what the values 0..255 are multiplied with; mean, std: of each channel, subtracted and divided after that.
+    Attributes:
+        size: (height, width) after resizing, or the short side alone; None: not resized.
+        resample: Pillow's number of the filter.
+        crop: (height, width) cut from the centre; None: not cropped.
+        factor: what the values 0..255 are multiplied with.
+        mean: of each channel, subtracted after that.
+        std: of each channel, divided by at last.
     """
 
     size: tuple[int, int] | int | None
@@ -40,7 +47,9 @@ class Preprocessing:
     def read(cls, folder: Path) -> Preprocessing:
         """From preprocessor_config.json, in the spelling of any version of transformers, or processor_config.json.
 
-        Raises MissingError without either, RequestError for a step that is not known here.
+        Raises:
+            MissingError: the folder has neither.
+            RequestError: it names a step that is not known here.
         """
         for name in ("preprocessor_config.json", "processor_config.json"):
             if (folder / name).exists():
@@ -56,27 +65,30 @@ class Preprocessing:
         if config.get("do_pad"):
             raise RequestError(f"{where}: do_pad is not supported; name a model whose pictures are resized or cropped")
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-        size, crop = _size(config, short_side="CLIP" in kind or "ConvNext" in kind), _sides(config.get("crop_size"))
-        if not config.get("do_resize", True):
-            size = None
-        crop = crop if config.get("do_center_crop", False) else None
+        size = None
+        if config.get("do_resize", True):
+            size = _size(config, short_side="CLIP" in kind or "ConvNext" in kind)
+        crop = None
+        if config.get("do_center_crop", False):
+            crop = _sides(config.get("crop_size"))
         if "ConvNext" in kind and isinstance(size, int):
             size, crop = _convnext(size, float(config.get("crop_pct") or 224 / 256))
-        plain = not config.get("do_normalize", True)
-        return cls(
-            size=size,
-            resample=int(config.get("resample", Image.Resampling.BILINEAR)),
-            crop=crop,
-            factor=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
-            mean=(0.0,) * 3 if plain else tuple(map(float, config["image_mean"])),
-            std=(1.0,) * 3 if plain else tuple(map(float, config["image_std"])),
-        )
+        factor = 1.0
+        if config.get("do_rescale", True):
+            factor = float(config.get("rescale_factor", 1 / 255))
+        mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+        std: tuple[float, ...] = (1.0, 1.0, 1.0)
+        if config.get("do_normalize", True):
+            mean = tuple(map(float, config["image_mean"]))
+            std = tuple(map(float, config["image_std"]))
+        resample = int(config.get("resample", Image.Resampling.BILINEAR))
+        return cls(size, resample, crop, factor, mean, std)
 
     def __call__(self, pictures: Pictures) -> NDArray[np.float32]:
         """uint8 pictures -> float32 [N, 3, S, S]. Raises ValueError for other arrays."""
-        return np.stack([self._one(picture) for picture in pictures])
+        return np.stack([self._prepare(picture) for picture in pictures])
 
-    def _one(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _prepare(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
                 f"a picture must be uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}; convert it first"
@@ -91,13 +103,14 @@ class Preprocessing:
             return picture
         height, width = picture.shape[:2]
         if isinstance(self.size, int):
-            long = int(self.size * max(height, width) / min(height, width))
-            new = (long, self.size) if width <= height else (self.size, long)
+            long_side = int(self.size * max(height, width) / min(height, width))
+            new_height, new_width = (long_side, self.size) if width <= height else (self.size, long_side)
         else:
-            new = self.size
-        if new == (height, width):
+            new_height, new_width = self.size
+        if (new_height, new_width) == (height, width):
             return picture
-        return np.asarray(Image.fromarray(picture).resize((new[1], new[0]), Image.Resampling(self.resample)))
+        resized = Image.fromarray(picture).resize((new_width, new_height), Image.Resampling(self.resample))
+        return np.asarray(resized)
 
 
 def _size(config: Mapping[str, Any], short_side: bool) -> tuple[int, int] | int | None:
@@ -120,16 +133,23 @@ def _sides(size: Any) -> tuple[int, int] | None:
 
 def _convnext(size: int, crop_pct: float) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
     """ConvNeXt's and ResNet's rule: under 384 pixels, resize to size / crop_pct and cut the centre; else a square."""
-    return (int(size / crop_pct), (size, size)) if size < 384 else ((size, size), None)
+    if size < 384:
+        return int(size / crop_pct), (size, size)
+    return (size, size), None
 
 
 def _crop(picture: NDArray[np.uint8], crop: tuple[int, int] | None) -> NDArray[np.uint8]:
     if crop is None:
         return picture
     height, width = crop
-    short = max(0, height - picture.shape[0]), max(0, width - picture.shape[1])
-    if any(short):  # black around what is too small, the odd pixel before it, as the library does
-        before = [(s + 1) // 2 for s in short]
-        picture = np.pad(picture, [(b, s - b) for b, s in zip(before, short, strict=True)] + [(0, 0)])
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    missing_rows = max(0, height - picture.shape[0])
+    missing_columns = max(0, width - picture.shape[1])
+    if missing_rows or missing_columns:
+        # Black around what is too small, the odd pixel before it, as transformers does.
+        above = (missing_rows + 1) // 2
+        before = (missing_columns + 1) // 2
+        margins = ((above, missing_rows - above), (before, missing_columns - before), (0, 0))
+        picture = np.pad(picture, margins)
+    top = (picture.shape[0] - height) // 2
+    left = (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
