@@ -150,7 +150,7 @@ def _scores(run: Path, output: Path) -> Scores:
 
 
 def _reader() -> Any:
-    from bottega.cli.run import read_recipe
+    from bottega.cli.common import read_recipe
     from bottega.evaluation.networks import load_networks
 
     return load_networks(read_recipe(RECIPE, []).models).scene_reader

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bottega.cli.run import read_recipe
+from bottega.cli.common import read_recipe
 from bottega.ldm.recipe import load_recipe
 from bottega.ldm.recipe import portable as ldm_portable
 from bottega.recipe import portable, resolved

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bottega.cli.run import FUNCTIONS, read_recipe
+from bottega.cli.common import FUNCTIONS, read_recipe
 from bottega.ldm import stage as ldm
 from bottega.ldm.recipe import load_recipe
 from bottega.pipeline import Pipeline

@@ -17,9 +17,9 @@ from bottega.quality.grade import Grade, Grader, grade
 from bottega.quality.measure import Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
-from bottega.teacher.again import calibrate, jobs_of_run, limits_of_run
 from bottega.teacher.config import Ladder
 from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.recalibrate import calibrate, jobs_of_run, limits_of_run
 from bottega.teacher.regrade import regrade
 
 from .test_ledger import ROW

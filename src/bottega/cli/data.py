@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bottega.cli.common import print_json, read_numbers
 from bottega.runtime.errors import RequestError
 
 app = typer.Typer(help="Prepare contents, styles, Fill50K and pairs.", no_args_is_help=True)
@@ -33,13 +33,13 @@ def wikiart(
     json_: Json = False,
 ) -> None:
     """Prepare WikiArt as styles; fetched from the hub (about 40 GB) only if it is not in the cache."""
-    from bottega.data import wikiart as room
+    from bottega.data import wikiart as module
     from bottega.data.config import WikiArtConfig
     from bottega.runtime.config import parse
 
     asked = {"source": str((cache_dir or output_dir / "raw").absolute()), "mode": mode, "mirror": mirror}
     config = parse(WikiArtConfig, {**asked, "offline": offline, **_shared(min_side, workers, seed)}, "data wikiart")
-    _say(room.run(config, output_dir, data_root=output_dir.parent), output_dir / "meta.csv", json_)
+    _print(module.run(config, output_dir, data_root=output_dir.parent), output_dir / "meta.csv", json_)
 
 
 @app.command()
@@ -56,14 +56,14 @@ def coco(
     json_: Json = False,
 ) -> None:
     """Prepare COCO pictures with their original captions as contents."""
-    from bottega.data import coco as room
+    from bottega.data import coco as module
     from bottega.data.config import CocoConfig
     from bottega.runtime.config import parse
 
     asked = {"source": str(source.absolute()), "parts": [part.strip() for part in parts.split(",") if part.strip()]}
     config = parse(CocoConfig, {**asked, **_shared(min_side, workers, seed)}, "data coco")
-    summary = room.run(config, output_dir, data_root=data_root or output_dir.parent)
-    _say(summary, output_dir / "contents.jsonl", json_)
+    summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
+    _print(summary, output_dir / "contents.jsonl", json_)
 
 
 @app.command()
@@ -80,14 +80,14 @@ def fill50k(
     json_: Json = False,
 ) -> None:
     """Prepare Fill50K, the second training task; refuses a copy whose two sides are exchanged."""
-    from bottega.data import fill50k as room
+    from bottega.data import fill50k as module
     from bottega.data.config import Fill50KConfig
     from bottega.runtime.config import parse
 
     asked = {"source": str(source.absolute()), "swap": swap, **_shared(min_side, workers, seed)}
     config = parse(Fill50KConfig, asked, "data fill50k")
-    summary = room.run(config, output_dir, data_root=data_root or output_dir.parent)
-    _say(summary, output_dir / "fill50k.jsonl", json_)
+    summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
+    _print(summary, output_dir / "fill50k.jsonl", json_)
 
 
 @app.command()
@@ -117,7 +117,7 @@ def folder(
         asked["content_folder"] = {"source": str(contents.absolute()), "prompt": prompt, **shared}
     if styles is not None:
         asked["style_folder"] = {"source": str(styles.absolute()), "mode": mode, **shared}
-    _say(stage.run(parse(DataConfig, asked, "data folder"), data_root), data_root, json_)
+    _print(stage.run(parse(DataConfig, asked, "data folder"), data_root), data_root, json_)
 
 
 @app.command()
@@ -138,35 +138,28 @@ def pairs(
     json_: Json = False,
 ) -> None:
     """Write a pair list: balanced over styles, no duplicates, splits respected, the same on any machine."""
-    from bottega.data import pairs as room
+    from bottega.data import pairs as module
     from bottega.data.config import ListConfig
     from bottega.runtime.config import parse
 
-    asked = {"num_pairs": num_pairs, "seeds": _numbers("seeds", seeds, ","), "seed": seed, "split": split}
-    grid = None if crossed is None else _numbers("crossed", crossed.lower(), "x")
+    asked = {"num_pairs": num_pairs, "seeds": read_numbers("seeds", seeds), "seed": seed, "split": split}
+    grid = None if crossed is None else read_numbers("crossed", crossed.lower(), separator="x", example="20x20")
     config = parse(ListConfig, {**asked, "crossed": grid}, "data pairs")
-    _say(room.write_list(config, output, data_root=data_root, contents=contents, styles=styles), output, json_)
+    _print(module.write_list(config, output, data_root=data_root, contents=contents, styles=styles), output, json_)
 
 
 def _shared(min_side: int, workers: int, seed: int) -> dict[str, Any]:
     return {"limits": {"min_side": min_side, "workers": workers}, "splits": {"seed": seed}}
 
 
-def _numbers(option: str, text: str, between: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(between)]
-    except ValueError as error:
-        example = {"seeds": "0,1,2", "crossed": "20x20"}[option]
-        raise RequestError(f"--{option} wants numbers, received {text!r}; for instance --{option} {example}") from error
-
-
-def _say(summary: dict[str, Any], output: Path, as_json: bool) -> None:
+def _print(summary: dict[str, Any], output: Path, as_json: bool) -> None:
     """One line for people, or the whole summary."""
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        print_json(summary)
         return
-    parts = summary if all(isinstance(value, dict) for value in summary.values()) else {"": summary}
+    nested = all(isinstance(value, dict) for value in summary.values())
+    parts = summary if nested else {"": summary}
     for name, counts in parts.items():
         line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
-        typer.echo(f"{name + ': ' if name else ''}{line}")
+        typer.echo(f"{name}: {line}" if name else line)
     typer.echo(f"wrote {output}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bottega.cli.common import open_pipeline, print_json, read_size
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
@@ -31,22 +31,24 @@ def command(
 
             draw_from(draw)
         return
-    from bottega.cli.run import open_pipeline, read_size
     from bottega.evaluation.stage import run
     from bottega.runtime.errors import RequestError
 
     if recipe is None:
         raise RequestError("evaluate needs a run directory or a recipe, received neither; try runs/miniature")
     pipeline = open_pipeline(recipe, None, read_size(None, None), set_ or [])
-    told, at = pipeline.recipe, pipeline.directory
-    output = output or at / "evaluation"
+    found, directory = pipeline.recipe, pipeline.directory
+    output = output or directory / "evaluation"
     summary = run(
-        told.evaluation if limit is None else told.evaluation.model_copy(update={"limit": limit}),
+        found.evaluation if limit is None else found.evaluation.model_copy(update={"limit": limit}),
         output,
-        pairs=pairs or at / "pairs" / "test.jsonl",
-        data_root=data_root or told.data_root(at),
-        adapter=adapter or at / "training" / "adapter.safetensors",
-        models=told.models,
-        teacher=told.teacher,
+        pairs=pairs or directory / "pairs" / "test.jsonl",
+        data_root=data_root or found.data_root(directory),
+        adapter=adapter or directory / "training" / "adapter.safetensors",
+        models=found.models,
+        teacher=found.teacher,
     )
-    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if json_ else f"{output / 'table.md'}")
+    if json_:
+        print_json(summary)
+    else:
+        typer.echo(f"{output / 'table.md'}")

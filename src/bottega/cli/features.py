@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bottega.cli.common import locked, read_models, read_section
+
 
 def command(
     teacher_dir: Annotated[Path, typer.Option(help="folder with the teacher's ledger.sqlite")],
@@ -18,11 +20,10 @@ def command(
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, in place of the recipe's")] = None,
 ) -> None:
     """Compute the features of all accepted targets and of Fill50K that are not in the cache yet."""
-    from bottega.cli.train import locked, read_models, read_section
     from bottega.student.config import FeaturesConfig
     from bottega.student.features import run
 
-    models = read_models(recipe, set_ or [], pixart, clip)
+    models = read_models(recipe, set_ or [], pixart=pixart, clip=clip)
     config = read_section(FeaturesConfig, "features", recipe, set_ or [])
     with locked(models.device, output_dir, "features"):
         found = run(config, output_dir, teacher_dir=teacher_dir, data_root=data_root, models=models)

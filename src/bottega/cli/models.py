@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.cli.common import print_json, read_recipe
+from bottega.runtime.errors import MissingError
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -64,8 +64,10 @@ def fetch(
         return
     found = fetch_models(planned, place, endpoints, models.sdxl if models else None)
     faults = [f"{f.name}: {fault}" for f in found for fault in f.faults]
-    told = _table(found) if found else f"nothing to fetch: {recipe} reads its models from folders"
-    typer.echo(json.dumps([_row(f) for f in found], indent=2, ensure_ascii=False) if json_ else told)
+    if json_:
+        print_json([_row(one) for one in found])
+    else:
+        typer.echo(_table(found) if found else f"nothing to fetch: {recipe} reads its models from folders")
     if faults:
         raise MissingError(f"{len(faults)} faults in what was fetched into {place}; first {faults[0]}")
 
@@ -76,7 +78,10 @@ def list_(
 ) -> None:
     """Say of each model of a recipe how large it is, or what is missing and which command gets it."""
     found = _inspect(recipe, set_, model_cache)
-    typer.echo(json.dumps([_row(f) for f in found], indent=2, ensure_ascii=False) if json_ else _table(found))
+    if json_:
+        print_json([_row(one) for one in found])
+    else:
+        typer.echo(_table(found))
 
 
 @app.command()
@@ -97,11 +102,14 @@ def verify(
     Looks at headers and configurations, so that a truncated file is found in milliseconds. With a run directory and
     --hash, files are compared with those that the run was made with.
     """
+    from bottega.models.recorded import content_faults
+
     found = _inspect(recipe, set_, model_cache)
-    checked = [*(_hashed(recipe, found) if hash_ else ())]
-    faults = [f"models.{f.role}: {fault}" for f in found for fault in f.faults] + checked
+    faults = [f"models.{one.role}: {fault}" for one in found for fault in one.faults]
+    if hash_:
+        faults += content_faults(found, recipe)
     if json_:
-        typer.echo(json.dumps({"models": [_row(f) for f in found], "faults": faults}, indent=2, ensure_ascii=False))
+        print_json({"models": [_row(f) for f in found], "faults": faults})
     if faults:
         if not json_:
             typer.echo("\n".join(faults))
@@ -120,9 +128,7 @@ def _models_for(names: list[str], recipe: Path, sets: list[str] | None) -> Model
 
 
 def _models(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> ModelsConfig:
-    from bottega.cli.run import read_recipe
-
-    models = read_recipe(recipe / "recipe.yaml" if recipe.is_dir() else recipe, sets or []).models
+    models = read_recipe(recipe, sets or []).models
     return models if model_cache is None else models.model_copy(update={"cache": str(model_cache)})
 
 
@@ -130,35 +136,6 @@ def _inspect(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> 
     from bottega.models.layout import inspect
 
     return inspect(_models(recipe, sets, model_cache))
-
-
-def _hashed(recipe: Path, found: list[ModelStatus]) -> list[str]:
-    """What the hashes say: those of the cache, and those that a run directory has recorded."""
-    from bottega.models.weights import hash_faults
-    from bottega.runtime.files import read_json
-
-    recorded = recipe / "provenance.json"
-    weights = read_json(recorded).get("weights", {}) if recipe.is_dir() and recorded.exists() else {}
-    return [
-        f"models.{f.role}: {fault}"
-        for f in found
-        for fault in hash_faults(f.files, _known(f, weights.get(f.role, {}).get("files", {})))
-    ]
-
-
-def _known(found: ModelStatus, recorded: dict[str, Any]) -> dict[Path, str]:
-    """File -> the SHA-256 that a run has recorded for it. Raises RequestError where a file has none or is absent."""
-    if not recorded or found.folder is None:
-        return {}
-    base = found.folder if found.folder.is_dir() else found.folder.parent
-    names = {f: f.relative_to(base).as_posix() if f.is_relative_to(base) else f.name for f in found.files}
-    if set(names.values()) != set(recorded):
-        differing = sorted(set(names.values()) ^ set(recorded))
-        raise RequestError(
-            f"models.{found.role}: the run was made with other files than {found.name} holds now ({differing[0]}); "
-            "put back the files of the run, or begin another run"
-        )
-    return {file: str(recorded[name]["sha256"]) for file, name in names.items()}
 
 
 def _row(found: ModelStatus) -> dict[str, Any]:
@@ -178,10 +155,12 @@ def _size(found: ModelStatus) -> int:
 
 def _table(found: list[ModelStatus]) -> str:
     lines = []
-    for f in found:
-        size = _shown(_size(f)) if not f.faults else "missing" if f.folder is None else "faulty"
-        lines.append(f"{f.role:<18} {size:>9}  {f.name}")
-        lines += [f"{'':<30}{fault}" for fault in f.faults]
+    for one in found:
+        size = _shown(_size(one))
+        if one.faults:
+            size = "missing" if one.folder is None else "faulty"
+        lines.append(f"{one.role:<18} {size:>9}  {one.name}")
+        lines += [f"{'':<30}{fault}" for fault in one.faults]
     return "\n".join(lines) or "the recipe names no models"
 
 
@@ -199,9 +178,7 @@ def _show_plan(planned: list[PlannedModel], place: Path, need: int, free: int, a
         for one in planned
     ]
     if as_json:
-        typer.echo(
-            json.dumps({"cache": str(place), "bytes_to_fetch": need, "bytes_free": free, "models": rows}, indent=2)
-        )
+        print_json({"cache": str(place), "bytes_to_fetch": need, "bytes_free": free, "models": rows})
         return
     for row in rows:
         size = f"{_shown(row['bytes_to_fetch'])} of {_shown(row['bytes'])}"

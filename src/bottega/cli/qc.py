@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bottega.cli.common import print_warnings, read_models, read_section
+
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
 
@@ -45,47 +47,43 @@ def calibrate(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
             "(and --thresholds, --also); give one or the other"
         )
-    from bottega.cli.train import read_section
-    from bottega.models.config import ModelsConfig
     from bottega.quality.config import QualityConfig
     from bottega.quality.stage import run, table
 
     config = read_section(QualityConfig, "quality", recipe, set_ or [])
-    models = read_section(ModelsConfig, "models", recipe, set_ or [])
+    models = read_models(recipe, set_ or [])
     summary = run(config, output_dir, pairs=pairs, data_root=data_root, models=models)
     typer.echo(table(output_dir))
     typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
-    for words in summary["warnings"]:
-        typer.echo(f"warning: {words}")
+    print_warnings(summary["warnings"])
 
 
 def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str]) -> None:
     from bottega.quality.stage import load_thresholds
-    from bottega.teacher.again import calibrate as calibrate_from_run
+    from bottega.teacher.recalibrate import calibrate as calibrate_from_run
 
     limits = load_thresholds(thresholds) if thresholds is not None else None
-    told = calibrate_from_run(teacher_dir, output_dir, limits=limits, also=also)
-    typer.echo(told["histograms"] + "\n")
-    for name, (before, after) in told["changed"].items():
+    found = calibrate_from_run(teacher_dir, output_dir, limits=limits, also=also)
+    typer.echo(found["histograms"] + "\n")
+    for name, (before, after) in found["changed"].items():
         typer.echo(f"{name}: {before:g} -> {after:g}")
     typer.echo(
-        f"{output_dir / 'thresholds.json'}: from {told['normal_samples']} normal of {told['samples']} first tries"
+        f"{output_dir / 'thresholds.json'}: from {found['normal_samples']} normal of {found['samples']} first tries"
     )
-    _tell_regrading(told["regraded"])
-    for words in told["warnings"]:
-        typer.echo(f"warning: {words}")
+    _print_regrading(found["regraded"])
+    print_warnings(found["warnings"])
 
 
-def _tell_regrading(told: dict[str, Any]) -> None:
-    changes = ", ".join(f"{kind} {count}" for kind, count in told["changes"].items()) or "none"
-    typer.echo(f"{told['tries']} tries; grades that change: {changes}; targets {told['before']} -> {told['after']}")
+def _print_regrading(found: dict[str, Any]) -> None:
+    changes = ", ".join(f"{kind} {count}" for kind, count in found["changes"].items()) or "none"
+    typer.echo(f"{found['tries']} tries; grades that change: {changes}; targets {found['before']} -> {found['after']}")
     typer.echo(
-        f"another try is now the best for {told['another_try_wins']} targets; "
-        f"{'entered' if told['written'] else 'nothing written'}"
+        f"another try is now the best for {found['another_try_wins']} targets; "
+        f"{'entered' if found['written'] else 'nothing written'}"
     )
-    if told["unkept_try_wins"]:
+    if found["unkept_try_wins"]:
         typer.echo(
-            f"for {told['unkept_try_wins']} targets a try would win whose picture was not kept (teacher.keep_tries: "
+            f"for {found['unkept_try_wins']} targets a try would win whose picture was not kept (teacher.keep_tries: "
             "best); the best that was kept stays"
         )
 
@@ -116,14 +114,12 @@ def score(
     processes: Annotated[int | None, typer.Option(min=1, help="worker processes; else one a processor")] = None,
 ) -> None:
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Goes on after a stop."""
-    from bottega.cli.train import read_section
-    from bottega.models.config import ModelsConfig
     from bottega.quality.config import Thresholds
     from bottega.quality.scan import jobs_of_pairs, processors, scan
     from bottega.quality.stage import encoder_identity, load_encoder, load_thresholds
     from bottega.runtime.errors import RequestError
     from bottega.runtime.locks import lock
-    from bottega.teacher.again import jobs_of_run
+    from bottega.teacher.recalibrate import jobs_of_run
 
     limits = load_thresholds(thresholds) if thresholds is not None else Thresholds()
     if teacher_dir is not None and not pairs and not targets:
@@ -134,11 +130,9 @@ def score(
         raise RequestError(
             "pictures are found either with --pairs and --targets, or with --teacher-dir; give one or the other"
         )
-    models = read_section(ModelsConfig, "models", recipe, set_ or [])
-    if clip is not None:
-        models = models.model_copy(update={"clip": clip})
+    models = read_models(recipe, set_ or [], clip=clip)
     with lock(output.with_name(f".{output.name}.lock"), "bottega qc score"), _held(models, "bottega qc score"):
-        told = scan(
+        found = scan(
             jobs,
             limits,
             output,
@@ -146,8 +140,8 @@ def score(
             encoder_id=encoder_identity(models),
             processes=processes or processors(),
         )
-    grades = ", ".join(f"{letter} {count}" for letter, count in told["grades"].items())
-    typer.echo(f"{output}: {told['pictures']} pictures, {grades}; {told['unreadable']} unreadable")
+    grades = ", ".join(f"{letter} {count}" for letter, count in found["grades"].items())
+    typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
 
 
 def _held(models: ModelsConfig, holder: str) -> AbstractContextManager[None]:
@@ -171,17 +165,12 @@ def grade(
     """Grade a finished run again from its raw scores: reads no picture, needs no GPU."""
     from bottega.quality.stage import load_thresholds
     from bottega.runtime.locks import lock
-    from bottega.teacher.export import write_lists
-    from bottega.teacher.ledger import Ledger
-    from bottega.teacher.regrade import regrade
-    from bottega.teacher.stage import LEDGER
+    from bottega.teacher.recalibrate import grade_again
 
     limits = load_thresholds(thresholds)
-    with lock(teacher_dir / ".lock", "bottega qc grade"), Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
-        told = regrade(ledger, limits, write=write)
-        if write:
-            write_lists(ledger, teacher_dir)
-    _tell_regrading(told)
+    with lock(teacher_dir / ".lock", "bottega qc grade"):
+        counts = grade_again(teacher_dir, limits, write=write)
+    _print_regrading(counts)
 
 
 @app.command()
@@ -215,32 +204,18 @@ def faults(
     count: Annotated[int, typer.Option(min=2, help="how many good pictures")] = 200,
 ) -> None:
     """Put known damage of three severities into good pictures, and say what each check finds and accuses wrongly."""
-    from bottega.cli.train import read_section
-    from bottega.models.config import ModelsConfig
     from bottega.quality import fault_run
     from bottega.quality.config import QualityConfig
     from bottega.quality.faults import table
     from bottega.quality.stage import load_encoder, load_thresholds
     from bottega.runtime.errors import RequestError
+    from bottega.teacher.recalibrate import accepted_of_run
 
     if (teacher_dir is None) == (not pairs):
         raise RequestError("good pictures come from --pairs or from --teacher-dir, received both or none; give one")
     config = read_section(QualityConfig, "quality", recipe, set_ or [])
-    models = read_section(ModelsConfig, "models", recipe, set_ or [])
+    models = read_models(recipe, set_ or [])
     limits = load_thresholds(thresholds) if thresholds is not None else config.thresholds
-    files = fault_run.truths(pairs or [], data_root) if teacher_dir is None else _accepted(teacher_dir, data_root)
+    files = fault_run.truths(pairs or [], data_root) if teacher_dir is None else accepted_of_run(teacher_dir, data_root)
     tallies = fault_run.run(files, limits, encoder=load_encoder(models), size=config.size, count=count)
     typer.echo(table(tallies))
-
-
-def _accepted(teacher_dir: Path, data_root: Path) -> list[tuple[Path, Path, Path]]:
-    """Target, content and style of a run's best tries that are not C."""
-    from bottega.teacher.ledger import Ledger
-    from bottega.teacher.stage import LEDGER
-
-    with Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
-        return [
-            (teacher_dir / row.output_path, data_root / row.content_path, data_root / row.style_path)
-            for row in ledger.best()
-            if row.output_path is not None and row.grade != "C"
-        ]

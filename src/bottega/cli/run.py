@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottega.runtime.errors import RequestError
+from bottega.cli.common import open_pipeline, print_json, read_size
 
 if TYPE_CHECKING:
-    from bottega.pipeline import Pipeline, Size
-    from bottega.recipe import Recipe
-    from bottega.runtime.config import Config
-
-FUNCTIONS = {"world": "bottega.miniature.datasets:run_world", "truth": "bottega.miniature.datasets:run_truth"}
-"""The stages that only the command line knows of."""
+    from bottega.pipeline import Pipeline
 
 
 def command(
@@ -46,38 +40,9 @@ def command(
         return
     summary = pipeline.run(until)
     if json_:
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        print_json(summary)
     else:
         typer.echo(f"{pipeline.directory / 'report.html'} ({summary['seconds']:.0f} s of work in all)")
-
-
-def open_pipeline(recipe: Path, directory: Path | None, size: Size, sets: list[str]) -> Pipeline:
-    """The pipeline of a recipe file, or of the run directory that holds one."""
-    from bottega.pipeline import Pipeline
-
-    if recipe.is_dir():
-        directory = directory or recipe
-        recipe = recipe / "recipe.yaml"
-    loaded = read_recipe(recipe, sets)
-    return Pipeline(loaded, directory or Path("runs") / loaded.name, size, FUNCTIONS)
-
-
-def read_recipe(path: Path, sets: list[str]) -> Recipe:
-    """A recipe, with the sections of the drawn world where it has them."""
-    from bottega.recipe import load_recipe
-
-    return load_recipe(path, sets, {"world": _world, "truth": _truth})
-
-
-def read_size(limit: int | None, seeds: str | None) -> Size:
-    """The options --limit and --seeds."""
-    from bottega.pipeline import Size
-
-    try:
-        chosen = None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
-    except ValueError as error:
-        raise RequestError(f"--seeds wants numbers, received {seeds!r}; for instance --seeds 0,1") from error
-    return Size(limit, chosen)
 
 
 def _print_plan(pipeline: Pipeline, as_json: bool) -> None:
@@ -86,20 +51,8 @@ def _print_plan(pipeline: Pipeline, as_json: bool) -> None:
 
     recipe, states, missing = resolved(pipeline.recipe), pipeline.states(), pipeline.missing()
     if as_json:
-        typer.echo(json.dumps({"recipe": recipe, "stages": states, "missing": missing}, indent=2, ensure_ascii=False))
+        print_json({"recipe": recipe, "stages": states, "missing": missing})
         return
     typer.echo(as_yaml(recipe))
     typer.echo("\n".join(f"# {name}: {state}" for name, state in states.items()))
     typer.echo("\n".join(f"# missing: {line}" for line in missing) if missing else "# nothing is missing here")
-
-
-def _world() -> type[Config]:
-    from bottega.miniature.config import WorldConfig
-
-    return WorldConfig
-
-
-def _truth() -> type[Config]:
-    from bottega.miniature.config import TruthConfig
-
-    return TruthConfig

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bottega.cli.common import open_pipeline, read_size
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
@@ -20,7 +21,6 @@ def command(
 ) -> None:
     """Do one stage of a run directory."""
     with attached(parent, explain):
-        from bottega.cli.run import open_pipeline, read_size
         from bottega.pipeline import BY_NAME
         from bottega.runtime.errors import RequestError
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from bottega.cli.common import locked, read_models, read_section
 from bottega.runtime.errors import BottegaError, RecipeError
 from bottega.training.config import VERIFY_STEPS
 
 if TYPE_CHECKING:
-    from bottega.models.config import ModelsConfig
-    from bottega.runtime.config import Config
     from bottega.training.processes import Processes
 
 app = typer.Typer(help="Train a StyleAdapter, or a model from scratch.", no_args_is_help=True, add_completion=False)
-C = TypeVar("C", bound="Config")
 
 VerifyResume = Annotated[
     int | None,
@@ -65,7 +63,7 @@ def style(
     from bottega.student.config import StudentConfig
     from bottega.training.processes import joined
 
-    models = read_models(recipe, set_ or [], pixart, clip)
+    models = read_models(recipe, set_ or [], pixart=pixart, clip=clip)
     config = read_section(StudentConfig, "student", recipe, set_ or [])
     if verify_resume is not None and replay is not None:
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
@@ -188,34 +186,6 @@ def with_number(words: list[str], option: str, number: int) -> list[str]:
     for word, after in zip(words, [*words, ""][1:], strict=True):
         result += [word, str(number)] if word == option and not after.isdigit() else [word]
     return result
-
-
-def read_section(kind: type[C], name: str, recipe: Path | None, sets: list[str]) -> C:
-    """One section of a recipe with its overrides; the defaults where there is no recipe."""
-    from bottega.runtime.config import apply_sets, load_yaml, parse
-
-    data = apply_sets(load_yaml(recipe) if recipe is not None else {}, sets)
-    return parse(kind, data.get(name) or {}, f"{recipe or 'command line'}: {name}")
-
-
-def read_models(recipe: Path | None, sets: list[str], pixart: str | None, clip: str | None) -> ModelsConfig:
-    """The section `models`, with what the command line names in its place."""
-    from bottega.models.config import ModelsConfig
-
-    models = read_section(ModelsConfig, "models", recipe, sets)
-    named: dict[str, Any] = {k: v for k, v in (("pixart", pixart), ("clip", clip)) if v is not None}
-    return models.model_copy(update=named)
-
-
-@contextmanager
-def locked(device: str, directory: Path, holder: str, *, folder: bool = True) -> Iterator[None]:
-    """The folder and the device are this process's own within this block; the device alone where `folder` is False."""
-    from bottega.models.loading import choose_device
-    from bottega.runtime.locks import device_lock, lock
-
-    who = f"bottega {holder}"
-    with lock(directory / ".lock", who) if folder else nullcontext(), device_lock(str(choose_device(device)), who):
-        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from bottega.runtime.errors import BottegaError, Interrupted, RequestError, StartAfresh, WorkError
 from bottega.runtime.interrupt import Interruption
@@ -55,6 +56,16 @@ def run_child(words: Sequence[str], what: str) -> None:
             _end(child)
         if child.returncode != 0:
             raise _failure(child.returncode, _receive(ours), what)
+
+
+def restart_command() -> NoReturn:
+    """Replace this process by a fresh one of the same command: the same process id, so whoever waits for it still does.
+
+    Give up every lock before: the new program takes them again.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)
 
 
 @contextmanager

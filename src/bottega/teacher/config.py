@@ -168,6 +168,11 @@ class TeacherConfig(Protocol):
         """What a label calls the teacher."""
         return ORACLE if self.source == "oracle" else "teacher"
 
+    @property
+    def model_roles(self) -> tuple[str, ...]:
+        """The models that a run loads, by their names in the recipe: the judge's, and the teacher's own."""
+        return ("clip",) if self.source == "oracle" else ("sdxl", "sdxl_vae", "ip_adapter", "clip")
+
     def protocol(self) -> dict[str, Any]:
         """The values that decide how a target looks, and nothing about how many there are or in what batches."""
         return {key: getattr(self, key) for key in Protocol.model_fields if key != "seeds"}

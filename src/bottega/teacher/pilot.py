@@ -146,6 +146,18 @@ def table(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def advice(found: dict[str, Any], directory: Path) -> str:
+    """Which cell comes nearest to the styles, and how to take its values; empty where none keeps enough."""
+    best = found["proposed"]
+    if best is None:
+        return ""
+    return (
+        f"nearest to the styles among those that keep enough: {Cell(**best).name}. Look at "
+        f"{directory / 'contact_sheet.png'}; to take other values than the protocol's, say so: "
+        f"--set teacher.strength={best['strength']:g} --set teacher.ip_adapter_scale={best['ip_adapter_scale']:g}"
+    )
+
+
 def _number(value: float | None, wide: int, digits: int) -> str:
     return f"{value:{wide}.{digits}f}" if value is not None else f"{'-':>{wide}}"
 

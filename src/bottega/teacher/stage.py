@@ -19,7 +19,7 @@ from bottega.quality.grade import alarms, pass_rates
 from bottega.quality.measure import SCORES_VERSION, Judge
 from bottega.quality.stage import load_encoder, load_thresholds
 from bottega.runtime.errors import PictureError, RequestError
-from bottega.runtime.files import count_lines, sha256_bytes, sha256_json
+from bottega.runtime.files import count_lines, sha256_bytes, sha256_json, write_json
 from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -200,8 +200,7 @@ class Bench:
     def hashes(self, ledger: Ledger) -> dict[str, str | None]:
         """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
         if self._hashes is None:
-            roles = ("clip",) if self._config.source == "oracle" else ("clip", "sdxl", "sdxl_vae", "ip_adapter")
-            self._hashes = {role: self._hash(role, ledger) for role in roles}
+            self._hashes = {role: self._hash(role, ledger) for role in self._config.model_roles}
         return self._hashes
 
     def _hash(self, role: str, ledger: Ledger) -> str | None:
@@ -315,6 +314,14 @@ def summarise(ledger: Ledger, thresholds: Thresholds) -> dict[str, Any]:
         "style_gain_by_rung": {rung: round(total / count, 4) for rung, (count, total) in sorted(gains.items())},
         "warnings": alarms(rates, sum(grades.values())),
     }
+
+
+def own_thresholds(directory: Path, limits: Thresholds) -> Path:
+    """The limits file in a run's folder; `limits` are written where there is none: a run keeps those it began by."""
+    path = directory / "thresholds.json"
+    if not path.is_file():
+        write_json(path, limits.model_dump(mode="json"))
+    return path
 
 
 def progress_of(directory: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A finished run looked at again: limits from its own distribution, and its pictures as jobs for another judgement."""
+"""A finished run judged again: limits from its own distribution, other grades, its pictures for another score."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bottega.quality.grade import alarms, pass_rates
 from bottega.quality.scorer import Job
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_json
+from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import Ledger
 from bottega.teacher.regrade import regrade
 
@@ -59,6 +60,22 @@ def calibrate(
     }
 
 
+def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> dict[str, Any]:
+    """Grade a run by other limits, from its raw scores; with `write` its ledger and lists have the new grades.
+
+    Returns:
+        What `bottega.teacher.regrade.regrade` counts.
+
+    Raises:
+        MissingError: there is no ledger.
+    """
+    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+        counts = regrade(ledger, limits, write=write)
+        if write:
+            write_lists(ledger, directory)
+    return counts
+
+
 def limits_of_run(ledger: Ledger) -> Thresholds:
     """The limits that a run was graded by; those that are newer than the run have their defaults."""
     parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
@@ -80,3 +97,21 @@ def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:
     if not jobs:
         raise MissingError(f"the ledger in {directory} names no picture; make targets first: bottega teach")
     return jobs
+
+
+def accepted_of_run(directory: Path, data_root: Path) -> list[tuple[Path, Path, Path]]:
+    """Target, content and style of a run's best tries that are not C.
+
+    Raises:
+        MissingError: there is no ledger.
+    """
+    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+        return [
+            (
+                ledger.picture_file(row.target, row.output_path),
+                data_root / row.content_path,
+                data_root / row.style_path,
+            )
+            for row in ledger.best()
+            if row.output_path is not None and row.grade != "C"
+        ]

@@ -1,0 +1,117 @@
+"""What several verbs share: reading a recipe or a section of one, numbers from an option, locks, and JSON on stdout.
+
+It is imported by every verb, also for its `--help`: whatever is heavy is imported inside a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bottega.runtime.errors import RequestError
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
+    from bottega.pipeline import Pipeline, Size
+    from bottega.recipe import Recipe
+    from bottega.runtime.config import Config
+
+C = TypeVar("C", bound="Config")
+
+FUNCTIONS = {"world": "bottega.miniature.datasets:run_world", "truth": "bottega.miniature.datasets:run_truth"}
+"""The stages of a drawn world: only the command line knows of it."""
+
+
+def read_section(kind: type[C], name: str, recipe: Path | None, sets: list[str]) -> C:
+    """One section of a recipe with its overrides; the defaults where there is no recipe."""
+    from bottega.runtime.config import apply_sets, load_yaml, parse
+
+    data = apply_sets(load_yaml(recipe) if recipe is not None else {}, sets)
+    return parse(kind, data.get(name) or {}, f"{recipe or 'command line'}: {name}")
+
+
+def read_models(recipe: Path | None, sets: list[str], **named: str | None) -> ModelsConfig:
+    """The section `models`; a model that the command line names (`pixart=`, `clip=`) takes the recipe's place."""
+    from bottega.models.config import ModelsConfig
+
+    models = read_section(ModelsConfig, "models", recipe, sets)
+    return models.model_copy(update={role: name for role, name in named.items() if name is not None})
+
+
+def read_recipe(path: Path, sets: list[str]) -> Recipe:
+    """The recipe of a file or of a run directory, with the sections of the drawn world where it has them."""
+    from bottega.recipe import load_recipe
+
+    file = path / "recipe.yaml" if path.is_dir() else path
+    return load_recipe(file, sets, {"world": _world, "truth": _truth})
+
+
+def open_pipeline(recipe: Path, directory: Path | None, size: Size, sets: list[str]) -> Pipeline:
+    """The pipeline of a recipe file, or of the run directory that holds one."""
+    from bottega.pipeline import Pipeline
+
+    if recipe.is_dir():
+        directory = directory or recipe
+    loaded = read_recipe(recipe, sets)
+    return Pipeline(loaded, directory or Path("runs") / loaded.name, size, FUNCTIONS)
+
+
+def read_size(limit: int | None, seeds: str | None) -> Size:
+    """The options --limit and --seeds."""
+    from bottega.pipeline import Size
+
+    return Size(limit, None if seeds is None else tuple(read_numbers("seeds", seeds)))
+
+
+def read_numbers(option: str, text: str, *, separator: str = ",", example: str = "0,1,2") -> list[int]:
+    """Whole numbers from an option's text.
+
+    Raises:
+        RequestError: a part of the text is not a number.
+    """
+    try:
+        return [int(number) for number in text.split(separator)]
+    except ValueError as error:
+        raise RequestError(f"--{option} wants numbers, received {text!r}; for instance --{option} {example}") from error
+
+
+@contextmanager
+def locked(device: str, directory: Path, holder: str, *, folder: bool = True) -> Iterator[None]:
+    """The folder and the device are this process's own within this block; the device alone where `folder` is False."""
+    from bottega.models.loading import choose_device
+    from bottega.runtime.locks import device_lock, lock
+
+    who = f"bottega {holder}"
+    with lock(directory / ".lock", who) if folder else nullcontext(), device_lock(str(choose_device(device)), who):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, indented, letters of every script as they are."""
+    import json
+
+    import typer
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_warnings(warnings: list[str]) -> None:
+    """Each warning of a summary on a line of its own."""
+    import typer
+
+    for warning in warnings:
+        typer.echo(f"warning: {warning}")
+
+
+def _world() -> type[Config]:
+    from bottega.miniature.config import WorldConfig
+
+    return WorldConfig
+
+
+def _truth() -> type[Config]:
+    from bottega.miniature.config import TruthConfig
+
+    return TruthConfig
