@@ -162,3 +162,25 @@ def test_a_missing_or_hostile_data_set_is_refused(tmp_path, write_coco):
     (tmp_path / "raw" / "metadata.jsonl").write_text(json.dumps({"file_name": "../../secret.png", "text": "x"}))
     with pytest.raises(RequestError, match="outside of"):
         contents(tmp_path)
+
+
+def test_without_its_pictures_the_contents_of_an_earlier_run_stay(tmp_path, write_coco):
+    write_coco(tmp_path / "raw", "train2017", range(10))
+    contents(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "coco").iterdir()}
+    shutil.rmtree(tmp_path / "raw" / "images")
+    with pytest.raises(MissingError, match=r"there is no picture in .*raw; put them back"):
+        contents(tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "coco").iterdir()} == before
+
+
+def test_when_every_picture_is_damaged_the_contents_of_an_earlier_run_stay(tmp_path, write_coco):
+    write_coco(tmp_path / "raw", "train2017", range(10))
+    contents(tmp_path)
+    before = (tmp_path / "coco" / "contents.jsonl").read_bytes()
+    for path in (tmp_path / "raw").rglob("*.jpg"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(RequestError, match="no usable picture among the contents"):
+        contents(tmp_path)
+    assert (tmp_path / "coco" / "contents.jsonl").read_bytes() == before
+    assert len(rejects(tmp_path)) == 10

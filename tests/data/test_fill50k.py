@@ -152,3 +152,29 @@ def test_a_broken_zip_is_named(tmp_path, encoded):
     (tmp_path / "raw" / "images.zip").write_bytes(b"PK\3\4 nothing")
     with pytest.raises(RequestError, match=r"images\.zip is no complete zip file"):
         prepared(tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["pictures", "list"])
+def test_without_its_source_the_list_of_an_earlier_run_stays(tmp_path, encoded, gone):
+    write(tmp_path / "raw", "folders", encoded)
+    fill50k.run(Fill50KConfig(source="raw"), tmp_path / "fill50k", data_root=tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "fill50k").iterdir()}
+    if gone == "pictures":
+        for path in (tmp_path / "raw").rglob("*.png"):
+            path.unlink()
+    else:
+        (tmp_path / "raw" / "prompt.json").write_text("")
+    with pytest.raises(MissingError, match="there is no picture in"):
+        fill50k.run(Fill50KConfig(source="raw"), tmp_path / "fill50k", data_root=tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "fill50k").iterdir()} == before
+
+
+def test_when_every_picture_is_damaged_the_list_of_an_earlier_run_stays(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded)
+    fill50k.run(Fill50KConfig(source="raw"), tmp_path / "fill50k", data_root=tmp_path)
+    before = (tmp_path / "fill50k" / "fill50k.jsonl").read_bytes()
+    for path in (tmp_path / "raw").rglob("*.png"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(RequestError, match="no usable example in Fill50K"):
+        fill50k.run(Fill50KConfig(source="raw"), tmp_path / "fill50k", data_root=tmp_path)
+    assert (tmp_path / "fill50k" / "fill50k.jsonl").read_bytes() == before

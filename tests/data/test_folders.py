@@ -109,3 +109,15 @@ def test_a_folder_of_rubbish_is_refused_with_the_place_of_the_reasons(mine):
         path.write_bytes(b"rubbish")
     with pytest.raises(RequestError, match=r"no usable picture among the contents; see rejects\.csv"):
         stage.run(config(mine, prompt="x"), mine / "data")
+
+
+def test_without_their_sources_what_was_prepared_stays(mine):
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    tables = ("coco/contents.jsonl", "wikiart/meta.csv", "wikiart/splits/train.txt")
+    before = {name: (mine / "data" / name).read_bytes() for name in tables}
+    for path in (mine / "photos").rglob("*.jpg"):
+        path.unlink()
+        path.symlink_to("/nowhere.jpg")
+    with pytest.raises(MissingError, match=r"there is no picture in .*photos"):
+        stage.run(config(mine, prompt="a photograph"), mine / "data")
+    assert {name: (mine / "data" / name).read_bytes() for name in tables} == before

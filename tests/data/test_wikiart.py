@@ -353,3 +353,73 @@ def test_a_table_that_is_not_wikiart_is_refused(tmp_path):
     pq.write_table(pa.table({"image": [1], "label": [2]}), tmp_path / "raw" / "a.parquet")
     with pytest.raises(RequestError, match="needs the columns image and style, it has image, label"):
         wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+
+
+def prepared(directory: Path) -> dict[str, bytes]:
+    """Every file below a prepared folder, the index too but for its log; a link by where it leads."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            found[name] = os.readlink(path).encode()
+        elif path.is_file() and not name.startswith("index.sqlite-"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def without_network(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """As the hub's library behaves without a network: it warns, and returns the folder as it is."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root / "cache"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, local_dir, **__: local_dir)
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy"])
+@pytest.mark.parametrize("gone", ["moved away", "emptied", "links to nowhere"])
+def test_without_its_source_nothing_prepared_is_touched(folder, monkeypatch, mode, gone):
+    without_network(monkeypatch, folder)
+    config = WikiArtConfig(source="raw", mode=mode)
+    wikiart.run(config, folder / "wikiart", data_root=folder)
+    before = prepared(folder / "wikiart")
+    assert sum(name.startswith("images/") for name in before) == 24  # the doubly labelled one has one file
+    shutil.move(folder / "raw", folder / "elsewhere")
+    if gone == "emptied":
+        (folder / "raw").mkdir()
+        (folder / "raw" / "notes.txt").write_text("here were pictures")
+    if gone == "links to nowhere":
+        (folder / "raw").mkdir()
+        (folder / "raw" / "a_b.jpg").symlink_to("../nowhere.jpg")
+    with pytest.raises(RequestError):
+        wikiart.run(config, folder / "wikiart", data_root=folder)
+    assert prepared(folder / "wikiart") == before
+
+
+def test_pictures_from_parquet_stay_when_their_files_are_gone(parquet, monkeypatch):
+    without_network(monkeypatch, parquet)
+    wikiart.run(WikiArtConfig(source="raw"), parquet / "out", data_root=parquet)
+    before = prepared(parquet / "out")
+    shutil.rmtree(parquet / "raw" / "data")
+    with pytest.raises(MissingError, match=r"holds no parquet file of huggan/wikiart and none could be fetched"):
+        wikiart.run(WikiArtConfig(source="raw"), parquet / "out", data_root=parquet)
+    assert prepared(parquet / "out") == before
+
+
+def test_a_picture_without_its_source_leaves_the_tables_and_its_file_stays(parquet, caplog):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    images = {path.name for path in (parquet / "out" / "images").iterdir()}
+    (parquet / "raw" / "data" / "train-00000-of-00002-abc.parquet").unlink()
+    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["pictures"] == 20
+    assert {path.name for path in (parquet / "out" / "images").iterdir()} == images
+    assert "20 pictures left meta.csv, for their source is gone; their files are kept" in caplog.text
+
+
+def test_when_every_picture_is_damaged_the_tables_stay(folder):
+    config = WikiArtConfig(source="raw", mode="copy", offline=True)
+    wikiart.run(config, folder / "wikiart", data_root=folder)
+    before = prepared(folder / "wikiart")
+    for path in (folder / "raw").rglob("*.jpg"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(RequestError, match="no usable picture among the styles"):
+        wikiart.run(config, folder / "wikiart", data_root=folder)
+    changed = {name for name, data in prepared(folder / "wikiart").items() if before.get(name) != data}
+    assert changed <= {"rejects.csv", "index.sqlite"}

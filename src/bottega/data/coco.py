@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bottega.data.captions import Captioned, Captions, stem_of
 from bottega.data.config import CocoConfig
 from bottega.data.contents import Content, relative, split_contents, take_in_contents, write_contents
 from bottega.data.index import Index, Row
+from bottega.data.ingest import require_source, require_usable
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import write_bytes, write_text
 
@@ -34,15 +36,18 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, An
 
     Raises:
         MissingError: no data set, or no caption file in it.
-        RequestError: a caption file is malformed.
+        RequestError: a caption file is malformed, or no picture is usable.
     """
     source = data_root / config.source
-    with Captions() as captions, Index(directory / "index.sqlite") as index:
+    with Captions() as captions, ExitStack() as stack:
         for path, part in caption_files(source, config.parts):
             captions.read(path, part)
+        require_source((content.path for content in _contents(captions, source)), source)
+        index = stack.enter_context(Index(directory / "index.sqlite"))
         layout = layouts.recognise(source, captions.parts())
         contents = _contents(captions, source)
         take_in_contents(index, contents, captions.count(), data_root=data_root, limits=config.limits)
+        require_usable(index, directory, "contents")
         splits = split_contents(index, config.splits)
         maps = _Maps(layout, directory, data_root)
         counts = write_contents(

@@ -18,7 +18,7 @@ from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
-from bottega.data.ingest import Item, take_in, write_rejects
+from bottega.data.ingest import Item, require_source, require_usable, take_in, write_rejects
 from bottega.data.pictures import other_pictures, picture_files
 from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError, RequestError
@@ -129,7 +129,7 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
 
     Raises:
         MissingError: the folder is not there, or holds no picture.
-        RequestError: captions in a `.txt` are not UTF-8.
+        RequestError: captions in a `.txt` are not UTF-8, or no picture is usable.
     """
     folder = data_root / config.source
     listed = _metadata(folder)
@@ -142,6 +142,8 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     if unread:
         LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
 
+    require_source(files, folder)
+
     def captions_of(inside: str) -> list[str]:
         prompt = [tidy(config.prompt)] if config.prompt and tidy(config.prompt) else []
         return listed.get(inside) or sidecar(folder / inside) or prompt
@@ -151,6 +153,7 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
         take_in_contents(index, contents, len(names), data_root=data_root, limits=config.limits)
+        require_usable(index, directory, "contents")
         splits = split_contents(index, config.splits)
         return write_contents(directory, index, splits, lambda row: captions_of(row.source))
 

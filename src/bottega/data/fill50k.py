@@ -29,7 +29,7 @@ from bottega.data.config import Fill50KConfig
 from bottega.data.contents import relative
 from bottega.data.ids import clean_id
 from bottega.data.index import Index, Look, Row, file_stamp, look_at
-from bottega.data.ingest import REJECTS_HEADER, Item, take_in, write_csv
+from bottega.data.ingest import REJECTS_HEADER, Item, require_source, take_in, write_csv
 from bottega.data.pictures import open_picture
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError, RequestError
@@ -71,10 +71,14 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
 
     Raises:
         MissingError: no such data set.
-        RequestError: its source and target are exchanged and `config.swap` is off, or the reverse.
+        RequestError: its source and target are exchanged and `config.swap` is off, or the reverse; or no example is
+            usable.
     """
     folder = data_root / config.source
     layout, total = _recognise(folder)
+    require_source(
+        (side for example in _examples(folder, config.swap) for side in (example.source, example.target)), folder
+    )
     _check_direction(islice(_examples(folder, config.swap), CHECKED_FIRST), config, folder)
     prompts: dict[str, str] = {}
     repeated: list[tuple[str, str, str]] = []
@@ -287,6 +291,9 @@ def _write(
             by_split[split] += 1
             paths = {"source_path": source.extra["path"], "target_path": target.extra["path"]}
             yield {"key": key, **paths, "prompt": prompts[key], "split": split}
+        if not any(by_split.values()):  # raised while the new list is still a draft: that of an earlier run stays
+            write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)
+            raise RequestError(f"no usable example in Fill50K; see rejects.csv in {directory} for each reason")
 
     count = write_jsonl(directory / "fill50k.jsonl", rows())
     write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)

@@ -181,6 +181,10 @@ class Index:
         """All ids given so far."""
         return [found[0] for found in self._base.execute("SELECT id FROM pictures WHERE id IS NOT NULL")]
 
+    def has_usable(self) -> bool:
+        """Whether any picture can be used."""
+        return self._base.execute("SELECT 1 FROM pictures WHERE reason = '' LIMIT 1").fetchone() is not None
+
     def rows(self, prefix: str = "") -> Iterator[Row]:
         """The rows whose source begins with `prefix`, in source order, without their thumbnails."""
         columns = _COLUMNS.replace("thumb", "NULL")

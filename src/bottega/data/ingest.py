@@ -13,6 +13,7 @@ from typing import Any
 
 from bottega.data.config import LimitsConfig
 from bottega.data.index import Index, Look, Measure, Row, look_at
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -75,6 +76,35 @@ def _only_fresh(
             progress.update(1)
         else:
             yield Item(item.source, stamp, item.content, item.extra)
+
+
+def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
+    """Refuse to begin where not one picture of a source is there: an absent source says nothing of what was prepared.
+
+    Without this, a source that was moved away or whose disk is not mounted would empty what an earlier run prepared.
+
+    Args:
+        pictures: those of the source; read up to the first that is there.
+        source: what to name in the message.
+
+    Raises:
+        MissingError: none is there.
+    """
+    if not any(isinstance(picture, bytes) or picture.is_file() for picture in pictures):
+        raise MissingError(
+            f"there is no picture in {source}; put them back, or name another source. What was prepared before is kept"
+        )
+
+
+def require_usable(index: Index, directory: Path, what: str) -> None:
+    """Refuse to write tables that list nothing; `rejects.csv` says why, the tables of an earlier run stay.
+
+    Raises:
+        RequestError: no row of the index is usable.
+    """
+    if not index.has_usable():
+        write_rejects(directory / "rejects.csv", index)
+        raise RequestError(f"no usable picture among the {what}; see rejects.csv in {directory} for each reason")
 
 
 def stamp_of(stamp: str, limits: LimitsConfig) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.config import DataConfig
-from bottega.runtime.errors import RequestError
 
 
 def run(config: DataConfig, directory: Path) -> dict[str, Any]:
@@ -35,7 +34,4 @@ def run(config: DataConfig, directory: Path) -> dict[str, Any]:
         summary["styles"] = wikiart.run(styles, directory / "wikiart", data_root=directory)
     if config.fill50k is not None:
         summary["fill50k"] = fill50k.run(config.fill50k, directory / "fill50k", data_root=directory)
-    for part, counts in summary.items():
-        if not counts.get("pictures", counts.get("examples")):
-            raise RequestError(f"no usable picture among the {part}; see rejects.csv for the reason of each")
     return summary

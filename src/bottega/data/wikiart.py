@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,14 +24,16 @@ from bottega.data.captions import sidecar, tidy
 from bottega.data.config import LimitsConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Look, Row, file_stamp
-from bottega.data.ingest import Item, stamp_of, take_in, write_csv, write_rejects
+from bottega.data.ingest import Item, require_source, require_usable, stamp_of, take_in, write_csv, write_rejects
 from bottega.data.labels import GENRES, SCENES, STYLES, UNKNOWN_ARTIST
 from bottega.data.pictures import PICTURE_ENDINGS, open_picture, picture_files, read_kind
 from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError, PictureError, RequestError, StorageError
 from bottega.runtime.files import atomic_path, storage_error, write_bytes, write_png, write_text
+from bottega.runtime.paths import stays_inside
 from bottega.runtime.progress import Progress
 
+LOGGER = logging.getLogger(__name__)
 META_HEADER = ("id", "path", "artist", "style", "genre", "sha256", "caption")
 UNLABELLED = "unlabelled"
 LARGEST_CONVERTED_SIDE = 4096
@@ -65,18 +68,20 @@ def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root
 
     Raises:
         MissingError: no source, and none could be fetched.
-        RequestError: a parquet file is damaged or has no picture or style column.
+        RequestError: a parquet file is damaged or has no picture or style column, or no picture is usable.
     """
     source = data_root / config.source
     if directory.resolve() in [source.resolve(), *source.resolve().parents] and (source / "meta.csv").exists():
         raise RequestError(f"the styles' source {source} is this stage's own output; name the folder of the originals")
     sources = _Folder(source) if isinstance(config, StyleFolderConfig) else _find(config, source)
+    require_source(sources.pictures(), source)
     with Index(directory / "index.sqlite") as index:
         place = _Placement(directory, index, copy=config.mode == "copy", max_pixels=config.limits.max_pixels)
         with Progress(sources.count(), "styles", "pictures") as progress:
             known = functools.partial(_known_shard, index, config.limits, place.is_there, progress)
             take_in(index, sources.items(known), place, limits=config.limits, progress=progress, done=place.is_there)
-        place.remove(index.forget_absent())
+        require_usable(index, directory, "styles")
+        place.unlink(index.forget_absent())
         index.commit()
         splits = split_index(index, config.splits.fractions, config.splits.seed, "artist", "style")
         return _write_tables(directory, index, splits, sources)
@@ -176,6 +181,10 @@ class _Parquet:
     def count(self) -> int:
         return sum(table.rows for table in self._tables)
 
+    def pictures(self) -> Iterator[bytes]:
+        """Something for each file that has rows: what is in them is judged when it is read."""
+        return (b"" for table in self._tables if table.rows)
+
     def items(self, known: Callable[[str, str, int], bool]) -> Iterator[Item]:
         for table in self._tables:
             stamp = file_stamp(table.path)
@@ -209,18 +218,19 @@ class _Folder:
         if not folder.is_dir():
             raise MissingError(f"there is no folder {folder}; name a folder of pictures")
 
-    def _files(self) -> Iterator[Path]:
+    def pictures(self) -> Iterator[Path]:
+        """The files, by their names."""
         return picture_files(self._folder)
 
     def count(self) -> int:
-        total = sum(1 for _ in self._files())
+        total = sum(1 for _ in self.pictures())
         if total == 0:
             endings = ", ".join(sorted(PICTURE_ENDINGS))
             raise MissingError(f"{self._folder} holds no picture ({endings}); name another folder")
         return total
 
     def items(self, known: Callable[[str, str, int], bool]) -> Iterator[Item]:
-        for path in self._files():
+        for path in self.pictures():
             inside = path.relative_to(self._folder)
             artist = inside.stem.split("_", 1)[0] if self._artists and "_" in inside.stem else UNKNOWN_ARTIST
             style = inside.parts[0] if len(inside.parts) > 1 else UNLABELLED
@@ -261,7 +271,13 @@ def _find(config: WikiArtConfig, source: Path) -> _Parquet | _Folder:
             f"there, or run without offline (bottega data wikiart fetches about 40 GB)"
         )
     hub.fetch(config.repository, source, config.mirror)
-    return _Parquet(hub.parquet_files(source))
+    files = hub.parquet_files(source)
+    if not files:  # without a network the hub's library warns, and returns the folder as it was
+        raise MissingError(
+            f"{source} holds no parquet file of {config.repository} and none could be fetched; put the files there, or "
+            "name a mirror (HF_ENDPOINT or data.wikiart.mirror)"
+        )
+    return _Parquet(files)
 
 
 def _label(table: parquet.Table, column: str, value: Any, published: Sequence[str] | None, unknown: str) -> str:
@@ -338,11 +354,25 @@ class _Placement:
             _link(self._directory / path, item.content)
         return {"path": path, "file": True}
 
-    def remove(self, rows: Iterable[Row]) -> None:
-        """Take away the files of pictures whose source is gone, unless another row shares them."""
+    def unlink(self, rows: Sequence[Row]) -> None:
+        """Take away the links of pictures whose source is gone, unless another row shares them; a file stays.
+
+        Its picture is not in the tables any more, but a file may be the last copy: the source is not there.
+        """
+        kept = 0
         for row in rows:
-            if row.usable and not self._index.with_bytes(row.look.sha256):
-                (self._directory / str(row.extra["path"])).unlink(missing_ok=True)
+            name = str(row.extra.get("path", ""))
+            if row.usable and stays_inside(name) and not self._index.with_bytes(row.look.sha256):
+                path = self._directory / name
+                if path.is_symlink():
+                    path.unlink()
+                kept += path.is_file()
+        if kept:
+            LOGGER.warning(
+                "%s: %d pictures left meta.csv, for their source is gone; their files are kept in images/",
+                self._directory,
+                kept,
+            )
 
 
 def _shared_file(same: list[Row]) -> dict[str, Any] | None:
