@@ -17,7 +17,7 @@ from bottega.miniature.world import painter, render, scene
 from bottega.models.loading import load_teacher_pipeline, refuse_fp32
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import Protocol
-from bottega.teacher.generator import Bounded, Generator
+from bottega.teacher.generator import Generator
 from bottega.teacher.items import Item, Settings
 from bottega.teacher.protocol import DDIM, SAMPLERS
 
@@ -145,16 +145,6 @@ def test_what_is_recorded_of_a_try_is_what_was_run(generator: Generator) -> None
         "dtype": "float32",
         "device": "cpu",
     }
-
-
-def test_a_cache_holds_what_was_used_last_and_no_more() -> None:
-    cache = Bounded(2)
-    computed = []
-    for key in "abaca":
-        cache.get(key, lambda key=key: computed.append(key))
-    assert computed == ["a", "b", "c"]
-    cache.get("b", lambda: computed.append("b again"))
-    assert computed[-1] == "b again"
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cachetools import LRUCache
+
 from bottega.data.records import Pair
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.files import sha256_bytes
 from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
+
+_KEPT_BYTES = 1_000_000_000  # of latents and CLIP features; a style's patch tokens take 1.3 MB, a latent 64 KB
 
 Sources = Sequence[tuple[Picture, Picture]]
 """Content and style of each pair, uint8 squares of the painter's size."""
@@ -113,7 +120,9 @@ class _Student:
         self._strength = self._parts.backbone.schedule.strength(start)
         self._adapter = adapter if with_adapter else None
         self._shown: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
-        self._known: dict[tuple[str, str], Any] = {}
+        self._known: LRUCache[tuple[str, str], torch.Tensor] = LRUCache(
+            _KEPT_BYTES, getsizeof=lambda tensor: tensor.nbytes
+        )
 
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
         import numpy as np
@@ -151,19 +160,20 @@ class _Student:
         )
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:
-        """CLIP embeddings of what the style pictures show, [N, D], noughts where nobody says; None where no adapter
+        """CLIP embeddings of what the style pictures show, [N, D], zeros where nobody says; None where no adapter
         asks."""
         import torch
 
         clip, shown = self._clip, self._shown
         if clip is None or shown is None:
             return None
+
+        def embed(caption: str) -> torch.Tensor:
+            embedded = torch.from_numpy(clip.text([caption])[0])
+            return embedded if caption else torch.zeros_like(embedded)
+
         captions = [shown.get(pair.style_path, "") for pair in pairs]
-        for caption in set(captions):
-            if ("caption", caption) not in self._known:
-                embedded = torch.from_numpy(clip.text([caption])[0])
-                self._known["caption", caption] = embedded if caption else torch.zeros_like(embedded)
-        return torch.stack([self._known["caption", caption] for caption in captions])
+        return torch.stack([get_or_compute(self._known, ("caption", c), partial(embed, c)) for c in captions])
 
     def _seen(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
         """What the adapter asks CLIP for of styles and of contents; None for what nothing asks for."""
@@ -185,11 +195,11 @@ class _Student:
         crossed grid share theirs."""
         import torch
 
-        keys = [(what, sha256_bytes(picture.tobytes())) for picture in pictures]
-        for key, picture in zip(keys, pictures, strict=True):
-            if key not in self._known:
-                self._known[key] = call(picture)
-        return torch.stack([self._known[key] for key in keys])
+        found = []
+        for picture in pictures:
+            key = (what, sha256_bytes(picture.tobytes()))
+            found.append(get_or_compute(self._known, key, partial(call, picture)))
+        return torch.stack(found)
 
 
 def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:

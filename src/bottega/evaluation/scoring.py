@@ -9,12 +9,13 @@ Legend: N pictures, K labels, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
@@ -26,6 +27,7 @@ from bottega.evaluation.metrics import object_overlap, same_classes, structure_d
 from bottega.evaluation.networks import Networks
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_bytes, sha256_file, sha256_json
 from bottega.runtime.interrupt import Interruption
@@ -36,7 +38,7 @@ WAY = 1
 """Version of the way of measuring: raise it when a metric changes its meaning."""
 
 _CHUNK = 16  # pairs measured together
-_SHARED = 96  # features kept of contents and styles, which many pairs share
+_SHARED = 384  # features kept of contents and styles, which many pairs share: about 77 pictures' five features
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class _Measurer:
         self, config: EvaluationConfig, sources: Sources, networks: Networks, made_from: Mapping[str, int]
     ) -> None:
         self.config, self.sources, self.networks, self.made_from = config, sources, networks, made_from
-        self._shared: dict[tuple[str, int], Any] = {}
+        self._shared: LRUCache[tuple[str, str], Any] = LRUCache(_SHARED)
         reader = networks.scene_reader
         self._classes = same_classes(sources.classes, reader.labels) if reader else {}
 
@@ -218,27 +220,29 @@ class _Measurer:
                 found |= {"truth": distance.total, "truth_colour": distance.colour, "truth_texture": distance.texture}
 
     def _features(self, what: str, jobs: Sequence[_Job], call: Any) -> list[Any]:
-        """What a network says of each job's picture; equal ones, such as one content of many pairs, are shown once."""
+        """What a network gives for each job's picture; equal ones, such as a content of many pairs, are shown once."""
         unique = {job.sha256: job for job in jobs}
-        keys = {sha: (what, hash(job.picture.tobytes())) for sha, job in unique.items()}
-        new = [job for sha, job in unique.items() if keys[sha] not in self._shared]
-        said = call(np.stack([job.picture for job in new])) if new else []
-        fresh = {keys[job.sha256]: one for job, one in zip(new, said, strict=True)}
-        for job in new:
-            if job.row in ("content", "style"):
-                self._keep(keys[job.sha256], fresh[keys[job.sha256]])
-        return [fresh[keys[j.sha256]] if keys[j.sha256] in fresh else self._shared[keys[j.sha256]] for j in jobs]
+        found: dict[str, Any] = {}
+        new: list[_Job] = []
+        for sha256, job in unique.items():
+            key = _feature_key(what, job.picture)
+            if key in self._shared:
+                found[sha256] = self._shared[key]
+            else:
+                new.append(job)
+        features = call(np.stack([job.picture for job in new])) if new else []
+        for job, feature in zip(new, features, strict=True):
+            found[job.sha256] = feature
+            if job.row in ("content", "style"):  # every other picture is asked for once
+                self._shared[_feature_key(what, job.picture)] = feature
+        return [found[job.sha256] for job in jobs]
 
-    def _once(self, what: str, picture: Picture, call: Any) -> Any:
-        key = (what, hash(picture.tobytes()))
-        if key not in self._shared:
-            self._keep(key, call(picture))
-        return self._shared[key]
+    def _once(self, what: str, picture: Picture, call: Callable[[Picture], Any]) -> Any:
+        return get_or_compute(self._shared, _feature_key(what, picture), lambda: call(picture))
 
-    def _keep(self, key: tuple[str, int], value: Any) -> None:
-        while len(self._shared) >= _SHARED * 4:
-            self._shared.pop(next(iter(self._shared)))
-        self._shared[key] = value
+
+def _feature_key(what: str, picture: Picture) -> tuple[str, str]:
+    return what, sha256_bytes(picture.tobytes())
 
 
 def _chunks(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:

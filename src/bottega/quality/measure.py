@@ -36,7 +36,6 @@ under 48, anything of a picture that is not finite.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,8 +44,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from bottega.quality import detectors
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.visual.pictures import Picture, finite_share, to_uint8
 
@@ -252,8 +253,7 @@ class Judge:
 
     def __init__(self, encoder: ImageEncoder | None, capacity: int = 128) -> None:
         self._encoder = encoder
-        self._capacity = capacity
-        self._kept: OrderedDict[str, Reference] = OrderedDict()
+        self._kept: LRUCache[str, Reference] = LRUCache(capacity)
 
     def measure(
         self,
@@ -295,20 +295,12 @@ class Judge:
         """The round trip of a content; CLIP need not see it."""
         if picture is None or content is None:
             return None if picture is None else reference(picture)
-        return self._kept_as(f"round trip of {content}", lambda: reference(picture))
+        return get_or_compute(self._kept, f"round trip of {content}", lambda: reference(picture))
 
     def _kept_reference(self, picture: Picture, key: str | None) -> Reference:
         if key is None:
             return self._references([picture])[0]
-        return self._kept_as(key, lambda: self._references([picture])[0])
-
-    def _kept_as(self, key: str, compute: Callable[[], Reference]) -> Reference:
-        if key not in self._kept:
-            self._kept[key] = compute()
-            if len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return get_or_compute(self._kept, key, lambda: self._references([picture])[0])
 
 
 def _finite_levels(pictures: Sequence[npt.NDArray[Any]]) -> tuple[dict[int, Picture], dict[int, float]]:

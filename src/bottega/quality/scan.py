@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
@@ -36,7 +37,7 @@ from bottega.visual.pictures import Picture
 
 _CHUNK, _SMALLEST = 16, 4  # pictures a task, and those that share the last one's content, up to four times as many
 _AHEAD = 64  # chunks judged before their turn, or under way
-_KEPT_VECTORS = 100_000
+_KEPT_VECTORS = 100_000  # of 2 to 4 KB each
 _NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
 
 Vector = npt.NDArray[np.float32]
@@ -142,7 +143,7 @@ class Similarities:
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder = encoder
-        self._kept: OrderedDict[tuple[str, Size], Vector] = OrderedDict()
+        self._kept: LRUCache[tuple[str, Size], Vector] = LRUCache(_KEPT_VECTORS)
 
     def added(self, jobs: Sequence[Job], judged: Sequence[Judged]) -> list[Judged]:
         """The same with `content_sim`, `style_sim` and `style_gain`, as `bottega.quality.measure.compare` defines them.
@@ -167,14 +168,11 @@ class Similarities:
 
     def _vectors(self, wanted: Iterable[tuple[str, Size]]) -> dict[tuple[str, Size], Vector]:
         asked = list(dict.fromkeys(wanted))
-        missing = [key for key in asked if key not in self._kept]
-        self._kept.update(zip(missing, self._encode([fitted(*key) for key in missing]), strict=True))
-        found = {key: self._kept[key] for key in asked}
-        for key in asked:
-            self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT_VECTORS:
-            self._kept.popitem(last=False)
-        return found
+        found = {key: self._kept[key] for key in asked if key in self._kept}
+        missing = [key for key in asked if key not in found]
+        fresh = dict(zip(missing, self._encode([fitted(*key) for key in missing]), strict=True))
+        self._kept.update(fresh)
+        return found | fresh
 
     def _encode(self, pictures: Sequence[Picture]) -> list[Vector]:
         """One call a size; the vectors in the order of the pictures."""

@@ -6,14 +6,15 @@ A worker imports this module only, not the configuration or the grades, so that 
 from __future__ import annotations
 
 import signal
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from cachetools import LRUCache
 
 from bottega.quality.measure import Reference, Scores, compare, reference
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.visual.pictures import Picture
 
@@ -49,8 +50,9 @@ class Scorer:
     """
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
-        self._kept: OrderedDict[tuple[str, Size], Reference] = OrderedDict()
-        self._free = kept_bytes
+        self._kept: LRUCache[tuple[str, Size], Reference] = LRUCache(
+            kept_bytes, getsizeof=lambda reference: reference.picture.nbytes
+        )
 
     def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
         """Scores of one picture against its content and style, both brought to the picture's size."""
@@ -66,14 +68,7 @@ class Scorer:
         return Judged(scores, picture=picture if with_picture else None)
 
     def _reference(self, path: str, size: Size) -> Reference:
-        key = (path, size)
-        if key not in self._kept:
-            self._kept[key] = reference(fitted(path, size))
-            self._free -= self._kept[key].picture.nbytes
-            while self._free < 0 and len(self._kept) > 2:
-                self._free += self._kept.popitem(last=False)[1].picture.nbytes
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return get_or_compute(self._kept, (path, size), lambda: reference(fitted(path, size)))
 
 
 def fitted(path: str, size: Size) -> Picture:

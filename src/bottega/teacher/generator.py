@@ -15,8 +15,7 @@ or a value that is not finite is decoded again in fp32.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
@@ -24,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL import Image
 
 from bottega.runtime import memory
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
@@ -48,29 +49,6 @@ class Latent:
 
     values: torch.Tensor
     ready: Any = None
-
-
-class Bounded:
-    """A cache of the values computed last: at most `capacity`, the one unused for longest goes first."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: OrderedDict[str, Any] = OrderedDict()
-
-    def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """The value under `key`, computed where it is not there."""
-        if key not in self._values:
-            self._values[key] = compute()
-            if len(self._values) > self._capacity:
-                self._values.popitem(last=False)
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def holds(self, key: str) -> bool:
-        """Whether `get` would compute nothing; what is asked for counts as used."""
-        if key in self._values:
-            self._values.move_to_end(key)
-        return key in self._values
 
 
 class Generator:
@@ -112,7 +90,11 @@ class Generator:
         self._low_vram = low_vram
         self._encoders = {name: getattr(pipeline, name) for name in _ENCODERS}
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._latents, self._styles, self._texts, self._trips = (Bounded(capacity) for _ in range(4))
+        self._latents: LRUCache[str, torch.Tensor] = LRUCache(capacity)
+        self._styles: LRUCache[str, torch.Tensor] = LRUCache(capacity)
+        self._texts: LRUCache[str, tuple[torch.Tensor, torch.Tensor]] = LRUCache(capacity)
+        self._trips: LRUCache[str, Picture | None] = LRUCache(capacity)
+        self._cache_lock = Lock()  # contents are looked up by both threads; never held while anything is computed
         self._no_text: tuple[torch.Tensor, torch.Tensor] | None = None
         self._take_out_encoders()
 
@@ -182,8 +164,7 @@ class Generator:
             except NonFiniteError:
                 return None
 
-        kept: Picture | None = self._trips.get(item.keys[0], compute)
-        return kept
+        return get_or_compute(self._trips, item.keys[0], compute, lock=self._cache_lock)
 
     def parameters(self, settings: Settings) -> dict[str, Any]:
         """Settings, schedule, precision and device of a try."""
@@ -261,7 +242,9 @@ class Generator:
             (self._texts, [item.prompt for item in items]),
             (self._latents, [item.keys[0] for item in items]),
         )
-        if all(cache.holds(key) for cache, keys in known for key in keys):
+        with self._cache_lock:  # `get` also marks what is asked for as used: it must still be there when it is
+            all_known = all(cache.get(key) is not None for cache, keys in known for key in keys)
+        if all_known:
             yield
             return
         for name, encoder in self._encoders.items():
@@ -283,8 +266,7 @@ class Generator:
 
     def _latent(self, item: Item) -> torch.Tensor:
         """The content's scaled latent [1, 4, h, w] in the U-Net's dtype, on the CPU."""
-        kept: torch.Tensor = self._latents.get(item.keys[0], lambda: self._encode(item.content))
-        return kept
+        return get_or_compute(self._latents, item.keys[0], lambda: self._encode(item.content), lock=self._cache_lock)
 
     def _encode(self, picture: Picture) -> torch.Tensor:
         size = self.protocol.size
@@ -330,8 +312,7 @@ class Generator:
             )
             return rows[0].cpu()
 
-        kept: torch.Tensor = self._styles.get(item.keys[1], compute)
-        return kept
+        return get_or_compute(self._styles, item.keys[1], compute, lock=self._cache_lock)
 
     def _text(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Token states and pooled, each with one row; on the CPU."""
@@ -345,8 +326,7 @@ class Generator:
                 self._no_text = (no_states.cpu(), no_pooled.cpu())
             return states.cpu(), pooled.cpu()
 
-        kept: tuple[torch.Tensor, torch.Tensor] = self._texts.get(prompt, compute)
-        return kept
+        return get_or_compute(self._texts, prompt, compute, lock=self._cache_lock)
 
     def _without_text(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The same of no prompt, which guidance moves away from; known as soon as any prompt is."""

@@ -4,7 +4,7 @@ Each step has two parts.
 
 **teacher**: from a plain picture to a painted one, as img2img with an IP-Adapter does it. Along DDIM's path from the
 content noised at timestep s to the target, the noise that remains is constant, ε̃ = ε + (α_s/σ_s)(z_content − z_target),
-and x_t = α_t z_target + σ_t ε̃ (see `bottega.diffusion.paths`); the network learns ε̃. Half of the samples start their
+and x_t = α_t z_target + σ_t ε̃ (see `bottega.diffusion.process`); the network learns ε̃. Half of the samples start their
 path as the sampler does, from what the network itself predicts at s, so that it learns to mend its own early guesses
 (exposure bias, arXiv 2308.15321). One sample in eight starts from noise alone.
 
