@@ -9,9 +9,9 @@ import torch
 
 from bottega.miniature.builder.build import QUICK, build
 from bottega.miniature.builder.corpus import Corpus, draw_corpus
-from bottega.miniature.builder.fit import fit
 from bottega.miniature.builder.gates import BARS
 from bottega.miniature.builder.pack import FOLDERS
+from bottega.miniature.builder.trainer import fit
 from bottega.runtime.errors import NonFiniteError
 
 
@@ -29,7 +29,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path
                 return {"mse": (layer(x) - x.sum(1, keepdim=True)).square().mean()}
 
             try:
-                fit(folder, "line", {"layer": layer}, losses, steps=20, learning_rate=0.1, warm_up=2, save_every=5)
+                fit(folder, "line", {"layer": layer}, losses, steps=20, learning_rate=0.1, warm_up=2)
             except KeyboardInterrupt:
                 pass
         return layer.weight.detach()

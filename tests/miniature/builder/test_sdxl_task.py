@@ -13,7 +13,7 @@ from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
 from bottega.miniature.builder.tokenizers import clip_tokenizer
-from bottega.miniature.builder.trainer import Plan, Trainer
+from bottega.miniature.builder.trainer import Trainer, TrainingPlan
 from bottega.runtime.seeds import numpy_rng
 
 
@@ -94,7 +94,7 @@ def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkey
             for name, parameter in task.unet.named_parameters():
                 parameter.copy_(first[name])
         for end in ends:
-            trainer = Trainer(task, folder, Plan(warm_up=1, end=end, measure_every=99))
+            trainer = Trainer(task, folder, TrainingPlan(warm_up=1, end=end, measure_every=99))
             trainer.train()
         return {n: p.detach().clone() for n, p in trainer.parameters.items()}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bottega.miniature.builder.trainer import Plan, Trainer, finish
+from bottega.miniature.builder.trainer import Microbatch, Trainer, TrainingPlan, finish
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import read_jsonl
 
-PLAN = Plan(learning_rate=0.05, warm_up=2, measure_every=4)
+PLAN = TrainingPlan(learning_rate=0.05, warm_up=2, measure_every=4)
 
 
 class Line:
@@ -27,13 +27,13 @@ class Line:
         self.modules = {"layer": self.layer}
         self.spoilt = spoilt
 
-    def microbatches(self, step: int) -> Iterator[tuple[str, torch.Tensor, int]]:
+    def microbatches(self, step: int) -> Iterator[Microbatch]:
         for part in range(2):
             x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2 * step + part))
             error = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
             if step == self.spoilt:
                 error = error * float("nan")
-            yield f"part{part}", error, len(x)
+            yield Microbatch({f"part{part}": error}, len(x))
 
     def measure(self) -> Mapping[str, float]:
         return {"weight": float(self.layer.weight.detach().sum())}
@@ -95,5 +95,5 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     Trainer(Line(), tmp_path, replace(PLAN, end=1)).train()
     other = Line()
     other.modules = {"other": other.layer}
-    with pytest.raises(RequestError, match="another model"):
+    with pytest.raises(RequestError, match=r"other\.weight is missing"):
         Trainer(other, tmp_path, PLAN)

@@ -282,8 +282,7 @@ def _training_seconds(work: Path) -> dict[str, float]:
     seconds = {}
     for path in sorted(work.glob("*.jsonl")):
         if path.stem != "build":
-            last = list(read_jsonl(path))[-1]
-            seconds[path.stem] = round(last["steps"] * last["seconds_a_step"], 1)
+            seconds[path.stem] = round(sum(row["seconds"] for row in read_jsonl(path)), 1)
     return seconds
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import Corpus
 from bottega.miniature.builder.encoding import to_clip
-from bottega.miniature.builder.fit import Losses, fit
 from bottega.miniature.builder.tokenizers import clip_tokenizer
+from bottega.miniature.builder.trainer import Losses, fit
 from bottega.miniature.painters import KINDS, painter
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import STYLE_PHRASE

@@ -18,9 +18,9 @@ from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import Corpus
 from bottega.miniature.builder.encoding import Latents, encode
-from bottega.miniature.builder.fit import Losses, fit
 from bottega.miniature.builder.open_path import open_path
 from bottega.miniature.builder.tokenizers import t5_tokenizer
+from bottega.miniature.builder.trainer import Losses, fit
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.scenes import scene
 from bottega.runtime.seeds import numpy_rng
@@ -102,7 +102,6 @@ def learn_pixart(
         learning_rate=1e-3,
         warm_up=100,
         weight_decay=0.0,
-        save_every=200,
         slow={"adaln_single.linear.weight": 0.03, "attn2.to_q.weight": 0.3},
     )
     head.remove()

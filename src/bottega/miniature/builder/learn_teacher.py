@@ -19,8 +19,8 @@ from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import Corpus
 from bottega.miniature.builder.encoding import Latents, SDXLText
-from bottega.miniature.builder.fit import Losses, fit
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
+from bottega.miniature.builder.trainer import Losses, fit
 from bottega.miniature.scenes import scene
 from bottega.runtime.seeds import numpy_rng
 
@@ -98,7 +98,7 @@ def learn_teacher(
         weight = torch.clamp(2 / snr[moments], max=1.0)
         return {"mse": (weight * (guess - noise).square().mean((1, 2, 3))).mean()}
 
-    fit(folder, "teacher", {"unet": unet}, losses, steps=steps, learning_rate=1e-3, warm_up=150, save_every=200)
+    fit(folder, "teacher", {"unet": unet}, losses, steps=steps, learning_rate=1e-3, warm_up=150)
     unet.to(memory_format=torch.contiguous_format)
     return unet
 

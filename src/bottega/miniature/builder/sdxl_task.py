@@ -37,6 +37,7 @@ from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
 from bottega.miniature.builder.learn_teacher import TEACHER_START
+from bottega.miniature.builder.trainer import Microbatch
 from bottega.miniature.painters import Painter, painter
 from bottega.miniature.scenes import Scene, scene
 from bottega.miniature.words import STYLE_PHRASE
@@ -89,13 +90,13 @@ class SDXLTask:
         """See `bottega.miniature.builder.sdxl_gates`."""
         return {} if self._measure is None else dict(self._measure(self.unet))
 
-    def microbatches(self, step: int) -> Iterator[tuple[str, torch.Tensor, int]]:
-        """The two parts of a step, as (name, loss, samples)."""
+    def microbatches(self, step: int) -> Iterator[Microbatch]:
+        """The two parts of a step."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature sdxl", step)
-        yield "words", self._words_loss(self._words_batch(rng)), self.batch
+        yield Microbatch({"words": self._words_loss(self._words_batch(rng))}, self.batch)
         scale = _scale(rng)
-        yield "teacher", self._teacher_loss(self._teacher_batch(rng), scale, step), self.batch
+        yield Microbatch({"teacher": self._teacher_loss(self._teacher_batch(rng), scale, step)}, self.batch)
 
     # --- batches --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.sdxl_gates import SDXLGates
 from bottega.miniature.builder.sdxl_task import SDXLTask
-from bottega.miniature.builder.trainer import Plan, Trainer, finish
+from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
 from bottega.runtime.memory import keep_heap
 
 
@@ -27,8 +27,8 @@ def train_sdxl(state: Path, weights: Path, *, end: int | None = None, decay: int
     torch.set_num_threads(1)
     task = sdxl_task(state, weights)
     if decay is not None:
-        return finish(task, state, Plan(), decay)
-    trainer = Trainer(task, state, Plan(end=end))
+        return finish(task, state, TrainingPlan(), decay)
+    trainer = Trainer(task, state, TrainingPlan(end=end))
     trainer.train()
     return trainer
 
