@@ -1,4 +1,4 @@
-"""`bottega run`: the closed loop of a recipe."""
+"""`bottega run`: all stages of a recipe, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="recipe (YAML), or a run directory to go on with")],
+    recipe: Annotated[Path, typer.Argument(help="recipe (YAML), or a run directory to continue")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as teacher.strength=0.35")] = None,
     directory: Annotated[Path | None, typer.Option(help="run directory  [default: runs/NAME]")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="dry pass: at most so many pairs and training steps")] = None,
@@ -25,7 +25,7 @@ def command(
     offline: Annotated[bool, typer.Option("--offline", help="make certain that nothing asks the network")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print summary.json on stdout")] = False,
 ) -> None:
-    """Walk the closed loop: data, pairs, quality, teacher, features, student, evaluation, report.
+    """Run the pipeline: data, pairs, quality, teacher, features, student, evaluation, report.
 
     The same command continues a run that was stopped, and enlarges one that is done: more pairs, seeds or steps.
     """
@@ -33,7 +33,9 @@ def command(
         from bottega.models.libraries import go_offline
 
         go_offline()  # for the stages' processes too: it is in the environment
-    sets = [*(set_ or []), *([f"models.cache={model_cache}"] if model_cache is not None else [])]
+    sets = list(set_ or [])
+    if model_cache is not None:
+        sets.append(f"models.cache={model_cache}")
     pipeline = open_pipeline(recipe, directory, read_size(limit, seeds), sets)
     if dry_run:
         _print_plan(pipeline, json_)
@@ -49,10 +51,16 @@ def _print_plan(pipeline: Pipeline, as_json: bool) -> None:
     from bottega.recipe import resolved
     from bottega.runtime.config import as_yaml
 
-    recipe, states, missing = resolved(pipeline.recipe), pipeline.states(), pipeline.missing()
+    recipe = resolved(pipeline.recipe)
+    states = pipeline.states()
+    missing = pipeline.missing()
     if as_json:
         print_json({"recipe": recipe, "stages": states, "missing": missing})
         return
     typer.echo(as_yaml(recipe))
-    typer.echo("\n".join(f"# {name}: {state}" for name, state in states.items()))
-    typer.echo("\n".join(f"# missing: {line}" for line in missing) if missing else "# nothing is missing here")
+    for name, state in states.items():
+        typer.echo(f"# {name}: {state}")
+    for line in missing:
+        typer.echo(f"# missing: {line}")
+    if not missing:
+        typer.echo("# nothing is missing here")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from bottega.training.config import VERIFY_STEPS
 
 if TYPE_CHECKING:
     from bottega.training.processes import Processes
+    from bottega.training.replay import Examination
+    from bottega.training.verify import Comparison
 
 app = typer.Typer(help="Train a StyleAdapter, or a model from scratch.", no_args_is_help=True, add_completion=False)
 
@@ -58,32 +61,23 @@ def style(
     verify_resume: VerifyResume = None,
     replay: Replay = None,
 ) -> None:
-    """Train a StyleAdapter on a frozen PixArt-α; the same command goes on where a stopped run was."""
+    """Train a StyleAdapter on a frozen PixArt-α; the same command resumes a run that was stopped."""
     from bottega.student import stage
     from bottega.student.config import StudentConfig
-    from bottega.training.processes import joined
 
     models = read_models(recipe, set_ or [], pixart=pixart, clip=clip)
     config = read_section(StudentConfig, "student", recipe, set_ or [])
-    if verify_resume is not None and replay is not None:
-        raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
-    with joined(models.device) as processes, _told_once(processes), ExitStack() as held:
-        if processes.count > 1 and not (verify_resume is None and replay is None):
-            raise RecipeError(
-                "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
-            )
-        with processes.fail_together():
-            held.enter_context(locked(models.device, output_dir, "train style", folder=processes.first))
-        if replay is not None:
-            typer.echo(str(stage.replay(config, replay, features_dir=features_dir, models=models)))
-            return
-        if verify_resume is not None:
-            compared = stage.verify(config, output_dir, verify_resume, features_dir=features_dir, models=models)
-            typer.echo(str(compared))
-            compared.require()
-            return
-        done = stage.run(config, output_dir, features_dir=features_dir, models=models, processes=processes)
-    if not processes.first:
+    inputs: dict[str, Any] = {"features_dir": features_dir, "models": models}
+    trainer = _Trainer(
+        name="train style",
+        device=models.device,
+        directory=output_dir,
+        train=lambda processes: stage.run(config, output_dir, processes=processes, **inputs),
+        verify=lambda steps: stage.verify(config, output_dir, steps, **inputs),
+        replay=lambda file: stage.replay(config, file, **inputs),
+    )
+    done = _perform(trainer, verify_resume, replay)
+    if done is None:
         return
     typer.echo(
         f"{output_dir / done['adapter']}: {done['steps']} steps; learning: {done['learning']} ({done['evidence']})"
@@ -98,7 +92,7 @@ def ldm(
         Path | None, typer.Option(help="recipe (YAML)  [default: that of the run that --resume names]")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="go on from this checkpoint, such as runs/x/checkpoints/epoch-118")
+        Path | None, typer.Option(help="resume from this checkpoint, such as runs/x/checkpoints/epoch-118")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as training.num_epochs=300")] = None,
     output_dir: Annotated[
@@ -108,50 +102,117 @@ def ldm(
     verify_resume: VerifyResume = None,
     replay: Replay = None,
 ) -> None:
-    """Train a latent diffusion model from scratch; the same command goes on where a stopped run was."""
+    """Train a latent diffusion model from scratch; the same command resumes a run that was stopped."""
     from bottega.ldm import stage
     from bottega.ldm.recipe import load_recipe, portable
     from bottega.runtime.config import as_yaml
     from bottega.runtime.files import require_folder
-    from bottega.training.processes import joined
     from bottega.training.resume import directory_for, resume_from
 
-    if config is None and resume is None:
-        raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
-    if verify_resume is not None and replay is not None:
-        raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
+    _require_one_job(verify_resume, replay)
     if resume is not None:  # its errors come before that of a recipe which is not beside it
         output_dir = directory_for(resume, output_dir)
-    recipe = stage.recipe_of(Path(str(resume)), set_ or []) if config is None else load_recipe(config, set_ or [])
+    if config is not None:
+        recipe = load_recipe(config, set_ or [])
+    elif resume is not None:
+        recipe = stage.recipe_of(resume, set_ or [])
+    else:
+        raise RecipeError("a recipe says what to train; give --config, for instance --config recipes/red_circle.yaml")
     directory = output_dir or Path("runs") / recipe.name
     if dry_run:
         typer.echo(as_yaml(portable(recipe, directory)))
         return
+
+    def prepare() -> None:
+        if resume is not None:
+            resume_from(resume, directory, carry=[stage.LATENTS])
+
     require_folder(directory)
-    device = recipe.training.device
-    with joined(device) as processes, _told_once(processes), ExitStack() as held:
-        if processes.count > 1 and not (verify_resume is None and replay is None):
+    trainer = _Trainer(
+        name="train ldm",
+        device=recipe.training.device,
+        directory=directory,
+        prepare=prepare,
+        train=lambda processes: stage.run(recipe, directory, processes=processes),
+        verify=lambda steps: stage.verify(recipe, directory, steps),
+        replay=lambda file: stage.replay(recipe, directory, file),
+    )
+    done = _perform(trainer, verify_resume, replay)
+    if done is not None:
+        _report_ldm(directory, done, prompted=recipe.text.kind != "none")
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="a run, the output folder of a training, or its metrics.jsonl")],
+) -> None:
+    """Say whether a training learns, with the evidence and what to try; it may still be running."""
+    from bottega.training.diagnosis import diagnose_folder, words
+
+    typer.echo(words(diagnose_folder(run)))
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """What one of the trainers does: `train`, `verify` or `replay`, after `prepare`, in its `directory`."""
+
+    name: str
+    device: str
+    directory: Path
+    train: Callable[[Processes], dict[str, Any]]
+    verify: Callable[[int], Comparison]
+    replay: Callable[[Path], Examination]
+    prepare: Callable[[], None] = lambda: None
+
+
+def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | None) -> dict[str, Any] | None:
+    """Train, or verify or replay where that is asked for, within the locks.
+
+    Returns:
+        The summary of the training, in the first process; None in the others, and where nothing was trained.
+    """
+    from bottega.training.processes import joined
+
+    _require_one_job(verify_steps, replay_file)
+    only_shown = verify_steps is not None or replay_file is not None
+    with joined(trainer.device) as processes, _reporting_once(processes), ExitStack() as held:
+        if processes.count > 1 and only_shown:
             raise RecipeError(
                 "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
             )
         with processes.fail_together():
-            held.enter_context(locked(device, directory, "train ldm", folder=processes.first))
-            if resume is not None and processes.first:
-                resume_from(resume, directory, carry=[stage.LATENTS])
-        if replay is not None:
-            typer.echo(str(stage.replay(recipe, directory, replay)))
-            return
-        if verify_resume is not None:
-            compared = stage.verify(recipe, directory, verify_resume)
+            held.enter_context(locked(trainer.device, trainer.directory, trainer.name, folder=processes.first))
+            if processes.first:
+                trainer.prepare()
+        if replay_file is not None:
+            typer.echo(str(trainer.replay(replay_file)))
+            return None
+        if verify_steps is not None:
+            compared = trainer.verify(verify_steps)
             typer.echo(str(compared))
             compared.require()
-            return
-        done = stage.run(recipe, directory, processes=processes)
-    if processes.first:
-        _tell_ldm(directory, done, prompted=recipe.text.kind != "none")
+            return None
+        done = trainer.train(processes)
+        return done if processes.first else None
 
 
-def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
+@contextmanager
+def _reporting_once(processes: Processes) -> Iterator[None]:
+    """Within this block, the first process reports an error that ends all; the others end with its exit code alone."""
+    try:
+        yield
+    except BottegaError as error:
+        if processes.first:
+            raise
+        raise SystemExit(error.exit_code) from error
+
+
+def _require_one_job(verify_steps: int | None, replay_file: Path | None) -> None:
+    if verify_steps is not None and replay_file is not None:
+        raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
+
+
+def _report_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
     """What a person wants to know when a training has ended: where all lies, how it went, what next."""
     from bottega.doctor import examine
 
@@ -166,34 +227,18 @@ def _tell_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
         typer.echo(f"{place}: {done['steps']} steps, loss {done['loss']:.4g}, {done['seconds']:.0f} s of training")
         typer.echo(f"verdict: {verdict.state}: {verdict.findings[0].evidence}; {verdict.level}")
     drawn = directory / "samples"
-    typer.echo(f"{f'samples: {drawn}; ' if drawn.is_dir() else ''}more: bottega doctor training {directory}")
-    typer.echo(f"draw with it: bottega generate --checkpoint {place}{' --prompt …' if prompted else ''}")
-
-
-@app.command()
-def diagnose(
-    run: Annotated[Path, typer.Argument(help="a run, the output folder of a training, or its metrics.jsonl")],
-) -> None:
-    """Say whether a training learns, with the evidence and what to try; it may still be running."""
-    from bottega.training.diagnosis import diagnose_folder, words
-
-    typer.echo(words(diagnose_folder(run)))
+    samples = f"samples: {drawn}; " if drawn.is_dir() else ""
+    typer.echo(f"{samples}more: bottega doctor training {directory}")
+    prompt = " --prompt …" if prompted else ""
+    typer.echo(f"draw with it: bottega generate --checkpoint {place}{prompt}")
 
 
 def with_number(words: list[str], option: str, number: int) -> list[str]:
     """The words, with `number` after each `option` that no number follows."""
-    result = []
-    for word, after in zip(words, [*words, ""][1:], strict=True):
-        result += [word, str(number)] if word == option and not after.isdigit() else [word]
+    result: list[str] = []
+    for index, word in enumerate(words):
+        result.append(word)
+        after = words[index + 1] if index + 1 < len(words) else ""
+        if word == option and not after.isdigit():
+            result.append(str(number))
     return result
-
-
-@contextmanager
-def _told_once(processes: Processes) -> Iterator[None]:
-    """The first process learns of every error that ends all, and tells it; the others end with its exit code alone."""
-    try:
-        yield
-    except BottegaError as error:
-        if processes.first:
-            raise
-        raise SystemExit(error.exit_code) from error
