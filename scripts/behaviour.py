@@ -154,6 +154,7 @@ def main() -> int:
     record_job = jobs.add_parser("record", help="write what a run directory holds")
     record_job.add_argument("run", type=Path)
     record_job.add_argument("out", type=Path)
+    record_job.add_argument("--checkout", type=Path, help="whose recipe the run was made of")
     compare_job = jobs.add_parser("compare", help="show how two dumps differ")
     compare_job.add_argument("before", type=Path)
     compare_job.add_argument("after", type=Path)
@@ -162,7 +163,7 @@ def main() -> int:
     if options.job == "compare":
         return compare(options.before, options.after, read_renames(options.renames))
     if options.job == "record":
-        record(options.run.resolve(), options.out)
+        record(options.run.resolve(), options.out, options.checkout and options.checkout.resolve())
         return 0
     Dump(options.checkout.resolve(), options.out, options.weights).write(runs=options.runs)
     return 0
@@ -236,7 +237,7 @@ class Dump:
         sets = [word for each in self.model_sets() for word in ("--set", each)]
         words = ["run", "recipes/miniature_quick.yaml", "--directory", str(directory), *sets]
         self.put("runs/miniature_quick.txt", self.ask(*words))
-        record(directory, self.out / "runs/miniature_quick")
+        record(directory, self.out / "runs/miniature_quick", self.checkout)
         self.put("runs/miniature_quick_again.txt", self.ask(*words))
         self.put("runs/miniature_quick_diagnose.txt", self.ask("train", "diagnose", str(directory / "training")))
         self.put("runs/miniature_quick_refused.txt", self.ask(*words, "--set", "teacher.strength=0.9"))
@@ -246,7 +247,7 @@ class Dump:
         directory = self.tmp / "red_circle"
         words = ["train", "ldm", "--config", "recipes/red_circle.yaml", "--output-dir", str(directory)]
         self.put("runs/red_circle.txt", self.ask(*words))
-        record(directory, self.out / "runs/red_circle")
+        record(directory, self.out / "runs/red_circle", self.checkout)
         self.put("runs/red_circle_refused.txt", self.ask(*words, "--set", "unet.channels=[16, 32, 32]"))
         self.put("runs/red_circle_doctor.txt", self.ask("doctor", "training", str(directory)))
         drawn = self.tmp / "red_circle_drawn"
@@ -266,7 +267,7 @@ class Dump:
             sets = [word for each in (*short, "validation.samples=0") for word in ("--set", each)]
             directory = self.tmp / f"short_{path.stem}"
             self.ask("train", "ldm", "--config", f"recipes/{path.name}", "--output-dir", str(directory), *sets)
-            record(directory / "checkpoints", self.out / "runs/one_step" / path.stem)
+            record(directory, self.out / "runs/one_step" / path.stem, self.checkout)
 
     # --- how to ask --------------------------------------------------------------------------------------------------
 
@@ -318,15 +319,22 @@ def _trains_from_scratch(recipe: Path) -> bool:
 # --- a run directory as text -----------------------------------------------------------------------------------------
 
 
-def record(run: Path, out: Path) -> None:
-    """Each file of a run as a text file of the same name in `out`; pictures and tensors as digests."""
+def record(run: Path, out: Path, checkout: Path | None = None) -> None:
+    """Each file of a run as a text file of the same name in `out`; pictures and tensors as digests.
+
+    checkout: whose recipe it is; a path into it, which a run holds relative to itself, is written as CHECKOUT.
+    """
+    places = {str(run): "RUN"} | ({os.path.relpath(checkout, run): "CHECKOUT"} if checkout is not None else {})
     for path in sorted(run.rglob("*")):
         name = re.sub(r"tfevents\..*", "tfevents", str(path.relative_to(run)))
         if not path.is_file() or name.endswith(("-wal", "-shm")):
             continue
         place = out / f"{name}.flat"
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(_content(path).replace(str(run), "RUN"))
+        text = _content(path)
+        for written, name in places.items():
+            text = text.replace(written, name)
+        place.write_text(text)
 
 
 def _content(path: Path) -> str:
@@ -395,7 +403,8 @@ def _database(path: Path) -> dict[str, Any]:
         found = {}
         for name in names:
             rows = [dict(row) for row in database.execute(f"SELECT * FROM {name}")]
-            found[name] = [{key: _parsed(value) for key, value in row.items()} for row in rows]
+            parsed = [{key: _parsed(value) for key, value in row.items()} for row in rows]
+            found[name] = sorted(parsed, key=repr)
     return found
 
 
@@ -440,12 +449,14 @@ def _flat(value: Any, path: str) -> Iterator[str]:
 
 
 def without_times(text: str) -> str:
-    """A text without durations, rates, sizes in memory, dates and process ids."""
+    """A text without durations, rates, sizes in memory, dates, process ids, and lines that tell what is left to do."""
+    text = re.sub(r"^.*\d+/\d+ .*\bleft\b.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?", "DATE", text)
     text = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", text)
     text = re.sub(
         r" *\b[\d.,]+(e[+-]?\d+)? ?(?:ms|s|min|h|MB|GB|MiB|GiB|it/s|steps/s|/s|/min)(?![\w])", " AMOUNT", text
     )
+    text = re.sub(r"[\d.]+ a second|AMOUNT(?: AMOUNT)+", "AMOUNT", text)
     return re.sub(r"\bpid \d+", "pid N", text)
 
 
