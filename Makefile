@@ -3,7 +3,7 @@
 #   make demo    the closed loop on the miniature: runs/miniature/report.html
 #   make test    all tests
 #   make check   lint, format, types, floors
-#   make bench   every benchmark, dated, in benchmarks/results/
+#   make bench   every benchmark in its short form, dated, in benchmarks/results/; make bench BENCH=--full takes a day
 #
 # Nothing is compiled to bytecode at installation: Python does that, once, for the quarter of the files that is used.
 # TORCH_INDEX passes an option to pip for torch alone, such as the index of the small CPU build.
@@ -33,9 +33,8 @@ check: .venv/.installed-dev
 	$(BIN)/lint-imports
 
 bench: .venv/.installed-dev
-	@mkdir -p benchmarks/results
-	@failed=0; for script in benchmarks/*.py; do name=$$(basename $$script .py); echo "== $$name"; \
-	$(BIN)/python $$script --json > benchmarks/results/$$(date +%F)-$$name.json || failed=1; done; exit $$failed
+	@failed=0; for script in benchmarks/*.py; do echo "== $$(basename $$script .py)"; \
+	$(BIN)/python $$script --save $(BENCH) || failed=1; done; exit $$failed
 
 # torch goes first and alone, so that nothing else decides which build of it is taken.
 .venv/.installed: pyproject.toml constraints.txt

@@ -3,7 +3,7 @@ content mode keeps the kind of stroke apart by 40 points at least (lower 95 % bo
 where the frozen base has them (IoU), and comes nearer to the drawn truth than `sdedit`, which is as published: used at
 that strength, and at the strength that the published one is by its noise.
 
-python benchmarks/content_modes.py [--json] [--seeds 3] [--run runs/miniature] [--folder build/arms]
+python benchmarks/content_modes.py [--full] [--json] [--seeds N] [--run DIR] [--folder DIR]
 
 Three content modes, everything else as in recipes/miniature.yaml: `latent` (the recipe's), `paired`, `sdedit`. Each is
 trained with each seed on the same features and draws the same test pairs from the same noise; differences are paired
@@ -12,19 +12,20 @@ and their intervals are over contents and styles (crossed bootstrap), after the 
 noised target is what it knows, and at the recipe's strength the noised content is nearly the content.
 `latent from noise` starts from pure noise, in ten times the recipe's steps, with one seed.
 
-The run directory is made by the recipe up to its features, some minutes; a training and its evaluation take about five.
-Everything is kept in the folder: a stopped call goes on, a finished one counts again.
+With --full the run directory is made by the recipe up to its features, some minutes; a training and its evaluation
+take about five. Everything is kept in the folder: a stopped call goes on, a finished one counts again. Without it a
+few steps on a few pairs show that the parts work; they are too few for a verdict.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.arms import METRICS, Arm, difference, estimate, loop, measured, told
+from common.arms import METRICS, SHORT, Arm, difference, estimate, loop, measured, told
+from common.bench import Arguments, conclude, say, verdict
 
 GAIN, KEPT = 40.0, 5.0
 MODE = "student.adapter.content_mode"
@@ -38,13 +39,13 @@ ARMS = (
 ONE_SEED = ("latent from noise",)
 
 
-def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
+def results(run: Path, folder: Path, seeds: int, sets: Mapping[str, Any]) -> dict[str, Any]:
     """Train, measure and compare."""
     scores = {}
     for arm in ARMS:
         count = 1 if arm.name in ONE_SEED else seeds
-        scores[arm.name] = [measured(arm, seed, run, folder) for seed in range(count)]
-        print(f"{arm.name}: measured", file=sys.stderr)
+        scores[arm.name] = [measured(arm, seed, run, folder, sets) for seed in range(count)]
+        say(f"{arm.name}: measured")
     rows = {name: {m: estimate(run, arm, m) for m in METRICS} for name, arm in scores.items()}
     rows["base"] = {m: estimate(run, scores["latent"], m, "base") for m in METRICS}
     own = scores["latent"]
@@ -57,28 +58,32 @@ def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
         "and minus that of its wider use": (against["sdedit wide"]["truth"]["high"], "<", 0.0),
     }
     held = {name: v >= bar if side == ">=" else v < bar for name, (v, side, bar) in bars.items()}
-    return {"seeds": seeds, "rows": rows, "latent minus": against, "bars": bars, "held": held}
+    return {"seeds": seeds, "rows": rows, "latent minus": against, "bars": bars, "held_each": held}
 
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--run", type=Path, default=Path("runs/miniature"))
-    parser.add_argument("--folder", type=Path, default=Path("build/arms"))
-    options = parser.parse_args()
-    found = results(loop(options.run), options.folder, options.seeds)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        for name, row in found["rows"].items():
-            print(f"{name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS), sep="  ")
-        for name, row in found["latent minus"].items():
-            print(f"latent − {name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS), sep="  ")
-        for name, (value, side, bar) in found["bars"].items():
-            print(f"{'held' if found['held'][name] else 'MISSED'}: {name} {value:.2f} (bar {side} {bar:g})")
-    return 0 if all(found["held"].values()) else 1
+    arguments = Arguments(__doc__)
+    arguments.add_size("--seeds", short=1, full=3)
+    arguments.add_argument("--run", type=Path, help="run directory  [default: runs/miniature, or one of its own]")
+    arguments.add_argument("--folder", type=Path, help="of the arms  [default: build/arms, or one of its own]")
+    asked = arguments.parse()
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path() if asked.full else Path(temporary)
+        run, folder = asked.run or at / "runs/miniature", asked.folder or at / "build/arms"
+        sets = {} if asked.full else SHORT
+        say("the run up to its features")
+        found = results(loop(run, sets), folder, asked.seeds, sets)
+    lines = []
+    for name, row in found["rows"].items():
+        lines.append("  ".join([f"{name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+    for name, row in found["latent minus"].items():
+        lines.append("  ".join([f"latent − {name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+    for name, (value, side, bar) in found["bars"].items():
+        outcome = verdict(found["held_each"][name] if asked.full else None)
+        lines.append(f"{outcome}: {name} {value:.2f} (bar {side} {bar:g})")
+    held = all(found["held_each"].values()) if asked.full else None
+    return conclude(asked, {**found, "held": held}, lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Claim: pictures on disk are judged twice as fast as by cleanvision's dark, light, low-information and blur checks.
 
-python benchmarks/judging_from_disk.py [--json] [--pairs 400] [--repeats 3]
+python benchmarks/judging_from_disk.py [--full] [--json] [--pairs N] [--repeats N]
 
-Both read the same 1,200 pictures of 512 px from the same paths, once as PNG (450 KB) and once as JPEG (quality 95),
-with Pillow as decoder, with one process and with two; repeats by turns, each in a process of its own, files in the page
-cache, imports not timed, worker processes' start timed. The median counts.
+Both read the same pictures of 512 px, 1,200 of them with --full, from the same paths, once as PNG (450 KB) and once as
+JPEG (quality 95), with Pillow as decoder, with one process and with two; repeats by turns, each in a process of its
+own, files in the page cache, imports not timed, worker processes' start timed. The median counts.
 
 Ours (`bottega.quality.scan.scan`) includes all that a user waits for but CLIP: the target, its content (a JPEG of
 640 x 480) and its style (a JPEG of 768 x 768) decoded and brought to 512 px, all scores, grades, and the file of rows
@@ -19,14 +19,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common.bench import Arguments, conclude, in_own_process, run, say
 
 FACTOR, PAIRS, SEEDS, STYLE_SERVES, REPEATS = 2.0, 400, 3, 10, 3
 PINNED = (
@@ -114,61 +114,55 @@ def peer(root: Path, kind: str, processes: int, *, alone: bool) -> float:
 
 def measured(method: str, root: Path, kind: str, processes: int, site: Path, *, alone: bool = False) -> float:
     """One measurement in a process of its own."""
-    words = [sys.executable, __file__, "--method", method, "--root", str(root), "--kind", kind]
+    words = [__file__, "--method", method, "--root", str(root), "--kind", kind]
     words += ["--processes", str(processes), *(["--alone"] if alone else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(site)}
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{method} failed: {done.stderr[-2000:]}")
-    return float(done.stdout)
+    return float(in_own_process(words[0], *words[1:], env=environment))
 
 
 def install_peer(site: Path) -> None:
     """cleanvision and what it needs beyond bottega's own dependencies; nothing else is looked up."""
     if importlib.util.find_spec("cleanvision") is None:
         words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *PINNED]
-        subprocess.run(words, check=True, stdout=sys.stderr)
+        run(words, check=True, stdout=sys.stderr)
 
 
 def main() -> int:
     """Measure both, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", help=argparse.SUPPRESS)
-    parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.method:
-        run = {"own": own, "peer": peer}[options.method]
-        print(run(options.root, options.kind, options.processes, alone=options.alone))
+    arguments = Arguments(__doc__)
+    arguments.add_size("--pairs", short=80, full=400, help="contents, with three targets each")
+    arguments.add_size("--repeats", short=2, full=3)
+    arguments.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
+    arguments.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--kind", help=argparse.SUPPRESS)
+    arguments.add_argument("--processes", type=int, help=argparse.SUPPRESS)
+    arguments.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    asked = arguments.parse()
+    if asked.method:
+        work = {"own": own, "peer": peer}[asked.method]
+        print(work(asked.root, asked.kind, asked.processes, alone=asked.alone))
         return 0
     cases = [(kind, n, False) for kind in ("png", "jpeg") for n in (1, 2)] + [("png", 1, True)]
     rates: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as site:
         install_peer(Path(site))
-        write_world(Path(folder), options.pairs)
-        for _ in range(options.repeats):
+        say(f"drawing {SEEDS * asked.pairs:,} pictures, twice")
+        write_world(Path(folder), asked.pairs)
+        for _ in range(asked.repeats):
             for kind, n, alone in cases:
-                of = rates.setdefault(f"{kind}, {n} process{'es' if n > 1 else ''}{', alone' if alone else ''}", {})
+                case = f"{kind}, {n} process{'es' if n > 1 else ''}{', alone' if alone else ''}"
                 for method in ("own", "peer"):
                     rate = measured(method, Path(folder), kind, n, Path(site), alone=alone)
-                    of.setdefault(method, []).append(rate)
+                    say(f"{case}: {method} {rate:.1f} pictures a second")
+                    rates.setdefault(case, {}).setdefault(method, []).append(rate)
     found = {case: {method: statistics.median(of) for method, of in both.items()} for case, both in rates.items()}
     ratios = {case: both["own"] / both["peer"] for case, both in found.items()}
     held = min(ratio for case, ratio in ratios.items() if "alone" not in case) >= FACTOR
-    if options.json:
-        claim = {"ratio": FACTOR, "pictures": SEEDS * options.pairs}
-        print(json.dumps({"claim": claim, "pictures_a_second": found, "ratio": ratios, "held": held}, indent=2))
-        return 0 if held else 1
-    print(f"claim: {FACTOR:g} times the pictures a second of cleanvision's {', '.join(CHECKS)}")
+    claim = {"ratio": FACTOR, "pictures": SEEDS * asked.pairs}
+    lines = [f"claim: {FACTOR:g} times the pictures a second of cleanvision's {', '.join(CHECKS)}"]
     for case, both in found.items():
-        print(f"{case:22} own {both['own']:6.1f}/s  peer {both['peer']:6.1f}/s  ratio {ratios[case]:.2f}")
-    print("held" if held else "MISSED")
-    return 0 if held else 1
+        lines.append(f"{case:22} own {both['own']:6.1f}/s  peer {both['peer']:6.1f}/s  ratio {ratios[case]:.2f}")
+    return conclude(asked, {"claim": claim, "pictures_a_second": found, "ratio": ratios, "held": held}, lines)
 
 
 if __name__ == "__main__":

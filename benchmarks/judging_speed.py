@@ -1,30 +1,29 @@
-"""Claim: a 512 x 512 picture in memory is judged in 3 ms on one core, everything but CLIP.
+"""Claim: a 512 x 512 picture in memory is judged, everything but CLIP, 7.7 times faster than by plain NumPy.
 
-python benchmarks/judging_speed.py [--json]
+python benchmarks/judging_speed.py [--full] [--json]
 
 Timed is what the teacher does with each decoded picture, float32 [512, 512, 3] in 0..1: the finite test, the conversion
 to uint8, all maps of the picture, and its comparison with content, style and the content's round trip, whose own maps
-are kept. OpenCV runs on one thread, NumPy's part never has more; timed is what that thread used of the processor. A
-shared machine is never faster than it is, but often slower: ten rounds of 100 pictures are timed, the bar is held
-against the fastest round's median, and the median of all is printed too. The peer asks fewer questions in plain NumPy:
-finiteness, brightness, contrast, clipping, colourfulness, two edge maps and Sobel energy at full size, in floats.
+are kept. OpenCV runs on one thread, NumPy's part never has more; timed is what that thread used of the processor, in
+ten rounds by turns, and the bar is held against the median ratio of a round. The peer asks fewer questions in plain
+NumPy: finiteness, brightness, contrast, clipping, colourfulness, two edge maps, Sobel energy at full size, in floats.
+On the machine and in the hour of the first measurement the bar stood for 3 ms a picture.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 
 import cv2
 import numpy as np
+from common.bench import Arguments, conclude, say
 
 from bottega.quality.measure import compare, reference
 from bottega.visual.pictures import to_uint8
 
-SIDE, ROUNDS, PICTURES, BAR = 512, 10, 100, 3.0
+SIDE, PICTURES, BAR = 512, 100, 7.7
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,9 +66,9 @@ def milliseconds(work: Callable[[], object], count: int) -> float:
 
 def main() -> int:
     """Measure both in turn, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args()
+    arguments = Arguments(__doc__)
+    arguments.add_size("--rounds", short=10, full=40, help="of 100 pictures")
+    asked = arguments.parse()
     cv2.setNumThreads(1)
     content, style, target = pictures()
     kept, other = reference(content), reference(style)
@@ -79,24 +78,24 @@ def main() -> int:
         return compare(reference(to_uint8(target)), kept, other, round_trip)
 
     own(), peer(target)
-    rounds = [(milliseconds(own, PICTURES), milliseconds(lambda: peer(target), PICTURES // 5)) for _ in range(ROUNDS)]
+    rounds = []
+    for number in range(asked.rounds):
+        rounds.append((milliseconds(own, PICTURES), milliseconds(lambda: peer(target), PICTURES // 5)))
+        say(f"round {number + 1} of {asked.rounds}: {rounds[-1][0]:.2f} ms, peer {rounds[-1][1]:.2f} ms")
     ours, theirs = (np.array(column) for column in zip(*rounds, strict=True))
-    held = bool(ours.min() <= BAR)
+    ratio = float(np.median(theirs / ours))
     result = {
-        "claim": {"side": SIDE, "milliseconds": BAR},
+        "claim": {"side": SIDE, "times_faster": BAR},
         "own": {"fastest_round": float(ours.min()), "median": float(np.median(ours))},
         "peer": {"fastest_round": float(theirs.min()), "median": float(np.median(theirs))},
-        "ratio": float(np.median(theirs / ours)),
-        "held": held,
+        "ratio": ratio,
+        "held": ratio >= BAR,
     }
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return 0 if held else 1
-    print(f"claim: a {SIDE} x {SIDE} picture is judged in {BAR:g} ms on one core")
+    lines = [f"claim: a {SIDE} x {SIDE} picture is judged {BAR:g} times faster than by plain NumPy, on one core"]
     for who, times in (("own", ours), ("peer", theirs)):
-        print(f"{who:5} {times.min():6.2f} ms in the fastest round, {np.median(times):6.2f} in the median of {ROUNDS}")
-    print(f"ratio {result['ratio']:.1f} (peer / own): {'held' if held else 'MISSED'}")
-    return 0 if held else 1
+        lines.append(f"{who:5} {times.min():6.2f} ms in the fastest round, {np.median(times):6.2f} in the median")
+    lines.append(f"ratio {ratio:.1f} (peer / own)")
+    return conclude(asked, result, lines)
 
 
 if __name__ == "__main__":

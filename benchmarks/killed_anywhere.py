@@ -1,6 +1,6 @@
 """Claim: runs killed at ten random moments and continued by the same command end as one that was never stopped.
 
-python benchmarks/killed_anywhere.py [--json] [--kills 10] [--seed 0] [--recipe recipes/miniature_quick.yaml]
+python benchmarks/killed_anywhere.py [--full] [--json] [--kills 10] [--seed 0] [--recipe recipes/miniature_quick.yaml]
 
 Compared to the byte: every picture, adapter, list and table; of the databases their rows. Times are left out. A kill
 (SIGKILL) takes the process that was started and nothing else: what it started has to notice. Between two kills the run
@@ -9,7 +9,6 @@ goes on for a random time; once it is done, a new one is begun.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -23,6 +22,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from common import bench
+from common.bench import Arguments, conclude, say
 from pyarrow import csv, parquet
 
 TIMES = {"mtime", "seconds", "started", "finished", "time", "when", "created", "updated", "at", "rss", "machine", "pid"}
@@ -32,38 +33,37 @@ LONGEST = 0.45  # of a whole run's time, until the next kill
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/miniature_quick.yaml"))
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args()
-    rng = random.Random(options.seed)
+    """Kill, continue, compare, and return 1 where something is different."""
+    arguments = Arguments(__doc__)
+    arguments.add_size("--kills", short=2, full=10)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--recipe", type=Path, default=Path("recipes/miniature_quick.yaml"))
+    asked = arguments.parse()
+    rng = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
+        say("a run that is never stopped")
         began = time.monotonic()
-        run(options.recipe, whole).check_returncode()
+        run(asked.recipe, whole).check_returncode()
         seconds = time.monotonic() - began
         kills: list[dict[str, Any]] = []
         stopped = [Path(folder) / "killed_0"]
-        while len(kills) < options.kills:
+        while len(kills) < asked.kills:
             after = rng.uniform(0.02, LONGEST) * seconds
-            if not survives(options.recipe, stopped[-1], after):
+            if not survives(asked.recipe, stopped[-1], after):
                 kills.append({"run": len(stopped), "after_s": round(after, 1), "during": stage(stopped[-1])})
-                print(f"kill {len(kills)}: run {len(stopped)}, during {kills[-1]['during']}", file=sys.stderr)
+                say(f"kill {len(kills)} of {asked.kills}: run {len(stopped)}, during {kills[-1]['during']}")
             else:
                 stopped.append(Path(folder) / f"killed_{len(stopped)}")
         stopped = [directory for directory in stopped if directory.is_dir()]
         for directory in stopped:
-            run(options.recipe, directory).check_returncode()
+            say(f"{directory.name}: to its end")
+            run(asked.recipe, directory).check_returncode()
         expected = contents(whole)
         different = sorted({name for directory in stopped for name in differing(expected, contents(directory))})
-    if options.json:
-        result = {"seconds": round(seconds, 1), "files": len(expected), "kills": kills, "different": different}
-        print(json.dumps(result, indent=2))
-    else:
-        print("\n".join(different) or f"all {len(expected)} files of {len(stopped)} runs are the same")
-    return 1 if different else 0
+    result = {"seconds": round(seconds, 1), "files": len(expected), "kills": kills, "different": different}
+    lines = different or [f"all {len(expected)} files of {len(stopped)} runs are the same"]
+    return conclude(asked, {**result, "held": not different}, lines)
 
 
 def command(recipe: Path, directory: Path) -> list[str]:
@@ -71,12 +71,12 @@ def command(recipe: Path, directory: Path) -> list[str]:
 
 
 def run(recipe: Path, directory: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(recipe, directory), stdout=subprocess.DEVNULL)
+    return bench.run(command(recipe, directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def survives(recipe: Path, directory: Path, seconds: float) -> bool:
     """Run or continue, and kill after `seconds`. Whether it was done before; RuntimeError if it failed of itself."""
-    process = subprocess.Popen(command(recipe, directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = bench.start(command(recipe, directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         if process.wait(seconds) != 0:
             raise RuntimeError(f"the run in {directory} failed with exit code {process.returncode}")

@@ -1,11 +1,12 @@
-"""Claim: ten million plain lines are read and judged in 10 s on one core, in memory that does not grow with the log.
+"""Claim: a log of ten million plain lines is read and judged in 65 % of the processor's time that a script with a
+regular expression takes, in memory that does not grow with the log.
 
-python benchmarks/log_reading.py [--json] [--lines 10000000]
+python benchmarks/log_reading.py [--full] [--json] [--lines N]
 
-Three logs: every line has a loss, in the words of bottega's own train.log; the same as a bar with carriage returns; one
-line in a hundred has one. The claim is on CPU seconds, each in a process of its own; the bar, whose lines are twice as
-long, is measured without a limit on them. The peer is what scripts do: a
-regular expression on each line, and a list of all losses.
+Three logs: every line has a loss, in the words of bottega's own train.log; the same as a progress bar with carriage
+returns; one line in a hundred has one. The claim is on CPU seconds, each in a process of its own, as the median of
+turns; the bar, whose lines are twice as long, is measured without a limit. The peer is what scripts do: a regular
+expression on each line, and a list of all losses. In the hour of the first measurement 65 % stood for 10 s.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import argparse
 import json
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-LINES, SECONDS, GROWTH_MB = 10_000_000, 10.0, 8.0
+from common.bench import Arguments, conclude, in_own_process, say, verdict
+
+RATIO, GROWTH_MB = 0.65, 8.0
 FORMS = {
     "every line": "step {i}/{n} Loss: {v:.4f} lr 1.00e-03 grad 0.52 0.09 s 900 MB\n",
     "a bar": "\rSteps:  12%|█▏        | {i}/{n} [02:12<16:30,  1.12it/s, lr=1e-5, step_loss={v:.4f}]",
@@ -69,8 +72,8 @@ def peer(path: Path) -> int:
 
 def measured(method: str, path: Path) -> dict[str, float]:
     """CPU seconds and peak memory of one method, in a process of its own, imports left out of the seconds."""
-    words = [sys.executable, __file__, "--method", method, "--log", str(path)]
-    answer: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    answer: dict[str, float] = in_own_process(__file__, "--method", method, "--log", str(path))
+    say(f"{method}: {answer['seconds']:.1f} s of CPU")
     return answer
 
 
@@ -86,46 +89,54 @@ def once(method: str, path: Path) -> dict[str, float]:
     return {**took, "megabytes": peak}
 
 
+def compared(folder: Path, form: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Both on a log of one form, by turns, and ours on a tenth of it."""
+    path = folder / "train.log"
+    write_log(path, form, asked.lines // 10)
+    tenth = measured("own", path)
+    write_log(path, form, asked.lines)
+    runs: dict[str, list[dict[str, float]]] = {"own": [], "peer": []}
+    for _ in range(asked.repeats):
+        for method, made in runs.items():
+            made.append(measured(method, path))
+    found: dict[str, Any] = {
+        name: {key: median(run[key] for run in made) for key in made[0]} for name, made in runs.items()
+    }
+    growth = found["own"]["megabytes"] - tenth["megabytes"]
+    ratio = found["own"]["seconds"] / found["peer"]["seconds"]
+    held = growth <= GROWTH_MB and found["own"]["last_step"] == found["peer"]["last_step"]
+    held = held and (form == "a bar" or ratio <= RATIO)
+    return {**found, "growth_mb": growth, "ratio": ratio, "held": held}
+
+
 def main() -> int:
     """Measure, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--lines", type=int, default=LINES, help="lines of each log")
-    parser.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.method:
-        print(json.dumps(once(options.method, options.log)))
+    arguments = Arguments(__doc__)
+    arguments.add_size("--lines", short=1_000_000, full=10_000_000, help="lines of each log")
+    arguments.add_size("--repeats", short=3, full=1)
+    arguments.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
+    arguments.add_argument("--log", type=Path, help=argparse.SUPPRESS)
+    asked = arguments.parse()
+    if asked.method:
+        print(json.dumps(once(asked.method, asked.log)))
         return 0
-    result: dict[str, Any] = {"claim": {"lines": options.lines, "seconds": SECONDS, "growth_mb": GROWTH_MB}}
+    result: dict[str, Any] = {"claim": {"lines": asked.lines, "ratio": RATIO, "growth_mb": GROWTH_MB}}
     for form in FORMS:
+        say(f"{form}: {asked.lines:,} lines")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "train.log"
-            write_log(path, form, options.lines // 10)
-            tenth = measured("own", path)
-            write_log(path, form, options.lines)
-            found = {"own": measured("own", path), "peer": measured("peer", path)}
-        growth = found["own"]["megabytes"] - tenth["megabytes"]
-        held = growth <= GROWTH_MB
-        held = held and (form == "a bar" or found["own"]["seconds"] <= SECONDS * options.lines / LINES)
-        held = held and found["own"]["last_step"] == found["peer"]["last_step"]
-        ratio = found["own"]["seconds"] / found["peer"]["seconds"]
-        result[form] = {**found, "growth_mb": growth, "ratio": ratio, "held": held}
+            result[form] = compared(Path(folder), form, asked)
     result["held"] = all(result[form]["held"] for form in FORMS)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return 0 if result["held"] else 1
-    print(
-        f"claim: {options.lines:,} lines in {SECONDS:g} s of CPU; memory grows by {GROWTH_MB:g} MB at most from a tenth"
-    )
+    lines = [
+        f"claim: {asked.lines:,} lines in {RATIO:.0%} of the peer's CPU time; memory grows by {GROWTH_MB:g} MB at most"
+    ]
     for form in FORMS:
         row = result[form]
-        print(
+        lines.append(
             f"{form:17} {row['own']['seconds']:6.1f} s, {row['own']['megabytes']:.0f} MB ({row['growth_mb']:+.1f}); "
             f"each line by itself {row['peer']['seconds']:6.1f} s, {row['peer']['megabytes']:.0f} MB; "
-            f"{'held' if row['held'] else 'MISSED'}"
+            f"ratio {row['ratio']:.2f}; {verdict(row['held'])}"
         )
-    return 0 if result["held"] else 1
+    return conclude(asked, result, lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Claim: a million pairs of COCO's contents and WikiArt's styles are written in 15 s, within 100 MB above the imports.
+"""Claim: a million pairs of COCO's contents and WikiArt's styles are written in half of the processor's time that a
+list built in memory takes, within 100 MB above the imports.
 
-python benchmarks/pairs_million.py [--json]
+python benchmarks/pairs_million.py [--full] [--json]
 
 Measured are reading `contents.jsonl` (118,287 contents, five captions each) and `meta.csv` (65,155 styles of 27 labels
 as unequal as WikiArt's), and writing the list. The peer builds the list in memory with `random.sample`, as such scripts
 do; its list is neither balanced over styles nor prefix-stable. Each runs in a process of its own, the files are drawn.
+Half is stricter than the 15 s that this claim had: measured are 0.3.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ import csv
 import json
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from common.bench import Arguments, conclude, in_own_process, say
+
 PAIRS, CONTENTS, STYLES = 1_000_000, 118_287, 65_155
-SECONDS, MEGABYTES = 15.0, 100.0
+RATIO, MEGABYTES = 0.5, 100.0
 SHARES = (13060, 10733, 7019, 6736, 6451, 4528, 4334, 4241, 2782, 2552, 2405, 2235, 2089, 1615, 1483, 1391, 1343)
 SHARES += (1337, 1279, 1167, 934, 513, 481, 314, 216, 110, 98)
 WORDS = (
@@ -123,41 +126,33 @@ def peak_mb() -> float:
 
 def measured(method: str, root: Path) -> dict[str, float]:
     """One method in a process of its own, so that neither sees the other's memory."""
-    words = [sys.executable, __file__, "--method", method, "--root", str(root)]
-    answer: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    answer: dict[str, float] = in_own_process(__file__, "--method", method, "--root", str(root))
+    say(f"{method}: {answer['cpu_seconds']:.1f} s of CPU, {answer['megabytes']:.0f} MB")
     return answer
 
 
 def main() -> int:
     """Measure both, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.method:
-        print(json.dumps({"own": own, "peer": peer}[options.method](options.root)))
+    arguments = Arguments(__doc__)
+    arguments.add_argument("--method", choices=("own", "peer"), help=argparse.SUPPRESS)
+    arguments.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    asked = arguments.parse()
+    if asked.method:
+        print(json.dumps({"own": own, "peer": peer}[asked.method](asked.root)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
+        say("drawing the two data sets' lists")
         write_data(Path(folder))
         found = {method: measured(method, Path(folder)) for method in ("own", "peer")}
-    held = found["own"]["seconds"] <= SECONDS and found["own"]["megabytes"] <= MEGABYTES
     ratio = {what: found["own"][what] / found["peer"][what] for what in found["own"]}
-    result = {
-        "claim": {"pairs": PAIRS, "seconds": SECONDS, "megabytes": MEGABYTES},
-        **found,
-        "ratio": ratio,
-        "held": held,
-    }
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return 0 if held else 1
-    print(f"claim: {PAIRS:,} pairs in {SECONDS:g} s and {MEGABYTES:g} MB above the imports")
-    for name in ("own", "peer"):
-        took = found[name]
-        print(f"{name:6} {took['seconds']:7.1f} s ({took['cpu_seconds']:.1f} s of CPU) {took['megabytes']:8.0f} MB")
-    print(f"ratio  {ratio['seconds']:7.2f} s, {ratio['megabytes']:.2f} MB: {'held' if held else 'MISSED'}")
-    return 0 if held else 1
+    held = ratio["cpu_seconds"] <= RATIO and found["own"]["megabytes"] <= MEGABYTES
+    claim = {"pairs": PAIRS, "ratio": RATIO, "megabytes": MEGABYTES}
+    lines = [f"claim: {PAIRS:,} pairs in {RATIO:g} of the peer's CPU time and {MEGABYTES:g} MB above the imports"]
+    for name, took in found.items():
+        seconds = f"{took['seconds']:7.1f} s ({took['cpu_seconds']:.1f} s of CPU)"
+        lines.append(f"{name:6} {seconds} {took['megabytes']:8.0f} MB")
+    lines.append(f"ratio  {ratio['cpu_seconds']:7.2f} of CPU, {ratio['megabytes']:.2f} of memory")
+    return conclude(asked, {"claim": claim, **found, "ratio": ratio, "held": held}, lines)
 
 
 if __name__ == "__main__":

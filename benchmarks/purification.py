@@ -1,7 +1,7 @@
 """What Style Purification does, on the miniature, 480 held-out pairs and the mean of 3 seeds: paired differences to the
 recipe without any, with intervals, whichever way they fall. There is no bar.
 
-python benchmarks/purification.py [--json] [--seeds 3] [--run runs/miniature] [--folder build/arms]
+python benchmarks/purification.py [--full] [--json] [--seeds N] [--run DIR] [--folder DIR]
 
     none          the style's embedding as it is
     content       gated subtraction of the content picture's embedding: the recipe's
@@ -17,13 +17,13 @@ the recipe's arm is shared with it.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.arms import METRICS, Arm, difference, estimate, loop, measured, told
+from common.arms import METRICS, SHORT, Arm, difference, estimate, loop, measured, told
+from common.bench import Arguments, conclude, say
 
 KIND, SCENE = "student.adapter.purification", "student.adapter.scene_removal"
 ARMS = {
@@ -34,12 +34,12 @@ ARMS = {
 }
 
 
-def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
+def results(run: Path, folder: Path, seeds: int, sets: Mapping[str, Any]) -> dict[str, Any]:
     """Train, measure and compare."""
     scores = {}
     for name, arm in ARMS.items():
-        scores[name] = [measured(arm, seed, run, folder) for seed in range(seeds)]
-        print(f"{name}: measured", file=sys.stderr)
+        scores[name] = [measured(arm, seed, run, folder, sets) for seed in range(seeds)]
+        say(f"{name}: measured")
     rows = {name: {m: estimate(run, arm, m) for m in METRICS} for name, arm in scores.items()}
     others = {name: arm for name, arm in scores.items() if name != "none"}
     against = {n: {m: difference(run, a, scores["none"], m) for m in METRICS} for n, a in others.items()}
@@ -48,21 +48,23 @@ def results(run: Path, folder: Path, seeds: int) -> dict[str, Any]:
 
 def main() -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--run", type=Path, default=Path("runs/miniature"))
-    parser.add_argument("--folder", type=Path, default=Path("build/arms"))
-    options = parser.parse_args()
-    found = results(loop(options.run), options.folder, options.seeds)
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return 0
+    arguments = Arguments(__doc__)
+    arguments.add_size("--seeds", short=1, full=3)
+    arguments.add_argument("--run", type=Path, help="run directory  [default: runs/miniature, or one of its own]")
+    arguments.add_argument("--folder", type=Path, help="of the arms  [default: build/arms, or one of its own]")
+    asked = arguments.parse()
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path() if asked.full else Path(temporary)
+        run, folder = asked.run or at / "runs/miniature", asked.folder or at / "build/arms"
+        sets = {} if asked.full else SHORT
+        say("the run up to its features")
+        found = results(loop(run, sets), folder, asked.seeds, sets)
+    lines = []
     for name, row in found["rows"].items():
-        print(f"{name:14}", *(f"{m} {told(row[m], 2)}" for m in METRICS), sep="  ")
+        lines.append("  ".join([f"{name:14}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
     for name, row in found["minus none"].items():
-        print(f"{name:12} − none", *(f"{m} {told(row[m], 2)}" for m in METRICS), sep="  ")
-    return 0
+        lines.append("  ".join([f"{name:12} − none", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+    return conclude(asked, {**found, "held": True if asked.full else None}, lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Claim: a teacher killed at a hundred random moments and continued by the same command ends as one never stopped.
 
-python benchmarks/teacher_killed.py [--json] [--kills 100] [--seed 0] [--pairs 96]
+python benchmarks/teacher_killed.py [--full] [--json] [--kills N] [--seed 0] [--pairs N]
 
 Each kill (SIGKILL) is aimed at what the process is doing: starting, encoding, the U-Net, decoding, judging, writing a
 file, or entering rows in the ledger, each as often; the moment is a random time after the work began. After each, every
@@ -29,6 +29,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from common.bench import Arguments, conclude, run, say, start
 from common.traced import PHASES
 from common.world import World, draw
 from killed_anywhere import contents, differing
@@ -50,7 +51,7 @@ class Nursery:
         command = [sys.executable, str(TRACED), str(marks)]
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork has no threads but its own
         self._log = marks.with_name("lives.log").open("w+b")
-        self._process = subprocess.Popen(
+        self._process = start(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, env=one_thread
         )
         self._answers = b""
@@ -162,7 +163,8 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
     """The uninterrupted run, then kills until there are enough, then the end of every run."""
     rng = random.Random(options.seed)
     begun = time.monotonic()
-    subprocess.run(world.teach(folder / "whole", SETTINGS), check=True, capture_output=True)
+    say("a run that is never stopped")
+    run(world.teach(folder / "whole", SETTINGS), check=True, capture_output=True)
     seconds, startup = time.monotonic() - begun, 0.0
     runs, kills, faults = [folder / "killed_0"], [], []
     nursery = Nursery(folder / "marks")
@@ -177,10 +179,11 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
         startup = life.startup or startup
         kills.append({"run": len(runs), "aim": aim, "after_s": round(lived, 2), "doing": life.doing() or ["starting"]})
         faults += [f"after kill {len(kills)}: {fault}" for fault in unsound(runs[-1], folder / "scratch")]
-        print(f"kill {len(kills)}: run {len(runs)}, {', '.join(kills[-1]['doing'])}", file=sys.stderr)
+        say(f"kill {len(kills)} of {options.kills}: run {len(runs)}, {', '.join(kills[-1]['doing'])}")
     nursery.end()
     for directory in runs:
-        subprocess.run(world.teach(directory, SETTINGS), check=True, capture_output=True)
+        say(f"{directory.name}: to its end")
+        run(world.teach(directory, SETTINGS), check=True, capture_output=True)
     expected = contents(folder / "whole")
     different = sorted({f"{d.name}/{name}" for d in runs for name in differing(expected, contents(d))})
     return {
@@ -204,24 +207,23 @@ def counted(directory: Path) -> dict[str, int]:
 
 def main() -> int:
     """Kill, continue, compare, and return 1 where something is lost, doubled, torn or different."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=96)
-    options = parser.parse_args()
+    arguments = Arguments(__doc__)
+    arguments.add_size("--kills", short=8, full=100)
+    arguments.add_size("--pairs", short=24, full=96, help="of the run that is killed")
+    arguments.add_argument("--seed", type=int, default=0)
+    asked = arguments.parse()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        world = draw(folder / "world", pairs=options.pairs, contents=64, paintings=72, truths=48)
-        result = soak(world.with_limits(**STRICT), folder, options)
-    held = not result["faults"] and not result["different"]
-    if options.json:
-        print(json.dumps({**result, "held": held}, indent=2))
-        return 0 if held else 1
-    print(f"one run: {result['seconds']} s, {result['whole']}")
-    print(f"{len(result['kills'])} kills in {result['runs']} runs: {result['fell_on']}")
-    print("\n".join(result["faults"] + result["different"]) or f"all {result['files']} files of every run are the same")
-    return 0 if held else 1
+        say("drawing the world")
+        world = draw(folder / "world", pairs=asked.pairs, contents=64, paintings=72, truths=48)
+        result = soak(world.with_limits(**STRICT), folder, asked)
+    lines = [
+        f"one run: {result['seconds']} s, {result['whole']}",
+        f"{len(result['kills'])} kills in {result['runs']} runs: {result['fell_on']}",
+    ]
+    wrong = result["faults"] + result["different"]
+    lines += wrong or [f"all {result['files']} files of every run are the same"]
+    return conclude(asked, {**result, "held": not wrong}, lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Claim: memory grows by less than 20 MB while the teacher makes 3,000 pictures, after a warm-up of 1,000.
 
-python benchmarks/teacher_memory.py [--json] [--pictures 3000] [--warm-up 1000] [--batch-size 8]
+python benchmarks/teacher_memory.py [--full] [--json] [--pictures N] [--warm-up N] [--batch-size 8]
 
 `bottega teach` on the miniature, judging, retries and ledger included, with a single U-Net call a try, so that it takes
 minutes. Resident memory of the process and its children is sampled from outside; growth is the median of the last tenth
@@ -10,10 +10,7 @@ fresh process on the way fails, for that would hide a leak.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+from common.bench import Arguments, conclude, say, start
 from common.world import World, draw
 
 BAR = 20.0
@@ -60,11 +58,15 @@ def sampled(world: World, output: Path, settings: dict[str, Any]) -> tuple[list[
     log = output.with_suffix(".log")
     begun = time.monotonic()
     with log.open("w") as stream:
-        running = subprocess.Popen(world.teach(output, settings), stdout=stream, stderr=stream)
+        running = start(world.teach(output, settings), stdout=stream, stderr=stream)
         process, curve = psutil.Process(running.pid), []
+        told = 0
         while running.poll() is None:
             try:
                 curve.append((made(output), resident_mb(process)))
+                if curve[-1][0] >= told + 100:
+                    told = curve[-1][0]
+                    say(f"{told:,} pictures, {curve[-1][1]:.0f} MB")
             except psutil.NoSuchProcess:
                 break
             time.sleep(EVERY)
@@ -93,42 +95,40 @@ def between(curve: list[tuple[int, float]], first: float, last: float) -> float:
 
 def main() -> int:
     """Measure, print the curve, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--warm-up", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=8)
-    options = parser.parse_args()
-    total = options.warm_up + options.pictures
+    arguments = Arguments(__doc__)
+    arguments.add_size("--pictures", short=240, full=3000)
+    arguments.add_size("--warm-up", short=160, full=1000, help="pictures")
+    arguments.add_argument("--batch-size", type=int, default=8)
+    asked = arguments.parse()
+    total = asked.warm_up + asked.pictures
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        world = draw(folder / "world", pairs=total, contents=CONTENTS, paintings=PAINTINGS, truths=32)
+        say("drawing the world")
+        world = draw(folder / "world", pairs=total, contents=min(CONTENTS, total), paintings=PAINTINGS, truths=32)
         world = world.with_limits(change_min=RETRIED)
-        curve, minutes = sampled(world, folder / "teacher", {**SETTINGS, "batch_size": options.batch_size})
+        say(f"{total:,} pictures")
+        curve, minutes = sampled(world, folder / "teacher", {**SETTINGS, "batch_size": asked.batch_size})
         afresh = restarts(folder / "teacher.log")
-    tenth = options.pictures / 10
-    first = between(curve, options.warm_up, options.warm_up + tenth)
+    tenth = max(asked.pictures / 10, 2 * asked.batch_size)
+    first = between(curve, asked.warm_up, asked.warm_up + tenth)
     last = between(curve, total - tenth, total)
     edges = [total * i / POINTS for i in range(POINTS + 1)]
-    points = {round(a): round(between(curve, a, b), 1) for a, b in pairwise(edges)}
+    counted = [(a, [mb for count, mb in curve if a <= count < b]) for a, b in pairwise(edges)]
+    points = {round(a): round(median(values), 1) for a, values in counted if values}
     growth = last - first
-    held = growth < BAR and afresh == 0
-    result = {"claim": {"pictures": options.pictures, "megabytes": BAR}, "minutes": round(minutes, 1)}
-    result |= {
-        "batch_size": options.batch_size,
+    result = {
+        "claim": {"pictures": asked.pictures, "megabytes": BAR},
+        "run_minutes": round(minutes, 1),
+        "batch_size": asked.batch_size,
         "curve_mb": points,
         "growth_mb": round(growth, 1),
         "restarts": afresh,
-        "held": held,
+        "held": growth < BAR and afresh == 0,
     }
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return 0 if held else 1
-    print(f"claim: less than {BAR:g} MB over {options.pictures:,} pictures; {minutes:.1f} minutes")
-    for count, megabytes in points.items():
-        print(f"{count:6} pictures {megabytes:8.1f} MB")
-    print(f"from {first:.1f} to {last:.1f}: {growth:+.1f} MB, {afresh} fresh processes: {'held' if held else 'MISSED'}")
-    return 0 if held else 1
+    lines = [f"claim: less than {BAR:g} MB over {asked.pictures:,} pictures; {minutes:.1f} minutes"]
+    lines += [f"{count:6} pictures {megabytes:8.1f} MB" for count, megabytes in points.items()]
+    lines.append(f"from {first:.1f} to {last:.1f}: {growth:+.1f} MB, {afresh} fresh processes")
+    return conclude(asked, result, lines)
 
 
 if __name__ == "__main__":

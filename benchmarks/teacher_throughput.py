@@ -1,6 +1,6 @@
 """Claim: the teacher makes twice the accepted pictures per second of a plain loop over diffusers' pipeline.
 
-python benchmarks/teacher_throughput.py [--json] [--pairs 48] [--repeats 5] [--batch-size 16] [--threads N]
+python benchmarks/teacher_throughput.py [--full] [--json] [--pairs N] [--repeats N] [--batch-size 16] [--threads N]
 
 The miniature on the CPU: SDXL's image-to-image pipeline with an IP-Adapter at a thousandth of the size, 128 px, 25
 steps, strength 0.40, DDIM, and the guidance and IP-Adapter scale that recipes/miniature.yaml found for it (1.0 and
@@ -16,7 +16,6 @@ in neither. They take turns in one process; compared are the medians.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from common.bench import Arguments, conclude, say
 from common.peer import plain_loop
 from common.world import MINIATURE, World, draw
 
@@ -115,7 +115,7 @@ def measured(world: World, folder: Path, options: argparse.Namespace) -> dict[st
         if number:
             runs["own"].append(made)
             runs["peer"].append(theirs)
-            print(f"{number}: {rate(made):.2f} and {rate(theirs):.2f} accepted/s", file=sys.stderr)
+            say(f"turn {number} of {options.repeats}: {rate(made):.2f} and {rate(theirs):.2f} accepted/s")
     return {name: {key: median(run[key] for run in made) for key in made[0]} for name, made in runs.items()} | {
         "rates": {name: [round(rate(run), 3) for run in made] for name, made in runs.items()}
     }
@@ -128,38 +128,34 @@ def rate(run: dict[str, float]) -> float:
 
 def main() -> int:
     """Measure both, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--pairs", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=16, help="of our side; the peer calls picture by picture")
-    parser.add_argument("--threads", type=int, help="of torch, on both sides; without it torch's own choice")
-    options = parser.parse_args()
+    arguments = Arguments(__doc__)
+    arguments.add_size("--pairs", short=24, full=48)
+    arguments.add_size("--repeats", short=3, full=5)
+    arguments.add_argument("--batch-size", type=int, default=16, help="of our side; the peer calls picture by picture")
+    arguments.add_argument("--threads", type=int, help="of torch, on both sides; without it torch's own choice")
+    asked = arguments.parse()
     import torch
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     logging.disable(logging.WARNING)  # the miniature's grades are not what is asked here
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        world = draw(folder / "world", pairs=options.pairs, contents=CONTENTS, paintings=PAINTINGS, truths=48)
-        found = measured(world, folder, options)
+        say("drawing the world")
+        world = draw(folder / "world", pairs=asked.pairs, contents=CONTENTS, paintings=PAINTINGS, truths=48)
+        found = measured(world, folder, asked)
     rates = {name: median(values) for name, values in found["rates"].items()}
     ratio = rates["own"] / rates["peer"]
-    setting = {"pairs": options.pairs, "batch_size": options.batch_size, "threads": torch.get_num_threads()}
+    setting = {"pairs": asked.pairs, "batch_size": asked.batch_size, "threads": torch.get_num_threads()}
     result = {"claim": {"ratio": BAR}, **setting, **found, "ratio": ratio, "held": ratio >= BAR}
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return 0 if ratio >= BAR else 1
-    print(f"claim: {BAR:g} x the accepted pictures per second of a plain loop; {setting}")
+    lines = [f"claim: {BAR:g} x the accepted pictures per second of a plain loop; {setting}"]
     for name in ("own", "peer"):
         took = found[name]
-        print(
+        lines.append(
             f"{name:5} {rates[name]:6.2f} accepted/s: {took['accepted']:.0f} of {took['pictures']:.0f} in "
             f"{took['seconds']:.2f} s ({took['cpu_seconds']:.2f} s of CPU)"
         )
-    print(f"ratio {ratio:6.2f}: {'held' if ratio >= BAR else 'MISSED'}")
-    return 0 if ratio >= BAR else 1
+    return conclude(asked, result, [*lines, f"ratio {ratio:6.2f}"])
 
 
 if __name__ == "__main__":

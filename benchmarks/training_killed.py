@@ -1,6 +1,6 @@
 """Claim: a training killed at 20 random moments and continued by the same command ends in the same bits.
 
-python benchmarks/training_killed.py [--json] [--kills 20] [--steps 240] [--seed 0]
+python benchmarks/training_killed.py [--full] [--json] [--kills N] [--steps N] [--seed 0]
 
 `bottega train style` on the miniature on the CPU, a checkpoint every 5 steps. Each kill (SIGKILL) comes a random time
 after the work began and then waits for what it is aimed at: the start, a step, a checkpoint (up to 50 ms in), the
@@ -32,6 +32,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from common.bench import Arguments, conclude, die_with_parent, say
 from common.feature_cache import FeatureCache, make
 
 TARGETS = 48
@@ -95,6 +96,7 @@ class Marks:
 
 def live(words: list[str], marks: Path, log: Path) -> None:
     """One command, in this process, to its end."""
+    die_with_parent()  # the server of forks, which ends with the benchmark
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -259,7 +261,7 @@ def soak(cache: FeatureCache, folder: Path, options: argparse.Namespace) -> dict
         steps = len(metrics(runs[-1]))
         kills.append({"run": len(runs), "aim": aim, "fell_on": life.doing(), "step": steps, "after_s": round(lived, 2)})
         faults += [f"after kill {len(kills)}: {fault}" for fault in unsound(runs[-1])]
-        print(f"kill {len(kills)}: run {len(runs)}, {life.doing()} at step {steps} (aim: {aim})", file=sys.stderr)
+        say(f"kill {len(kills)} of {options.kills}: run {len(runs)}, {life.doing()} at step {steps} (aim: {aim})")
     for directory in runs:
         to_the_end(nursery, directory)
     expected = results(folder / "whole")
@@ -291,26 +293,26 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Kill, continue, compare, and return 1 where something is torn or different."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = Arguments(__doc__)
+    arguments.add_size("--kills", short=6, full=20)
+    arguments.add_size("--steps", short=60, full=240)
+    arguments.add_argument("--seed", type=int, default=0)
+    asked = arguments.parse()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        result = soak(make(folder / "run", targets=TARGETS), folder, options)
-    held = not result["faults"] and not result["different"]
-    if options.json:
-        print(json.dumps({**result, "held": held}, indent=2))
-        return 0 if held else 1
-    print(f"one run: {result['steps']} steps in {result['seconds']} s")
-    print(f"{len(result['kills'])} kills in {result['runs']} runs fell on {result['fell_on']}")
+        say("targets and features to train on")
+        result = soak(make(folder / "run", targets=TARGETS), folder, asked)
+    lines = [
+        f"one run: {result['steps']} steps in {result['seconds']} s",
+        f"{len(result['kills'])} kills in {result['runs']} runs fell on {result['fell_on']}",
+    ]
     for number, kill in enumerate(result["kills"], 1):
-        print(f"{number:3}: run {kill['run']}, {kill['fell_on']} at step {kill['step']} (aim: {kill['aim']})")
-    same = f"all {result['tensors']} tensors, adapters and {result['steps']} rows of every run are the same"
-    print("\n".join(result["faults"] + result["different"]) or same)
-    return 0 if held else 1
+        lines.append(f"{number:3}: run {kill['run']}, {kill['fell_on']} at step {kill['step']} (aim: {kill['aim']})")
+    wrong = result["faults"] + result["different"]
+    lines += wrong or [
+        f"all {result['tensors']} tensors, adapters and {result['steps']} rows of every run are the same"
+    ]
+    return conclude(asked, {**result, "held": not wrong}, lines)
 
 
 if __name__ == "__main__":

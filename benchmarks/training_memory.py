@@ -1,24 +1,24 @@
 """Claim: over 5,000 steps after a warm-up resident memory stays within 20 MB of its median, and the most that a
 training holds does not depend on the number of targets: with four times as many it is the same within 10 %.
 
-python benchmarks/training_memory.py [--json] [--steps 5000] [--warm-up 500] [--targets 5000]
+python benchmarks/training_memory.py [--full] [--json] [--steps N] [--warm-up N] [--targets N]
 
 `bottega train style` on the miniature on the CPU, in processes of their own. First the recipe's student with its
 checkpoints and validations, in batches of 4 so that it takes minutes; resident memory is what the process itself writes
 into metrics.jsonl at each step.
 
-Then two caches, of 5,000 and of 20,000 targets (random numbers, written by the cache's own writer), are trained on with
-`student.preload_mb=0`, so that features are read as needed: both for the same number of steps, in which every target of
-the smaller one is read. Resident memory is sampled from outside, ten times a second, from start to end. The larger one
-has 300 MB more: held in memory, or kept mapped after it was read, it would not pass. A single adapted block keeps the
-rest of the memory small. Beside it: the part that is no file's pages, which the system could not take back.
+Then two caches, with --full of 5,000 and of 20,000 targets (random numbers, written by the cache's own writer), are
+trained on with `student.preload_mb=0`, so that features are read as needed: both for the same number of steps, in which
+every target of the smaller one is read. Resident memory is sampled from outside, ten times a second, from start to end.
+The larger one has 300 MB more: held in memory, or kept mapped after it was read, it would not pass. A single adapted
+block keeps the rest of the memory small. Beside it: the part that is no file's pages, which the system could not take
+back.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+from common.bench import Arguments, conclude, say, start, verdict
 from common.feature_cache import FeatureCache, enlarged, make
 
 STEADY = 20.0  # MB around the median
@@ -49,7 +50,7 @@ def sampled(words: list[str], log: Path) -> dict[str, float]:
     """
     peak = {"rss_mb": 0.0, "anonymous_mb": 0.0}
     with log.open("w") as stream:
-        running = subprocess.Popen(words, stdout=stream, stderr=stream)
+        running = start(words, stdout=stream, stderr=stream)
         process = psutil.Process(running.pid)
         while running.poll() is None:
             try:
@@ -83,7 +84,7 @@ def steady(cache: FeatureCache, folder: Path, options: argparse.Namespace) -> di
     middle, tenth = median(counted), max(1, len(counted) // 10)
     farthest = max(abs(value - middle) for value in counted)
     edges = [round(len(found["curve"]) * i / POINTS) for i in range(POINTS + 1)]
-    print(f"steady: {middle:.1f} MB, at most {farthest:.1f} away", file=sys.stderr)
+    say(f"steady: {middle:.1f} MB, at most {farthest:.1f} away")
     return {
         "minutes": round(found["minutes"], 1),
         "median_mb": round(middle, 1),
@@ -105,7 +106,7 @@ def read_as_needed(cache: FeatureCache, folder: Path, options: argparse.Namespac
         run = trained(larger, folder / name, {**READ_AS_NEEDED, "loop.steps": steps})
         found[name] = {"cache_mb": size / 2**20, **{key: run[key] for key in ("rss_mb", "anonymous_mb", "minutes")}}
         found[name] = {key: round(value, 1) for key, value in found[name].items()}
-        print(f"{name}: {found[name]}", file=sys.stderr)
+        say(f"{name}: {found[name]}")
     ratios = {key: found["many"][key] / found["few"][key] for key in ("rss_mb", "anonymous_mb")}
     return {**found, "ratio": ratios["rss_mb"], "anonymous_ratio": ratios["anonymous_mb"]} | {
         "held": ratios["rss_mb"] <= 1 + GROWTH
@@ -114,41 +115,35 @@ def read_as_needed(cache: FeatureCache, folder: Path, options: argparse.Namespac
 
 def main() -> int:
     """Measure, print, and return 1 where the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--steps", type=int, default=5000, help="after the warm-up")
-    parser.add_argument("--warm-up", type=int, default=500, help="steps")
-    parser.add_argument("--targets", type=int, default=5000, help="of the smaller cache; the larger has four times")
-    options = parser.parse_args()
+    arguments = Arguments(__doc__)
+    arguments.add_size("--steps", short=300, full=5000, help="after the warm-up")
+    arguments.add_size("--warm-up", short=100, full=500, help="steps")
+    arguments.add_size("--targets", short=1500, full=5000, help="of the smaller cache; the larger has four times")
+    asked = arguments.parse()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        say("targets and features to train on")
         cache = make(folder / "run", targets=REAL)
-        even = steady(cache, folder, options)
-        peaks = read_as_needed(cache, folder, options)
+        even = steady(cache, folder, asked)
+        peaks = read_as_needed(cache, folder, asked)
+    claim = {"steps": asked.steps, "megabytes": STEADY, "growth": GROWTH}
     held = even["held"] and peaks["held"]
-    claim = {"steps": options.steps, "megabytes": STEADY, "growth": GROWTH}
-    if options.json:
-        print(json.dumps({"claim": claim, "steady": even, "read_as_needed": peaks, "held": held}, indent=2))
-        return 0 if held else 1
-    print(f"claim: within {STEADY:g} MB of the median over {options.steps:,} steps; {even['minutes']:.1f} minutes")
-    for step, megabytes in even["curve_mb"].items():
-        print(f"{step:6} steps {megabytes:8.1f} MB")
-    print(
+    lines = [f"claim: within {STEADY:g} MB of the median over {asked.steps:,} steps; {even['minutes']:.1f} minutes"]
+    lines += [f"{step:6} steps {megabytes:8.1f} MB" for step, megabytes in even["curve_mb"].items()]
+    lines.append(
         f"median {even['median_mb']:.1f} MB, at most {even['farthest_mb']:.1f} MB away, from the first to the last "
-        f"tenth {even['growth_mb']:+.1f} MB: {'held' if even['held'] else 'MISSED'}"
+        f"tenth {even['growth_mb']:+.1f} MB: {verdict(even['held'])}"
     )
-    print(f"claim: at most {GROWTH:.0%} more memory with {TIMES} x the targets, {peaks['steps']} steps each")
+    lines.append(f"claim: at most {GROWTH:.0%} more memory with {TIMES} x the targets, {peaks['steps']} steps each")
     for name, count in peaks["targets"].items():
         took = peaks[name]
-        print(
+        lines.append(
             f"{count:6} targets {took['rss_mb']:8.1f} MB at most, {took['anonymous_mb']:.1f} MB of them no file's "
             f"pages; the cache has {took['cache_mb']:.1f} MB"
         )
-    print(
-        f"ratio {peaks['ratio']:.3f} (no file's pages: {peaks['anonymous_ratio']:.3f}): "
-        f"{'held' if peaks['held'] else 'MISSED'}"
-    )
-    return 0 if held else 1
+    ratios = f"ratio {peaks['ratio']:.3f} (no file's pages: {peaks['anonymous_ratio']:.3f})"
+    lines.append(f"{ratios}: {verdict(peaks['held'])}")
+    return conclude(asked, {"claim": claim, "steady": even, "read_as_needed": peaks, "held": held}, lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Claim: training makes 4 x the samples per second of a script that encodes in each step, and 1.2 x of one that reads
 cached features, both with gradient checkpointing of the whole model; its memory is at most 60 % of either's.
 
-python benchmarks/training_speed.py [--json] [--steps 60] [--repeats 5] [--threads N]
+python benchmarks/training_speed.py [--full] [--json] [--steps N] [--repeats N] [--threads N]
 
 The miniature on the CPU in float32, with the recipe's student: an adapter in 4 of 12 blocks, mode `latent`, batch 8,
 two of them Fill50K's; 96 targets and their features, made by `bottega run` and `bottega features`. Five ways:
@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from common.bench import Arguments, conclude, in_own_process, say, verdict
 from common.feature_cache import RECIPE, FeatureCache, make
 
 if TYPE_CHECKING:
@@ -209,10 +209,9 @@ def differing(found: dict[str, dict[str, float]]) -> list[str]:
 
 def asked(folder: Path, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a process of its own answers."""
-    words = [sys.executable, __file__, "--method", method, "--folder", str(folder), "--steps", str(options.steps)]
+    words = ["--method", method, "--folder", str(folder), "--steps", str(options.steps)]
     words += ["--threads", str(options.threads)] if options.threads else []
-    answer = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, Any] = json.loads(answer.splitlines()[-1])
+    found: dict[str, Any] = in_own_process(__file__, *words)
     return found
 
 
@@ -222,7 +221,7 @@ def in_turn(folder: Path, options: argparse.Namespace) -> dict[str, list[dict[st
     for number in range(options.repeats):
         for method, made in runs.items():
             made.append(asked(folder, method, options))
-            print(f"{number + 1} {method}: {made[-1]}", file=sys.stderr)
+            say(f"turn {number + 1} of {options.repeats}, {method}: {made[-1]}")
     return runs
 
 
@@ -241,14 +240,13 @@ def judged(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--steps", type=int, default=60, help="steps of a measurement, after a warm-up")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = Arguments(__doc__)
+    parser.add_size("--steps", short=20, full=60, help="of a measurement, after a warm-up")
+    parser.add_size("--repeats", short=2, full=5)
     parser.add_argument("--threads", type=int, help="of torch, on all sides; without it torch's own choice")
     parser.add_argument("--method", choices=(*METHODS, "agreement"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse()
 
 
 def child(options: argparse.Namespace) -> dict[str, Any]:
@@ -275,6 +273,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        say("targets and features to train on")
         cache = make(folder / "run", targets=TARGETS)
         (folder / "samples.json").write_text(json.dumps(cache.sample_pictures()), encoding="utf-8")
         same = asked(folder, "agreement", options)
@@ -282,18 +281,15 @@ def main() -> int:
             raise RuntimeError(f"the ways do different work: {'; '.join(different)}")
         found = judged(in_turn(folder, options))
     setting = {"steps": options.steps, "repeats": options.repeats, "threads": same["threads"]}
-    claim = {"speed": SPEED, "memory": MEMORY}
-    if options.json:
-        print(json.dumps({"claim": claim, **setting, "same_work": same["numbers"], **found}, indent=2))
-        return 0 if found["held"] else 1
-    print(f"claim: samples per second at least {SPEED} times the peers', memory at most {MEMORY:.0%}; {setting}")
+    lines = [f"claim: samples per second at least {SPEED} times the peers', memory at most {MEMORY:.0%}; {setting}"]
     for method in METHODS:
         took = found[method]
         beside = f", ours {found['speed_ratio'][method]:.2f} x the speed" if method != "own" else ""
         beside += f" and {found['memory_ratio'][method]:.0%} of the memory" if method != "own" else ""
-        print(f"{method:9} {took['samples_per_second']:7.2f} samples/s, {took['peak_mb']:6.1f} MB{beside}")
-    print("\n".join(f"{what}: {'held' if held else 'MISSED'}" for what, held in found["held_each"].items()))
-    return 0 if found["held"] else 1
+        lines.append(f"{method:9} {took['samples_per_second']:7.2f} samples/s, {took['peak_mb']:6.1f} MB{beside}")
+    lines += [f"{what}: {verdict(held)}" for what, held in found["held_each"].items()]
+    claim = {"speed": SPEED, "memory": MEMORY}
+    return conclude(options, {"claim": claim, **setting, "same_work": same["numbers"], **found}, lines)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,6 @@ Everything is kept in a folder and used again, so that a stopped experiment goes
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 from bottega.data.records import Pair, read_pairs
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
+from common.bench import bottega
 from common.leaks import leaks
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "miniature.yaml"
@@ -24,6 +22,27 @@ LEAKS = Path(__file__).parent / "leaks.py"
 METRICS = ("kind_gain", "objects_iou", "objects_found", "truth", "scene_leak", "copied")
 """Points; percent; percent; the truth's own unit; percent of the area; share. See `bottega.evaluation.metrics`,
 `common.leaks`."""
+
+SHORT = {
+    "world.contents": 48,
+    "world.contents_val": 8,
+    "world.painters": 24,
+    "world.fill50k": 16,
+    "pairs.train": 16,
+    "pairs.val": 2,
+    "pairs.crossed": [3, 4],
+    "truth.seeds": 2,
+    "truth.calibration_pairs": 8,
+    "quality.sample": 8,
+    "features.fill50k": 8,
+    "student.loop.steps": 20,
+    "student.loop.warmup_steps": 2,
+    "student.loop.validate_every": 20,
+    "student.validation.pictures": 2,
+    "evaluation.teacher_pairs": 4,
+    "evaluation.draws": 200,
+}
+"""A recipe so short that the experiment takes minutes, and says nothing but that its parts work."""
 
 Scores = dict[tuple[str, str], dict[str, float]]
 """(row, metric) -> pair id -> value."""
@@ -42,14 +61,17 @@ class Arm:
     used_as: tuple[str, float, int] | None = None
 
 
-def loop(directory: Path) -> Path:
-    """The run directory of the miniature's recipe, walked up to its features; another one's may be given."""
-    command("run", str(RECIPE), "--directory", str(directory), "--until", "features")
+def loop(directory: Path, sets: Mapping[str, Any] | None = None) -> Path:
+    """The run directory of the miniature's recipe, run up to its features; another one's may be given."""
+    bottega("run", str(RECIPE), "--directory", str(directory), "--until", "features", *_sets(sets or {}))
     return directory
 
 
-def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
-    """Train and evaluate an arm with a seed; what was made of the same recipe and features is not made again."""
+def measured(arm: Arm, seed: int, run: Path, folder: Path, sets: Mapping[str, Any] | None = None) -> Scores:
+    """Train and evaluate an arm with a seed; what was made of the same recipe and features is not made again.
+
+    sets: of the section `student`, for every arm.
+    """
     place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run)
     kept = place / "scores.json"
     if kept.is_file() and (scores := _read(kept, key)) is not None:
@@ -59,23 +81,15 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path) -> Scores:
         name, strength, steps = arm.used_as
         _used_otherwise(folder / name / f"seed{seed}" / adapter.name, adapter, strength, steps)
     else:
-        sets = list(_sets({**arm.sets, "student.seed": seed}))
+        given = {key: value for key, value in (sets or {}).items() if key.startswith("student.")}
+        words = list(_sets({**given, **arm.sets, "student.seed": seed}))
         told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
-        command("train", "style", *told, *sets)
+        bottega("train", "style", *told, *words)
     rows = list(_sets({"evaluation.rows": ["student", "base"]}))
-    command("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
+    bottega("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
     scores = _scores(run, output)
     write_json(kept, {"key": key, "scores": [[*names, values] for names, values in scores.items()]})
     return scores
-
-
-def command(*words: str) -> None:
-    """Run bottega, quietly; its last words where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bottega", *words], capture_output=True, text=True, env=os.environ, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"bottega {' '.join(words)} failed:\n{done.stderr[-2000:]}")
 
 
 def pairs(run: Path) -> list[Pair]:

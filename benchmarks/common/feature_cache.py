@@ -5,12 +5,13 @@ a user has; and larger caches of random features, written by the cache's own wri
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from common.bench import bottega
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "miniature.yaml"
 SIZES = {  # a world that is drawn in a minute; the oracle's targets are drawn truths, one for each pair
@@ -72,12 +73,12 @@ class FeatureCache:
 def make(folder: Path, *, targets: int) -> FeatureCache:
     """Draw a world, let the oracle make `targets` targets (one or two may be rejected), and compute their features."""
     given = {**SIZES, "pairs.train": targets}
-    words = [sys.executable, "-m", "bottega", "run", str(RECIPE), "--until", "teacher", "--directory", str(folder)]
-    subprocess.run([*words, *_sets(given)], check=True, capture_output=True)
+    words = ["run", str(RECIPE), "--until", "teacher", "--directory", str(folder)]
+    bottega(*words, *_sets(given))
     cache = FeatureCache(folder, folder / "features")
-    words = [sys.executable, "-m", "bottega", "features", "--recipe", str(RECIPE), "--output-dir", str(cache.features)]
+    words = ["features", "--recipe", str(RECIPE), "--output-dir", str(cache.features)]
     words += ["--teacher-dir", str(cache.teacher), "--data-root", str(cache.data_root)]
-    subprocess.run([*words, *_sets({"features.fill50k": FILL50K})], check=True, capture_output=True)
+    bottega(*words, *_sets({"features.fill50k": FILL50K}))
     return cache
 
 

@@ -22,6 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common.bench import die_with_parent
+
 LAZY = {
     "diffusers": ("StableDiffusionXLImg2ImgPipeline", "UNet2DConditionModel", "AutoencoderTiny", "DDIMScheduler"),
     "transformers": ("AutoTokenizer", "CLIPModel", "CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"),
@@ -127,6 +130,7 @@ def main() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            die_with_parent()
             live(json.loads(line), Path(sys.argv[1]))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

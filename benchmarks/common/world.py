@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from common.bench import bottega
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "miniature_quick.yaml"
 STABILISED = {  # the default protocol, which the quick recipe shortens to 10 steps
@@ -65,9 +66,9 @@ def draw(folder: Path, *, pairs: int, contents: int, paintings: int, truths: int
     """
     sizes = {"world.contents": contents, "world.painters": -(-paintings // 3), "world.paintings": 3}
     sizes |= {"pairs.train": pairs, "truth.calibration_pairs": truths, "quality.sample": truths}
-    words = [sys.executable, "-m", "bottega", "run", str(RECIPE), "--until", "quality", "--directory", str(folder)]
+    words = ["run", str(RECIPE), "--until", "quality", "--directory", str(folder)]
     given: Iterable[str] = (word for key, value in sizes.items() for word in ("--set", f"{key}={value}"))
-    subprocess.run([*words, *given], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    bottega(*words, *given)
     return at(folder)
 
 
