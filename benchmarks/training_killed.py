@@ -115,13 +115,13 @@ def mark(marks: Marks) -> None:
     from bottega.training import checkpoint
     from bottega.training.workload import ALL_MICROBATCHES
 
-    window = StyleWorkload.window
+    microbatches = StyleWorkload.microbatches
 
     def begun(work: StyleWorkload, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Any]:
         marks.set("a step")  # and all that follows, but for what has a mark of its own
-        return window(work, step, share)
+        return microbatches(work, step, share)
 
-    StyleWorkload.window = begun  # type: ignore[assignment, method-assign]
+    StyleWorkload.microbatches = begun  # type: ignore[assignment, method-assign]
     Validation.run = marks.wrapped("a validation", Validation.run)  # type: ignore[method-assign]
     checkpoint.save = marks.wrapped("a checkpoint", checkpoint.save)
     export.save_adapter = marks.wrapped("the export", export.save_adapter)

@@ -110,7 +110,7 @@ def die_with_parent() -> None:
 
 def mortal(words: Sequence[str]) -> list[str]:
     """A command that ends with this process: a small program asks for that and becomes the command, under its id."""
-    return [sys.executable, "-S", str(LAUNCHER), *words]
+    return [sys.executable, "-S", str(LAUNCHER), str(os.getpid()), *words]
 
 
 def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
