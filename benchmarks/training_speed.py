@@ -118,7 +118,7 @@ class Bench:
 
         rng = np.random.default_rng(0)
         tasks = {task: [row for row in rows if row["task"] == task] for task in ("main", "fill50k")}
-        counts = {"main": self.config.window - self.config.fill50k_slots, "fill50k": self.config.fill50k_slots}
+        counts = {"main": self.config.global_batch - self.config.fill50k_slots, "fill50k": self.config.fill50k_slots}
         while True:
             yield [tasks[task][i] for task, count in counts.items() for i in rng.integers(0, len(tasks[task]), count)]
 
@@ -134,8 +134,8 @@ class Bench:
         run(steps)
         seconds, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
         return {
-            "samples_per_second": steps * self.config.window / seconds,
-            "cpu_ms_per_sample": cpu / steps / self.config.window * 1000,
+            "samples_per_second": steps * self.config.global_batch / seconds,
+            "cpu_ms_per_sample": cpu / steps / self.config.global_batch * 1000,
             "peak_mb": peak_rss_mb() - imported,
             "imports_mb": imported,
         }
@@ -148,7 +148,7 @@ class Bench:
 
         work = prepare(self.config, self.cache.features, self.models)[0].work
         draw = work.draw(0)
-        part = work.part(draw, slice(0, self.config.window))
+        part = work.microbatch(draw, slice(0, self.config.global_batch))
         part.loss.backward()  # type: ignore[no-untyped-call]
         found = {"own": {"loss": float(part.loss.detach()), "gradient": gradient_norm(work.adapter)}}
         pictures = json.loads((self.folder / "samples.json").read_text(encoding="utf-8"))

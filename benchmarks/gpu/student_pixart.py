@@ -148,7 +148,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     seconds = median(float(json.loads(line)["seconds"]) for line in lines[WARM_UP:])
     cpu = options.tiny
     return {
-        "samples_per_second": config.window / seconds,
+        "samples_per_second": config.global_batch / seconds,
         "peak_reserved_mb": peak_rss_mb() if cpu else torch.cuda.max_memory_reserved() / 2**20,
         "peak_allocated_mb": 0.0 if cpu else torch.cuda.max_memory_allocated() / 2**20,
         "teraflop_per_step": operations / 1e12,

@@ -13,12 +13,12 @@ import torch
 from bottega.cli.main import main
 from bottega.cli.stylize import content_and_style
 from bottega.data.pictures import load_square
-from bottega.generation import stylize
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import write_png
+from bottega.student import inference
 from bottega.student.adapter import StyleAdapter
 from bottega.student.config import SamplingConfig
 from bottega.student.encode import TextEncoder
@@ -77,12 +77,12 @@ def test_one_pair_goes_through_the_public_path(folder: Path, tiny_models: Path) 
 def test_a_prompt_alone_is_drawn_by_the_base_and_then_in_the_style(
     folder: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stylize, "CONTENT_STEPS", 3)
+    monkeypatch.setattr(inference, "CONTENT_STEPS", 3)
     adapter, models = folder / "run" / "training" / "adapter.safetensors", _models(tiny_models)
     drawn: dict[str, Any] = {"prompt": "a red circle", "models": models, "steps": 2, "seed": 5}
-    parts = stylize.load_parts(tiny_models / "pixart", device="cpu")
+    parts = inference.load_parts(tiny_models / "pixart", device="cpu")
     text, null = TextEncoder(tiny_models / "pixart", 120, device="cpu").encode(["a red circle", ""])
-    write_png(folder / "imagined.png", to_uint8(stylize.draw_content(parts, [text], null, [5]))[0])
+    write_png(folder / "imagined.png", to_uint8(inference.draw_content(parts, [text], null, [5]))[0])
     one = stylize_file(adapter, None, folder / "style.png", folder / "a.png", **drawn)
     two = stylize_file(adapter, folder / "imagined.png", folder / "style.png", folder / "b.png", **drawn)
     other = stylize_file(adapter, None, folder / "content.png", folder / "c.png", **drawn)
@@ -98,11 +98,11 @@ def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
     drawn: dict[str, Any] = {"prompt": "a red circle", "models": _models(tiny_models), "steps": 2}
     done = stylize_file(tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "x.png", **drawn)
     assert done["strength"] == 1.0
-    parts = stylize.load_parts(tiny_models / "pixart", device="cpu")
+    parts = inference.load_parts(tiny_models / "pixart", device="cpu")
     text, null = TextEncoder(tiny_models / "pixart", 120, device="cpu").encode(["a red circle", ""])
     clip = ClipEncoder(tiny_models / "clip", device="cpu")
     style_clip = torch.from_numpy(clip.image(load_square(folder / "style.png", 128)[None]))
-    noise = stylize.stylize(
+    noise = inference.stylize(
         parts,
         plain,
         parts.blank_latents(1),
@@ -110,12 +110,12 @@ def test_an_adapter_that_knows_noise_begins_with_it_where_there_is_no_content(
         torch.zeros_like(style_clip),
         [text],
         [0],
-        sampling=SamplingConfig(steps=2, text_guidance=stylize.CONTENT_GUIDANCE),
+        sampling=SamplingConfig(steps=2, text_guidance=inference.CONTENT_GUIDANCE),
         strength=1.0,
         null_prompt=null,
     )
     assert np.array_equal(to_uint8(noise)[0], load_square(tmp_path / "x.png", 128))
-    monkeypatch.setattr(stylize, "CONTENT_STEPS", 3)
+    monkeypatch.setattr(inference, "CONTENT_STEPS", 3)
     told = stylize_file(
         tmp_path / "sdedit.safetensors", None, folder / "style.png", tmp_path / "z.png", **drawn | {"steps": None}
     )

@@ -11,7 +11,7 @@ from diffusers import PixArtTransformer2DModel
 
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
-from bottega.student.adapter import Geometry, StyleAdapter, place_features, place_width, resolve_layers
+from bottega.student.adapter import Geometry, StyleAdapter, coord_width, resolve_layers, token_coord_features
 from bottega.student.attach import Attachment, attached
 from bottega.student.backbone import Backbone, forward
 from bottega.student.config import AdapterConfig
@@ -161,7 +161,7 @@ def test_the_style_branch_equals_its_equation(backbone: Backbone, make_adapter: 
     with torch.no_grad():
         if octaves:
             layer.to_place.weight.normal_()
-            places = place_features((2, 8), octaves) @ layer.to_place.weight.T
+            places = token_coord_features((2, 8), octaves) @ layer.to_place.weight.T
         ours = layer(attention, hidden, injection)
         heads = []
         for head in range(4):
@@ -176,11 +176,11 @@ def test_the_style_branch_equals_its_equation(backbone: Backbone, make_adapter: 
 
 
 def test_places_tell_each_token_from_those_within_their_longest_wave() -> None:
-    waves = place_features((4, 8), 3)  # rows and columns, waves of 2, 4 and 8 tokens
-    assert waves.shape == (32, place_width(3)) == (32, 10) and place_features((4, 8), 0).shape == (32, 0)
-    apart = torch.cdist(waves, waves) + 100 * torch.eye(32)
+    features = token_coord_features((4, 8), 3)  # rows and columns, waves of 2, 4 and 8 tokens
+    assert features.shape == (32, coord_width(3)) == (32, 10) and token_coord_features((4, 8), 0).shape == (32, 0)
+    apart = torch.cdist(features, features) + 100 * torch.eye(32)
     assert float(apart.min()) > 1.0
-    one = place_features((4, 8), 1).reshape(4, 8, 2)
+    one = token_coord_features((4, 8), 1).reshape(4, 8, 2)
     assert torch.equal(one[0, :, 1], -one[0, :, 1].roll(1)), "the shortest wave turns its sign from token to token"
     assert torch.equal(one[:, 0, 0], -one[:, 0, 0].roll(1)) and torch.equal(one[0, 0], one[2, 6])
 

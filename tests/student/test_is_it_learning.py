@@ -178,7 +178,7 @@ def test_val_copy_is_the_paired_difference_of_the_losses_towards_target_and_cont
         noised = torch.randn(1, 4, 8, 8, generator=torch_generator(0, "validation start", row["sample_id"]))
         if mode.get("start") != "noise":
             noised = bar.sqrt().float() * content + (1 - bar).sqrt().float() * noised
-        times = torch.tensor([work.path.start])
+        times = torch.tensor([work.trajectory.start])
         with torch.no_grad():
             tokens, _ = work.adapter.style(*work.styles([row], np.zeros(1, dtype=bool)))
             text, mask = torch.zeros(1, 1, 20), torch.ones(1, 1)

@@ -11,7 +11,7 @@ import torch
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MemoryPressureError
 from bottega.student import memory
-from bottega.student.memory import saved_bytes, weigh
+from bottega.student.memory import choose_checkpointing, saved_bytes
 from bottega.student.objective import StyleWorkload
 from bottega.student.stage import prepare
 
@@ -26,7 +26,7 @@ def work(request: pytest.FixtureRequest, features: Path, models: ModelsConfig) -
 def gradients(work: StyleWorkload, checkpointed: bool) -> list[torch.Tensor]:
     work.checkpointed = checkpointed
     work.adapter.zero_grad()
-    work.part(work.draw(0), slice(0, 8)).loss.backward()
+    work.microbatch(work.draw(0), slice(0, 8)).loss.backward()
     return [p.grad.clone() for p in work.adapter.parameters() if p.grad is not None]
 
 
@@ -38,7 +38,7 @@ def test_a_block_that_is_run_again_gives_the_same_gradients_to_the_bit(work: Sty
 
 
 def test_checkpointing_keeps_less_and_is_not_chosen_while_there_is_room(work: StyleWorkload) -> None:
-    found = weigh(work, "auto")
+    found = choose_checkpointing(work, "auto")
     assert not found.chosen and not work.checkpointed
     assert found.plain is not None and found.checkpointed < 0.5 * found.plain
     assert "off (auto)" in str(found)
@@ -47,32 +47,32 @@ def test_checkpointing_keeps_less_and_is_not_chosen_while_there_is_room(work: St
 def test_it_is_chosen_where_activations_would_fill_the_memory(
     work: StyleWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = weigh(work, "off").plain or 0
+    needed = choose_checkpointing(work, "off").plain or 0
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(1.9 * needed))
-    assert weigh(work, "auto").chosen and work.checkpointed
-    assert weigh(work, "off").chosen is False
-    assert weigh(work, "on").summary()["gradient_checkpointing"] == "on"
+    assert choose_checkpointing(work, "auto").chosen and work.checkpointed
+    assert choose_checkpointing(work, "off").chosen is False
+    assert choose_checkpointing(work, "on").summary()["gradient_checkpointing"] == "on"
 
 
 def test_what_fits_only_when_run_again_is_run_again_and_what_never_fits_is_refused(
     work: StyleWorkload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = work.part
+    microbatch = work.microbatch
 
     def too_large(*arguments: Any) -> Any:
         if not work.checkpointed or work.config.batch_size in refused:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return part(*arguments)
+        return microbatch(*arguments)
 
     refused: list[int] = []
-    monkeypatch.setattr(work, "part", too_large)
-    found = weigh(work, "auto")
+    monkeypatch.setattr(work, "microbatch", too_large)
+    found = choose_checkpointing(work, "auto")
     assert found.chosen and found.plain is None and "more than there is" in str(found)
     with pytest.raises(MemoryPressureError, match="gradient_checkpointing: auto"):
-        weigh(work, "off")
+        choose_checkpointing(work, "off")
     refused.append(work.config.batch_size)
     with pytest.raises(MemoryPressureError, match=r"8 samples must fit.*lower student\.batch_size"):
-        weigh(work, "auto")
+        choose_checkpointing(work, "auto")
 
 
 def test_what_has_no_gradient_is_not_measured() -> None:

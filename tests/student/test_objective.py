@@ -46,7 +46,7 @@ def test_the_loss_equals_an_independent_one_from_the_equations(
     work = make_work(adapter={"content_mode": mode, "initial_gate": 1e-12}, dropout={"text": 0, "style": 0, "both": 0})
     draw = work.draw(3)
     with torch.no_grad():
-        ours = work.part(draw, slice(0, 8))
+        ours = work.microbatch(draw, slice(0, 8))
     parts = load_pixart_parts(Path(str(models.pixart)), ("transformer",), "float32", "cpu")
     bars = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod.double()
     store, total = FeatureStore(features), 0.0
@@ -99,7 +99,7 @@ def test_min_snr_counts_the_finished_picture_less_and_the_noisy_one_in_full(make
     plain, weighted = make_work(), make_work(min_snr_gamma=1.0)
     draw = plain.draw(2)
     with torch.no_grad():
-        before, after = (work.part(draw, slice(0, 8)) for work in (plain, weighted))
+        before, after = (work.microbatch(draw, slice(0, 8)) for work in (plain, weighted))
     bars = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").alphas_cumprod
     ratio = (bars / (1 - bars))[draw.timesteps]
     weights = torch.minimum(ratio, torch.ones(8)) / ratio

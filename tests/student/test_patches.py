@@ -30,7 +30,7 @@ from bottega.student.backbone import Backbone, forward
 from bottega.student.config import AdapterConfig, FeaturesConfig, StudentConfig
 from bottega.student.export import load_adapter, read_header, save_adapter
 from bottega.student.pipeline import styled
-from bottega.student.resampler import WIDEST, Resampler
+from bottega.student.resampler import MAX_WIDTH, Resampler
 from bottega.student.stage import prepare, run, verify
 from bottega.student.store import FeatureStore, read_samples
 from bottega.student.targets import Picture, Sample
@@ -97,7 +97,7 @@ def test_the_resampler_is_as_wide_as_its_tokens_but_no_wider_than_its_bound_and_
     sizes = {"count": 4, "depth": 2, "width": None, "heads": 8}
     assert Resampler(24, 48, **sizes).queries.shape == (4, 24)  # type: ignore[arg-type]
     full = Resampler(1024, 1152, **sizes)  # type: ignore[arg-type]
-    assert full.queries.shape == (4, WIDEST)
+    assert full.queries.shape == (4, MAX_WIDTH)
     assert sum(p.numel() for p in full.parameters()) < 4 * 2 * 1152 * 1152  # the keys and values of four blocks
     with pytest.raises(RequestError, match=r"got 20 and 8; set adapter\.resampler_width"):
         Resampler(20, 48, **sizes)  # type: ignore[arg-type]
@@ -358,8 +358,8 @@ def test_the_evaluation_hands_the_adapter_what_the_sampler_gets(
     trained: Path, world: Path, models: ModelsConfig
 ) -> None:
     from bottega.evaluation.painters import load_painter
-    from bottega.generation.stylize import stylize
     from bottega.runtime.seeds import derive
+    from bottega.student.inference import stylize
 
     settings = {"models": models.model_dump(mode="json"), "adapter": str(trained / "adapter.safetensors")}
     painter: Any = load_painter("student", settings, ["a circle"])

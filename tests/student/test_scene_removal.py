@@ -18,7 +18,6 @@ from bottega.evaluation.grid import Grid
 from bottega.evaluation.painters import load_painter
 from bottega.evaluation.stage import _settings
 from bottega.generation.request import stylize_file
-from bottega.generation.stylize import stylize
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
 from bottega.runtime.seeds import derive
@@ -26,6 +25,7 @@ from bottega.student.adapter import StyleAdapter
 from bottega.student.backbone import Backbone, forward
 from bottega.student.config import StudentConfig
 from bottega.student.export import load_adapter
+from bottega.student.inference import stylize
 from bottega.student.pipeline import styled
 from bottega.student.stage import run
 

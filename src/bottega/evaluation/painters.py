@@ -96,20 +96,17 @@ class _Student:
     """
 
     def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
-        from bottega.generation.stylize import load_parts, start_timestep
         from bottega.models.config import ModelsConfig
         from bottega.models.loading import locate
-        from bottega.runtime.config import parse
-        from bottega.student.config import SamplingConfig
         from bottega.student.encode import TextEncoder, load_clip, sizes
-        from bottega.student.export import load_adapter
+        from bottega.student.export import check_weights, load_adapter, sampling_of
+        from bottega.student.inference import load_parts, start_timestep
 
         models = ModelsConfig.model_validate(settings["models"])
         pixart, clip = locate(models, "pixart"), locate(models, "clip")
         adapter, header = load_adapter(Path(settings["adapter"]))
-        _check_weights(header, pixart, clip)
-        chosen = {name: value for name, value in header["sampling"].items() if name in SamplingConfig.model_fields}
-        self._sampling = parse(SamplingConfig, chosen, settings["adapter"])
+        check_weights(header, pixart, clip, "the adapter")
+        self._sampling = sampling_of(header, settings["adapter"])
         self.size = sizes(pixart)["pixels"]
         encoder = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device)
         self._texts = {caption: encoder.encode([caption])[0] for caption in {*captions, ""}}
@@ -140,8 +137,8 @@ class _Student:
     def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> npt.NDArray[np.float32]:
         import numpy as np
 
-        from bottega.generation.stylize import stylize
         from bottega.runtime.seeds import derive
+        from bottega.student.inference import stylize
 
         contents, styles = (np.stack([source[k] for source in sources]) for k in (0, 1))
         return stylize(
@@ -200,15 +197,3 @@ class _Student:
             key = (what, sha256_bytes(picture.tobytes()))
             found.append(get_or_compute(self._known, key, partial(call, picture)))
         return torch.stack(found)
-
-
-def _check_weights(header: Mapping[str, Any], pixart: Path, clip: Path) -> None:
-    """Refuse a base or a CLIP that is not the one the adapter was trained beside."""
-    from bottega.models.hashes import model_hash
-    from bottega.runtime.errors import RequestError
-
-    for folder, part in ((pixart / "transformer", "transformer"), (pixart / "vae", "latent"), (clip, "clip")):
-        if model_hash(folder) != header["model_hashes"][part]:
-            raise RequestError(
-                f"{folder}: other weights than the adapter was trained beside; name that model, or train again"
-            )

@@ -1,6 +1,10 @@
-"""Request -> pictures: the student's sampler.
+"""Requests in, pictures out: the home of what serves a person who wants a picture.
 
-generation.stylize.load_parts    the frozen models of a sampler
-generation.stylize.stylize       contents × styles -> pictures, in batches, with or without an adapter
-generation.request.stylize_file  one content and one style file -> one PNG
+request.py   one content and one style file -> one PNG, with a StyleAdapter
 """
+
+from __future__ import annotations
+
+from bottega.generation.request import stylize_file
+
+__all__ = ["stylize_file"]

@@ -1,5 +1,4 @@
-"""The frozen transformer, driven in two parts: a prefix that no gradient can reach, and the suffix that has the
-adapter.
+"""The frozen transformer, run in two parts: a prefix that no gradient can reach, and the suffix with the adapter.
 
 Legend: B samples, L picture tokens, I inner width, C latent channels, h × w latent cells, M text tokens, P width of T5.
 The parts are the transformer's own submodules in the order of its own forward; with a gate of 0 the result is that
@@ -24,13 +23,26 @@ from bottega.student.attach import Attachment
 if TYPE_CHECKING:
     from bottega.student.adapter import StyleAdapter
 
+BlockCall = Callable[..., Any]
+"""(block, hidden, **conditions) -> hidden: how a block is called."""
+
+
+def _plainly(block: Any, hidden: torch.Tensor, **conditions: torch.Tensor) -> Any:
+    return block(hidden, **conditions)
+
 
 @dataclass
 class Prefix:
-    """The state before the first adapted block: no tensor in it has a graph.
+    """The state before a block: no tensor in it has a graph.
 
-    hidden [B, L, I]; text [B, M, I] after the caption projection; bias [B, 1, M], 0 or -10000; modulation [B, 6 I];
-    embedded [B, I]; cells (h/p, w/p).
+    Args:
+        hidden: picture tokens [B, L, I].
+        text: [B, M, I], after the caption projection.
+        bias: of the cross-attention [B, 1, M], 0 or -10000.
+        modulation: adaLN's [B, 6 I].
+        embedded: of the timesteps [B, I].
+        cells: rows and columns of picture tokens, (h/p, w/p).
+        blocks: how many blocks have run.
     """
 
     hidden: torch.Tensor
@@ -52,8 +64,8 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path, *, dtype: str = "auto", device: str = "auto", pixels_per_cell: int) -> Backbone:
-        """Transformer and scheduler of a folder in PixArtAlphaPipeline's layout; prediction type and betas are its
-        own."""
+        """Load transformer and scheduler from a folder in PixArtAlphaPipeline's layout, with its own prediction type
+        and betas."""
         from bottega.models.loading import load_pixart_parts
 
         parts = load_pixart_parts(folder, ("transformer", "scheduler"), dtype, device)
@@ -75,12 +87,19 @@ class Backbone:
     def prefix(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, blocks: int
     ) -> Prefix:
-        """Everything up to block `blocks`, without a graph.
+        """Run everything up to block `blocks`, without a graph.
 
-        latents [B, C, h, w]; timesteps int [B]; text [B, M, P]; mask [B, M], 1 = keep.
+        Args:
+            latents: [B, C, h, w].
+            timesteps: int [B].
+            text: T5 states [B, M, P].
+            mask: [B, M], 1 = keep.
+            blocks: how many blocks to run.
         """
-        t, dtype = self.transformer, self.dtype
-        size, patch = len(latents), t.config.patch_size
+        t = self.transformer
+        dtype = self.dtype
+        size = len(latents)
+        patch = t.config.patch_size
         cells = (latents.shape[-2] // patch, latents.shape[-1] // patch)
         bias = ((1 - mask.to(dtype)) * -10000.0).unsqueeze(1)  # [B, 1, M]
         hidden = t.pos_embed(latents.to(dtype))  # [B, L, I]
@@ -89,8 +108,8 @@ class Backbone:
         )
         if t.caption_projection is not None:
             text = t.caption_projection(text.to(dtype)).view(size, -1, hidden.shape[-1])  # [B, M, I]
-        state = Prefix(hidden, text, bias, modulation, embedded, cells, 0)
-        return self._blocks(state, 0, blocks)
+        state = Prefix(hidden, text, bias, modulation, embedded, cells, blocks=0)
+        return self._run_blocks(state, blocks)
 
     def suffix(
         self,
@@ -103,28 +122,38 @@ class Backbone:
         *,
         checkpointed: bool = False,
     ) -> torch.Tensor:
-        """The rest, from a prefix: the network's whole output [B, C_out, h, w].
+        """Run the rest, from a prefix on.
 
-        attachment None, tokens None or style_scale 0: the base model. tokens [B, N, X]; timesteps int [B]; content
-        [B, C, h, w], used in the mode `latent` only, entering before the block where the prefix ends. checkpointed:
-        keep of each block its input alone, and run it again for the gradient.
+        Args:
+            state: the prefix.
+            attachment: the adapter; with None, with tokens None, or with style_scale 0 this is the base model.
+            tokens: style tokens [B, N, X].
+            timesteps: int [B].
+            content: latents [B, C, h, w], read in mode `latent` only, where they enter before the next block.
+            style_scale: factor on every gate.
+            checkpointed: keep only the input of each block, and run the block again for its gradient.
+
+        Returns:
+            The network's whole output [B, C_out, h, w].
         """
         count = len(self.transformer.transformer_blocks)
         if attachment is None or tokens is None or timesteps is None or style_scale == 0.0:
-            return self._output(self._blocks(state, state.blocks, count))
+            return self._output(self._run_blocks(state, count))
         adapter = attachment.adapter
         if adapter.content is not None and content is not None:
             state = replace(state, hidden=state.hidden + adapter.content(content).to(state.hidden.dtype))
         injection = adapter.injection(tokens, timesteps, state.cells, style_scale)
 
-        def again(block: Any, hidden: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
-            with attachment.injecting(injection):  # when the gradient runs a block again, the pass below has ended
+        def injected(block: Any, hidden: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+            # Around each block, not around the pass: when the gradient runs a block again, the pass has ended.
+            with attachment.injecting(injection):
                 result: torch.Tensor = block(hidden, **conditions)
             return result
 
-        with attachment.injecting(injection):
-            run = partial(checkpoint, again, use_reentrant=False, preserve_rng_state=False) if checkpointed else None
-            return self._output(self._blocks(state, state.blocks, count, run))
+        call: BlockCall = injected
+        if checkpointed:
+            call = partial(checkpoint, injected, use_reentrant=False, preserve_rng_state=False)
+        return self._output(self._run_blocks(state, count, call))
 
     def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """ε, float32 [B, C, h, w], from the network's output: its first half where it also learned the variance."""
@@ -134,24 +163,29 @@ class Backbone:
 
     def prediction(self, output: torch.Tensor) -> torch.Tensor:
         """The half of the output [B, C_out, h, w] that predicts the mean, float32 [B, C, h, w]."""
-        channels = self.transformer.config.in_channels
-        mean = output.chunk(2, dim=1)[0] if output.shape[1] == 2 * channels else output
-        return mean.float()
+        if output.shape[1] == 2 * self.transformer.config.in_channels:  # the other half is the variance
+            output = output.chunk(2, dim=1)[0]
+        return output.float()
 
     def added_conditions(self, latents: torch.Tensor) -> dict[str, torch.Tensor | None]:
-        """`added_cond_kwargs` as the model's configuration wants them: picture size and aspect ratio, or neither."""
+        """`added_cond_kwargs` as the model's configuration needs them: picture size and aspect ratio, or neither."""
         if not self.transformer.use_additional_conditions:
             return {"resolution": None, "aspect_ratio": None}
-        height, width = (side * self.pixels_per_cell for side in latents.shape[-2:])
-        resolution = torch.tensor([height, width], dtype=self.dtype, device=latents.device).repeat(len(latents), 1)
-        ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device).repeat(len(latents), 1)
-        return {"resolution": resolution, "aspect_ratio": ratio}
+        height = latents.shape[-2] * self.pixels_per_cell
+        width = latents.shape[-1] * self.pixels_per_cell
+        resolution = torch.tensor([height, width], dtype=self.dtype, device=latents.device)
+        ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device)
+        return {
+            "resolution": resolution.repeat(len(latents), 1),  # [B, 2]
+            "aspect_ratio": ratio.repeat(len(latents), 1),  # [B, 1]
+        }
 
-    def _blocks(self, state: Prefix, first: int, last: int, run: Callable[..., Any] | None = None) -> Prefix:
-        """run(block, hidden, …): how a block is called; None: plainly."""
+    def _run_blocks(self, state: Prefix, last: int, call: BlockCall = _plainly) -> Prefix:
+        """Run the blocks from where the state stands up to `last`, each by call(block, hidden, …)."""
         hidden = state.hidden
-        for block in self.transformer.transformer_blocks[first:last]:
-            hidden = (partial(run, block) if run is not None else block)(
+        for block in self.transformer.transformer_blocks[state.blocks : last]:
+            hidden = call(
+                block,
                 hidden,
                 encoder_hidden_states=state.text,
                 encoder_attention_mask=state.bias,
@@ -161,12 +195,13 @@ class Backbone:
 
     def _output(self, state: Prefix) -> torch.Tensor:
         t = self.transformer
-        shift, scale = (t.scale_shift_table[None] + state.embedded[:, None]).chunk(2, dim=1)
+        modulation = t.scale_shift_table[None] + state.embedded[:, None]  # [B, 2, I]
+        shift, scale = modulation.chunk(2, dim=1)  # each [B, 1, I]
         hidden = t.norm_out(state.hidden) * (1 + scale) + shift
         patches = t.proj_out(hidden)  # [B, L, p·p·C_out]
         rows, columns = state.cells
         p = t.config.patch_size
-        patches = patches.reshape(-1, rows, columns, p, p, t.out_channels)
+        patches = patches.reshape(-1, rows, columns, p, p, t.out_channels)  # [B, h/p, w/p, p, p, C_out]
         return torch.einsum("nhwpqc->nchpwq", patches).reshape(-1, t.out_channels, rows * p, columns * p)
 
 
@@ -181,7 +216,10 @@ def forward(
     content: torch.Tensor | None = None,
     style_scale: float = 1.0,
 ) -> torch.Tensor:
-    """The network's whole output [B, C_out, h, w] in one call; arguments as in `Backbone.prefix` and `.suffix`."""
+    """Prefix and suffix in one call: the network's whole output [B, C_out, h, w].
+
+    Arguments as in `Backbone.prefix` and `Backbone.suffix`; adapter None: the base model.
+    """
     if adapter is None:
         state = backbone.prefix(latents, timesteps, text, mask, 0)
         return backbone.suffix(state, None)

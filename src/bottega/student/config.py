@@ -14,7 +14,7 @@ Dropout = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class StepScheduleConfig(Config):
-    """How strongly the style enters at each timestep: the same function in training and in sampling."""
+    """The factor on the style at each timestep: the same function in training and in sampling."""
 
     kind: Literal["none", "piecewise", "cosine"] = Field(
         "none",
@@ -44,7 +44,7 @@ class AdapterConfig(Config):
     tokens: int = Field(4, ge=1, le=256, description="style tokens made from one style picture")
     token_source: Literal["pooled", "patch"] = Field(
         "pooled",
-        description="what they are made of; pooled: the embedding in CLIP's joint space; patch: CLIP's patch tokens, "
+        description="what they are made from; pooled: the embedding in CLIP's joint space; patch: CLIP's patch tokens, "
         "by a resampler (needs purification: none, and features.patches)",
     )
     token_hidden: int = Field(
@@ -61,15 +61,15 @@ class AdapterConfig(Config):
     )
     initial_gate: float = Field(0.05, gt=0, le=1, description="each layer's gate at the start: the one small factor")
     query_norm: Literal["rms", "layer", "none"] = Field(
-        "rms", description="of the adapter's query a head; PixArt's own cross-attention has none"
+        "rms", description="normalisation of the adapter's query, per head; PixArt's own cross-attention has none"
     )
     own_query: bool = Field(False, description="a trained copy of the layer's query map instead of the frozen one")
     place_octaves: int = Field(
         0,
         ge=0,
         le=8,
-        description="the query also sees its token's place, in waves of 2, 4, … 2^n tokens; 0: what PixArt shows, none "
-        "shorter than 6",
+        description="Fourier octaves of the token's row and column that the query also sees, periods of 2, 4, … 2^n "
+        "tokens; 0: PixArt's own position embedding alone, whose shortest period is 6 tokens",
     )
     out_projection: Literal["shared", "low_rank", "full"] = Field(
         "shared",
@@ -77,34 +77,34 @@ class AdapterConfig(Config):
     )
     out_rank: int = Field(16, ge=1, description="rank of the change, for low_rank")
     purification: Literal["none", "projection", "gated_subtraction"] = Field(
-        "gated_subtraction", description="how the content's CLIP embedding is taken out of the style's"
+        "gated_subtraction", description="how the content's CLIP embedding is removed from the style's"
     )
     purification_gate: float = Field(
-        0.5, gt=0, lt=1, description="gated_subtraction: share taken out at the start; learned from there"
+        0.5, gt=0, lt=1, description="gated_subtraction: share removed at first; it is learned from there"
     )
     scene_removal: Annotated[Literal["none", "projection", "gated_subtraction"], Added(before="none")] = Field(
         "none",
-        description="how what the style picture shows is taken out of its embedding: by its caption's CLIP embedding, "
-        "where `meta.csv` has one; begins with purification_gate too",
+        description="how what the style picture shows is removed from its embedding: by its caption's CLIP embedding, "
+        "where `meta.csv` has one; it also starts with purification_gate",
     )
     centre: bool = Field(True, description="subtract the mean CLIP embedding of the training pictures first")
     step_schedule: StepScheduleConfig = Field(StepScheduleConfig(), description="style by timestep")
     content_mode: ContentMode = Field(
         "paired",
-        description="sdedit: noised targets in training, noised contents in use; paired: from the noised content "
+        description="sdedit: noised targets in training, noised contents at inference; paired: from the noised content "
         "towards the target; latent: the content's patches enter at the first adapted block",
     )
     start: Literal["content", "noise"] = Field(
-        "content", description="latent: begin the use from the noised content, or from pure noise"
+        "content", description="latent: sampling starts from the noised content, or from pure noise"
     )
     strength: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="where the use begins, as a fraction of the student's own timesteps; 1 is pure noise",
+        description="img2img strength: fraction of the student's timesteps from which sampling starts; 1 is pure noise",
     )
     content_hidden: int = Field(
-        0, ge=0, description="latent: width of a hidden layer in the content's path; 0: one linear map"
+        0, ge=0, description="latent: width of a hidden layer in the content path; 0: one linear map"
     )
 
     @field_validator("layers")
@@ -125,12 +125,13 @@ class AdapterConfig(Config):
     @model_validator(mode="after")
     def _purification_fits_tokens(self) -> Self:
         for name in ("purification", "scene_removal"):
-            chosen, standard = getattr(self, name), type(self).model_fields[name].default
+            chosen = getattr(self, name)
+            standard = type(self).model_fields[name].default
             if self.token_source == "patch" and chosen != "none":
+                default = ", the default" if chosen == standard else ""
                 raise ValueError(
-                    f"token_source: patch needs {name}: none, got {chosen}"
-                    f"{', the default' if chosen == standard else ''}: CLIP's patch tokens do not lie in the space "
-                    f"where an embedding can be taken out; set {name}: none, or token_source: pooled"
+                    f"token_source: patch needs {name}: none, got {chosen}{default}: CLIP's patch tokens do not lie in "
+                    f"the space where an embedding can be taken out; set {name}: none, or token_source: pooled"
                 )
         return self
 
@@ -157,7 +158,7 @@ class FeaturesConfig(Config):
 
 
 class DropoutConfig(Config):
-    """How often a condition is replaced by its null, so that guidance has something to guide away from."""
+    """How often a condition is replaced by its null, for classifier-free guidance."""
 
     text: Dropout = Field(0.05, description="share of samples whose caption alone is dropped: T5 of the empty string")
     style: Dropout = Field(0.05, description="share of samples whose style alone is dropped: the learned null tokens")
@@ -167,7 +168,7 @@ class DropoutConfig(Config):
 class SamplingConfig(Config):
     """How the student draws; the values used in validation and evaluation, written into the adapter's header."""
 
-    steps: int = Field(20, ge=1, le=1000, description="DDIM steps from the start of the use to the clean picture")
+    steps: int = Field(20, ge=1, le=1000, description="DDIM steps from the start timestep to the clean picture")
     text_guidance: float = Field(1.0, ge=0, le=30, description="classifier-free guidance on the caption; 1: none")
     style_guidance: float = Field(1.0, ge=0, le=30, description="classifier-free guidance on the style; 1: none")
     style_scale: float = Field(1.0, ge=0, le=4, description="factor on all gates; 0 gives the base model's picture")
@@ -179,7 +180,7 @@ class ValidationConfig(Config):
     pictures: int = Field(
         16, ge=1, description="held-out targets; the split val if there is any, else set aside from train"
     )
-    timesteps: int = Field(4, ge=1, description="timesteps of each picture, spread evenly over the mode's range")
+    timesteps: int = Field(4, ge=1, description="timesteps of each picture, evenly over the range of training")
     samples: Annotated[int, NOT_LEARNED] = Field(
         4, ge=0, description="of these pictures drawn at each validation, into training/samples/; 0: none"
     )
@@ -190,25 +191,27 @@ class StudentConfig(Config):
 
     adapter: AdapterConfig = Field(AdapterConfig(), description="its architecture and content mode")
     loop: LoopConfig = Field(LoopConfig(), description="length, optimizer, checkpoints")
-    batch_size: int = Field(1, ge=1, description="samples computed at once")
-    accumulation: int = Field(4, ge=1, description="batches of one optimizer step; together they are its window")
-    gate_lr_multiplier: float = Field(10.0, gt=0, le=1000, description="learning rate of the gates over the others'")
+    batch_size: int = Field(1, ge=1, description="samples of a microbatch")
+    accumulation: int = Field(4, ge=1, description="microbatches of one optimizer step")
+    gate_lr_multiplier: float = Field(
+        10.0, gt=0, le=1000, description="learning rate of the gates, as a multiple of the others'"
+    )
     fill50k_fraction: float = Field(
-        0.25, ge=0, lt=1, description="share of Fill50K in every window; 0.25 is main : Fill50K = 3 : 1"
+        0.25, ge=0, lt=1, description="share of Fill50K in every step; 0.25 is main : Fill50K = 3 : 1"
     )
     fill50k_weight: float = Field(
-        1.0, gt=0, le=1, description="how much a sample of Fill50K counts in the loss, over one of the targets"
+        1.0, gt=0, le=1, description="weight of a Fill50K sample in the loss, relative to a target"
     )
     min_snr_gamma: float | None = Field(
-        None, gt=0, description="weigh losses as min(SNR, gamma) on x̂_0 (for ε: /SNR); none: alike, as PixArt trains"
+        None, gt=0, description="weigh losses by min(SNR, gamma) on x̂_0 (for ε: /SNR); none: equally, as PixArt trains"
     )
     gradient_checkpointing: Annotated[
         Literal["auto", "on", "off"],
         Resumable("activations are computed again or kept: no effect on what is learned", within="stage"),
     ] = Field(
         "auto",
-        description="compute activations again for the gradient instead of keeping them; auto: where they would take "
-        "half of the free memory, which at 4 blocks and batch 1 they never do",
+        description="recompute activations for the gradient instead of keeping them; auto: where they would take half "
+        "of the free memory, which at 4 blocks and batch 1 they never do",
     )
     dropout: DropoutConfig = Field(DropoutConfig(), description="of the conditions")
     sampling: Annotated[
@@ -218,27 +221,27 @@ class StudentConfig(Config):
         ValidationConfig, Resumable("no effect on what is learned; validations before and after differ", within="stage")
     ] = Field(ValidationConfig(), description="the paired grid")
     preload_mb: Annotated[int, NOT_LEARNED] = Field(
-        2048, ge=0, description="features smaller than this are held in memory, larger ones read as needed"
+        2048, ge=0, description="kinds of features smaller than this are held in memory, larger ones read as needed"
     )
     seed: int = Field(0, ge=0, description="of weights, order, timesteps and noise")
 
     @model_validator(mode="after")
     def _whole_share(self) -> Self:
-        share = self.fill50k_fraction * self.window
+        share = self.fill50k_fraction * self.global_batch
         if abs(share - round(share)) > 1e-6:
             raise ValueError(
                 f"fill50k_fraction × batch_size × accumulation must be a whole number of samples, got "
-                f"{self.fill50k_fraction:g} × {self.window} = {share:g}: the mixture holds inside every window; for "
-                f"example batch_size 1, accumulation 4"
+                f"{self.fill50k_fraction:g} × {self.global_batch} = {share:g}: the mixture holds inside every step; "
+                f"for example batch_size 1, accumulation 4"
             )
         return self
 
     @property
-    def window(self) -> int:
+    def global_batch(self) -> int:
         """Samples of one optimizer step."""
         return self.batch_size * self.accumulation
 
     @property
     def fill50k_slots(self) -> int:
-        """Samples of Fill50K in each window."""
-        return round(self.fill50k_fraction * self.window)
+        """Samples of Fill50K in each step."""
+        return round(self.fill50k_fraction * self.global_batch)

@@ -1,4 +1,4 @@
-"""The three encoders of the feature cache, each loaded for its own pass and let go after it.
+"""The three encoders of the feature cache, each loaded for its own pass and freed after it.
 
 Pictures go in as uint8 [N, S, S, 3]; every encoder is deterministic: latents are the posterior's mean.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,14 @@ Pictures = npt.NDArray[np.uint8]
 
 
 class TextEncoder:
-    """T5 with its tokenizer, of a PixArt folder. Captions are treated as the pipeline treats them: lower case,
-    stripped."""
+    """T5 with its tokenizer, of a PixArt folder.
+
+    Args:
+        pixart: the folder.
+        tokens: of a caption at most; the rest is cut.
+        dtype: of T5.
+        device: of T5.
+    """
 
     def __init__(self, pixart: Path, tokens: int, dtype: str = "auto", device: str = "auto") -> None:
         parts = load_pixart_parts(pixart, ("tokenizer", "text_encoder"), dtype, device)
@@ -33,7 +39,11 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[torch.Tensor]:
-        """The states of each caption's own tokens, [m_i, P] on the CPU, in the model's dtype."""
+        """The states of each caption's own tokens, [m_i, P] on the CPU, in the model's dtype.
+
+        Raises:
+            NonFiniteError: T5 overflowed, as it does in float16.
+        """
         inputs = self.tokenizer(
             [clean(caption) for caption in captions],
             padding="longest",
@@ -42,11 +52,13 @@ class TextEncoder:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids, mask = (inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
-        states = self.model(ids, attention_mask=mask).last_hidden_state.cpu()
+        ids = inputs["input_ids"].to(self.model.device)  # [B, M]
+        mask = inputs["attention_mask"].to(self.model.device)  # [B, M]
+        states = self.model(ids, attention_mask=mask).last_hidden_state.cpu()  # [B, M, P]
         if not bool(states[mask.bool().cpu()].isfinite().all()):
             raise NonFiniteError("T5 gave states that are not finite (float16?); use models.dtype bfloat16 or float32")
-        return [state[: int(length)].clone() for state, length in zip(states, mask.sum(1).cpu(), strict=True)]
+        lengths = mask.sum(1).tolist()
+        return [state[:length].clone() for state, length in zip(states, lengths, strict=True)]
 
 
 def clean(caption: str) -> str:
@@ -54,12 +66,20 @@ def clean(caption: str) -> str:
     return caption.lower().strip()
 
 
-def sizes(pixart: Path) -> dict[str, int]:
-    """{pixels: side of a picture, cells: side of its latents, pixels_per_cell, channels} from the folder's
-    configurations."""
+class Sizes(TypedDict):
+    """Of a PixArt model: side of a picture and of its latents, their ratio, and channels of the latents."""
+
+    pixels: int
+    cells: int
+    pixels_per_cell: int
+    channels: int
+
+
+def sizes(pixart: Path) -> Sizes:
+    """The sizes of a PixArt folder, from its configurations."""
     transformer = read_config(pixart / "transformer" / "config.json")
     vae = read_config(pixart / "vae" / "config.json")
-    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderKL, AutoencoderTiny
     per_cell = 2 ** (len(blocks) - 1)
     cells = int(transformer["sample_size"])
     return {
@@ -72,11 +92,12 @@ def sizes(pixart: Path) -> dict[str, int]:
 
 def encoder_hashes(pixart: Path, clip: Path) -> dict[str, str]:
     """The hash of what makes each kind of feature."""
+    tokenizer = [file_hash(file) for file in sorted(clip.glob("*token*"))]
     return {
         "latent": model_hash(pixart / "vae"),
         "text": sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")]),
         "clip": model_hash(clip),
-        "caption": sha256_json([model_hash(clip), *(file_hash(file) for file in sorted(clip.glob("*token*")))]),
+        "caption": sha256_json([model_hash(clip), *tokenizer]),
     }
 
 

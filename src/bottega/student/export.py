@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,41 @@ from safetensors.torch import load_file, save_file
 from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
+from bottega.student import records
 from bottega.student.adapter import Geometry, StyleAdapter
-from bottega.student.config import AdapterConfig
+from bottega.student.config import AdapterConfig, SamplingConfig
+from bottega.student.records import AdapterHeader
 
 FORMAT = "bottega-style-adapter"
 VERSION = 1
 SAMPLER = "ddim"
 """What an adapter is drawn with; part of its header."""
-_KEY = "bottega"  # one key: safetensors writes several in no fixed order, and equal runs must give equal bytes
+_KEY = "bottega"
+"""The only metadata key: safetensors writes several in no fixed order, and equal runs must give equal bytes."""
 
 
-def save_adapter(path: Path, adapter: StyleAdapter, header: dict[str, Any]) -> None:
-    """Write the adapter, whole or not at all. header: JSON; architecture and geometry are added to it."""
-    content = {"format": FORMAT, "version": VERSION, **adapter.description(), **header}
+def save_adapter(path: Path, adapter: StyleAdapter, facts: Mapping[str, Any]) -> None:
+    """Write the adapter, whole or not at all.
+
+    Args:
+        path: of the file.
+        adapter: its weights; architecture and geometry go into the header.
+        facts: what else the header says, as JSON; see `records.TrainingFacts`.
+    """
+    header = {"format": FORMAT, "version": VERSION, **adapter.description(), **facts}
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(content, sort_keys=True)})
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header, sort_keys=True)})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header alone. MissingError without a file, StorageError for a torn one, RequestError for another format."""
+def read_header(path: Path) -> AdapterHeader:
+    """The header alone.
+
+    Raises:
+        MissingError: there is no file.
+        StorageError: it is torn.
+        RequestError: it is of another format, or for another sampler.
+    """
     if not path.is_file():
         raise MissingError(f"there is no adapter at {path}; train one: bottega train style")
     try:
@@ -50,15 +66,16 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path} is {header.get('format')!r} version {header.get('version')}, this program reads {FORMAT!r} up to "
             f"{VERSION}; use a newer bottega"
         )
-    if (sampler := header.get("sampling", {}).get("sampler", SAMPLER)) != SAMPLER:
+    sampler = header.get("sampling", {}).get("sampler", SAMPLER)
+    if sampler != SAMPLER:
         raise RequestError(
             f"{path} was made for the sampler {sampler}, this program draws with {SAMPLER} alone; use a newer bottega"
         )
-    return header
+    return records.checked(records.HEADER, header, f"{path}: header", "train it again")
 
 
-def load_adapter(path: Path) -> tuple[StyleAdapter, dict[str, Any]]:
-    """The adapter, frozen, in float32 on the CPU, and its header."""
+def load_adapter(path: Path) -> tuple[StyleAdapter, AdapterHeader]:
+    """The adapter, frozen, in float32 on the CPU, and its header; raises as `read_header`."""
     header = read_header(path)
     config = parse(AdapterConfig, header["adapter"], str(path))
     adapter = StyleAdapter(config, Geometry(**header["geometry"]))
@@ -69,3 +86,41 @@ def load_adapter(path: Path) -> tuple[StyleAdapter, dict[str, Any]]:
             f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); train it again"
         ) from error
     return adapter.eval().requires_grad_(False), header
+
+
+def check_weights(header: AdapterHeader, pixart: Path, clip: Path, adapter: str) -> None:
+    """Refuse models with other weights than the adapter was trained with.
+
+    Args:
+        header: of the adapter.
+        pixart: folder of the base model.
+        clip: folder of CLIP.
+        adapter: what to call the adapter in the message.
+
+    Raises:
+        RequestError: names the folder.
+    """
+    from bottega.models.hashes import model_hash
+
+    trained_with = header["model_hashes"]
+    folders = {"transformer": pixart / "transformer", "latent": pixart / "vae", "clip": clip}
+    for name, folder in folders.items():
+        if model_hash(folder) != trained_with[name]:
+            raise RequestError(
+                f"{folder}: other weights than {adapter} was trained with; name that model, or train again"
+            )
+
+
+def sampling_of(header: AdapterHeader, where: str, **given: Any) -> SamplingConfig:
+    """How the header says to draw, with the given values in its place; None leaves the header's.
+
+    Raises:
+        RecipeError: a value is not allowed.
+    """
+    values = dict(header["sampling"])
+    for name in ("sampler", "start"):  # facts of the training, no settings
+        values.pop(name, None)
+    for name, value in given.items():
+        if value is not None:
+            values[name] = value
+    return parse(SamplingConfig, values, where)

@@ -1,42 +1,43 @@
-"""Features, computed once: VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and
-contents and, where somebody says what a style picture shows, of that; where they are asked for CLIP's patch tokens of
-styles.
+"""The stage `features`: everything that the training reads, computed once.
 
-Each distinct picture and caption is encoded once, whatever the number of targets that share it. A run that is stopped
-goes on with the shard it was at; a grown ledger encodes only what is new. The process that trains loads none of the
-encoders.
+VAE latents of targets and contents, T5 states of captions, CLIP embeddings of styles and contents, of what a style
+picture shows where somebody says so, and where they are asked for CLIP's patch tokens of styles.
+
+Each distinct picture and caption is encoded once, however many targets share it. A run that is stopped continues with
+the shard it was at; a grown ledger encodes only what is new. The process that trains loads none of the encoders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import MissingError, NonFiniteError, PictureError
-from bottega.runtime.files import read_json, sha256_bytes, sha256_json, write_json, write_jsonl
+from bottega.runtime.files import sha256_bytes, sha256_json, write_json, write_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import trim
 from bottega.runtime.progress import Progress
 from bottega.student.config import FeaturesConfig
-from bottega.student.store import KINDS, MANIFEST, SAMPLES, SCHEMA, STYLE_KEYS, ShardIndex, text_tensors
+from bottega.student.records import FeatureManifest, Kind, SampleRow
+from bottega.student.store import KINDS, MANIFEST, SAMPLES, SCHEMA, ShardIndex, text_tensors
 from bottega.student.targets import Picture, Sample, accepted, fill50k
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
     from bottega.models.config import ModelsConfig
+    from bottega.student.encode import Sizes
 
-
-@dataclass
-class Work:
-    """What is to be encoded: for each kind, key -> picture or caption, in the order in which it is first met."""
-
-    items: dict[str, dict[str, Any]]
-    samples: list[dict[str, Any]]
+LOGGER = logging.getLogger(__name__)
+Item = Picture | str
+"""What is encoded: a picture, or a caption."""
+Encoder = Callable[[Any, list[str]], "list[torch.Tensor]"]
+"""A batch (pictures uint8 [B, S, S, 3], or captions) and its keys -> one tensor an item."""
+_PATCH_LAYER = -2
+"""CLIP's last layer but one, which IP-Adapter reads too; part of the key."""
 
 
 def run(
@@ -44,26 +45,42 @@ def run(
 ) -> dict[str, Any]:
     """Encode what the ledger's accepted targets and Fill50K need and what is not in the cache yet.
 
-    Returns {targets, fill50k, pictures, captions, embeddings, patches, encoded, rejected}. MissingError when no target
-    was accepted or a model is absent.
+    Args:
+        config: what is computed, and how it is stored.
+        directory: of the cache.
+        teacher_dir: with the ledger and its targets.
+        data_root: that the ledger's paths and Fill50K's are relative to.
+        models: where PixArt and CLIP are.
+
+    Returns:
+        {targets, fill50k, pictures, captions, embeddings, patches, encoded, rejected}.
+
+    Raises:
+        MissingError: no target was accepted, or a model is absent.
     """
     from bottega.models.loading import locate
     from bottega.student.encode import encoder_hashes, sizes
 
-    pixart, clip = locate(models, "pixart"), locate(models, "clip")
+    pixart = locate(models, "pixart")
+    clip = locate(models, "clip")
     size = sizes(pixart)
     manifest = _manifest(config, encoder_hashes(pixart, clip), size)
-    # a list of this length is a few hundred bytes a target; the pictures themselves are read shard by shard
+
+    # A row takes a few hundred bytes; the pictures themselves are read shard by shard.
     samples = list(accepted(teacher_dir, data_root))
     if not samples:
         raise MissingError(f"no target in {teacher_dir} was accepted (weight above 0); make targets, or see bottega qc")
-    work = plan([*samples, *fill50k(data_root, config.fill50k)], manifest)
+    samples.extend(fill50k(data_root, config.fill50k))
+    work = plan(samples, manifest)
+
     index = ShardIndex(directory)
-    encoded = {kind: _encode_kind(kind, work, index, config, models, pixart, clip, size["pixels"]) for kind in KINDS}
+    encoded = 0
+    for kind in KINDS:
+        encoded += _encode_kind(kind, work, index, config, models, pixart, clip, size["pixels"])
     rejected = index.rejected()
-    pictures = ("target", "content", "clip_content", *STYLE_KEYS)
-    rows = [row for row in work.samples if rejected.isdisjoint(row.get(name) for name in pictures)]
-    write_json(directory / MANIFEST, manifest | _widths(directory, index, work))
+    rows = [row for row in work.samples if not _needs_any(row, rejected)]
+    # The manifest goes first: a cache is finished when it has its list of samples.
+    write_json(directory / MANIFEST, {**manifest, **_widths(directory, index, work)})
     write_jsonl(directory / SAMPLES, rows)
     return {
         "targets": sum(row["task"] == "main" for row in rows),
@@ -72,56 +89,89 @@ def run(
         "captions": len(work.items["text"]),
         "embeddings": len(work.items["clip"]),
         "patches": len(work.items["patch"]),
-        "encoded": sum(encoded.values()),
+        "encoded": encoded,
         "rejected": len(work.samples) - len(rows),
     }
 
 
-def plan(samples: Iterable[Sample], manifest: dict[str, Any]) -> Work:
-    """Keys of all that the samples need, and the rows of samples.jsonl."""
-    work = Work({kind: {} for kind in KINDS}, [])
+@dataclass
+class Plan:
+    """What is to be encoded: for each kind, key -> item in the order in which it is first met; and the sample rows."""
 
-    def want(kind: str, sha256: str, item: Picture | str) -> str:
-        model = manifest["models"]["clip" if kind == "patch" else kind]
-        key = sha256_json([kind, sha256, model, manifest["settings"][kind]])[:32]
-        work.items[kind].setdefault(key, item)
+    manifest: FeatureManifest
+    items: dict[Kind, dict[str, Item]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    samples: list[SampleRow] = field(default_factory=list)
+
+    def picture(self, kind: Kind, picture: Picture) -> str:
+        """Plan to encode a picture: its key."""
+        return self._add(kind, picture.sha256, picture)
+
+    def caption(self, kind: Kind, text: str) -> str:
+        """Plan to encode a caption: its key."""
+        return self._add(kind, sha256_bytes(text.encode()), text)
+
+    def _add(self, kind: Kind, sha256: str, item: Item) -> str:
+        key = _key(kind, sha256, self.manifest)
+        self.items[kind].setdefault(key, item)
         return key
 
-    def caption(text: str) -> str:
-        return want("text", sha256_bytes(text.encode()), text)
 
-    def shown(text: str) -> str | None:
-        return want("caption", sha256_bytes(text.encode()), text) if text else None
+def _key(kind: Kind, sha256: str, manifest: FeatureManifest) -> str:
+    """Hash of what is encoded, of the encoder's weights and of the settings."""
+    model = manifest["models"]["clip" if kind == "patch" else kind]
+    return sha256_json([kind, sha256, model, manifest["settings"][kind]])[:32]
 
-    caption("")  # the null prompt comes first, so that every cache has it
+
+def null_text_key(manifest: FeatureManifest) -> str:
+    """The key of the null prompt: T5 of the empty string, with its own mask of one token."""
+    return _key("text", sha256_bytes(b""), manifest)
+
+
+def plan(samples: Iterable[Sample], manifest: FeatureManifest) -> Plan:
+    """The keys of all that the samples need, and the rows of samples.jsonl."""
+    work = Plan(manifest)
+    work.caption("text", "")  # the null prompt comes first, so that every cache has it
     for sample in samples:
         style = sample.style
-        work.samples.append(
-            {
-                "sample_id": sample.sample_id,
-                "task": sample.task,
-                "split": sample.split,
-                "weight": sample.weight,
-                "grade": sample.grade,
-                "target": want("latent", sample.target.sha256, sample.target),
-                "content": want("latent", sample.content.sha256, sample.content),
-                "text": caption(sample.prompt),
-                "style": None if style is None else want("clip", style.sha256, style),
-                "clip_content": None if style is None else want("clip", sample.content.sha256, sample.content),
-                "caption": shown(sample.style_caption),
-            }
-        )
+        row: SampleRow = {
+            "sample_id": sample.sample_id,
+            "task": sample.task,
+            "split": sample.split,
+            "weight": sample.weight,
+            "grade": sample.grade,
+            "target": work.picture("latent", sample.target),
+            "content": work.picture("latent", sample.content),
+            "text": work.caption("text", sample.prompt),
+            "style": None,
+            "clip_content": None,
+            "caption": None,
+        }
+        if style is not None:
+            row["style"] = work.picture("clip", style)
+            row["clip_content"] = work.picture("clip", sample.content)
+        if sample.style_caption:
+            row["caption"] = work.caption("caption", sample.style_caption)
         if style is not None and "patch" in manifest["settings"]:
-            work.samples[-1]["style_patches"] = want("patch", style.sha256, style)
+            row["style_patches"] = work.picture("patch", style)
+        work.samples.append(row)
     return work
 
 
-def null_text_key(manifest: dict[str, Any]) -> str:
-    """The key of the null prompt: T5 of the empty string, with its own mask of one token."""
-    return sha256_json(["text", sha256_bytes(b""), manifest["models"]["text"], manifest["settings"]["text"]])[:32]
+def _needs_any(row: SampleRow, keys: set[str]) -> bool:
+    """Whether a sample needs one of these features of pictures."""
+    needed = {
+        row["target"],
+        row["content"],
+        row["clip_content"],
+        row["style"],
+        row.get("caption"),
+        row.get("style_patches"),
+    }
+    return not keys.isdisjoint(needed)
 
 
-def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, int]) -> dict[str, Any]:
+def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: Sizes) -> FeatureManifest:
+    """What the keys depend on; the widths are added when the shards are there."""
     settings: dict[str, dict[str, Any]] = {
         "latent": {
             "pixels": size["pixels"],
@@ -139,13 +189,21 @@ def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: dict[str, in
         "caption": {"batch": config.batch_size},
     }
     if config.patches:
-        settings["patch"] = {**settings["clip"], "storage": config.storage, "layer": -2}
-    return {"schema": SCHEMA, "models": hashes, "settings": settings, **size}
+        settings["patch"] = {**settings["clip"], "storage": config.storage, "layer": _PATCH_LAYER}
+    return {
+        "schema": SCHEMA,
+        "models": hashes,
+        "settings": settings,
+        "pixels": size["pixels"],
+        "cells": size["cells"],
+        "pixels_per_cell": size["pixels_per_cell"],
+        "channels": size["channels"],
+    }
 
 
 def _encode_kind(
-    kind: str,
-    work: Work,
+    kind: Kind,
+    work: Plan,
     index: ShardIndex,
     config: FeaturesConfig,
     models: ModelsConfig,
@@ -153,26 +211,28 @@ def _encode_kind(
     clip: Path,
     pixels: int,
 ) -> int:
-    """Encode the missing items of one kind, shard by shard; returns their number. The encoder is freed on return."""
+    """Encode the missing items of one kind, shard by shard: their number. The encoder is freed on return."""
     done = index.done(kind)
     pending = [(key, item) for key, item in work.items[kind].items() if key not in done]
     if not pending:
         return 0
     encode = _encoder(kind, config, models, pixart, clip)
     total = len(work.items[kind])
+    already = total - len(pending)
     with (
-        Progress(total, f"features: {kind}", "items", done=total - len(pending)) as progress,
+        Progress(total, f"features: {kind}", "items", done=already) as progress,
         Interruption() as interruption,
     ):
         for start in range(0, len(pending), config.shard_items):
-            shard = pending[start : start + config.shard_items]
-            rows, keys, rejected = [], [], []
-            for batch_keys, batch, broken in _batches(kind, shard, config.batch_size, pixels):
-                rejected += broken
-                if batch_keys:
-                    rows += encode(batch, batch_keys)
-                    keys += batch_keys
-                progress.update(len(batch_keys) + len(broken))
+            rows: list[torch.Tensor] = []
+            keys: list[str] = []
+            rejected: list[str] = []
+            for batch in _batches(pending[start : start + config.shard_items], config.batch_size, pixels):
+                if batch.keys:
+                    rows.extend(encode(batch.inputs, batch.keys))
+                    keys.extend(batch.keys)
+                rejected.extend(batch.rejected)
+                progress.update(len(batch.keys) + len(batch.rejected))
             index.add(kind, _shard_tensors(kind, rows), keys, rejected)
             interruption.check()
     del encode
@@ -180,55 +240,59 @@ def _encode_kind(
     return len(pending)
 
 
-def _batches(
-    kind: str, shard: list[tuple[str, Any]], size: int, pixels: int
-) -> Iterator[tuple[list[str], Any, list[str]]]:
-    """Keys, loaded inputs and broken keys of one batch after another; what stands in a batch is fixed by the work
-    list."""
+@dataclass
+class _Batch:
+    """Keys and loaded inputs of what is encoded together, and the keys of pictures that could not be read."""
+
+    keys: list[str]
+    inputs: Any
+    rejected: list[str]
+
+
+def _batches(shard: Sequence[tuple[str, Item]], size: int, pixels: int) -> Iterator[_Batch]:
+    """The batches of a shard. Their division follows from the plan alone, for the bits of a feature depend on it."""
+    for start in range(0, len(shard), size):
+        items = shard[start : start + size]
+        captions = [item for _, item in items if isinstance(item, str)]
+        if captions:
+            yield _Batch([key for key, _ in items], captions, [])
+        else:
+            yield _read_pictures([(key, item) for key, item in items if isinstance(item, Picture)], pixels)
+
+
+def _read_pictures(items: Sequence[tuple[str, Picture]], pixels: int) -> _Batch:
     import numpy as np
 
     from bottega.data.pictures import load_square
 
-    for start in range(0, len(shard), size):
-        part = shard[start : start + size]
-        if kind in ("text", "caption"):
-            yield [key for key, _ in part], [text for _, text in part], []
-            continue
-        keys, pictures, broken = [], [], []
-        for key, picture in part:
-            try:
-                pictures.append(load_square(picture.path, pixels))
-                keys.append(key)
-            except PictureError as error:
-                _report(picture.path, error)
-                broken.append(key)
-        yield keys, np.stack(pictures) if pictures else None, broken
+    batch = _Batch([], None, [])
+    pictures = []
+    for key, picture in items:
+        try:
+            pictures.append(load_square(picture.path, pixels))
+        except PictureError as error:
+            LOGGER.warning("left out %s: %s", picture.path, error)
+            batch.rejected.append(key)
+        else:
+            batch.keys.append(key)
+    if pictures:
+        batch.inputs = np.stack(pictures)
+    return batch
 
 
-def _encoder(
-    kind: str, config: FeaturesConfig, models: ModelsConfig, pixart: Path, clip: Path
-) -> Callable[[Any, list[str]], list[torch.Tensor]]:
-    """A function from a batch to one tensor an item."""
+def _encoder(kind: Kind, config: FeaturesConfig, models: ModelsConfig, pixart: Path, clip: Path) -> Encoder:
+    """The encoder of one kind, with its model loaded."""
     import torch
 
-    from bottega.models.autoencoder import LatentEncoder
-    from bottega.student import encode
+    from bottega.student.encode import TextEncoder, load_clip
 
-    storage = getattr(torch, config.storage)
+    storage: torch.dtype = getattr(torch, config.storage)
     if kind == "latent":
-        vae = LatentEncoder(pixart / "vae", models.device)
-
-        def latents(pictures: npt.NDArray[np.uint8], keys: list[str]) -> list[torch.Tensor]:
-            try:
-                return list(vae.encode(pictures).to(storage))
-            except NonFiniteError as error:
-                raise NonFiniteError(f"{error} (features {keys[0]} to {keys[-1]})") from error
-
-        return latents
+        return _latent_encoder(pixart, models.device, storage)
     if kind == "text":
-        t5 = encode.TextEncoder(pixart, config.text_tokens, models.dtype, models.device)
+        t5 = TextEncoder(pixart, config.text_tokens, models.dtype, models.device)
         return lambda captions, _: [states.to(storage) for states in t5.encode(captions)]
-    encoder = encode.load_clip(clip, models.device)
+    encoder = load_clip(clip, models.device)
     if kind == "caption":
         return lambda captions, _: list(torch.from_numpy(encoder.text(captions)))
     if kind == "patch":
@@ -236,38 +300,44 @@ def _encoder(
     return lambda pictures, _: list(torch.from_numpy(encoder.image(pictures)))
 
 
-def _shard_tensors(kind: str, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _latent_encoder(pixart: Path, device: str, storage: torch.dtype) -> Encoder:
+    from bottega.models.autoencoder import LatentEncoder
+
+    vae = LatentEncoder(pixart / "vae", device)
+
+    def encode(pictures: Any, keys: list[str]) -> list[torch.Tensor]:
+        try:
+            return list(vae.encode(pictures).to(storage))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} (features {keys[0]} to {keys[-1]})") from error
+
+    return encode
+
+
+def _shard_tensors(kind: Kind, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     import torch
 
     if not rows:
         return {}
-    return text_tensors(rows) if kind == "text" else {"rows": torch.stack(rows)}
+    if kind == "text":
+        return text_tensors(rows)
+    return {"rows": torch.stack(rows)}
 
 
-def _widths(directory: Path, index: ShardIndex, work: Work) -> dict[str, int]:
-    """{clip_width, text_width} from the headers of shards that hold what is asked for now, and {patch_width,
-    patch_tokens} where that is so."""
+def _widths(directory: Path, index: ShardIndex, work: Plan) -> dict[str, int]:
+    """{clip_width, text_width}, and {patch_width, patch_tokens} where there are any: read from the headers of shards
+    that hold what is asked for now."""
     from bottega.models.weights import read_header
 
-    result = {}
-    for kind in ("clip", "text", "patch"):
+    kinds: tuple[Kind, ...] = ("clip", "text", "patch")
+    widths = {}
+    for kind in kinds:
         wanted = work.items[kind].keys()
-        file = next((row["file"] for row in index.rows[kind] if not wanted.isdisjoint(row["keys"])), None)
-        if file is not None:
-            shape = read_header(directory / file).tensors["rows"].shape
-            result[f"{kind}_width"] = shape[-1]
-            if kind == "patch":
-                result["patch_tokens"] = shape[-2]
-    return result
-
-
-def _report(path: Path, error: PictureError) -> None:
-    import logging
-
-    logging.getLogger(__name__).warning("left out %s: %s", path, error)
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished cache. MissingError without one."""
-    result: dict[str, Any] = read_json(directory / MANIFEST)
-    return result
+        files = [row["file"] for row in index.rows[kind] if not wanted.isdisjoint(row["keys"])]
+        if not files:
+            continue
+        shape = read_header(directory / files[0]).tensors["rows"].shape
+        widths[f"{kind}_width"] = shape[-1]
+        if kind == "patch":
+            widths["patch_tokens"] = shape[-2]
+    return widths

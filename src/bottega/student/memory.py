@@ -1,4 +1,4 @@
-"""What a step keeps for its gradient, and whether to keep it or to compute it again: measured, then said."""
+"""Gradient checkpointing or not: the memory of activations is measured both ways, then one is chosen and logged."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from bottega.runtime.errors import MemoryPressureError
 if TYPE_CHECKING:
     from bottega.student.objective import StyleWorkload
 
-ROOM = 0.5
-"""Share of the free memory that a part's activations may take before `auto` computes them again; the rest is for the
-pass itself, for which the peak is not known before."""
+ACTIVATIONS_SHARE = 0.5
+"""Share of the free memory that the activations of a microbatch may take before `auto` turns checkpointing on; the rest
+is for the pass itself, whose peak is not known beforehand."""
 _MB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that one part of a window keeps for its gradient, without checkpointing (None: it does not fit) and with
-    it, and bytes that were free before."""
+    """What was measured, and what was chosen.
+
+    Args:
+        plain: bytes that a microbatch keeps for its gradient without checkpointing; None: it does not fit.
+        checkpointed: bytes with checkpointing.
+        free: bytes that were free before.
+        chosen: whether checkpointing is on.
+        asked: the setting.
+    """
 
     plain: int | None
     checkpointed: int
@@ -36,7 +43,7 @@ class Activations:
         asked = " (auto)" if self.asked == "auto" else ""
         plain = "more than there is" if self.plain is None else f"{self.plain / _MB:.0f} MB"
         return (
-            f"gradient checkpointing {how}{asked}: a part keeps {plain} for its gradient, "
+            f"gradient checkpointing {how}{asked}: a microbatch keeps {plain} for its gradient, "
             f"{self.checkpointed / _MB:.0f} MB with checkpointing; {self.free / _MB:.0f} MB were free"
         )
 
@@ -49,44 +56,54 @@ class Activations:
         }
 
 
-def weigh(work: StyleWorkload, asked: Literal["auto", "on", "off"]) -> Activations:
-    """Run the first part of the first window both ways, and choose.
+def choose_checkpointing(work: StyleWorkload, asked: Literal["auto", "on", "off"]) -> Activations:
+    """Run the first microbatch of the first step both ways, and choose.
 
-    Nothing that is learned depends on it: a block run again gives the same bits.
+    What is learned does not depend on the choice: a block that runs again gives the same bits.
+
+    Args:
+        work: whose `checkpointed` is set.
+        asked: the setting; auto turns checkpointing on where the activations would take half of the free memory.
 
     Raises:
-        MemoryPressureError: the part does not fit into the GPU in the way that is left.
+        MemoryPressureError: the microbatch does not fit into the GPU's memory in the way that was asked for.
     """
     free = free_bytes(work.backbone.device)
-    checkpointed, plain = _kept(work, True), _kept(work, False)
+    checkpointed = _kept(work, True)
+    plain = _kept(work, False)
     if checkpointed is None or (asked == "off" and plain is None):
         cure = "lower student.batch_size and raise student.accumulation by as much"
+        if checkpointed is not None:
+            cure += ", or set student.gradient_checkpointing: auto"
         raise MemoryPressureError(
-            f"one part of {work.config.batch_size} samples must fit into the GPU's {free / _MB:.0f} MB that are free; "
-            + (cure if checkpointed is None else f"{cure}, or set student.gradient_checkpointing: auto")
+            f"a microbatch of {work.config.batch_size} samples must fit into the GPU's {free / _MB:.0f} MB that are "
+            f"free; {cure}"
         )
-    too_large = plain is None or (plain > ROOM * free and checkpointed < plain)
+    too_large = plain is None or (plain > ACTIVATIONS_SHARE * free and checkpointed < plain)
     chosen = asked == "on" or (asked == "auto" and too_large)
     work.checkpointed = chosen
     return Activations(plain, checkpointed, free, chosen, asked)
 
 
 def _kept(work: StyleWorkload, checkpointed: bool) -> int | None:
-    """Bytes that a part keeps this way; None where it does not fit into the GPU."""
+    """Bytes that a microbatch keeps this way; None where it does not fit into the GPU."""
     work.checkpointed = checkpointed
-    draw, where = work.draw(0), slice(0, work.config.batch_size)
+    draw = work.draw(0)
+    where = slice(0, work.config.batch_size)
     try:
-        return saved_bytes(lambda: work.part(draw, where).loss, [work.backbone.transformer, work.adapter])
+        return saved_bytes(lambda: work.microbatch(draw, where).loss, [work.backbone.transformer, work.adapter])
     except torch.OutOfMemoryError:
         return None
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], modules: Iterable[nn.Module]) -> int:
-    """Bytes that autograd keeps of what `forward` computes, each storage once; the modules' own parameters and buffers
-    are not counted.
-    """
-    own = {t.untyped_storage().data_ptr() for m in modules for t in (*m.parameters(), *m.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    """Bytes that autograd keeps of what `forward` computes, each storage once, without the modules' own parameters and
+    buffers."""
+    own: set[int] = set()
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            own.add(tensor.untyped_storage().data_ptr())
+    kept: dict[int, torch.UntypedStorage] = {}  # held, for a freed storage's address may be used again
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

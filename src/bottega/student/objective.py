@@ -1,83 +1,86 @@
-"""What the student learns in one step: the mean of the noise at the timesteps of its use, weighted by grade.
+"""What the student learns in one step: the mean of the noise at the timesteps seen at inference, weighted by grade.
 
-    mode       x_t                        target          timesteps        content enters
-    sdedit     α z_target + σ ε           ε               0 … T-1          in use only, as the start
-    paired     α z_target + σ ε̃           ε̃               0 … s            through ε̃, which leads away from it
-    latent     as paired, or as sdedit where the use starts from noise      at the first adapted block too
+How a picture is noised follows from the content mode, see `bottega.student.trajectory`. In mode `latent` the content
+also enters at the first adapted block.
 
-ε̃ = ε + (α_s/σ_s)(z_content - z_target), see `bottega.diffusion.process.effective_noise`. Legend: W samples of a
-window, B of a part; C × h × w latents; all losses in float32.
+Legend: W samples of a step (its global batch), B of a microbatch; C × h × w latents; M text tokens, P T5's width; D
+CLIP's width, T patch tokens of width V. All losses are computed in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from bottega.diffusion.process import add_noise, effective_noise, min_snr_weight, prediction_target
-from bottega.diffusion.schedule import NoiseSchedule
+from bottega.diffusion.process import add_noise, min_snr_weight, prediction_target
 from bottega.runtime.errors import MissingError
 from bottega.runtime.seeds import numpy_rng, torch_generator
 from bottega.student.adapter import StyleAdapter
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
-from bottega.student.config import AdapterConfig, StudentConfig
+from bottega.student.config import StudentConfig
 from bottega.student.features import null_text_key
+from bottega.student.records import SampleRow
 from bottega.student.store import FeatureStore, pad_text, split_tasks
+from bottega.student.trajectory import NoisingTrajectory
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 
 TASKS = ("main", "fill50k")
-
-
-@dataclass(frozen=True)
-class Path:
-    """The way from the start of the use to the target: where it starts, and whether the content bends it."""
-
-    start: int
-    paired: bool
-
-    @classmethod
-    def of(cls, config: AdapterConfig, schedule: NoiseSchedule) -> Path:
-        """Of an adapter's content mode. Timesteps of training are 0 … `last`."""
-        start = schedule.timesteps - 1 if config.start == "noise" else schedule.start_timestep(config.strength)
-        return cls(start, paired=config.content_mode != "sdedit" and config.start == "content")
-
-    def last(self, schedule: NoiseSchedule) -> int:
-        """The noisiest timestep that training visits: the start where the path depends on it, else T-1."""
-        return self.start if self.paired else schedule.timesteps - 1
-
-    def noise(
-        self, schedule: NoiseSchedule, noise: torch.Tensor, content: torch.Tensor, target: torch.Tensor
-    ) -> torch.Tensor:
-        """What plays the part of ε, [B, C, h, w]: ε̃ on a paired path."""
-        if not self.paired:
-            return noise
-        bar = schedule.alpha_bar_at(self.start)
-        bent: torch.Tensor = effective_noise(noise, content, target, bar**0.5, (1.0 - bar) ** 0.5)
-        return bent
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass
-class Draw:
-    """What a step draws for its W slots: everything is a function of (seed, step)."""
+class StepDraw:
+    """What a step draws for its W samples: everything is a function of (seed, step).
 
-    rows: list[dict[str, Any]]
-    shares: torch.Tensor  # float32 [W]; they sum to 1
-    timesteps: torch.Tensor  # int64 [W]
-    noise: torch.Tensor  # float32 [W, C, h, w]
-    drop_text: np.ndarray[Any, np.dtype[np.bool_]]  # [W]
-    drop_style: np.ndarray[Any, np.dtype[np.bool_]]  # [W]
+    Args:
+        rows: the samples.
+        shares: how much each counts, float32 [W]; they sum to 1.
+        timesteps: int64 [W].
+        noise: float32 [W, C, h, w].
+        drop_text: bool [W], whose caption is replaced by the null prompt.
+        drop_style: bool [W], whose style is replaced by the null tokens.
+    """
+
+    rows: list[SampleRow]
+    shares: torch.Tensor
+    timesteps: torch.Tensor
+    noise: torch.Tensor
+    drop_text: Mask
+    drop_style: Mask
+
+
+class StyleInputs(NamedTuple):
+    """The arguments of `StyleAdapter.style`, on the backbone's device.
+
+    style: CLIP embeddings [B, D], or patch tokens [B, T, V]. content: CLIP embeddings [B, D]; None with patch tokens.
+    dropped: bool [B]. caption: CLIP embeddings [B, D] of what the style pictures show, for a removal of the scene.
+    """
+
+    style: torch.Tensor
+    content: torch.Tensor | None
+    dropped: torch.Tensor
+    caption: torch.Tensor | None
 
 
 class StyleWorkload(Workload):
-    """Trains `adapter` beside `backbone` on the samples of a feature cache.
+    """Trains `adapter` on the samples of a feature cache; the backbone stays frozen.
 
-    rows: sample rows to train on. Raises MissingError when a stream that the mixture asks for has no sample.
+    Args:
+        backbone: the frozen transformer; the adapter is attached to it.
+        adapter: what is trained.
+        config: batch, mixture, dropout, weights.
+        store: of the features.
+        rows: samples to train on.
+
+    Raises:
+        MissingError: a task that the mixture asks for has no sample.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class StyleWorkload(Workload):
         adapter: StyleAdapter,
         config: StudentConfig,
         store: FeatureStore,
-        rows: list[dict[str, Any]],
+        rows: list[SampleRow],
     ) -> None:
         self.module = adapter
         self.backbone = backbone
@@ -95,155 +98,202 @@ class StyleWorkload(Workload):
         self.store = store
         self.fingerprint = {}
         self.loss_scaling = backbone.dtype == torch.float16
-        self.path = Path.of(adapter.config, backbone.schedule)
+        self.checkpointed = False  # see `bottega.student.memory.choose_checkpointing`
+        self.trajectory = NoisingTrajectory.of(adapter.config, backbone.schedule)
+
         tasks = split_tasks(rows)
         self.streams = {task: tasks.get(task, []) for task in TASKS}
-        self.slots = {"main": config.window - config.fill50k_slots, "fill50k": config.fill50k_slots}
+        self.slots = {"main": config.global_batch - config.fill50k_slots, "fill50k": config.fill50k_slots}
         for task in TASKS:
-            if self.slots[task] and not self.streams[task]:
-                cure = "make targets" if task == "main" else "prepare Fill50K, or set student.fill50k_fraction=0"
-                raise MissingError(
-                    f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
-                )
-        self.attachment = Attachment(backbone.transformer, adapter)
-        self.checkpointed = False  # see `bottega.student.memory.weigh`
+            self._check_stream(task)
         manifest = store.manifest
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))
+        self.attachment = Attachment(backbone.transformer, adapter)
+
+    def _check_stream(self, task: str) -> None:
+        if self.slots[task] and not self.streams[task]:
+            cure = "make targets" if task == "main" else "prepare Fill50K, or set student.fill50k_fraction=0"
+            raise MissingError(
+                f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
+            )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `StyleAdapter.parameter_groups`."""
         return self.adapter.parameter_groups(self.config.loop.weight_decay, self.config.gate_lr_multiplier)
 
     def metrics(self, step: int) -> dict[str, Any]:
-        """Epoch of the main stream, prediction type, gates."""
-        seen = (step + 1) * self.slots["main"]
-        epoch = seen / len(self.streams["main"]) if self.streams["main"] else 0.0
+        """Epoch of the main task, prediction type, gates."""
+        epoch = 0.0
+        if self.streams["main"]:
+            epoch = (step + 1) * self.slots["main"] / len(self.streams["main"])
         return {"epoch": epoch, "prediction_type": self.backbone.schedule.prediction_type, **self.adapter.gates()}
 
     def modules(self) -> list[tuple[str, torch.nn.Module]]:
-        """The adapter and the frozen transformer beside it."""
+        """The adapter and the frozen transformer."""
         return [("adapter", self.adapter), ("transformer", self.backbone.transformer)]
 
     def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
-        """The window of `step` in parts of `batch_size`, or a share of them."""
+        """The step in microbatches of `batch_size`, or a share of them; see `Workload.microbatches`."""
         draw = self.draw(step)
         size = self.config.batch_size
         for first in range(0, len(draw.rows), size)[share]:
-            yield self.part(draw, slice(first, first + size))
+            yield self.microbatch(draw, slice(first, first + size))
 
-    def draw(self, step: int) -> Draw:
+    def draw(self, step: int) -> StepDraw:
         """Samples, timesteps, noise and dropped conditions of a step."""
-        seed, window = self.config.seed, self.config.window
-        is_fill = interleave(window, self.slots["fill50k"])
-        chosen = {
-            task: iter(stream_indices(seed, task, step, self.slots[task], len(self.streams[task])))
-            for task in TASKS
-            if self.slots[task]
-        }
-        rows = [self.streams[TASKS[int(f)]][next(chosen[TASKS[int(f)]])] for f in is_fill]
+        seed = self.config.seed
+        count = self.config.global_batch
+        rows = self._rows(step)
         rng = numpy_rng(seed, "window", step)
-        times = stratified_timesteps(rng, window, 0, self.path.last(self.backbone.schedule))
-        noise = torch.randn(window, *self.shape, generator=torch_generator(seed, "noise", step))
-        drop, fate = self.config.dropout, rng.random(window)
-        both = fate < drop.both
-        text = both | ((fate >= drop.both) & (fate < drop.both + drop.text))
-        style = both | ((fate >= drop.both + drop.text) & (fate < drop.both + drop.text + drop.style))
-        style |= np.array([row["style"] is None for row in rows])
-        return Draw(rows, shares(rows, self.config.fill50k_weight), torch.from_numpy(times), noise, text, style)
-
-    def part(self, draw: Draw, where: slice) -> Microbatch:
-        """Loss of some slots of a window; the sum over the window's parts is the loss of the step."""
-        device = self.backbone.device
-        rows, times, share = draw.rows[where], draw.timesteps[where].to(device), draw.shares[where].to(device)
-        target = self.store.latents([row["target"] for row in rows]).to(device)  # [B, C, h, w]
-        content = self.store.latents([row["content"] for row in rows]).to(device)
-        text, mask = self.text(rows, draw.drop_text[where])
-        shown = self.styles(rows, draw.drop_style[where])
-
-        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)
-        state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
-        tokens, cosines = self.adapter.style(*shown)
-        output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
-        losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
-
-        kept, caption = ~shown[2], shown[3]
-        told = kept if caption is None else kept & (caption != 0).any(dim=-1)  # of these the caption is known
-        of = {name: value[told if name.startswith("scene") else kept] for name, value in cosines.items()}
-        metrics = {name: float(value.mean()) for name, value in of.items() if len(value)}
-        return Microbatch(
-            (share * self.importance(times) * losses).sum(),
-            losses,
-            [row["sample_id"] for row in rows],
-            times.tolist(),
-            [row["task"] for row in rows],
-            metrics,
+        last = self.trajectory.last(self.backbone.schedule)
+        timesteps = stratified_timesteps(rng, count, 0, last)
+        noise = torch.randn(count, *self.shape, generator=torch_generator(seed, "noise", step))
+        drop_text, drop_style = self._dropped(rng.random(count))
+        without_style = np.array([row["style"] is None for row in rows])
+        return StepDraw(
+            rows=rows,
+            shares=shares(rows, self.config.fill50k_weight),
+            timesteps=torch.from_numpy(timesteps),
+            noise=noise,
+            drop_text=drop_text,
+            drop_style=drop_style | without_style,
         )
 
-    def importance(self, times: torch.Tensor) -> torch.Tensor | float:
-        """Min-SNR-γ at the timesteps [B], float32 [B]; 1 where the recipe asks for none.
+    def _rows(self, step: int) -> list[SampleRow]:
+        """The samples of a step: those of Fill50K are spread evenly among those of the main task."""
+        streams = {}
+        for task in TASKS:
+            if self.slots[task]:
+                indices = stream_indices(self.config.seed, task, step, self.slots[task], len(self.streams[task]))
+                streams[task] = iter(indices)
+        rows = []
+        for is_fill in interleave(self.config.global_batch, self.slots["fill50k"]):
+            task = "fill50k" if is_fill else "main"
+            rows.append(self.streams[task][next(streams[task])])
+        return rows
 
-        Plain ε counts an error of x̂_0 SNR times: nearly all of the loss is then made where the picture is finished.
-        """
-        if self.config.min_snr_gamma is None:
-            return 1.0
-        schedule = self.backbone.schedule
-        alpha, sigma = schedule.coefficients(times, times.float())
-        return min_snr_weight(schedule.prediction_type, alpha, sigma, self.config.min_snr_gamma)
+    def _dropped(self, fate: npt.NDArray[np.float64]) -> tuple[Mask, Mask]:
+        """Which samples lose their text and which their style, bool [W] each, from uniform numbers [W]."""
+        dropout = self.config.dropout
+        text_ends = dropout.both + dropout.text
+        style_ends = text_ends + dropout.style
+        both = fate < dropout.both
+        text_alone = (fate >= dropout.both) & (fate < text_ends)
+        style_alone = (fate >= text_ends) & (fate < style_ends)
+        return both | text_alone, both | style_alone
+
+    def microbatch(self, draw: StepDraw, where: slice) -> Microbatch:
+        """The loss of some samples of a step; the sum over the microbatches is the loss of the step."""
+        device = self.backbone.device
+        rows = draw.rows[where]
+        times = draw.timesteps[where].to(device)  # [B]
+        share = draw.shares[where].to(device)  # [B]
+
+        # 1. Features, from the cache.
+        target = self.store.latents([row["target"] for row in rows]).to(device)  # [B, C, h, w]
+        content = self.store.latents([row["content"] for row in rows]).to(device)
+        text, mask = self.text(rows, draw.drop_text[where])  # [B, M, P], [B, M]
+        inputs = self.styles(rows, draw.drop_style[where])
+
+        # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter.
+        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)
+        state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
+        tokens, cosines = self.adapter.style(*inputs)
+        output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
+
+        # 3. Loss.
+        losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
+        return Microbatch(
+            loss=(share * self.importance(times) * losses).sum(),
+            sample_losses=losses,
+            sample_ids=[row["sample_id"] for row in rows],
+            timesteps=times.tolist(),
+            tasks=[row["task"] for row in rows],
+            metrics=_cosine_means(cosines, inputs),
+        )
 
     def corrupt(
         self, target: torch.Tensor, content: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_t and what the network should return for it, float32 [B, C, h, w], in the mode's way."""
+        """x_t and what the network should return for it, float32 [B, C, h, w] each."""
         schedule = self.backbone.schedule
-        alpha, sigma = schedule.coefficients(times, noise)
-        effective = self.path.noise(schedule, noise, content, target)
+        alpha, sigma = schedule.coefficients(times, noise)  # each [B, 1, 1, 1]
+        effective = self.trajectory.noise(schedule, noise, content, target)
         noised = add_noise(target, effective, alpha, sigma)
         return noised, prediction_target(schedule.prediction_type, target, effective, alpha, sigma)
 
-    def text(
-        self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """T5 states and masks, the null prompt's own where the caption is dropped: [B, M, P], [B, M]."""
-        picked = [
-            self.null_text if drop else self.store.text_row(row["text"])
-            for row, drop in zip(rows, dropped, strict=True)
-        ]
-        return pad_text(picked)
+    def importance(self, times: torch.Tensor) -> torch.Tensor | float:
+        """Min-SNR-γ weights at the timesteps, float32 [B]; 1 where the recipe asks for none.
 
-    def styles(
-        self, rows: list[dict[str, Any]], dropped: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-        """What `StyleAdapter.style` is shown, on the backbone's device: CLIP embeddings of style and content [B, D], or
-        the style's patch tokens [B, T, V] and None; which styles are null, bool [B]; and, for a removal of the scene,
-        the embeddings of the style pictures' captions [B, D]."""
-        device, geometry = self.backbone.device, self.adapter.geometry
+        Plain ε counts an error of x̂_0 SNR times: nearly all of the loss then comes from nearly finished pictures.
+        """
+        if self.config.min_snr_gamma is None:
+            return 1.0
+        schedule = self.backbone.schedule
+        alpha, sigma = schedule.coefficients(times, times.float())  # each [B]
+        return min_snr_weight(schedule.prediction_type, alpha, sigma, self.config.min_snr_gamma)
+
+    def text(self, rows: Sequence[SampleRow], dropped: Mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """T5 states [B, M, P] and their mask [B, M]; a dropped caption becomes the null prompt with its own mask."""
+        states = []
+        for row, drop in zip(rows, dropped, strict=True):
+            states.append(self.null_text if drop else self.store.text_row(row["text"]))
+        return pad_text(states)
+
+    def styles(self, rows: Sequence[SampleRow], dropped: Mask) -> StyleInputs:
+        """What the adapter reads of the styles; samples without one get ones, which `dropped` must replace."""
+        device = self.backbone.device
+        geometry = self.adapter.geometry
         null = torch.from_numpy(dropped.copy()).to(device)
         known = [i for i, row in enumerate(rows) if row["style"] is not None]
+
         if self.adapter.reads_patches:
-            patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # placeholders where null
+            patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # [B, T, V]
             if known:
                 patches[known] = self.store.patches([rows[i]["style_patches"] for i in known])
-            return patches.to(device), None, null, None
-        width = geometry.clip_width
-        style, content = torch.ones(len(rows), width), torch.ones(len(rows), width)  # placeholders where null
+            return StyleInputs(patches.to(device), None, null, None)
+
+        style = torch.ones(len(rows), geometry.clip_width)  # [B, D]
+        content = torch.ones(len(rows), geometry.clip_width)
         if known:
-            style[known] = self.store.clip([rows[i]["style"] for i in known])
-            content[known] = self.store.clip([rows[i]["clip_content"] for i in known])
+            style[known] = self.store.clip([str(rows[i]["style"]) for i in known])
+            content[known] = self.store.clip([str(rows[i]["clip_content"]) for i in known])
         caption = None
         if self.adapter.scene_removal is not None:
             caption = self.store.captions([row.get("caption") for row in rows]).to(device)
-        return style.to(device), content.to(device), null, caption
+        return StyleInputs(style.to(device), content.to(device), null, caption)
 
 
-def shares(rows: list[dict[str, Any]], fill50k_weight: float = 1.0) -> torch.Tensor:
-    """How much each sample of a window counts, float32 [W], summing to 1.
+def shares(rows: Sequence[SampleRow], fill50k_weight: float = 1.0) -> torch.Tensor:
+    """How much each sample of a step counts, float32 [W], summing to 1.
 
-    Inside a task the weights by grade are normalised by their sum over the window, so that the learning rate does not
-    change with the grades; between tasks the share is that of the slots, one of Fill50K counting `fill50k_weight`.
+    Inside a task the weights by grade are normalised by their sum over the step, so that the learning rate does not
+    change with the grades. Between tasks the share is that of the samples, one of Fill50K counting `fill50k_weight`.
     """
-    worth = {"main": 1.0, "fill50k": fill50k_weight}
-    whole = sum(worth[r["task"]] for r in rows)
-    totals = {task: sum(r["weight"] for r in rows if r["task"] == task) for task in TASKS}
-    counts = {task: worth[task] * sum(r["task"] == task for r in rows) for task in TASKS}
-    return torch.tensor([r["weight"] / totals[r["task"]] * counts[r["task"]] / whole for r in rows])
+    task_weights = {"main": 1.0, "fill50k": fill50k_weight}
+    whole = sum(task_weights[row["task"]] for row in rows)
+    grades: dict[str, list[float]] = {task: [] for task in TASKS}
+    for row in rows:
+        grades[row["task"]].append(row["weight"])
+    totals = {task: sum(grades[task]) for task in TASKS}
+    task_shares = {task: task_weights[task] * len(grades[task]) for task in TASKS}
+    values = []
+    for row in rows:
+        task = row["task"]
+        values.append(row["weight"] / totals[task] * task_shares[task] / whole)
+    return torch.tensor(values)
+
+
+def _cosine_means(cosines: dict[str, torch.Tensor], inputs: StyleInputs) -> dict[str, float]:
+    """Means over the samples for which a cosine means something: those with a style, or with a known caption."""
+    with_style = ~inputs.dropped
+    with_caption = with_style
+    if inputs.caption is not None:
+        with_caption = with_style & (inputs.caption != 0).any(dim=-1)
+    means = {}
+    for name, values in cosines.items():
+        chosen = values[with_caption if name.startswith("scene") else with_style]
+        if len(chosen):
+            means[name] = float(chosen.mean())
+    return means

@@ -1,6 +1,6 @@
 """One content–style pair learned by heart, through the same ledger, features, training and header as any run.
 
-It is the smallest proof that nothing on the way is broken: a student that can't learn one pair can't learn a thousand.
+It is the smallest proof that no part is broken: a student that can't learn one pair can't learn a thousand.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ def overfit_one(
 ) -> dict[str, Any]:
     """Train an adapter on one pair alone; writes `directory`/{teacher, features, training}.
 
-    content, style, target: picture files. config: the student's; its Fill50K and dropouts are switched off, for a
-    single pair must be learned and nothing else. steps: of the optimizer.
-    Returns the summary of the stage `student`; `directory`/training/adapter.safetensors is ready for `bottega stylize`.
+    Args:
+        content, style, target: picture files.
+        prompt: of the target.
+        directory: of the run.
+        models: where PixArt and CLIP are.
+        config: the student's; its Fill50K and dropouts are switched off, so that the pair alone is learned.
+        steps: of the optimizer.
+
+    Returns:
+        The summary of the stage `student`; `directory`/training/adapter.safetensors is ready for `bottega stylize`.
     """
     from bottega.student import features, stage
 

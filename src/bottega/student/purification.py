@@ -1,11 +1,13 @@
-"""Style Purification: what a style's CLIP embedding says of pictures, not of style, is taken out of it.
+"""Style purification: what a style's CLIP embedding says about content, not style, is taken out of it.
 
     s  ← unit(s - γ_t t)      t: the caption of the style picture, what that picture shows
     s' = unit(s - γ_c c)      c: the content picture
 
-either with γ = s·t or s·c (projection: nothing of it is left) or with a learned share γ (gated subtraction); all in
-CLIP's one joint space, centred and normalised. Legend: B samples, D width of the joint space. Pooled hidden states or
-patch tokens live elsewhere and must not be mixed in.
+either with γ = s·t or s·c (projection: nothing of it is left) or with a learned share γ (gated subtraction). All of it
+is in CLIP's joint space, centred and normalised; pooled hidden states and patch tokens lie in other spaces, so they
+must not be mixed in.
+
+Legend: B samples, D width of the joint space.
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ from torch import nn
 if TYPE_CHECKING:
     from bottega.student.config import AdapterConfig
 
-FEWEST = 16
-"""Embeddings that a mean is taken of at least: the mean of two pictures makes them opposites, whatever they show."""
+MIN_EMBEDDINGS = 16
+"""For a mean: subtracting the mean of two pictures makes them opposites, whatever they show."""
 
 
 class Removal(nn.Module):
     """s' = unit(s - g v) with a learned g, or s' = unit(s - (s·v) v); v centred and unit before.
 
-    kind: none, projection or gated_subtraction. width: D. gate: the share g at the start, in (0, 1).
-    centred: the mean of such embeddings is subtracted first (`fit_centre`). CLIP's embeddings lie in a narrow cone, one
-    for pictures and another for texts, so that uncentred the direction is mostly what all of them have in common.
+    Args:
+        kind: none, projection or gated_subtraction.
+        width: D.
+        gate: the share g at the start, in (0, 1).
+        centred: whether the mean of such embeddings is subtracted first (`fit_centre`). CLIP's embeddings lie in a
+            narrow cone, one for pictures and another for texts; without the mean subtracted, the direction is mostly
+            what all of them have in common.
     """
 
     centre: torch.Tensor
@@ -43,8 +49,8 @@ class Removal(nn.Module):
             self.gate_logit = nn.Parameter(torch.tensor(math.log(gate / (1 - gate))))
 
     def fit_centre(self, embeddings: torch.Tensor) -> None:
-        """Take the mean of unit embeddings [N, D] as the centre; without `centred`, or from a handful, it stays 0."""
-        if self.centred and len(embeddings) >= FEWEST:
+        """Take the mean of unit embeddings [N, D] as the centre; without `centred`, or from too few, it stays 0."""
+        if self.centred and len(embeddings) >= MIN_EMBEDDINGS:
             self.centre.copy_(F.normalize(embeddings.float(), dim=-1).mean(dim=0))
 
     def gate(self) -> float | None:
@@ -52,7 +58,7 @@ class Removal(nn.Module):
         return float(torch.sigmoid(self.gate_logit.detach())) if self.kind == "gated_subtraction" else None
 
     def prepare(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, D], centred and unit; a row of noughts, "not known", stays one."""
+        """Embeddings [B, D], centred and unit; a row of zeros, "not known", stays zero."""
         known = embeddings.abs().amax(dim=-1, keepdim=True) > 0
         return F.normalize(F.normalize(embeddings.float(), dim=-1) - self.centre, dim=-1) * known
 
@@ -60,15 +66,19 @@ class Removal(nn.Module):
         """style, unit [B, D]; direction [B, D] as `prepare` gives it -> style without it, unit [B, D]."""
         if self.kind == "none":
             return style
-        gated = self.kind == "gated_subtraction"
-        share = torch.sigmoid(self.gate_logit) if gated else cosine(style, direction)[:, None]
+        if self.kind == "gated_subtraction":
+            share = torch.sigmoid(self.gate_logit)
+        else:
+            share = cosine(style, direction)[:, None]  # [B, 1]
         return F.normalize(style - share * direction, dim=-1)
 
 
 class Purification(Removal):
-    """The content picture is taken out of the style, and before it, where it is asked for, the style picture's caption.
+    """Takes the content picture out of the style, and before it, where that is asked for, the style picture's caption.
 
-    With `scene` a `Removal` of captions, its centre that of captions.
+    Args:
+        kind, width, gate, centred: of the content's removal, see `Removal`.
+        scene: the captions' removal, with a centre of its own; None for none.
     """
 
     def __init__(self, kind: str, width: int, gate: float, centred: bool, scene: Removal | None = None) -> None:
@@ -86,21 +96,31 @@ class Purification(Removal):
     def purify(
         self, style: torch.Tensor, content: torch.Tensor, caption: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Embeddings [B, D] of style picture, content picture and style picture's caption; noughts where not known.
+        """Purify styles.
 
-        Returns the purified style, unit [B, D], and cosines [B] with the content (and with the caption) by the names
-        they have in the log: cosine_before, cosine_after (scene_before, scene_after).
+        Args:
+            style: embeddings [B, D] of the style pictures.
+            content: of the content pictures.
+            caption: of what the style pictures show; zeros where not known.
+
+        Returns:
+            The purified style, unit [B, D], and cosines [B] with the content (and with the caption) by their names in
+            the log: cosine_before, cosine_after (scene_before, scene_after).
         """
-        s, c = self.prepare(style), self.prepare(content)
-        cosines = {"cosine_before": cosine(s, c)}
-        purified = s
-        if self.scene is not None:
+        s = self.prepare(style)
+        c = self.prepare(content)
+        if self.scene is None:
+            purified = self(s, c)
+            cosines = {"cosine_before": cosine(s, c), "cosine_after": cosine(purified, c)}
+        else:
             t = self.scene.prepare(torch.zeros_like(style) if caption is None else caption)
-            purified = self.scene(s, t)
-        purified = self(purified, c)
-        cosines["cosine_after"] = cosine(purified, c)
-        if self.scene is not None:
-            cosines |= {"scene_before": cosine(s, t), "scene_after": cosine(purified, t)}
+            purified = self(self.scene(s, t), c)
+            cosines = {
+                "cosine_before": cosine(s, c),
+                "cosine_after": cosine(purified, c),
+                "scene_before": cosine(s, t),
+                "scene_after": cosine(purified, t),
+            }
         return purified, {name: value.detach() for name, value in cosines.items()}
 
 

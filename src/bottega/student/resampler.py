@@ -6,7 +6,7 @@
 
 After Jaegle et al. 2021 (Perceiver) and Alayrac et al. 2022 (Flamingo). Keys and values are made of the patch tokens
 and of the queries, one after the other: so a query also sees what the others hold, for N more keys beside T, and the
-layers need no self-attention of their own. CLIP's tokens know their places, so none are added.
+layers need no self-attention of their own. CLIP's tokens hold their positions already, so none are added.
 
 Legend: B samples, T patch tokens of width F, N queries of width W, H heads of width E, X the width of a style token.
 """
@@ -19,7 +19,7 @@ from torch import nn
 
 from bottega.runtime.errors import RequestError
 
-WIDEST = 512
+MAX_WIDTH = 512
 """Width where the recipe names none and CLIP's tokens are wider: two layers then have six million weights, fewer than
 the keys and values of four of PixArt's blocks."""
 _EXPANSION = 4
@@ -28,24 +28,33 @@ _EXPANSION = 4
 class Resampler(nn.Module):
     """Patch tokens [B, T, F] -> what `count` style tokens are normed from, [B, N, X].
 
-    width: W, or None for F but at most WIDEST. Raises RequestError where the heads do not divide it.
+    Args:
+        source_width: F.
+        target_width: X.
+        count: N.
+        depth: layers.
+        width: W; None for F, but at most MAX_WIDTH.
+        heads: H.
+
+    Raises:
+        RequestError: the heads do not divide the width.
     """
 
     def __init__(
         self, source_width: int, target_width: int, *, count: int, depth: int, width: int | None, heads: int
     ) -> None:
         super().__init__()
-        wide = min(source_width, WIDEST) if width is None else width
-        if wide % heads:
+        inner = min(source_width, MAX_WIDTH) if width is None else width
+        if inner % heads:
             raise RequestError(
-                f"the resampler's width must be a multiple of its heads, got {wide} and {heads}; set "
+                f"the resampler's width must be a multiple of its heads, got {inner} and {heads}; set "
                 f"adapter.resampler_width or adapter.resampler_heads"
             )
-        # Small beside what the first layer reads: with entries of 1 the tokens of all styles begin nearly alike.
-        self.queries = nn.Parameter(torch.randn(count, wide) * wide**-0.5)
-        self.enter = nn.Sequential(nn.LayerNorm(source_width), nn.Linear(source_width, wide))
-        self.layers = nn.ModuleList(_Layer(wide, heads) for _ in range(depth))
-        self.out = nn.Linear(wide, target_width)
+        # Small against what the first layer reads: with entries of 1, the tokens of all styles start nearly equal.
+        self.queries = nn.Parameter(torch.randn(count, inner) * inner**-0.5)
+        self.enter = nn.Sequential(nn.LayerNorm(source_width), nn.Linear(source_width, inner))
+        self.layers = nn.ModuleList(_Layer(inner, heads) for _ in range(depth))
+        self.out = nn.Linear(inner, target_width)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """patches [B, T, F] in any float dtype -> [B, N, X] in the module's."""
@@ -62,19 +71,29 @@ class _Layer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm_seen, self.norm_queries = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        for own in (self.to_q, self.to_k, self.to_v, self.to_out):
-            nn.init.normal_(own.weight, std=width**-0.5)  # keeps the size of what passes; torch's start takes √3 off
+        self.norm_seen = nn.LayerNorm(width)
+        self.norm_queries = nn.LayerNorm(width)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=False)
+        for projection in (self.to_q, self.to_k, self.to_v, self.to_out):
+            # keeps the variance of what passes; torch's own start divides it by 3
+            nn.init.normal_(projection.weight, std=width**-0.5)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, _EXPANSION * width), nn.GELU(), nn.Linear(_EXPANSION * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, _EXPANSION * width),
+            nn.GELU(),
+            nn.Linear(_EXPANSION * width, width),
         )
 
     def forward(self, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """queries [B, N, W], seen [B, T, W] -> [B, N, W]."""
-        asking = self.norm_queries(queries)
-        both = torch.cat([self.norm_seen(seen), asking], dim=1)  # [B, T + N, W]
-        q, k, v = (self._split(m) for m in (self.to_q(asking), self.to_k(both), self.to_v(both)))  # [B, H, ., E]
+        normed = self.norm_queries(queries)
+        sources = torch.cat([self.norm_seen(seen), normed], dim=1)  # [B, T + N, W]
+        q = self._split(self.to_q(normed))  # [B, H, N, E]
+        k = self._split(self.to_k(sources))  # [B, H, T + N, E]
+        v = self._split(self.to_v(sources))  # [B, H, T + N, E]
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, W]
         queries = queries + self.to_out(read)
         return queries + self.feed_forward(queries)  # type: ignore[no-any-return]

@@ -1,16 +1,15 @@
-"""Pictures of a training on its way: a few validation samples, drawn as the adapter will be used.
+"""Sample pictures during training: a few validation samples, drawn as at inference.
 
     samples/step_00000500.png    a row a sample: content | target | in its own style | in another picture's style
 
-The autoencoder is loaded for the moment of drawing and let go after it. Nothing that is learned depends on this: the
-noise of a sample is a function of its name.
+The autoencoder is loaded only while it decodes. Nothing that is learned depends on this: the noise of a sample is a
+function of its name.
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,38 +19,48 @@ from bottega.runtime.files import write_png
 from bottega.runtime.memory import trim
 from bottega.runtime.seeds import derive
 from bottega.student.objective import StyleWorkload
+from bottega.student.records import SampleRow
 from bottega.student.sampler import Sampler
-from bottega.student.validation import other_style
+from bottega.student.validation import other_style, with_style
 from bottega.visual.contact_sheet import tile
 from bottega.visual.pictures import Picture, Pictures, finite_share, to_uint8
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = "samples"
-_GAP = 4  # pixels of white between pictures
-_SHEETS = 64
+_GAP = 4
+"""Pixels of white between pictures."""
+_MAX_SHEETS = 64
+"""Sheets kept: of a long run every second is deleted when there are more."""
 
 
 class Samples:
     """Draws the first samples of the validation with the adapter as it is.
 
-    rows: of samples.jsonl, the whole validation. count: how many of them are drawn. pixart: the autoencoder's folder.
+    Args:
+        work: what is trained.
+        rows: the whole validation.
+        count: how many of its samples are drawn.
+        pixart: folder of the autoencoder.
     """
 
-    def __init__(self, work: StyleWorkload, rows: list[dict[str, Any]], count: int, pixart: Path) -> None:
-        self.work, self.rows, self.pixart = work, rows[:count], pixart
-        others = [other_style(rows, i) for i in range(len(self.rows))]
-        self.others = [row | other for row, other in zip(self.rows, others, strict=True) if other is not None]
+    def __init__(self, work: StyleWorkload, rows: list[SampleRow], count: int, pixart: Path) -> None:
+        self.work = work
+        self.rows = rows[:count]
+        self.pixart = pixart
+        self.others: list[SampleRow] = []
+        for index, row in enumerate(self.rows):
+            other = other_style(rows, index)
+            if other is not None:
+                self.others.append(with_style(row, other))
 
     def write(self, directory: Path, step: int) -> list[Path]:
-        """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta.
-
-        Of more than 64 sheets every second is deleted, but for the first and the newest.
-        """
+        """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta."""
         file = directory / FOLDER / f"step_{step:08d}.png"
         write_png(file, sheet(self.columns()))
-        files = sorted(file.parent.glob("step_*.png"))
-        for surplus in files[1:-1:2] if len(files) > _SHEETS else ():
-            surplus.unlink(missing_ok=True)
+        sheets = sorted(file.parent.glob("step_*.png"))
+        if len(sheets) > _MAX_SHEETS:
+            for surplus in sheets[1:-1:2]:  # the first and the newest stay
+                surplus.unlink(missing_ok=True)
         return [file]
 
     @torch.no_grad()
@@ -60,34 +69,47 @@ class Samples:
         from bottega.models.autoencoder import LatentEncoder
 
         store = self.work.store
-        latents = [store.latents([row[name] for row in self.rows]) for name in ("content", "target")]
-        shown = (self.rows, self.others) if len(self.others) == len(self.rows) else (self.rows,)
-        latents += [self.drawn(rows, latents[0]) for rows in shown]
+        contents = store.latents([row["content"] for row in self.rows])
+        latents = [contents, store.latents([row["target"] for row in self.rows])]
+        latents.append(self.drawn(self.rows, contents))
+        if len(self.others) == len(self.rows):
+            latents.append(self.drawn(self.others, contents))
         vae = LatentEncoder(self.pixart / "vae", str(self.work.backbone.device))
-        columns = [np.concatenate([_to_uint8(vae.decode(one[None])) for one in column]) for column in latents]
+        columns = []
+        for column in latents:
+            columns.append(np.concatenate([_to_uint8(vae.decode(one[None])) for one in column]))
         del vae
         trim()
         return columns
 
-    def drawn(self, rows: list[dict[str, Any]], contents: torch.Tensor) -> torch.Tensor:
+    def drawn(self, rows: list[SampleRow], contents: torch.Tensor) -> torch.Tensor:
         """Latents [N, C, h, w] of contents in the rows' styles, one after the other, on the CPU."""
-        work, config = self.work, self.work.config
+        work = self.work
         pictures = []
         for row, content in zip(rows, contents, strict=True):
-            style, of, _, caption = work.styles([row], np.zeros(1, dtype=bool))
-            text = work.store.text_row(row["text"])
+            inputs = work.styles([row], np.zeros(1, dtype=bool))
             sampler = Sampler(
-                work.backbone, work.attachment, config.sampling, style, of, [text], work.null_text, caption
+                work.backbone,
+                work.attachment,
+                work.config.sampling,
+                inputs.style,
+                inputs.content,
+                [work.store.text_row(row["text"])],
+                work.null_text,
+                inputs.caption,
             )
-            seed = derive(config.seed, "sample picture", row["sample_id"])
-            pictures.append(sampler.draw(content[None], [seed], work.path.start).cpu())
+            seed = derive(work.config.seed, "sample picture", row["sample_id"])
+            pictures.append(sampler.draw(content[None], [seed], work.trajectory.start).cpu())
         return torch.cat(pictures)
 
 
 def sheet(columns: list[Pictures]) -> Picture:
     """Columns of pictures [N, S, S, 3], side by side on white."""
-    rows = zip(*columns, strict=True)
-    return tile([picture for row in rows for picture in row], len(columns), gap=_GAP)
+    pictures = []
+    for row in range(len(columns[0])):
+        for column in columns:
+            pictures.append(column[row])
+    return tile(pictures, len(columns), gap=_GAP)
 
 
 def _to_uint8(pictures: npt.NDArray[np.float32]) -> Pictures:

@@ -3,12 +3,14 @@
     features/
       manifest.json     schema version, models' hashes, settings, sizes
       index.jsonl       one object a shard: kind, file, keys in order, keys that could not be encoded
-      latent/ text/ clip/ caption/ patch/   <first key>.safetensors; caption: of what style pictures show
+      latent/ text/ clip/ caption/ patch/   <first key>.safetensors, see `records.Kind`
       samples.jsonl     the training samples: which keys each one is made of
 
-A key is a hash of what was encoded (bytes of the picture, or the caption), the encoder's weights and the settings: a
-changed one is another key, so nothing stale can be used. Patch tokens are there only where they were asked for, of the
-style pictures alone. Legend: n items; C × h × w latents; P T5's width; D CLIP's; T patch tokens of width F.
+A key is a hash of what was encoded (bytes of the picture, or the caption), the encoder's weights and the settings. What
+has changed has another key, so nothing stale can be used. Patch tokens exist only where they were asked for, of style
+pictures alone.
+
+Legend: n items; C × h × w latents; P T5's width; D CLIP's; T patch tokens of width F.
 """
 
 from __future__ import annotations
@@ -16,21 +18,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import append_jsonl, atomic_path, read_json, read_jsonl
+from bottega.student import records
+from bottega.student.records import FeatureManifest, Kind, SampleRow
 
 if TYPE_CHECKING:
     import torch
 
 SCHEMA = 1
-KINDS = ("latent", "text", "clip", "caption", "patch")
-STYLE_KEYS = ("style", "caption", "style_patches")
-"""What a row of samples.jsonl says of its style: they change together. The last only where there are patch tokens."""
-MANIFEST, INDEX, SAMPLES = "manifest.json", "index.jsonl", "samples.jsonl"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MANIFEST = "manifest.json"
+INDEX = "index.jsonl"
+SAMPLES = "samples.jsonl"
 _MB = 1024 * 1024
-_MOST_ITEMS = 2**32  # in one shard
+_SHARD_STRIDE = 2**32
+"""A feature's place is shard × this + its row, one int: there may be hundreds of thousands of keys."""
 
 
 class ShardIndex:
@@ -40,18 +45,27 @@ class ShardIndex:
         self.directory = directory
         self.rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         path = directory / INDEX
-        if path.exists():
-            for row in read_jsonl(path):
-                if row["file"] is None or (directory / row["file"]).is_file():
-                    self.rows[row["kind"]].append(row)
+        if not path.exists():
+            return
+        for row in read_jsonl(path):
+            if row["file"] is None or (directory / row["file"]).is_file():
+                self.rows[row["kind"]].append(row)
 
     def done(self, kind: str) -> set[str]:
         """Keys that need no work: encoded, or found impossible."""
-        return {key for row in self.rows[kind] for key in (*row["keys"], *row["rejected"])}
+        keys: set[str] = set()
+        for row in self.rows[kind]:
+            keys.update(row["keys"])
+            keys.update(row["rejected"])
+        return keys
 
     def rejected(self) -> set[str]:
         """Keys whose picture could not be read."""
-        return {key for rows in self.rows.values() for row in rows for key in row["rejected"]}
+        keys: set[str] = set()
+        for rows in self.rows.values():
+            for row in rows:
+                keys.update(row["rejected"])
+        return keys
 
     def add(self, kind: str, tensors: dict[str, torch.Tensor], keys: list[str], rejected: list[str]) -> None:
         """Write one shard, whole, then its line of the index."""
@@ -70,30 +84,23 @@ class ShardIndex:
 class FeatureStore:
     """Reads features by key; a kind that is smaller than `preload_mb` is held in memory from its first use.
 
-    Raises MissingError without a cache, RequestError for one of another schema.
+    Raises:
+        MissingError: there is no cache.
+        RequestError: the cache has another schema.
+        StorageError: its manifest is damaged.
     """
 
     def __init__(self, directory: Path, preload_mb: int = 2048) -> None:
-        if not (directory / MANIFEST).is_file():
-            raise MissingError(f"there are no features in {directory}; compute them first: bottega features")
-        self.manifest: dict[str, Any] = read_json(directory / MANIFEST)
-        if self.manifest.get("schema") != SCHEMA:
-            raise RequestError(
-                f"{directory} holds features of schema {self.manifest.get('schema')}, this program knows {SCHEMA}; "
-                f"compute them again into another folder"
-            )
         self.directory = directory
-        index = ShardIndex(directory)
-        self._shards = {kind: [row["file"] for row in index.rows[kind] if row["file"]] for kind in KINDS}
-        self._places: dict[str, dict[str, int]] = {  # one number a key: there may be hundreds of thousands
-            kind: {
-                sys.intern(key): shard * _MOST_ITEMS + place
-                for shard, row in enumerate(r for r in index.rows[kind] if r["file"])
-                for place, key in enumerate(row["keys"])
-            }
-            for kind in KINDS
-        }
+        self.manifest = read_manifest(directory)
         self._limit = preload_mb * _MB
+        self._shards: dict[str, list[str]] = {}
+        self._places: dict[str, dict[str, int]] = {}
+        index = ShardIndex(directory)
+        for kind in KINDS:
+            rows = [row for row in index.rows[kind] if row["file"]]
+            self._shards[kind] = [row["file"] for row in rows]
+            self._places[kind] = _places(row["keys"] for row in rows)
         self._memory: dict[str, list[dict[str, torch.Tensor]]] = {}
 
     def __contains__(self, item: tuple[str, str]) -> bool:
@@ -109,11 +116,16 @@ class FeatureStore:
         return self._stack("clip", keys)
 
     def captions(self, keys: Sequence[str | None]) -> torch.Tensor:
-        """Unit CLIP embeddings of captions in the joint space, float32 [B, D]; noughts for None."""
+        """Unit CLIP embeddings of captions in the joint space, float32 [B, D]; zeros for None."""
         import torch
 
-        rows = [None if key is None else self._row("caption", key).float() for key in keys]
-        return torch.stack([torch.zeros(self.manifest["clip_width"]) if row is None else row for row in rows])
+        rows = []
+        for key in keys:
+            if key is None:
+                rows.append(torch.zeros(self.manifest["clip_width"]))
+            else:
+                rows.append(self._row("caption", key).float())
+        return torch.stack(rows)
 
     def patches(self, keys: Sequence[str]) -> torch.Tensor:
         """CLIP's patch tokens, class token first, float32 [B, T, F]."""
@@ -133,18 +145,22 @@ class FeatureStore:
         return torch.stack([self._row(kind, key) for key in keys]).float()
 
     def _row(self, kind: str, key: str) -> torch.Tensor:
-        try:
-            shard, place = divmod(self._places[kind][key], _MOST_ITEMS)
-        except KeyError:
+        if key not in self._places[kind]:
             raise StorageError(
                 f"{self.directory}: the {kind} feature {key} is not in the cache; run bottega features again"
-            ) from None
+            )
+        shard, row = divmod(self._places[kind][key], _SHARD_STRIDE)
         held = self._held(kind)
-        if held is not None:
-            return _cut(kind, held[shard], place)
-        return self._read(self._shards[kind][shard], kind, place)
+        if held is None:
+            return self._read(self._shards[kind][shard], kind, row)
+        tensors = held[shard]
+        if kind != "text":
+            return tensors["rows"][row]
+        first, last = tensors["offsets"][row : row + 2].tolist()
+        return tensors["rows"][first:last]
 
     def _held(self, kind: str) -> list[dict[str, torch.Tensor]] | None:
+        """All shards of a kind in memory; None where they are too large."""
         if kind in self._memory:
             return self._memory[kind]
         files = [self.directory / file for file in self._shards[kind]]
@@ -155,16 +171,74 @@ class FeatureStore:
         self._memory[kind] = [load_file(file) for file in files]
         return self._memory[kind]
 
-    def _read(self, file: str, kind: str, place: int) -> torch.Tensor:
-        """Open the file for this row alone (a tenth of a millisecond): what stays open stays mapped, and in the end the
-        whole cache would count as this process's memory."""
+    def _read(self, file: str, kind: str, row: int) -> torch.Tensor:
+        """Open the file for this row alone, which takes a tenth of a millisecond: a file that stays open stays mapped,
+        and in the end the whole cache would count as this process's memory."""
         from safetensors import safe_open
 
         with safe_open(self.directory / file, framework="pt") as handle:
             if kind != "text":
-                return handle.get_slice("rows")[place].clone()  # type: ignore[no-any-return]
-            first, last = handle.get_slice("offsets")[place : place + 2].tolist()
+                return handle.get_slice("rows")[row].clone()  # type: ignore[no-any-return]
+            first, last = handle.get_slice("offsets")[row : row + 2].tolist()
             return handle.get_slice("rows")[first:last].clone()  # type: ignore[no-any-return]
+
+
+def _places(shards: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Where each key lies, from the keys of each shard in order."""
+    places = {}
+    for shard, keys in enumerate(shards):
+        for row, key in enumerate(keys):
+            places[sys.intern(key)] = shard * _SHARD_STRIDE + row
+    return places
+
+
+def read_manifest(directory: Path) -> FeatureManifest:
+    """The manifest of a finished cache; raises as `FeatureStore`."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise MissingError(f"there are no features in {directory}; compute them first: bottega features")
+    manifest = read_json(path)
+    if manifest.get("schema") != SCHEMA:
+        raise RequestError(
+            f"{directory} holds features of schema {manifest.get('schema')}, this program knows {SCHEMA}; "
+            f"compute them again into another folder"
+        )
+    return records.checked(records.MANIFEST, manifest, str(path), "run bottega features again, which writes it")
+
+
+def read_samples(directory: Path) -> list[SampleRow]:
+    """The rows of samples.jsonl.
+
+    Raises:
+        MissingError: computing the features was never finished.
+        StorageError: a row is damaged.
+    """
+    path = directory / SAMPLES
+    if not path.is_file():
+        raise MissingError(f"there is no {path}: computing the features was never finished; run bottega features")
+    rows = []
+    for number, value in enumerate(read_jsonl(path), start=1):
+        row = records.checked(
+            records.SAMPLE_ROW, value, f"{path}, line {number}", "run bottega features again, which writes it"
+        )
+        rows.append(_interned(row))
+    return rows
+
+
+def _interned(row: SampleRow) -> SampleRow:
+    """Many targets share a content, a style and a caption: each distinct string is held once."""
+    shared = {}
+    for name, value in row.items():
+        shared[name] = sys.intern(value) if isinstance(value, str) else value
+    return cast(SampleRow, shared)
+
+
+def split_tasks(rows: Iterable[SampleRow]) -> dict[str, list[SampleRow]]:
+    """Sample rows by task."""
+    tasks: dict[str, list[SampleRow]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    return tasks
 
 
 def pad_text(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,27 +260,3 @@ def text_tensors(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
 
     lengths = torch.tensor([0, *(len(row) for row in rows)], dtype=torch.int64)
     return {"rows": torch.cat(list(rows)), "offsets": lengths.cumsum(0)}
-
-
-def read_samples(directory: Path) -> list[dict[str, Any]]:
-    """The rows of samples.jsonl. MissingError where features were never finished."""
-    path = directory / SAMPLES
-    if not path.is_file():
-        raise MissingError(f"there is no {path}: computing the features was never finished; run bottega features")
-    # many targets share a content, a style, a caption: of equal keys one string is held
-    return [{k: sys.intern(v) if isinstance(v, str) else v for k, v in row.items()} for row in read_jsonl(path)]
-
-
-def split_tasks(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Sample rows by task."""
-    tasks: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        tasks.setdefault(row["task"], []).append(row)
-    return tasks
-
-
-def _cut(kind: str, shard: dict[str, torch.Tensor], place: int) -> torch.Tensor:
-    if kind != "text":
-        return shard["rows"][place]
-    first, last = shard["offsets"][place : place + 2].tolist()
-    return shard["rows"][first:last]

@@ -1,7 +1,6 @@
 """What the student learns from: the accepted targets of the teacher's ledger, and Fill50K's pairs.
 
-The ledger is read as the published file that it is (a contract of the design), read-only, through its view `best`: one
-row a target, its best try.
+The ledger is read as a published file, read-only, through its view `best`: one row a target, its best try.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from bottega.data.wikiart import style_captions
 from bottega.runtime.errors import MissingError, StorageError
 from bottega.runtime.files import read_jsonl, sha256_file
 
-_QUERY = """
+_ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
+_TARGETS = f"""
 SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, content_sha256, style_path, style_sha256,
        output_path, output_sha256
-FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL ORDER BY pair_id, seed
+{_ACCEPTED} ORDER BY pair_id, seed
 """
-
-_STYLES = "SELECT DISTINCT style_path FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
+_STYLES = f"SELECT DISTINCT style_path {_ACCEPTED}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sample before encoding. style is None for the structure task, which trains with the null style."""
+    """One training sample before encoding.
+
+    Args:
+        sample_id: names it.
+        task: `main`, or `fill50k` for the structure task.
+        split: `train`, `val` or `test`.
+        weight: of its loss, by its grade.
+        grade: of the target.
+        prompt: of the target.
+        target: what is to be drawn.
+        content: what it is drawn from.
+        style: None for the structure task, which trains with the null style.
+        style_caption: what the style picture shows; empty where nobody says.
+    """
 
     sample_id: str
     task: str
@@ -46,12 +58,15 @@ class Sample:
     content: Picture
     style: Picture | None
     style_caption: str = ""
-    """What the style picture shows; empty where nobody says."""
 
 
 def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
-    """The targets with a weight above 0, by pair and seed. MissingError without a ledger, StorageError if
-    unreadable."""
+    """The targets with a weight above 0, by pair and seed.
+
+    Raises:
+        MissingError: there is no ledger.
+        StorageError: it cannot be read.
+    """
     path = teacher_dir / "ledger.sqlite"
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
@@ -60,7 +75,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
         db.row_factory = sqlite3.Row
         try:
             captions = style_captions(data_root, (row["style_path"] for row in db.execute(_STYLES)))
-            for row in db.execute(_QUERY):
+            for row in db.execute(_TARGETS):
                 yield Sample(
                     sample_id=f"{row['pair_id']}_seed{row['seed']}",
                     task="main",
@@ -82,10 +97,14 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
 
 
 def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
-    """The first `count` training pairs of Fill50K: outline -> filled circle. MissingError where it was not prepared."""
-    path = data_root / "fill50k" / "fill50k.jsonl"
+    """The first `count` training pairs of Fill50K: outline -> filled circle.
+
+    Raises:
+        MissingError: Fill50K was not prepared, or one of its pictures is gone.
+    """
     if count == 0:
         return
+    path = data_root / "fill50k" / "fill50k.jsonl"
     if not path.is_file():
         raise MissingError(
             f"there is no {path}; prepare it (bottega data fill50k), or train without: features.fill50k=0 and "
@@ -95,7 +114,8 @@ def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
     for row in read_jsonl(path):
         if row.get("split", "train") != "train":
             continue
-        source, target = data_root / row["source_path"], data_root / row["target_path"]
+        source = data_root / row["source_path"]
+        target = data_root / row["target_path"]
         if not source.is_file() or not target.is_file():
             raise MissingError(
                 f"{path} names {row['key']}, whose pictures are not there; run bottega data fill50k again"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from bottega.generation.stylize import Parts, load_parts, start_timestep, stylize
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
+from bottega.student.inference import Parts, load_parts, start_timestep, stylize
 from bottega.visual.pictures import to_uint8
 
 N = 3
@@ -141,7 +141,7 @@ def test_guidance_is_its_equation(parts: Parts, request_: dict[str, Any], text: 
             guided = batch(text, style).epsilon(x, times)
             plain = batch(2.0, 2.0)
             e = {
-                (t, s): plain._branch(
+                (t, s): plain._branches(
                     x, times, plain.text if t else plain.null, [plain.tokens if s else plain.null_tokens]
                 )[0]
                 for t in (0, 1)
@@ -163,7 +163,7 @@ def test_an_adapter_of_pure_noise_sees_the_content_through_its_own_path_alone(
     assert start_timestep(parts.backbone, adapter, None) == 999
     other = {**request_, "contents": request_["contents"][::-1].copy()}
     one, two = stylize(parts, adapter, **request_, sampling=FAST), stylize(parts, adapter, **other, sampling=FAST)
-    assert float(np.abs(one - two).max()) == 0.0  # the path begins as nought, and nothing else shows the content
+    assert float(np.abs(one - two).max()) == 0.0  # the path starts as zero, and nothing else shows the content
     torch.nn.init.normal_(adapter.content.out.weight, std=0.1)  # type: ignore[union-attr]
     three, four = stylize(parts, adapter, **request_, sampling=FAST), stylize(parts, adapter, **other, sampling=FAST)
     assert float(np.abs(three - four).max()) > 1e-3

@@ -1,4 +1,4 @@
-"""The student draws: content -> latents -> noise at the start of the use -> DDIM with the adapter -> picture.
+"""The student draws: content -> latents -> noise at the start timestep -> DDIM with the adapter -> picture.
 
 Legend: N pictures, B of a batch, S pixels a side, C × h × w latents, M text tokens, P T5's width, D CLIP's width.
 """
@@ -20,27 +20,28 @@ from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
 from bottega.student.sampler import Sampler
+from bottega.student.trajectory import NoisingTrajectory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bottega.student.adapter import StyleAdapter
 
-
-CONTENT_STEPS, CONTENT_GUIDANCE = 50, 4.5
-"""How the frozen base draws a content: DDIM is slower than the solver that PixArt's pipeline takes, the guidance is
-that pipeline's."""
+CONTENT_STEPS = 50
+"""DDIM steps in which the frozen base draws a content: more than the 20 of PixArt's own solver, for DDIM is slower."""
+CONTENT_GUIDANCE = 4.5
+"""Guidance on the text at that: the default of PixArtAlphaPipeline."""
 
 
 @dataclass
 class Parts:
-    """The frozen models that a sampler needs: no text encoder and no CLIP, whose features it is handed."""
+    """The frozen models that a sampler needs. Text encoder and CLIP are not among them: it is given their features."""
 
     backbone: Backbone
     vae: LatentEncoder
 
     def blank_latents(self, count: int) -> torch.Tensor:
-        """Latents [N, C, h, w] of noughts: of no content, for a start from pure noise."""
+        """Latents [N, C, h, w] of zeros: no content, for a start from pure noise."""
         config = self.backbone.transformer.config
         return torch.zeros(count, config.in_channels, config.sample_size, config.sample_size)
 
@@ -72,36 +73,60 @@ def stylize(
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Pictures float32 [N, S, S, 3] in 0…1.
+    """Draw N contents in N styles.
 
-    adapter: None draws with the frozen base from the noised content, the control of every comparison (`strength` is
-        then required). contents: pictures uint8 [N, S, S, 3] or their scaled latents float32 [N, C, h, w].
-    styles_clip, contents_clip: CLIP embeddings [N, D]; for an adapter with token_source patch, the styles' patch tokens
-        [N, T, F], and no contents. prompts: T5 states of each caption's own tokens, [m_i, P].
-    seeds: one a picture; the noise of a picture depends on its seed only, never on its place in the batch.
-    strength: where the use begins in the student's own schedule; None: the adapter's. One of the mode `paired`, or of
-        `latent` from the content, was trained for one start, and another is refused.
-    null_prompt: T5 of "" [1, P], needed for text guidance. captions_clip: CLIP embeddings [N, D] of what the style
-        pictures show, noughts where not known, for an adapter with `scene_removal`; None: of none it is known.
-    Raises NonFiniteError, naming the seeds, before anything is rounded to 8 bits.
+    Args:
+        parts: the frozen models.
+        adapter: None draws with the frozen base from the noised content, the control of every comparison; `strength`
+            is then required.
+        contents: pictures uint8 [N, S, S, 3], or their scaled latents float32 [N, C, h, w].
+        styles_clip: CLIP embeddings [N, D] of the styles; for an adapter with token_source patch, their patch tokens
+            [N, T, V].
+        contents_clip: CLIP embeddings [N, D] of the contents; None with token_source patch.
+        prompts: T5 states of each caption's own tokens, [m_i, P].
+        seeds: one a picture; the noise of a picture depends on its seed alone, not on its place in the batch.
+        sampling: steps and guidance.
+        strength: img2img strength, fraction of the timesteps from which the content is redrawn; None: the adapter's.
+            An adapter of the mode `paired`, or of `latent` from the content, was trained for one strength, and another
+            is refused.
+        null_prompt: T5 states of "" [1, P], needed for text guidance.
+        captions_clip: CLIP embeddings [N, D] of what the style pictures show, zeros where not known, for an adapter
+            with `scene_removal`; None: none is known.
+        batch_size: pictures drawn together.
+        progress: called with the number of pictures after each batch.
+
+    Returns:
+        Pictures float32 [N, S, S, 3] in 0…1.
+
+    Raises:
+        RequestError: the adapter needs what is not given, or was trained for another strength.
+        NonFiniteError: names the seeds, before anything is rounded to 8 bits.
     """
     sampling = sampling or SamplingConfig()
     start = start_timestep(parts.backbone, adapter, strength)
     if sampling.text_guidance != 1.0 and null_prompt is None:
         raise RequestError("text_guidance other than 1 needs null_prompt, the T5 states of the empty string; pass it")
-    attachment = None if adapter is None else Attachment(parts.backbone.transformer, _placed(adapter, parts.backbone))
+    attachment = None
+    if adapter is not None:
+        attachment = Attachment(parts.backbone.transformer, adapter.to(parts.backbone.device).eval())
     pictures = []
     try:
         for first in range(0, len(seeds), batch_size):
-            where = slice(first, min(first + batch_size, len(seeds)))
-            styles = None if styles_clip is None else styles_clip[where]
-            summaries = None if contents_clip is None else contents_clip[where]
-            shown = None if captions_clip is None else captions_clip[where]
-            batch = Sampler(parts.backbone, attachment, sampling, styles, summaries, prompts[where], null_prompt, shown)
-            latents = batch.draw(_latents(parts, contents[where]), seeds[where], start)
-            pictures.append(_decode(parts, latents, seeds[where]))
+            batch = slice(first, min(first + batch_size, len(seeds)))
+            sampler = Sampler(
+                parts.backbone,
+                attachment,
+                sampling,
+                _part(styles_clip, batch),
+                _part(contents_clip, batch),
+                prompts[batch],
+                null_prompt,
+                _part(captions_clip, batch),
+            )
+            latents = sampler.draw(_latents(parts, contents[batch]), seeds[batch], start)
+            pictures.append(_decode(parts, latents, seeds[batch]))
             if progress is not None:
-                progress(where.stop - where.start)
+                progress(batch.stop - batch.start)
     finally:
         if attachment is not None:
             attachment.detach()
@@ -113,8 +138,14 @@ def draw_content(
 ) -> npt.NDArray[np.float32]:
     """What the frozen base draws by the prompts alone, from pure noise: contents for an adapter that paints over one.
 
-    prompts: T5 states [m_i, P]; null_prompt [1, P]. Returns pictures float32 [N, S, S, 3] in 0…1, of `CONTENT_STEPS`
-    DDIM steps with guidance `CONTENT_GUIDANCE`.
+    Args:
+        parts: the frozen models.
+        prompts: T5 states [m_i, P].
+        null_prompt: T5 states of "" [1, P].
+        seeds: one a picture.
+
+    Returns:
+        Pictures float32 [N, S, S, 3] in 0…1, of `CONTENT_STEPS` DDIM steps with guidance `CONTENT_GUIDANCE`.
     """
     return stylize(
         parts,
@@ -131,9 +162,11 @@ def draw_content(
 
 
 def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: float | None) -> int:
-    """The timestep at which the use begins. RequestError where the adapter was not trained for this strength."""
-    from bottega.student.objective import Path as Way
+    """The timestep from which the content is redrawn.
 
+    Raises:
+        RequestError: the adapter was not trained for this strength, or neither says one.
+    """
     schedule = backbone.schedule
     if adapter is None:
         if strength is None:
@@ -141,10 +174,10 @@ def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: f
                 "without an adapter, strength says how much of the content is redrawn; pass 0 < strength ≤ 1"
             )
         return schedule.start_timestep(strength)
-    way = Way.of(adapter.config, schedule)
-    if strength is None or schedule.start_timestep(strength) == way.start:
-        return way.start
-    if way.paired:
+    trajectory = NoisingTrajectory.of(adapter.config, schedule)
+    if strength is None or schedule.start_timestep(strength) == trajectory.start:
+        return trajectory.start
+    if trajectory.paired:
         raise RequestError(
             f"this adapter ({adapter.config.content_mode}) was trained for strength {adapter.config.strength:g} "
             f"alone, received {strength:g}; leave strength out, lower style_scale instead, or train with "
@@ -153,25 +186,27 @@ def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: f
     return schedule.start_timestep(strength)
 
 
-def _placed(adapter: StyleAdapter, backbone: Backbone) -> StyleAdapter:
-    return adapter.to(backbone.device).eval()
+def _part(values: torch.Tensor | None, batch: slice) -> torch.Tensor | None:
+    return None if values is None else values[batch]
 
 
 def _latents(parts: Parts, contents: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-    return contents.float() if isinstance(contents, torch.Tensor) else parts.vae.encode(contents)
+    if isinstance(contents, torch.Tensor):
+        return contents.float()
+    return parts.vae.encode(contents)
 
 
 def _decode(parts: Parts, latents: torch.Tensor, seeds: Sequence[int]) -> npt.NDArray[np.float32]:
-    finite = latents.isfinite().flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = [seed for seed, good in zip(seeds, finite.tolist(), strict=True) if not good]
+    """Pictures of latents [B, C, h, w]; NonFiniteError names the seeds, whether the sampler or the decoder failed."""
+    bad = [seed for seed, one in zip(seeds, latents, strict=True) if not bool(one.isfinite().all())]
+    if bad:
         raise NonFiniteError(
             f"the sampler gave latents that are not finite for the seeds {bad[:8]}; use dtype float32 or lower the "
             f"guidance"
         )
     pictures = parts.vae.decode(latents)
-    if not bool(np.isfinite(pictures).all()):
-        bad = [seed for seed, picture in zip(seeds, pictures, strict=True) if not np.isfinite(picture).all()]
+    bad = [seed for seed, picture in zip(seeds, pictures, strict=True) if not bool(np.isfinite(picture).all())]
+    if bad:
         raise NonFiniteError(
             f"the autoencoder gave pictures that are not finite for the seeds {bad[:8]}; check its dtype"
         )

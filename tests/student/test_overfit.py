@@ -9,13 +9,13 @@ import numpy as np
 import bottega.miniature
 from bottega.cli.main import main
 from bottega.data.pictures import load_square
-from bottega.generation.stylize import load_parts
 from bottega.miniature.builder.gates import psnr
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
 from bottega.models.config import ModelsConfig
 from bottega.runtime.files import write_png
 from bottega.student.config import StudentConfig
+from bottega.student.inference import load_parts
 from bottega.student.overfit import overfit_one
 
 WEIGHTS = Path(bottega.miniature.__file__).parent / "weights"

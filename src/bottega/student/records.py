@@ -1,0 +1,141 @@
+"""The student's records on disk: rows of samples.jsonl, the manifest of a feature cache, the header of an adapter.
+
+Each is checked where it is read: the file may be older than this program, or damaged.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from bottega.runtime.errors import StorageError
+
+T = TypeVar("T")
+
+Kind = Literal["latent", "text", "clip", "caption", "patch"]
+"""Of a feature: VAE latents; T5 states of captions; CLIP embeddings of pictures; CLIP embeddings of what style pictures
+show; CLIP's patch tokens of style pictures."""
+
+
+class SampleRow(TypedDict):
+    """One training sample: what it is, and the keys of its features.
+
+    sample_id: names the sample. task: `main` or `fill50k`. split: `train`, `val`, … weight: by its grade, above 0.
+    target, content: keys of latents. text: key of the caption. style: key of the CLIP embedding of the style, None for
+    a sample without style. clip_content: of the content, None likewise. caption: key of what the style picture shows,
+    None where nobody says, absent in older caches. style_patches: only where the cache has patch tokens.
+    """
+
+    sample_id: str
+    task: str
+    split: str
+    weight: float
+    grade: str
+    target: str
+    content: str
+    text: str
+    style: str | None
+    clip_content: str | None
+    caption: NotRequired[str | None]
+    style_patches: NotRequired[str]
+
+
+class StyleKeys(TypedDict, total=False):
+    """The part of a `SampleRow` that belongs to its style: it changes as a whole."""
+
+    style: str | None
+    caption: str | None
+    style_patches: str
+
+
+class FeatureManifest(TypedDict):
+    """What a feature cache was made with.
+
+    schema: version of the layout. models: hash of the encoder of each kind. settings: of each kind, what its features
+    depend on. pixels: side of a picture. cells: side of its latents. pixels_per_cell: their ratio. channels: of the
+    latents. *_width: of the features of a kind; patch_tokens: their number.
+    """
+
+    schema: int
+    models: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    pixels: int
+    cells: int
+    pixels_per_cell: int
+    channels: int
+    clip_width: NotRequired[int]
+    text_width: NotRequired[int]
+    patch_width: NotRequired[int]
+    patch_tokens: NotRequired[int]
+
+
+class ModelNames(TypedDict):
+    """The models that an adapter was trained with, by name; None where only a path on that machine was known."""
+
+    pixart: str | None
+    clip: str | None
+
+
+class TrainingFacts(TypedDict):
+    """What an adapter's header says of its training.
+
+    models: by name. model_hashes: of their weights, by kind of feature, and of the `transformer`. sampling: how it was
+    validated, with `sampler` and `start` (the first timestep). prediction_type: of the transformer. pixels_per_cell:
+    of its latents. text_tokens: of a caption at most. steps: of training. recipe_sha256: of all settings.
+    """
+
+    models: ModelNames
+    model_hashes: dict[str, str]
+    sampling: dict[str, Any]
+    prediction_type: str
+    pixels_per_cell: int
+    text_tokens: int
+    steps: int
+    recipe_sha256: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class AdapterHeader(TypedDict):
+    """The header of an adapter's file: `TrainingFacts`, its format, and the adapter's configuration and geometry."""
+
+    format: str
+    version: int
+    adapter: dict[str, Any]
+    geometry: dict[str, int]
+    models: NotRequired[ModelNames]
+    model_hashes: NotRequired[dict[str, str]]
+    sampling: NotRequired[dict[str, Any]]
+    prediction_type: NotRequired[str]
+    pixels_per_cell: NotRequired[int]
+    text_tokens: NotRequired[int]
+    steps: NotRequired[int]
+    recipe_sha256: NotRequired[str]
+
+
+SAMPLE_ROW: TypeAdapter[SampleRow] = TypeAdapter(SampleRow)
+MANIFEST: TypeAdapter[FeatureManifest] = TypeAdapter(FeatureManifest)
+HEADER: TypeAdapter[AdapterHeader] = TypeAdapter(AdapterHeader)
+
+
+def checked(adapter: TypeAdapter[T], value: Any, where: str, cure: str) -> T:
+    """The value as a record.
+
+    Args:
+        adapter: of the record's type.
+        value: what JSON gave.
+        where: names the file, and the line, in the message.
+        cure: what to do, for the message.
+
+    Raises:
+        StorageError: names the field, what was expected and what was received.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise StorageError(
+            f"{where}: {field or 'the value'}: {fault['msg']}, received {fault['input']!r:.60}; {cure}"
+        ) from error
