@@ -105,7 +105,7 @@ def measure(directory: Path, steps: int | None, guidance: float | None) -> dict[
     prompts = [circle_prompt(*pair) for pair in pairs]
 
     def draw(config: SamplingConfig) -> list[Any]:
-        plan, path, scale = config.plan(trained.absmax), trained.recipe.diffusion.path, config.guidance_scale
+        plan, path, scale = config.plan(trained.absmax), trained.recipe.diffusion.noise_schedule, config.guidance_scale
         latents = draw_latents(trained.model, path, plan, trained.shape, prompts, list(range(len(prompts))), scale)
         return [to_uint8(picture, non_finite="magenta", exact=True) for picture in trained.autoencoder.decode(latents)]
 

@@ -69,7 +69,7 @@ def judge(
     prompts = [circle_prompt(*pair) if prompt is None else prompt.format(*pair) for pair in pairs]
     given = {"steps": steps, "guidance_scale": guidance, "scheduler": scheduler}
     config = load_recipe(RECIPE).sampling.model_copy(update={k: v for k, v in given.items() if v is not None})
-    path, seeds = trained.recipe.diffusion.path, list(range(len(prompts)))
+    path, seeds = trained.recipe.diffusion.noise_schedule, list(range(len(prompts)))
     plan = config.plan(trained.absmax)
     latents = draw_latents(trained.model, path, plan, trained.shape, prompts, seeds, config.guidance_scale)
     drawn = (to_uint8(picture, non_finite="magenta", exact=True) for picture in trained.autoencoder.decode(latents))

@@ -203,7 +203,7 @@ def trained(target: Target, work: LatentWorkload, loop: LoopConfig, folder: Path
     plan, shape = work.recipe.sampling.plan(target.limit), target.latents.shape[1:]
 
     def draw() -> list[dict[str, float]]:
-        latents = draw_latents(work.model, work.path, plan, shape, [""], [0])
+        latents = draw_latents(work.model, work.schedule, plan, shape, [""], [0])
         work.model.train()
         return [target.compare_latents(latents)]
 

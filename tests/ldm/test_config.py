@@ -45,7 +45,7 @@ from .tiny import plain, tiny
         ({"unet": {"attention_levels": []}}, r"text\.kind = words and no unet\.attention_levels; for example \[1\]"),
         ({"unet": {"attention_levels": [2]}}, r"unet = .*attention_levels are 0 … 1, got 2"),
         ({"unet": {"head_width": 5}}, r"unet = .*head_width divides the channels .*, got 5 and 16"),
-        ({"unet": {"channels": [7, 16]}}, r"unet = .*pairs of waves of time, got 7"),
+        ({"unet": {"channels": [7, 16]}}, r"unet = .*pairs of sine and cosine of the timestep, got 7"),
         ({"unet": {"channels": []}}, r"unet = .*1 to 6 levels, got 0"),
         ({"text": {"kind": "none"}}, r"sampling\.guidance_scale = 2 and text\.kind = none; set it to 1"),
         ({"text": {"dropout": 0.0}}, r"text\.dropout = 0; for example 0\.1"),

@@ -59,7 +59,7 @@ def test_a_picture_alone_is_the_one_that_is_drawn_in_a_batch(trained: Path, tmp_
 
 def test_more_pictures_than_are_drawn_at_once_keep_their_order_and_seeds(trained: Path) -> None:
     found = open_trained(trained, "cpu")
-    path, plan = found.recipe.diffusion.path, found.recipe.sampling.plan(found.absmax)
+    path, plan = found.recipe.diffusion.noise_schedule, found.recipe.sampling.plan(found.absmax)
     count = BATCH + 2
     many = draw_latents(found.model, path, plan, found.shape, [PROMPT] * count, range(count), 2.0)
     last = draw_latents(found.model, path, plan, found.shape, [PROMPT], [count - 1], 2.0)
@@ -83,7 +83,7 @@ def test_one_step_from_pure_noise_is_the_networks_own_picture(trained: Path) -> 
 
     found = open_trained(trained, "cpu")
     config = found.recipe.sampling.model_copy(update={"steps": 1})
-    path, plan = found.recipe.diffusion.path, config.plan(found.absmax)
+    path, plan = found.recipe.diffusion.noise_schedule, config.plan(found.absmax)
     drawn = draw_latents(found.model, path, plan, found.shape, [PROMPT], [7], 1.0)
     start = seeded_noise([7], 0, found.shape)
     wanted = found.model(start, torch.tensor([99]), found.model.condition([PROMPT])).clamp(-found.absmax, found.absmax)

@@ -40,7 +40,7 @@ class Perfect(LatentDiffusion):
 
     def __init__(self, work: LatentWorkload) -> None:
         super().__init__(work.recipe, work.latents.training.shape[1])
-        self.ideal = IdealDenoiser(work.path, work.latents.training)
+        self.ideal = IdealDenoiser(work.schedule, work.latents.training)
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, condition: Any = (None, None)) -> torch.Tensor:
         return self.ideal(x, timesteps)
@@ -141,9 +141,9 @@ def test_a_perfect_model_of_many_pictures_comes_to_the_floor(home: Path) -> None
 
 def test_errors_are_weighed_by_how_clean_the_picture_is_with_a_mean_of_one(home: Path) -> None:
     work = without_text(home, diffusion={"clean_weight": 0.05})
-    weights = work._weights(torch.arange(work.path.timesteps)).double()
+    weights = work._weights(torch.arange(work.schedule.timesteps)).double()
     assert float(weights.mean()) == pytest.approx(1, abs=1e-6)
-    wanted = np.maximum(work.path.sigma, 0.05) ** -2
+    wanted = np.maximum(work.schedule.sigma, 0.05) ** -2
     assert weights.numpy() / float(weights[-1]) == pytest.approx(wanted / wanted[-1], rel=1e-5)
     part = next(iter(work.microbatches(2)))
     mean = (part.sample_losses * work._weights(torch.tensor(part.timesteps))).mean()

@@ -255,7 +255,7 @@ def test_a_frozen_clip_conditions_and_is_in_no_checkpoint(tmp_path: Path) -> Non
 def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_path: Path) -> None:
     job = prepare(tiny(), tmp_path)
     work, loop = job.work, job.config
-    step = next(k for k in range(6) if 5 in work.course.indices(3, k))
+    step = next(k for k in range(6) if 5 in work.sampler.indices(3, k))
     work.latents.training[5, 0, 0, 0] = math.nan
     with pytest.raises(NonFiniteError, match=rf"step {step + 1}: .*circle 5 at t="):
         train(work, loop, tmp_path, validate=job.validate, write_samples=job.write_samples)

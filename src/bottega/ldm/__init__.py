@@ -1,18 +1,47 @@
 """Latent diffusion from scratch: a recipe in, a trained model and its pictures out.
 
-ldm.stage.run          a recipe -> runs/NAME: read this first
-ldm.config             the recipe, a section a component
-ldm.data               what is learned: a red circle, circles with captions, folders, COCO, Fill50K
-ldm.autoencoder        pictures to latents and back: interpolation, or a real autoencoder
-ldm.latents            computed once, kept in shards, measured
-ldm.text               captions to tokens: learned words, or a frozen CLIP
-ldm.unet               the denoiser, on a page
-ldm.model              denoiser and words: what is trained
-ldm.batch_sampler      which samples are in which step, by epochs or by steps
-ldm.objective          the loss of a step, and the validation by timestep bin
-ldm.drawing            prompts to latents: guidance and sampler
-ldm.samples            sample pictures of a training on its way
-ldm.checkpoint         a checkpoint as something to draw with
-ldm.records            what a checkpoint holds beside its tensors
-ldm.generate           prompts to PNG files
+Read `stage.run` first.
+
+    stage.py           a recipe -> runs/NAME
+    config.py          the recipe, a section a component; recipe.py: reading and writing it
+    data.py            what is learned: a red circle, circles with captions, folders, COCO, Fill50K
+    autoencoder.py     pictures to latents and back: interpolation, or a real autoencoder
+    latents.py         computed once, kept in shards, measured
+    text.py            captions to states: a learned word encoder, or a frozen CLIP
+    unet.py            the denoiser, on a page
+    model.py           denoiser and word encoder: what is trained
+    batch_sampler.py   which samples are in which step, by epochs or by steps
+    objective.py       the loss of a step, and the validation by timestep bin
+    samples.py         sample pictures during training
+    checkpoint.py      a checkpoint as something to draw with; records.py: what it holds beside its tensors
+    drawing.py         prompts to latents: guidance and sampler
+    generate.py        prompts to PNG files
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bottega.ldm.checkpoint import Trained, open_trained
+    from bottega.ldm.config import LDMRecipe
+    from bottega.ldm.drawing import draw_latents
+    from bottega.ldm.recipe import load_recipe
+
+_HOMES = {
+    "LDMRecipe": "config",
+    "Trained": "checkpoint",
+    "draw_latents": "drawing",
+    "load_recipe": "recipe",
+    "open_trained": "checkpoint",
+}
+__all__ = ["LDMRecipe", "Trained", "draw_latents", "load_recipe", "open_trained"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module when it is first asked for: a recipe is read without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

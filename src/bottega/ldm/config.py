@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,10 +20,10 @@ Rgb = tuple[
 ]
 
 
-def _checked(work: Any) -> None:
-    """Say a RequestError of the mathematics as pydantic wants it, so that the recipe's reader names the field."""
+def _checked(check: Callable[[], object]) -> None:
+    """Turn a RequestError into the ValueError that pydantic expects, so that the message names the field."""
     try:
-        work()
+        check()
     except RequestError as error:
         raise ValueError(str(error)) from error
 
@@ -71,7 +72,7 @@ class DataConfig(Config):
 
 
 class AutoencoderConfig(Config):
-    """What stands between pictures and latents."""
+    """What turns pictures into latents and back."""
 
     kind: Literal["mock", "diffusers"] = Field(
         "mock", description="mock: interpolation, nothing is learned; diffusers: an AutoencoderKL or AutoencoderTiny"
@@ -96,16 +97,19 @@ class TextConfig(Config):
     kind: Literal["none", "words", "clip"] = Field(
         "none",
         description="none: no text; words: the words of the training captions, learned here; clip: a frozen CLIP text "
-        "encoder, asked for each batch",
+        "encoder, run for each batch",
     )
     width: int = Field(64, ge=8, description="words: width of the tokens")
-    layers: int = Field(2, ge=0, description="words: layers of self-attention that bind a colour's words to its noun")
+    layers: int = Field(2, ge=0, description="words: layers of self-attention, which bind a colour's words to its noun")
     max_tokens: int = Field(16, ge=2, description="words: words of a caption at most, the rest is an error")
     model: Annotated[
         str | None, Resumable("another place of the same weights; the weights themselves are compared")
     ] = Field(None, description="clip: folder or name of a CLIPModel or CLIPTextModel with tokenizer")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of samples whose caption is replaced by the empty one, for guidance"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of samples whose caption is replaced by the empty one, for classifier-free guidance",
     )
 
     @model_validator(mode="after")
@@ -120,15 +124,20 @@ class TextConfig(Config):
 class UNetConfig(Config):
     """The size of the denoiser."""
 
-    channels: tuple[Count, ...] = Field((32, 64, 128), description="width of each level; each halves the side")
+    channels: tuple[Count, ...] = Field(
+        (32, 64, 128), description="channels of each level; each level after the first halves the side"
+    )
     blocks: int = Field(1, ge=1, description="residual blocks of a level, on the way down and on the way up")
     attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (),
-        description="levels, from 0, whose places look at each other and at the text; the last holds the middle, too",
+        description="levels, from 0, with self- and cross-attention; the last one includes the middle block",
     )
     head_width: int = Field(32, ge=1, description="channels of an attention head")
     place_octaves: int = Field(
-        4, ge=0, le=8, description="waves that tell a place where it lies, beside x and y; 0: neither"
+        4,
+        ge=0,
+        le=8,
+        description="Fourier octaves of pixel coordinates, x and y themselves included; 0: no coordinates",
     )
 
     @model_validator(mode="after")
@@ -144,53 +153,55 @@ class UNetConfig(Config):
                     f"{self.channels[level]}"
                 )
         if self.channels[0] % 2:
-            raise ValueError(f"the first level's channels hold pairs of waves of time, got {self.channels[0]}")
+            raise ValueError(
+                f"the first level's channels hold pairs of sine and cosine of the timestep, got {self.channels[0]}"
+            )
         return self
 
 
 class DiffusionConfig(Config):
-    """The path from picture to noise, and what the network says of it."""
+    """The noise schedule, and what the network predicts."""
 
-    schedule: Literal[SCHEDULES] = Field("flow", description="of the noise")  # type: ignore[valid-type]
-    prediction_type: Literal[PREDICTION_TYPES] = Field("sample", description="what is predicted")  # type: ignore[valid-type]
-    timesteps: int = Field(1000, ge=2, description="T, of training")
+    schedule: Literal[SCHEDULES] = Field("flow", description="the noise schedule")  # type: ignore[valid-type]
+    prediction_type: Literal[PREDICTION_TYPES] = Field("sample", description="what the network predicts")  # type: ignore[valid-type]
+    timesteps: int = Field(1000, ge=2, description="T, timesteps of training")
     clean_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="sample: weigh errors by 1/max(σ, this)², scaled to a mean of 1; 0: alike. 1/σ² makes x̂_0 as exact "
-        "where little noise is left as the velocity would",
+        description="sample: weigh errors by 1/max(σ, this)², scaled to a mean of 1; 0: equally. 1/σ² makes x̂_0 as "
+        "exact where little noise is left as predicting the velocity would",
     )
 
     @property
-    def path(self) -> NoiseSchedule:
+    def noise_schedule(self) -> NoiseSchedule:
         """The noise schedule of training."""
         return named_schedule(str(self.schedule), self.timesteps, str(self.prediction_type))
 
     @model_validator(mode="after")
     def _works(self) -> Self:
-        _checked(lambda: self.path)
+        _checked(lambda: self.noise_schedule)
         if self.clean_weight and self.prediction_type != "sample":
             raise ValueError(f"clean_weight belongs to prediction_type sample, got {self.prediction_type}; set it to 0")
         return self
 
 
 class SamplingConfig(Config):
-    """How the model draws: while it is trained, and by default ever after."""
+    """How the model draws: during training, and by default in `bottega generate`."""
 
     scheduler: Literal[SAMPLERS] = Field("ddim", description="the sampler")  # type: ignore[valid-type]
     steps: int = Field(20, ge=1, description="calls of the network, 1 … T")
-    spacing: Literal[SPACINGS] = Field("trailing", description="of the timesteps")  # type: ignore[valid-type]
-    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of the posterior's noise; 1 is ddpm")
+    spacing: Literal[SPACINGS] = Field("trailing", description="how the timesteps are spaced")  # type: ignore[valid-type]
+    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of the posterior's noise that is added; 1 is ddpm")
     guidance_scale: float = Field(1.0, ge=0, le=30, description="classifier-free guidance on the caption; 1: none")
-    thresholding: Literal[THRESHOLDINGS] = Field("static", description="of x̂_0")  # type: ignore[valid-type]
+    thresholding: Literal[THRESHOLDINGS] = Field("static", description="how x̂_0 is kept in range")  # type: ignore[valid-type]
     limit: float | None = Field(
         None, gt=0, description="the range of x̂_0; none: the largest absolute value of the training latents"
     )
-    quantile: float = Field(0.995, gt=0, le=1, description="dynamic thresholding: of |x̂_0|")
+    quantile: float = Field(0.995, gt=0, le=1, description="dynamic thresholding: quantile of |x̂_0|")
 
     def plan(self, absmax: float) -> Sampling:
-        """The way down a path, for latents whose largest absolute value is `absmax`."""
+        """The sampler's settings, for latents whose largest absolute value is `absmax`."""
         thresholding = Thresholding(str(self.thresholding), self.limit or absmax, self.quantile)
         return Sampling(str(self.scheduler), self.steps, str(self.spacing), self.eta, thresholding)
 
@@ -203,12 +214,12 @@ class ValidationConfig(Config):
     )
     samples: int = Field(8, ge=0, description="pictures drawn into samples/, from fixed seeds; 0: none")
     prompts: tuple[str, ...] = Field(
-        (), description="their prompts, in turn; empty: held-out captions, else training's"
+        (), description="their prompts, in turn; empty: captions of held-out pictures, or else of training pictures"
     )
 
 
 class TrainingConfig(LoopConfig):
-    """Length, batch, optimizer and checkpoints. `num_epochs` goes before `steps`."""
+    """Length, batch, optimizer and checkpoints; where `num_epochs` is set, it counts and `steps` does not."""
 
     num_epochs: Annotated[
         int | None,
@@ -223,7 +234,7 @@ class TrainingConfig(LoopConfig):
     )
     batch_size: int = Field(16, ge=1, description="samples of one optimizer step")
     parts: Annotated[int, OTHER_SUMS] = Field(
-        1, ge=1, description="a batch is computed in so many parts, one after the other or by processes"
+        1, ge=1, description="microbatches of a batch, computed one after the other or by several processes"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the computation; weights, losses and the optimizer stay in float32"
@@ -243,12 +254,19 @@ class TrainingConfig(LoopConfig):
     )
 
     def loop(self, steps: int, epoch: int | None) -> LoopConfig:
-        """What the shared loop is told: `steps` in all, of which `epoch` make an epoch where epochs count."""
+        """The configuration of the shared loop.
+
+        Args:
+            steps: in all.
+            epoch: steps of an epoch, where epochs count.
+        """
         values = {name: getattr(self, name) for name in LoopConfig.model_fields}
+        values["steps"] = steps
         if epoch is not None:
-            often = self.save_every_epochs * epoch
-            values |= {"checkpoint_every": often, "validate_every": often}
-        return LoopConfig(**{**values, "steps": steps})
+            interval = self.save_every_epochs * epoch
+            values["checkpoint_every"] = interval
+            values["validate_every"] = interval
+        return LoopConfig(**values)
 
 
 class LDMRecipe(Config):
@@ -270,8 +288,12 @@ class LDMRecipe(Config):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        _checked(lambda: self.sampling.plan(1.0).timesteps(self.diffusion.path))
+    def _sampler_fits_schedule(self) -> Self:
+        _checked(lambda: self.sampling.plan(1.0).timesteps(self.diffusion.noise_schedule))
+        return self
+
+    @model_validator(mode="after")
+    def _batch_fits_data(self) -> Self:
         batch = self.training.batch_size
         samples = 1 if self.data.kind == "red_circle" else self.data.num_samples
         if self.training.num_epochs is not None and samples is not None and samples < batch:
@@ -283,6 +305,10 @@ class LDMRecipe(Config):
             raise ValueError(
                 f"training.parts divides training.batch_size, got {self.training.parts} and {batch}; for example 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _text_reaches_the_network(self) -> Self:
         if self.text.kind != "none" and not self.unet.attention_levels:
             raise ValueError(
                 f"text reaches the network by cross-attention, got text.kind = {self.text.kind} and no "
@@ -295,11 +321,18 @@ class LDMRecipe(Config):
             )
         if self.sampling.guidance_scale != 1 and self.text.dropout == 0:
             raise ValueError("guidance needs captions dropped in training, got text.dropout = 0; for example 0.1")
-        side = 2 ** (len(self.unet.channels) - 1)
-        if self.autoencoder.kind == "mock" and self.data.size % (self.autoencoder.factor * side):
+        return self
+
+    @model_validator(mode="after")
+    def _size_can_be_halved(self) -> Self:
+        if self.autoencoder.kind != "mock":
+            return self
+        levels = len(self.unet.channels)
+        divisor = self.autoencoder.factor * 2 ** (levels - 1)
+        if self.data.size % divisor:
             raise ValueError(
                 f"data.size is divided by autoencoder.factor and then halved at each level but the first, got "
-                f"{self.data.size} / {self.autoencoder.factor} for {len(self.unet.channels)} levels; for example "
-                f"{self.autoencoder.factor * side * max(1, self.data.size // (self.autoencoder.factor * side))}"
+                f"{self.data.size} / {self.autoencoder.factor} for {levels} levels; for example "
+                f"{divisor * max(1, self.data.size // divisor)}"
             )
         return self

@@ -18,7 +18,7 @@ BATCH = 64
 @torch.no_grad()
 def draw_latents(
     model: LatentDiffusion,
-    path: NoiseSchedule,
+    schedule: NoiseSchedule,
     plan: Sampling,
     shape: Sequence[int],
     prompts: Sequence[str],
@@ -30,7 +30,7 @@ def draw_latents(
 
     Args:
         model: in whatever mode; it is in evaluation mode afterwards.
-        path: the noise schedule that it was trained on.
+        schedule: the noise schedule that it was trained on.
         plan: sampler, steps and thresholding.
         shape: (C, h, w) of a latent.
         prompts: N texts.
@@ -52,7 +52,7 @@ def draw_latents(
         batch = slice(first, first + BATCH)
         noise = seeded_noise(seeds[batch], 0, shape).to(device)  # [B, C, h, w]
         denoise = guided(model, prompts[batch], guidance_scale)
-        latents.append(sample(denoise, path, plan, noise, seeds[batch], watch).cpu())
+        latents.append(sample(denoise, schedule, plan, noise, seeds[batch], watch).cpu())
     return torch.cat(latents)
 
 

@@ -79,9 +79,9 @@ def generate(
         _check_vocabulary(trained.model.words, prompts)
     if config.guidance_scale == 0:
         LOGGER.warning("guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided")
-    path = recipe.diffusion.path
+    schedule = recipe.diffusion.noise_schedule
     plan = config.plan(trained.absmax)
-    plan.timesteps(path)  # raises where the sampler does not work on this schedule, before anything is drawn
+    plan.timesteps(schedule)  # raises where the sampler does not work on this schedule, before anything is drawn
 
     suffix = _changed_settings(config, recipe.sampling)
     requests = []
@@ -100,7 +100,7 @@ def generate(
             batch = requests[first : first + BATCH]
             latents = draw_latents(
                 trained.model,
-                path,
+                schedule,
                 plan,
                 trained.shape,
                 [prompt for prompt, _ in batch],

@@ -1,6 +1,6 @@
 """What a step learns: the mean squared error of the prediction at stratified timesteps, computed in float32.
 
-Legend: W samples of a batch, B of a part; C × h × w latents; T timesteps, in 10 bins.
+Legend: W samples of a batch, B of a microbatch; C × h × w latents; T timesteps, in 10 bins.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bottega.diffusion.ideal import loss_floor
 from bottega.diffusion.process import add_noise, prediction_target
-from bottega.diffusion.schedule import NoiseSchedule
 from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.data import Sample
@@ -28,11 +28,24 @@ from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
 BINS = 10
 """Of the timesteps, in which losses are compared with the least that is possible."""
 
+_MAX_FLOOR_NUMBERS = 30_000_000
+"""Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
+
 
 class LatentWorkload(Workload):
     """Trains `model` on latents with their captions.
 
-    samples: the training samples, held_out: others, for validation only; in the order of `latents`.
+    Args:
+        recipe: batch, diffusion, validation.
+        model: what is trained.
+        latents: of the samples, in their order.
+        samples: to train on.
+        held_out: for validation only.
+        sampler: which samples are in which step.
+        device: where the model is.
+
+    Attributes:
+        floor: what `least_loss` returned, for the log; None where it is not known.
     """
 
     def __init__(
@@ -42,129 +55,180 @@ class LatentWorkload(Workload):
         latents: Latents,
         samples: Sequence[Sample],
         held_out: Sequence[Sample],
-        course: EpochSampler | StepSampler,
+        sampler: EpochSampler | StepSampler,
         device: torch.device,
     ) -> None:
-        self.recipe, self.module, self.model = recipe, model, model
-        self.latents, self.samples, self.held_out = latents, samples, held_out
-        self.course, self.device = course, device
-        self.path: NoiseSchedule = recipe.diffusion.path
+        self.recipe = recipe
+        self.module = model
+        self.model = model
+        self.latents = latents
+        self.samples = samples
+        self.held_out = held_out
+        self.sampler = sampler
+        self.device = device
+        self.schedule = recipe.diffusion.noise_schedule
         self.fingerprint = {}
         self.resumable = resumable_settings(recipe, "stage")
         self.floor: list[float] | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay on matrices and kernels only: norms, biases, embeddings and places have none."""
+        """Weight decay on matrices and kernels only: norms, biases and embeddings have none."""
         decayed: list[torch.nn.Parameter] = []
-        free: list[torch.nn.Parameter] = []
+        undecayed: list[torch.nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
-            kernel = parameter.ndim >= 2 and not name.startswith(("words.embed", "words.place"))
-            (decayed if kernel else free).append(parameter)
-        decay = self.recipe.training.weight_decay
+            is_embedding = name.startswith(("words.embed", "words.place"))
+            if parameter.ndim >= 2 and not is_embedding:
+                decayed.append(parameter)
+            else:
+                undecayed.append(parameter)
         return [
-            {"params": decayed, "weight_decay": decay, "lr_multiplier": 1.0},
-            {"params": free, "weight_decay": 0.0, "lr_multiplier": 1.0},
+            {"params": decayed, "weight_decay": self.recipe.training.weight_decay, "lr_multiplier": 1.0},
+            {"params": undecayed, "weight_decay": 0.0, "lr_multiplier": 1.0},
         ]
 
     def checkpoint_name(self, step: int) -> str:
         """By epochs, where they count."""
-        return self.course.name(step)
+        return self.sampler.name(step)
 
     def due(self, step: int, every: int) -> bool:
         """At the ends of epochs, where they count, also after the number of samples was changed."""
-        if isinstance(self.course, EpochSampler):
-            return self.course.ends(step, self.recipe.training.save_every_epochs)
+        if isinstance(self.sampler, EpochSampler):
+            return self.sampler.ends(step, self.recipe.training.save_every_epochs)
         return super().due(step, every)
 
     def metrics(self, step: int) -> dict[str, Any]:
-        """Epoch (from 1) and prediction type."""
+        """Epoch (from 1), prediction type, and the number of samples."""
         return {
-            "epoch": self.course.at(step).epoch + 1,
-            "prediction_type": self.path.prediction_type,
+            "epoch": self.sampler.at(step).epoch + 1,
+            "prediction_type": self.schedule.prediction_type,
             "num_samples": len(self.samples),
         }
 
     def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
-        """The batch of `step`, in `training.parts` parts; see `Workload.window`."""
-        seed, batch = self.recipe.seed, self.recipe.training.batch_size
+        """The batch of `step` in `training.parts` microbatches; see `Workload.microbatches`."""
+        seed = self.recipe.seed
+        batch = self.recipe.training.batch_size
+        # What the whole batch draws is a function of (seed, step); a process then computes its share of it.
         rng = numpy_rng("ldm step", seed, step)
-        indices = self.course.indices(seed, step)
-        timesteps = torch.from_numpy(stratified_timesteps(rng, batch, 0, self.path.timesteps - 1))
-        dropped = rng.random(batch) < self.recipe.text.dropout
+        indices = self.sampler.indices(seed, step)  # [W]
+        timesteps = torch.from_numpy(stratified_timesteps(rng, batch, 0, self.schedule.timesteps - 1))  # [W]
+        dropped = rng.random(batch) < self.recipe.text.dropout  # [W]
         shape = self.latents.training.shape[1:]
-        noise = torch.randn(batch, *shape, generator=torch_generator("ldm noise", seed, step))
-        epoch = self.course.at(step).epoch
+        noise = torch.randn(batch, *shape, generator=torch_generator("ldm noise", seed, step))  # [W, C, h, w]
+        epoch = self.sampler.at(step).epoch
+
         size = batch // self.recipe.training.parts
         for first in range(0, batch, size)[share]:
             part = slice(first, first + size)
-            chosen = [self.samples[index] for index in indices[part]]
-            captions = [
-                "" if drop else sample.captions[epoch % len(sample.captions)]
-                for sample, drop in zip(chosen, dropped[part], strict=True)
-            ]
+            samples = [self.samples[index] for index in indices[part]]
+            captions = []
+            for sample, drop in zip(samples, dropped[part], strict=True):
+                caption = sample.captions[epoch % len(sample.captions)]
+                captions.append("" if drop else caption)
             clean = self.latents.training[torch.from_numpy(indices[part])]  # [B, C, h, w]
             losses = self.losses(clean, noise[part], timesteps[part], captions)  # [B]
+            weights = self._weights(timesteps[part]).to(losses)  # [B]
             yield Microbatch(
-                loss=(losses * self._weights(timesteps[part]).to(losses)).sum() / batch,
+                loss=(losses * weights).sum() / batch,
                 sample_losses=losses,
-                sample_ids=[sample.name for sample in chosen],
+                sample_ids=[sample.name for sample in samples],
                 timesteps=timesteps[part].tolist(),
-                tasks=["mse"] * len(chosen),
+                tasks=["mse"] * len(samples),
             )
 
     def losses(
         self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, captions: Sequence[str]
     ) -> torch.Tensor:
-        """Mean squared error of each sample's prediction, float32 [B] on the device."""
-        clean, noise, timesteps = (part.to(self.device) for part in (clean, noise, timesteps))
-        alpha, sigma = self.path.coefficients(timesteps, clean)  # [B, 1, 1, 1]
+        """Mean squared error of each sample's prediction.
+
+        Args:
+            clean: latents [B, C, h, w].
+            noise: of the same shape.
+            timesteps: int64 [B].
+            captions: B texts.
+
+        Returns:
+            float32 [B] on the device.
+        """
+        clean = clean.to(self.device)
+        noise = noise.to(self.device)
+        timesteps = timesteps.to(self.device)
+        alpha, sigma = self.schedule.coefficients(timesteps, clean)  # [B, 1, 1, 1]
         noised = add_noise(clean, noise, alpha, sigma)
-        target = prediction_target(self.path.prediction_type, clean, noise, alpha, sigma)
-        low = self.recipe.training.dtype == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+        target = prediction_target(self.schedule.prediction_type, clean, noise, alpha, sigma)
+        low_precision = self.recipe.training.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low_precision):
             predicted = self.model(noised, timesteps, self.model.condition(captions))
         losses: torch.Tensor = (predicted.float() - target).square().flatten(1).mean(1)
         return losses
 
     def _weights(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Of each timestep in the loss, float32 [B]; their mean over all timesteps is 1."""
-        least = self.recipe.diffusion.clean_weight
-        if not least:
+        """Weight of each timestep in the loss, float32 [B]; the mean over all timesteps is 1."""
+        least_sigma = self.recipe.diffusion.clean_weight
+        if not least_sigma:
             return torch.ones(len(timesteps))
-        table = np.maximum(self.path.sigma, least) ** -2.0
+        table = np.maximum(self.schedule.sigma, least_sigma) ** -2.0  # [T]
         return torch.from_numpy(table / table.mean()).float()[timesteps]
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Mean losses on a fixed grid: `train_bin_0` … by timestep bin on training pictures, `val_loss` and `val_bin_0`
-        … on held-out ones where there are any; `floor_bin_0` …, the least that is possible on the training set, where
-        it is known."""
+        """Mean losses on a fixed grid.
+
+        Returns:
+            `train_bin_0` … by timestep bin on training pictures, `val_bin_0` … on held-out ones where there are any,
+            `train_loss` and `val_loss`, their means; `floor_bin_0` …, the least that is possible on the training set,
+            where it is known.
+        """
         self.model.eval()
         found: dict[str, Any] = {}
-        for name, latents, samples in (
-            ("train", self.latents.training, self.samples),
-            ("val", self.latents.held_out, self.held_out),
-        ):
-            if len(latents):
-                bins = self._grid(latents, samples)
-                found |= {f"{name}_bin_{b}": value for b, value in enumerate(bins)}
-                found[f"{name}_loss"] = math.fsum(bins) / BINS
+        sets = {"train": (self.latents.training, self.samples), "val": (self.latents.held_out, self.held_out)}
+        for name, (latents, samples) in sets.items():
+            if not len(latents):
+                continue
+            bins = self._grid_losses(latents, samples)
+            for index, value in enumerate(bins):
+                found[f"{name}_bin_{index}"] = value
+            found[f"{name}_loss"] = math.fsum(bins) / BINS
         if self.floor is not None:
-            found |= {f"floor_bin_{b}": value for b, value in enumerate(self.floor)}
+            for index, value in enumerate(self.floor):
+                found[f"floor_bin_{index}"] = value
         self.model.train()
         return found
 
-    def _grid(self, latents: torch.Tensor, samples: Sequence[Sample]) -> list[float]:
+    def _grid_losses(self, latents: torch.Tensor, samples: Sequence[Sample]) -> list[float]:
         """Mean loss by timestep bin over the first pictures, at the timesteps and with the noise of `loss_floor`."""
-        pictures, last = self.recipe.validation.pictures, self.path.timesteps
-        chosen = [i % len(latents) for i in range(pictures)]
-        clean, captions = latents[chosen], [samples[i].captions[0] for i in chosen]
-        noise, edges = grid_noise(pictures, latents), [-(-b * last // BINS) for b in range(BINS + 1)]
+        pictures = self.recipe.validation.pictures
+        timesteps = self.schedule.timesteps
+        chosen = [index % len(latents) for index in range(pictures)]
+        clean = latents[chosen]  # [pictures, C, h, w]
+        captions = [samples[index].captions[0] for index in chosen]
+        noise = grid_noise(pictures, latents)
+        edges = [-(-index * timesteps // BINS) for index in range(BINS + 1)]  # rounded up
         means = []
         for first, end in pairwise(edges):
-            timesteps = (first + torch.arange(pictures) * (end - first) // pictures).clamp(max=last - 1)
-            means.append(float(self.losses(clean, noise, timesteps, captions).mean()))
+            within = first + torch.arange(pictures) * (end - first) // pictures
+            losses = self.losses(clean, noise, within.clamp(max=timesteps - 1), captions)
+            means.append(float(losses.mean()))
         return means
+
+    def least_loss(self) -> list[float] | None:
+        """The least possible loss on the training latents by timestep bin, on the validation's own grid.
+
+        Of a network that reads the first caption of each, where it reads text. None where there are too many latents,
+        or fewer timesteps than bins.
+        """
+        latents = self.latents.training
+        if latents.numel() > _MAX_FLOOR_NUMBERS or self.schedule.timesteps < BINS:
+            return None
+        if len(latents) == 1:
+            return [0.0] * BINS
+        captions = None
+        if self.recipe.text.kind != "none":
+            numbers: dict[str, int] = {}
+            captions = torch.tensor([numbers.setdefault(sample.captions[0], len(numbers)) for sample in self.samples])
+        noise = grid_noise(self.recipe.validation.pictures, latents)
+        floor = loss_floor(self.schedule, latents, noise, bins=BINS, captions=captions)
+        return [float(value) for value in floor]
 
 
 def grid_noise(pictures: int, latents: torch.Tensor) -> torch.Tensor:

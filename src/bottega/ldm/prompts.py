@@ -6,12 +6,14 @@ from bottega.runtime.errors import RequestError
 
 
 def compose(subject: str, details: str = "", setting: str = "", style: str = "") -> str:
-    """The parts that are given, in the order in which captions of pictures usually have them, with commas between.
+    """The parts that are given, joined by commas in the usual order of captions.
 
-    What stands first weighs most where an encoder cuts off. RequestError without a subject: nothing else says what to
-    draw.
+    What comes first weighs most, for a text encoder cuts off the end.
+
+    Raises:
+        RequestError: no subject: nothing else says what to draw.
     """
     if not subject.strip(" ,\n\t"):
         raise RequestError("a prompt is made around a subject, received none; give --subject, or a whole --prompt")
-    parts = (subject, details, setting, style)
-    return ", ".join(" ".join(part.split()).strip(" ,") for part in parts if part.strip(" ,\n\t"))
+    given = [part for part in (subject, details, setting, style) if part.strip(" ,\n\t")]
+    return ", ".join(" ".join(part.split()).strip(" ,") for part in given)

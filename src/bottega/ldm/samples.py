@@ -1,6 +1,6 @@
-"""Pictures of a training on its way: samples/ in the run directory, a sheet a validation, from fixed seeds.
+"""Sample pictures during training: samples/ in the run directory, a sheet a validation, from fixed seeds.
 
-samples/epoch-20.png      the pictures side by side; prompts.txt says of what, where a prompt does
+samples/epoch-20.png      the pictures side by side; prompts.txt lists their prompts, where the model has text
 """
 
 from __future__ import annotations
@@ -21,21 +21,38 @@ _WIDTH = 1280  # pixels of a sheet at most
 
 
 class SampleWriter:
-    """Draws the same prompts with the same seeds each time that the loop asks."""
+    """Draws the same prompts with the same seeds each time.
+
+    Args:
+        work: what is trained.
+        autoencoder: of its latents.
+    """
 
     def __init__(self, work: LatentWorkload, autoencoder: Autoencoder) -> None:
-        self.work, self.autoencoder = work, autoencoder
-        count, recipe = work.recipe.validation.samples, work.recipe
-        given = recipe.validation.prompts or tuple(s.captions[0] for s in (work.held_out or work.samples)[:count])
-        self.prompts = [given[i % len(given)] for i in range(count)]
-        self.seeds = [derive("ldm sample", recipe.seed, i) for i in range(count)]
+        self.work = work
+        self.autoencoder = autoencoder
+        recipe = work.recipe
+        count = recipe.validation.samples
+        prompts = list(recipe.validation.prompts)
+        if not prompts:
+            captioned = work.held_out or work.samples
+            prompts = [sample.captions[0] for sample in captioned[:count]]
+        self.prompts = [prompts[index % len(prompts)] for index in range(count)]
+        self.seeds = [derive("ldm sample", recipe.seed, index) for index in range(count)]
 
     def write(self, directory: Path, step: int) -> list[Path]:
-        """Draw into the run directory what the model gives after `step`: the files."""
-        work, sampling = self.work, self.work.recipe.sampling
-        plan, shape = sampling.plan(work.latents.statistics["absmax"]), work.latents.training.shape[1:]
-        scale = sampling.guidance_scale
-        latents = draw_latents(work.model, work.path, plan, shape, self.prompts, self.seeds, scale)
+        """Draw into the run directory what the model gives after `step` steps: the files."""
+        work = self.work
+        sampling = work.recipe.sampling
+        latents = draw_latents(
+            work.model,
+            work.schedule,
+            sampling.plan(work.latents.statistics["absmax"]),
+            work.latents.training.shape[1:],
+            self.prompts,
+            self.seeds,
+            sampling.guidance_scale,
+        )
         work.model.train()
         file = directory / FOLDER / f"{work.checkpoint_name(step)}.png"
         write_png(file, sheet(self.autoencoder.decode(latents)))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from bottega.ldm.autoencoder import Autoencoder
     from bottega.ldm.batch_sampler import EpochSampler, StepSampler
     from bottega.ldm.data import Samples
-    from bottega.ldm.latents import Latents
     from bottega.ldm.objective import LatentWorkload
+    from bottega.ldm.text import ClipText
     from bottega.training.checkpoint import Checkpoint
     from bottega.training.job import TrainingJob
     from bottega.training.replay import Examination
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 LATENTS = "latents"
 """In a run directory: what the autoencoder made of the pictures, see `bottega.ldm.latents`."""
 
-_FLOOR_NUMBERS = 30_000_000
-"""Numbers in the training latents up to which the floor of the loss is computed: as float64 they take 240 MB."""
-
 RECIPE_NAMES = {"ldm": "", "loop": "training"}
 """What the parts of a checkpoint's fingerprint are called in a recipe."""
 
@@ -50,37 +47,41 @@ RECIPE_NAMES = {"ldm": "", "loop": "training"}
 def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
     """Train in `directory`, from the newest checkpoint there if there is one.
 
-    processes: that train together; the first writes.
-    Returns {steps, epochs, loss, seconds, parameters, samples, checkpoint, …}, written as summary.json too.
-    MissingError for absent data or weights, RequestError for settings that do not fit them, FingerprintError for a
-    checkpoint of another recipe.
+    Args:
+        recipe: everything that the model depends on.
+        directory: of the run.
+        processes: that train together; the first writes.
+
+    Returns:
+        {steps, epochs, loss, seconds, parameters, samples, checkpoint, …}, written as summary.json too.
+
+    Raises:
+        MissingError: data or weights are absent.
+        RequestError: the settings do not fit them.
+        FingerprintError: the checkpoint is of another recipe.
     """
-    from bottega.runtime.provenance import describe
-    from bottega.runtime.threads import torch_threads
     from bottega.training import checkpoint as checkpoints
     from bottega.training.job import train_job
 
     processes.require(recipe.training.parts, "training.parts")
+    # The first process prepares before the others: it writes the latents that they read.
     with processes.fail_together():
-        if processes.count > 1 and processes.first:
-            _latents(recipe, directory, _newest(recipe, directory))  # the others read them
-    with processes.fail_together():
-        job = prepare(recipe, directory, write=processes.count == 1)
         if processes.first:
-            write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
-            with torch_threads(recipe.training.threads):
-                write_json(directory / "provenance.json", describe(_weight_files(recipe)))
-    work = job.work
+            job = prepare(recipe, directory)
+            _write_head(recipe, directory)
+    with processes.fail_together():
+        if not processes.first:
+            job = prepare(recipe, directory, write=False)
     result = train_job(job, directory, processes=processes)
     if not processes.first:
         return result
     newest = checkpoints.latest(directory / "checkpoints")
     summary = {
         **result,
-        "epochs": work.course.at(max(result["steps"] - 1, 0)).epoch + 1,
-        "parameters": sum(p.numel() for p in work.model.parameters()),
-        "samples": len(work.samples),
-        "latents": work.latents.statistics,
+        "epochs": job.work.sampler.at(max(result["steps"] - 1, 0)).epoch + 1,
+        "parameters": sum(parameter.numel() for parameter in job.work.model.parameters()),
+        "samples": len(job.work.samples),
+        "latents": job.work.latents.statistics,
         "checkpoint": None if newest is None else f"checkpoints/{newest.folder.name}",
     }
     write_json(directory / "summary.json", summary)
@@ -88,57 +89,67 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
 
 
 def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> TrainingJob[LatentWorkload]:
-    """Everything that training needs: latents, the model, the course through the samples, the loop's configuration.
+    """Everything that training needs, in the order in which it is checked.
 
     What the newest checkpoint remembers goes before what the samples say: the words it knows, the epochs it has seen.
-    write: False where another process has computed the latents.
+
+    Args:
+        recipe: as in `run`.
+        directory: as in `run`.
+        write: False where another process has prepared the data and computed the latents.
     """
+    from bottega.ldm.data import read_samples
+    from bottega.ldm.latents import encode
     from bottega.ldm.model import LatentDiffusion
     from bottega.ldm.objective import LatentWorkload
     from bottega.ldm.samples import SampleWriter
     from bottega.models.loading import choose_device
     from bottega.runtime.memory import keep_heap
+    from bottega.training import checkpoint as checkpoints
     from bottega.training.job import TrainingJob
 
-    found = _newest(recipe, directory)
+    # 1. The newest checkpoint: other settings are refused before anything is computed or written.
+    settings = _settings(recipe)
+    counts = "steps" if recipe.training.num_epochs is None else "epochs"
+    newest = checkpoints.latest(directory / "checkpoints")
+    if newest is not None:
+        loop = bound_settings(recipe.training.loop(1, None), "stage")
+        _require_same(recipe, newest, {"ldm": settings, "loop": loop, "counts": counts}, RECIPE_NAMES)
+
+    # 2. The frozen models: others are refused before their latents take the place of those that are there.
     device = choose_device(recipe.training.device)
     if device.type == "cpu":
         keep_heap()
-    clip = _clip(recipe, device)
-    samples, autoencoder, latents = _latents(recipe, directory, found, write=write)
-    words = _vocabulary(recipe, samples, found)
+    autoencoder, clip, frozen = _frozen_models(recipe, device)
+    if newest is not None:
+        _require_same(recipe, newest, frozen)
+
+    # 3. The samples and their order: what cannot be trained is refused before hours of encoding.
+    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
+    _check_captions(recipe, samples)
+    sampler, loop_config = _batch_sampler(recipe, len(samples.training), newest)
+    _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
+
+    # 4. The latents.
+    pictures = {"data": settings["data"], "seed": recipe.seed}
+    latents = encode(samples, pictures, autoencoder, directory / LATENTS, write=write)
+
+    # 5. The model, and what the loop runs.
+    words = _vocabulary(recipe, samples, newest)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
-    course, loop = _course(recipe, len(samples.training), found)
-    work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, course, device)
-    work.floor = _floor(work)
-    work.fingerprint = {
-        "ldm": _settings(recipe),
-        **_models(recipe, autoencoder),
-        "counts": _counts(recipe),
-        "words": words,
-    }
+    work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, sampler, device)
+    work.floor = work.least_loss()
+    work.fingerprint = {"ldm": settings, **frozen, "counts": counts, "words": words}
     work.remembered = {
         "recipe": portable(recipe, directory),
         "words": words,
         "statistics": latents.statistics,
         "shape": list(latents.training.shape[1:]),
-        "course": course.record(),
+        "course": sampler.record(),
     }
     work.notes = _notes(work, samples.unused)
     write_samples = SampleWriter(work, autoencoder).write if recipe.validation.samples else None
-    return TrainingJob(work, loop, work.validate, write_samples)
-
-
-def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
-    """The recipe of the run in which a checkpoint lies; of one that was carried away alone, what it remembers."""
-    from bottega.training.resume import require_checkpoint, run_directory_of
-
-    home = run_directory_of(checkpoint)
-    if not (home / "recipe.yaml").exists():
-        kept = require_checkpoint(checkpoint).remembered.get("recipe")
-        if kept is not None:
-            return read_recipe(kept, home, f"{checkpoint.name}: recipe", sets)
-    return load_recipe(home / "recipe.yaml", sets)
+    return TrainingJob(work, loop_config, work.validate, write_samples)
 
 
 def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
@@ -155,41 +166,32 @@ def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     return replay_job(prepare(recipe, directory), file)
 
 
-def _newest(recipe: LDMRecipe, directory: Path) -> Checkpoint | None:
-    """The newest checkpoint, if there is one; FingerprintError where it is of other settings, which is asked before a
-    latent is computed or a file of the run written."""
-    from bottega.training import checkpoint as checkpoints
+def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
+    """The recipe of the run that a checkpoint lies in; where it was copied away alone, the one that it holds."""
+    from bottega.training.resume import require_checkpoint, run_directory_of
 
-    found = checkpoints.latest(directory / "checkpoints")
-    if found is not None:
-        loop = bound_settings(recipe.training.loop(1, None), "stage")
-        now = {"ldm": _settings(recipe), "loop": loop, "counts": _counts(recipe)}
-        begun = {name: found.fingerprint.get(name) for name in now}
-        checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"), RECIPE_NAMES)
-    return found
+    home = run_directory_of(checkpoint)
+    if not (home / "recipe.yaml").exists():
+        recipe = require_checkpoint(checkpoint).remembered.get("recipe")
+        if recipe is not None:
+            return read_recipe(recipe, home, f"{checkpoint.name}: recipe", sets)
+    return load_recipe(home / "recipe.yaml", sets)
 
 
-def _latents(
-    recipe: LDMRecipe, directory: Path, found: Checkpoint | None, *, write: bool = True
-) -> tuple[Samples, Autoencoder, Latents]:
-    """The samples of a recipe, what encodes them, and their latents, below `directory`."""
-    from bottega.ldm.autoencoder import open_autoencoder
-    from bottega.ldm.data import read_samples
-    from bottega.ldm.latents import encode
+def _write_head(recipe: LDMRecipe, directory: Path) -> None:
+    """Write recipe.yaml and provenance.json."""
+    from bottega.models.layout import weight_files
+    from bottega.models.names import resolve
+    from bottega.runtime.provenance import describe
+    from bottega.runtime.threads import torch_threads
 
-    autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
-    if found is not None:  # before latents of another model are put in their place
-        _refuse_other(recipe, found, _models(recipe, autoencoder))
-    samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
-    _check_captions(recipe, samples)
-    _course(recipe, len(samples.training), found)  # refuses what it cannot walk before hours of encoding
-    _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
-    return samples, autoencoder, encode(samples, _pictures(recipe), autoencoder, directory / LATENTS, write=write)
-
-
-def _pictures(recipe: LDMRecipe) -> dict[str, Any]:
-    """What the pictures depend on; a number of samples only takes more or fewer of them."""
-    return {"data": _settings(recipe)["data"], "seed": recipe.seed}
+    write_text(directory / "recipe.yaml", as_yaml(portable(recipe, directory)))
+    files: list[Path] = []
+    for section in (recipe.autoencoder, recipe.text):
+        if section.kind in ("diffusers", "clip"):
+            files += weight_files(resolve(str(section.model)))
+    with torch_threads(recipe.training.threads):
+        write_json(directory / "provenance.json", describe(files))
 
 
 def _settings(recipe: LDMRecipe) -> dict[str, Any]:
@@ -202,124 +204,121 @@ def _settings(recipe: LDMRecipe) -> dict[str, Any]:
     return settings
 
 
-def _check_sides(recipe: LDMRecipe, latents: torch.Tensor) -> None:
-    """A latent's sides can be halved at each level but the first, or RequestError."""
-    halves = 2 ** (len(recipe.unet.channels) - 1)
-    if any(side % halves for side in latents.shape[-2:]):
-        raise RequestError(
-            f"latents of {latents.shape[-2]} × {latents.shape[-1]} cannot be halved {len(recipe.unet.channels) - 1} "
-            f"times; change data.size, or take fewer unet.channels"
-        )
-
-
-def _vocabulary(recipe: LDMRecipe, samples: Samples, found: Checkpoint | None) -> list[str]:
-    from bottega.ldm.text import vocabulary_of
-
-    if recipe.text.kind != "words":
-        return []
-    if found is not None and "words" in found.remembered:
-        return list(found.remembered["words"])
-    return list(samples.words) or vocabulary_of([c for sample in samples.training for c in sample.captions])
-
-
-def _clip(recipe: LDMRecipe, device: torch.device) -> Any:
-    from bottega.ldm.text import ClipText
-    from bottega.models.names import resolve
-
-    return ClipText(resolve(str(recipe.text.model)), device) if recipe.text.kind == "clip" else None
-
-
-def _models(recipe: LDMRecipe, autoencoder: Autoencoder) -> dict[str, Any]:
-    """The frozen models of a run, by their weights."""
-    from bottega.models.hashes import model_hash
-    from bottega.models.names import resolve
-
-    clip = {"clip": model_hash(resolve(str(recipe.text.model)))} if recipe.text.kind == "clip" else {}
-    return {"autoencoder": autoencoder.facts, **clip}
-
-
-def _counts(recipe: LDMRecipe) -> str:
-    return "steps" if recipe.training.num_epochs is None else "epochs"
-
-
-def _refuse_other(recipe: LDMRecipe, found: Checkpoint, now: dict[str, Any]) -> None:
+def _require_same(
+    recipe: LDMRecipe, checkpoint: Checkpoint, now: dict[str, Any], names: dict[str, str] | None = None
+) -> None:
     """Raise FingerprintError where the run was begun with other values than `now`, part by part."""
     from bottega.training import checkpoint as checkpoints
 
-    begun = {name: found.fingerprint.get(name) for name in now}
-    checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"))
+    begun = {name: checkpoint.fingerprint.get(name) for name in now}
+    checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"), names)
+
+
+def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder, ClipText | None, dict[str, Any]]:
+    """The autoencoder, CLIP where the recipe has it, and both by their weights, for the fingerprint."""
+    from bottega.ldm.autoencoder import open_autoencoder
+    from bottega.ldm.text import ClipText
+    from bottega.models.hashes import model_hash
+    from bottega.models.names import resolve
+
+    autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
+    frozen: dict[str, Any] = {"autoencoder": autoencoder.facts}
+    if recipe.text.kind != "clip":
+        return autoencoder, None, frozen
+    folder = resolve(str(recipe.text.model))
+    frozen["clip"] = model_hash(folder)
+    return autoencoder, ClipText(folder, device), frozen
 
 
 def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:
-    """Every caption that training, validation and sample pictures will show has few enough words, or RequestError."""
+    """Raise RequestError for a caption, of training, validation or sample pictures, that has too many words."""
     from bottega.ldm.text import check_lengths
 
-    if recipe.text.kind == "words":
-        captions = (caption for sample in (*samples.training, *samples.held_out) for caption in sample.captions)
-        check_lengths((*captions, *recipe.validation.prompts), recipe.text.max_tokens)
+    if recipe.text.kind != "words":
+        return
+    captions: list[str] = []
+    for sample in (*samples.training, *samples.held_out):
+        captions += sample.captions
+    captions += recipe.validation.prompts
+    check_lengths(captions, recipe.text.max_tokens)
 
 
-def _course(recipe: LDMRecipe, samples: int, found: Checkpoint | None) -> tuple[EpochSampler | StepSampler, LoopConfig]:
+def _check_sides(recipe: LDMRecipe, latents: torch.Tensor) -> None:
+    """Raise RequestError where a latent's sides cannot be halved at each level but the first."""
+    halvings = len(recipe.unet.channels) - 1
+    height, width = latents.shape[-2:]
+    if height % 2**halvings or width % 2**halvings:
+        raise RequestError(
+            f"latents of {height} × {width} cannot be halved {halvings} times; change data.size, or take fewer "
+            f"unet.channels"
+        )
+
+
+def _batch_sampler(
+    recipe: LDMRecipe, samples: int, newest: Checkpoint | None
+) -> tuple[EpochSampler | StepSampler, LoopConfig]:
+    """Which samples are in which step, and the loop's configuration, whose length follows from it.
+
+    Raises:
+        RequestError: the run stands after the end that the recipe asks for.
+    """
     from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 
     training = recipe.training
     if training.num_epochs is None:
         return StepSampler(samples, training.batch_size), training.loop(training.steps, None)
-    kept = found.remembered.get("course") if found is not None else None
-    course = (
-        EpochSampler.from_record(kept, training.batch_size) if kept else EpochSampler.new(samples, training.batch_size)
-    )
-    if found is not None:
-        course = course.resumed(found.step, samples)
-    steps = course.steps(training.num_epochs)
-    if found is not None and steps < found.step:
+    if newest is None:
+        sampler = EpochSampler.new(samples, training.batch_size)
+        return sampler, training.loop(sampler.steps(training.num_epochs), sampler.steps_per_epoch())
+    record = newest.remembered.get("course")
+    if record:
+        sampler = EpochSampler.from_record(record, training.batch_size)
+    else:
+        sampler = EpochSampler.new(samples, training.batch_size)
+    sampler = sampler.resumed(newest.step, samples)
+    steps = sampler.steps(training.num_epochs)
+    if steps < newest.step:
         raise RequestError(
-            f"training.num_epochs = {training.num_epochs} ends at step {steps}, the run stands at {found.folder.name}; "
-            "ask for more epochs, or train into another folder"
+            f"training.num_epochs = {training.num_epochs} ends at step {steps}, the run stands at "
+            f"{newest.folder.name}; ask for more epochs, or train into another folder"
         )
-    return course, training.loop(steps, course.steps_per_epoch())
+    return sampler, training.loop(steps, sampler.steps_per_epoch())
 
 
-def _floor(work: LatentWorkload) -> list[float] | None:
-    """The least loss that is possible on the training latents, by timestep bin, on the validation's own grid, for a
-    network that is told their first captions where it reads text; None where they are too many."""
-    import torch
+def _vocabulary(recipe: LDMRecipe, samples: Samples, newest: Checkpoint | None) -> list[str]:
+    """The words that the model knows: those of its checkpoint, else those that the captions may hold."""
+    from bottega.ldm.text import vocabulary_of
 
-    from bottega.diffusion.ideal import loss_floor
-    from bottega.ldm.objective import BINS, grid_noise
-
-    latents = work.latents.training
-    if latents.numel() > _FLOOR_NUMBERS or work.path.timesteps < BINS:
-        return None
-    if len(latents) == 1:
-        return [0.0] * BINS
-    noise = grid_noise(work.recipe.validation.pictures, latents)
-    captions = None
-    if work.recipe.text.kind != "none":
-        numbers: dict[str, int] = {}
-        captions = torch.tensor([numbers.setdefault(s.captions[0], len(numbers)) for s in work.samples])
-    return [float(value) for value in loss_floor(work.path, latents, noise, bins=BINS, captions=captions)]
+    if recipe.text.kind != "words":
+        return []
+    if newest is not None and "words" in newest.remembered:
+        return list(newest.remembered["words"])
+    if samples.words:
+        return list(samples.words)
+    captions: list[str] = []
+    for sample in samples.training:
+        captions += sample.captions
+    return vocabulary_of(captions)
 
 
 def _notes(work: LatentWorkload, unused: int) -> Sequence[str]:
-    s = work.latents.statistics
-    size = sum(p.numel() for p in work.model.parameters())
-    notes = [
-        f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out"
-        + (f", {unused} not used (of the split test, or beyond data.num_samples)" if unused else ""),
-        f"latents {'×'.join(map(str, work.latents.training.shape[1:]))}: {s['min']:.3g} … {s['max']:.3g}, mean "
-        f"{s['mean']:.3g}, std {s['std']:.3g}; x̂_0 is held within ±{work.recipe.sampling.limit or s['absmax']:.3g}"
-        if work.recipe.sampling.thresholding != "off"
-        else f"latents {s['min']:.3g} … {s['max']:.3g}; x̂_0 is not held within any range",
-    ]
+    """Lines for people at the head of the log."""
+    statistics = work.latents.statistics
+    size = sum(parameter.numel() for parameter in work.model.parameters())
+    pictures = f"{size:,} parameters; {len(work.samples)} training pictures, {len(work.held_out)} held out"
+    if unused:
+        pictures += f", {unused} not used (of the split test, or beyond data.num_samples)"
+    sampling = work.recipe.sampling
+    if sampling.thresholding == "off":
+        latents = f"latents {statistics['min']:.3g} … {statistics['max']:.3g}; x̂_0 is not held within any range"
+    else:
+        shape = "×".join(map(str, work.latents.training.shape[1:]))
+        latents = (
+            f"latents {shape}: {statistics['min']:.3g} … {statistics['max']:.3g}, mean {statistics['mean']:.3g}, std "
+            f"{statistics['std']:.3g}; x̂_0 is held within ±{sampling.limit or statistics['absmax']:.3g}"
+        )
+    notes = [pictures, latents]
     if work.floor is not None:
-        notes.append(f"the least possible loss on this set, unweighted: {sum(work.floor) / len(work.floor):.4g}")
+        least = sum(work.floor) / len(work.floor)
+        notes.append(f"the least possible loss on this set, unweighted: {least:.4g}")
     return notes
-
-
-def _weight_files(recipe: LDMRecipe) -> list[Path]:
-    from bottega.models.layout import weight_files
-    from bottega.models.names import resolve
-
-    named = [section.model for section in (recipe.autoencoder, recipe.text) if section.kind in ("diffusers", "clip")]
-    return [file for name in named for file in weight_files(resolve(str(name)))]

@@ -1,14 +1,16 @@
 """The student: a StyleAdapter on a frozen PixArt-α transformer, with its features, its training and its sampling.
 
-features.py     the stage `features`: latents, text and CLIP embeddings, computed once
-stage.py        the stage `student`: features -> training/adapter.safetensors
-adapter.py      StyleAdapter: style tokens, keys and values of its own, gates
-backbone.py     the frozen transformer: a no-grad prefix, and a suffix with the adapter
-objective.py    the loss of a step; trajectory.py: how a picture is noised
-validation.py   the paired grid; samples.py: pictures during training
-inference.py    contents × styles -> pictures, in batches; sampler.py: one batch
-export.py       an adapter's file; pipeline.py: the adapter in diffusers.PixArtAlphaPipeline
-config.py       the recipe's sections
+Read `stage.run` first, then `objective.StyleWorkload`.
+
+    features.py     the stage `features`: latents, text and CLIP embeddings, computed once
+    stage.py        the stage `student`: features -> training/adapter.safetensors
+    adapter.py      StyleAdapter: style tokens, keys and values of its own, gates
+    backbone.py     the frozen transformer: a no-grad prefix, and a suffix with the adapter
+    objective.py    the loss of a step; trajectory.py: how a picture is noised
+    validation.py   the paired grid; samples.py: pictures during training
+    inference.py    contents × styles -> pictures, in batches; sampler.py: one batch
+    export.py       an adapter's file; pipeline.py: the adapter in diffusers.PixArtAlphaPipeline
+    config.py       the recipe's sections
 """
 
 from __future__ import annotations
