@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bottega.cli.main import main
 from bottega.doctor import Verdict, examine
-from bottega.doctor.terminal import words
+from bottega.doctor.text import as_text
 from bottega.ldm.objective import LatentWorkload
 from bottega.training.log import LOG, METRICS
 
@@ -95,7 +95,7 @@ def test_a_run_stopped_at_59_percent_is_told_as_that_and_its_command_takes_it_to
         assert (done.unit, done.step, done.steps) == ("step", 59, 100)
         seconds = sorted(json.loads(line)["seconds"] for line in (run / METRICS).read_text().splitlines())
         assert done.hours_left == pytest.approx(41 * seconds[29] / 3600)  # the median of 59
-    assert "59% of the plan: 14.75 of 25 epochs, 4 steps an epoch, step 59 of 100" in words(verdict)
+    assert "59% of the plan: 14.75 of 25 epochs, 4 steps an epoch, step 59 of 100" in as_text(verdict)
     go_on = command(verdict, "train")
     assert go_on == ["train", "ldm", "--resume", str(run / "checkpoints" / "epoch-14-step-3")]
 

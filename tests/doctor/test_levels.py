@@ -12,7 +12,8 @@ import pytest
 
 from bottega.doctor import examine
 from bottega.doctor.levels import TimestepBins, level, require_prediction_type
-from bottega.doctor.terminal import page, words
+from bottega.doctor.page import render_page
+from bottega.doctor.text import as_text
 from bottega.ldm.data import red_circle
 from bottega.runtime.errors import RequestError
 
@@ -114,11 +115,11 @@ def test_words_page_and_record_show_the_last_validation_by_timestep(tmp_path: Pa
     verdict = examine(tmp_path)
     above = [max(t - f, 0.0) for t, f in zip(TRAIN, FLOOR, strict=True)]
     for name, values in (("train", TRAIN), ("held out", TRAIN), ("least", FLOOR), ("above", above)):
-        line = next(line for line in words(verdict).splitlines() if line.startswith(f"  {name} "))
+        line = next(line for line in as_text(verdict).splitlines() if line.startswith(f"  {name} "))
         assert [float(v) for v in line.removeprefix(f"  {name}").split()] == pytest.approx(values, abs=1e-9)
-        assert max(map(len, words(verdict).splitlines()[7:13])) <= 80
-        cells = page(verdict).split(f"<th>{name}</th>")[1].split("</tr>")[0]
+        assert max(map(len, as_text(verdict).splitlines()[7:13])) <= 80
+        cells = render_page(verdict).split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
         assert cells.count("<td>") == 10
-    assert verdict.level in words(verdict) and "farthest above" in page(verdict)
+    assert verdict.level in as_text(verdict) and "farthest above" in render_page(verdict)
     record = json.loads(json.dumps(verdict.record()))
     assert record["bins"] == {"step": 300, "train": [*TRAIN], "held_out": [*TRAIN], "floor": [*FLOOR]}

@@ -15,7 +15,8 @@ from bottega.cli.main import main
 from bottega.doctor import Verdict, examine
 from bottega.doctor.advice import REMEDIES
 from bottega.doctor.curve.lag_correlation import LagCorrelation
-from bottega.doctor.terminal import braille, page, words
+from bottega.doctor.page import render_page
+from bottega.doctor.text import as_text
 from bottega.runtime.findings import SEVERITIES, Severity
 from bottega.runtime.seeds import numpy_rng
 
@@ -284,7 +285,7 @@ def test_the_verdict_is_the_known_cause(name: str, tmp_path: Path) -> None:
     assert [v.state for v in verdicts] == [known.state] * SEEDS, [str(v.findings[0]) for v in verdicts]
     if known.share is not None:
         assert [v.progress.share for v in verdicts] == [pytest.approx(known.share, abs=0.011)] * SEEDS
-    assert all(v.actions and v.findings[0].evidence in words(v) for v in verdicts)
+    assert all(v.actions and v.findings[0].evidence in as_text(v) for v in verdicts)
 
 
 @pytest.mark.parametrize("count", [14, 60, 500, 5000])
@@ -375,7 +376,7 @@ def test_118_of_200_epochs_are_trained_on_first_and_the_rate_waits(tmp_path: Pat
     )
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     verdict = examine(tmp_path / "run")
-    assert verdict.state == "falling" and words(verdict).count("118 of 200 epochs") == 1
+    assert verdict.state == "falling" and as_text(verdict).count("118 of 200 epochs") == 1
     assert [(m.percent, m.passed) for m in verdict.outlook] == [
         (25, True), (50, True), (59, True), (75, False), (100, False), (150, False)
     ]  # fmt: skip
@@ -405,30 +406,29 @@ def test_a_flat_loss_lowers_the_rate_first_only_where_it_was_not_lowered(tmp_pat
 
 
 def test_a_log_of_another_task_gets_no_advice_on_pictures(tmp_path: Path) -> None:
-    told = words(verdict_on(tmp_path, language(0)))
+    told = as_text(verdict_on(tmp_path, language(0)))
     assert "draws no pictures" in told and "train on" in told
     assert not [word for word in ("prompt", "inference steps", "colours", "captions") if word in told]
-    assert "a better prompt" in words(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
+    assert "a better prompt" in as_text(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
 
 
 def test_a_page_without_validation_or_notes_has_no_empty_parts(tmp_path: Path) -> None:
-    text = page(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
-    assert text.count("<polyline") == 1 and "<ul></ul>" not in text and 'name="viewport"' in text
+    text = render_page(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
+    assert text.count("<svg") == 1 and ">validation<" not in text and "By timestep" not in text
+    assert "<ul></ul>" not in text and "Notes" not in text and 'name="viewport"' in text
 
 
-def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:
-    text = page(verdict_on(tmp_path, overfitting(0)))
-    assert text.count("<polyline") == 2 and "overfitting" in text and "http" not in text and "<script" not in text
+def test_the_page_is_whole_and_offline_and_shows_both_curves(tmp_path: Path) -> None:
+    text = render_page(verdict_on(tmp_path, overfitting(0)))
+    assert text.count("<svg") == 1 and ">validation<" in text and "overfitting" in text
+    assert "http" not in text and "<script" not in text
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_drawn_curve_fits_the_terminal_and_falls(width: int) -> None:
-    lines = braille([(float(i), 1.0 / (1 + i)) for i in range(50)], width, "step")
-    assert len(lines) == 11 and max(map(len, lines)) <= width
-    first = [
-        min(i for i, c in enumerate(line) if c not in "\u2800 ┤0.1\n" and i > 10) for line in lines[:10] if line[11:]
-    ]
-    assert first == sorted(first) and "⠀" not in lines[0][11:12]
+def test_what_a_log_says_is_shown_as_text_never_as_markup(tmp_path: Path) -> None:
+    (tmp_path / "<i>run").mkdir()
+    path = tmp_path / "<i>run" / "train.log"
+    path.write_text("\n".join(plain(losses(0, 400, healthy))) + "\n")
+    assert "<i>" not in render_page(examine(path))
 
 
 def test_the_command_prints_words_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

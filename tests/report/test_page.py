@@ -310,7 +310,7 @@ def test_the_template_and_style_sheet_are_shipped_with_the_package() -> None:
     patterns = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"][
         "bottega"
     ]
-    assert {"report/**/*.html", "report/**/*.css"} <= set(patterns)
+    assert {"**/*.html", "**/*.css"} <= set(patterns)
 
 
 def test_the_command_prints_the_page_and_refuses_a_missing_directory_with_code_2(

@@ -35,13 +35,14 @@ def training(
 
     from bottega.doctor import examine
     from bottega.doctor.levels import require_prediction_type
-    from bottega.doctor.terminal import page, words
+    from bottega.doctor.page import render_page
+    from bottega.doctor.text import as_text
     from bottega.runtime.files import write_text
 
     verdict = examine(run, prediction_type=require_prediction_type(prediction_type), one_picture=one_picture)
     if html is not None:
-        write_text(html, page(verdict))
+        write_text(html, render_page(verdict))
     if json:
         typer.echo(dumps(verdict.record(), ensure_ascii=False, indent=2))
     else:
-        typer.echo(words(verdict, shutil.get_terminal_size().columns))
+        typer.echo(as_text(verdict, shutil.get_terminal_size().columns))

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bottega.report.plots import Curve, curves
 from bottega.report.reading import number
 from bottega.runtime.findings import Finding
 from bottega.training.diagnosis import Watcher, as_verdict
+from bottega.visual.curves import Curve, draw_curves
 
 _TASKS = {"main": "style targets", "style": "style targets", "target": "style targets", "fill50k": "Fill50K"}
 
@@ -61,12 +61,14 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     seconds = columns.get("seconds", ([], []))[1]
     return Learning(
         steps=steps,
-        losses=curves(
+        losses=draw_curves(
             [Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True
         ),
-        gain=curves(gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"),
-        gates=curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
-        by_noise=curves(
+        gain=draw_curves(
+            gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"
+        ),
+        gates=draw_curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
+        by_noise=draw_curves(
             [
                 Curve(f"t = {n.removeprefix('val_gain_t')}", columns[n][0], [100 * v for v in columns[n][1]])
                 for n in times

@@ -16,6 +16,7 @@ from bottega.report.sheets import COLUMNS, Example, Thumbnails
 from bottega.report.verdict import judge
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_text
+from bottega.visual.page import render
 
 NAME = "report.html"
 SHEET = "contact_sheet.png"
@@ -54,8 +55,8 @@ def run(run_directory: Path) -> Path:
     thumbs = Thumbnails.of(cell.path for example in (*evaluated, *taught) for cell in example.cells)
 
     recipe = directory / "recipe.yaml"
-    page = _template().render(
-        css=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+    page = render(
+        Path(__file__).with_name("report.html"),
         run=found,
         verdict=verdict,
         oracle=oracle,
@@ -159,12 +160,3 @@ def _order(evaluation: dict[str, Any] | None) -> str:
 
 def _columns(examples: Sequence[Example]) -> list[str]:
     return [name for name in COLUMNS if any(cell.column == name for example in examples for cell in example.cells)]
-
-
-def _template() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("page.html")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bottega.report.plots import Interval, intervals
 from bottega.report.reading import Run, as_text, number
 from bottega.report.verdict import between, figure, measured
 from bottega.teacher.config import ORACLE, ORACLE_MEANING
+from bottega.visual.curves import Interval, draw_intervals
 
 METHODS = ("student", "teacher", "base")
 _PLOTTED = ("kind_gain", "objects_found", "truth")
@@ -123,7 +123,7 @@ def _plot(summary: Mapping[str, Any], name: str) -> str:
                 )
             )
     arrow, words = _ARROWS.get(str(metric.get("better")), ("", ""))
-    return intervals(
+    return draw_intervals(
         lines,
         f"{metric['title']} of every method with its interval, {words}",
         f"{metric.get('unit', '')}   {arrow} {words}".strip(),
