@@ -34,7 +34,7 @@ from common.bench import Arguments, conclude, mortal, say
 from bottega.quality.config import Thresholds
 
 if TYPE_CHECKING:
-    from bottega.teacher.ledger import Row
+    from bottega.teacher.ledger import TryRow
 
 TRIES, REPEATS = 100_000, 3
 RATIOS, MEGABYTES = {"counts": 1.5, "counts written": 2.5}, 100.0
@@ -62,14 +62,14 @@ def drawn_scores(rng: random.Random, names: list[str]) -> dict[str, float]:
     return scores | {"finite": 1.0, "hf_ratio": round(rng.lognormvariate(-0.1, 0.4), 6)}
 
 
-def rows(tries: int) -> list[list[Row]]:
+def rows(tries: int) -> list[list[TryRow]]:
     """Targets with their tries in order, as a run enters them."""
     from bottega.quality.grade import CHECKS, grade
-    from bottega.teacher.ledger import Row
+    from bottega.teacher.ledger import TryRow
 
     rng, limits = random.Random(0), Thresholds()
     names = sorted({*CENTRES, *(check.score for check in CHECKS)} - {"finite", "hf_ratio"})
-    made: list[list[Row]] = []
+    made: list[list[TryRow]] = []
     count = 0
     while count < tries:
         number, target = len(made), []
@@ -79,7 +79,7 @@ def rows(tries: int) -> list[list[Row]]:
             pair = f"{number // 3:012d}_painter-{number % 997}-{number}"
             name = f"{pair}_seed{number % 3}"
             target.append(
-                Row(
+                TryRow(
                     target=name,
                     pair_id=pair,
                     content_id=pair.split("_")[0],
@@ -136,7 +136,7 @@ def write_run(folder: Path, tries: int) -> None:
     made = rows(tries)
     with Ledger(folder / "ledger.sqlite") as ledger:
         teacher = {"ladder": Ladder().model_dump(mode="json")}
-        ledger.hold_to("0" * 64, {"teacher": teacher, "thresholds": Thresholds().model_dump(mode="json")})
+        ledger.require_fingerprint("0" * 64, {"teacher": teacher, "thresholds": Thresholds().model_dump(mode="json")})
         for start in range(0, len(made), 1000):
             ledger.commit([row for target in made[start : start + 1000] for row in target])
 

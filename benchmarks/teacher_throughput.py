@@ -38,16 +38,17 @@ def own(world: World, folder: Path, batch_size: int, count: int) -> dict[str, fl
     from bottega.models.config import ModelsConfig
     from bottega.runtime.config import load_yaml
     from bottega.teacher.config import TeacherConfig
-    from bottega.teacher.stage import Bench, run
+    from bottega.teacher.models import TeacherModels
+    from bottega.teacher.stage import run
 
     config = TeacherConfig.model_validate({**MINIATURE, "seeds": [0], "batch_size": batch_size})
     models = ModelsConfig.model_validate(load_yaml(world.recipe)["models"])
     inputs = {"pairs": world.pairs, "data_root": world.data_root, "models": models, "thresholds": world.thresholds}
-    bench = Bench(config, world.data_root, models)  # a new one each time: its caches know nothing
+    loaded = TeacherModels(config, world.data_root, models)  # a new one each time: its caches know nothing
     for part in ("teacher", "judge"):
-        getattr(bench, part)  # loads it
+        getattr(loaded, part)  # loads it
     begun = time.perf_counter(), time.process_time()
-    summary = run(config, folder, **inputs, limit=count, bench=bench)
+    summary = run(config, folder, **inputs, limit=count, loaded=loaded)
     seconds, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
     counts = {"pictures": summary["targets"], "tries": summary["tries"], "accepted": summary["accepted"]}
     return {"seconds": seconds, "cpu_seconds": cpu, **counts}

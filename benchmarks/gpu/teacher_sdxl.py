@@ -96,7 +96,7 @@ class Bench:
         self.settings = {**STABILISED, "size": 128 if self.tiny else 512}
         self.clock = Clock(self.device)
         self._load = load_teacher_pipeline  # before it is replaced
-        self._bench: Any = None
+        self._models: Any = None
         self._pipeline: Any = None
 
     def pipeline(self, *_: Any, **__: Any) -> Any:
@@ -121,7 +121,8 @@ class Bench:
         from bottega.models import loading
         from bottega.models.config import ModelsConfig
         from bottega.teacher.config import TeacherConfig
-        from bottega.teacher.stage import Bench, run
+        from bottega.teacher.models import TeacherModels
+        from bottega.teacher.stage import run
 
         batch = self.options.batch_size
         kept = {"seeds": [0], "quality_filter": False, "batch_size": int(batch) if batch.isdigit() else batch}
@@ -133,14 +134,14 @@ class Bench:
             device=self.device,
             dtype=self.options.dtypes,
         )
-        if self._bench is None:
+        if self._models is None:
             loading.load_teacher_pipeline = self.pipeline
-            self._bench = Bench(config, self.world.data_root, models)
+            self._models = TeacherModels(config, self.world.data_root, models)
             for part in ("teacher", "judge"):
-                getattr(self._bench, part)  # loads it
+                getattr(self._models, part)  # loads it
         inputs = {"pairs": pairs, "data_root": self.world.data_root, "thresholds": self.world.thresholds}
         begun = time.perf_counter()
-        summary = run(config, self.folder / name, **inputs, models=models, limit=count, bench=self._bench)
+        summary = run(config, self.folder / name, **inputs, models=models, limit=count, loaded=self._models)
         seconds = time.perf_counter() - begun
         if summary["tries"] != count or summary["made"] + summary["failed"] != count:
             raise RuntimeError(f"{count} pictures were asked for, the stage says {summary}")

@@ -26,7 +26,7 @@ from bottega.quality.grade import CHECK_NAMES
 from bottega.runtime.files import write_json, write_jsonl, write_png, write_text
 from bottega.runtime.provenance import describe
 from bottega.runtime.seeds import numpy_rng
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import Ledger, TryRow
 from bottega.training.log import TrainingLog
 
 STAGES = ("world", "data", "pairs", "truth", "quality", "teacher", "features", "student", "evaluation")
@@ -162,9 +162,9 @@ class RunMaker:
                 ledger.commit(self._tries(pair))
         return {"warnings": ["checks that rejected none of 48 pictures: black"]}
 
-    def _tries(self, pair: dict[str, Any]) -> list[Row]:
+    def _tries(self, pair: dict[str, Any]) -> list[TryRow]:
         rng = numpy_rng("tries", pair["pair_id"])
-        rows: list[Row] = []
+        rows: list[TryRow] = []
         for rung in ("protocol", "structure 1", "structure 2"):
             letter = str(rng.choice(["A", "B", "C"], p=[0.55, 0.2, 0.25]))
             broken = pair["pair_id"] == "c1_p1"
@@ -181,7 +181,7 @@ class RunMaker:
                 "C": ["edge_64: coarse structure lost, edge similarity at 64 px 0.110, at least 0.200"],
             }
             rows.append(
-                Row(
+                TryRow(
                     f"{pair['pair_id']}_seed0",
                     pair["pair_id"],
                     pair["content_id"],

@@ -18,7 +18,7 @@ from bottega.runtime.files import sha256_file, write_jsonl, write_png
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig, FeaturesConfig
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import Ledger, TryRow
 
 CONTENTS, STYLES = 4, 3
 PATCHES = (5, 24)
@@ -49,7 +49,7 @@ def make_transformer() -> Callable[..., PixArtTransformer2DModel]:
 
 
 @pytest.fixture(scope="session")
-def make_row() -> Callable[..., Row]:
+def make_row() -> Callable[..., TryRow]:
     return ledger_row
 
 
@@ -109,7 +109,7 @@ def picture(seed: int) -> np.ndarray:
     return cv2.resize(coarse, (128, 128), interpolation=cv2.INTER_CUBIC)
 
 
-def ledger_row(root: Path, teacher: Path, content: int, style: int, **changes: Any) -> Row:
+def ledger_row(root: Path, teacher: Path, content: int, style: int, **changes: Any) -> TryRow:
     """An accepted try of the target of one content and one style; its picture is drawn here."""
     pair = f"c{content}_s{style}"
     values: dict[str, Any] = {
@@ -144,7 +144,7 @@ def ledger_row(root: Path, teacher: Path, content: int, style: int, **changes: A
             write_png(path, picture(content if name == "content" else 100 + style))
     write_png(teacher / values["output_path"], picture(1000 + 10 * content + style))
     hashes = {f"{name}_sha256": sha256_file(path) for name, path in places.items()}
-    return Row(**values, **hashes, output_sha256=sha256_file(teacher / values["output_path"]))
+    return TryRow(**values, **hashes, output_sha256=sha256_file(teacher / values["output_path"]))
 
 
 def write_fill50k(root: Path, count: int = 3) -> None:

@@ -21,7 +21,7 @@ from bottega.student import features as stage
 from bottega.student.config import FeaturesConfig
 from bottega.student.encode import clean, sizes
 from bottega.student.store import FeatureStore, read_samples
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import Ledger, TryRow
 
 CONFIG = FeaturesConfig(batch_size=4, shard_items=5, fill50k=3)
 
@@ -98,7 +98,7 @@ def test_reading_from_disk_equals_reading_from_memory(features: Path) -> None:
 
 
 def test_a_second_run_encodes_nothing_and_a_grown_ledger_only_what_is_new(
-    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, make_row: Callable[..., Row]
+    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, make_row: Callable[..., TryRow]
 ) -> None:
     grown, cache = tmp_path / "world", tmp_path / "features"
     shutil.copytree(world, grown)
@@ -135,7 +135,7 @@ def test_a_run_killed_between_shards_ends_in_the_same_bytes(
 
 
 def test_a_changed_picture_has_another_key(
-    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, make_row: Callable[..., Row]
+    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, make_row: Callable[..., TryRow]
 ) -> None:
     changed, cache = tmp_path / "world", tmp_path / "features"
     shutil.copytree(world, changed)

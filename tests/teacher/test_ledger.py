@@ -10,10 +10,10 @@ import pytest
 
 from bottega.quality.config import Thresholds
 from bottega.runtime.errors import FingerprintError, MissingError, StorageError
-from bottega.teacher.ledger import SCHEMA_VERSION, Ledger, Row
+from bottega.teacher.ledger import SCHEMA_VERSION, Ledger, TryRow
 from bottega.teacher.regrade import regrade
 
-ROW = Row(
+ROW = TryRow(
     target="c_s_seed0", pair_id="c_s", content_id="c", style_id="s", seed=0, try_index=0, rung="first", status="ok",
     grade="C", weight=0.0, reasons=["edge_64: lost"], scores={"finite": 1.0, "bright": 0.9, "spread": 0.2, "edge_64":
     0.1, "edge_128": 0.5, "content_sim": 0.9, "hf_ratio": 1.0, "change": 0.2, "style_gain": 0.1},
@@ -66,12 +66,12 @@ def test_it_is_written_through_a_log_that_survives_a_power_cut(tmp_path: Path) -
 
 def test_a_changed_setting_is_refused_by_its_name(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        ledger.hold_to("a", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.2}})
-        ledger.hold_to("a", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.2}})
+        ledger.require_fingerprint("a", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.2}})
+        ledger.require_fingerprint("a", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.2}})
         with pytest.raises(FingerprintError, match=r"teacher\.strength was 0\.4, now 0\.5"):
-            ledger.hold_to("b", {"teacher": {"strength": 0.5}, "thresholds": {"edge_64_c": 0.2}})
+            ledger.require_fingerprint("b", {"teacher": {"strength": 0.5}, "thresholds": {"edge_64_c": 0.2}})
         with pytest.raises(FingerprintError, match="qc grade --write"):
-            ledger.hold_to("b", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.3}})
+            ledger.require_fingerprint("b", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.3}})
 
 
 def test_what_is_no_ledger_or_too_new_is_said_in_one_line(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path) -> None:
 def test_regrading_needs_scores_alone_and_says_what_changes(tmp_path: Path) -> None:
     better = replace(ROW, try_index=1, grade="B", scores={**ROW.scores, "edge_64": 0.22}, output_path="tries/x.png")
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        ledger.hold_to("a", {"thresholds": Thresholds().model_dump(mode="json")})
+        ledger.require_fingerprint("a", {"thresholds": Thresholds().model_dump(mode="json")})
         ledger.commit([ROW, better])
         softer = Thresholds(edge_64_c=0.05, edge_64_a=0.08)
         told = regrade(ledger, softer)
@@ -109,7 +109,7 @@ def test_regrading_needs_scores_alone_and_says_what_changes(tmp_path: Path) -> N
         assert [row.grade for row in ledger.current()] == ["C", "B"]
         regrade(ledger, softer, write=True)
         assert [(row.try_index, row.grade, row.weight) for row in ledger.best()] == [(0, "A", 1.0)]
-        ledger.hold_to("b", {"thresholds": softer.model_dump(mode="json")})
+        ledger.require_fingerprint("b", {"thresholds": softer.model_dump(mode="json")})
 
 
 _VERSION_1 = """

@@ -14,11 +14,11 @@ from bottega.runtime.files import read_json
 from bottega.teacher import pilot as module
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.items import Item, Made
-from bottega.teacher.pilot import Cell, grid, pilot, proposed, warnings
+from bottega.teacher.pilot import PilotCell, grid, pilot, proposed, warnings
 
 from .conftest import SIZE, DataSet
 
-CELL = Cell(0.4, 0.3, 10, 200, 0.9, 0.5, 0.05, 0.6, 0.0, 1.0)
+CELL = PilotCell(0.4, 0.3, 10, 200, 0.9, 0.5, 0.05, 0.6, 0.0, 1.0)
 
 
 def test_the_grid_lies_around_the_protocol_and_makes_no_cell_twice() -> None:
@@ -61,7 +61,7 @@ def test_a_pilot_shows_what_each_cell_keeps_and_where_copies_come_out(
     data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = Blending()
-    monkeypatch.setattr("bottega.teacher.stage.Bench.teacher", teacher)
+    monkeypatch.setattr("bottega.teacher.models.TeacherModels.teacher", teacher)
     config = TeacherConfig(size=SIZE)
     where = {
         "pairs": [data.pairs],
@@ -70,7 +70,7 @@ def test_a_pilot_shows_what_each_cell_keeps_and_where_copies_come_out(
         "thresholds": data.thresholds,
         "count": 4,
     }
-    monkeypatch.setattr("bottega.teacher.stage.Bench.hashes", lambda self, ledger: {})
+    monkeypatch.setattr("bottega.teacher.models.TeacherModels.hashes", lambda self, ledger: {})
     told = pilot(config, tmp_path / "pilot", **where)
     assert teacher.made == 9 * 4
     assert [cell["targets"] for cell in told["cells"]] == [4] * 9
@@ -86,8 +86,8 @@ def test_a_pilot_shows_what_each_cell_keeps_and_where_copies_come_out(
 
 
 def test_it_proposes_what_comes_nearest_to_the_styles_among_cells_that_keep_enough() -> None:
-    keen = Cell(0.48, 0.35, 12, 200, 0.5, 0.1, 0.20, 0.3, 0.0, 1.0)
-    better = Cell(0.48, 0.30, 12, 200, 0.8, 0.3, 0.08, 0.4, 0.0, 1.0)
+    keen = PilotCell(0.48, 0.35, 12, 200, 0.5, 0.1, 0.20, 0.3, 0.0, 1.0)
+    better = PilotCell(0.48, 0.30, 12, 200, 0.8, 0.3, 0.08, 0.4, 0.0, 1.0)
     assert proposed([CELL, keen, better]) == better
     assert warnings([CELL, keen, better]) == []
     assert proposed([keen]) is None

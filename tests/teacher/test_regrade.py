@@ -18,7 +18,7 @@ from bottega.quality.measure import Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
 from bottega.teacher.config import Ladder
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import Ledger, TryRow
 from bottega.teacher.recalibrate import calibrate, jobs_of_run, limits_of_run
 from bottega.teacher.regrade import regrade
 
@@ -34,7 +34,7 @@ def scores(edge_64: float) -> Scores:
 
 def one(
     target: str, index: int, edge_64: float, *, rung: str = "first", kept: bool = True, limits: Thresholds = SOFT
-) -> Row:
+) -> TryRow:
     judged = grade(scores(edge_64), limits)
     return replace(
         ROW,
@@ -49,10 +49,10 @@ def one(
     )
 
 
-def entered(path: Path, rows: list[Row], parts: dict | None = None) -> Ledger:
+def entered(path: Path, rows: list[TryRow], parts: dict | None = None) -> Ledger:
     ledger = Ledger(path / "ledger.sqlite")
     default = {"teacher": {"ladder": Ladder().model_dump(mode="json")}, "thresholds": SOFT.model_dump(mode="json")}
-    ledger.hold_to("f", parts if parts is not None else default)
+    ledger.require_fingerprint("f", parts if parts is not None else default)
     ledger.commit(rows)
     return ledger
 
@@ -216,6 +216,6 @@ def test_the_command_writes_grades_and_lists(tmp_path: Path) -> None:
 
 def test_scores_of_an_older_definition_are_not_graded_by_limits_of_this_one(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        ledger.hold_to("a", {"models": {}, "thresholds": Thresholds().model_dump(mode="json")})
+        ledger.require_fingerprint("a", {"models": {}, "thresholds": Thresholds().model_dump(mode="json")})
         with pytest.raises(RequestError, match=r"version 1, this program.s of 2.*qc score"):
             regrade(ledger, Thresholds())

@@ -36,7 +36,9 @@ from bottega.runtime.files import read_jsonl, sha256_file, write_png
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.ledger import Ledger
-from bottega.teacher.runner import Chunk, Runner, chunks
+from bottega.teacher.models import TeacherModels
+from bottega.teacher.runner import Runner
+from bottega.teacher.work import Chunk, chunks
 
 from .conftest import LIMITS, SIZE, DataSet
 
@@ -83,7 +85,9 @@ def test_a_second_call_makes_nothing_and_changes_nothing(
 ) -> None:
     first = teach()
     before = pictures(tmp_path / "teacher"), rows(tmp_path / "teacher")
-    monkeypatch.setattr("bottega.teacher.stage.Bench.teacher", property(lambda _: pytest.fail("it was loaded")))
+    monkeypatch.setattr(
+        "bottega.teacher.models.TeacherModels.teacher", property(lambda _: pytest.fail("it was loaded"))
+    )
     assert teach() == first
     assert (pictures(tmp_path / "teacher"), rows(tmp_path / "teacher")) == before
 
@@ -279,13 +283,17 @@ class Faulty:
         return settings.as_json()
 
 
+class GivenModels(TeacherModels):
+    """A teacher of the test's own, and a judge without CLIP; nothing is loaded."""
+
+    def __init__(self, teacher: object) -> None:
+        self.teacher, self.judge = teacher, Judge(None)
+
+
 def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray], np.ndarray]) -> list:
     config = TeacherConfig(source="oracle", size=SIZE, batch_size=3)
     with Ledger(directory / "ledger.sqlite") as ledger:
-        runner = Runner(
-            config, directory, data.root, teacher=lambda: Faulty(spoil, data), judge=lambda: Judge(None),
-            thresholds=LIMITS, ledger=ledger, fingerprint="f",
-        )  # fmt: skip
+        runner = Runner(config, ledger, data.root, GivenModels(Faulty(spoil, data)), LIMITS, "f")
         for _ in runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)):
             pass
         from bottega.teacher.export import write_lists
@@ -366,7 +374,7 @@ def test_where_drawn_truths_stand_in_for_the_teacher_every_file_says_so(
     teach: Teach, data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headings = []
-    monkeypatch.setattr("bottega.teacher.stage.draw_triples", lambda *_, heading: headings.append(heading))
+    monkeypatch.setattr("bottega.teacher.sheet.draw_triples", lambda *_, heading: headings.append(heading))
     summary = teach(seeds=[0])
     assert {key: summary[key] for key in ("source", "protocol", "departures", "schedule")} == {
         "source": "oracle",
@@ -415,10 +423,7 @@ def test_the_first_contact_sheet_is_drawn_before_the_run_ends(
 def runner_of(data: DataSet, directory: Path, ledger: Ledger, teacher: object, **options: object) -> Runner:
     """A runner on the data set with a teacher of the test's own; `options` of the configuration."""
     config = TeacherConfig(**{"source": "oracle", "size": SIZE, "batch_size": 3, **options})
-    return Runner(
-        config, directory, data.root, teacher=lambda: teacher, judge=lambda: Judge(None),
-        thresholds=LIMITS, ledger=ledger, fingerprint="f",
-    )  # fmt: skip
+    return Runner(config, ledger, data.root, GivenModels(teacher), LIMITS, "f")
 
 
 class Crowded(Faulty):
@@ -470,7 +475,7 @@ def test_what_gave_no_picture_stays_so_until_it_is_asked_for_again(teach: Teach,
         again = runner_of(data, tmp_path / "teacher", ledger, Faulty(lambda _, p: p, data))
         assert [made for _, made in again.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)) if made] == []
         assert rows(tmp_path / "teacher") == before
-        again.retry_failed = True
+        again.backlog.retry_failed = True
         style.write_bytes(whole)
         list(again.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)))
         assert {row.status for row in ledger.best()} == {"ok"}
@@ -495,7 +500,7 @@ def test_a_content_that_disappears_midway_is_a_row_and_the_rest_is_done(data: Da
 
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, Faulty(losing, data), batch_size=1)
-        runner.pressure.ahead = False
+        runner.memory.pressure.ahead = False
         list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 1)))
         found = {row.pair_id: row.status for row in ledger.best()}
     assert found.pop(data.rows[5]["pair_id"]) == "broken"
@@ -505,9 +510,9 @@ def test_a_content_that_disappears_midway_is_a_row_and_the_rest_is_done(data: Da
 def test_a_full_disk_stops_the_run_with_all_that_was_entered_and_the_same_command_goes_on(
     teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bottega.teacher.runner as runner
+    import bottega.teacher.writer as writer
 
-    real, written = runner.write_png, []
+    real, written = writer.write_png, []
 
     def filling(path: Path, picture: np.ndarray) -> str:
         if len(written) == 7:
@@ -515,7 +520,7 @@ def test_a_full_disk_stops_the_run_with_all_that_was_entered_and_the_same_comman
         written.append(path)
         return real(path, picture)
 
-    monkeypatch.setattr(runner, "write_png", filling)
+    monkeypatch.setattr(writer, "write_png", filling)
     with pytest.raises(StorageError, match="disk is full"):
         teach()
     with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
@@ -549,8 +554,8 @@ def test_retries_go_out_with_their_own_chunk_and_rows_are_entered_in_the_order_o
 
 def test_many_windows_make_what_one_makes(teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teach(tmp_path / "whole")
-    monkeypatch.setattr("bottega.teacher.runner.WINDOW", 2)
-    monkeypatch.setattr("bottega.teacher.runner._SEEN", 3)
+    monkeypatch.setattr("bottega.teacher.backlog.WINDOW", 2)
+    monkeypatch.setattr("bottega.teacher.backlog._MAX_HASHES", 3)
     teach()
     assert pictures(tmp_path / "teacher") == pictures(tmp_path / "whole")
     assert rows(tmp_path / "teacher") == rows(tmp_path / "whole")

@@ -185,11 +185,11 @@ def sheet(
     count: Annotated[int, typer.Option(min=1, max=240, help="how many targets")] = 24,
 ) -> None:
     """Draw content | style | target with the grade under each."""
-    from bottega.teacher.ledger import Ledger
-    from bottega.teacher.stage import LEDGER, draw_sheet
+    from bottega.teacher.ledger import LEDGER, Ledger
+    from bottega.teacher.sheet import draw_sheet
 
     with Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
-        drawn = draw_sheet(ledger, teacher_dir, data_root, output, letter=letter, reason=reason, count=count)
+        drawn = draw_sheet(ledger, data_root, output, letter=letter, reason=reason, count=count)
     typer.echo(f"{output}: {drawn} targets")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.runtime.files import atomic_path, write_jsonl
-from bottega.teacher.ledger import COLUMNS, Ledger, Row, json_of_many
+from bottega.teacher.ledger import COLUMNS, Ledger, TryRow, json_of_many
 
 SCORE_NAMES = (
     "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
@@ -111,8 +111,8 @@ def write_parquet(ledger: Ledger, path: Path) -> int:
     return count
 
 
-def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(rows: Iterator[TryRow], size: int) -> Iterator[list[TryRow]]:
+    batch: list[TryRow] = []
     for row in rows:
         batch.append(row)
         if len(batch) == size:

@@ -18,13 +18,16 @@ from bottega.runtime.errors import FingerprintError, MissingError, StorageError
 from bottega.runtime.fingerprint import changes
 from bottega.runtime.paths import inside, stays_inside
 
+LEDGER = "ledger.sqlite"
+"""The file's name in a run's folder."""
+
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 _JSON = ("reasons", "scores", "parameters")
 _ENCODER, _SORTED = (json.JSONEncoder(ensure_ascii=False, sort_keys=sort) for sort in (False, True))
 
 
 @dataclass(frozen=True)
-class Row:
+class TryRow:
     """One try. `status`: ok (a picture was made), failed (none came out), broken (content or style can't be read)."""
 
     target: str
@@ -55,7 +58,7 @@ class Row:
     fingerprint: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(TryRow))
 _KINDS = {"seed": "INTEGER", "try_index": "INTEGER", "noise_seed": "INTEGER", "weight": "REAL", "seconds": "REAL"}
 _OPTIONAL = {"output_path", "output_sha256"}
 _SCHEMA = f"""
@@ -78,6 +81,7 @@ CREATE VIEW best AS SELECT * FROM tries WHERE id IN (
     ) WHERE place = 1
 );
 """
+_NAMED = 4  # changed settings that an error names
 _AT_ONCE = 500  # names in one query; SQLite allows 999 in older versions
 _PAGE = 2000  # rows read at once
 
@@ -183,7 +187,7 @@ class Ledger:
         parts = json.loads(self.meta("fingerprint_parts") or "{}")
         return bool(parts.get("teacher", {}).get("source") == "oracle")
 
-    def hold_to(self, fingerprint: str, parts: Mapping[str, Any]) -> None:
+    def require_fingerprint(self, fingerprint: str, parts: Mapping[str, Any]) -> None:
         """Record what every row depends on, or compare it with what earlier rows were made with.
 
         Raises:
@@ -195,16 +199,15 @@ class Ledger:
             self.set_meta("fingerprint", fingerprint)
             return
         changed = changes(json.loads(kept), parts)
-        if changed:
-            named = "; ".join(f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:4])
-            more = "; …" if len(changed) > 4 else ""
-            regrade = all(change.name.startswith("thresholds.") for change in changed)
-            cure = (
-                "grade the run again by the new limits (bottega qc grade --write), or put the old ones back"
-                if regrade
-                else "put it back, or begin another run directory"
-            )
-            raise FingerprintError(f"what a run's targets depend on can't change on the way: {named}{more}; {cure}")
+        if not changed:
+            return
+        named = [f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:_NAMED]]
+        if len(changed) > _NAMED:
+            named.append("…")
+        cure = "put it back, or begin another run directory"
+        if all(change.name.startswith("thresholds.") for change in changed):
+            cure = "grade the run again by the new limits (bottega qc grade --write), or put the old ones back"
+        raise FingerprintError(f"what a run's targets depend on can't change on the way: {'; '.join(named)}; {cure}")
 
     def file_hash(self, name: str, path: Path) -> str:
         """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is
@@ -247,7 +250,7 @@ class Ledger:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def commit(self, rows: Sequence[Row], superseded: Iterable[str] = ()) -> None:
+    def commit(self, rows: Sequence[TryRow], superseded: Iterable[str] = ()) -> None:
         """Enter all tries of a chunk in one transaction; the current rows of `superseded` targets become history.
 
         Raises:
@@ -269,10 +272,10 @@ class Ledger:
                 "same command again"
             ) from error
 
-    def tries(self, targets: Sequence[str]) -> dict[str, list[Row]]:
+    def tries(self, targets: Sequence[str]) -> dict[str, list[TryRow]]:
         """The current tries of these targets, in order; targets without a row are absent."""
         query = "SELECT * FROM tries WHERE current AND target IN ({}) ORDER BY target, try_index"
-        found: dict[str, list[Row]] = {}
+        found: dict[str, list[TryRow]] = {}
         for row in self._select(query, targets, named=True):
             found.setdefault(row["target"], []).append(self._row(row))
         return found
@@ -296,14 +299,14 @@ class Ledger:
                 found[target] = one._replace(made=True)
         return found
 
-    def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[Row]]:
+    def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[TryRow]]:
         """Targets made from the same bytes with the same seed and prompt, each as its list of tries."""
         where = "current AND content_sha256 = ? AND style_sha256 = ? AND seed = ? AND prompt = ?"
         query = f"SELECT DISTINCT target FROM tries WHERE {where} ORDER BY target"
         targets = [row["target"] for row in self._db.execute(query, (content_sha256, style_sha256, seed, prompt))]
         return list(self.tries(targets).values())
 
-    def rename(self, old: str, new: Sequence[Row]) -> None:
+    def rename(self, old: str, new: Sequence[TryRow]) -> None:
         """Give a target's current rows new names and paths (`new`, one for each try) in one transaction."""
         keys = (
             "target", "pair_id", "content_id", "style_id", "style", "split",
@@ -315,7 +318,7 @@ class Ledger:
             for row in new:
                 self._db.execute(change, [*(getattr(row, key) for key in keys), old, row.try_index])
 
-    def best(self) -> Iterator[Row]:
+    def best(self) -> Iterator[TryRow]:
         """The best try of each target (grade, then fewest reasons, then the earliest), in the order of the work."""
         return (self._row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
@@ -332,7 +335,7 @@ class Ledger:
             self._require_inside(target, output_path)
             yield output_path, content_path, style_path
 
-    def current(self) -> Iterator[Row]:
+    def current(self) -> Iterator[TryRow]:
         """All current tries in the order they were entered."""
         return (self._row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
 
@@ -381,9 +384,9 @@ class Ledger:
                 yield Scored._make((*row[:-1], scores))
             last = page[-1][2:4]
 
-    def _row(self, row: sqlite3.Row) -> Row:
+    def _row(self, row: sqlite3.Row) -> TryRow:
         self._require_inside(row["target"], row["output_path"])
-        return Row(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
+        return TryRow(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
 
     def picture_file(self, target: str, output_path: str) -> Path:
         """A target's picture by the path in its row.
@@ -423,7 +426,7 @@ def json_of_many(texts: Sequence[str]) -> list[Any]:
     return many
 
 
-def _values(row: Row) -> list[Any]:
+def _values(row: TryRow) -> list[Any]:
     return [
         reasons_text(v) if c == "reasons" else _SORTED.encode(v) if c in _JSON else v
         for c in COLUMNS

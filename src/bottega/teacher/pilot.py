@@ -16,9 +16,11 @@ from bottega.data.pictures import load_square
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_json
 from bottega.teacher.config import ORACLE, ORACLE_MEANING, TeacherConfig
-from bottega.teacher.ledger import Ledger, Row
+from bottega.teacher.ledger import LEDGER, Ledger, TryRow
+from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import unet_calls
-from bottega.teacher.stage import LEDGER, Bench, run
+from bottega.teacher.stage import run
+from bottega.teacher.summary import Summary
 from bottega.visual.contact_sheet import draw_grid
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ _SHOWN, _SIDE = 8, 112  # pairs and pixels of the sheet
 
 
 @dataclass(frozen=True)
-class Cell:
+class PilotCell:
     """What became of one setting. Shares are 0..1; `style_gain` is the mean of the kept, None without CLIP."""
 
     strength: float
@@ -89,12 +91,12 @@ def pilot(
         FingerprintError: the pilot was begun with other limits, models or values.
         Interrupted: asked to stop; the same command goes on.
     """
-    bench = Bench(config, data_root, models)
+    loaded = TeacherModels(config, data_root, models)
     where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models, "thresholds": thresholds}
     cells, folders = [], []
     for one in grid(config):
         folder = directory / f"strength{one.strength:g}_ip{one.ip_adapter_scale:g}"
-        summary = run(one, folder, **where, limit=count, bench=bench)
+        summary = run(one, folder, **where, limit=count, loaded=loaded)
         cells.append(_cell(one, folder, summary))
         folders.append(folder)
     best = proposed(cells)
@@ -109,13 +111,13 @@ def pilot(
     return told
 
 
-def proposed(cells: Sequence[Cell]) -> Cell | None:
+def proposed(cells: Sequence[PilotCell]) -> PilotCell | None:
     """The cell that comes nearest to the styles among those that keep enough; without CLIP the one that keeps most."""
     enough = [cell for cell in cells if cell.kept >= _KEPT]
     return max(enough, key=lambda cell: (cell.style_gain or 0.0, cell.kept), default=None)
 
 
-def warnings(cells: Sequence[Cell]) -> list[str]:
+def warnings(cells: Sequence[PilotCell]) -> list[str]:
     """What a person should know before the long run."""
     words = [
         f"{cell.name}: {cell.unchanged:.0%} are rejected as untouched copies; more strength, or a lower change_min "
@@ -137,7 +139,7 @@ def table(told: dict[str, Any]) -> str:
     if told["source"] == "oracle":
         lines.insert(0, f"{ORACLE}: {ORACLE_MEANING}")
     for raw in told["cells"]:
-        cell = Cell(**raw)
+        cell = PilotCell(**raw)
         numbers = (_number(cell.style_gain, 10, 3), _number(cell.edge_64, 6, 2), _number(cell.seconds, 7, 2))
         lines.append(
             f"{cell.strength:8g} {cell.ip_adapter_scale:6g} {cell.unet_calls:6} {cell.targets:4} {cell.kept:6.0%} "
@@ -152,7 +154,7 @@ def advice(found: dict[str, Any], directory: Path) -> str:
     if best is None:
         return ""
     return (
-        f"nearest to the styles among those that keep enough: {Cell(**best).name}. Look at "
+        f"nearest to the styles among those that keep enough: {PilotCell(**best).name}. Look at "
         f"{directory / 'contact_sheet.png'}; to take other values than the protocol's, say so: "
         f"--set teacher.strength={best['strength']:g} --set teacher.ip_adapter_scale={best['ip_adapter_scale']:g}"
     )
@@ -162,7 +164,7 @@ def _number(value: float | None, wide: int, digits: int) -> str:
     return f"{value:{wide}.{digits}f}" if value is not None else f"{'-':>{wide}}"
 
 
-def _cell(config: TeacherConfig, folder: Path, summary: dict[str, Any]) -> Cell:
+def _cell(config: TeacherConfig, folder: Path, summary: Summary) -> PilotCell:
     gains: list[float] = []
     edges: list[float] = []
     with Ledger(folder / LEDGER) as ledger:
@@ -172,7 +174,7 @@ def _cell(config: TeacherConfig, folder: Path, summary: dict[str, Any]) -> Cell:
             if "edge_64" in row.scores:
                 edges.append(row.scores["edge_64"])
     targets = summary["targets"]
-    return Cell(
+    return PilotCell(
         strength=config.strength,
         ip_adapter_scale=config.ip_adapter_scale,
         unet_calls=unet_calls(config.steps, config.strength),
@@ -186,9 +188,9 @@ def _cell(config: TeacherConfig, folder: Path, summary: dict[str, Any]) -> Cell:
     )
 
 
-def _draw(cells: Sequence[Cell], folders: Sequence[Path], data_root: Path, path: Path, *, oracle: bool) -> None:
+def _draw(cells: Sequence[PilotCell], folders: Sequence[Path], data_root: Path, path: Path, *, oracle: bool) -> None:
     """A line a pair: content, style, then its target in each cell with its grade."""
-    columns: list[dict[str, Row]] = []
+    columns: list[dict[str, TryRow]] = []
     for folder in folders:
         with Ledger(folder / LEDGER) as ledger:
             columns.append({row.target: row for row in ledger.best() if row.status != "broken"})

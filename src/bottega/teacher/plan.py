@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.protocol import cautions, schedule
-from bottega.teacher.stage import PairLists, progress_of
+from bottega.teacher.summary import progress_of
+from bottega.teacher.work import PairLists
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig

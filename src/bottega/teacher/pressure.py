@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
-from bottega.runtime.errors import MemoryPressureError
-from bottega.runtime.memory import Load, load, trim
+from bottega.runtime.errors import MemoryPressureError, StartAfresh
+from bottega.runtime.memory import Creep, Load, is_out_of_memory, load, rss_mb, trim
+from bottega.teacher.config import TeacherConfig
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 PATIENCE_S = 60.0
 _PAUSE_S = 2.0
 
@@ -112,3 +115,64 @@ class Pressure:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+class MemoryGuard:
+    """Keeps a run within its memory: fewer pictures at once, freed memory handed back, a fresh process at the end.
+
+    Args:
+        config: the limit, the batch, and how often freed memory is handed back.
+    """
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.pressure = Pressure(config.memory_limit, config.chunk, grows=config.batch_size == "auto")
+        self._trim_every = config.gc_interval
+        self._made_since_trim = 0
+        self._creep = Creep()
+
+    @property
+    def batch(self) -> int:
+        """Pictures that may go through the U-Net at once."""
+        return self.pressure.batch
+
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether the next window's pictures may be read already."""
+        return self.pressure.ahead
+
+    def relieve(self) -> None:
+        """See `Pressure.relieve`."""
+        self.pressure.relieve()
+
+    def retry_on_oom(self, work: Callable[[], T]) -> T:
+        """Do some work, with a smaller batch each time that memory runs out.
+
+        Raises:
+            MemoryPressureError: one picture at a time is too much.
+        """
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+                if not is_out_of_memory(error):
+                    raise
+                reason = error.with_traceback(None)  # its frames hold the tensors that did not fit
+            self.pressure.out_of_memory(reason)
+
+    def check_memory(self, made: int) -> None:
+        """After `made` more targets are saved: hand memory back, give something up, or ask for a fresh process.
+
+        Raises:
+            MemoryPressureError: everything was given up and the others gave nothing back.
+            StartAfresh: this process's memory rises steadily, as a leak of a library makes it.
+        """
+        self._made_since_trim += made
+        if self._trim_every and self._made_since_trim >= self._trim_every:
+            trim()
+            self._made_since_trim = 0
+        self.pressure.relieve()
+        rise = self._creep.add(rss_mb())
+        if rise is not None:
+            raise StartAfresh(
+                f"this process's memory rose steadily by {rise:.0f} MB; all is saved, a fresh process goes on"
+            )

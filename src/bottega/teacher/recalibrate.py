@@ -14,10 +14,8 @@ from bottega.quality.scorer import Job
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_json
 from bottega.teacher.export import write_lists
-from bottega.teacher.ledger import Ledger
+from bottega.teacher.ledger import LEDGER, Ledger
 from bottega.teacher.regrade import regrade
-
-LEDGER = "ledger.sqlite"
 
 
 def calibrate(

@@ -1,0 +1,135 @@
+"""The numbers of a run, from its ledger: how many targets there are, what the retries bought, what a picture costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import alarms, pass_rates
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.ledger import LEDGER, Ledger, TryRow
+from bottega.teacher.protocol import schedule
+
+
+class Counts(TypedDict):
+    """Survival of a run: tries made → passed → targets graded.
+
+    `pass_rates` are of first tries; `grades_by_rung` and `style_gain_by_rung` show what the retries bought. Values
+    that need an accepted target, or a try, are None where there is none.
+    """
+
+    targets: int
+    tries: int
+    made: int
+    passed: int
+    accepted: int
+    grades: dict[str, int]
+    broken: int
+    failed: int
+    tries_per_accepted: float | None
+    seconds_per_picture: float | None
+    seconds_per_accepted: float | None
+    pass_rates: dict[str, float]
+    grades_by_rung: dict[str, dict[str, int]]
+    style_gain_by_rung: dict[str, float]
+    warnings: list[str]
+
+
+class Summary(Counts):
+    """`summary.json` of the stage: the counts, who made the targets, and by which protocol.
+
+    The oracle returns drawn truths: `protocol`, `departures` and `schedule` are then None, for none was run.
+    """
+
+    source: str
+    protocol: str | None
+    departures: dict[str, dict[str, Any]] | None
+    schedule: dict[str, Any] | None
+
+
+def summarise(ledger: Ledger, thresholds: Thresholds, config: TeacherConfig) -> Summary:
+    """The run's numbers over all that its ledger holds."""
+    counts = count_tries(ledger, thresholds)
+    if config.source == "oracle":
+        return {**counts, "source": "oracle", "protocol": None, "departures": None, "schedule": None}
+    return {
+        **counts,
+        "source": config.source,
+        "protocol": config.name,
+        "departures": config.departures(),
+        "schedule": schedule(config.steps, config.strength, config.sampler),
+    }
+
+
+@dataclass
+class _Tally:
+    """What is counted over the current tries of a ledger."""
+
+    status: Counter[str] = field(default_factory=Counter)
+    tries: int = 0
+    passed: int = 0
+    seconds: float = 0.0
+    grades: dict[str, Counter[str]] = field(default_factory=dict)
+    gains: dict[str, list[float]] = field(default_factory=dict)
+    """By rung: the number of tries that have a style gain, and its sum."""
+
+    def add(self, row: TryRow) -> None:
+        self.status[row.status] += 1
+        if row.status == "broken":
+            return
+        self.tries += 1
+        self.passed += row.grade != "C"
+        self.seconds += row.seconds
+        self.grades.setdefault(row.rung, Counter())[row.grade] += 1
+        if "style_gain" in row.scores:
+            gain = self.gains.setdefault(row.rung, [0, 0.0])
+            gain[0] += 1
+            gain[1] += row.scores["style_gain"]
+
+
+def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
+    """Count the current tries, and grade the checks by the first tries of all targets."""
+    tally = _Tally()
+    for row in ledger.current():
+        tally.add(row)
+    grades = Counter(row.grade for row in ledger.best() if row.status != "broken")
+    graded = sum(grades.values())
+    accepted = grades["A"] + grades["B"]
+    rates = pass_rates(ledger.first_scores(), thresholds)
+    by_rung = sorted(tally.grades.items())
+    return {
+        "targets": graded + tally.status["broken"],
+        "tries": tally.tries,
+        "made": tally.status["ok"],
+        "passed": tally.passed,
+        "accepted": accepted,
+        "grades": {letter: grades[letter] for letter in "ABC"},
+        "broken": tally.status["broken"],
+        "failed": tally.status["failed"],
+        "tries_per_accepted": round(tally.tries / accepted, 3) if accepted else None,
+        "seconds_per_picture": round(tally.seconds / tally.tries, 4) if tally.tries else None,
+        "seconds_per_accepted": round(tally.seconds / accepted, 4) if accepted else None,
+        "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
+        "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in by_rung},
+        "style_gain_by_rung": {rung: round(total / count, 4) for rung, (count, total) in sorted(tally.gains.items())},
+        "warnings": alarms(rates, graded),
+    }
+
+
+class Speed(TypedDict):
+    """Targets that a run has made, and the seconds that each took with its retries."""
+
+    targets: int
+    seconds_each: float
+
+
+def progress_of(directory: Path) -> Speed:
+    """How far the run in a folder is; zero where there is none."""
+    if not (directory / LEDGER).is_file():
+        return {"targets": 0, "seconds_each": 0.0}
+    with Ledger(directory / LEDGER) as ledger:
+        targets, seconds = ledger.count(), ledger.seconds()
+    return {"targets": targets, "seconds_each": seconds / targets if targets else 0.0}

@@ -1,0 +1,81 @@
+"""Each picture that came out becomes a graded try, and what is graded C gets a plan for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import grade
+from bottega.quality.measure import Scores
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.items import Item, Made, Settings
+from bottega.teacher.models import TeacherModels
+from bottega.teacher.retry import next_settings
+from bottega.teacher.work import NextTry, PendingTarget, Try
+from bottega.visual.pictures import to_uint8
+
+
+class TryGrader:
+    """Scores and grades tries, and plans the next ones.
+
+    Args:
+        config: how many retries there are, and what they change.
+        models: the judge, and the teacher for a content's way through the autoencoder alone.
+        thresholds: the limits of the grades.
+    """
+
+    def __init__(self, config: TeacherConfig, models: TeacherModels, thresholds: Thresholds) -> None:
+        self._config, self._models, self._thresholds = config, models, thresholds
+        self.base = Settings.of(config)
+
+    def add_tries(self, targets: Sequence[PendingTarget], items: Sequence[Item], made: Sequence[Made]) -> list[Try]:
+        """Enter a try of each target, and plan the next or none; `seconds` of the tries are left at 0.
+
+        Args:
+            targets: with a plan each.
+            items: what the teacher was asked for, one for each target.
+            made: what came out.
+        """
+        tries: list[Try] = []
+        for target, item, one, scores in zip(targets, items, made, self._scores(items, made), strict=True):
+            assert target.plan is not None and item.settings is not None  # the caller takes planned targets only
+            tries.append(
+                Try(
+                    settings=item.settings,
+                    rung=target.plan.rung,
+                    picture=to_uint8(one.picture) if scores["finite"] == 1 else None,
+                    scores=scores,
+                    grade=grade(scores, self._thresholds),
+                    noise_seed=item.noise_seed,
+                    seconds=0.0,
+                    facts={**one.facts, "batch": target.batch},
+                )
+            )
+            target.tries.append(tries[-1])
+            target.plan = self._next_plan(target)
+        return tries
+
+    def _scores(self, items: Sequence[Item], made: Sequence[Made]) -> list[Scores]:
+        if not items:
+            return []
+        found = self._models.judge.measure(
+            [one.picture for one in made],
+            [item.content for item in items],
+            [item.style for item in items],
+            round_trips=[self._models.teacher.round_trip(item) for item in items],
+            keys=[("content " + item.keys[0], "style " + item.keys[1]) for item in items],
+        )
+        for scores, one in zip(found, made, strict=True):
+            if "latents_finite" in one.facts:
+                scores["latents_finite"] = one.facts["latents_finite"]
+        return found
+
+    def _next_plan(self, target: PendingTarget) -> NextTry | None:
+        """What to try next: nothing once a try is no C, after the last retry, and where no other try is worth one."""
+        retries = self._config.max_retries if self._config.quality_filter else 0
+        if target.tries[target.best].grade.letter != "C" or len(target.tries) > retries:
+            return None
+        causes = target.tries[-1].grade.causes
+        tried = [one.settings for one in target.tries]
+        found = next_settings(causes, self.base, tried, self._config.ladder)
+        return None if found is None else NextTry(*found)

@@ -1,0 +1,94 @@
+"""A finished target becomes files and rows: pictures first, then their rows, which the runner enters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from bottega.quality.config import Thresholds
+from bottega.quality.grade import Grade
+from bottega.runtime.files import write_png
+from bottega.teacher.config import TeacherConfig
+from bottega.teacher.ledger import Ledger, TryRow
+from bottega.teacher.models import TeacherModels
+from bottega.teacher.retry import rung_weight
+from bottega.teacher.work import PendingTarget, Try
+
+
+class TargetWriter:
+    """Writes the pictures of targets into the ledger's folder, and makes their rows.
+
+    Args:
+        config: which tries' pictures are kept, and what a retry costs in weight.
+        ledger: of the run.
+        models: the teacher says what is recorded of a try.
+        thresholds: the weight of a target that can't be begun.
+        fingerprint: of the run; it stands in every row.
+    """
+
+    def __init__(
+        self, config: TeacherConfig, ledger: Ledger, models: TeacherModels, thresholds: Thresholds, fingerprint: str
+    ) -> None:
+        self._config, self._ledger, self._models = config, ledger, models
+        self._thresholds, self._fingerprint = thresholds, fingerprint
+
+    def write(self, target: PendingTarget) -> list[TryRow]:
+        """Write a target's pictures; returns its rows, not entered yet.
+
+        The best goes to `images/`, or to `rejected/` where even that is C; the others to `tries/`.
+        """
+        if target.item is None:
+            grade = Grade("C", self._thresholds.weight_c, [f"broken: {target.broken}"])
+            return [self._row(target, 0, "first", "broken", grade)]
+        return [self._write_try(target, index, one) for index, one in enumerate(target.tries)]
+
+    def _write_try(self, target: PendingTarget, index: int, one: Try) -> TryRow:
+        name = target.work.target
+        path = f"tries/{name}_try{index}.png"
+        if index == target.best:
+            path = f"rejected/{name}.png" if one.grade.letter == "C" else f"images/{name}.png"
+        kept = one.picture if index == target.best or self._config.keep_tries == "all" else None
+        sha256 = write_png(self._ledger.picture_file(name, path), kept) if kept is not None else None
+        facts = {key: value for key, value in one.facts.items() if key != "latents_finite"}  # stands among the scores
+        row = self._row(target, index, one.rung, "failed" if one.picture is None else "ok", one.grade)
+        return replace(
+            row,
+            weight=round(row.weight * rung_weight(one.rung, self._config.ladder), 6),
+            scores=one.scores,
+            parameters={**self._models.teacher.parameters(one.settings), **facts},
+            noise_seed=one.noise_seed,
+            seconds=round(one.seconds, 4),
+            output_path=path if sha256 is not None else None,
+            output_sha256=sha256,
+        )
+
+    def _row(self, target: PendingTarget, index: int, rung: str, status: str, grade: Grade) -> TryRow:
+        pair = target.work.pair
+        return TryRow(
+            target=target.work.target,
+            pair_id=pair.pair_id,
+            content_id=pair.content_id,
+            style_id=pair.style_id,
+            seed=target.work.seed,
+            try_index=index,
+            rung=rung,
+            status=status,
+            grade=grade.letter,
+            weight=grade.weight,
+            reasons=grade.reasons,
+            scores={},
+            parameters={},
+            noise_seed=0,
+            prompt=pair.prompt,
+            style=pair.style,
+            split=pair.split,
+            content_path=pair.content_path,
+            style_path=pair.style_path,
+            content_sha256=target.content_sha256,
+            style_sha256=target.style_sha256,
+            output_path=None,
+            output_sha256=None,
+            seconds=0.0,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            fingerprint=self._fingerprint,
+        )
