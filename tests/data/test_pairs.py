@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bottega.data import pairs
 from bottega.data.config import ListConfig, PairsConfig
-from bottega.data.pairs import Material, Places, balanced_lines, crossed_lines
+from bottega.data.pairs import BalancedOrder, Material, balanced_lines, crossed_lines
 from bottega.data.records import read_pairs
 from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError, RecipeError, RequestError, StorageError
@@ -71,7 +71,7 @@ def write_root(root: Path, contents: int = 40, styles: int = 60) -> Path:
 @settings(max_examples=80)
 @given(st.integers(1, 14), st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_up_to_its_capacity_a_list_repeats_nothing_and_is_balanced_at_every_prefix(contents, pictures):
-    places = Places(contents, tuple(pictures))
+    places = BalancedOrder(contents, tuple(pictures))
     labels: Counter[int] = Counter(dict.fromkeys(range(len(pictures)), 0))
     used = {(label, k): 0 for label, count in enumerate(pictures) for k in range(count)}
     of_contents: Counter[int] = Counter(dict.fromkeys(range(contents), 0))

@@ -111,12 +111,12 @@ def test_an_absent_data_set_says_how_to_get_it(tmp_path):
 def test_sigterm_saves_what_was_looked_at_and_the_next_run_goes_on(root, capsys):
     code = (
         "import sys, os, signal; from pathlib import Path; from bottega.cli.main import main; "
-        "from bottega.data import wikiart; inner = wikiart._Placement._place; done = []\n"
+        "from bottega.data import placement; inner = placement.Placement._place; done = []\n"
         "def place(self, item, look, identity):\n"
         "    done.append(identity)\n"
         "    if len(done) == 20: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return inner(self, item, look, identity)\n"
-        "wikiart._Placement._place = place; sys.exit(main(sys.argv[1:]))"
+        "placement.Placement._place = place; sys.exit(main(sys.argv[1:]))"
     )
     words = ["data", "wikiart", "--output-dir", str(root / "wikiart"), "--cache-dir", str(root / "raw" / "wikiart")]
     stopped = subprocess.run([sys.executable, "-c", code, *words, "--offline"], capture_output=True, text=True)

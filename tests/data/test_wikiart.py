@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottega.data import wikiart
+from bottega.data import placement, wikiart
 from bottega.data.config import LimitsConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.labels import STYLES
 from bottega.data.pictures import open_picture, read_kind
+from bottega.data.records import read_styles
+from bottega.data.style_sources import painting_caption
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import sha256_file
 
@@ -67,7 +69,7 @@ def test_parquet_becomes_images_meta_and_splits(parquet, photo, encoded):
     assert set(where) == set(by_id)
     assert (summary["train"], summary["val"], summary["test"]) == (32, 4, 4)
     assert {by_id[i]["artist"] for i, split in where.items() if split == "train"} == {f"artist_{k}" for k in range(5)}
-    styles = list(wikiart.read_styles(parquet / "out"))
+    styles = list(read_styles(parquet / "out"))
     assert [style.id for style in styles] == sorted(by_id)
     assert {style.id: style.split for style in styles} == where
 
@@ -75,7 +77,7 @@ def test_parquet_becomes_images_meta_and_splits(parquet, photo, encoded):
 def test_running_again_changes_nothing_and_looks_at_nothing(parquet, monkeypatch):
     wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
     before = outputs(parquet / "out")
-    monkeypatch.setattr("bottega.data.ingest.look_at", lambda *_, **__: pytest.fail("looked again"))
+    monkeypatch.setattr("bottega.data.ingest.inspect_picture", lambda *_, **__: pytest.fail("looked again"))
     wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
     assert outputs(parquet / "out") == before
 
@@ -91,7 +93,7 @@ def test_a_lost_picture_is_written_again(parquet):
 def test_a_run_stopped_after_any_picture_ends_as_an_uninterrupted_one(parquet, monkeypatch):
     wikiart.run(OFFLINE, parquet / "whole", data_root=parquet)
     monkeypatch.setattr("bottega.data.ingest.COMMIT_EVERY", 4)
-    placed = wikiart._Placement.__call__
+    placed = placement.Placement.__call__
     for stop in (1, 11, 20):
         calls = iter(range(stop))
 
@@ -100,10 +102,10 @@ def test_a_run_stopped_after_any_picture_ends_as_an_uninterrupted_one(parquet, m
                 os.close(-1)  # an error from below, as a pulled disk gives
             return placed(self, item, look)
 
-        monkeypatch.setattr(wikiart._Placement, "__call__", stopping)
+        monkeypatch.setattr(placement.Placement, "__call__", stopping)
         with pytest.raises(OSError, match="Bad file"):
             wikiart.run(OFFLINE, parquet / "stopped", data_root=parquet)
-    monkeypatch.setattr(wikiart._Placement, "__call__", placed)
+    monkeypatch.setattr(placement.Placement, "__call__", placed)
     wikiart.run(OFFLINE, parquet / "stopped", data_root=parquet)
     assert outputs(parquet / "stopped") == outputs(parquet / "whole")
 
@@ -273,7 +275,7 @@ def test_changing_the_mode_replaces_links_by_copies(folder):
     ],
 )
 def test_file_name_and_genre_say_what_a_painting_shows(stem, artist, genre, caption):
-    assert wikiart.what_it_shows(stem, artist, genre) == caption
+    assert painting_caption(stem, artist, genre) == caption
 
 
 def test_captions_come_from_the_table_or_the_text_beside_a_picture(folder, photo, encoded):
@@ -282,7 +284,7 @@ def test_captions_come_from_the_table_or_the_text_beside_a_picture(folder, photo
     captions = {row["id"]: row["caption"] for row in table(folder / "wikiart" / "meta.csv")}
     assert captions["artist-1-title-1"] == "two boats on a lake"
     assert captions["artist-1-title-7"] == "title"
-    assert {style.id: style.caption for style in wikiart.read_styles(folder / "wikiart")} == captions
+    assert {style.id: style.caption for style in read_styles(folder / "wikiart")} == captions
     (folder / "raw/Cubism/artist-1_title-1.txt").write_text("one boat\n")
     wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
     assert {row["id"]: row["caption"] for row in table(folder / "wikiart" / "meta.csv")} == captions | {
@@ -294,7 +296,7 @@ def test_a_table_without_captions_is_read_as_before(folder):
     wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
     meta = folder / "wikiart" / "meta.csv"
     meta.write_text("".join(line.rpartition(",")[0] + "\n" for line in meta.read_text().splitlines()))
-    assert {style.caption for style in wikiart.read_styles(folder / "wikiart")} == {""}
+    assert {style.caption for style in read_styles(folder / "wikiart")} == {""}
 
 
 def test_a_changed_and_a_vanished_source_are_noticed(folder, photo, encoded):

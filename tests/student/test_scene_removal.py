@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from bottega.data.pictures import load_square
-from bottega.data.records import Pair
-from bottega.data.wikiart import style_captions
+from bottega.data.records import Pair, style_captions
 from bottega.evaluation.grid import Grid
 from bottega.evaluation.painters import load_painter
 from bottega.evaluation.stage import _settings

@@ -1,4 +1,4 @@
-"""COCO: pictures with the captions that people wrote, and COCO-Stuff's label maps where they lie beside."""
+"""COCO: pictures with the captions that people wrote, and COCO-Stuff's label maps where they lie beside them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 from bottega.data import layouts
 from bottega.data.captions import Captioned, Captions, stem_of
 from bottega.data.config import CocoConfig
-from bottega.data.contents import Content, relative, split_contents, take_in_contents, write_contents
-from bottega.data.index import Index, Row
+from bottega.data.contents import Content, index_contents, relative, split_contents, write_contents
+from bottega.data.index import Index, IndexRow
 from bottega.data.ingest import require_source, require_usable
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import write_bytes, write_text
@@ -46,13 +46,15 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, An
         index = stack.enter_context(Index(directory / "index.sqlite"))
         layout = layouts.recognise(source, captions.parts())
         contents = _contents(captions, source)
-        take_in_contents(index, contents, captions.count(), data_root=data_root, limits=config.limits)
+        index_contents(index, contents, captions.count(), data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents")
         splits = split_contents(index, config.splits)
-        maps = _Maps(layout, directory, data_root)
-        counts = write_contents(
-            directory, index, splits, lambda row: captions.of(*row.source.split("/", 1)), maps.path_of
-        )
+        maps = _LabelMaps(layout, directory, data_root)
+
+        def captions_of(row: IndexRow) -> list[str]:
+            return captions.of(*_part_and_name(row))
+
+        counts = write_contents(directory, index, splits, captions_of, maps.path_of)
     return {**counts, "layout": layout.name, "label_maps": maps.count}
 
 
@@ -69,63 +71,96 @@ def caption_files(source: Path, parts: tuple[str, ...] = ()) -> list[tuple[Path,
         raise MissingError(
             f"there is no folder {source}; unpack COCO's train2017.zip and annotations_trainval2017.zip there"
         )
+    found = _official_files(source) or _metadata_files(source)
+    missing = [part for part in parts if part not in found]
+    if missing or not found:
+        names = ", ".join(f"captions_{part}.json" for part in missing) or "captions_*.json"
+        raise MissingError(
+            f"{source} has no {names} (nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega "
+            "writes no captions itself"
+        )
+    wanted = parts or tuple(found)
+    return sorted((found[part], part) for part in wanted)
+
+
+def _official_files(source: Path) -> dict[str, Path]:
+    """Part -> `captions_PART.json`, those in `annotations/` first."""
     found: dict[str, Path] = {}
     for folder in (source / "annotations", source):
         for path in sorted(folder.glob("captions_*.json")):
-            if match := _CAPTION_FILE.fullmatch(path.name):
+            match = _CAPTION_FILE.fullmatch(path.name)
+            if match is not None:
                 found.setdefault(match["part"], path)
-    if not found:
-        found = {path.parent.name: path for path in sorted(source.glob("*/metadata.jsonl"))}
-        found |= {path.parent.name: path for path in sorted(source.glob("images/*/metadata.jsonl"))}
-        whole = (source / name for name in ("metadata.jsonl", "images/metadata.jsonl", "dataset_coco.json"))
-        if not found and (listed := next((path for path in whole if path.is_file()), None)):
-            found["all"] = listed
-    missing = [part for part in parts if part not in found]
-    if missing or not found:
-        raise MissingError(
-            f"{source} has no {', '.join(f'captions_{part}.json' for part in missing) or 'captions_*.json'} "
-            f"(nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega writes no captions itself"
-        )
-    return sorted((path, part) for part, path in found.items() if not parts or part in parts)
+    return found
+
+
+def _metadata_files(source: Path) -> dict[str, Path]:
+    """Part -> `metadata.jsonl` of its folder; "all" -> a file for the whole data set, where no part has its own."""
+    found: dict[str, Path] = {}
+    for pattern in ("*/metadata.jsonl", "images/*/metadata.jsonl"):
+        for path in sorted(source.glob(pattern)):
+            found[path.parent.name] = path
+    if found:
+        return found
+    for name in ("metadata.jsonl", "images/metadata.jsonl", "dataset_coco.json"):
+        if (source / name).is_file():
+            return {"all": source / name}
+    return {}
 
 
 def _contents(captions: Captions, source: Path) -> Iterator[Content]:
     for listed in captions.pictures():
-        split = "train" if listed.part.startswith("train") else "val" if listed.part.startswith("val") else ""
+        split = ""
+        for official in ("train", "val"):
+            if listed.part.startswith(official):
+                split = official
         name = f"{listed.part}/{listed.file_name}"
-        yield Content(name, _picture(listed, source), stem_of(listed.file_name), listed.captions, split)
+        yield Content(name, _picture_path(listed, source), stem_of(listed.file_name), listed.captions, split)
 
 
-def _picture(listed: Captioned, source: Path) -> Path:
+def _part_and_name(row: IndexRow) -> tuple[str, str]:
+    """What `_contents` made a row's source of."""
+    part, _, file_name = row.source.partition("/")
+    return part, file_name
+
+
+def _picture_path(listed: Captioned, source: Path) -> Path:
     """The picture's place in any of the usual trees; the most usual place if it is nowhere."""
     if listed.file_name.startswith("/") or ".." in Path(listed.file_name).parts:
         raise RequestError(f'a caption file names "{listed.file_name}", outside of {source}; mend or delete that entry')
     part, name = listed.part, listed.file_name
     places = (f"images/{part}/{name}", f"{part}/{name}", f"images/{name}", name, f"{part}/images/{name}")
-    return next((source / place for place in places if (source / place).is_file()), source / places[0])
+    for place in places:
+        if (source / place).is_file():
+            return source / place
+    return source / places[0]
 
 
-class _Maps:
-    """Label maps with class ids as values: the data set's own, or, one off, written anew for held-out contents."""
+class _LabelMaps:
+    """Label maps with class ids as values: the data set's own; those of `stuffthingmaps`, whose values are one below
+    the ids, are written again for held-out contents."""
 
     def __init__(self, layout: layouts.Layout, directory: Path, data_root: Path) -> None:
-        self._layout, self._directory, self._data_root = layout, directory, data_root
+        self._layout = layout
+        self._directory = directory
+        self._data_root = data_root
+        self._shifted = layout.name == "stuffthingmaps"
         self.count = 0
         names = layout.labels_file()
-        if layout.name == "stuffthingmaps" and names is not None:
+        if self._shifted and names is not None:
             write_text(directory / "labels.txt", names.read_text(encoding="utf-8"))
 
-    def path_of(self, row: Row, split: str) -> str | None:
+    def path_of(self, row: IndexRow, split: str) -> str | None:
         """The map's path relative to the data root, or None."""
-        path = self._layout.map_of(*row.source.split("/", 1))
-        if path is None or (self._layout.name == "stuffthingmaps" and split == "train"):
+        path = self._layout.map_of(*_part_and_name(row))
+        if path is None or (self._shifted and split == "train"):
             return None  # only held-out contents are measured against their maps
-        if self._layout.name == "stuffthingmaps":
-            path = self._shifted(path, str(row.id))
+        if self._shifted:
+            path = self._write_shifted(path, str(row.id))
         self.count += 1
         return relative(path, self._data_root)
 
-    def _shifted(self, path: Path, identity: str) -> Path:
+    def _write_shifted(self, path: Path, identity: str) -> Path:
         written = self._directory / "layouts" / f"{identity}.png"
         if not written.is_file():
             buffer = io.BytesIO()

@@ -17,20 +17,30 @@ from typing import Any
 from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
-from bottega.data.index import Index, Look, Row, file_stamp
-from bottega.data.ingest import Item, require_source, require_usable, take_in, write_rejects
+from bottega.data.index import Index, IndexRow, Inspection, file_stamp
+from bottega.data.ingest import SourcePicture, require_source, require_usable, update_index, write_rejects
 from bottega.data.pictures import other_pictures, picture_files
+from bottega.data.records import ContentRow
 from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, write_jsonl
+from bottega.runtime.files import read_jsonl
 from bottega.runtime.progress import Progress
+from bottega.runtime.records import write_records
 
 LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Content:
-    """A picture with its captions to come. `source` orders it; `split` is the data set's own, or empty."""
+    """A picture that is to be a content.
+
+    Attributes:
+        source: names and orders it.
+        path: the file, which need not be there.
+        wanted_id: what its id is made from.
+        captions: how many there are; they are read again when the table is written.
+        split: the data set's own, or empty.
+    """
 
     source: str
     path: Path
@@ -39,51 +49,63 @@ class Content:
     split: str = ""
 
 
-def take_in_contents(
+def index_contents(
     index: Index, contents: Iterable[Content], total: int, *, data_root: Path, limits: LimitsConfig
 ) -> None:
-    """Look at contents and remember them; a picture without captions, or with another's bytes, is rejected."""
+    """Inspect contents and remember them; a picture without captions, or with another's bytes, is rejected."""
     ids = Ids(index.ids())
 
-    def items() -> Iterator[Item]:
-        for content in contents:
-            stamp = f"{file_stamp(content.path)}{'' if content.captions else '-silent'}"
-            extra = {
-                "path": relative(content.path, data_root),
-                "wanted": content.wanted_id,
-                "split": content.split,
-                "captions": content.captions,
-            }
-            yield Item(content.source, stamp, content.path, extra)
-
-    def decide(item: Item, look: Look) -> Row:
-        row = Row(item.source, item.stamp, None, look, {key: item.extra[key] for key in ("path", "split")})
-        if look.reason:
+    def decide(picture: SourcePicture, inspection: Inspection) -> IndexRow:
+        extra = {"path": picture.extra["path"], "split": picture.extra["split"]}
+        row = IndexRow(picture.source, picture.stamp, None, inspection, extra)
+        if inspection.reason:
             return row
-        if not item.extra["captions"]:
+        if not picture.extra["captions"]:
             return row.rejected("no-caption", "no caption names this picture; add one, or give a prompt for all")
-        for other in index.with_bytes(look.sha256):
-            if other.source != item.source:
+        for other in index.same_bytes(inspection.sha256):
+            if other.source != picture.source:
                 return row.rejected("duplicate", f"the same bytes as {other.id}")
-        known = index.get(item.source)
-        identity = (known.id if known is not None else None) or ids.give(str(item.extra["wanted"]))
-        return Row(item.source, item.stamp, identity, look, row.extra)
+        known = index.get(picture.source)
+        identity = known.id if known is not None else None  # an id once given is kept: files are named after it
+        return IndexRow(picture.source, picture.stamp, identity or ids.give(picture.extra["wanted"]), inspection, extra)
 
     with Progress(total, "contents", "pictures") as progress:
-        take_in(index, items(), decide, limits=limits, progress=progress)
-    index.forget_absent()
+        pictures = (_source_picture(content, data_root) for content in contents)
+        update_index(index, pictures, decide, limits=limits, progress=progress)
+    index.drop_absent()
     index.commit()
 
 
+def _source_picture(content: Content, data_root: Path) -> SourcePicture:
+    stamp = file_stamp(content.path)
+    if not content.captions:
+        stamp += "-silent"  # judged again once it has a caption
+    extra = {
+        "path": relative(content.path, data_root),
+        "wanted": content.wanted_id,
+        "split": content.split,
+        "captions": content.captions,
+    }
+    return SourcePicture(content.source, stamp, content.path, extra)
+
+
 def split_contents(index: Index, config: SplitConfig) -> dict[str, str]:
-    """Decide splits: by content; where the data set has its own val part, its train part stays train as a whole."""
-    rows = [(str(row.id), str(row.extra["split"])) for row in index.rows() if row.id is not None]
-    group = index.groups()
-    official = {split for _, split in rows} >= {"train", "val"}
-    previous = {identity: "train" for identity, split in rows if official and split == "train"} | index.splits()
+    """Decide splits by content, and remember them.
+
+    Where the data set has its own val part, its train part stays train as a whole, and the val part is divided into
+    val and test: so no model that was trained on the official train part is tested on it.
+    """
+    own_split = {row.id: str(row.extra["split"]) for row in index.rows() if row.id is not None}
+    fractions: Sequence[float] = config.fractions
+    previous: dict[str, str] = {}
     _, val, test = config.fractions
-    fractions = (0.0, val / (val + test), test / (val + test)) if official and val + test > 0 else config.fractions
-    splits = assign([Member(i, group[i]) for i, _ in rows], fractions=fractions, seed=config.seed, previous=previous)
+    if {"train", "val"} <= set(own_split.values()):
+        previous = {identity: "train" for identity, split in own_split.items() if split == "train"}
+        if val + test > 0:
+            fractions = (0.0, val / (val + test), test / (val + test))
+    group = index.groups()
+    members = [Member(identity, group[identity]) for identity in own_split]
+    splits = assign(members, fractions=fractions, seed=config.seed, previous=previous | index.splits())
     index.put_splits(splits)
     index.commit()
     return splits
@@ -93,27 +115,27 @@ def write_contents(
     directory: Path,
     index: Index,
     splits: Mapping[str, str],
-    captions: Callable[[Row], Sequence[str]],
-    layout: Callable[[Row, str], str | None] = lambda row, split: None,
+    captions: Callable[[IndexRow], Sequence[str]],
+    layout: Callable[[IndexRow, str], str | None] = lambda row, split: None,
 ) -> dict[str, Any]:
     """Write `contents.jsonl`, ordered by source, and `rejects.csv`; returns their counts."""
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[ContentRow]:
         for row in index.rows():
             if row.id is not None:
                 split = splits[row.id]
-                yield {
-                    "content_id": row.id,
-                    "content_path": row.extra["path"],
-                    "captions": list(captions(row)),
-                    "split": split,
-                    "layout_path": layout(row, split),
-                }
+                path = str(row.extra["path"])
+                yield ContentRow(row.id, path, tuple(captions(row)), split, layout(row, split))
 
-    count = write_jsonl(directory / "contents.jsonl", rows())
+    count = write_records(directory / "contents.jsonl", rows())
     rejected = write_rejects(directory / "rejects.csv", index)
-    by_split = {split: sum(1 for where in splits.values() if where == split) for split in SPLITS}
-    return {"pictures": count, "rejected": rejected, **by_split}
+    return {"pictures": count, "rejected": rejected, **count_splits(splits)}
+
+
+def count_splits(splits: Mapping[str, str]) -> dict[str, int]:
+    """How many pictures each split has."""
+    where = list(splits.values())
+    return {split: where.count(split) for split in SPLITS}
 
 
 def relative(path: Path, data_root: Path) -> str:
@@ -127,40 +149,56 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     A picture's captions are, in this order: its rows in `metadata.jsonl` (`file_name` with `caption`, `captions` or
     `text`), the lines of the `.txt` beside it, `config.prompt`.
 
+    Args:
+        config: where the pictures are.
+        directory: the output, normally `coco/` under the data root.
+        data_root: what a relative `config.source`, and each `content_path`, starts from.
+
+    Returns:
+        Counts, for the stage's summary.
+
     Raises:
         MissingError: the folder is not there, or holds no picture.
         RequestError: captions in a `.txt` are not UTF-8, or no picture is usable.
     """
     folder = data_root / config.source
     listed = _metadata(folder)
-    files = list(picture_files(folder)) if folder.is_dir() else []
-    other = other_pictures(folder) if folder.is_dir() else {}
-    unread = ", ".join(f"{count} {ending}" for ending, count in sorted(other.items()))
-    if not files:
-        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else ""
-        raise MissingError(f"there is no picture in {folder}{there}; name a folder that holds the contents")
-    if unread:
-        LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
-
+    files = _pictures_in(folder)
     require_source(files, folder)
+    prompt = tidy(config.prompt or "")
 
-    def captions_of(inside: str) -> list[str]:
-        prompt = [tidy(config.prompt)] if config.prompt and tidy(config.prompt) else []
-        return listed.get(inside) or sidecar(folder / inside) or prompt
+    def captions_of(name: str) -> list[str]:
+        return listed.get(name) or sidecar(folder / name) or ([prompt] if prompt else [])
 
     names = [path.relative_to(folder).as_posix() for path in files]
     _refuse_undecodable([path for path, name in zip(files, names, strict=True) if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
-        take_in_contents(index, contents, len(names), data_root=data_root, limits=config.limits)
+        index_contents(index, contents, len(files), data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents")
         splits = split_contents(index, config.splits)
         return write_contents(directory, index, splits, lambda row: captions_of(row.source))
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder that can be read; of those that can't, none is passed over in silence."""
+    if not folder.is_dir():
+        raise MissingError(f"there is no picture in {folder}; name a folder that holds the contents")
+    files = list(picture_files(folder))
+    others = other_pictures(folder)
+    unread = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+    if not files:
+        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else ""
+        raise MissingError(f"there is no picture in {folder}{there}; name a folder that holds the contents")
+    if unread:
+        LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
+    return files
+
+
 def _refuse_undecodable(pictures: Sequence[Path]) -> None:
-    """Raise RequestError where the `.txt` beside pictures are no UTF-8: what was learned of them would be no words."""
-    bad = [path.with_suffix(".txt") for path in pictures if not is_utf8(path.with_suffix(".txt"))]
+    """Raise RequestError where a `.txt` beside a picture is not UTF-8: it would be read as nonsense, and learned."""
+    texts = [path.with_suffix(".txt") for path in pictures]
+    bad = [text for text in texts if not is_utf8(text)]
     if bad:
         raise RequestError(
             f"captions are read as UTF-8, received {len(bad)} .txt in another encoding, first {bad[0]}; save them as "
@@ -175,5 +213,8 @@ def _metadata(folder: Path) -> dict[str, list[str]]:
     if path.is_file():
         for row in read_jsonl(path):
             name = Path(os.path.normpath(str(row.get("file_name")))).as_posix()
-            found.setdefault(name, []).extend(tidy(c) for c in captions_in(row) if tidy(c))
-    return {name: list(dict.fromkeys(captions)) for name, captions in found.items()}
+            captions = found.setdefault(name, [])
+            for caption in map(tidy, captions_in(row)):
+                if caption and caption not in captions:
+                    captions.append(caption)
+    return found

@@ -13,9 +13,10 @@ two flat areas. Examples are named by file stem: prompts repeat.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ from bottega.data.captions import captions_in, stem_of, tidy
 from bottega.data.config import Fill50KConfig
 from bottega.data.contents import relative
 from bottega.data.ids import clean_id
-from bottega.data.index import Index, Look, Row, file_stamp, look_at
-from bottega.data.ingest import REJECTS_HEADER, Item, require_source, take_in, write_csv
+from bottega.data.index import Index, IndexRow, Inspection, file_stamp, inspect_picture
+from bottega.data.ingest import REJECTS_HEADER, SourcePicture, require_source, update_index, write_csv
 from bottega.data.pictures import open_picture
+from bottega.data.records import Fill50kRow
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, write_bytes, write_jsonl, write_png
+from bottega.runtime.files import read_jsonl, write_bytes, write_png
 from bottega.runtime.progress import Progress
+from bottega.runtime.records import write_records
 from bottega.runtime.seeds import derive
 
 DARK = 32
@@ -47,14 +50,18 @@ FLAT_SHARE = 0.6
 """Share of a target's two most frequent colours; Fill50K's have 0.97 and more, at 128 px and as JPEG somewhat less."""
 
 CHECKED_FIRST = 64
+"""Examples that are inspected before anything is written, to tell whether the two sides are exchanged."""
+
 _SOURCE_KEYS = ("source", "conditioning_image", "conditioning_image_file_name")
 _TARGET_KEYS = ("target", "image", "file_name", "image_file_name")
 _PROMPT_KEYS = ("text", "prompt", "caption")
 _LISTS = ("prompt.json", "train.jsonl", "metadata.jsonl")
+Reject = tuple[str, str, str]
+"""(source, reason, detail) of something that is left out: a row of `rejects.csv`."""
 
 
 @dataclass(frozen=True)
-class Example:
+class Fill50kExample:
     """One example of the data set: its two pictures, each a file or bytes, and its prompt."""
 
     key: str
@@ -76,14 +83,12 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
     """
     folder = data_root / config.source
     layout, total = _recognise(folder)
-    require_source(
-        (side for example in _examples(folder, config.swap) for side in (example.source, example.target)), folder
-    )
+    require_source(_sides(_examples(folder, config.swap)), folder)
     _check_direction(islice(_examples(folder, config.swap), CHECKED_FIRST), config, folder)
     prompts: dict[str, str] = {}
-    repeated: list[tuple[str, str, str]] = []
+    repeated: list[Reject] = []
 
-    def items() -> Iterator[Item]:
+    def pictures() -> Iterator[SourcePicture]:
         for example in _examples(folder, config.swap):
             if example.key in prompts:
                 repeated.append((example.key, "duplicate", "the key (file stem) stands twice; the first one is taken"))
@@ -91,33 +96,46 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
             prompts[example.key] = example.prompt
             for side, content in (("source", example.source), ("target", example.target)):
                 extra = {"key": example.key, "side": side}
-                yield Item(f"{example.key.zfill(12)}/{side}", example.stamp, content, extra)
+                # Padded, so that examples named by numbers stand in the order of their numbers.
+                yield SourcePicture(f"{example.key.zfill(12)}/{side}", example.stamp, content, extra)
+
+    def decide(picture: SourcePicture, inspection: Inspection) -> IndexRow:
+        extra = dict(picture.extra)
+        if not inspection.reason:
+            extra["path"] = relative(_place(picture, inspection, directory), data_root)
+        return IndexRow(picture.source, picture.stamp, None, inspection, extra)
+
+    def is_in_place(row: IndexRow) -> bool:
+        return not row.usable or (data_root / str(row.extra["path"])).is_file()
 
     with Index(directory / "index.sqlite") as index:
-
-        def decide(item: Item, look: Look) -> Row:
-            row = Row(item.source, item.stamp, None, look, item.extra)
-            return row if look.reason else Row(row.source, row.stamp, None, look, {**row.extra, **place(item, look)})
-
-        def place(item: Item, look: Look) -> dict[str, str]:
-            return {"path": relative(_placed(item, look, directory), data_root)}
-
-        def is_there(row: Row) -> bool:
-            return not row.usable or (data_root / str(row.extra["path"])).is_file()
-
         with Progress(2 * total, "Fill50K", "pictures") as progress:
-            take_in(index, items(), decide, limits=config.limits, progress=progress, done=is_there, measure=measure)
-        index.forget_absent()
+            update_index(
+                index,
+                pictures(),
+                decide,
+                limits=config.limits,
+                progress=progress,
+                has_outputs=is_in_place,
+                measure=measure,
+            )
+        index.drop_absent()
         index.commit()
         counts = _write(index, directory, prompts, repeated, config)
     return {"layout": layout, **counts}
 
 
+def _sides(examples: Iterable[Fill50kExample]) -> Iterator[Path | bytes]:
+    for example in examples:
+        yield example.source
+        yield example.target
+
+
 def measure(picture: Image.Image) -> dict[str, float]:
     """Shares of a picture's pixels: `dark` (nearly black) and `flat` (of its two most frequent colours)."""
     pixels = np.asarray(picture, dtype=np.uint8).reshape(-1, 3)  # [H*W, 3]
-    coarse = (pixels.astype(np.uint32) + 8) >> 4
-    counts = np.bincount(coarse @ np.array([289, 17, 1], dtype=np.uint32))
+    coarse = (pixels.astype(np.uint32) + 8) >> 4  # 17 levels a channel, so that JPEG's noise does not part one colour
+    counts = np.bincount(coarse @ np.array([17 * 17, 17, 1], dtype=np.uint32))
     return {
         "dark": float((pixels.max(axis=1) < DARK).mean()),
         "flat": float(np.sort(counts)[-2:].sum() / len(pixels)),
@@ -129,9 +147,10 @@ def measure(picture: Image.Image) -> dict[str, float]:
 
 def _recognise(folder: Path) -> tuple[str, int]:
     """The layout's name and its number of examples."""
-    if listed := _list_of(folder):
-        zipped = any(listed.parent.glob("*images.zip"))
-        return ("zips" if zipped else "folders"), sum(1 for _ in read_jsonl(listed))
+    listed = _find_list(folder)
+    if listed is not None:
+        layout = "zips" if any(listed.parent.glob("*images.zip")) else "folders"
+        return layout, sum(1 for _ in read_jsonl(listed))
     files = hub.parquet_files(folder)
     if files:
         return "parquet", sum(parquet.open_table(path).rows for path in files)
@@ -141,45 +160,66 @@ def _recognise(folder: Path) -> tuple[str, int]:
     )
 
 
-def _list_of(folder: Path) -> Path | None:
-    places = (folder, folder / "fill50k", folder / "training" / "fill50k")
-    return next((place / name for place in places for name in _LISTS if (place / name).is_file()), None)
+def _find_list(folder: Path) -> Path | None:
+    """The list of the examples, in any of the usual places."""
+    for place in (folder, folder / "fill50k", folder / "training" / "fill50k"):
+        for name in _LISTS:
+            if (place / name).is_file():
+                return place / name
+    return None
 
 
-def _examples(folder: Path, swap: bool) -> Iterator[Example]:
-    listed = _list_of(folder)
-    found = _listed(listed) if listed is not None else _tabled(hub.parquet_files(folder))
-    for example in found:
+def _examples(folder: Path, swap: bool) -> Iterator[Fill50kExample]:
+    listed = _find_list(folder)
+    examples = _from_parquet(hub.parquet_files(folder)) if listed is None else _from_list(listed)
+    for example in examples:
         if swap:
-            yield Example(example.key, example.target, example.source, example.prompt, f"{example.stamp}-swapped")
+            stamp = f"{example.stamp}-swapped"  # judged again when the option changes
+            yield replace(example, source=example.target, target=example.source, stamp=stamp)
         else:
             yield example
 
 
-def _listed(listed: Path) -> Iterator[Example]:
+def _from_list(listed: Path) -> Iterator[Fill50kExample]:
+    folder = listed.parent
     with ExitStack() as stack:
-        zips = [stack.enter_context(_open_zip(path)) for path in sorted(listed.parent.glob("*.zip"))]
-        members = [(archive, set(archive.namelist())) for archive in zips]
+        archives = [stack.enter_context(_open_zip(path)) for path in sorted(folder.glob("*.zip"))]
+        members = {archive: set(archive.namelist()) for archive in archives}
 
         def picture(name: str) -> Path | bytes:
-            path = listed.parent / name
-            if path.is_file():
-                return path
-            for archive, names in members:
+            """The file of that name, or its bytes from the first zip that has it."""
+            if (folder / name).is_file():
+                return folder / name
+            for archive, names in members.items():
                 for member in (name, Path(name).name):
                     if member in names:
                         return archive.read(member)
-            return path
+            return folder / name
 
         for number, row in enumerate(read_jsonl(listed), start=1):
-            names = [next((row[key] for key in keys if key in row), None) for keys in (_SOURCE_KEYS, _TARGET_KEYS)]
-            if not all(isinstance(name, str) and ".." not in Path(name).parts for name in names):
+            source_name, target_name = _first_of(_SOURCE_KEYS, row), _first_of(_TARGET_KEYS, row)
+            if not (_stays_in_folder(source_name) and _stays_in_folder(target_name)):
                 raise RequestError(
-                    f"{listed}, line {number} must name a source and a target in its folder, got {list(row)}; mend it"
+                    f"{listed}, line {number} must name a source and a target in its folder, received {list(row)}; "
+                    "mend that line"
                 )
-            source, target = picture(str(names[0])), picture(str(names[1]))
-            stamp = "-".join(file_stamp(p) if isinstance(p, Path) else str(len(p)) for p in (source, target))
-            yield Example(clean_id(stem_of(str(names[0]))), source, target, _prompt(row), stamp)
+            source, target = picture(str(source_name)), picture(str(target_name))
+            stamp = f"{_stamp(source)}-{_stamp(target)}"
+            prompt = tidy(next(iter(captions_in(row)), ""))
+            yield Fill50kExample(clean_id(stem_of(str(source_name))), source, target, prompt, stamp)
+
+
+def _first_of(keys: Sequence[str], row: Mapping[str, Any]) -> Any:
+    """The value of the first of some keys that a row has; None where it has none of them."""
+    return next((row[key] for key in keys if key in row), None)
+
+
+def _stays_in_folder(name: Any) -> bool:
+    return isinstance(name, str) and ".." not in Path(name).parts
+
+
+def _stamp(content: Path | bytes) -> str:
+    return file_stamp(content) if isinstance(content, Path) else str(len(content))
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -189,52 +229,57 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise RequestError(f"{path} is no complete zip file ({error}); fetch it again") from error
 
 
-def _tabled(files: list[Path]) -> Iterator[Example]:
+def _from_parquet(files: list[Path]) -> Iterator[Fill50kExample]:
     number = 0
     for path in files:
-        table, stamp = parquet.open_table(path), file_stamp(path)
-        columns = {
-            side: next((name for name in keys if name in table.columns), None)
-            for side, keys in (("source", _SOURCE_KEYS), ("target", _TARGET_KEYS), ("prompt", _PROMPT_KEYS))
-        }
-        if None in columns.values():
-            raise RequestError(
-                f"{path} needs the columns image, conditioning_image and text, it has {', '.join(table.columns)}; "
-                f"name another copy of Fill50K"
-            )
-        for row in table.read([str(name) for name in columns.values()]):
-            source, target = row[str(columns["source"])], row[str(columns["target"])]
-            sides = [parquet.picture_bytes(side, path.parent) or b"" for side in (source, target)]
-            key = clean_id(parquet.picture_stem(source) or str(number))
-            yield Example(key, sides[0], sides[1], tidy(str(row[str(columns["prompt"])])), stamp)
+        table = parquet.open_table(path)
+        stamp = file_stamp(path)
+        source_column, target_column, prompt_column = _columns(table)
+        for row in table.read([source_column, target_column, prompt_column]):
+            key = clean_id(parquet.picture_stem(row[source_column]) or str(number))
+            source = parquet.picture_bytes(row[source_column], path.parent) or b""
+            target = parquet.picture_bytes(row[target_column], path.parent) or b""
+            yield Fill50kExample(key, source, target, tidy(str(row[prompt_column])), stamp)
             number += 1
 
 
-def _prompt(row: dict[str, Any]) -> str:
-    return tidy(next(iter(captions_in(row)), ""))
+def _columns(table: parquet.Table) -> list[str]:
+    """The columns of source, target and prompt."""
+    found = []
+    for names in (_SOURCE_KEYS, _TARGET_KEYS, _PROMPT_KEYS):
+        there = [name for name in names if name in table.columns]
+        if not there:
+            raise RequestError(
+                f"{table.path} needs the columns image, conditioning_image and text, it has "
+                f"{', '.join(table.columns)}; name another copy of Fill50K"
+            )
+        found.append(there[0])
+    return found
 
 
 # --- direction ----------------------------------------------------------------------------------------------------
 
 
-def _direction(source: Look, target: Look) -> str:
+def _direction(source: Inspection, target: Inspection) -> str:
     """`right`, `swapped`, `unclear` (a dark circle on a dark ground), or `none` (neither side is an outline)."""
-    sides = [look.statistics.get("dark", 0.0) >= OUTLINE_SHARE for look in (source, target)]
-    return {(True, False): "right", (False, True): "swapped", (True, True): "unclear"}.get((sides[0], sides[1]), "none")
+    source_is_outline = source.statistics.get("dark", 0.0) >= OUTLINE_SHARE
+    target_is_outline = target.statistics.get("dark", 0.0) >= OUTLINE_SHARE
+    if source_is_outline:
+        return "unclear" if target_is_outline else "right"
+    return "swapped" if target_is_outline else "none"
 
 
-def _check_direction(examples: Iterator[Example], config: Fill50KConfig, folder: Path) -> None:
+def _check_direction(examples: Iterator[Fill50kExample], config: Fill50KConfig, folder: Path) -> None:
     """Refuse a data set whose first examples stand the wrong way round, before anything is written."""
+    limits = config.limits
+    inspect = partial(inspect_picture, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure)
     found: list[str] = []
     flat: list[float] = []
     for example in examples:
-        looks = [
-            look_at(side, min_side=config.limits.min_side, max_pixels=config.limits.max_pixels, measure=measure)
-            for side in (example.source, example.target)
-        ]
-        if not any(look.reason for look in looks):
-            found.append(_direction(*looks))
-            flat.append(looks[1].statistics["flat"])
+        source, target = inspect(example.source), inspect(example.target)
+        if not source.reason and not target.reason:
+            found.append(_direction(source, target))
+            flat.append(target.statistics["flat"])
     right, swapped = found.count("right"), found.count("swapped")
     if swapped > right:
         cure = "leave out --swap" if config.swap else "run with --swap (data.fill50k.swap=true)"
@@ -257,54 +302,55 @@ def _check_direction(examples: Iterator[Example], config: Fill50KConfig, folder:
 # --- outputs ------------------------------------------------------------------------------------------------------
 
 
-def _placed(item: Item, look: Look, directory: Path) -> Path:
+def _place(picture: SourcePicture, inspection: Inspection, directory: Path) -> Path:
     """The picture's file: where it lies, or written once below `directory`."""
-    if isinstance(item.content, Path):
-        return item.content
-    kind = look.kind
-    assert kind is not None  # a usable look has one
-    stem = directory / str(item.extra["side"]) / str(item.extra["key"])
+    if isinstance(picture.content, Path):
+        return picture.content
+    kind = inspection.kind
+    assert kind is not None  # a usable picture has one
+    folder = directory / str(picture.extra["side"])
+    key = picture.extra["key"]
     if kind.plain:
-        path = stem.with_name(f"{stem.name}{kind.extension}")
-        write_bytes(path, item.content)
+        path = folder / f"{key}{kind.extension}"
+        write_bytes(path, picture.content)
     else:
-        path = stem.with_name(f"{stem.name}.png")
-        write_png(path, np.asarray(open_picture(item.content), dtype=np.uint8))
+        path = folder / f"{key}.png"
+        write_png(path, np.asarray(open_picture(picture.content), dtype=np.uint8))
     return path
 
 
 def _write(
-    index: Index, directory: Path, prompts: dict[str, str], repeated: list[tuple[str, str, str]], config: Fill50KConfig
+    index: Index, directory: Path, prompts: Mapping[str, str], repeated: Sequence[Reject], config: Fill50KConfig
 ) -> dict[str, int]:
     rejects = list(repeated)
     by_split = dict.fromkeys(SPLITS, 0)
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[Fill50kRow]:
         sides = index.rows()  # ordered: an example's source, then its target
         for source, target in zip(sides, sides, strict=True):
             key = str(source.extra["key"])
-            bad = _why_not(source, target, prompts[key])
-            if bad is not None:
-                rejects.append(bad)
+            reject = _why_not(source, target, prompts[key])
+            if reject is not None:
+                rejects.append(reject)
                 continue
             split = _split(key, config)
             by_split[split] += 1
-            paths = {"source_path": source.extra["path"], "target_path": target.extra["path"]}
-            yield {"key": key, **paths, "prompt": prompts[key], "split": split}
+            yield Fill50kRow(key, str(source.extra["path"]), str(target.extra["path"]), prompts[key], split)
         if not any(by_split.values()):  # raised while the new list is still a draft: that of an earlier run stays
             write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)
             raise RequestError(f"no usable example in Fill50K; see rejects.csv in {directory} for each reason")
 
-    count = write_jsonl(directory / "fill50k.jsonl", rows())
+    count = write_records(directory / "fill50k.jsonl", rows())
     write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)
     return {"examples": count, "rejected": len(rejects), **by_split}
 
 
-def _why_not(source: Row, target: Row, prompt: str) -> tuple[str, str, str] | None:
+def _why_not(source: IndexRow, target: IndexRow, prompt: str) -> Reject | None:
+    """Why an example is rejected, as a row of `rejects.csv`; None for a good one."""
     for row in (source, target):
         if not row.usable:
-            return (row.source, row.look.reason, row.look.detail)
-    direction = _direction(source.look, target.look)
+            return (row.source, row.inspection.reason, row.inspection.detail)
+    direction = _direction(source.inspection, target.inspection)
     if direction == "swapped":
         return (source.source, "swapped", "the target is an outline on black and the source is not")
     if direction == "none":
@@ -318,4 +364,6 @@ def _split(key: str, config: Fill50KConfig) -> str:
     """By the key's own hash, so that it never depends on which other examples there are."""
     train, val, _ = config.splits.fractions
     at = derive("fill50k split", config.splits.seed, key) / (1 << 63)
-    return "train" if at < train else "val" if at < train + val else "test"
+    if at < train:
+        return "train"
+    return "val" if at < train + val else "test"

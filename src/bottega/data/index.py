@@ -1,7 +1,7 @@
-"""What is known of every source picture, kept on disk so that a stopped run goes on and a second run has nothing to do.
+"""What is known of every source picture, on disk, so that a stopped run continues and a second one has nothing to do.
 
-One SQLite file beside each data set's outputs. It is a cache of looking (fingerprints, verdicts) and the memory of two
-decisions that must outlive a run: a picture's id and its split. Outputs are written from it, in source order.
+One SQLite file beside each data set's outputs. It is a cache of inspections (fingerprints, verdicts) and the memory of
+two decisions that must outlive a run: a picture's id and its split. Outputs are written from it, in source order.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from bottega.data.pictures import Kind, UnusablePictureError, read_kind, reduced
 from bottega.runtime.errors import PictureError, StorageError
 
 SCHEMA_VERSION = 1
+_SIGNED = 1 << 63  # subtracted from hashes: SQLite's integers are signed, the hashes have 64 bits without a sign
+_LAST = "\U0010ffff"  # sorts behind every other character
+_COLUMNS = "source, stamp, id, sha256, reason, detail, difference, frequency, thumb, extra"
 _SCHEMA = """
 CREATE TABLE pictures (
     source TEXT PRIMARY KEY, stamp TEXT NOT NULL, id TEXT UNIQUE, sha256 TEXT NOT NULL,
@@ -33,8 +36,8 @@ CREATE TABLE splits (id TEXT PRIMARY KEY, split TEXT NOT NULL);
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look at a picture found; `reason` is empty for a usable one. It needs no neighbours and no order."""
+class Inspection:
+    """What reading one picture found; `reason` is empty for a usable one. It needs no neighbours and no order."""
 
     sha256: str = ""
     reason: str = ""
@@ -47,29 +50,33 @@ class Look:
 
 
 Measure = Callable[[Image.Image], dict[str, float]]
+"""Takes further statistics of a decoded picture."""
 
 
 @dataclass(frozen=True)
-class Row:
+class IndexRow:
     """One source picture in the index; rows are ordered by `source`. `extra` is the data set's own."""
 
     source: str
     stamp: str
     id: str | None
-    look: Look
+    inspection: Inspection
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
-        return not self.look.reason
+        """Whether nothing speaks against the picture."""
+        return not self.inspection.reason
 
-    def rejected(self, reason: str, detail: str) -> Row:
+    def rejected(self, reason: str, detail: str) -> IndexRow:
         """The same row with a verdict against it, and no id."""
-        return replace(self, id=None, look=replace(self.look, reason=reason, detail=detail))
+        return replace(self, id=None, inspection=replace(self.inspection, reason=reason, detail=detail))
 
 
-def look_at(source: Path | bytes, *, min_side: int, max_pixels: int, measure: Measure | None = None) -> Look:
-    """Read, hash, decode and fingerprint one picture. A bad one is a `Look` with its reason, never an exception.
+def inspect_picture(
+    source: Path | bytes, *, min_side: int, max_pixels: int, measure: Measure | None = None
+) -> Inspection:
+    """Read, hash, decode and fingerprint one picture. A bad one gives its reason, never an exception.
 
     Args:
         source: a file, or a file's bytes.
@@ -83,15 +90,14 @@ def look_at(source: Path | bytes, *, min_side: int, max_pixels: int, measure: Me
         sha256 = hashlib.sha256(data).hexdigest()
         kind = read_kind(data)
         if min(kind.width, kind.height) < min_side:
-            raise UnusablePictureError(
-                "too-small", f"{kind.width}x{kind.height} pixels, the short side needs {min_side}"
-            )
+            size = f"{kind.width}x{kind.height}"
+            raise UnusablePictureError("too-small", f"{size} pixels, the short side needs {min_side}")
         picture = reduced(data, similar.HASH_SIDE, max_pixels=max_pixels)
     except UnusablePictureError as error:
-        return Look(sha256, error.reason, str(error))
+        return Inspection(sha256, error.reason, str(error))
     except PictureError as error:
-        return Look(sha256, "broken", str(error))
-    return Look(
+        return Inspection(sha256, "broken", str(error))
+    return Inspection(
         sha256=sha256,
         kind=kind,
         difference=similar.difference_hash(picture),
@@ -133,7 +139,7 @@ class Index:
             self._base.execute("BEGIN")
         except sqlite3.Error as error:
             raise StorageError(
-                f"the index {path} can't be used ({error}); free the disk or its lock, or delete it to look again"
+                f"the index {path} can't be used ({error}); free the disk or its lock, or delete it to begin again"
             ) from error
 
     def _check_schema(self, path: Path) -> None:
@@ -141,7 +147,7 @@ class Index:
         if version == 0:
             self._base.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
-            raise StorageError(f"{path} has schema {version}, {SCHEMA_VERSION} is known; delete it to look again")
+            raise StorageError(f"{path} has schema {version}, {SCHEMA_VERSION} is known; delete it to begin again")
 
     def __enter__(self) -> Self:
         return self
@@ -160,22 +166,34 @@ class Index:
         self._base.execute("COMMIT")
         self._base.execute("BEGIN")
 
-    def get(self, source: str) -> Row | None:
+    def get(self, source: str) -> IndexRow | None:
         """The row of a source, or None."""
-        found = self._base.execute(f"SELECT {_COLUMNS} FROM pictures WHERE source = ?", (source,)).fetchone()
-        return None if found is None else _row(found)
+        query = f"SELECT {_COLUMNS} FROM pictures WHERE source = ?"
+        found = self._base.execute(query, (source,)).fetchone()
+        return None if found is None else _to_row(found)
 
-    def put(self, row: Row) -> None:
+    def put(self, row: IndexRow) -> None:
         """Insert or replace the row of a source."""
-        look, extra = row.look, dict(row.extra)
-        if look.kind is not None:
-            extra["kind"] = list(astuple(look.kind))
-        if look.statistics:
-            extra["statistics"] = dict(look.statistics)
-        values = (row.source, row.stamp, row.id, look.sha256, look.reason, look.detail)
-        hashes = (look.difference - (1 << 63), look.frequency - (1 << 63), look.thumb, json.dumps(extra))
-        marks = ",".join("?" * len(values + hashes))
-        self._base.execute(f"INSERT OR REPLACE INTO pictures ({_COLUMNS}) VALUES ({marks})", values + hashes)
+        inspection = row.inspection
+        extra = dict(row.extra)
+        if inspection.kind is not None:
+            extra["kind"] = list(astuple(inspection.kind))
+        if inspection.statistics:
+            extra["statistics"] = dict(inspection.statistics)
+        values = (
+            row.source,
+            row.stamp,
+            row.id,
+            inspection.sha256,
+            inspection.reason,
+            inspection.detail,
+            inspection.difference - _SIGNED,
+            inspection.frequency - _SIGNED,
+            inspection.thumb,
+            json.dumps(extra),
+        )
+        marks = ",".join("?" * len(values))
+        self._base.execute(f"INSERT OR REPLACE INTO pictures ({_COLUMNS}) VALUES ({marks})", values)
 
     def ids(self) -> list[str]:
         """All ids given so far."""
@@ -185,26 +203,26 @@ class Index:
         """Whether any picture can be used."""
         return self._base.execute("SELECT 1 FROM pictures WHERE reason = '' LIMIT 1").fetchone() is not None
 
-    def rows(self, prefix: str = "") -> Iterator[Row]:
+    def rows(self, prefix: str = "") -> Iterator[IndexRow]:
         """The rows whose source begins with `prefix`, in source order, without their thumbnails."""
         columns = _COLUMNS.replace("thumb", "NULL")
         query = f"SELECT {columns} FROM pictures WHERE source >= ? AND source < ? ORDER BY source"
-        for found in self._base.execute(query, (prefix, prefix + "\U0010ffff")):
-            yield _row(found)
+        for found in self._base.execute(query, (prefix, prefix + _LAST)):
+            yield _to_row(found)
 
-    def with_bytes(self, sha256: str) -> list[Row]:
+    def same_bytes(self, sha256: str) -> list[IndexRow]:
         """The usable rows whose files have these bytes, in source order."""
         query = f"SELECT {_COLUMNS} FROM pictures WHERE sha256 = ? AND id IS NOT NULL ORDER BY source"
-        return [_row(found) for found in self._base.execute(query, (sha256,))]
+        return [_to_row(found) for found in self._base.execute(query, (sha256,))]
 
     def mark_present(self, source: str) -> None:
-        """Note that a source still exists; see `forget_absent`."""
+        """Remember that a source still exists; see `drop_absent`."""
         self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (source,))
 
-    def forget_absent(self) -> list[Row]:
+    def drop_absent(self) -> list[IndexRow]:
         """Drop and return the rows of sources that were not marked present since the index was opened."""
         where = "FROM pictures WHERE source NOT IN (SELECT source FROM present)"
-        gone = [_row(found) for found in self._base.execute(f"SELECT {_COLUMNS} {where}")]
+        gone = [_to_row(found) for found in self._base.execute(f"SELECT {_COLUMNS} {where}")]
         self._base.execute(f"DELETE {where}")
         return gone
 
@@ -216,15 +234,15 @@ class Index:
         hashes: list[int] = []
         for identity, difference, frequency, thumb in self._base.execute(query):
             ids.append(identity)
-            hashes += [difference + (1 << 63), frequency + (1 << 63)]
+            hashes += [difference + _SIGNED, frequency + _SIGNED]
             thumbs += thumb
-        table = np.array(hashes, dtype=np.uint64).reshape(-1, 2)
-        looks = np.frombuffer(bytes(thumbs), dtype=np.uint8).reshape(-1, similar.THUMB_BYTES)
-        found = similar.groups(table[:, 0], table[:, 1], looks)
-        return dict(zip(ids, found.tolist(), strict=True))
+        by_picture = np.array(hashes, dtype=np.uint64).reshape(-1, 2)  # [N, 2]
+        pixels = np.frombuffer(bytes(thumbs), dtype=np.uint8).reshape(-1, similar.THUMB_BYTES)  # [N, 192]
+        numbers = similar.groups(by_picture[:, 0], by_picture[:, 1], pixels)
+        return dict(zip(ids, numbers.tolist(), strict=True))
 
     def splits(self) -> dict[str, str]:
-        """The split of each id that an earlier run decided on."""
+        """The split of each id, as earlier runs decided."""
         return dict(self._base.execute("SELECT id, split FROM splits"))
 
     def put_splits(self, splits: Mapping[str, str]) -> None:
@@ -233,13 +251,18 @@ class Index:
         self._base.executemany("INSERT INTO splits VALUES (?, ?)", splits.items())
 
 
-_COLUMNS = "source, stamp, id, sha256, reason, detail, difference, frequency, thumb, extra"
-
-
-def _row(found: tuple[Any, ...]) -> Row:
+def _to_row(found: tuple[Any, ...]) -> IndexRow:
     source, stamp, identity, sha256, reason, detail, difference, frequency, thumb, text = found
     extra = json.loads(text)
     kind = Kind(*extra.pop("kind")) if "kind" in extra else None
-    hashes = (difference + (1 << 63), frequency + (1 << 63), thumb or b"")
-    look = Look(sha256, reason, detail, kind, *hashes, extra.pop("statistics", {}))
-    return Row(source, stamp, identity, look, extra)
+    inspection = Inspection(
+        sha256=sha256,
+        reason=reason,
+        detail=detail,
+        kind=kind,
+        difference=difference + _SIGNED,
+        frequency=frequency + _SIGNED,
+        thumb=thumb or b"",
+        statistics=extra.pop("statistics", {}),
+    )
+    return IndexRow(source, stamp, identity, inspection, extra)

@@ -1,29 +1,32 @@
-"""Taking pictures in: look at each in threads, decide in source order, remember in the index as it goes."""
+"""Taking pictures in: inspect each in threads, decide in source order, remember in the index as it goes."""
 
 from __future__ import annotations
 
+import csv
 import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bottega.data.config import LimitsConfig
-from bottega.data.index import Index, Look, Measure, Row, look_at
+from bottega.data.index import Index, IndexRow, Inspection, Measure, inspect_picture
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
 COMMIT_EVERY = 64
+"""Pictures after which the index is made durable: about a second of work is done again after a kill."""
+
 REJECTS_HEADER = ("source", "reason", "detail")
 
 
 @dataclass(frozen=True)
-class Item:
+class SourcePicture:
     """One picture of a source. `content` is its file or its bytes; `source` orders it and names it in rejects.csv."""
 
     source: str
@@ -32,32 +35,44 @@ class Item:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-Decide = Callable[[Item, Look], Row]
+Decide = Callable[[SourcePicture, Inspection], IndexRow]
+"""Gives an inspected picture its id and its files."""
+
+Waiting = deque[tuple[SourcePicture, Future[Inspection]]]
 
 
-def take_in(
+def update_index(
     index: Index,
-    items: Iterable[Item],
+    pictures: Iterable[SourcePicture],
     decide: Decide,
     *,
     limits: LimitsConfig,
     progress: Progress,
-    done: Callable[[Row], bool] = lambda row: True,
+    has_outputs: Callable[[IndexRow], bool] = lambda row: True,
     measure: Measure | None = None,
 ) -> None:
-    """Bring the index up to date with `items`, which are read as a stream.
+    """Bring the index up to date with the pictures of a source, which are read as a stream.
 
-    An item whose stamp has not changed is not looked at again, if `done` also finds the outputs of its row in place.
-    `decide` is called in the order of the items, in this thread: it gives ids and writes files.
-    Interrupted or killed, it goes on where it stopped when called again.
+    Interrupted or killed, it continues where it stopped when called again.
+
+    Args:
+        index: what is known already.
+        pictures: of the source, in its order.
+        decide: called in the order of the pictures, in this thread, for it gives ids and writes files.
+        limits: which pictures are usable, and how many are decoded at once.
+        progress: counts every picture.
+        has_outputs: whether the outputs of a known row are in place. A picture whose stamp has not changed is then not
+            inspected again.
+        measure: further statistics to take of each decoded picture.
     """
-    fresh = _only_fresh(index, items, limits, progress, done)
+    fresh = _only_fresh(index, pictures, limits, progress, has_outputs)
     rejected = 0
     with Interruption() as interruption:
-        for number, (item, look) in enumerate(_look_ahead(fresh, limits, measure), start=1):
-            row = decide(item, look)
+        for number, (picture, inspection) in enumerate(_inspect_ahead(fresh, limits, measure), start=1):
+            row = decide(picture, inspection)
             index.put(row)
-            rejected += not row.usable
+            if not row.usable:
+                rejected += 1
             progress.update(1, rejected=rejected)
             if number % COMMIT_EVERY == 0 or interruption.requested:
                 index.commit()
@@ -66,16 +81,20 @@ def take_in(
 
 
 def _only_fresh(
-    index: Index, items: Iterable[Item], limits: LimitsConfig, progress: Progress, done: Callable[[Row], bool]
-) -> Iterator[Item]:
-    for item in items:
-        index.mark_present(item.source)
-        stamp = stamp_of(item.stamp, limits)
-        known = index.get(item.source)
-        if known is not None and known.stamp == stamp and done(known):
+    index: Index,
+    pictures: Iterable[SourcePicture],
+    limits: LimitsConfig,
+    progress: Progress,
+    has_outputs: Callable[[IndexRow], bool],
+) -> Iterator[SourcePicture]:
+    for picture in pictures:
+        index.mark_present(picture.source)
+        stamp = limits_stamp(picture.stamp, limits)
+        known = index.get(picture.source)
+        if known is not None and known.stamp == stamp and has_outputs(known):
             progress.update(1)
         else:
-            yield Item(item.source, stamp, item.content, item.extra)
+            yield replace(picture, stamp=stamp)
 
 
 def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
@@ -107,34 +126,39 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
         raise RequestError(f"no usable picture among the {what}; see rejects.csv in {directory} for each reason")
 
 
-def stamp_of(stamp: str, limits: LimitsConfig) -> str:
-    """A row's stamp: other limits, another verdict."""
+def limits_stamp(stamp: str, limits: LimitsConfig) -> str:
+    """A picture's stamp together with the limits: under other limits it must be judged again."""
     return f"{stamp}|{limits.min_side}|{limits.max_pixels}"
 
 
-def _look_ahead(items: Iterable[Item], limits: LimitsConfig, measure: Measure | None) -> Iterator[tuple[Item, Look]]:
-    """Each item with its look, in order, a few items ahead; decoding releases Python's lock, so threads do it."""
-    look = functools.partial(look_at, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure)
+def _inspect_ahead(
+    pictures: Iterable[SourcePicture], limits: LimitsConfig, measure: Measure | None
+) -> Iterator[tuple[SourcePicture, Inspection]]:
+    """Each picture with its inspection, in order, a few pictures ahead.
+
+    In threads, for decoding releases Python's lock; only a few ahead, for each may hold the bytes of a large picture.
+    """
+    inspect = functools.partial(
+        inspect_picture, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure
+    )
     workers = limits.workers or min(8, os.cpu_count() or 1)
-    waiting: deque[tuple[Item, Future[Look]]] = deque()
+    waiting: Waiting = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append((item, pool.submit(look, item.content)))
+        for picture in pictures:
+            waiting.append((picture, pool.submit(inspect, picture.content)))
             if len(waiting) > 2 * workers:
-                yield _finished(waiting)
+                yield _first_finished(waiting)
         while waiting:
-            yield _finished(waiting)
+            yield _first_finished(waiting)
 
 
-def _finished(waiting: deque[tuple[Item, Future[Look]]]) -> tuple[Item, Look]:
-    item, future = waiting.popleft()
-    return item, future.result()
+def _first_finished(waiting: Waiting) -> tuple[SourcePicture, Inspection]:
+    picture, future = waiting.popleft()
+    return picture, future.result()
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> int:
     """Write a CSV file whole or not at all; returns the number of rows."""
-    import csv
-
     count = 0
     with atomic_path(path) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -147,5 +171,7 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 def write_rejects(path: Path, index: Index) -> int:
     """Write `rejects.csv` (source, reason, detail) from the rows that are not usable."""
-    bad = (row for row in index.rows() if not row.usable)
-    return write_csv(path, REJECTS_HEADER, ((row.source, row.look.reason, row.look.detail) for row in bad))
+    rejected = (row for row in index.rows() if not row.usable)
+    return write_csv(
+        path, REJECTS_HEADER, ((row.source, row.inspection.reason, row.inspection.detail) for row in rejected)
+    )

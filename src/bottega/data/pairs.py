@@ -29,16 +29,16 @@ from typing import Any
 
 from bottega.data.config import ListConfig, PairsConfig
 from bottega.data.contents import relative
+from bottega.data.records import read_contents, read_styles
 from bottega.data.splits import SPLITS
-from bottega.data.wikiart import read_styles
-from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import atomic_path, read_jsonl
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import atomic_path
 
 _LINES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Places:
+class BalancedOrder:
     """A balanced list's combinatorics: positions in the shuffled orders of contents, labels and a label's pictures."""
 
     contents: int
@@ -121,9 +121,9 @@ class Material:
         for side in self.styles:
             side.shuffle(self.seed, "style")
 
-    def places(self) -> Places:
+    def places(self) -> BalancedOrder:
         """The combinatorics of a balanced list."""
-        return Places(len(self.contents), tuple(map(len, self.styles)))
+        return BalancedOrder(len(self.contents), tuple(map(len, self.styles)))
 
 
 def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> dict[str, Material]:
@@ -138,12 +138,10 @@ def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> d
     Raises:
         MissingError: one of them has not been prepared.
     """
-    if not contents.is_file():
-        raise MissingError(f"there is no {contents}; prepare the contents: bottega data coco, or bottega data folder")
     found = {split: Material(split, seed) for split in SPLITS}
-    for row in read_jsonl(contents):
-        if row["split"] in found:
-            found[row["split"]].add_content(row["content_id"], row["content_path"], row["captions"])
+    for content in read_contents(contents):
+        if content.split in found:
+            found[content.split].add_content(content.content_id, content.content_path, content.captions)
     prefix = relative(styles, data_root)
     for style in read_styles(styles):
         found[style.split].add_style(style.style, style.id, f"{prefix}/{style.path}")
@@ -177,7 +175,7 @@ def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequenc
             f"has {have[0]} and {have[1]}; ask for fewer (pairs.crossed), or prepare more pictures"
         )
     chosen = list(islice(_styles_by_turns(material), styles))
-    cells = Places(contents, (styles,)).walk(contents * styles)
+    cells = BalancedOrder(contents, (styles,)).walk(contents * styles)
     return _lines(material, ((content, *chosen[style]) for content, _, style in cells), seeds)
 
 

@@ -1,21 +1,30 @@
-"""The rows of the tables that a data root holds, one class for each: what is read from disk is checked against it.
+"""The rows of the tables under a data root, one class for each: what is read from disk is checked against it.
 
 | class | file | a row is |
 |---|---|---|
+| `ContentRow` | `coco/contents.jsonl` | a content with its captions |
+| `StyleRow` | `wikiart/meta.csv` and `splits/` | a style picture |
+| `Fill50kRow` | `fill50k/fill50k.jsonl` | outline, filled circle and prompt |
 | `Pair` | `pairs/{train,val,test}.jsonl` | a content, a style, the prompt and the target seeds |
+
+The fields stand in the order of the columns, so that a table is written from its class. Paths are relative to the data
+root, those of a `StyleRow` to its own folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from bottega.runtime.records import read_records
+from bottega.data.splits import SPLITS
+from bottega.runtime.errors import MissingError
+from bottega.runtime.records import read_records, to_record
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]
 """Of a content or a style: it names files, so it may not lead to another folder."""
@@ -25,6 +34,53 @@ PairId = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+_[A-Za-z0-9.-]+$")]
 
 _LENIENT = ConfigDict(coerce_numbers_to_str=True)
 """Lists that people write by hand have `"content_id": 139` as often as `"139"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRow:
+    """A content with its captions; `layout_path` is its label map, where the data set has one."""
+
+    content_id: Id
+    content_path: str
+    captions: tuple[str, ...] = ()
+    split: str = ""
+    layout_path: str | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = _LENIENT
+
+
+@dataclass(frozen=True, slots=True)
+class StyleRow:
+    """A style picture; `caption` is what it shows as far as that is known, else empty.
+
+    The split is no column of `meta.csv`: it stands in `splits/`.
+    """
+
+    id: Id
+    path: str
+    artist: str
+    style: str
+    genre: str
+    sha256: str
+    caption: str = ""
+    split: str = ""
+
+
+META_HEADER = tuple(field.name for field in fields(StyleRow) if field.name != "split")
+"""The columns of `meta.csv`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill50kRow:
+    """An example of Fill50K; `key` is its file stem, for prompts repeat."""
+
+    key: Id
+    source_path: str
+    target_path: str
+    prompt: str
+    split: str
+
+    __pydantic_config__: ClassVar[ConfigDict] = _LENIENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +103,84 @@ class Pair:
     split: str = ""
 
     __pydantic_config__: ClassVar[ConfigDict] = _LENIENT
+
+
+def read_contents(path: Path) -> Iterator[ContentRow]:
+    """Stream `contents.jsonl`.
+
+    Raises:
+        MissingError: the contents have not been prepared.
+        StorageError: a line is not a JSON object.
+        RequestError: a line is not a content; the message names the line and the key.
+    """
+    if not path.is_file():
+        raise MissingError(f"there is no {path}; prepare the contents: bottega data coco, or bottega data folder")
+    return read_records(path, ContentRow)
+
+
+def read_styles(directory: Path) -> Iterator[StyleRow]:
+    """Stream the styles of `directory/meta.csv` that have a split.
+
+    Raises:
+        MissingError: the styles have not been prepared.
+        RequestError: a row is not a style; the message names the row and the column.
+    """
+    meta = directory / "meta.csv"
+    if not meta.is_file():
+        raise MissingError(f"there is no {meta}; prepare the styles: bottega data wikiart, or bottega data folder")
+    splits = _read_splits(directory / "splits")
+    with meta.open(encoding="utf-8", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), start=2):
+            split = splits.get(row.get("id", ""))
+            if split is not None:
+                yield to_record(StyleRow, {**row, "split": split}, f"{meta}, row {number}")
+
+
+def _read_splits(folder: Path) -> dict[str, str]:
+    """The split of each id, from one list of ids for each split."""
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        listed = folder / f"{split}.txt"
+        if listed.is_file():
+            found |= dict.fromkeys(listed.read_text(encoding="utf-8").split(), split)
+    return found
+
+
+def style_captions(data_root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """What style pictures show, by their paths relative to the data root; those of which nothing is known are left out.
+
+    A picture's caption stands in the `meta.csv` of the nearest folder above it, as far up as the data root.
+    """
+    tables: dict[str, dict[str, str]] = {}  # folder -> path from it -> caption; each table is read once
+    found = {}
+    for path in paths:
+        for folder in PurePosixPath(path).parents:
+            name = folder.as_posix()
+            if name not in tables:
+                tables[name] = _captions_in(data_root / folder)
+            if tables[name]:
+                caption = tables[name].get(PurePosixPath(path).relative_to(folder).as_posix())
+                if caption:
+                    found[path] = caption
+                break
+    return found
+
+
+def _captions_in(folder: Path) -> dict[str, str]:
+    if not (folder / "meta.csv").is_file():
+        return {}
+    return {style.path: style.caption for style in read_styles(folder)}
+
+
+def read_fill50k(path: Path) -> Iterator[Fill50kRow]:
+    """Stream `fill50k.jsonl`.
+
+    Raises:
+        MissingError: Fill50K has not been prepared.
+        StorageError: a line is not a JSON object.
+        RequestError: a line is not an example; the message names the line and the key.
+    """
+    return read_records(path, Fill50kRow)
 
 
 def read_pairs(path: Path, limit: int | None = None) -> Iterator[Pair]:

@@ -204,7 +204,7 @@ def _settings(
 
 def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | None:
     """What the style pictures show, by their paths, for an adapter that takes it out of the style; None for another."""
-    from bottega.data.wikiart import style_captions
+    from bottega.data.records import style_captions
     from bottega.student.export import read_header
 
     if read_header(adapter)["adapter"].get("scene_removal", "none") == "none":

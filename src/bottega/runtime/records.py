@@ -6,13 +6,15 @@ and line instead of failing far away from it. Keys that a class doesn't know are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.files import write_jsonl
 
 Record = TypeVar("Record")
 
@@ -91,3 +93,8 @@ def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
 def _is_no_object(error: ValidationError) -> bool:
     fault = error.errors(include_url=False)[0]
     return not fault["loc"] and fault["type"] in ("json_invalid", "dataclass_type")
+
+
+def write_records(path: Path, rows: Iterable[Any]) -> int:
+    """Write dataclasses as a new JSON lines file, as a stream, whole or not at all; returns their number."""
+    return write_jsonl(path, map(asdict, rows))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottega.data.wikiart import style_captions
+from bottega.data.records import style_captions
 from bottega.runtime.errors import MissingError, StorageError
 from bottega.runtime.files import read_jsonl, sha256_file
 

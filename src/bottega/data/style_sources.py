@@ -1,0 +1,195 @@
+"""Where style pictures come from: Hugging Face's parquet files of WikiArt, or a tree of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bottega.data import hub, parquet
+from bottega.data.captions import sidecar, tidy
+from bottega.data.config import StyleFolderConfig, WikiArtConfig
+from bottega.data.index import file_stamp
+from bottega.data.ingest import SourcePicture
+from bottega.data.labels import GENRES, SCENES, STYLES, UNKNOWN_ARTIST
+from bottega.data.pictures import PICTURE_ENDINGS, picture_files
+from bottega.runtime.errors import MissingError, RequestError
+
+UNLABELLED = "unlabelled"
+IsKnown = Callable[[str, str, int], bool]
+"""(prefix of the sources, stamp, number) of a parquet file -> whether all its pictures are known and in place."""
+
+
+class StyleSource(Protocol):
+    """What styles are taken from."""
+
+    missing: Sequence[str]
+    """Numbers of the shards that are not there."""
+
+    def contents(self) -> Iterator[Path | bytes]:
+        """Something for each part of the source that is there, without reading pictures."""
+
+    def count(self) -> int:
+        """Pictures, to show progress."""
+
+    def pictures(self, is_known: IsKnown) -> Iterator[SourcePicture]:
+        """The pictures in order; parquet files that are known as a whole are passed over."""
+
+
+def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> StyleSource:
+    """The source that is there: parquet files, a folder of pictures, the user's own Hub cache; then the network.
+
+    Raises:
+        MissingError: there is none, and none could be fetched.
+        RequestError: a parquet file is damaged or has no picture or style column.
+    """
+    if isinstance(config, StyleFolderConfig):
+        return StyleFolder(source)
+    offline = config.offline or hub.is_offline()
+    files = hub.parquet_files(source)
+    if not files:
+        if source.is_dir() and next(picture_files(source), None) is not None:
+            return StyleFolder(source, artists=True)
+        files = hub.parquet_files(hub.user_cache(config.repository))
+    if files and (offline or not hub.missing_shards(files)):
+        return ParquetStyles(files)
+    if offline:
+        raise MissingError(
+            f"no parquet file or picture in {source}, and the network is off; put the files of {config.repository} "
+            f"there, or run without offline (bottega data wikiart fetches about 40 GB)"
+        )
+    hub.fetch(config.repository, source, config.mirror)
+    files = hub.parquet_files(source)
+    if not files:  # without a network the hub's library warns, and returns the folder as it was
+        raise MissingError(
+            f"{source} holds no parquet file of {config.repository} and none could be fetched; put the files there, or "
+            "name a mirror (HF_ENDPOINT or data.wikiart.mirror)"
+        )
+    return ParquetStyles(files)
+
+
+class ParquetStyles:
+    """Hugging Face's layout: columns image, artist, genre, style."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._tables = [parquet.open_table(path) for path in files]
+        self.missing: Sequence[str] = hub.missing_shards(files)
+        for table in self._tables:
+            if not {"image", "style"} <= set(table.columns):
+                raise RequestError(
+                    f"{table.path} needs the columns image and style, it has {', '.join(table.columns)}; "
+                    f"name a folder of huggan/wikiart files"
+                )
+
+    def contents(self) -> Iterator[bytes]:
+        """Empty bytes for each file that has rows: what is in them is judged when it is read."""
+        return (b"" for table in self._tables if table.rows)
+
+    def count(self) -> int:
+        """Rows of all files."""
+        return sum(table.rows for table in self._tables)
+
+    def pictures(self, is_known: IsKnown) -> Iterator[SourcePicture]:
+        """The rows, named by their file and number."""
+        for table in self._tables:
+            prefix = f"{table.path.name}#"
+            stamp = file_stamp(table.path)
+            if is_known(prefix, stamp, table.rows):
+                continue
+            columns = [name for name in ("image", "artist", "genre", "style", "caption") if name in table.columns]
+            for number, row in enumerate(table.read(columns)):
+                content = parquet.picture_bytes(row["image"], table.path.parent)
+                if content is None:
+                    content = b""  # an empty cell: rejected as broken, not passed over
+                yield SourcePicture(f"{prefix}{number:06d}", stamp, content, self._labels(table, row))
+
+    def _labels(self, table: parquet.Table, row: dict[str, Any]) -> dict[str, str]:
+        artist = _label(table, "artist", row.get("artist"), None, UNKNOWN_ARTIST)
+        genre = _label(table, "genre", row.get("genre"), GENRES, "")
+        wanted = parquet.picture_stem(row["image"]) or ""
+        return {
+            "artist": artist,
+            "style": _label(table, "style", row["style"], STYLES, UNLABELLED),
+            "genre": genre,
+            "caption": tidy(str(row.get("caption") or "")) or painting_caption(wanted, artist, genre),
+            "wanted": wanted,
+        }
+
+
+class StyleFolder:
+    """A tree of pictures: the top sub-folder is the style; with `artists`, names are `artist_title.jpg`.
+
+    The first line of the `.txt` beside a picture, if there is one, says what it shows.
+    """
+
+    missing: Sequence[str] = ()
+
+    def __init__(self, folder: Path, *, artists: bool = False) -> None:
+        self._folder = folder
+        self._artists = artists
+        if not folder.is_dir():
+            raise MissingError(f"there is no folder {folder}; name a folder of pictures")
+
+    def contents(self) -> Iterator[Path]:
+        """The files, by their names."""
+        return picture_files(self._folder)
+
+    def count(self) -> int:
+        """Picture files. Raises MissingError where there is none."""
+        total = sum(1 for _ in self.contents())
+        if total == 0:
+            endings = ", ".join(sorted(PICTURE_ENDINGS))
+            raise MissingError(f"{self._folder} holds no picture ({endings}); name another folder")
+        return total
+
+    def pictures(self, is_known: IsKnown) -> Iterator[SourcePicture]:
+        """The files, named by their place in the folder."""
+        for path in self.contents():
+            inside = path.relative_to(self._folder)
+            artist = UNKNOWN_ARTIST
+            if self._artists and "_" in inside.stem:
+                artist = inside.stem.split("_", 1)[0]
+            first_line = next(iter(sidecar(path)), None)
+            labels = {
+                "artist": artist,
+                "style": inside.parts[0] if len(inside.parts) > 1 else UNLABELLED,
+                "genre": "",
+                "caption": first_line or painting_caption(inside.stem, artist, ""),
+                "wanted": inside.stem,
+            }
+            # The text's own stamp stands beside the picture's, so that a changed caption is read again.
+            stamped = (path, path.with_suffix(".txt"))
+            stamp = "".join(file_stamp(file) for file in stamped if file.is_file())
+            yield SourcePicture(inside.as_posix(), stamp, path, labels)
+
+
+def painting_caption(stem: str, artist: str, genre: str) -> str:
+    """What a painting shows, from its file's name `artist_the-title-1889` and its genre; "" where neither says.
+
+    Numbers at the end are a year, or tell equal titles apart. A genre that is a manner and no scene says nothing.
+    """
+    title = stem[len(artist) + 1 :] if stem.startswith(f"{artist}_") else ""
+    words = title.replace("_", "-").split("-")
+    while words and words[-1].isdigit():
+        words.pop()
+    parts = (" ".join(words), SCENES.get(genre, ""))
+    return ", ".join(part for part in parts if part)
+
+
+def _label(table: parquet.Table, column: str, value: Any, published: Sequence[str] | None, unknown: str) -> str:
+    """A label's name: from the file's own metadata, else from the published list; text stays as it is."""
+    if value is None:
+        return unknown
+    if isinstance(value, str):
+        return value or unknown
+    number = int(value)
+    names = table.names.get(column, published)
+    if number < 0:
+        return unknown
+    if names is None:
+        return unknown if number == 0 else f"artist-{number:03d}"
+    if number >= len(names):
+        raise RequestError(
+            f"{table.path}: {column} {number} has no name, {len(names)} are known; fetch a file with its metadata"
+        )
+    return names[number]
