@@ -74,7 +74,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
             job = prepare(recipe, directory, write=False)
     result = train_job(job, directory, processes=processes)
     if not processes.first:
-        return result
+        return dict(result)
     newest = checkpoints.latest(directory / "checkpoints")
     summary = {
         **result,

@@ -78,9 +78,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException as error:
         _remove_quietly(temporary)
         if isinstance(error, OSError) and (is_storage_error(error) or _names(error, path, temporary)):
@@ -257,7 +257,8 @@ def _plain(value: Any) -> Any:
 _LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.runtime.errors import BottegaError
-from bottega.runtime.files import is_storage_error, read_json, sha256_file, storage_error
+from pydantic import BaseModel
+
+from bottega.runtime.files import is_storage_error, sha256_file, storage_error, sync
 from bottega.runtime.fingerprint import require_unchanged
 
 if TYPE_CHECKING:
@@ -35,10 +36,28 @@ if TYPE_CHECKING:
     from bottega.training.scaling import LossScale
 
 LOGGER = logging.getLogger(__name__)
-_FILES = ("model.safetensors", "optimizer.safetensors")
+_MODEL = "model.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
 _AVERAGES = "ema.safetensors"
 _STATE = "state.json"
 _FORMAT = 1
+"""Raised when a reader of this form would misunderstand what is written; others are passed over as damaged."""
+
+
+class StateFile(BaseModel):
+    """What state.json holds. Fields that are None, empty or true are left out of the file."""
+
+    format: int
+    step: int
+    fingerprint: dict[str, Any]
+    sha256: dict[str, str]
+    loss_scale: dict[str, int | float] | None = None
+    remembered: dict[str, Any] | None = None
+    due: bool = True
+
+    def text(self) -> str:
+        """As it is written."""
+        return json.dumps(self.model_dump(exclude_defaults=True), indent=2, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ class Checkpoint:
     folder: Path
     step: int
     fingerprint: dict[str, Any]
-    loss_scale: dict[str, float] | None = None
+    loss_scale: Mapping[str, float] | None = None
     remembered: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,46 +107,52 @@ def save(
     name: of its folder, whose numbers rise with the step. remembered: JSON that the workload wants back. due: False for
     one that a stop made, which takes no place from those that one may want to go back to.
     """
-    from safetensors.torch import save_file
-
     folder = directory / (name or step_name(step))
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        moments = optimizer_tensors(state.module, state.optimizer)
-        contents = dict(zip(_FILES, (module_tensors(state.module), moments), strict=True))
-        if state.average is not None:
-            contents[_AVERAGES] = state.average.tensors()
-        for name, tensors in contents.items():
-            save_file(tensors, temporary / name)
-        hashes = {name: sha256_file(temporary / name) for name in contents}
-        facts = {"format": _FORMAT, "step": step, "fingerprint": fingerprint, "sha256": hashes}
-        if state.scale is not None:
-            facts["loss_scale"] = state.scale.state()
-        if remembered:
-            facts["remembered"] = remembered
-        if not due:
-            facts["due"] = False
-        (temporary / _STATE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for name in (*contents, _STATE):
-            _sync(temporary / name)
-        _sync(temporary)
+        hashes = _write_tensors(temporary, state)
+        recorded = StateFile(
+            format=_FORMAT,
+            step=step,
+            fingerprint=fingerprint,
+            sha256=hashes,
+            loss_scale=None if state.scale is None else state.scale.state(),
+            remembered=remembered or None,
+            due=due,
+        )
+        (temporary / _STATE).write_text(recorded.text(), encoding="utf-8")
+        for file in (*hashes, _STATE):
+            sync(temporary / file)
+        sync(temporary)
         if folder.exists():  # an equal step of an earlier run of this command, or one that was found torn
             shutil.rmtree(folder)
         os.rename(temporary, folder)
-        _sync(directory)
-    except OSError as error:
+        sync(directory)
+    except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise storage_error(error, folder) from error
-    except Exception as error:  # safetensors wraps a full disk in an error of its own
-        shutil.rmtree(temporary, ignore_errors=True)
-        cause = _os_error(error)
+        cause = error if isinstance(error, OSError) else _os_error(error)
         if cause is None:
             raise
         raise storage_error(cause, folder) from error
     _prune(directory, folder, keep)
     return folder
+
+
+def _write_tensors(folder: Path, state: State) -> dict[str, str]:
+    """Write the safetensors files of a state; returns the SHA-256 of each."""
+    from safetensors.torch import save_file
+
+    contents = {
+        _MODEL: module_tensors(state.module),
+        _OPTIMIZER: optimizer_tensors(state.module, state.optimizer),
+    }
+    if state.average is not None:
+        contents[_AVERAGES] = state.average.tensors()
+    for file, tensors in contents.items():
+        save_file(tensors, folder / file)
+    return {file: sha256_file(folder / file) for file in contents}
 
 
 def require_writable(directory: Path) -> None:
@@ -141,7 +166,7 @@ def require_writable(directory: Path) -> None:
 
 
 def latest(directory: Path) -> Checkpoint | None:
-    """The newest whole checkpoint in `directory`, or None; a torn one is passed over, and said so in the log."""
+    """The newest whole checkpoint in `directory`, or None; a torn one is passed over, with a warning."""
     there = folders(directory)
     for folder in reversed(there):
         found = read(folder)
@@ -155,19 +180,21 @@ def latest(directory: Path) -> Checkpoint | None:
 def read(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`; None where it is incomplete or damaged, which the log says more of with --debug."""
     try:
-        state = read_json(folder / _STATE)
-        whole = (
-            state["format"] == _FORMAT
-            and state["sha256"].keys() >= set(_FILES)
-            and all(sha256_file(folder / name) == value for name, value in state["sha256"].items())
-        )
-    except (BottegaError, KeyError, TypeError, AttributeError, OSError) as error:
+        state = StateFile.model_validate_json((folder / _STATE).read_bytes(), strict=True)
+        is_whole = state.format == _FORMAT and _are_whole(folder, state.sha256)
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         LOGGER.debug("%s: %s", folder, error)
         return None
-    if not whole:
+    if not is_whole:
         return None
-    kept = state.get("loss_scale"), state.get("remembered") or {}
-    return Checkpoint(folder, int(state["step"]), state["fingerprint"], *kept)
+    return Checkpoint(folder, state.step, state.fingerprint, state.loss_scale, state.remembered or {})
+
+
+def _are_whole(folder: Path, hashes: Mapping[str, str]) -> bool:
+    """Whether the files are those that were written, the two that every checkpoint has among them."""
+    if not hashes.keys() >= {_MODEL, _OPTIMIZER}:
+        return False
+    return all(sha256_file(folder / name) == recorded for name, recorded in hashes.items())
 
 
 def restore(checkpoint: Checkpoint, state: State) -> None:
@@ -175,20 +202,21 @@ def restore(checkpoint: Checkpoint, state: State) -> None:
     and the loss scale, where the run has them."""
     from safetensors.torch import load_file
 
-    module, optimizer = state.module, state.optimizer
     if state.scale is not None and checkpoint.loss_scale is not None:  # a checkpoint may be older than the scale
         state.scale.load(checkpoint.loss_scale)
     if state.average is not None:
         state.average.load(load_file(checkpoint.folder / _AVERAGES))
-    module.load_state_dict(load_file(checkpoint.folder / _FILES[0]), strict=True)
-    tensors = load_file(checkpoint.folder / _FILES[1])
-    for name, parameter in module.named_parameters():
-        moments = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
-        if moments:
-            # AdamW keeps its step count on the CPU unless it is fused or capturable; it moves it where it wants it
-            optimizer.state[parameter] = {
-                k: v.to(parameter.device) if v.ndim or _fused(optimizer) else v for k, v in moments.items()
-            }
+    state.module.load_state_dict(load_file(checkpoint.folder / _MODEL), strict=True)
+    parameters = dict(state.module.named_parameters())
+    # AdamW keeps its step count on the CPU unless it is fused or capturable; where it is, all lies with the parameter
+    all_on_device = bool(state.optimizer.defaults.get("fused") or state.optimizer.defaults.get("capturable"))
+    for key, value in load_file(checkpoint.folder / _OPTIMIZER).items():
+        moment, _, name = key.partition(":")
+        parameter = parameters.get(name)
+        if parameter is None:
+            continue
+        moves = value.ndim > 0 or all_on_device
+        state.optimizer.state[parameter][moment] = value.to(parameter.device) if moves else value
 
 
 def require_same_run(
@@ -219,12 +247,15 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    found = {name: tensor for file in _FILES for name, tensor in load_file(checkpoint.folder / file).items()}
+    found: dict[str, torch.Tensor] = load_file(checkpoint.folder / _MODEL)
+    found |= load_file(checkpoint.folder / _OPTIMIZER)
     averages = checkpoint.folder / _AVERAGES
     if averages.exists():
-        found |= {f"ema:{name}": tensor for name, tensor in load_file(averages).items()}
-    scale = checkpoint.loss_scale or {}
-    return found | {f"scale:{name}": torch.tensor(value) for name, value in scale.items()}
+        for name, tensor in load_file(averages).items():
+            found[f"ema:{name}"] = tensor
+    for name, value in (checkpoint.loss_scale or {}).items():
+        found[f"scale:{name}"] = torch.tensor(value)
+    return found
 
 
 def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -241,10 +272,6 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for key, value in optimizer.state.get(parameter, {}).items():
             result[f"{key}:{name}"] = torch.as_tensor(value).detach().cpu().clone()
     return result
-
-
-def _fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"))
 
 
 def folders(directory: Path) -> list[Path]:
@@ -283,17 +310,9 @@ def _was_due(folder: Path) -> bool:
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    text = str(error)
-    if "os error" in text:
-        number = int("".join(ch for ch in text.rpartition("os error")[2] if ch.isdigit()) or 0)
-        found = OSError(number, text)
-        return found if is_storage_error(found) else None
-    return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """The error of the disk that safetensors wraps in one of its own, such as "… (os error 28)"; None for others."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return None
+    cause = OSError(int(found[1]), str(error))
+    return cause if is_storage_error(cause) else None

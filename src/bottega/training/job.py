@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bottega.training.config import LoopConfig
 from bottega.training.processes import ALONE, Processes
 from bottega.training.workload import Validate, Workload, WriteSamples
 
 if TYPE_CHECKING:
+    from bottega.training.loop import TrainingSummary
     from bottega.training.replay import Examination
 
 W = TypeVar("W", bound=Workload, covariant=True)
@@ -54,7 +55,7 @@ def train_job(
     config: LoopConfig | None = None,
     until: int | None = None,
     processes: Processes = ALONE,
-) -> dict[str, Any]:
+) -> TrainingSummary:
     """Train a job in `directory` and close it, see `bottega.training.loop.train`; `config` in place of the job's."""
     from bottega.training.loop import train
 

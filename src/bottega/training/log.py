@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +22,45 @@ METRICS = "metrics.jsonl"
 LOG = "train.log"
 BOARD = "tensorboard"
 _GROUPS = ("loss", "val", "gate", "cosine")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The numbers of one step, as the loop measures them.
+
+    Args:
+        step: from 1.
+        loss: of the global batch, after weights.
+        task_losses: mean loss of each task's samples, before weights; a task without a sample is absent.
+        learning_rate: before the multipliers of parameter groups.
+        grad_norm: L2 norm of the gradient before it was clipped.
+        seconds: from the first forward pass to the optimizer's step.
+        rss_mb, vram_mb: memory of this process in MiB; 0 where it uses no GPU.
+        metrics: the workload's own numbers.
+        loss_scale: that the gradients were computed with; None where there is none.
+    """
+
+    step: int
+    loss: float
+    task_losses: Mapping[str, float]
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    rss_mb: float
+    vram_mb: float
+    metrics: Mapping[str, float]
+    loss_scale: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As a row of metrics.jsonl, but for the loss scale, which stands after what the workload adds."""
+        row: dict[str, Any] = {"step": self.step, "loss": self.loss}
+        for task, loss in self.task_losses.items():
+            row[f"loss_{task}"] = loss
+        row |= {"learning_rate": self.learning_rate, "grad_norm": self.grad_norm, "seconds": self.seconds}
+        row["rss_mb"] = self.rss_mb
+        if self.vram_mb:
+            row["vram_mb"] = self.vram_mb
+        return row | dict(self.metrics)
 
 
 class TrainingLog:

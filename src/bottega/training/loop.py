@@ -1,8 +1,8 @@
 """The training loop, once for every trainer: read it from top to bottom.
 
-A step is one step of the optimizer over one *window* of samples, which may be computed in several parts, and the parts
-by several processes. Everything that a step draws is a function of (seed, step), so the state of a run is its
-parameters, AdamW's moments and the step, and where there are any the loss scale and the averages.
+A step is one step of the optimizer over one *global batch*, which may be computed in several microbatches, and the
+microbatches by several processes. Everything that a step draws is a function of (seed, step), so the state of a run is
+its parameters, AdamW's moments and the step, and where there are any the loss scale and the averages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bottega.runtime.errors import (
     Interrupted,
@@ -33,14 +33,120 @@ from bottega.training.config import LoopConfig
 from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.journal import Journal
+from bottega.training.log import METRICS, StepRecord
 from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
 from bottega.training.scaling import LossScale
 from bottega.training.workload import Microbatch, Validate, Workload, WriteSamples
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
+
+MIN_CREEP_BLOCK = 64
+"""Steps whose memory is averaged before a rise is judged, at least: fewer are dominated by the allocator's noise."""
+
+
+class TrainingSummary(TypedDict):
+    """What a training came to. `loss` is that of the last step; None where no step was run and none is logged.
+    `validation` is empty in all processes but the first, and where there is none."""
+
+    steps: int
+    resumed_from: int
+    seconds: float
+    loss: float | None
+    validation: dict[str, Any]
+
+
+def train(
+    work: Workload,
+    config: LoopConfig,
+    directory: Path,
+    *,
+    validate: Validate | None = None,
+    write_samples: WriteSamples | None = None,
+    until: int | None = None,
+    guard: MemoryGuard | None = None,
+    processes: Processes = ALONE,
+) -> TrainingSummary:
+    """Train to `config.steps`, from the newest whole checkpoint in `directory` if there is one.
+
+    Afterwards `work.module` holds the result: the averages where there are any, else the parameters.
+
+    Args:
+        work: what is trained.
+        config: how long and how fast.
+        directory: where checkpoints and logs are written.
+        validate: returns the numbers of a validation, for the log.
+        write_samples: draws for people, after a validation's checkpoint.
+        until: end after this step as at the last one; the schedule stays that of `config.steps`.
+        guard: of the memory; by default as the configuration says.
+        processes: that train together; the first alone writes and validates.
+
+    Raises:
+        FingerprintError: the checkpoint is of another run.
+        NonFiniteError: before a step would spoil the weights; that step is written to `directory`/replay.
+        Interrupted: somebody asked to stop; there is a checkpoint.
+        MemoryPressureError: memory runs short or rises without end; there is a checkpoint.
+    """
+    # Set up: equal weights in all processes, then all that the newest checkpoint holds.
+    processes.broadcast(work.module)
+    run = _Run(work, config, directory, processes)
+    start = run.resume()
+    end = config.steps if until is None else min(until, config.steps)
+    loss = run.logged_loss(start)
+    validation: dict[str, Any] = {}
+    guard = guard or _memory_guard(config)
+    began = time.monotonic()
+
+    with torch_threads(config.threads), ExitStack() as opened:
+        # Open the logs, in the process that writes; the others have no journal.
+        with processes.fail_together():
+            journal = run.open_journal(start, end) if processes.first else None
+            if journal is not None:
+                opened.enter_context(journal)
+                journal.begin(work.notes, processes.count)
+        interruption = opened.enter_context(Interruption(quiet=not processes.first))
+
+        for step in range(start, end):
+            # Gradients of the global batch, then a step of the optimizer.
+            step_began = time.monotonic()
+            is_last = step + 1 == end
+            rate = run.set_learning_rate(step)
+            try:
+                microbatches, norm = run.compute_gradients(step)
+            except NonFiniteError as error:
+                raise run.explained(error, step, journal) from error
+            run.update_parameters(step)
+            record = run.record(step, microbatches, rate, norm, step_began)
+            overflow = run.update_loss_scale()
+            loss = record.loss
+
+            # Validate and log.
+            validation_is_due = is_last or work.due(step + 1, config.validate_every)
+            with processes.fail_together():
+                if journal is not None:
+                    if validation_is_due and validate is not None:
+                        validation = run.validated(validate)
+                    numbers = validation if validation_is_due else {}
+                    journal.step(run.row(record, numbers), overflow, last=is_last)
+
+            # Save where that is due, or where something ends the run after this step.
+            stop = run.reason_to_stop(interruption, None if is_last else guard.check(step + 1))
+            with processes.fail_together():
+                if journal is not None:
+                    run.save_if_due(step, journal, stop, is_last=is_last)
+                    if validation_is_due and write_samples is not None:
+                        run.write_samples(write_samples, step, journal)
+                    journal.progress(loss)
+            if stop is not None:
+                raise stop
+
+    # Leave the result in the module, and its validation in the summary.
+    run.leave_result()
+    seconds = time.monotonic() - began
+    if not validation and validate is not None and processes.first:
+        validation = validate()  # nothing was left to train
+    return {"steps": end, "resumed_from": start, "seconds": seconds, "loss": loss, "validation": validation}
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
@@ -54,112 +160,219 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def train(
-    work: Workload,
-    config: LoopConfig,
-    directory: Path,
-    *,
-    validate: Validate | None = None,
-    write_samples: WriteSamples | None = None,
-    until: int | None = None,
-    guard: MemoryGuard | None = None,
-    processes: Processes = ALONE,
-) -> dict[str, Any]:
-    """Train to `config.steps`, from the newest whole checkpoint in `directory` if there is one.
+class _Run:
+    """The phases of a step, on what all of them need: the state, the folders, the processes. All steps count from 0."""
 
-    validate: numbers of a validation, for the log. write_samples: draws for people, after a validation's checkpoint.
-    until: end after this step as at the last one; the schedule stays that of `config.steps`. guard: of the memory; by
-    default as the configuration says. processes: that train together; the first alone writes and validates.
+    def __init__(self, work: Workload, config: LoopConfig, directory: Path, processes: Processes) -> None:
+        self.work = work
+        self.config = config
+        self.directory = directory
+        self.processes = processes
+        self.checkpoints = directory / "checkpoints"
+        self.parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
+        self.state = _initial_state(work, self.parameters, config)
+        self.fingerprint = {**work.fingerprint, "loop": bound_settings(config, "stage")}
 
-    Returns {steps, resumed_from, seconds, loss, validation}; `work.module` then holds the result: the averages where
-    there are any.
-    Raises FingerprintError for a checkpoint of another run; NonFiniteError before a step would spoil the weights, with
-    that step written to `directory`/replay; Interrupted after a checkpoint when somebody asked to stop, and
-    MemoryPressureError likewise when memory runs short or rises without end.
-    """
-    processes.broadcast(work.module)
-    parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
-    state = _state(work, parameters, config)
-    folder = directory / "checkpoints"
-    fingerprint = {**work.fingerprint, "loop": bound_settings(config, "stage")}
-    start = _resume(folder, work, state, fingerprint, config, processes)
-    end = config.steps if until is None else min(until, config.steps)
-    guard = guard or _memory_guard(config)
-    began, row = time.monotonic(), _last_row(directory, start)
-    validation: dict[str, Any] = {}
-    with torch_threads(config.threads), ExitStack() as opened:
-        with processes.fail_together():
-            if processes.first and start < end:
-                checkpoints.require_writable(folder)
-            journal = opened.enter_context(Journal(directory, start, config)) if processes.first else None
-            if journal is not None:
-                journal.begin(work.notes, processes.count)
-        interruption = opened.enter_context(Interruption(quiet=not processes.first))
-        for step in range(start, end):
-            tick, last = time.monotonic(), step + 1 == end
-            rate = _set_rate(state.optimizer, config, step)
-            try:
-                parts, norm = _gradients(work, step, parameters, config.max_grad_norm, state.scale, processes)
-            except NonFiniteError as error:
-                raise _explained(error, work, step, directory, journal, processes) from error
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            if state.average is not None:
-                state.average.update(step + 1)
+    def resume(self) -> int:
+        """Restore the newest checkpoint; returns the step after which the run continues."""
+        with self.processes.fail_together():
+            found = checkpoints.latest(self.checkpoints)
+            start = 0 if found is None else self._restore(found)
+        starts = {other for other in self.processes.all_gather(start) if other is not None}
+        if len(starts) > 1:
+            raise RequestError(
+                f"all processes must read the same checkpoints, these found different ones (after steps "
+                f"{', '.join(map(str, sorted(starts)))}); put the output on a disk that all share"
+            )
+        return start
 
-            row = _row(step, _whole(parts, processes), rate, norm, time.monotonic() - tick) | work.metrics(step)
-            overflow = None
-            if state.scale is not None:
-                row["loss_scale"] = state.scale.value
-                overflow = state.scale.update()
-            looked = last or work.due(step + 1, config.validate_every)
-            with processes.fail_together():
-                if journal is not None:
-                    if looked:
-                        with state.exported():
-                            validation = {} if validate is None else validate()
-                        row |= {k: v for k, v in validation.items() if isinstance(v, int | float)}
-                    journal.step(row, overflow, last=last)
-            stop = _stop(interruption, None if last else guard.check(step + 1), processes)
-            with processes.fail_together():
-                if journal is not None:
-                    if isinstance(stop, MemoryPressureError):
-                        journal.line(str(stop))
-                    due = last or work.due(step + 1, config.checkpoint_every)
-                    if due or stop is not None:
-                        journal.sync()
-                        name, kept = work.checkpoint_name(step + 1), dict(work.remembered)
-                        checkpoints.save(
-                            folder, step + 1, state, fingerprint, config.keep_last, name=name, remembered=kept, due=due
-                        )
-                    if looked and write_samples is not None:
-                        _write_samples(write_samples, step, directory, state, journal)
-                    journal.progress(row["loss"])
-            if stop is not None:
-                raise stop
-    if state.average is not None:
-        state.average.copy_to_module()
-    seconds = time.monotonic() - began
-    done = {"steps": end, "resumed_from": start, "seconds": seconds, "loss": row.get("loss")}
-    if not validation and validate is not None and processes.first:
-        validation = validate()
-    return done | {"validation": validation}
+    def _restore(self, found: checkpoints.Checkpoint) -> int:
+        checkpoints.require_same_run(found.fingerprint, self.fingerprint, self.work.resumable)
+        if found.step > self.config.steps:
+            raise RequestError(
+                f"steps = {self.config.steps} lies before the checkpoint's step {found.step}; ask for at least "
+                f"{found.step}, or train into another folder"
+            )
+        checkpoints.restore(found, self.state)
+        return found.step
+
+    def logged_loss(self, step: int) -> float | None:
+        """The loss of the step with number `step` as an earlier process logged it."""
+        path = self.directory / METRICS
+        if step == 0 or not path.exists():
+            return None
+        for row in read_jsonl(path):
+            if row["step"] == step:
+                loss: float | None = row.get("loss")
+                return loss
+        return None
+
+    def open_journal(self, start: int, end: int) -> Journal:
+        """The logs; StorageError now, and not at the first checkpoint, where nothing can be written."""
+        if start < end:
+            checkpoints.require_writable(self.checkpoints)
+        return Journal(self.directory, start, self.config)
+
+    def set_learning_rate(self, step: int) -> float:
+        """Set the rates of all parameter groups; returns the rate before the groups' multipliers."""
+        rate = learning_rate(self.config, step)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate * group["lr_multiplier"]
+        return rate
+
+    def compute_gradients(self, step: int) -> tuple[list[Microbatch], float]:
+        """Compute the gradients of a step, clipped.
+
+        Where they overflow, they are computed again with half the loss scale, as long as there is one to halve.
+
+        Returns:
+            The microbatches of this process, and the norm of the global batch's gradient before clipping.
+
+        Raises:
+            NonFiniteError: before anything that is not finite could reach the parameters.
+        """
+        scale = self.state.scale
+        while True:
+            with self.processes.fail_together():
+                microbatches = self._backward(step)
+            self.processes.sum_gradients(self.parameters)
+            if scale is not None:
+                scale.unscale(self.parameters)
+            norm = float(clip_gradients(self.parameters, self.config.max_grad_norm))
+            if math.isfinite(norm) or scale is None or not scale.halve():
+                return microbatches, check_gradients(norm, step=step + 1)
+            self.work.module.zero_grad(set_to_none=True)
+
+    def _backward(self, step: int) -> list[Microbatch]:
+        """Forward and backward pass over this process's microbatches, which are returned without their graphs."""
+        scale = self.state.scale
+        done: list[Microbatch] = []
+        for batch in self.work.microbatches(step, self.processes.share):
+            check_losses(batch.sample_losses, step=step + 1, sample_ids=batch.sample_ids, timesteps=batch.timesteps)
+            loss = batch.loss if scale is None else batch.loss * scale.value
+            loss.backward()  # type: ignore[no-untyped-call]
+            done.append(replace(batch, loss=batch.loss.detach(), sample_losses=batch.sample_losses.detach()))
+        return done
+
+    def explained(self, error: NonFiniteError, step: int, journal: Journal | None) -> NonFiniteError:
+        """The error with its cause, for which the first process computes the global batch again."""
+        with self.processes.fail_together():
+            if journal is None:
+                return NonFiniteError(str(error))
+            # the error's frames hold the step's graph, for which there may be no room beside the second one
+            explained = explain(error.with_traceback(None), self.work, step, self.directory)
+            journal.line(str(explained))
+        return explained
+
+    def update_parameters(self, step: int) -> None:
+        """Let the optimizer use the gradients, and the averages follow."""
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.state.average is not None:
+            self.state.average.update(step + 1)
+
+    def update_loss_scale(self) -> str | None:
+        """Tell the loss scale, where there is one, that a step was done; a line for people where it was too large."""
+        return None if self.state.scale is None else self.state.scale.update()
+
+    def record(
+        self, step: int, microbatches: list[Microbatch], rate: float, norm: float, step_began: float
+    ) -> StepRecord:
+        """The numbers of a step, from the microbatches of all processes."""
+        if self.processes.count > 1:  # tensors that are sent as objects must be on the CPU
+            microbatches = [
+                replace(batch, loss=batch.loss.cpu(), sample_losses=batch.sample_losses.cpu()) for batch in microbatches
+            ]
+        global_batch = self.processes.gather_in_order(microbatches)
+        losses: dict[str, list[float]] = {}
+        metrics: dict[str, list[float]] = {}
+        for batch in global_batch:
+            for task, loss in zip(batch.tasks, batch.sample_losses.tolist(), strict=True):
+                losses.setdefault(task, []).append(loss)
+            for name, value in batch.metrics.items():
+                metrics.setdefault(name, []).append(value)
+        return StepRecord(
+            step=step + 1,
+            loss=math.fsum(float(batch.loss) for batch in global_batch),
+            task_losses=_means(losses),
+            learning_rate=rate,
+            grad_norm=norm,
+            seconds=time.monotonic() - step_began,
+            rss_mb=rss_mb(),
+            vram_mb=vram_mb(),
+            metrics=_means(metrics),
+            loss_scale=None if self.state.scale is None else self.state.scale.value,
+        )
+
+    def row(self, record: StepRecord, validation: dict[str, Any]) -> dict[str, Any]:
+        """A step's row of metrics.jsonl."""
+        row = record.row() | self.work.metrics(record.step - 1)
+        if record.loss_scale is not None:
+            row["loss_scale"] = record.loss_scale
+        for name, value in validation.items():
+            if isinstance(value, int | float):
+                row[name] = value
+        return row
+
+    def validated(self, validate: Validate) -> dict[str, Any]:
+        """The numbers of a validation, of what would be exported now."""
+        with self.state.exported():
+            return validate()
+
+    def reason_to_stop(
+        self, interruption: Interruption, pressure: MemoryPressureError | None
+    ) -> Interrupted | MemoryPressureError | None:
+        """What ends the run after this step, in whichever process it arose; a signal goes before memory."""
+        signum = interruption.signum
+        message = None if pressure is None else str(pressure)
+        own = None if signum is None and message is None else (signum, message)
+        reasons = [reason for reason in self.processes.all_gather(own) if reason is not None]
+        for signum, _ in reasons:
+            if signum is not None:
+                return Interrupted(signum)
+        return MemoryPressureError(reasons[0][1]) if reasons else None
+
+    def save_if_due(
+        self, step: int, journal: Journal, stop: Interrupted | MemoryPressureError | None, *, is_last: bool
+    ) -> None:
+        """Write a checkpoint, where one is due after the step or the run stops there."""
+        if isinstance(stop, MemoryPressureError):
+            journal.line(str(stop))
+        due = is_last or self.work.due(step + 1, self.config.checkpoint_every)
+        if not due and stop is None:
+            return
+        journal.sync()  # a checkpoint that is ahead of its log would leave a gap in it
+        checkpoints.save(
+            self.checkpoints,
+            step + 1,
+            self.state,
+            self.fingerprint,
+            self.config.keep_last,
+            name=self.work.checkpoint_name(step + 1),
+            remembered=dict(self.work.remembered),
+            due=due,
+        )
+
+    def leave_result(self) -> None:
+        """Put the averages in the place of the parameters, where there are any."""
+        if self.state.average is not None:
+            self.state.average.copy_to_module()
+
+    def write_samples(self, write_samples: WriteSamples, step: int, journal: Journal) -> None:
+        """Draw for people; pictures for which there is no room, or no autoencoder, are reported and stop nothing."""
+        try:
+            with self.state.exported():
+                write_samples(self.directory, step + 1)
+        except (StorageError, MissingError, NonFiniteError, RuntimeError, MemoryError) as error:
+            is_fault = isinstance(error, RuntimeError | MemoryError) and not is_out_of_memory(error)
+            if is_fault:
+                raise
+            journal.line(f"step {step + 1}: no pictures were drawn ({error})")
 
 
-def _write_samples(
-    write_samples: WriteSamples, step: int, directory: Path, state: checkpoints.State, journal: Journal
-) -> None:
-    """Draw for people; pictures for which there is no room, or no autoencoder, are reported and stop nothing."""
-    try:
-        with state.exported():
-            write_samples(directory, step + 1)
-    except (StorageError, MissingError, NonFiniteError, RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError | MemoryError) and not is_out_of_memory(error):
-            raise
-        journal.line(f"step {step + 1}: no pictures were drawn ({error})")
-
-
-def _state(work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig) -> checkpoints.State:
+def _initial_state(
+    work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig
+) -> checkpoints.State:
     """The state of a run that has not begun."""
     import torch
 
@@ -171,150 +384,12 @@ def _state(work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], confi
     return checkpoints.State(work.module, optimizer, scale, average)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, config: LoopConfig, step: int) -> float:
-    rate = learning_rate(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_multiplier"]
-    return rate
-
-
-def _gradients(
-    work: Workload,
-    step: int,
-    parameters: Sequence[tuple[str, nn.Parameter]],
-    limit: float,
-    scale: LossScale | None,
-    processes: Processes,
-) -> tuple[list[Microbatch], float]:
-    """Compute the gradients of a step, clipped to `limit`: what the parts of this process gave, and the norm of the
-    whole window's gradient before clipping.
-
-    Where they overflow, they are computed again with half the loss scale, as long as there is one to halve.
-    Raises NonFiniteError before anything that is not finite could reach the parameters.
-    """
-    while True:
-        parts = []
-        with processes.fail_together():
-            for part in work.microbatches(step, processes.share):
-                check_losses(part.sample_losses, step=step + 1, sample_ids=part.sample_ids, timesteps=part.timesteps)
-                loss = part.loss if scale is None else part.loss * scale.value
-                loss.backward()  # type: ignore[no-untyped-call]
-                parts.append(_detached(part))
-        processes.sum_gradients(parameters)
-        if scale is not None:
-            scale.unscale(parameters)
-        norm = float(clip_gradients(parameters, limit))
-        if math.isfinite(norm) or scale is None or not scale.halve():
-            return parts, check_gradients(norm, step=step + 1)
-        work.module.zero_grad(set_to_none=True)
-
-
-def _explained(
-    error: NonFiniteError,
-    work: Workload,
-    step: int,
-    directory: Path,
-    journal: Journal | None,
-    processes: Processes,
-) -> NonFiniteError:
-    """The error with its cause, for which the first process computes the whole window again."""
-    with processes.fail_together():
-        if journal is None:
-            return NonFiniteError(str(error))
-        told = explain(error.with_traceback(None), work, step, directory)  # its frames hold the step's graph
-        journal.line(str(told))
-    return told
-
-
-def _stop(
-    interruption: Interruption, pressure: MemoryPressureError | None, processes: Processes
-) -> Interrupted | MemoryPressureError | None:
-    """What ends the run after this step, in whichever process it arose."""
-    own = interruption.signum, None if pressure is None else str(pressure)
-    told = [word for word in processes.all_gather(own if any(own) else None) if word is not None]
-    for signum, _ in told:
-        if signum is not None:
-            return Interrupted(signum)
-    return MemoryPressureError(told[0][1]) if told else None
-
-
 def _memory_guard(config: LoopConfig) -> MemoryGuard:
     """A rise is judged by blocks that each hold a validation: what the first one keeps is no leak."""
-    creep = Creep(block=max(64, config.validate_every))
+    creep = Creep(block=max(MIN_CREEP_BLOCK, config.validate_every))
     return MemoryGuard(config.memory_limit, config.log_every, creep=creep)
 
 
-def _resume(
-    folder: Path,
-    work: Workload,
-    state: checkpoints.State,
-    fingerprint: dict[str, Any],
-    config: LoopConfig,
-    processes: Processes,
-) -> int:
-    """Put the newest checkpoint back; the step after which the run goes on."""
-    with processes.fail_together():
-        found = checkpoints.latest(folder)
-        start = 0 if found is None else _restore(found, work, state, fingerprint, config)
-    starts = sorted({told for told in processes.all_gather(start) if told is not None})
-    if len(starts) > 1:
-        raise RequestError(
-            f"all processes must read the same checkpoints, these found different ones (after steps "
-            f"{', '.join(map(str, starts))}); put the output on a disk that all share"
-        )
-    return start
-
-
-def _restore(
-    found: checkpoints.Checkpoint,
-    work: Workload,
-    state: checkpoints.State,
-    fingerprint: dict[str, Any],
-    config: LoopConfig,
-) -> int:
-    checkpoints.require_same_run(found.fingerprint, fingerprint, work.resumable)
-    if found.step > config.steps:
-        raise RequestError(
-            f"steps = {config.steps} lies before the checkpoint's step {found.step}; ask for at least {found.step}, or "
-            "train into another folder"
-        )
-    checkpoints.restore(found, state)
-    return found.step
-
-
-def _detached(part: Microbatch) -> Microbatch:
-    return replace(part, loss=part.loss.detach(), sample_losses=part.sample_losses.detach())
-
-
-def _whole(parts: list[Microbatch], processes: Processes) -> list[Microbatch]:
-    """The window's parts, of which each process has some."""
-    if processes.count > 1:  # what is sent lies on no device
-        parts = [replace(part, loss=part.loss.cpu(), sample_losses=part.sample_losses.cpu()) for part in parts]
-    return processes.gather_in_order(parts)
-
-
-def _row(step: int, parts: list[Microbatch], rate: float, norm: float, seconds: float) -> dict[str, Any]:
-    """One row of metrics.jsonl; a task without a sample in this window has no entry."""
-    sums: dict[str, list[float]] = {}
-    for part in parts:
-        for task, loss in zip(part.tasks, part.sample_losses.tolist(), strict=True):
-            sums.setdefault(task, []).append(loss)
-    row: dict[str, Any] = {"step": step + 1, "loss": math.fsum(float(part.loss) for part in parts)}
-    row |= {f"loss_{task}": math.fsum(values) / len(values) for task, values in sorted(sums.items())}
-    row |= {"learning_rate": rate, "grad_norm": norm, "seconds": seconds, "rss_mb": rss_mb()}
-    if vram := vram_mb():
-        row["vram_mb"] = vram
-    names = {name for part in parts for name in part.metrics}
-    return row | {
-        name: math.fsum(part.metrics[name] for part in parts if name in part.metrics)
-        / sum(name in part.metrics for part in parts)
-        for name in sorted(names)
-    }
-
-
-def _last_row(directory: Path, step: int) -> dict[str, Any]:
-    """The row of `step` as an earlier process logged it: what a run that is already done reports."""
-    path = directory / "metrics.jsonl"
-    if step == 0 or not path.exists():
-        return {}
-    return next((row for row in read_jsonl(path) if row["step"] == step), {})
+def _means(values: dict[str, list[float]]) -> dict[str, float]:
+    """The mean of each name's values, in the order of the names."""
+    return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}

@@ -11,7 +11,7 @@ computed again with half the scale, and none is lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class LossScale:
         self._first = self.value
         return told
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, int | float]:
         """What the next step depends on, for the checkpoint."""
         return {"value": self.value, "good_steps": self.good_steps}
 
-    def load(self, state: dict[str, float]) -> None:
+    def load(self, state: Mapping[str, float]) -> None:
         """Go on from a `state`."""
         self.value, self.good_steps = float(state["value"]), int(state["good_steps"])
         self._first = self.value

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from bottega.runtime.memory import trim
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import VERIFY_STEPS
 from bottega.training.job import TrainingJob, train_job
+from bottega.training.loop import TrainingSummary
 from bottega.training.workload import Workload
 
 GPU_TOLERANCE = 1e-2
@@ -109,7 +109,7 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
     return Comparison(steps, stop, len(names), len(unequal), worst, unequal.get(worst, 0.0), device)
 
 
-def _train(job: TrainingJob[Workload], steps: int, directory: Path, until: int | None = None) -> dict[str, Any]:
+def _train(job: TrainingJob[Workload], steps: int, directory: Path, until: int | None = None) -> TrainingSummary:
     """Train a job with its length and intervals made as short as `steps`."""
     short = job.config.model_copy(update={"steps": steps, "checkpoint_every": steps, "validate_every": steps})
     return train_job(job, directory, config=short, until=until)
