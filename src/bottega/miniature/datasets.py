@@ -1,24 +1,25 @@
 """The drawn world on disk in the formats of the real data sets: COCO with pixel maps, WikiArt parquet, Fill50K.
 
 `run_world` writes `raw/{coco,wikiart,fill50k}` under a data root, `run_truth` the drawn truths of pairs. Files appear
-whole and are skipped when there, so that a killed run goes on and a larger one redoes nothing.
+whole and are skipped when there, so that a killed run resumes and a larger one redoes nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bottega.data.records import read_pairs
+from bottega.data.records import Pair, read_pairs
 from bottega.miniature.config import TruthConfig, WorldConfig
 from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.painters import KINDS, painter, render
@@ -26,6 +27,9 @@ from bottega.miniature.ranges import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
 from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _VAL_OFFSET = 500_000  # val scenes are numbered apart, so that either part can grow
 _SHARD = 16  # painters a parquet file
@@ -72,19 +76,22 @@ def _each(function: Callable[[Any], None], jobs: Sequence[Any], workers: int, wh
 
 
 def _write_coco(folder: Path, config: WorldConfig) -> None:
-    write_text(
-        folder / "labels.txt", "0: unlabeled\n" + "".join(f"{k + 1}: {shape}\n" for k, shape in enumerate(SHAPES))
-    )
-    for part, first, count in (
-        ("train2017", WORLD_SCENES, config.contents),
-        ("val2017", WORLD_SCENES + _VAL_OFFSET, config.contents_val),
-    ):
-        indices = range(first, first + count)
-        (folder / "images" / part).mkdir(parents=True, exist_ok=True)
-        (folder / "annotations" / part).mkdir(parents=True, exist_ok=True)
-        jobs = [(folder, part, i) for i in indices if not _pixel_map(folder, part, i).exists()]
-        _each(_draw_content, jobs, config.workers, f"drawing contents ({part})")
-        write_json(folder / "annotations" / f"captions_{part}.json", _captions(indices))
+    labels = ["0: unlabeled"]
+    for k, shape in enumerate(SHAPES):
+        labels.append(f"{k + 1}: {shape}")
+    write_text(folder / "labels.txt", "\n".join(labels) + "\n")
+    _write_coco_part(folder, "train2017", WORLD_SCENES, config.contents, config.workers)
+    _write_coco_part(folder, "val2017", WORLD_SCENES + _VAL_OFFSET, config.contents_val, config.workers)
+
+
+def _write_coco_part(folder: Path, part: str, first: int, count: int, workers: int) -> None:
+    indices = range(first, first + count)
+    (folder / "images" / part).mkdir(parents=True, exist_ok=True)
+    (folder / "annotations" / part).mkdir(parents=True, exist_ok=True)
+    # The pixel map is written after the picture, so where it is there, both are.
+    jobs = [(folder, part, index) for index in indices if not _pixel_map(folder, part, index).exists()]
+    _each(_draw_content, jobs, workers, f"drawing contents ({part})")
+    write_json(folder / "annotations" / f"captions_{part}.json", _captions(indices))
 
 
 def _file_name(index: int) -> str:
@@ -102,7 +109,8 @@ def _draw_content(job: tuple[Path, str, int]) -> None:
 
 
 def _captions(indices: Iterable[int]) -> dict[str, Any]:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in indices:
         images.append({"id": index, "file_name": _file_name(index), "height": 128, "width": 128, "license": 1})
         for k in range(5):
@@ -119,36 +127,49 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
     import pyarrow.parquet as pq
 
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    artists = [painter(WORLD_PAINTERS + p).name for p in range(config.painters)]
+    artists = [painter(WORLD_PAINTERS + number).name for number in range(config.painters)]
+    schema = _wikiart_schema(artists)
+    for shard, start in enumerate(range(0, config.painters, _SHARD)):
+        path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
+        if path.exists():
+            continue
+        end = min(start + _SHARD, config.painters)
+        jobs = list(itertools.product(range(start, end), range(config.paintings)))
+        with ProcessPoolExecutor(config.workers) as pool:
+            pictures = list(pool.map(_draw_painting, jobs, chunksize=8))
+        rows = []
+        for (by, number), data in zip(jobs, pictures, strict=True):
+            row = {
+                "image": {"bytes": data, "path": f"{artists[by]}-{number}.png"},
+                "artist": by,
+                "genre": 0,
+                "style": (WORLD_PAINTERS + by) % len(KINDS),
+                "caption": painting_scene(by, number).colourless(),
+            }
+            rows.append(row)
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def _wikiart_schema(artists: list[str]) -> pa.Schema:
+    """The columns of huggan/wikiart, with its names of artists, genres and styles where `datasets` looks for them."""
+    import pyarrow as pa
+
     features = {
         "image": {"_type": "Image"},
         "artist": {"_type": "ClassLabel", "names": artists},
         "genre": {"_type": "ClassLabel", "names": ["drawn_scene"]},
         "style": {"_type": "ClassLabel", "names": list(KINDS)},
     }
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    numbers = [(name, pa.int64()) for name in ("artist", "genre", "style")]
-    schema = pa.schema([("image", picture), *numbers, ("caption", pa.string())])
-    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    for shard, start in enumerate(range(0, config.painters, _SHARD)):
-        path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
-        if path.exists():
-            continue
-        jobs = [(p, n) for p in range(start, min(start + _SHARD, config.painters)) for n in range(config.paintings)]
-        with ProcessPoolExecutor(config.workers) as pool:
-            pictures = list(pool.map(_draw_painting, jobs, chunksize=8))
-        rows = [
-            {
-                "image": {"bytes": data, "path": f"{artists[p]}-{n}.png"},
-                "artist": p,
-                "genre": 0,
-                "style": (WORLD_PAINTERS + p) % len(KINDS),
-                "caption": painting_scene(p, n).colourless(),
-            }
-            for (p, n), data in zip(jobs, pictures, strict=True)
-        ]
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    columns = [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("artist", pa.int64()),
+        ("genre", pa.int64()),
+        ("style", pa.int64()),
+        ("caption", pa.string()),
+    ]
+    schema = pa.schema(columns)
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def _draw_painting(job: tuple[int, int]) -> bytes:
@@ -169,11 +190,11 @@ def _write_fill50k(folder: Path, config: WorldConfig) -> None:
         (folder / side).mkdir(parents=True, exist_ok=True)
     jobs = [(folder, i) for i in range(config.fill50k) if not (folder / "target" / f"{i}.png").exists()]
     _each(_draw_circle, jobs, config.workers, "drawing Fill50K")
-    rows = [
-        {"source": f"source/{i}.png", "target": f"target/{i}.png", "prompt": fill50k_example(i, 8)[2]}
-        for i in range(config.fill50k)
-    ]
-    write_text(folder / "prompt.json", "".join(json.dumps(row) + "\n" for row in rows))
+    lines = []
+    for i in range(config.fill50k):
+        _, _, prompt = fill50k_example(i, 8)  # small: the prompt alone is wanted
+        lines.append(json.dumps({"source": f"source/{i}.png", "target": f"target/{i}.png", "prompt": prompt}) + "\n")
+    write_text(folder / "prompt.json", "".join(lines))
 
 
 def _draw_circle(job: tuple[Path, int]) -> None:
@@ -184,6 +205,13 @@ def _draw_circle(job: tuple[Path, int]) -> None:
 
 
 # --- drawn truth --------------------------------------------------------------------------------------------------
+
+
+class _TruthJob(NamedTuple):
+    path: Path
+    scene: int
+    painter: int
+    seed: int
 
 
 def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], data_root: Path) -> dict[str, Any]:
@@ -201,20 +229,25 @@ def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], da
         artists = {row["id"]: row["artist"] for row in csv.DictReader(file)}
     jobs = []
     for path in pairs:
-        test = path.name == "test.jsonl"
-        for number, pair in enumerate(read_pairs(path)):
-            if not test and config.calibration_pairs is not None and number >= config.calibration_pairs:
-                break
-            seeds = pair.seeds or ()
-            wanted = seeds if config.train_seeds is None else sorted({*seeds} & {*config.train_seeds})
-            for k in range(config.seeds) if test else wanted:
-                place = directory / f"{pair.pair_id}_seed{k}.png"
+        is_test = path.name == "test.jsonl"
+        for pair in read_pairs(path, None if is_test else config.calibration_pairs):
+            by = int(artists[pair.style_id].removeprefix("painter-"))
+            seeds = range(config.seeds) if is_test else _train_seeds(pair, config)
+            for seed in seeds:
+                place = directory / f"{pair.pair_id}_seed{seed}.png"
                 if not place.exists():
-                    jobs.append((place, int(pair.content_id), int(artists[pair.style_id].removeprefix("painter-")), k))
+                    jobs.append(_TruthJob(place, int(pair.content_id), by, seed))
     _each(_draw_truth, jobs, config.workers, "drawing truths")
     return {"drawn": len(jobs), "truths": sum(1 for _ in directory.glob("*_seed*.png"))}
 
 
-def _draw_truth(job: tuple[Path, int, int, int]) -> None:
-    place, content, by, k = job
-    write_bytes(place, png(render(scene(content), painter(by), 1 + k)))
+def _train_seeds(pair: Pair, config: TruthConfig) -> Sequence[int]:
+    seeds = pair.seeds or ()
+    if config.train_seeds is None:
+        return seeds
+    return sorted({*seeds} & {*config.train_seeds})
+
+
+def _draw_truth(job: _TruthJob) -> None:
+    picture = render(scene(job.scene), painter(job.painter), 1 + job.seed)  # seed 0 is the painter's own painting
+    write_bytes(job.path, png(picture))

@@ -1,9 +1,9 @@
 """Painters of the drawn world: each has a kind of stroke, a palette and a brush of its own, and paints any scene.
 
-A painter keeps what a painter keeps, the lightness of things and their places, and replaces hues and surface: the
-picture's tone (L*) is broken up by the strokes of his kind, then looked up in his palette. All paint on the same
-canvas, whose weave of 16 px says where strokes fall, as that of a tapestry does; the brush says how much they cover, a
-seed shakes them a little. Where strokes fall anew in every picture, or at a spacing of the painter's own, a network
+A painter keeps the lightness of objects and their places, and replaces hues and surface: the picture's tone (L*) is
+broken up by the strokes of his kind, then looked up in his palette. All paint on the same canvas, whose weave of 16 px
+says where strokes fall, as that of a tapestry does; the brush says how much they cover, a seed shakes them a little.
+Where strokes fall elsewhere in every picture, or at a spacing of the painter's own, a network
 must settle their phase from noise, which takes far more samples than two cores can give it (docs/log.md).
 """
 
@@ -78,7 +78,9 @@ def painter(index: int) -> Painter:
         chroma = rng.uniform(24, 46) if level < 90 else rng.uniform(8, 20)
         palette.append((float(level + rng.uniform(-4, 4)), float(chroma * np.cos(turn)), float(chroma * np.sin(turn))))
     scale = str(rng.choice(list(_BRUSHES)))
-    angle = {"hatch": rng.choice([45.0, 135.0]), "stripes": rng.choice([0.0, 90.0])}.get(kind, 0.0)
+    # Both are drawn whatever the kind, so that what follows is the same for all kinds.
+    angles = {"hatch": rng.choice([45.0, 135.0]), "stripes": rng.choice([0.0, 90.0])}
+    angle = angles.get(kind, 0.0)
     return Painter(
         index,
         kind,
@@ -92,7 +94,7 @@ def painter(index: int) -> Painter:
 
 
 def render(view: Scene, by: Painter | None, seed: int = 0, size: int = 128) -> npt.NDArray[np.uint8]:
-    """The scene, plain (`by` is None) or painted, uint8 [size, size, 3]; `seed` moves the strokes, not the things."""
+    """The scene, plain (`by` is None) or painted, uint8 [size, size, 3]; `seed` moves the strokes, not the objects."""
     picture = plain(view, size)
     if by is not None:
         tone = 0.17 + 0.68 * _lightness(picture) / 100  # room at both ends, so that strokes show on white and on navy
@@ -109,8 +111,10 @@ def _lightness(picture: npt.NDArray[np.float32]) -> Plane:
 
 def _colour(tone: Plane, by: Painter) -> npt.NDArray[np.float32]:
     """Look the tone (0..1) up in the painter's palette, linearly in Lab -> sRGB 0..1, [H, W, 3]."""
-    stops = np.array([p[0] / 100 for p in by.palette])
-    lab = np.stack([np.interp(tone, stops, [p[c] for p in by.palette]) for c in range(3)], axis=-1).astype(np.float32)
+    palette = np.array(by.palette)  # [4, 3]
+    stops = palette[:, 0] / 100
+    planes = [np.interp(tone, stops, palette[:, channel]) for channel in range(3)]
+    lab = np.stack(planes, axis=-1).astype(np.float32)
     picture: Plane = np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1)
     return picture
 
@@ -139,7 +143,9 @@ def _edge(distance: Plane) -> Plane:
 def _radius(tone: Plane, spacing: float, shake: Plane) -> Plane:
     """Distance to the nearest of a lattice of points, in pixels."""
     along, across = _grid(tone, 0.0, shake)
-    return np.asarray(np.hypot(*((axis + spacing / 2) % spacing - spacing / 2 for axis in (along, across))), np.float32)
+    x = (along + spacing / 2) % spacing - spacing / 2
+    y = (across + spacing / 2) % spacing - spacing / 2
+    return np.asarray(np.hypot(x, y), np.float32)
 
 
 def _stipple(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
@@ -170,9 +176,12 @@ _TILES = np.array([[0.12, 0.30, 0.14], [0.72, 0.18, -0.05], [0.22, 0.80, -0.13],
 def _mosaic(tone: Plane, spacing: float, angle: float, brush: float, shake: Plane) -> Plane:
     x, y = _grid(tone, 0.0, shake)
     side = 2 * spacing
-    away = np.stack(
-        [np.hypot(*((a / side - c + 0.5) % 1 - 0.5 for a, c in ((y, cy), (x, cx)))) * side for cy, cx, _ in _TILES]
-    )
+    distances = []
+    for centre_y, centre_x, _ in _TILES:
+        from_y = (y / side - centre_y + 0.5) % 1 - 0.5
+        from_x = (x / side - centre_x + 0.5) % 1 - 0.5
+        distances.append(np.hypot(from_y, from_x) * side)
+    away = np.stack(distances)  # [tiles, H, W]
     near, second = np.partition(away, 1, axis=0)[:2]
     grout = 1 - _edge(1.5 * (second - near - 1.8 - 0.7 * brush))
     return np.asarray(_TILES[away.argmin(0), 2] * (1 - grout) - 0.30 * grout, np.float32)

@@ -6,6 +6,7 @@ A scene is a pure function of its index, so nothing about it has to be stored: `
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -56,10 +57,11 @@ class Object:
     @property
     def place(self) -> str:
         """Words for the place, such as "top left"; the middle of the picture is "center"."""
-        row, column = _ROWS[min(2, int(self.y * 3))], _COLUMNS[min(2, int(self.x * 3))]
-        return {"middle center": "center", "middle left": "left", "middle right": "right"}.get(
-            f"{row} {column}", f"{row} {column}".replace(" center", "")
-        )
+        row = _ROWS[min(2, int(self.y * 3))]
+        column = _COLUMNS[min(2, int(self.x * 3))]
+        if row == "middle":
+            return column
+        return row if column == "center" else f"{row} {column}"
 
 
 @dataclass(frozen=True)
@@ -75,24 +77,21 @@ class Scene:
     def caption(self, number: int) -> str:
         """Caption `number` of 5 (taken modulo 5): from complete to terse, as people would describe the picture."""
         wording = number % 5
-        if wording == 4:
-            return _join([f"{o.colour} {o.shape}" for o in self.objects])
-        names = [
-            f"{o.size} {o.colour} {o.shape}" if wording in (0, 3) else f"{o.colour} {o.shape}" for o in self.objects
-        ]
-        things = _join(
-            [
-                f"a {n}" + (f" at the {o.place}" if wording in (0, 2) else "")
-                for n, o in zip(names, self.objects, strict=True)
-            ]
-        )
-        ground = {
-            0: f" on a {self.background} background",
-            1: f" on a {self.background} background",
-            2: "",
-            3: f", {self.background} background",
-        }
-        return things + ground[wording]
+        phrases = []
+        for item in self.objects:
+            phrase = f"{item.colour} {item.shape}"
+            if wording in (0, 3):
+                phrase = f"{item.size} {phrase}"
+            if wording != 4:
+                phrase = f"a {phrase}"
+            if wording in (0, 2):
+                phrase = f"{phrase} at the {item.place}"
+            phrases.append(phrase)
+        if wording in (0, 1):
+            return f"{_join(phrases)} on a {self.background} background"
+        if wording == 3:
+            return f"{_join(phrases)}, {self.background} background"
+        return _join(phrases)
 
     def colourless(self) -> str:
         """A caption that names no colour: what remains true once a painter has replaced the hues."""
@@ -105,9 +104,19 @@ def _join(parts: list[str]) -> str:
 
 def lightness(rgb: tuple[int, int, int]) -> float:
     """CIE L* of an sRGB colour in 0..255."""
-    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-    y = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+    red, green, blue = (_linear(level) for level in rgb)
+    y: float = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    if y > 0.008856:
+        return 116 * math.pow(y, 1 / 3) - 16
+    return 903.3 * y
+
+
+def _linear(level: int) -> float:
+    """Light of an sRGB level in 0..255, 0..1 (IEC 61966-2-1)."""
+    if level <= 10:
+        return level / 255 / 12.92
+    linear: float = ((level / 255 + 0.055) / 1.055) ** 2.4
+    return linear
 
 
 def allowed_colours(background: str) -> list[str]:
@@ -135,15 +144,23 @@ def scene(index: int, objects: int | None = None) -> Scene:
 
 def _free_place(rng: np.random.Generator, placed: list[Object], size: str, count: int) -> tuple[float, float, float]:
     """A radius and a centre that overlap no object placed before; shrinks a little when the picture is crowded."""
-    low, high = {"small": (0.11, 0.15), "large": (0.19, 0.25 if count == 1 else 0.22)}[size]
+    if size == "small":
+        low, high = 0.11, 0.15
+    else:
+        low, high = 0.19, 0.25 if count == 1 else 0.22  # three of the largest would not find room
     shrink = 1.0
     while True:
         for _ in range(40):
             radius = float(rng.uniform(low, high)) * shrink
-            x, y = (float(v) for v in rng.uniform(radius + 0.03, 0.97 - radius, size=2))
-            if all((x - o.x) ** 2 + (y - o.y) ** 2 > (radius + o.radius + 0.04) ** 2 for o in placed):
+            x, y = rng.uniform(radius + 0.03, 0.97 - radius, size=2).tolist()
+            if not any(_overlap(radius, x, y, other) for other in placed):
                 return radius, x, y
         shrink *= 0.92
+
+
+def _overlap(radius: float, x: float, y: float, other: Object) -> bool:
+    apart = radius + other.radius + 0.04  # a gap, so that two objects never look like one
+    return (x - other.x) ** 2 + (y - other.y) ** 2 <= apart**2
 
 
 def _outline(kind: str) -> npt.NDArray[np.float64]:
@@ -157,22 +174,10 @@ def _outline(kind: str) -> npt.NDArray[np.float64]:
         reach = np.where(np.arange(10) % 2 == 0, 1.0, 0.45)
         return np.stack([np.cos(turns) * reach, np.sin(turns) * reach], axis=1)
     arm = 0.34
-    return np.array(
-        [
-            [-arm, -1],
-            [arm, -1],
-            [arm, -arm],
-            [1, -arm],
-            [1, arm],
-            [arm, arm],
-            [arm, 1],
-            [-arm, 1],
-            [-arm, arm],
-            [-1, arm],
-            [-1, -arm],
-            [-arm, -arm],
-        ]
-    )
+    top_right = [[-arm, -1], [arm, -1], [arm, -arm], [1, -arm]]
+    bottom_left = [[1, arm], [arm, arm], [arm, 1], [-arm, 1]]
+    left = [[-arm, arm], [-1, arm], [-1, -arm], [-arm, -arm]]
+    return np.array([*top_right, *bottom_left, *left])
 
 
 def coverage(item: Object, size: int) -> Mask:
