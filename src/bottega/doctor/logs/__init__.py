@@ -1,6 +1,6 @@
 """Reads the log of any trainer: which file it is, what its lines say, the plan and the pace. It judges nothing.
 
-`LogReader(path).batches()` gives the losses, `.summary()` all else. A line goes through `text` (bytes to text),
+`LogReader(path).batches()` gives the losses, `.summary()` all else. A line goes through `decode` (bytes to text),
 `tables` and `documents` (other forms to lines), `lines` (a line to numbers) and `counter` (steps of the whole run).
 """
 

@@ -35,7 +35,7 @@ from bottega.doctor.logs.run_files import with_run_files
 from bottega.doctor.logs.summary import LogSummary, TrainingPlan
 from bottega.doctor.logs.tables import TableRewriter
 from bottega.doctor.logs.template import LineTemplate
-from bottega.doctor.logs.text import COLOUR, chunks, to_english
+from bottega.doctor.logs.decode import COLOUR, chunks, to_english
 from bottega.doctor.losses import F64, LossBatch, Unit
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import storage_error
