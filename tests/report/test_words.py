@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bottega.report import learning
-from bottega.report.reading import Run
-from bottega.report.tables import duration
-from bottega.report.verdict import figure, judge
+from bottega.report.evaluation import EvaluationSummary
+from bottega.report.format import duration, figure
+from bottega.report.headline import Headline, headline
+from bottega.report.run_directory import RunDirectory
+from bottega.runtime.records import to_record
 
 
-def evaluated(tmp_path: Path, *met: bool | None) -> Any:
+def evaluated(tmp_path: Path, *met: bool | None) -> Headline:
     claims = [
         {"claim": f"{'style gain' if k == 0 else 'objects in place against the base'} {k}", "met": m}
         for k, m in enumerate(met)
     ]
-    return judge(Run(tmp_path), None, None, {"claims": claims, "rows": {}})
+    return headline(
+        RunDirectory(tmp_path), None, None, to_record(EvaluationSummary, {"claims": claims, "rows": {}}, "a summary")
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,10 +40,10 @@ def test_the_headline_follows_from_the_goals(tmp_path: Path, met: tuple[bool | N
     assert words in verdict.title
 
 
-def test_training_whose_interval_reaches_nought_is_not_called_learning(tmp_path: Path) -> None:
+def test_training_whose_interval_reaches_zero_is_not_called_learning(tmp_path: Path) -> None:
     row = {"step": 50, "loss": 1.0, "val_gain": 0.02, "val_gain_low": -0.01, "val_gain_high": 0.05, "val_swap": 0.0}
     log = learning.read([{"step": 1, "loss": 1.0}, row])
-    verdict = judge(Run(tmp_path), None, log, None)
+    verdict = headline(RunDirectory(tmp_path), None, log, None)
     assert (verdict.tone, verdict.title) == ("bad", "It is not learning yet")
 
 
@@ -52,7 +55,7 @@ def test_what_is_wrong_with_a_run_that_learns_is_said_beside_it(tmp_path: Path) 
     log = learning.read(rows)
     assert log is not None
     assert [finding.name for finding in log.findings] == ["style ignored", "under-trained", "learning"]
-    verdict = judge(Run(tmp_path), None, log, None)
+    verdict = headline(RunDirectory(tmp_path), None, log, None)
     assert (verdict.tone, verdict.title) == ("mixed", "It is learning")
     assert "style ignored: of the gain of 24.0% only 0.0%" in verdict.sentences[0]
     assert "adapter.tokens" in verdict.sentences[1] and "raise student.loop.steps" in verdict.sentences[1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bottega.report.reading import number
+from bottega.report.format import number
 from bottega.runtime.findings import Finding
 from bottega.training.diagnosis import Watcher, as_verdict
 from bottega.visual.curves import Curve, draw_curves
@@ -18,7 +19,7 @@ _TASKS = {"main": "style targets", "style": "style targets", "target": "style ta
 class Learning:
     """What a training log tells. The pictures are `<svg>` elements, empty where the log holds nothing for them.
 
-    word, evidence, advice: the verdict on all `findings`, which come with the most severe first.
+    word, evidence, advice: the verdict on all `findings`, which come with the most severe first. rate: steps a second.
     """
 
     steps: int
@@ -30,60 +31,76 @@ class Learning:
     evidence: str
     advice: str
     findings: tuple[Finding, ...]
-    loss_first: float | None
-    loss_last: float | None
     rate: float | None
+
+
+@dataclass
+class _Column:
+    """The numbers of one column of the log, and the steps at which it has any."""
+
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def curve(self, label: str, scale: float = 1.0) -> Curve:
+        return Curve(label, self.steps, [scale * value for value in self.values])
 
 
 def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     """Curves and a verdict from the rows of `metrics.jsonl`; None without a row."""
-    columns: dict[str, tuple[list[float], list[float]]] = {}
-    steps, watcher = 0, Watcher()
+    columns: dict[str, _Column] = {}
+    watcher = Watcher()
+    steps = 0
     for row in rows:
         watcher.add(row)
         steps = int(row["step"])
         for name, value in row.items():
-            if name != "step" and (real := number(value)) is not None:
-                xs, ys = columns.setdefault(name, ([], []))
-                xs.append(steps)
-                ys.append(real)
+            real = number(value)
+            if name != "step" and real is not None:
+                column = columns.setdefault(name, _Column())
+                column.steps.append(steps)
+                column.values.append(real)
     if not steps:
         return None
-    findings = watcher.findings(ended=True)
-    said = as_verdict(findings)
-    tasks = [name for name in columns if name.startswith("loss_")] or [name for name in ("loss",) if name in columns]
+
+    tasks = [name for name in columns if name.startswith("loss_")]
     tasks.sort(key=lambda name: (name == "loss_fill50k", name))
+    if not tasks and "loss" in columns:
+        tasks = ["loss"]
     gates = sorted((name for name in columns if name.startswith("gate")), key=_natural)
-    times = sorted((name for name in columns if name.startswith("val_gain_t")), key=_natural)
-    gain = [Curve(label, columns[n][0], [100 * v for v in columns[n][1]]) for n, label in _GAINS if n in columns]
-    values = columns.get("loss", ([], []))[1]
-    tenth = max(1, len(values) // 10)
-    seconds = columns.get("seconds", ([], []))[1]
+    timesteps = sorted((name for name in columns if name.startswith("val_gain_t")), key=_natural)
+    removed = "% of the base's loss removed"
+
+    findings = watcher.findings(ended=True)
+    verdict = as_verdict(findings)
+    seconds = columns.get("seconds", _Column()).values
     return Learning(
         steps=steps,
         losses=draw_curves(
-            [Curve(_task(n), *columns[n]) for n in tasks], "Training loss by task over the steps", "loss", smooth=True
+            [columns[name].curve(_task(name)) for name in tasks],
+            "Training loss by task over the steps",
+            "loss",
+            smooth=True,
         ),
         gain=draw_curves(
-            gain, "Validation gain over the frozen base", "% of the base's loss removed", zero="frozen base"
-        ),
-        gates=draw_curves([Curve(_gate(n), *columns[n]) for n in gates], "Gates of the adapter over the steps", "gate"),
-        by_noise=draw_curves(
-            [
-                Curve(f"t = {n.removeprefix('val_gain_t')}", columns[n][0], [100 * v for v in columns[n][1]])
-                for n in times
-            ],
-            "Validation gain at each timestep of the grid",
-            "% of the base's loss removed",
+            [columns[name].curve(label, scale=100) for name, label in _GAINS if name in columns],
+            "Validation gain over the frozen base",
+            removed,
             zero="frozen base",
         ),
-        word=said["learning"],
-        evidence=said["evidence"],
-        advice=said["advice"],
+        gates=draw_curves(
+            [columns[name].curve(_gate(name)) for name in gates], "Gates of the adapter over the steps", "gate"
+        ),
+        by_noise=draw_curves(
+            [columns[name].curve(f"t = {name.removeprefix('val_gain_t')}", scale=100) for name in timesteps],
+            "Validation gain at each timestep of the grid",
+            removed,
+            zero="frozen base",
+        ),
+        word=verdict["learning"],
+        evidence=verdict["evidence"],
+        advice=verdict["advice"],
         findings=tuple(findings),
-        loss_first=sum(values[:tenth]) / tenth if values else None,
-        loss_last=sum(values[-tenth:]) / tenth if values else None,
-        rate=1 / (sum(seconds) / len(seconds)) if seconds and sum(seconds) > 0 else None,
+        rate=1 / (sum(seconds) / len(seconds)) if sum(seconds) > 0 else None,
     )
 
 
@@ -96,12 +113,10 @@ def _task(name: str) -> str:
 
 
 def _gate(name: str) -> str:
-    what = name.removeprefix("gate").strip("_/.")
-    return f"block {what}" if what.isdigit() else what or "gate"
+    block = name.removeprefix("gate").strip("_/.")
+    return f"block {block}" if block.isdigit() else block or "gate"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """`gate_10` after `gate_9`."""
-    import re
-
+    """A sort key that has `gate_10` after `gate_9`."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

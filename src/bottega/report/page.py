@@ -6,21 +6,27 @@ a run; what is not there yet is shown as pending.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from bottega.report import learning, sheets, tables, teaching
-from bottega.report.reading import Run
-from bottega.report.sheets import COLUMNS, Example, Thumbnails
-from bottega.report.verdict import judge
+from bottega.report import calibration, costs, evaluation_table, learning, sheets, teaching
+from bottega.report.evaluation import EvaluationSummary
+from bottega.report.evaluation_table import EvaluationTable
+from bottega.report.format import duration
+from bottega.report.headline import headline
+from bottega.report.run_directory import RunDirectory
+from bottega.report.sheets import SheetLine, Thumbnails
 from bottega.runtime.errors import MissingError
-from bottega.runtime.files import write_text
+from bottega.runtime.files import read_jsonl, write_text
 from bottega.visual.page import render
 
 NAME = "report.html"
 SHEET = "contact_sheet.png"
-_TARGETS = 4  # examples of the teacher's targets in each of best, median, worst
+
+NUM_TARGETS = 4
+"""Examples of the teacher's targets in each of best, median, worst."""
+
+MAX_BROKEN = 20
+"""Pairs that are named one by one where they were left out."""
 
 
 def run(run_directory: Path) -> Path:
@@ -33,53 +39,53 @@ def run(run_directory: Path) -> Path:
     directory = Path(run_directory)
     if not directory.is_dir():
         raise MissingError(f"no run directory at {directory}; a run makes one: bottega run recipes/miniature.yaml")
-    found = Run(directory)
-    oracle = _oracle(found)
-    ledger = directory / "teacher" / "ledger.sqlite"
-    tries = found.attempt("teacher/ledger.sqlite", lambda: teaching.survival(ledger)) if ledger.is_file() else None
-    training = found.attempt("training/metrics.jsonl", lambda: learning.read(found.jsonl("training/metrics.jsonl")))
-    evaluation = found.json("evaluation/summary.json")
-    table = (
-        found.attempt("evaluation/summary.json", lambda: tables.evaluation(evaluation, oracle=oracle))
-        if evaluation
-        else None
-    )
-    calibration = found.attempt(
-        "quality/calibration.json", lambda: tables.calibration(found.json("quality/calibration.json"))
-    )
-    verdict = judge(found, tries, training, evaluation if table else None, oracle=oracle)
+    found = RunDirectory(directory)
 
-    taught, evaluated = _examples(found, ledger if tries else None, evaluation if table else None)
-    titles = sheets.headings(oracle=oracle)
+    # Read what each stage left; what is not there, or can't be read, is None.
+    tries = _count_tries(found)
+    metrics = "training/metrics.jsonl"
+    training = found.attempt(metrics, lambda: learning.read(read_jsonl(directory / metrics)))
+    evaluation = found.record("evaluation/summary.json", EvaluationSummary)
+    if evaluation is not None and found.is_oracle:
+        evaluation = evaluation.with_oracle()
+    calibrated = found.record("quality/calibration.json", calibration.CalibrationFile)
+
+    # Judge it, and choose the pictures.
+    verdict = headline(found, tries, training, evaluation)
+    table = None if evaluation is None else evaluation_table.lay_out(evaluation)
+    taught = [] if tries is None else _targets(found)
+    evaluated = [] if evaluation is None else sheets.of_evaluation(found, evaluation)
+    titles = sheets.headings(oracle=found.is_oracle)
     sheets.write_sheet(evaluated or taught, directory / SHEET, heads=titles)
-    thumbs = Thumbnails.of(cell.path for example in (*evaluated, *taught) for cell in example.cells)
+    thumbs = Thumbnails.of(cell.path for line in (*evaluated, *taught) for cell in line.cells)
+    samples = found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples"))
 
-    recipe = directory / "recipe.yaml"
+    # Lay it out.
     page = render(
         Path(__file__).with_name("report.html"),
         run=found,
         verdict=verdict,
-        oracle=oracle,
+        oracle=found.is_oracle,
         table=table,
         learning=training,
-        samples=found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples")) or [],
+        samples=samples or [],
         tries=tries,
         funnel=_funnel(tries),
         causes=_CAUSES,
-        judge=calibration,
-        costs=tables.costs(found),
-        provenance=tables.provenance(found),
-        recipe_text=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
-        absent=_absent(found, table, evaluation),
+        judge=calibration.lay_out(calibrated),
+        costs=costs.costs(found),
+        provenance=costs.provenance(found),
+        recipe_text=_recipe_text(directory / "recipe.yaml"),
+        absent=_absent(found, table),
         taught=taught,
-        taught_columns=_columns(taught),
+        taught_columns=sheets.columns_of(taught),
         evaluated=evaluated,
-        evaluated_columns=_columns(evaluated),
+        evaluated_columns=sheets.columns_of(evaluated),
         order=_order(evaluation),
         titles=titles,
         thumbs=thumbs.uris,
         side=thumbs.side,
-        duration=tables.duration,
+        duration=duration,
     )
     write_text(directory / NAME, page)
     return directory / NAME
@@ -101,27 +107,25 @@ _CAUSES = {
 }
 
 
-def _examples(
-    found: Run, ledger: Path | None, evaluation: dict[str, Any] | None
-) -> tuple[list[Example], list[Example]]:
-    """Lines of the teacher's sheet and of the evaluation's; empty where a stage has no picture."""
-    taught: list[Example] = []
-    evaluated: list[Example] = []
-    if ledger is not None:
-        chosen = found.attempt("teacher/ledger.sqlite", lambda: teaching.examples(ledger, _TARGETS)) or {}
-        taught = sheets.of_targets(found, chosen)
-    if evaluation is not None:
-        evaluated = found.attempt("evaluation examples", lambda: sheets.of_evaluation(found, evaluation)) or []
-    return taught, evaluated
+_LEDGER = "teacher/ledger.sqlite"
 
 
-def _oracle(found: Run) -> bool:
-    """Whether the teacher was the oracle, which returns drawn truths: its numbers are then a ceiling."""
-    teacher = found.recipe.get("teacher")
-    return isinstance(teacher, Mapping) and teacher.get("source") == "oracle"
+def _count_tries(found: RunDirectory) -> teaching.TryCounts | None:
+    ledger = found.directory / _LEDGER
+    return found.attempt(_LEDGER, lambda: teaching.count_tries(ledger)) if ledger.is_file() else None
 
 
-def _funnel(tries: teaching.Survival | None) -> list[tuple[str, int, int]]:
+def _targets(found: RunDirectory) -> list[SheetLine]:
+    """Lines of the teacher's sheet."""
+    chosen = found.attempt(_LEDGER, lambda: teaching.examples(found.directory / _LEDGER, NUM_TARGETS))
+    return sheets.of_targets(found, chosen or {})
+
+
+def _recipe_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _funnel(tries: teaching.TryCounts | None) -> list[tuple[str, int, int]]:
     """(words, count, of): the tries on their way, each bar relative to the first."""
     if tries is None:
         return []
@@ -133,30 +137,24 @@ def _funnel(tries: teaching.Survival | None) -> list[tuple[str, int, int]]:
     ]
 
 
-def _absent(found: Run, table: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> list[str]:
+def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
     """Everything that a reader could expect and that has no number, and why."""
-    lines = [
-        f"stage {stage.name}: {stage.state}" + (f" ({stage.error})" if stage.error else "")
-        for stage in found.stages
-        if stage.state != "done"
-    ]
-    lines += table["absent"] if table else []
-    broken = (evaluation or {}).get("broken")
-    if isinstance(broken, dict):
-        lines += [f"pair {pair}: left out of every row, {reason}" for pair, reason in list(broken.items())[:20]]
-        lines += (
-            [f"{len(broken) - 20} more pairs were left out (evaluation/summary.json names them)"]
-            if len(broken) > 20
-            else []
-        )
-    return lines + [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
+    lines = []
+    for stage in found.stages:
+        if stage.state != "done":
+            why = f" ({stage.error})" if stage.error else ""
+            lines.append(f"stage {stage.name}: {stage.state}{why}")
+    if table is not None:
+        broken = table.summary.broken
+        lines += table.absent
+        lines += [f"pair {pair}: left out of every row, {why}" for pair, why in list(broken.items())[:MAX_BROKEN]]
+        if len(broken) > MAX_BROKEN:
+            lines.append(f"{len(broken) - MAX_BROKEN} more pairs were left out (evaluation/summary.json names them)")
+    lines += [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
+    return lines
 
 
-def _order(evaluation: dict[str, Any] | None) -> str:
+def _order(evaluation: EvaluationSummary | None) -> str:
     """What the evaluation's examples are ordered by, in words."""
-    by = str(((evaluation or {}).get("examples") or {}).get("by", ""))
+    by = "" if evaluation is None else evaluation.examples.by
     return {"truth": "distance to the drawn truth"}.get(by, by or "score")
-
-
-def _columns(examples: Sequence[Example]) -> list[str]:
-    return [name for name in COLUMNS if any(cell.column == name for example in examples for cell in example.cells)]

@@ -7,19 +7,23 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
-from bottega.data.records import Pair, read_pairs
-from bottega.report.reading import Run, number
-from bottega.report.teaching import Target
+from bottega.data.records import Pair
+from bottega.report.evaluation import EvaluationSummary
+from bottega.report.format import Number
+from bottega.report.run_directory import RunDirectory
+from bottega.report.teaching import GradedTarget
 from bottega.runtime.errors import PictureError
+from bottega.runtime.records import read_records
 from bottega.teacher.config import ORACLE
+from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from bottega.visual.contact_sheet import ContactSheet
 
 COLUMNS: Mapping[str, str] = {
     "content": "content",
@@ -32,19 +36,16 @@ PARTS = ("best", "median", "worst")
 BUDGET = 1_700_000
 """Bytes of all thumbnails before base64: the page then stays below 3 MB."""
 
+SIDES_AND_QUALITIES = ((160, 84), (144, 78), (128, 70), (112, 60), (96, 50))
+"""(side in pixels, WebP quality) of the thumbnails, tried in this order until they stay within the budget."""
+
 _DARK, _LABEL, _FRAME = (40, 40, 40), (90, 90, 90), (170, 170, 170)  # colours of the sheet
-_SAMPLES_WIDE = 532  # pixels: the miniature's own
-_QUALITIES = (
-    (160, 84),
-    (144, 78),
-    (128, 70),
-    (112, 60),
-    (96, 50),
-)  # (side in pixels, WebP quality), tried in this order
+_SAMPLES_WIDTH = 532  # pixels: the miniature's own
+_SAMPLES_QUALITY = 84
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """One picture of a sheet: where it lies, the words under it, its grade if any; `missing` says why there is none."""
 
     column: str
@@ -55,15 +56,29 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One line of a sheet, all pictures of one pair."""
+class SheetLine:
+    """One line of a sheet, all pictures of one pair. part: best, median or worst."""
 
     part: str
     caption: str
     style: str
     note: str
-    cells: tuple[Cell, ...]
+    cells: tuple[SheetCell, ...]
     reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """A line of `evaluation/scores.jsonl`."""
+
+    pair_id: str
+    row: str
+    metric: str
+    value: Number
+
+
+ScoresOfRow = Mapping[tuple[str, str], Mapping[str, float]]
+"""(pair id, row) -> metric -> value."""
 
 
 @dataclass
@@ -71,23 +86,23 @@ class Thumbnails:
     """Pictures by path as data URIs, all encoded at the best size and quality at which they stay within the budget."""
 
     uris: dict[Path, str] = field(default_factory=dict)
-    side: int = _QUALITIES[0][0]
+    side: int = SIDES_AND_QUALITIES[0][0]
 
     @classmethod
     def of(cls, paths: Iterable[Path], budget: int = BUDGET) -> Thumbnails:
         """Encode pictures; one that can't be read has no entry."""
-        pictures = {
-            path: picture for path in dict.fromkeys(paths) if (picture := _loaded(path, _QUALITIES[0][0])) is not None
-        }
+        largest = SIDES_AND_QUALITIES[0][0]
+        pictures: dict[Path, Picture] = {}
+        for path in dict.fromkeys(paths):
+            picture = _loaded(path, largest)
+            if picture is not None:
+                pictures[path] = picture
         encoded: dict[Path, bytes] = {}
-        for side, quality in _QUALITIES:
+        for side, quality in SIDES_AND_QUALITIES:
             encoded = {path: _webp(picture, side, quality) for path, picture in pictures.items()}
             if sum(map(len, encoded.values())) <= budget:
                 break
-        return cls(
-            {path: _uri(data) for path, data in encoded.items()},
-            side,
-        )
+        return cls({path: _uri(data) for path, data in encoded.items()}, side)
 
 
 def of_training(folder: Path) -> list[tuple[int, str]]:
@@ -96,113 +111,96 @@ def of_training(folder: Path) -> list[tuple[int, str]]:
 
     files = sorted(folder.glob("step_*.png"))
     found = []
-    for file in dict.fromkeys((files[0], files[-1])) if files else ():
+    for file in dict.fromkeys([*files[:1], *files[-1:]]):
         with Image.open(file) as image:
-            image.thumbnail((_SAMPLES_WIDE, _SAMPLES_WIDE * image.height), Image.Resampling.LANCZOS)
-            found.append((int(file.stem.removeprefix("step_")), _uri(_encoded(image.convert("RGB"), 84))))
+            image.thumbnail((_SAMPLES_WIDTH, _SAMPLES_WIDTH * image.height), Image.Resampling.LANCZOS)
+            uri = _uri(_encoded(image.convert("RGB"), _SAMPLES_QUALITY))
+        found.append((int(file.stem.removeprefix("step_")), uri))
     return found
 
 
-def of_targets(run: Run, chosen: Mapping[str, Sequence[Target]]) -> list[Example]:
+def of_targets(run: RunDirectory, chosen: Mapping[str, Sequence[GradedTarget]]) -> list[SheetLine]:
     """Lines content | style | teacher | drawn truth of graded targets."""
-    root, found = run.data_root, []
-    for part in PARTS:
-        for target in chosen.get(part, ()):
-            shown = {"edges": target.scores.get("edge_64"), "gain": target.scores.get("style_gain")}
-            words = ", ".join(f"{name} {value:.2f}" for name, value in shown.items() if value is not None)
-            output = run.directory / "teacher" / (target.output_path or "")
-            cells = [
-                Cell("content", root / target.content_path),
-                Cell("style", root / target.style_path),
-                Cell("teacher", output, words, target.grade),
-                *_truth(root, target.pair_id),
-            ]
-            found.append(
-                Example(
-                    part,
-                    target.prompt,
-                    target.style,
-                    f"seed {target.seed}, {target.rung}",
-                    tuple(cells),
-                    target.reasons,
-                )
-            )
-    return found
+    return [_line_of_target(run, part, target) for part in PARTS for target in chosen.get(part, ())]
 
 
-def of_evaluation(run: Run, summary: Mapping[str, Any]) -> list[Example]:
+def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> SheetLine:
+    root = run.data_root
+    words = []
+    for name, score in (("edges", "edge_64"), ("gain", "style_gain")):
+        value = target.scores.get(score)
+        if value is not None:
+            words.append(f"{name} {value:.2f}")
+    cells = (
+        SheetCell("content", root / target.content_path),
+        SheetCell("style", root / target.style_path),
+        SheetCell("teacher", run.directory / "teacher" / target.output_path, ", ".join(words), target.grade),
+        *_truth(root, target.pair_id),
+    )
+    note = f"seed {target.seed}, {target.rung}"
+    return SheetLine(part, target.prompt, target.style, note, cells, target.reasons)
+
+
+def of_evaluation(run: RunDirectory, summary: EvaluationSummary) -> list[SheetLine]:
     """Lines content | style | teacher | student | drawn truth of the pairs that the evaluation names, with scores."""
-    named = summary.get("examples")
-    if not isinstance(named, Mapping):
-        return []
-    wanted = [(part, str(e["pair_id"])) for part in PARTS for e in named.get(part) or []]
-    pairs = {pair.pair_id: pair for pair in _test_pairs(run)}
-    scores = _scores(run, {pair for _, pair in wanted})
-    return [_evaluated(run, part, pairs[pair], scores) for part, pair in wanted if pair in pairs]
+    pairs = {pair.pair_id: pair for pair in run.records("pairs/test.jsonl", Pair)}
+    named = [(part, chosen.pair_id) for part in PARTS for chosen in summary.examples.of(part)]
+    scores = _scores(run, {pair_id for _, pair_id in named})
+    return [_line_of_pair(run, part, pairs[pair_id], scores) for part, pair_id in named if pair_id in pairs]
 
 
-def _test_pairs(run: Run) -> list[Pair]:
-    name = "pairs/test.jsonl"
-    return run.attempt(name, lambda: list(read_pairs(run.directory / name))) or []
-
-
-def _evaluated(run: Run, part: str, pair: Pair, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> Example:
+def _line_of_pair(run: RunDirectory, part: str, pair: Pair, scores: ScoresOfRow) -> SheetLine:
     root, pair_id = run.data_root, pair.pair_id
-    pictures = run.directory / "evaluation" / "pictures"
     cells = [
-        Cell("content", root / pair.content_path, _words(scores.get((pair_id, "content")))),
-        Cell("style", root / pair.style_path),
+        SheetCell("content", root / pair.content_path, _describe(scores.get((pair_id, "content")))),
+        SheetCell("style", root / pair.style_path),
     ]
     for row in ("teacher", "student"):
-        path = pictures / row / f"{pair_id}.png"
+        path = run.directory / "evaluation" / "pictures" / row / f"{pair_id}.png"
         missing = "" if path.is_file() else "not drawn for this pair"
-        cells.append(Cell(row, path, _words(scores.get((pair_id, row))), missing=missing))
-    cells += [Cell(c.column, c.path, _words(scores.get((pair_id, "truth")))) for c in _truth(root, pair_id)]
-    return Example(part, pair.prompt, pair.style, "", tuple(cells))
+        cells.append(SheetCell(row, path, _describe(scores.get((pair_id, row))), missing=missing))
+    cells += _truth(root, pair_id, _describe(scores.get((pair_id, "truth"))))
+    return SheetLine(part, pair.prompt, pair.style, "", tuple(cells))
 
 
-def _truth(root: Path, pair_id: str) -> list[Cell]:
+def _truth(root: Path, pair_id: str, words: str = "") -> list[SheetCell]:
     path = root / "truth" / f"{pair_id}_seed0.png"
-    return [Cell("truth", path)] if path.is_file() else []
+    return [SheetCell("truth", path, words)] if path.is_file() else []
 
 
-def _scores(run: Run, pairs: set[str]) -> dict[tuple[str, str], dict[str, float]]:
-    """Of the named pairs: (pair id, row) -> metric -> value, from `scores.jsonl`."""
-    from bottega.runtime.files import read_jsonl
-
+def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
+    """Of the named pairs, from `scores.jsonl`."""
     found: dict[tuple[str, str], dict[str, float]] = {}
 
     def collect() -> None:
-        for line in read_jsonl(run.directory / "evaluation" / "scores.jsonl"):
-            if line["pair_id"] in pairs and (value := number(line["value"])) is not None:
-                found.setdefault((line["pair_id"], line["row"]), {})[line["metric"]] = value
+        for line in read_records(run.directory / "evaluation" / "scores.jsonl", ScoreLine):
+            if line.pair_id in pairs and line.value is not None:
+                found.setdefault((line.pair_id, line.row), {})[line.metric] = line.value
 
     run.attempt("evaluation/scores.jsonl", collect)
     return found
 
 
-def _words(scores: Mapping[str, float] | None) -> str:
+def _describe(scores: Mapping[str, float] | None) -> str:
     """What stands under an evaluated picture: distance to the truth, style label right or wrong, objects in place."""
-    if not scores:
-        return ""
     parts = []
-    if "truth" in scores:
+    if scores and "truth" in scores:
         parts.append(f"truth {scores['truth']:.1f}")
-    if "kind_own" in scores:
+    if scores and "kind_own" in scores:
         parts.append("style ✓" if scores["kind_own"] > 50 else "style ✗")
-    if "objects_found" in scores:
+    if scores and "objects_found" in scores:
         parts.append(f"objects {scores['objects_found']:.0f} %")
     return " · ".join(parts)
 
 
-def _loaded(path: Path, side: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+def _loaded(path: Path, side: int) -> Picture | None:
     try:
         return load_square(path, side)
     except PictureError:
         return None  # the page says "no picture" in its place
 
 
-def _webp(picture: np.ndarray[Any, np.dtype[np.uint8]], side: int, quality: int) -> bytes:
+def _webp(picture: Picture, side: int, quality: int) -> bytes:
     from PIL import Image
 
     image = Image.fromarray(picture)
@@ -227,43 +225,65 @@ def headings(*, oracle: bool) -> Mapping[str, str]:
 
 
 def write_sheet(
-    examples: Sequence[Example],
+    lines: Sequence[SheetLine],
     path: Path,
     *,
     heads: Mapping[str, str] = COLUMNS,
     side: int = 128,
     across: int = 2,
 ) -> Path | None:
-    """The sheet as one PNG: a line a part (best, median, worst), `across` examples in each; None without examples."""
+    """The sheet as one PNG: a row a part (best, median, worst), `across` lines in each; None without lines.
+
+    Args:
+        lines: those of which no picture is missing go first, else their order stays.
+        path: of the PNG.
+        heads: the heading of each column.
+        side: of a picture, in pixels.
+        across: lines beside each other.
+    """
+    ranked = sorted(lines, key=lambda line: sum(bool(cell.missing) for cell in line.cells))
+    rows: list[tuple[str, list[SheetLine]]] = []
+    for part in PARTS:
+        chosen = [line for line in ranked if line.part == part][:across]
+        if chosen:
+            rows.append((part, chosen))
+    if not rows:
+        return None
+    columns = columns_of([line for _, row in rows for line in row])
+    return _draw_sheet(rows, columns, heads, side).save(path)
+
+
+def columns_of(lines: Sequence[SheetLine]) -> list[str]:
+    """The columns that some line has a cell of, in their order."""
+    shown = {cell.column for line in lines for cell in line.cells}
+    return [column for column in COLUMNS if column in shown]
+
+
+def _draw_sheet(
+    rows: Sequence[tuple[str, Sequence[SheetLine]]], columns: Sequence[str], heads: Mapping[str, str], side: int
+) -> ContactSheet:
     from bottega.visual.contact_sheet import ContactSheet, Layout
 
-    # Stable: examples of which no picture is missing come first, else the order stays.
-    ranked = sorted(examples, key=lambda example: sum(bool(cell.missing) for cell in example.cells))
-    lines: list[tuple[str, list[Example]]] = []
-    for part in PARTS:
-        chosen = [example for example in ranked if example.part == part][:across]
-        if chosen:
-            lines.append((part, chosen))
-    if not lines:
-        return None
-    shown = {cell.column for _, line in lines for example in line for cell in example.cells}
-    columns = [column for column in COLUMNS if column in shown]
-    blocks = max(len(line) for _, line in lines)
-
+    num_columns = max(len(row) for _, row in rows) * len(columns)
     layout = Layout(side=side, gap=4, left=74, top=30, line=22, group=len(columns), group_gap=12)
-    width, height = layout.corner(len(lines), blocks * len(columns))
+    width, height = layout.corner(len(rows), num_columns)
     sheet = ContactSheet(layout, width, height + layout.gap)
-    for place in range(blocks * len(columns)):
+    for place in range(num_columns):
         x, _ = layout.corner(0, place)
         sheet.write_text((x, 8), heads[columns[place % len(columns)]], colour=_DARK, size=14)
-    for row, (part, line) in enumerate(lines):
-        _, y = layout.corner(row, 0)
+    for number, (part, row) in enumerate(rows):
+        _, y = layout.corner(number, 0)
         sheet.write_text((8, y + side // 2 - 8), part, colour=_DARK, size=14)
-        for block, example in enumerate(line):
-            for cell in example.cells:
-                column = block * len(columns) + columns.index(cell.column)
-                sheet.put(row, column, _loaded(cell.path, side), frame=_FRAME)
-                x, _ = layout.corner(row, column)
-                label = f"{cell.grade}  {cell.words}".strip().replace("✓", "yes").replace("✗", "no")
-                sheet.write_text((x, y + side + 2), label, colour=_LABEL, size=11, width=side, whole_words=True)
-    return sheet.save(path)
+        for block, line in enumerate(row):
+            for cell in line.cells:
+                _draw_cell(sheet, number, block * len(columns) + columns.index(cell.column), cell)
+    return sheet
+
+
+def _draw_cell(sheet: ContactSheet, row: int, column: int, cell: SheetCell) -> None:
+    side = sheet.layout.side
+    sheet.put(row, column, _loaded(cell.path, side), frame=_FRAME)
+    x, y = sheet.layout.corner(row, column)
+    words = f"{cell.grade}  {cell.words}".strip()
+    words = words.replace("✓", "yes").replace("✗", "no")  # the font of the sheet has no such signs
+    sheet.write_text((x, y + side + 2), words, colour=_LABEL, size=11, width=side, whole_words=True)

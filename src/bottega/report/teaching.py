@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bottega.report.reading import number
+from bottega.report.format import Number, number
 from bottega.runtime.errors import StorageError
+from bottega.runtime.records import to_record
 
 
 @dataclass(frozen=True)
-class Target:
+class GradedTarget:
     """The best try of one target.
 
     Paths are as the ledger holds them: content and style from the data root, the output from the teacher's folder.
@@ -25,22 +25,24 @@ class Target:
     target: str
     pair_id: str
     seed: int
-    split: str
-    status: str
     grade: str
     reasons: tuple[str, ...]
-    scores: Mapping[str, float]
+    scores: Mapping[str, Number]
     prompt: str
     style: str
     content_path: str
     style_path: str
-    output_path: str | None
+    output_path: str
     rung: str
 
 
 @dataclass(frozen=True)
-class Survival:
-    """Counts over the current tries: made → passed → graded, and why tries were rejected."""
+class TryCounts:
+    """Counts over the current tries: made → passed → graded, and why tries were rejected.
+
+    grades: of the best try of each target. broken: could not be begun. rescued: targets saved by a retry. causes: how
+    many tries each check rejected, the most frequent first.
+    """
 
     targets: int
     tries: int
@@ -57,11 +59,8 @@ class Survival:
         return self.grades.get("A", 0) + self.grades.get("B", 0)
 
 
-_BEST = "SELECT * FROM best ORDER BY seed, id"
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that can't write; where the folder is read-only too, SQLite must be told that nobody else writes."""
     for mode in ("mode=ro", "immutable=1"):
         db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
@@ -80,60 +79,69 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         return
 
 
-def survival(path: Path) -> Survival:
+def count_tries(path: Path) -> TryCounts:
     """Count what the ledger at `path` holds.
 
     Raises:
         StorageError: the file is no ledger.
     """
     status: Counter[str] = Counter()
-    causes: Counter[str] = Counter()
     grades: Counter[str] = Counter()
-    with _opened(path) as db:
-        for name, letter, count in db.execute(
-            "SELECT status, grade, COUNT(*) FROM tries WHERE current GROUP BY status, grade"
-        ):
+    causes: Counter[str] = Counter()
+    passed = 0
+    with _open_read_only(path) as db:
+        by_status = "SELECT status, grade, COUNT(*) FROM tries WHERE current GROUP BY status, grade"
+        for name, letter, count in db.execute(by_status):
             status[name] += count
-            status["passed"] += count if letter != "C" and name == "ok" else 0
-        for letter, count in db.execute("SELECT grade, COUNT(*) FROM best WHERE status <> 'broken' GROUP BY grade"):
+            passed += count if name == "ok" and letter != "C" else 0
+        by_grade = "SELECT grade, COUNT(*) FROM best WHERE status <> 'broken' GROUP BY grade"
+        for letter, count in db.execute(by_grade):
             grades[letter] += count
-        for (reasons,) in db.execute("SELECT reasons FROM tries WHERE current AND grade = 'C' AND status <> 'broken'"):
+        rejected = "SELECT reasons FROM tries WHERE current AND grade = 'C' AND status <> 'broken'"
+        for (reasons,) in db.execute(rejected):
             causes.update({reason.split(":", 1)[0] for reason in json.loads(reasons)})
-        rescued = db.execute("SELECT COUNT(*) FROM best WHERE try_index > 0 AND grade <> 'C'").fetchone()[0]
-        targets = db.execute("SELECT COUNT(DISTINCT target) FROM tries WHERE current").fetchone()[0]
-    return Survival(
+        rescued = _count(db, "SELECT COUNT(*) FROM best WHERE try_index > 0 AND grade <> 'C'")
+        targets = _count(db, "SELECT COUNT(DISTINCT target) FROM tries WHERE current")
+    return TryCounts(
         targets=targets,
         tries=status["ok"] + status["failed"],
         made=status["ok"],
-        passed=status["passed"],
+        passed=passed,
         grades={letter: grades[letter] for letter in "ABC"},
         broken=status["broken"],
         failed=status["failed"],
         rescued=rescued,
-        causes=tuple(causes.most_common()),
+        causes=tuple(sorted(causes.items(), key=lambda cause: (-cause[1], cause[0]))),
     )
 
 
-def examples(path: Path, count: int) -> dict[str, list[Target]]:
+def examples(path: Path, count: int) -> dict[str, list[GradedTarget]]:
     """`count` targets each of the best, the middle and the worst: by grade, within a grade by what the judge measured.
 
     No pair is shown twice while there are enough of them. Broken ones have no picture and are left out.
     """
-    with _opened(path) as db:
-        ranked = sorted(
-            (*_rank(row), row["id"])
-            for row in db.execute(f"SELECT id, grade, scores FROM ({_BEST}) WHERE output_path IS NOT NULL")
-        )
-        numbers = [key[-1] for key in ranked]
-        count = min(count, len(numbers) // 3) or min(1, len(numbers))
-        middle = (len(numbers) - count) // 2
-        parts = {"best": numbers[:count], "median": numbers[middle : middle + count], "worst": numbers[::-1][:count]}
-        if len(numbers) < 3:
-            parts = {"best": numbers, "median": [], "worst": []}
-        return {
-            name: [_target(db.execute("SELECT * FROM tries WHERE id = ?", (n,)).fetchone()) for n in part]
-            for name, part in parts.items()
-        }
+    with _open_read_only(path) as db:
+        drawn = "SELECT id, grade, scores FROM best WHERE output_path IS NOT NULL ORDER BY seed, id"
+        ranked = sorted((*_rank(row), row["id"]) for row in db.execute(drawn))
+        ids = [row_id for *_, row_id in ranked]
+        found = {}
+        for part, chosen in _parts(ids, count).items():
+            rows = [db.execute("SELECT * FROM tries WHERE id = ?", (row_id,)).fetchone() for row_id in chosen]
+            found[part] = [_target(row, path) for row in rows]
+        return found
+
+
+def _parts(ranked: list[int], count: int) -> dict[str, list[int]]:
+    """The best, the middle and the worst ids; all are among the best where they are too few to tell."""
+    if len(ranked) < 3:
+        return {"best": ranked, "median": [], "worst": []}
+    count = min(count, len(ranked) // 3)
+    middle = (len(ranked) - count) // 2
+    return {
+        "best": ranked[:count],
+        "median": ranked[middle : middle + count],
+        "worst": ranked[::-1][:count],
+    }
 
 
 def _rank(row: sqlite3.Row) -> tuple[str, float]:
@@ -142,26 +150,11 @@ def _rank(row: sqlite3.Row) -> tuple[str, float]:
     return row["grade"], -sum(number(scores.get(name)) or 0.0 for name in ("style_gain", "edge_64"))
 
 
-def _target(row: sqlite3.Row) -> Target:
-    scores: dict[str, Any] = json.loads(row["scores"])
-    return Target(
-        scores={name: value for name, v in scores.items() if (value := number(v)) is not None},
-        reasons=tuple(json.loads(row["reasons"])),
-        **{
-            name: row[name]
-            for name in (
-                "target",
-                "pair_id",
-                "seed",
-                "split",
-                "status",
-                "grade",
-                "prompt",
-                "style",
-                "content_path",
-                "style_path",
-                "output_path",
-                "rung",
-            )
-        },
-    )
+def _target(row: sqlite3.Row, path: Path) -> GradedTarget:
+    decoded = {"scores": json.loads(row["scores"]), "reasons": json.loads(row["reasons"])}
+    return to_record(GradedTarget, {**dict(row), **decoded}, f"{path}, target {row['target']}")
+
+
+def _count(db: sqlite3.Connection, query: str) -> int:
+    number_of: int = db.execute(query).fetchone()[0]
+    return number_of

@@ -19,6 +19,7 @@ import numpy as np
 
 from bottega.doctor.logs.bars import BarWatcher
 from bottega.doctor.logs.counter import StepCounter
+from bottega.doctor.logs.decode import COLOUR, chunks, to_english
 from bottega.doctor.logs.documents import rows_of_document
 from bottega.doctor.logs.lines import (
     MARKS,
@@ -35,7 +36,6 @@ from bottega.doctor.logs.run_files import with_run_files
 from bottega.doctor.logs.summary import LogSummary, TrainingPlan
 from bottega.doctor.logs.tables import TableRewriter
 from bottega.doctor.logs.template import LineTemplate
-from bottega.doctor.logs.decode import COLOUR, chunks, to_english
 from bottega.doctor.losses import F64, LossBatch, Unit
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import storage_error

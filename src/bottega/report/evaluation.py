@@ -1,0 +1,132 @@
+"""`evaluation/summary.json` as a typed record. Keys that an older version did not write have a default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bottega.report.format import Number
+from bottega.teacher.config import ORACLE, ORACLE_MEANING
+
+MEASURED = "measured"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean with its interval, over `n` pairs of `contents` × `styles`; or a `status` that says why there is none."""
+
+    status: str = "not measured"
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    n: int | None = None
+    contents: int | None = None
+    styles: int | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        return self.status == MEASURED and self.value is not None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the evaluation: the student, another method, a control, or the ceiling. metrics: its scores by name."""
+
+    title: str = ""
+    meaning: str = ""
+    status: str = ""
+    pairs: int | None = None
+    metrics: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        return self.status == MEASURED
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is called and means. better: `higher` or `lower`."""
+
+    title: str = ""
+    unit: str = ""
+    better: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A goal: whether `value` lies on the right `side` of the `bar`; `met` is None where it could not be measured."""
+
+    claim: str = ""
+    met: bool | None = None
+    value: Number = None
+    bar: Number = None
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """Whether a metric tells two controls apart that it must."""
+
+    discriminates: bool = True
+
+
+@dataclass(frozen=True)
+class ChosenPair:
+    """A pair that the evaluation names for a contact sheet."""
+
+    pair_id: str
+
+
+@dataclass(frozen=True)
+class ChosenPairs:
+    """The best, the median and the worst pairs. by: what they are ordered by."""
+
+    by: str = ""
+    best: tuple[ChosenPair, ...] = ()
+    median: tuple[ChosenPair, ...] = ()
+    worst: tuple[ChosenPair, ...] = ()
+
+    def of(self, part: str) -> tuple[ChosenPair, ...]:
+        """Those of `best`, `median` or `worst`."""
+        return {"best": self.best, "median": self.median, "worst": self.worst}[part]
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """All that the evaluation found.
+
+    rows: methods and controls by name. differences: the student minus each other row, metric by metric. per_label: the
+    student's means by style label. interval: how the intervals were made. broken: pairs that were left out, and why.
+    """
+
+    metrics: Mapping[str, MetricInfo] = field(default_factory=dict)
+    rows: Mapping[str, Method] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    differences: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    discrimination: Mapping[str, Discrimination] = field(default_factory=dict)
+    per_label: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+    interval: Mapping[str, Any] = field(default_factory=dict)
+    pairs: int | None = None
+    contents: int | None = None
+    styles: int | None = None
+    broken: Mapping[str, str] = field(default_factory=dict)
+    examples: ChosenPairs = ChosenPairs()
+
+    def measured(self, row: str, metric: str) -> Score | None:
+        """The score of a row, or None where it was not measured."""
+        score = self.rows[row].metrics.get(metric) if row in self.rows else None
+        return score if score is not None and score.is_measured else None
+
+    def title(self, row: str) -> str:
+        """What a row is called."""
+        return (self.rows[row].title if row in self.rows else "") or row
+
+    def with_oracle(self) -> EvaluationSummary:
+        """The same, its row `teacher` called what it is where drawn truths stood in for the teacher: the summary of an
+        older version does not say so."""
+        if "teacher" not in self.rows:
+            return self
+        oracle = replace(self.rows["teacher"], title=ORACLE, meaning=ORACLE_MEANING)
+        return replace(self, rows={**self.rows, "teacher": oracle})

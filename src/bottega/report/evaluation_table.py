@@ -1,0 +1,244 @@
+"""The evaluation as tables and plots that a template only has to lay out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from bottega.report.evaluation import Claim, EvaluationSummary, Method, MetricInfo, Score
+from bottega.report.format import UNKNOWN, between, figure
+from bottega.visual.curves import Interval, draw_intervals
+
+C = TypeVar("C")
+
+METHODS = ("student", "teacher", "base")
+CEILING = "truth"
+_PLOTTED = ("kind_gain", "objects_found", "truth")
+_ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column. weak: the metric does not tell two controls apart that it should."""
+
+    name: str
+    title: str
+    unit: str
+    arrow: str
+    words: str
+    meaning: str
+    weak: bool
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A value with its interval. note: the number of a footnote that says why there is no value; 0 where there is one.
+    title: what a pointer over it shows. n: only where it differs from the row's."""
+
+    value: str
+    range: str = ""
+    n: str = ""
+    note: int = 0
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A method's row. unavailable: why it has no number at all."""
+
+    key: str
+    title: str
+    meaning: str
+    unavailable: str
+    pairs: int | None
+    cells: list[TableCell]
+
+
+@dataclass(frozen=True)
+class ClaimLine:
+    """A goal, and whether it is `met`, `missed` or `not measured`."""
+
+    text: str
+    state: str
+    value: str
+    bar: str
+
+
+@dataclass(frozen=True)
+class DifferenceCell:
+    """The student minus another row. tone: `better` or `worse` where the interval excludes 0."""
+
+    value: str
+    range: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class LabelCell:
+    """A mean of one style label. place: from 0, the worst label of the column, to 100, the best, for a tint."""
+
+    value: str
+    place: int
+
+
+@dataclass(frozen=True)
+class TitledRow(Generic[C]):
+    """A row of a smaller table."""
+
+    title: str
+    cells: list[C]
+
+
+@dataclass
+class EvaluationTable:
+    """What the page shows of an evaluation. Rows stand in groups: methods, controls, ceiling.
+
+    notes: footnotes with their numbers. plots: (title, `<svg>`). weak: titles of metrics to be read with care. absent:
+    a sentence for each row and metric without a number.
+    """
+
+    summary: EvaluationSummary
+    head: list[Column] = field(default_factory=list)
+    groups: list[tuple[str, list[TableRow]]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    claims: list[ClaimLine] = field(default_factory=list)
+    plots: list[tuple[str, str]] = field(default_factory=list)
+    differences: list[TitledRow[DifferenceCell]] = field(default_factory=list)
+    labels: list[TitledRow[LabelCell]] = field(default_factory=list)
+    weak: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+
+def lay_out(summary: EvaluationSummary) -> EvaluationTable:
+    """Everything that the page shows of an evaluation."""
+    weak = {name for name, found in summary.discrimination.items() if not found.discriminates}
+    shown = [name for name in summary.metrics if any(summary.measured(row, name) for row in summary.rows)]
+    table = EvaluationTable(summary)
+    table.head = [_column(name, summary.metrics[name], name in weak) for name in shown]
+
+    controls = [key for key in summary.rows if key not in (*METHODS, CEILING)]
+    for group, keys in (("methods", METHODS), ("controls", controls), ("ceiling", [CEILING])):
+        rows = [_row(key, summary.rows[key], shown, table.notes) for key in keys if key in summary.rows]
+        if rows:
+            table.groups.append((group, rows))
+
+    table.claims = [_claim(claim) for claim in summary.claims]
+    for name in _PLOTTED:
+        if name in summary.metrics and (plot := _plot(summary, name)):
+            table.plots.append((summary.metrics[name].title, plot))
+    table.differences = _differences(summary, shown)
+    table.labels = _labels(summary, shown)
+    table.weak = [metric.title for name, metric in summary.metrics.items() if name in weak]
+    table.absent = _absent(summary, shown)
+    return table
+
+
+def _column(name: str, metric: MetricInfo, weak: bool) -> Column:
+    arrow, words = _ARROWS.get(metric.better, ("", ""))
+    meaning = ". ".join(text for text in (metric.meaning, words) if text)
+    return Column(name, metric.title or name, metric.unit, arrow, words, meaning, weak)
+
+
+def _row(key: str, method: Method, shown: Sequence[str], notes: dict[str, int]) -> TableRow:
+    cells = [_cell(method.metrics.get(name, Score()), method.pairs, notes) for name in shown]
+    unavailable = "" if method.is_measured else method.status
+    return TableRow(key, method.title or key, method.meaning, unavailable, method.pairs, cells)
+
+
+def _cell(score: Score, pairs: int | None, notes: dict[str, int]) -> TableCell:
+    """notes: takes up the reason where there is no value."""
+    if not score.is_measured:
+        note = notes.setdefault(score.status, len(notes) + 1)
+        return TableCell(UNKNOWN, note=note, title=score.status)
+    return TableCell(
+        value=figure(score.value),
+        range=between(score.low, score.high) or "no interval",
+        n="" if score.n == pairs else f"n {score.n}",
+        title=f"n = {score.n}: {score.contents} contents × {score.styles} styles",
+    )
+
+
+def _claim(claim: Claim) -> ClaimLine:
+    state = "not measured"
+    if claim.met is not None:
+        state = "met" if claim.met else "missed"
+    return ClaimLine(claim.claim, state, figure(claim.value), f"{claim.side} {figure(claim.bar or 0.0)}")
+
+
+def _plot(summary: EvaluationSummary, name: str) -> str:
+    metric = summary.metrics[name]
+    intervals = []
+    for key in summary.rows:
+        score = summary.measured(key, name)
+        if score is not None and score.value is not None:
+            intervals.append(Interval(summary.title(key), score.value, score.low, score.high, key == "student"))
+    arrow, words = _ARROWS.get(metric.better, ("", ""))
+    title = f"{metric.title} of every method with its interval, {words}"
+    return draw_intervals(intervals, title, f"{metric.unit}   {arrow} {words}".strip())
+
+
+def _differences(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[DifferenceCell]]:
+    rows = []
+    for key, scores in summary.differences.items():
+        cells = [_difference(scores.get(name), summary.metrics[name].better) for name in shown]
+        rows.append(TitledRow(summary.title(key), cells))
+    return rows
+
+
+def _difference(score: Score | None, better: str) -> DifferenceCell:
+    if score is None or score.value is None:
+        return DifferenceCell(UNKNOWN)
+    is_sure = score.low is not None and score.high is not None and (score.low > 0 or score.high < 0)
+    tone = ""
+    if is_sure and better in _ARROWS:
+        is_better = (score.value > 0) == (better == "higher")
+        tone = "better" if is_better else "worse"
+    sign = "+" if score.value > 0 else ""
+    return DifferenceCell(f"{sign}{figure(score.value)}", between(score.low, score.high), tone)
+
+
+def _labels(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[LabelCell]]:
+    """A row a style label."""
+    means = summary.per_label
+    rows = []
+    for label, found in means.items():
+        cells = []
+        for name in shown:
+            column = [other.get(name) for other in means.values()]
+            better = summary.metrics[name].better
+            cells.append(LabelCell(figure(found.get(name)), _place(found.get(name), column, better)))
+        rows.append(TitledRow(label, cells))
+    return rows
+
+
+def _place(value: float | None, column: Iterable[float | None], better: str) -> int:
+    """Where a value stands between the column's worst, 0, and its best, 100."""
+    known = [other for other in column if other is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    place = 0.5 if value is None or high <= low else (value - low) / (high - low)
+    return round(100 * (1 - place if better == "lower" else place))
+
+
+def _absent(summary: EvaluationSummary, shown: Sequence[str]) -> list[str]:
+    """Sentences about rows and metrics without a number."""
+    sentences = []
+    for key, method in summary.rows.items():
+        if not method.is_measured:
+            sentences.append(f"{summary.title(key)}: {_reason(method.status)}")
+    for name, metric in summary.metrics.items():
+        if name not in shown:
+            sentences.append(f"{metric.title or name}: {_reason(_why(summary.rows, name))}")
+    return sentences
+
+
+def _why(rows: Mapping[str, Method], metric: str) -> str:
+    """Why no row has that metric: as the first row says that was measured otherwise."""
+    for method in rows.values():
+        if method.is_measured and metric in method.metrics:
+            return method.metrics[metric].status
+    return "no row was measured"
+
+
+def _reason(status: str) -> str:
+    return (status or "not measured").removeprefix("unavailable: ")

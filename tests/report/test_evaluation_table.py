@@ -1,0 +1,93 @@
+"""The evaluation as tables: what is coloured, what gets a footnote, and files of other versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bottega.report.evaluation import EvaluationSummary
+from bottega.report.evaluation_table import lay_out
+from bottega.report.run_directory import RunDirectory
+from bottega.runtime.files import write_json
+from bottega.runtime.records import to_record
+
+
+def summary(**others: Any) -> EvaluationSummary:
+    """Two metrics of a student and a control; the control has one of them."""
+    score = {"status": "measured", "value": 40.0, "low": 30.0, "high": 50.0, "n": 12, "contents": 3, "styles": 4}
+    missing = {"status": "unavailable: no drawn truth"}
+    content: dict[str, Any] = {
+        "metrics": {
+            "kind_own": {"title": "kind", "unit": "%", "better": "higher"},
+            "truth": {"title": "distance", "better": "lower"},
+        },
+        "rows": {
+            "student": {"title": "student", "status": "measured", "pairs": 12, "metrics": {"kind_own": score}},
+            "style": {"title": "style", "status": "measured", "pairs": 9, "metrics": {"kind_own": score}},
+            "base": {"title": "frozen base", "status": "unavailable: no weights", "metrics": {}},
+        },
+    }
+    for row in ("student", "style"):
+        content["rows"][row]["metrics"]["truth"] = missing
+    return to_record(EvaluationSummary, {**content, **others}, "a summary")
+
+
+def test_what_has_no_number_is_named_with_its_reason() -> None:
+    table = lay_out(summary())
+    assert [column.name for column in table.head] == ["kind_own"]
+    assert table.absent == ["frozen base: no weights", "distance: no drawn truth"]
+    (_, methods), (_, controls) = table.groups
+    assert [row.key for row in methods] == ["student", "base"] and [row.key for row in controls] == ["style"]
+    assert methods[0].cells[0].n == "" and controls[0].cells[0].n == "n 12"  # of 9 pairs
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "high", "tone"),
+    [
+        ("higher", 1.0, 3.0, "better"),
+        ("higher", -3.0, -1.0, "worse"),
+        ("lower", 1.0, 3.0, "worse"),
+        ("lower", -3.0, -1.0, "better"),
+        ("higher", -1.0, 3.0, ""),
+        ("", 1.0, 3.0, ""),
+    ],
+)
+def test_a_difference_is_coloured_where_its_interval_excludes_0(
+    better: str, low: float, high: float, tone: str
+) -> None:
+    gap = {"style": {"kind_own": {"value": (low + high) / 2, "low": low, "high": high}}}
+    metrics = {"kind_own": {"title": "kind", "better": better}}
+    (row,) = lay_out(summary(differences=gap, metrics=metrics)).differences
+    assert row.cells[0].tone == tone
+
+
+def test_the_tint_of_a_label_goes_from_the_worst_to_the_best_of_its_column() -> None:
+    labels = {"hatch": {"kind_own": 10.0}, "dots": {"kind_own": 20.0}, "wash": {"kind_own": 30.0}, "ink": {}}
+    table = lay_out(summary(per_label=labels))
+    assert [row.cells[0].place for row in table.labels] == [0, 50, 100, 50]
+    metrics = {"kind_own": {"title": "kind", "better": "lower"}}
+    table = lay_out(summary(per_label=labels, metrics=metrics))
+    assert [row.cells[0].place for row in table.labels] == [100, 50, 0, 50]
+
+
+def test_a_number_that_is_none_is_not_measured() -> None:
+    score = {"status": "measured", "value": None}
+    rows = {"student": {"status": "measured", "pairs": 1, "metrics": {"kind_own": score}}}
+    assert lay_out(summary(rows=rows)).head == []
+
+
+def test_a_summary_with_nothing_in_it_and_one_of_a_newer_version_are_laid_out(tmp_path: Path) -> None:
+    assert lay_out(to_record(EvaluationSummary, {}, "a summary")).groups == []
+    write_json(tmp_path / "evaluation" / "summary.json", {"rows": {"student": {"title": "s", "new": 1}}, "new": {}})
+    found = RunDirectory(tmp_path).record("evaluation/summary.json", EvaluationSummary)
+    assert found is not None and found.title("student") == "s" and found.title("other") == "other"
+
+
+def test_a_wrong_value_is_named_by_its_file_and_place(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation" / "summary.json", {"rows": {"student": {"pairs": "many"}}})
+    run = RunDirectory(tmp_path)
+    assert run.record("evaluation/summary.json", EvaluationSummary) is None
+    (problem,) = run.problems
+    assert problem.startswith("evaluation/summary.json: rows.student.pairs: ") and "received 'many'" in problem
