@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from bottega.cli.common import print_warnings, read_models, read_section
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+    from bottega.teacher.regrade import Regraded
 
 app = typer.Typer(help="Judge pictures: limits, grades, contact sheets.", no_args_is_help=True, add_completion=False)
 
@@ -74,7 +75,7 @@ def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | 
     print_warnings(found["warnings"])
 
 
-def _print_regrading(found: dict[str, Any]) -> None:
+def _print_regrading(found: Regraded) -> None:
     changes = ", ".join(f"{kind} {count}" for kind, count in found["changes"].items()) or "none"
     typer.echo(f"{found['tries']} tries; grades that change: {changes}; targets {found['before']} -> {found['after']}")
     typer.echo(

@@ -1,7 +1,7 @@
 """What others read of a run: metadata for `datasets.load_dataset("imagefolder")`, the retries' parameters, CSV and
 Parquet.
 
-All of it derives from the ledger and can be written anew at any time.
+All of it derives from the ledger and can be written again at any time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.runtime.files import atomic_path, write_jsonl
-from bottega.teacher.ledger import COLUMNS, Ledger, TryRow, json_of_many
+from bottega.teacher.ledger import COLUMNS, Ledger, json_of_many
 
 SCORE_NAMES = (
     "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
@@ -22,6 +22,7 @@ SCORE_NAMES = (
 )  # fmt: skip
 
 _PAGE = 1000  # rows read at once
+_GROUP = 4096  # rows of a Parquet row group
 
 _NAMES = (
     "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "style", "prompt", "seed", "split",
@@ -39,33 +40,43 @@ def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     rows = ledger.best_values(["output_path", *_NAMES, "output_sha256", "reasons", "scores"])
     source = {"source": "oracle"} if ledger.oracle else {}
     while page := list(islice(rows, _PAGE)):
-        for (*values, reasons, _), scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
-            words = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
-            yield {**dict(zip(_KEYS, (*values, words, *map(scores.get, SCORE_NAMES)), strict=True)), **source}
+        parsed = json_of_many([row[-1] for row in page])
+        for (*values, reasons, _), scores in zip(page, parsed, strict=True):
+            text = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
+            known = [scores.get(name) for name in SCORE_NAMES]
+            yield {**dict(zip(_KEYS, (*values, text, *known), strict=True)), **source}
 
 
 def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a retry: what it changed, why, and what came of it."""
     names = ("target", "try_index", "rung", "noise_seed", "grade", "reasons", "parameters")
     rows = ledger.retried_values(names)
-    before: dict[str, Any] = {}
+    before: dict[str, Any] = {}  # the try before, of the same target or of another
     while page := list(islice(rows, _PAGE)):
-        nested = json_of_many([f"[{row[-2]}, {row[-1]}]" for row in page])
-        for values, (reasons, parameters) in zip(page, nested, strict=True):
+        parsed = json_of_many([f"[{row[-2]}, {row[-1]}]" for row in page])
+        for values, (reasons, parameters) in zip(page, parsed, strict=True):
             row = {**dict(zip(names, values, strict=True)), "reasons": reasons, "parameters": parameters}
             if row["try_index"] > 0 and before.get("target") == row["target"]:
-                yield {
-                    "target": row["target"],
-                    "try_index": row["try_index"],
-                    "rung": row["rung"],
-                    "causes": before["reasons"],
-                    "changed": {k: v for k, v in parameters.items() if before["parameters"].get(k) != v},
-                    "parameters": parameters,
-                    "noise_seed": row["noise_seed"],
-                    "grade_before": before["grade"],
-                    "grade": row["grade"],
-                }
+                yield _override(before, row)
             before = row
+
+
+def _override(before: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    changed = {}
+    for name, value in row["parameters"].items():
+        if before["parameters"].get(name) != value:
+            changed[name] = value
+    return {
+        "target": row["target"],
+        "try_index": row["try_index"],
+        "rung": row["rung"],
+        "causes": before["reasons"],
+        "changed": changed,
+        "parameters": row["parameters"],
+        "noise_seed": row["noise_seed"],
+        "grade_before": before["grade"],
+        "grade": row["grade"],
+    }
 
 
 def write_lists(ledger: Ledger, directory: Path) -> None:
@@ -98,32 +109,27 @@ def write_parquet(ledger: Ledger, path: Path) -> int:
         "weight": pa.float64(),
         "seconds": pa.float64(),
     }
-    schema = pa.schema(
-        [(c, kinds.get(c, pa.string())) for c in COLUMNS] + [(f"score_{n}", pa.float64()) for n in SCORE_NAMES]
-    )
+    columns = [(name, kinds.get(name, pa.string())) for name in COLUMNS]
+    columns += [(f"score_{name}", pa.float64()) for name in SCORE_NAMES]
+    schema = pa.schema(columns)
     count = 0
+    rows = ledger.current()
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for batch in _batches(ledger.current(), 4096):
-            table = {c: [_cell(getattr(row, c)) for row in batch] for c in COLUMNS}
-            table |= {f"score_{n}": [row.scores.get(n) for row in batch] for n in SCORE_NAMES}
+        while batch := list(islice(rows, _GROUP)):
+            table: dict[str, list[Any]] = {}
+            for name in COLUMNS:
+                table[name] = [_cell(getattr(row, name)) for row in batch]
+            for name in SCORE_NAMES:
+                table[f"score_{name}"] = [row.scores.get(name) for row in batch]
             writer.write_table(pa.table(table, schema=schema))
             count += len(batch)
     return count
 
 
-def _batches(rows: Iterator[TryRow], size: int) -> Iterator[list[TryRow]]:
-    batch: list[TryRow] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, (dict, list)) else value
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return value
 
 
 def _text(value: Any) -> Any:

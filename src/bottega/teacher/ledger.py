@@ -1,7 +1,7 @@
 """The ledger: one row a try, with everything needed to judge it again, to make it again, and to continue after a kill.
 
 SQLite in WAL mode with `synchronous=FULL`: a committed chunk survives a power cut, an unfinished one leaves nothing.
-One writer. A row is `current` until its inputs change; then it stays as history and the target is made anew.
+One writer. A row is `current` until its inputs change; then it stays as history and the target is made again.
 """
 
 from __future__ import annotations
@@ -12,23 +12,32 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from bottega.runtime.errors import FingerprintError, MissingError, StorageError
+from pydantic import Field
+
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.fingerprint import changes
 from bottega.runtime.paths import inside, stays_inside
+from bottega.runtime.records import to_record
 
 LEDGER = "ledger.sqlite"
 """The file's name in a run's folder."""
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 _JSON = ("reasons", "scores", "parameters")
-_ENCODER, _SORTED = (json.JSONEncoder(ensure_ascii=False, sort_keys=sort) for sort in (False, True))
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_SORTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
+Status = Literal["ok", "failed", "broken"]
+"""A picture was made; none came out; content or style can't be read."""
+
+Letter = Annotated[str, Field(pattern="^[ABC]$")]
 
 
 @dataclass(frozen=True)
 class TryRow:
-    """One try. `status`: ok (a picture was made), failed (none came out), broken (content or style can't be read)."""
+    """One try. Paths of content and style are relative to the data root, `output_path` to the ledger's folder."""
 
     target: str
     pair_id: str
@@ -37,8 +46,8 @@ class TryRow:
     seed: int
     try_index: int
     rung: str
-    status: str
-    grade: str
+    status: Status
+    grade: Letter
     weight: float
     reasons: list[str]
     scores: dict[str, float]
@@ -129,9 +138,8 @@ class Ledger:
             raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._hashes: dict[
-            str, tuple[str, int, int, str]
-        ] = {}  # entered with the next commit: each alone costs an fsync
+        # Entered with the next commit: each alone costs an fsync.
+        self._hashes: dict[str, tuple[str, int, int, str]] = {}
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         try:
@@ -141,7 +149,7 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StorageError(
-                f"{path} can't be opened as a ledger ({error}); restore it, or move it away to begin anew"
+                f"{path} can't be opened as a ledger ({error}); restore it, or move it away to begin again"
             ) from error
 
     def _open(self) -> None:
@@ -385,8 +393,23 @@ class Ledger:
             last = page[-1][2:4]
 
     def _row(self, row: sqlite3.Row) -> TryRow:
-        self._require_inside(row["target"], row["output_path"])
-        return TryRow(**{c: json.loads(row[c]) if c in _JSON else row[c] for c in COLUMNS})
+        """A row as it was read, checked: a ledger may be damaged, or edited by hand.
+
+        Raises:
+            RequestError: a value is not what its column holds, or the picture lies outside of the run.
+        """
+        target = row["target"]
+        where = f"{self.path}, target {target}"
+        values: dict[str, Any] = {name: row[name] for name in COLUMNS}
+        for name in _JSON:
+            try:
+                values[name] = json.loads(values[name])
+            except (TypeError, json.JSONDecodeError) as error:
+                raise RequestError(
+                    f"{where}: {name} must be JSON, received {row[name]!r}; restore the ledger"
+                ) from error
+        self._require_inside(target, values["output_path"])
+        return to_record(TryRow, values, where)
 
     def picture_file(self, target: str, output_path: str) -> Path:
         """A target's picture by the path in its row.
@@ -427,8 +450,9 @@ def json_of_many(texts: Sequence[str]) -> list[Any]:
 
 
 def _values(row: TryRow) -> list[Any]:
-    return [
-        reasons_text(v) if c == "reasons" else _SORTED.encode(v) if c in _JSON else v
-        for c in COLUMNS
-        for v in (getattr(row, c),)
-    ]
+    """A row as the table has it, in the order of its columns."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
+    values["reasons"] = reasons_text(row.reasons)
+    values["scores"] = _SORTED.encode(row.scores)
+    values["parameters"] = _SORTED.encode(row.parameters)
+    return list(values.values())

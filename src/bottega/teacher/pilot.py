@@ -1,6 +1,6 @@
 """The pilot: before ten thousand targets, a few hundred pairs at each of a few strengths and weights of the style.
 
-Each cell of the grid is a run of its own (ledger, pictures, no retries), so that a stopped pilot goes on where it
+Each cell of the grid is a run of its own (ledger, pictures, no retries), so that a stopped pilot resumes where it
 ended, and all of them share one loaded teacher and one judge. It decides nothing: it shows what each cell would keep,
 how far it comes to the style, and warns where a check rejects so much that a long run would be thrown away.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bottega.data.pictures import load_square
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_json
+from bottega.runtime.paths import inside
 from bottega.teacher.config import ORACLE, ORACLE_MEANING, TeacherConfig
 from bottega.teacher.ledger import LEDGER, Ledger, TryRow
 from bottega.teacher.models import TeacherModels
@@ -54,18 +56,32 @@ class PilotCell:
         return f"strength {self.strength:g}, ip {self.ip_adapter_scale:g}"
 
 
+class Pilot(TypedDict):
+    """`pilot.json`: every cell, the one that is proposed (None where none keeps enough), and warnings."""
+
+    source: str
+    cells: list[dict[str, Any]]
+    proposed: dict[str, Any] | None
+    warnings: list[str]
+
+
 def grid(config: TeacherConfig) -> list[TeacherConfig]:
     """The configurations of the cells, those aside that make the same steps with the same weight of the style."""
     cells: dict[tuple[int, float], TeacherConfig] = {}
-    for share in STRENGTHS:
-        for scale in IP_SCALES:
-            strength = round(min(1.0, config.strength * share), 4)
-            ip_adapter_scale = round(config.ip_adapter_scale * scale, 2)
-            calls = unet_calls(config.steps, strength)
-            if calls >= 1:
-                values: dict[str, Any] = {"strength": strength, "ip_adapter_scale": ip_adapter_scale}
-                values |= {"quality_filter": False, "sheet_after": 0, "seeds": config.seeds[:1]}
-                cells.setdefault((calls, ip_adapter_scale), config.model_copy(update=values))
+    for share, scale in product(STRENGTHS, IP_SCALES):
+        strength = round(min(1.0, config.strength * share), 4)
+        ip_adapter_scale = round(config.ip_adapter_scale * scale, 2)
+        calls = unet_calls(config.steps, strength)
+        if calls < 1:
+            continue
+        changes = {
+            "strength": strength,
+            "ip_adapter_scale": ip_adapter_scale,
+            "quality_filter": False,
+            "sheet_after": 0,
+            "seeds": config.seeds[:1],
+        }
+        cells.setdefault((calls, ip_adapter_scale), config.model_copy(update=changes))
     return list(cells.values())
 
 
@@ -78,37 +94,42 @@ def pilot(
     models: ModelsConfig,
     thresholds: Path,
     count: int,
-) -> dict[str, Any]:
+) -> Pilot:
     """Make the first `count` pairs of each list in every cell, and write `pilot.json` and `contact_sheet.png`.
 
     Args:
+        config: the protocol that the grid lies around.
         directory: of the pilot; each cell has a folder in it.
-
-    Returns:
-        The cells, the one that is proposed (None where none keeps enough), and warnings.
+        pairs: pair lists.
+        data_root: what the pairs' paths are relative to.
+        models: where the weights lie.
+        thresholds: limits as the quality stage wrote them.
+        count: pairs of each list.
 
     Raises:
         FingerprintError: the pilot was begun with other limits, models or values.
-        Interrupted: asked to stop; the same command goes on.
+        Interrupted: asked to stop; the same command resumes.
     """
     loaded = TeacherModels(config, data_root, models)
     where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models, "thresholds": thresholds}
-    cells, folders = [], []
+    cells: list[PilotCell] = []
+    folders: list[Path] = []
     for one in grid(config):
         folder = directory / f"strength{one.strength:g}_ip{one.ip_adapter_scale:g}"
         summary = run(one, folder, **where, limit=count, loaded=loaded)
         cells.append(_cell(one, folder, summary))
         folders.append(folder)
     best = proposed(cells)
-    _draw(cells, folders, data_root, directory / "contact_sheet.png", oracle=config.source == "oracle")
-    told = {
+    heads = [ORACLE if config.source == "oracle" else f"{c.strength:g} / {c.ip_adapter_scale:g}" for c in cells]
+    _draw(heads, folders, data_root, directory / "contact_sheet.png")
+    found: Pilot = {
         "source": config.source,
         "cells": [asdict(cell) for cell in cells],
         "proposed": asdict(best) if best is not None else None,
         "warnings": warnings(cells),
     }
-    write_json(directory / "pilot.json", told)
-    return told
+    write_json(directory / "pilot.json", found)
+    return found
 
 
 def proposed(cells: Sequence[PilotCell]) -> PilotCell | None:
@@ -119,27 +140,28 @@ def proposed(cells: Sequence[PilotCell]) -> PilotCell | None:
 
 def warnings(cells: Sequence[PilotCell]) -> list[str]:
     """What a person should know before the long run."""
-    words = [
-        f"{cell.name}: {cell.unchanged:.0%} are rejected as untouched copies; more strength, or a lower change_min "
-        "if they do look changed"
-        for cell in cells
-        if cell.unchanged > _UNCHANGED
-    ]
+    found: list[str] = []
+    for cell in cells:
+        if cell.unchanged > _UNCHANGED:
+            found.append(
+                f"{cell.name}: {cell.unchanged:.0%} are rejected as untouched copies; more strength, or a lower "
+                "change_min if they do look changed"
+            )
     if proposed(cells) is None:
-        words.append(
+        found.append(
             f"no cell keeps {_KEPT:.0%} of its targets: look at the sheet and at the reasons, and calibrate the limits "
             "(bottega qc calibrate --teacher-dir) before the long run"
         )
-    return words
+    return found
 
 
-def table(told: dict[str, Any]) -> str:
+def table(found: Pilot) -> str:
     """The cells as text, a line each."""
     lines = ["strength     ip  steps    n   kept      A  unchanged  style gain  edges  s each"]
-    if told["source"] == "oracle":
+    if found["source"] == "oracle":
         lines.insert(0, f"{ORACLE}: {ORACLE_MEANING}")
-    for raw in told["cells"]:
-        cell = PilotCell(**raw)
+    for values in found["cells"]:
+        cell = PilotCell(**values)
         numbers = (_number(cell.style_gain, 10, 3), _number(cell.edge_64, 6, 2), _number(cell.seconds, 7, 2))
         lines.append(
             f"{cell.strength:8g} {cell.ip_adapter_scale:6g} {cell.unet_calls:6} {cell.targets:4} {cell.kept:6.0%} "
@@ -148,7 +170,7 @@ def table(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def advice(found: dict[str, Any], directory: Path) -> str:
+def advice(found: Pilot, directory: Path) -> str:
     """Which cell comes nearest to the styles, and how to take its values; empty where none keeps enough."""
     best = found["proposed"]
     if best is None:
@@ -160,8 +182,8 @@ def advice(found: dict[str, Any], directory: Path) -> str:
     )
 
 
-def _number(value: float | None, wide: int, digits: int) -> str:
-    return f"{value:{wide}.{digits}f}" if value is not None else f"{'-':>{wide}}"
+def _number(value: float | None, width: int, digits: int) -> str:
+    return f"{value:{width}.{digits}f}" if value is not None else f"{'-':>{width}}"
 
 
 def _cell(config: TeacherConfig, folder: Path, summary: Summary) -> PilotCell:
@@ -188,25 +210,30 @@ def _cell(config: TeacherConfig, folder: Path, summary: Summary) -> PilotCell:
     )
 
 
-def _draw(cells: Sequence[PilotCell], folders: Sequence[Path], data_root: Path, path: Path, *, oracle: bool) -> None:
+def _draw(heads: Sequence[str], folders: Sequence[Path], data_root: Path, path: Path) -> None:
     """A line a pair: content, style, then its target in each cell with its grade."""
-    columns: list[dict[str, TryRow]] = []
-    for folder in folders:
-        with Ledger(folder / LEDGER) as ledger:
-            columns.append({row.target: row for row in ledger.best() if row.status != "broken"})
-    shown = list(columns[0])[:_SHOWN]
-    rows: list[list[tuple[Picture | None, str]]] = []
-    for target in shown:
-        first = columns[0][target]
-        line = [(_picture(data_root / first.content_path), ""), (_picture(data_root / first.style_path), "")]
+    columns = [_best_tries(folder) for folder in folders]
+    lines: list[list[tuple[Picture | None, str]]] = []
+    for target, first in list(columns[0].items())[:_SHOWN]:
+        line: list[tuple[Picture | None, str]] = [
+            (_picture(data_root / first.content_path), ""),
+            (_picture(data_root / first.style_path), ""),
+        ]
         for folder, column in zip(folders, columns, strict=True):
             row = column.get(target)
-            output = row.output_path if row is not None else None
-            line.append((_picture(folder / output) if output else None, row.grade if row is not None else ""))
-        rows.append(line)
-    heads = ["content", "style"]
-    heads += [ORACLE if oracle else f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells]
-    draw_grid(heads, rows, path, side=_SIDE)
+            if row is None:
+                line.append((None, ""))
+            else:
+                place = inside(folder, row.output_path, f"{folder.name}, target {target}") if row.output_path else None
+                line.append((_picture(place) if place is not None else None, row.grade))
+        lines.append(line)
+    draw_grid(["content", "style", *heads], lines, path, side=_SIDE)
+
+
+def _best_tries(folder: Path) -> dict[str, TryRow]:
+    """The best try of each target that could be begun, by target, in the order of the work."""
+    with Ledger(folder / LEDGER) as ledger:
+        return {row.target: row for row in ledger.best() if row.status != "broken"}
 
 
 def _picture(path: Path) -> Picture | None:

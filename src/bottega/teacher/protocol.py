@@ -127,8 +127,8 @@ def check(scheduler: Any, sampler: str = "ddim") -> None:
         )
     wrong = {key: scheduler.config.get(key) for key, value in config.items() if scheduler.config.get(key) != value}
     if wrong:
-        told = ", ".join(f"{key}={value!r} (protocol: {config[key]!r})" for key, value in wrong.items())
+        named = ", ".join(f"{key}={value!r} (protocol: {config[key]!r})" for key, value in wrong.items())
         raise RequestError(
-            f"{sampler}'s configuration is pinned by the protocol, received {told}; call bottega.teacher.protocol.pin "
+            f"{sampler}'s configuration is pinned by the protocol, received {named}; call bottega.teacher.protocol.pin "
             "first"
         )

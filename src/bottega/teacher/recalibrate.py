@@ -15,7 +15,7 @@ from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_json
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
-from bottega.teacher.regrade import regrade
+from bottega.teacher.regrade import Regraded, regrade
 
 
 def calibrate(
@@ -27,7 +27,7 @@ def calibrate(
 
     Args:
         directory: the teacher's folder, with `ledger.sqlite`.
-        limits: what the new limits start from, and by which hard faults are told; None: the run's own.
+        limits: what the new limits start from, and by which hard faults are recognised; None: the run's own.
         also: further limits to set by their tails.
 
     Returns:
@@ -58,11 +58,8 @@ def calibrate(
     }
 
 
-def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> dict[str, Any]:
+def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded:
     """Grade a run by other limits, from its raw scores; with `write` its ledger and lists have the new grades.
-
-    Returns:
-        What `bottega.teacher.regrade.regrade` counts.
 
     Raises:
         MissingError: there is no ledger.

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grader
@@ -21,19 +21,34 @@ from bottega.teacher.retry import rung_weight
 Update = tuple[str, float, str, int]  # grade, weight, reasons as the ledger has them, id
 
 
-def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> dict[str, Any]:
-    """Derive every grade anew; the weight is the grade's times the rung's, by the ladder that the run was made with.
+class Regraded(TypedDict):
+    """What grading again changes.
+
+    `changes` counts tries by `A->B` and so on, `before` and `after` are the grades of the best tries. For
+    `another_try_wins` targets another try is now the best, and exports then name that one; for `unkept_try_wins` it
+    would be a try whose picture was not kept, and exports name the best that was.
+    """
+
+    tries: int
+    changes: dict[str, int]
+    before: dict[str, int]
+    after: dict[str, int]
+    another_try_wins: int
+    unkept_try_wins: int
+    written: bool
+
+
+def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> Regraded:
+    """Derive every grade again; the weight is the grade's times the rung's, by the ladder that the run was made with.
 
     Args:
-        write: enter the new grades, and make the new limits those that the run goes on with; all or nothing. Without
-            it only the counts are told.
+        write: enter the new grades, and make the new limits those that the run continues with; all or nothing.
+            Without it the changes are only counted.
 
-    Returns:
-        Number of tries, how many change (`A->B` and so on), grades of the best tries before and after, for how many
-        targets another try is now the best (exports then name that one), and for how many the best would be a try
-        whose picture was not kept (exports then name the best that was).
+    Raises:
+        RequestError: the ledger's scores were measured by an older definition.
     """
-    told = _Told()
+    counts = _Counts()
     parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
     measured_by = parts.get("scores", {}).get("version", 1)
     if "models" in parts and measured_by != SCORES_VERSION:
@@ -41,7 +56,7 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> d
             f"limits and scores must be of one definition, this ledger's scores are of version {measured_by}, this "
             f"program's of {SCORES_VERSION}; measure its pictures again: bottega qc score --teacher-dir"
         )
-    updates = _updates(ledger, thresholds, _ladder(parts), told)
+    updates = _updates(ledger, thresholds, _ladder(parts), counts)
     if write:
         parts["thresholds"] = thresholds.model_dump(mode="json")
         meta = {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
@@ -50,19 +65,19 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> d
         for _ in updates:
             pass
     return {
-        "tries": told.tries,
-        "changes": dict(sorted(told.changes.items())),
-        "before": dict(sorted(told.before.items())),
-        "after": dict(sorted(told.after.items())),
-        "another_try_wins": told.another_try_wins,
-        "unkept_try_wins": told.unkept_try_wins,
+        "tries": counts.tries,
+        "changes": dict(sorted(counts.changes.items())),
+        "before": dict(sorted(counts.before.items())),
+        "after": dict(sorted(counts.after.items())),
+        "another_try_wins": counts.another_try_wins,
+        "unkept_try_wins": counts.unkept_try_wins,
         "written": write,
     }
 
 
 @dataclass
-class _Told:
-    """What is counted on the way."""
+class _Counts:
+    """What is counted while the rows are read."""
 
     tries: int = 0
     changes: Counter[str] = field(default_factory=Counter)
@@ -80,43 +95,47 @@ class _Judged(NamedTuple):
     reasons: int
 
 
-def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, told: _Told) -> Iterator[Update]:
-    """What differs from the ledger, row by row; `told` is complete when the last is taken."""
+def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, counts: _Counts) -> Iterator[Update]:
+    """What differs from the ledger, row by row; `counts` is complete when the last is taken."""
     grade = Grader(thresholds)
     weight_of = functools.cache(lambda rung: rung_weight(rung, ladder))
     old: list[_Judged] = []
     new: list[_Judged] = []
     for one in ledger.scored():
         if old and old[0].one.target != one.target:
-            _count(old, new, told)
-            old, new = [], []
+            _count(old, new, counts)
+            old = []
+            new = []
         old.append(_Judged(one, one.grade, one.reason_count))
         if one.status == "broken":
             new.append(old[-1])
             continue
         judged = grade(one.scores)
         new.append(_Judged(one, judged.letter, len(judged.reasons)))
-        found = judged.letter, round(judged.weight * weight_of(one.rung), 6), reasons_text(judged.reasons)
-        if found != (one.grade, one.weight, one.reasons):
-            yield *found, one.id
+        weight = round(judged.weight * weight_of(one.rung), 6)
+        reasons = reasons_text(judged.reasons)
+        if (judged.letter, weight, reasons) != (one.grade, one.weight, one.reasons):
+            yield judged.letter, weight, reasons, one.id
     if old:
-        _count(old, new, told)
+        _count(old, new, counts)
 
 
-def _count(old: list[_Judged], new: list[_Judged], told: _Told) -> None:
+def _count(old: list[_Judged], new: list[_Judged], counts: _Counts) -> None:
     """Count one target's tries, its best before and after."""
-    told.tries += len(new)
-    before, after = old[0], new[0]
+    counts.tries += len(new)
+    before = old[0]
+    after = new[0]
     if len(new) > 1:
-        before, after = min(old, key=_rank), min(new, key=_rank)
+        before = min(old, key=_rank)
+        after = min(new, key=_rank)
         made = [judged for judged in new if judged.one.status == "ok"]
-        told.another_try_wins += before.one.id != after.one.id
-        told.unkept_try_wins += len(made) > 1 and not min(made, key=_worth).one.kept
-    told.before[before.letter] += 1
-    told.after[after.letter] += 1
+        counts.another_try_wins += before.one.id != after.one.id
+        counts.unkept_try_wins += len(made) > 1 and not min(made, key=_worth).one.kept
+    counts.before[before.letter] += 1
+    counts.after[after.letter] += 1
     for a, b in zip(old, new, strict=True):
         if a.letter != b.letter:
-            told.changes[f"{a.letter}->{b.letter}"] += 1
+            counts.changes[f"{a.letter}->{b.letter}"] += 1
 
 
 def _rank(judged: _Judged) -> tuple[bool, bool, str, int, int]:
@@ -131,5 +150,6 @@ def _worth(judged: _Judged) -> tuple[str, int, int]:
 
 def _ladder(parts: dict[str, Any]) -> Ladder:
     """The run's own ladder; one from before weights shrank with the rung leaves them as they were."""
-    kept = parts.get("teacher", {}).get("ladder", {})
-    return Ladder(**{"rung_weight": 1.0, **{key: value for key, value in kept.items() if key in Ladder.model_fields}})
+    recorded = parts.get("teacher", {}).get("ladder", {})
+    known = {name: value for name, value in recorded.items() if name in Ladder.model_fields}
+    return Ladder(**{"rung_weight": 1.0, **known})

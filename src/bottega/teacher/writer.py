@@ -9,7 +9,7 @@ from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade
 from bottega.runtime.files import write_png
 from bottega.teacher.config import TeacherConfig
-from bottega.teacher.ledger import Ledger, TryRow
+from bottega.teacher.ledger import Ledger, Status, TryRow
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.retry import rung_weight
 from bottega.teacher.work import PendingTarget, Try
@@ -62,7 +62,7 @@ class TargetWriter:
             output_sha256=sha256,
         )
 
-    def _row(self, target: PendingTarget, index: int, rung: str, status: str, grade: Grade) -> TryRow:
+    def _row(self, target: PendingTarget, index: int, rung: str, status: Status, grade: Grade) -> TryRow:
         pair = target.work.pair
         return TryRow(
             target=target.work.target,
