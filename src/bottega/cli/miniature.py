@@ -9,6 +9,8 @@ import typer
 
 app = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
 
+_SHIPPED = Path(__file__).resolve().parents[1] / "miniature" / "weights"
+
 
 @app.command()
 def build(
@@ -46,9 +48,25 @@ def train(
     """Train SDXL's U-Net with its IP-Adapter until stopped (Ctrl-C, SIGTERM); the same command resumes."""
     from bottega.miniature.builder.train import train_sdxl
 
-    shipped = Path(__file__).resolve().parents[1] / "miniature" / "weights"
-    trainer = train_sdxl(state, weights or shipped, decay=finish)
+    trainer = train_sdxl(state, weights or _SHIPPED, decay=finish)
     typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
+
+
+@app.command()
+def export(
+    state: Annotated[Path, typer.Option(help="Folder of a training by `bottega miniature train`; it may be running.")],
+    output: Annotated[Path, typer.Option(help="New folder; `sdxl` and `ip_adapter` are written into it.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folders to copy all else from; default: the shipped ones."),
+    ] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="Take the branch that `train --finish` made.")] = False,
+) -> None:
+    """Write the folders of SDXL and its IP-Adapter from a long training: the moving average of its weights."""
+    from bottega.miniature.builder.train import export_sdxl
+
+    step = export_sdxl(state, weights or _SHIPPED, output, finished=finished)
+    typer.echo(f"wrote {output} (step {step})")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
+from bottega.miniature.builder.ip_adapter import write_unet
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
 from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
@@ -101,3 +103,36 @@ def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkey
     whole, parts = run(tmp_path / "whole", (3,)), run(tmp_path / "parts", (1, 3))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert any(not torch.equal(whole[f"unet.{name}"], value) for name, value in first.items())
+
+
+def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
+    task: SDXLTask, tiny_models: Path, tmp_path: Path
+) -> None:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    for folder in ("sdxl", "ip_adapter"):
+        shutil.copytree(tiny_models / folder, tmp_path / folder)
+    write_unet(task.unet, tmp_path)
+    pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(tmp_path / "sdxl").to(torch.float32)
+    pipeline.load_ip_adapter(
+        str(tmp_path / "ip_adapter"),
+        subfolder="",
+        weight_name="ip_adapter.safetensors",
+        image_encoder_folder="image_encoder",
+    )
+    pipeline.set_ip_adapter_scale(0.5)
+    for processor in task.processors:
+        processor.scale = [0.5]
+    x, states = torch.randn(2, 4, 32, 32), torch.randn(2, 77, 2 * architectures.WIDTH)
+    conditions = {
+        "text_embeds": torch.randn(2, architectures.WIDTH),
+        "time_ids": architectures.size_ids(2),
+        "image_embeds": [torch.randn(2, 1, architectures.WIDTH)],
+    }
+    outputs = []
+    for unet in (task.unet, pipeline.unet):
+        with torch.no_grad():
+            guess = unet(x, torch.tensor([100, 900]), encoder_hidden_states=states, added_cond_kwargs=conditions)
+        outputs.append(guess.sample)
+    assert float((outputs[0] - outputs[1]).abs().max()) < 0.02  # weights are rounded to float16
+    assert float(outputs[0].std()) > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,15 @@ def split_unet(unet: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         adapter[f"ip_adapter.{number}.to_k_ip.weight"] = processor.to_k_ip[0].weight
         adapter[f"ip_adapter.{number}.to_v_ip.weight"] = processor.to_v_ip[0].weight
     return stock, {name: tensor.detach().half().contiguous() for name, tensor in adapter.items()}
+
+
+def write_unet(unet: Any, folder: Path) -> None:
+    """Write the U-Net and its IP-Adapter into `sdxl/unet` and `ip_adapter` under `folder`, in float16."""
+    from safetensors.torch import save_file
+
+    stock, adapter = split_unet(unet)
+    stock.half().save_pretrained(folder / "sdxl" / "unet")
+    save_file(adapter, folder / "ip_adapter" / "ip_adapter.safetensors", metadata={"format": "pt"})
 
 
 def stock_unet(unet: Any) -> Any:

@@ -1,16 +1,19 @@
-"""`bottega miniature train`: the long training of one model, on frozen encoders that are there already."""
+"""`bottega miniature train` and `export`: the long training of SDXL, on frozen encoders that are there already."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
+from bottega.miniature.builder.ip_adapter import write_unet
 from bottega.miniature.builder.sdxl_gates import SDXLGates
 from bottega.miniature.builder.sdxl_task import SDXLTask
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
+from bottega.runtime.errors import RequestError
 from bottega.runtime.memory import keep_heap
 
 
@@ -31,6 +34,29 @@ def train_sdxl(state: Path, weights: Path, *, end: int | None = None, decay: int
     trainer = Trainer(task, state, TrainingPlan(end=end))
     trainer.train()
     return trainer
+
+
+def export_sdxl(state: Path, weights: Path, output: Path, *, finished: bool = False) -> int:
+    """Write the folders `sdxl` and `ip_adapter` with the moving average of the weights; returns their step.
+
+    Args:
+        state: folder of the training, which may be running.
+        weights: model folders that all but U-Net and IP-Adapter are copied from.
+        output: new folder.
+        finished: take the branch that `finish` made instead of the training itself.
+    """
+    if output.exists():
+        raise RequestError(f"the folder to export to must be a new one, {output} is there; give another one.")
+    task = sdxl_task(state, weights)
+    name = f"{task.name}-finished" if finished else task.name
+    trainer = Trainer(task, state, TrainingPlan(), name)
+    if trainer.step == 0:
+        raise RequestError(f"a training must have been begun before it is exported, {trainer.state} is missing.")
+    trainer.use_average()
+    for folder in ("sdxl", "ip_adapter"):
+        shutil.copytree(weights / folder, output / folder)
+    write_unet(task.unet, output)
+    return trainer.step
 
 
 def sdxl_task(state: Path, weights: Path) -> SDXLTask:
