@@ -136,7 +136,7 @@ class PlainTrainer:
         self.transformer.train()
         self.schedule = read_schedule(DPMSolverMultistepScheduler.from_pretrained(pixart / "scheduler"))
         geometry = Geometry.of(self.transformer, self.schedule.timesteps, reader.width)
-        self.adapter = StyleAdapter.beside(self.transformer, config.adapter, geometry, seed=config.seed)
+        self.adapter = StyleAdapter.from_transformer(self.transformer, config.adapter, geometry, seed=config.seed)
         self.attachment = Attachment(self.transformer, self.adapter)
         self.content: Any = 0.0  # what the content adds before the first adapted block, [B, L, I]
         first = self.transformer.transformer_blocks[self.adapter.first_block]

@@ -127,7 +127,7 @@ def workload(options: argparse.Namespace, blocks: int, *, checkpointing: bool) -
         {"batch_size": options.batch_size, "accumulation": 1, "adapter": {"layers": blocks}, "loop": loop}
     )
     geometry = Geometry.of(transformer, backbone.schedule.timesteps, CLIP_WIDTH)
-    adapter = StyleAdapter.beside(transformer, config.adapter, geometry).to(device)
+    adapter = StyleAdapter.from_transformer(transformer, config.adapter, geometry).to(device)
     work = StyleWorkload(backbone, adapter, config, RandomFeatures(model, 8 if options.tiny else TEXT_TOKENS), rows())
     work.checkpointed = checkpointing
     return work, config

@@ -48,7 +48,7 @@ def adapter(models: ModelsConfig, tmp_path_factory: pytest.TempPathFactory) -> P
     backbone = Backbone.load(pixart, device="cpu", pixels_per_cell=sizes(pixart)["pixels_per_cell"])
     width = json.loads((clip / "config.json").read_text())["projection_dim"]
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, width)
-    made = StyleAdapter.beside(backbone.transformer, AdapterConfig(initial_gate=1.0), geometry)
+    made = StyleAdapter.from_transformer(backbone.transformer, AdapterConfig(initial_gate=1.0), geometry)
     hashes = {"transformer": pixart / "transformer", "latent": pixart / "vae", "clip": clip}
     header = {
         "models": {"pixart": None, "clip": None},

@@ -170,7 +170,7 @@ def test_the_command_line_draws_the_same_picture(
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_training_by_the_command_line_goes_on_where_it_was_and_refuses_another_recipe(
+def test_training_by_the_command_line_continues_where_it_was_and_refuses_another_recipe(
     folder: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = ["--pixart", str(tiny_models / "pixart"), "--set", "models.device=cpu"]

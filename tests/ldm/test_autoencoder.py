@@ -76,6 +76,6 @@ def test_facts_tell_autoencoders_apart_by_what_they_do_and_not_by_where_they_lie
     assert MockVAE(4).facts != MockVAE(8).facts
 
 
-def test_an_autoencoder_that_is_not_there_is_told_with_the_way_to_get_it() -> None:
+def test_an_autoencoder_that_is_absent_is_reported_with_the_way_to_get_it() -> None:
     with pytest.raises(MissingError, match="bottega models fetch nobody/nothing"):
         open_autoencoder(AutoencoderConfig(kind="diffusers", model="nobody/nothing"))

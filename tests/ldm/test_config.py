@@ -160,7 +160,7 @@ def test_a_pictures_folder_anywhere_leaves_no_absolute_path_in_the_run(tmp_path:
     ("given", "cure"),
     [("num_epochs=3", "training.num_epochs"), ("data.min_side=9", "known keys: coco"), ("trainig.steps=9", "training")],
 )
-def test_a_key_without_its_section_is_told_with_it(given: str, cure: str) -> None:
+def test_a_key_without_its_section_is_reported_with_it(given: str, cure: str) -> None:
     with pytest.raises(RecipeError, match=f"unknown key .*{cure}"):
         read_recipe(plain(), Path(), "tiny", [given])
 

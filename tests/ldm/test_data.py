@@ -140,11 +140,11 @@ def test_a_folder_without_a_caption_is_refused_with_the_place_of_the_reasons(tmp
     for path in (tmp_path / "mine").iterdir():
         if path.suffix != ".png":
             path.unlink()
-    with pytest.raises(RequestError, match=r"no usable training picture .*rejects\.csv"):
+    with pytest.raises(RequestError, match=r"no usable picture among the contents; see rejects\.csv"):
         read_samples(folder_config(tmp_path), 0, tmp_path / "work")
 
 
-def test_pictures_that_are_left_out_are_told_each_time_with_the_place_of_the_reasons(
+def test_left_out_pictures_are_reported_each_time_with_the_file_of_reasons(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_folder(tmp_path)
@@ -156,7 +156,7 @@ def test_pictures_that_are_left_out_are_told_each_time_with_the_place_of_the_rea
     assert len(samples.training) + len(samples.held_out) + samples.unused == 18 and samples.unused > 0
 
 
-def test_pictures_that_are_enlarged_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_that_are_enlarged_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path)
     (tmp_path / "mine" / "p02.txt").write_text("grey")
     read_samples(folder_config(tmp_path), 0, tmp_path / "work")
@@ -181,7 +181,7 @@ def test_captions_that_are_no_utf_8_are_refused_with_their_number(tmp_path: Path
     assert {s.captions for s in found.training + found.held_out if s.name in ("p07", "p08")} == {("红色的圆",)}
 
 
-def test_a_data_root_that_was_moved_is_told_with_the_way_to_name_it(tmp_path: Path) -> None:
+def test_a_data_root_that_was_moved_is_reported_with_the_way_to_name_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "before")
     with pytest.raises(MissingError, match=rf"--set data\.root=… \(now {tmp_path}/after\), or data\.folder\.source=…"):
         read_samples(folder_config(tmp_path / "after"), 0, tmp_path / "work")
@@ -215,6 +215,6 @@ def test_fill50k_gives_its_targets_with_their_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fill50k", "coco"])
-def test_a_data_set_that_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
+def test_a_data_set_that_is_absent_is_reported(tmp_path: Path, kind: str) -> None:
     with pytest.raises(MissingError, match=kind):
         read_samples(config(kind=kind, root=str(tmp_path)), 0, tmp_path / "work")

@@ -245,7 +245,7 @@ def test_a_prompt_of_which_no_word_is_known_is_refused(trained: Path, tmp_path: 
     assert len(draw(trained, tmp_path / "out", ["a zebra on teal"])) == 1
 
 
-def test_no_guidance_is_told_from_guidance_of_nought(
+def test_no_guidance_is_distinguished_from_guidance_of_zero(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = (draw(trained, tmp_path, [prompt], guidance_scale=0)[0] for prompt in (PROMPT, OTHER))
@@ -328,7 +328,7 @@ def test_the_statistics_are_a_line_a_step(words: list[str], capsys: pytest.Captu
     assert [int(line.split()[3]) for line in lines] == [99, 79, 59, 39, 19] and "clamped" in lines[0]
 
 
-def test_every_sampling_step_shows_that_it_goes_on(
+def test_every_sampling_step_shows_progress(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bottega.runtime.progress.LINE_EVERY_S", 0.0)

@@ -95,7 +95,7 @@ def test_a_picture_that_was_changed_under_its_name_is_encoded_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", ["facts", "autoencoder"])
-def test_other_facts_or_another_autoencoder_and_all_is_computed_anew(tmp_path: Path, change: str) -> None:
+def test_other_facts_or_another_autoencoder_and_all_is_computed_again(tmp_path: Path, change: str) -> None:
     encode(samples(3), FACTS, Counting(), tmp_path)
     vae = Counting(1 if change == "autoencoder" else 2)
     found = encode(samples(3), {"world": 2} if change == "facts" else FACTS, vae, tmp_path)
@@ -121,7 +121,7 @@ def test_a_shard_whose_values_are_damaged_is_named_too(tmp_path: Path) -> None:
         encode(samples(5), FACTS, Counting(), tmp_path)
 
 
-def test_an_autoencoder_that_gives_no_number_is_told_with_the_picture(tmp_path: Path) -> None:
+def test_an_autoencoder_that_gives_no_number_is_reported_with_the_picture(tmp_path: Path) -> None:
     class Overflowing(MockVAE):
         """Gives what a half-precision autoencoder gives of some pictures."""
 

@@ -155,7 +155,7 @@ def test_errors_are_weighed_by_how_clean_the_picture_is_with_a_mean_of_one(home:
 
 
 def test_the_loss_is_the_mean_squared_error_of_the_target(home: Path) -> None:
-    """Computed by hand for the velocity: x_t = (1-τ)x_0 + τε, u = ε - x_0; a fresh network answers nought."""
+    """Computed by hand for the velocity: x_t = (1-τ)x_0 + τε, u = ε - x_0; a fresh network predicts zero."""
     work = without_text(home, diffusion={"prediction_type": "flow_prediction"})
     clean = work.latents.training[[0, 0]]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

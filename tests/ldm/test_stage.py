@@ -219,7 +219,7 @@ def test_the_words_of_the_first_run_are_kept_when_more_pictures_bring_new_ones(
             assert str(tmp_path) not in file.read_text(), file
 
 
-def test_a_model_of_ones_own_may_lie_elsewhere_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_model_of_ones_own_may_lie_elsewhere_when_the_run_resumes(tmp_path: Path) -> None:
     for name in ("one", "other"):
         shutil.copytree(resolve("bottega:miniature/weights/pixart/vae"), tmp_path / name)
     training = {"num_epochs": None, "steps": 1}
@@ -264,20 +264,20 @@ def test_a_latent_that_is_not_finite_is_named_before_it_spoils_the_weights(tmp_p
     assert "everything is finite" in str(replay(tiny(), tmp_path, file))  # the latents on disk are sound
 
 
-def test_going_on_from_the_newest_checkpoint_of_the_run_itself_changes_nothing(copy: Path) -> None:
+def test_resuming_from_the_newest_checkpoint_of_the_run_itself_changes_nothing(copy: Path) -> None:
     before = names(copy / "checkpoints")
     resume_from(copy / "checkpoints" / "epoch-2", copy, carry=[LATENTS])
     assert names(copy / "checkpoints") == before
 
 
-def test_going_on_from_an_older_checkpoint_than_the_newest_is_refused(copy: Path, trained: Path) -> None:
+def test_resuming_from_an_older_checkpoint_than_the_newest_is_refused(copy: Path, trained: Path) -> None:
     with pytest.raises(RequestError, match="has epoch-2, which is newer than epoch-1 or of another run"):
         resume_from(copy / "checkpoints" / "epoch-1", copy, carry=[LATENTS])
     with pytest.raises(RequestError, match="give --output-dir a new folder"):
         resume_from(trained / "checkpoints" / "epoch-2", copy, carry=[LATENTS])
 
 
-def test_a_copy_in_a_new_directory_goes_on_as_the_run_itself_did(trained: Path, tmp_path: Path) -> None:
+def test_a_copy_in_a_new_directory_continues_as_the_run_itself_did(trained: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     (new / "checkpoints" / ".epoch-1.tmp").mkdir(parents=True)  # of a copy that was killed
     (new / "checkpoints" / "epoch-1").mkdir()
@@ -313,7 +313,7 @@ def test_a_new_directory_takes_the_latents_along_and_changes_none_of_the_old_one
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_stop(
+def test_the_command_that_resumes_from_a_checkpoint_may_be_given_again_after_a_stop(
     trained: Path, copy: Path, tmp_path: Path, elsewhere: bool
 ) -> None:
     directory = tmp_path / "new" if elsewhere else copy
@@ -329,7 +329,7 @@ def test_the_command_that_goes_on_from_a_checkpoint_may_be_given_again_after_a_s
         resume_from(directory / "checkpoints" / "epoch-3", directory, carry=[LATENTS])
 
 
-def test_a_checkpoint_that_was_gone_on_from_may_be_pruned_by_the_time_the_command_is_given_again(
+def test_a_checkpoint_that_was_resumed_from_may_be_pruned_by_the_time_the_command_is_given_again(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "ldm", "--resume", str(copy / "checkpoints" / "epoch-2"), "--set", "training.num_epochs=5"]
@@ -357,7 +357,7 @@ def test_a_caption_with_too_many_words_is_refused_before_the_first_step(tmp_path
     assert not (tmp_path / "latents").exists()  # hours, with a real autoencoder
 
 
-def test_what_stops_a_training_is_told_before_pictures_are_looked_at_or_encoded(tmp_path: Path) -> None:
+def test_what_stops_a_training_is_reported_before_pictures_are_checked_or_encoded(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(4):
@@ -395,7 +395,7 @@ def test_a_folder_beside_a_data_root_that_is_not_there_is_read(tmp_path: Path) -
     assert (done["steps"], done["samples"]) == (1, 8)
 
 
-def test_a_run_that_counts_epochs_is_not_gone_on_with_by_steps(copy: Path) -> None:
+def test_a_run_that_counts_epochs_is_not_continued_by_steps(copy: Path) -> None:
     with pytest.raises(FingerprintError, match="counts was 'epochs'"):
         run(tiny(training={"num_epochs": None, "steps": 9}), copy)
 
@@ -458,7 +458,7 @@ def test_the_command_shows_that_resuming_changes_no_bit_and_touches_no_run(
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_the_command_trains_tells_and_goes_on_from_where_it_is_told(
+def test_the_command_trains_reports_and_resumes_from_where_it_is_asked(
     words: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main([*words, "--set", "training.num_epochs=1"]) == 0
@@ -478,9 +478,7 @@ def test_a_command_without_a_word_says_what_it_wants(verb: str, capsys: pytest.C
     assert {"ldm": "give --config", "style": "--features-dir"}[verb] in capsys.readouterr().err
 
 
-def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_to_resume_from_that_is_absent_is_named(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (trained, trained / "checkpoints" / "epoch-9"):
         assert main(["train", "ldm", "--resume", str(wrong)]) == 2
         assert f"received {wrong}; in {trained}/checkpoints there are epoch-1, epoch-2" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_too_many_words_are_refused_with_the_caption_and_as_many_as_fit_are_not(
         text.tokens(["circle", "light" + " circle" * 7])
 
 
-def test_of_several_captions_that_are_too_long_the_longest_and_what_would_do_is_told() -> None:
+def test_of_several_captions_that_are_too_long_the_longest_is_reported_with_what_would_do() -> None:
     captions = ["circle " * count for count in (3, 9, 12, 8)]
     with pytest.raises(RequestError, match=r"received 12 in .* \(and too many in 2 more\); .* text\.max_tokens = 13"):
         check_lengths(captions, 8)
@@ -135,13 +135,13 @@ def test_clip_gives_the_same_batch_the_same_bits_and_has_nothing_to_train(clip: 
     assert not one[0].requires_grad and not any(p.requires_grad for p in clip.model.parameters())
 
 
-def test_a_caption_that_clip_cuts_off_is_told_of(clip: ClipText, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_caption_that_clip_cuts_off_is_reported(clip: ClipText, caplog: pytest.LogCaptureFixture) -> None:
     states, counts = clip(["boat " * 200])
     assert states.shape[1] == clip.limit and bool(counts.all())
     assert f"CLIP reads {clip.limit} tokens" in caplog.text and "the rest is cut off" in caplog.text
 
 
-def test_of_many_captions_that_are_cut_off_the_first_are_told_and_briefly(
+def test_of_many_captions_that_are_cut_off_the_first_are_reported_briefly(
     clip: ClipText, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip._warned.clear()

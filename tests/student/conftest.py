@@ -63,7 +63,7 @@ def make_adapter(backbone: Backbone) -> Callable[..., StyleAdapter]:
     def make(**changes: Any) -> StyleAdapter:
         seen = PATCHES if changes.get("token_source") == "patch" else (0, 0)
         geometry = Geometry.of(backbone.transformer, 1000, 16, *seen)
-        return StyleAdapter.beside(backbone.transformer, AdapterConfig(**changes), geometry)
+        return StyleAdapter.from_transformer(backbone.transformer, AdapterConfig(**changes), geometry)
 
     return make
 

@@ -67,7 +67,7 @@ def test_size_conditions_are_passed_as_the_models_configuration_wants_them(
 
 @pytest.mark.parametrize("mode", ["sdedit", "paired", "latent"])
 @pytest.mark.parametrize("layers", [1, 4, "all", (1, 3)])
-def test_gates_of_nought_give_the_base_picture_to_the_bit(
+def test_gates_of_zero_give_the_base_picture_to_the_bit(
     backbone: Backbone, make_adapter: Make, inputs: Inputs, mode: str, layers: Any
 ) -> None:
     adapter = make_adapter(content_mode=mode, layers=layers)
@@ -77,7 +77,7 @@ def test_gates_of_nought_give_the_base_picture_to_the_bit(
         assert float((run(backbone, adapter, inputs) - stock(backbone.transformer, inputs)).abs().max()) == 0.0
 
 
-def test_a_style_scale_of_nought_gives_the_base_picture_whatever_was_learned(
+def test_a_style_scale_of_zero_gives_the_base_picture_whatever_was_learned(
     backbone: Backbone, make_adapter: Make, inputs: Inputs
 ) -> None:
     adapter = make_adapter(content_mode="latent", initial_gate=1.0)

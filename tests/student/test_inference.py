@@ -43,7 +43,7 @@ def request_(parts: Parts) -> dict[str, Any]:
 def adapter_of(parts: Parts, **config: Any) -> StyleAdapter:
     geometry = Geometry.of(parts.backbone.transformer, 1000, 16)
     settings = AdapterConfig(**({"initial_gate": 0.5, "strength": 0.4} | config))
-    return StyleAdapter.beside(parts.backbone.transformer, settings, geometry).requires_grad_(False)
+    return StyleAdapter.from_transformer(parts.backbone.transformer, settings, geometry).requires_grad_(False)
 
 
 FAST = SamplingConfig(steps=3)
@@ -79,7 +79,7 @@ def test_the_base_from_noised_content_equals_diffusers_ddim(parts: Parts, reques
 
 
 @pytest.mark.parametrize("mode", ["sdedit", "paired", "latent"])
-def test_a_style_scale_of_nought_draws_the_bases_picture_to_the_bit(
+def test_a_style_scale_of_zero_draws_the_bases_picture_to_the_bit(
     parts: Parts, request_: dict[str, Any], mode: str
 ) -> None:
     off = FAST.model_copy(update={"style_scale": 0.0})

@@ -1,4 +1,4 @@
-"""Activations that are computed again: the same bits, less memory, chosen only where it is needed, and said."""
+"""Activations that are computed again: the same bits, less memory, chosen only where it is needed, and reported."""
 
 from __future__ import annotations
 

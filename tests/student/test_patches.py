@@ -104,7 +104,7 @@ def test_the_resampler_is_as_wide_as_its_tokens_but_no_wider_than_its_bound_and_
 
 
 @pytest.mark.parametrize("mode", ["sdedit", "latent"])
-def test_gates_of_nought_give_the_base_picture_to_the_bit(
+def test_gates_of_zero_give_the_base_picture_to_the_bit(
     backbone: Backbone, make_adapter: Make, inputs: Inputs, mode: str
 ) -> None:
     adapter = make_adapter(**PATCH, content_mode=mode, initial_gate=1.0)

@@ -38,7 +38,7 @@ def embeddings() -> Embeddings:
 
 def adapter_of(pipe: Any, folder: Path, **config: Any) -> StyleAdapter:
     geometry = Geometry.of(pipe.transformer, 1000, 128)
-    made = StyleAdapter.beside(pipe.transformer, AdapterConfig(initial_gate=0.5, **config), geometry)
+    made = StyleAdapter.from_transformer(pipe.transformer, AdapterConfig(initial_gate=0.5, **config), geometry)
     if made.content is not None:
         torch.nn.init.normal_(made.content.out.weight, std=0.1)
     save_adapter(folder / "adapter.safetensors", made, {})

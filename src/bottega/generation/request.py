@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
     from bottega.models.config import ModelsConfig
+    from bottega.models.encoders import ClipEncoder
     from bottega.student.records import AdapterHeader
 
 LOGGER = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ def stylize_file(
         prompt: what the picture shows.
         style_caption: what the style picture shows, for an adapter that takes it out of the style; empty: not known.
         seed: of the noise.
-        strength: img2img strength; None as the adapter was trained, and likewise below.
+        strength: img2img strength; None, here and below: as the adapter was trained.
         steps: of the sampler.
         style_scale: factor on the style.
         text_guidance: classifier-free guidance on the prompt.
@@ -76,8 +81,8 @@ def stylize_file(
     from bottega.visual.pictures import to_uint8
 
     began = time.monotonic()
-    if content is None and not prompt.strip():
-        raise RequestError("something must say what to draw, received neither a content nor a prompt; give one of them")
+    if content is None:
+        _check_prompt_alone(prompt)
     # 1. The adapter, and the models that it was trained with.
     trained, header = load_adapter(adapter)
     models = _models(models or ModelsConfig(), header)
@@ -90,9 +95,7 @@ def stylize_file(
     if from_noise:
         steps = steps or inference.CONTENT_STEPS
         text_guidance = text_guidance or inference.CONTENT_GUIDANCE
-        if strength not in (None, 1.0):
-            raise RequestError(f"strength says how much of a content is redrawn, received {strength:g} and no content")
-        strength = 1.0
+        strength = _full_strength(strength)
     sampling = sampling_of(
         header,
         "stylize",
@@ -107,41 +110,66 @@ def stylize_file(
     styles = load_square(style, side)[None]  # [1, S, S, 3]
     text, null = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device).encode([prompt, ""])
     parts = inference.load_parts(pixart, dtype=models.dtype, device=models.device)
-    contents = None
-    if content is not None:
-        contents = load_square(content, side)[None]
-    elif not from_noise:
-        contents = to_uint8(inference.draw_content(parts, [text], null, [seed]))
-    if trained.config.scene_removal != "none" and not style_caption:
-        LOGGER.warning("the adapter takes what a style picture shows out of its style; say it with --style-caption")
     encoder = load_clip(clip, models.device)
-    unknown = torch.zeros(1, encoder.width)
     style_features = encoder.patches(styles) if trained.reads_patches else encoder.image(styles)
+    caption_clip = _caption_embedding(encoder, style_caption, asked=trained.config.scene_removal != "none")
+    start: npt.NDArray[np.uint8] | torch.Tensor = parts.blank_latents(1)
+    content_clip = torch.zeros(1, encoder.width)
+    if not from_noise:
+        if content is not None:
+            start = load_square(content, side)[None]
+        else:
+            start = to_uint8(inference.draw_content(parts, [text], null, [seed]))
+        content_clip = torch.from_numpy(encoder.image(start))
 
     # 4. The picture.
     drawn = inference.stylize(
         parts,
         trained,
-        parts.blank_latents(1) if contents is None else contents,
+        start,
         torch.from_numpy(style_features),
-        unknown if contents is None else torch.from_numpy(encoder.image(contents)),
+        content_clip,
         [text],
         [seed],
         sampling=sampling,
         strength=strength,
         null_prompt=null,
-        captions_clip=torch.from_numpy(encoder.text([style_caption])) if style_caption else unknown,
+        captions_clip=caption_clip,
     )
-    start = inference.start_timestep(parts.backbone, trained, strength)
+    first = inference.start_timestep(parts.backbone, trained, strength)
     sha256 = write_png(output, to_uint8(drawn)[0])
     return {
         "output": str(output),
         "sha256": sha256,
         "seed": seed,
-        "strength": parts.backbone.schedule.strength(start),
+        "strength": parts.backbone.schedule.strength(first),
         "steps": sampling.steps,
         "seconds": time.monotonic() - began,
     }
+
+
+def _check_prompt_alone(prompt: str) -> None:
+    if not prompt.strip():
+        raise RequestError("something must say what to draw, received neither a content nor a prompt; give one of them")
+
+
+def _full_strength(strength: float | None) -> float:
+    """The strength of a picture that begins with noise."""
+    if strength is not None and strength != 1.0:
+        raise RequestError(f"strength says how much of a content is redrawn, received {strength:g} and no content")
+    return 1.0
+
+
+def _caption_embedding(encoder: ClipEncoder, caption: str, *, asked: bool) -> torch.Tensor:
+    """CLIP's embedding of what the style picture shows [1, D], zeros where nobody says; a warning where the adapter
+    would have read it."""
+    import torch
+
+    if caption:
+        return torch.from_numpy(encoder.text([caption]))
+    if asked:
+        LOGGER.warning("the adapter takes what a style picture shows out of its style; say it with --style-caption")
+    return torch.zeros(1, encoder.width)
 
 
 def _models(models: ModelsConfig, header: AdapterHeader) -> ModelsConfig:

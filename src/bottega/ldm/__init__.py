@@ -13,7 +13,7 @@ Read `stage.run` first.
     batch_sampler.py   which samples are in which step, by epochs or by steps
     objective.py       the loss of a step, and the validation by timestep bin
     samples.py         sample pictures during training
-    checkpoint.py      a checkpoint as something to draw with; records.py: what it holds beside its tensors
+    checkpoint.py      a checkpoint as something to draw with; records.py: what it holds besides its tensors
     drawing.py         prompts to latents: guidance and sampler
     generate.py        prompts to PNG files
 """

@@ -6,7 +6,6 @@ Legend: N pictures, S pixels of a side, C × h × w latents.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ FloatPictures = npt.NDArray[np.float32]
 class Autoencoder(ABC):
     """Encodes and decodes; `facts` is JSON that the latents depend on, for the fingerprint."""
 
-    facts: dict[str, Any]
+    facts: dict[str, str | int]
 
     @abstractmethod
     def encode(self, pictures: Pictures) -> torch.Tensor:
@@ -38,7 +37,7 @@ class Autoencoder(ABC):
 
 
 class MockVAE(Autoencoder):
-    """Latents are the picture itself in -1 … 1, made smaller by `factor`: averaged one way, bicubic the other.
+    """Latents are the picture itself in -1 … 1, made smaller by `factor`: averaged to encode, bicubic to decode.
 
     Nothing is learned, so a fault of the diffusion model cannot hide behind one of the autoencoder. Detail finer than a
     latent is lost.

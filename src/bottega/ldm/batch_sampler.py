@@ -79,7 +79,7 @@ class EpochSampler:
     def resumed(self, step: int, samples: int) -> EpochSampler:
         """The sampler of a run that resumes after `step` steps with `samples` samples.
 
-        With another number of samples, an epoch that has begun ends where it stands, and the next one begins.
+        With another number of samples, an epoch that has begun ends early, and the next one begins.
         """
         if samples == self.segments[-1].samples:
             return self

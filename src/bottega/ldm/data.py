@@ -85,20 +85,7 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
         return Samples(training=[Sample("red_circle", (RED_CIRCLE,), picture)], held_out=[])
     if config.kind == "circles":
         return _circles(config, seed)
-    if write:
-        _prepare(config, directory)
-    found = _on_disk(config, directory)
-    training = [file for file in found if file.split == "train"]
-    held_out = [file for file in found if file.split == "val"][:_MAX_HELD_OUT]
-    _check_count(len(training), config, directory)
-    if write:
-        _warn_if_enlarged([file.path for file in training[:_SIZE_CHECKED]], config.size)
-    training = training[: config.num_samples]
-    return Samples(
-        training=[file.sample for file in training],
-        held_out=[file.sample for file in held_out],
-        unused=len(found) - len(training) - len(held_out),
-    )
+    return _read_from_disk(config, directory, write)
 
 
 def red_circle(size: int) -> Picture:
@@ -153,6 +140,23 @@ def _circles(config: DataConfig, seed: int) -> Samples:
     for name in COLOUR_NAMES:
         words.update(circle_prompt(name, name).split())
     return Samples(training_samples, held_out_samples, tuple(sorted(words)))
+
+
+def _read_from_disk(config: DataConfig, directory: Path, write: bool) -> Samples:
+    if write:
+        _prepare(config, directory)
+    found = _on_disk(config, directory)
+    training = [file for file in found if file.split == "train"]
+    held_out = [file for file in found if file.split == "val"][:_MAX_HELD_OUT]
+    _check_count(len(training), config, directory)
+    if write:
+        _warn_if_enlarged([file.path for file in training[:_SIZE_CHECKED]], config.size)
+    training = training[: config.num_samples]
+    return Samples(
+        training=[file.sample for file in training],
+        held_out=[file.sample for file in held_out],
+        unused=len(found) - len(training) - len(held_out),
+    )
 
 
 def _prepare(config: DataConfig, directory: Path) -> None:

@@ -74,20 +74,15 @@ def generate(
     trained = open_trained(checkpoint, device)
     recipe = trained.recipe
     config = overridden(recipe.sampling, sampling)
-    _check_request(recipe, prompts, config)
-    if trained.model.words is not None:
-        _check_vocabulary(trained.model.words, prompts)
-    if config.guidance_scale == 0:
-        LOGGER.warning("guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided")
+    _check_prompts(recipe, prompts)
+    _check_guidance(recipe, config)
+    _check_vocabulary(trained.model.words, prompts)
     schedule = recipe.diffusion.noise_schedule
     plan = config.plan(trained.absmax)
     plan.timesteps(schedule)  # raises where the sampler does not work on this schedule, before anything is drawn
 
     suffix = _changed_settings(config, recipe.sampling)
-    requests = []
-    for prompt in prompts:
-        for index in range(num_images):
-            requests.append((prompt, seed + index))
+    requests = [(prompt, seed + index) for prompt in prompts for index in range(num_images)]
     rows: list[dict[str, Any]] = []
     with Progress(len(requests), "pictures", "pictures") as progress, Interruption() as stop:
 
@@ -147,25 +142,32 @@ def file_stem(prompt: str) -> str:
     return stem or "picture"
 
 
-def _check_request(recipe: LDMRecipe, prompts: Sequence[str], config: SamplingConfig) -> None:
-    """Raise RequestError for prompts or guidance that the model was not trained for."""
+def _check_prompts(recipe: LDMRecipe, prompts: Sequence[str]) -> None:
+    """Raise RequestError for prompts that the model was not trained for."""
     has_text = recipe.text.kind != "none"
     if not has_text and any(prompts):
         raise RequestError(f"{recipe.name} was trained without text, received the prompt {prompts[0]!r}; give none")
     if has_text and not all(prompt.strip() for prompt in prompts):
         raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
+
+
+def _check_guidance(recipe: LDMRecipe, config: SamplingConfig) -> None:
+    """Raise RequestError for guidance that the model was not trained for; warn of guidance 0."""
+    has_text = recipe.text.kind != "none"
     if config.guidance_scale != 1 and (not has_text or recipe.text.dropout == 0):
         why = "that was never shown the empty caption (text.dropout = 0)" if has_text else "without text"
         raise RequestError(
             f"guidance needs text to guide by, received guidance_scale {config.guidance_scale:g} for a model {why}; "
             "set it to 1"
         )
+    if config.guidance_scale == 0:
+        LOGGER.warning("guidance_scale 0 draws the empty caption and leaves the prompt out; 1 follows it unguided")
 
 
-def _check_vocabulary(words: WordEncoder, prompts: Sequence[str]) -> None:
+def _check_vocabulary(words: WordEncoder | None, prompts: Sequence[str]) -> None:
     """Raise RequestError for a prompt without any known word: it would draw what the empty prompt draws."""
     for prompt in prompts:
-        if words.knows_any(prompt):
+        if words is None or words.knows_any(prompt):
             continue
         some = ", ".join(words.vocabulary[:_WORDS_IN_MESSAGE])
         if len(words.vocabulary) > _WORDS_IN_MESSAGE:

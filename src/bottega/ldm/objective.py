@@ -20,7 +20,6 @@ from bottega.ldm.config import LDMRecipe
 from bottega.ldm.data import Sample
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
-from bottega.runtime.fingerprint import resumable_settings
 from bottega.runtime.seeds import numpy_rng, torch_generator
 from bottega.training.sampling import stratified_timesteps
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
@@ -68,7 +67,6 @@ class LatentWorkload(Workload):
         self.device = device
         self.schedule = recipe.diffusion.noise_schedule
         self.fingerprint = {}
-        self.resumable = resumable_settings(recipe, "stage")
         self.floor: list[float] | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -171,7 +169,7 @@ class LatentWorkload(Workload):
         return torch.from_numpy(table / table.mean()).float()[timesteps]
 
     @torch.no_grad()
-    def validate(self) -> dict[str, Any]:
+    def validate(self) -> dict[str, float]:
         """Mean losses on a fixed grid.
 
         Returns:
@@ -180,7 +178,7 @@ class LatentWorkload(Workload):
             where it is known.
         """
         self.model.eval()
-        found: dict[str, Any] = {}
+        found: dict[str, float] = {}
         sets = {"train": (self.latents.training, self.samples), "val": (self.latents.held_out, self.held_out)}
         for name, (latents, samples) in sets.items():
             if not len(latents):

@@ -1,4 +1,4 @@
-"""What a checkpoint of `bottega train ldm` holds beside its tensors, as JSON."""
+"""What a checkpoint of `bottega train ldm` holds besides its tensors, as JSON."""
 
 from __future__ import annotations
 

@@ -64,14 +64,10 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
     from bottega.training.job import train_job
 
     processes.require(recipe.training.parts, "training.parts")
-    # The first process prepares before the others: it writes the latents that they read.
-    with processes.fail_together():
+    with processes.first_before_others():  # it writes the latents that they read
+        job = prepare(recipe, directory, write=processes.first)
         if processes.first:
-            job = prepare(recipe, directory)
             _write_head(recipe, directory)
-    with processes.fail_together():
-        if not processes.first:
-            job = prepare(recipe, directory, write=False)
     result = train_job(job, directory, processes=processes)
     if not processes.first:
         return dict(result)
@@ -108,13 +104,14 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     from bottega.training import checkpoint as checkpoints
     from bottega.training.job import TrainingJob
 
-    # 1. The newest checkpoint: other settings are refused before anything is computed or written.
+    # 1. The newest checkpoint: a run of other settings is refused before anything is computed or written.
     settings = _settings(recipe)
     counts = "steps" if recipe.training.num_epochs is None else "epochs"
+    resumable = resumable_settings(recipe, "stage")
     newest = checkpoints.latest(directory / "checkpoints")
     if newest is not None:
         loop = bound_settings(recipe.training.loop(1, None), "stage")
-        _require_same(recipe, newest, {"ldm": settings, "loop": loop, "counts": counts}, RECIPE_NAMES)
+        _require_same(newest, {"ldm": settings, "loop": loop, "counts": counts}, resumable)
 
     # 2. The frozen models: others are refused before their latents take the place of those that are there.
     device = choose_device(recipe.training.device)
@@ -122,7 +119,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
         keep_heap()
     autoencoder, clip, frozen = _frozen_models(recipe, device)
     if newest is not None:
-        _require_same(recipe, newest, frozen)
+        _require_same(newest, frozen, resumable)
 
     # 3. The samples and their order: what cannot be trained is refused before hours of encoding.
     samples = read_samples(recipe.data, recipe.seed, directory / "data", write=write)
@@ -139,6 +136,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, sampler, device)
     work.floor = work.least_loss()
+    work.resumable = resumable
     work.fingerprint = {"ldm": settings, **frozen, "counts": counts, "words": words}
     work.remembered = {
         "recipe": portable(recipe, directory),
@@ -204,14 +202,12 @@ def _settings(recipe: LDMRecipe) -> dict[str, Any]:
     return settings
 
 
-def _require_same(
-    recipe: LDMRecipe, checkpoint: Checkpoint, now: dict[str, Any], names: dict[str, str] | None = None
-) -> None:
+def _require_same(checkpoint: Checkpoint, now: dict[str, Any], resumable: dict[str, str]) -> None:
     """Raise FingerprintError where the run was begun with other values than `now`, part by part."""
-    from bottega.training import checkpoint as checkpoints
+    from bottega.training.checkpoint import require_same_run
 
     begun = {name: checkpoint.fingerprint.get(name) for name in now}
-    checkpoints.require_same_run(begun, now, resumable_settings(recipe, "stage"), names)
+    require_same_run(begun, now, resumable, RECIPE_NAMES)
 
 
 def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder, ClipText | None, dict[str, Any]]:
@@ -260,7 +256,7 @@ def _batch_sampler(
     """Which samples are in which step, and the loop's configuration, whose length follows from it.
 
     Raises:
-        RequestError: the run stands after the end that the recipe asks for.
+        RequestError: the run is already beyond the end that the recipe asks for.
     """
     from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 

@@ -265,7 +265,9 @@ class StyleAdapter(nn.Module):
             self.content = ContentPath(geometry, config) if config.content_mode == "latent" else None
 
     @classmethod
-    def beside(cls, transformer: Any, config: AdapterConfig, geometry: Geometry, *, seed: int = 0) -> StyleAdapter:
+    def from_transformer(
+        cls, transformer: Any, config: AdapterConfig, geometry: Geometry, *, seed: int = 0
+    ) -> StyleAdapter:
         """A new adapter whose maps start as those of the transformer's own cross-attention."""
         adapter = cls(config, geometry, seed=seed)
         for block, layer in zip(adapter.blocks, adapter.style_layers(), strict=True):
@@ -276,6 +278,14 @@ class StyleAdapter(nn.Module):
     def scene_removal(self) -> Removal | None:
         """What takes out of a style what its picture shows; None where nothing does."""
         return None if self.purification is None else self.purification.scene
+
+    def reads(self, kind: str) -> bool:
+        """Whether the adapter reads this kind of feature: adding another kind to a cache changes nothing."""
+        if kind == "patch":
+            return self.reads_patches
+        if kind == "caption":
+            return self.config.scene_removal != "none"
+        return True
 
     def style_layers(self) -> list[StyleLayer]:
         """The layers in the order of `blocks`."""

@@ -181,7 +181,7 @@ class Backbone:
         }
 
     def _run_blocks(self, state: Prefix, last: int, call: BlockCall = _plainly) -> Prefix:
-        """Run the blocks from where the state stands up to `last`, each by call(block, hidden, …)."""
+        """Run the blocks after those of the state, up to `last`, each by call(block, hidden, …)."""
         hidden = state.hidden
         for block in self.transformer.transformer_blocks[state.blocks : last]:
             hidden = call(

@@ -42,7 +42,7 @@ _PATCH_LAYER = -2
 
 def run(
     config: FeaturesConfig, directory: Path, *, teacher_dir: Path, data_root: Path, models: ModelsConfig
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """Encode what the ledger's accepted targets and Fill50K need and what is not in the cache yet.
 
     Args:
@@ -334,7 +334,7 @@ def _widths(directory: Path, index: ShardIndex, work: Plan) -> dict[str, int]:
     for kind in kinds:
         wanted = work.items[kind].keys()
         files = [row["file"] for row in index.rows[kind] if not wanted.isdisjoint(row["keys"])]
-        if not files:
+        if not files or files[0] is None:
             continue
         shape = read_header(directory / files[0]).tensors["rows"].shape
         widths[f"{kind}_width"] = shape[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class Activations:
             f"{self.checkpointed / _MB:.0f} MB with checkpointing; {self.free / _MB:.0f} MB were free"
         )
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, str | float | None]:
         """The same for `training.json`."""
         return {
             "gradient_checkpointing": "on" if self.chosen else "off",

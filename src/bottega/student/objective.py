@@ -244,25 +244,32 @@ class StyleWorkload(Workload):
     def styles(self, rows: Sequence[SampleRow], dropped: Mask) -> StyleInputs:
         """What the adapter reads of the styles; samples without one get ones, which `dropped` must replace."""
         device = self.backbone.device
-        geometry = self.adapter.geometry
         null = torch.from_numpy(dropped.copy()).to(device)
-        known = [i for i, row in enumerate(rows) if row["style"] is not None]
-
         if self.adapter.reads_patches:
-            patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # [B, T, V]
-            if known:
-                patches[known] = self.store.patches([rows[i]["style_patches"] for i in known])
-            return StyleInputs(patches.to(device), None, null, None)
-
-        style = torch.ones(len(rows), geometry.clip_width)  # [B, D]
-        content = torch.ones(len(rows), geometry.clip_width)
-        if known:
-            style[known] = self.store.clip([str(rows[i]["style"]) for i in known])
-            content[known] = self.store.clip([str(rows[i]["clip_content"]) for i in known])
+            return StyleInputs(self._patches(rows).to(device), None, null, None)
+        style = self._embeddings([row["style"] for row in rows]).to(device)
+        content = self._embeddings([row["clip_content"] for row in rows]).to(device)
         caption = None
         if self.adapter.scene_removal is not None:
             caption = self.store.captions([row.get("caption") for row in rows]).to(device)
-        return StyleInputs(style.to(device), content.to(device), null, caption)
+        return StyleInputs(style, content, null, caption)
+
+    def _patches(self, rows: Sequence[SampleRow]) -> torch.Tensor:
+        """Patch tokens of the styles, float32 [B, T, V]; ones where there is none."""
+        geometry = self.adapter.geometry
+        patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)
+        for index, row in enumerate(rows):
+            if row["style"] is not None:
+                patches[index] = self.store.patches([row["style_patches"]])[0]
+        return patches
+
+    def _embeddings(self, keys: Sequence[str | None]) -> torch.Tensor:
+        """CLIP embeddings, float32 [B, D]; ones where there is none."""
+        embeddings = torch.ones(len(keys), self.adapter.geometry.clip_width)
+        for index, key in enumerate(keys):
+            if key is not None:
+                embeddings[index] = self.store.clip([key])[0]
+        return embeddings
 
 
 def shares(rows: Sequence[SampleRow], fill50k_weight: float = 1.0) -> torch.Tensor:

@@ -5,7 +5,7 @@
     q ← q + W_2 gelu(W_1 norm(q))
 
 After Jaegle et al. 2021 (Perceiver) and Alayrac et al. 2022 (Flamingo). Keys and values are made of the patch tokens
-and of the queries, one after the other: so a query also sees what the others hold, for N more keys beside T, and the
+and of the queries, one after the other: so a query also sees what the others hold, for N more keys besides T, and the
 layers need no self-attention of their own. CLIP's tokens hold their positions already, so none are added.
 
 Legend: B samples, T patch tokens of width F, N queries of width W, H heads of width E, X the width of a style token.

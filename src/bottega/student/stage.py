@@ -6,7 +6,7 @@ Read `run`, then `prepare`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
-V = TypeVar("V")
 
 
 def run(
@@ -92,7 +91,7 @@ def prepare(
     # 1. The features, and the samples that are made of them.
     pixart = locate(models, "pixart")
     store = FeatureStore(features_dir, config.preload_mb)
-    check_features(store, pixart)
+    store.require_weights_of(pixart)
     rows = read_samples(features_dir)
     training, validated, validated_on = hold_out(rows, config.validation, config.seed)
 
@@ -100,10 +99,11 @@ def prepare(
     backbone = Backbone.load(
         pixart, dtype=models.dtype, device=models.device, pixels_per_cell=store.manifest["pixels_per_cell"]
     )
-    geometry = Geometry.of(
-        backbone.transformer, backbone.schedule.timesteps, *_clip_sizes(store, rows, config.adapter.token_source)
+    clip_sizes = store.clip_sizes(rows, patches=config.adapter.token_source == "patch")
+    geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *clip_sizes)
+    adapter = StyleAdapter.from_transformer(backbone.transformer, config.adapter, geometry, seed=config.seed).to(
+        backbone.device
     )
-    adapter = StyleAdapter.beside(backbone.transformer, config.adapter, geometry, seed=config.seed).to(backbone.device)
     notes = _fit_centres(adapter, store, training, backbone.device)
 
     # 3. What the loop runs: the loss of a step, the validation, the sample pictures.
@@ -118,15 +118,14 @@ def prepare(
     # 4. What a checkpoint depends on; the loop records its own values.
     settings = bound_settings(config, "stage")
     del settings["loop"]
+    models_read = {kind: value for kind, value in store.manifest["models"].items() if adapter.reads(kind)}
+    settings_read = {kind: value for kind, value in store.manifest["settings"].items() if adapter.reads(kind)}
     work.resumable = resumable_settings(config, "stage", "student")
     work.fingerprint = {
         "student": settings,
         "geometry": geometry.described(),
-        "models": {
-            **_of_kinds_read(adapter, store.manifest["models"]),
-            "transformer": model_hash(pixart / "transformer"),
-        },
-        "features": _of_kinds_read(adapter, store.manifest["settings"]),
+        "models": {**models_read, "transformer": model_hash(pixart / "transformer")},
+        "features": settings_read,
         "dtype": str(backbone.dtype),
     }
     facts = {
@@ -159,29 +158,6 @@ def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: Mod
     return replay_job(prepare(config, features_dir, models)[0], file)
 
 
-def check_features(store: FeatureStore, pixart: Path) -> None:
-    """Check that the cache was made with the folder's weights.
-
-    Raises:
-        RequestError: names the part that differs.
-    """
-    from bottega.models.hashes import folder_hash, model_hash
-
-    parts = {
-        "latent": ("autoencoder", model_hash(pixart / "vae")),
-        "text": (
-            "text encoder",
-            sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")]),
-        ),
-    }
-    for kind, (name, weights) in parts.items():
-        if store.manifest["models"][kind] != weights:
-            raise RequestError(
-                f"{store.directory}: its {kind} features come from another {name} than {pixart.name}'s; run "
-                f"bottega features again with this model"
-            )
-
-
 def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, steps: int) -> TrainingFacts:
     """What the adapter's header says of its training."""
     from bottega.student.export import SAMPLER
@@ -202,23 +178,6 @@ def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsCon
 def _portable(name: str | None) -> str | None:
     """A model's name as it means something on another machine: not an absolute path."""
     return None if name is None or Path(name).is_absolute() else name
-
-
-def _clip_sizes(store: FeatureStore, rows: list[SampleRow], token_source: str) -> tuple[int, int, int]:
-    """Width of CLIP's embeddings, and number and width of its patch tokens, 0 where they are not read.
-
-    Raises:
-        RequestError: they would be read, and the cache has none.
-    """
-    manifest = store.manifest
-    if token_source != "patch":
-        return manifest["clip_width"], 0, 0
-    if any(row["style"] is not None and "style_patches" not in row for row in rows):
-        raise RequestError(
-            f"{store.directory} holds no patch tokens of CLIP, which adapter.token_source: patch reads; set "
-            "features.patches=true and run bottega features again, which adds them"
-        )
-    return manifest["clip_width"], manifest["patch_tokens"], manifest["patch_width"]
 
 
 def _fit_centres(adapter: StyleAdapter, store: FeatureStore, rows: list[SampleRow], device: torch.device) -> list[str]:
@@ -258,14 +217,3 @@ def _fit_caption_centre(adapter: StyleAdapter, store: FeatureStore, rows: list[S
             "common is taken out with them"
         )
     return note
-
-
-def _of_kinds_read(adapter: StyleAdapter, facts: dict[str, V]) -> dict[str, V]:
-    """What the manifest says by kinds of features, less the kinds that this adapter does not read: adding them to the
-    cache changes nothing."""
-    unread = set()
-    if not adapter.reads_patches:
-        unread.add("patch")
-    if adapter.config.scene_removal == "none":
-        unread.add("caption")
-    return {kind: fact for kind, fact in facts.items() if kind not in unread}

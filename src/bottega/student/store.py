@@ -16,12 +16,12 @@ Legend: n items; C × h × w latents; P T5's width; D CLIP's; T patch tokens of 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, TypedDict, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
-from bottega.runtime.files import append_jsonl, atomic_path, read_json, read_jsonl
+from bottega.runtime.files import append_jsonl, atomic_path, read_json, read_jsonl, sha256_json
 from bottega.student import records
 from bottega.student.records import FeatureManifest, Kind, SampleRow
 
@@ -38,16 +38,25 @@ _SHARD_STRIDE = 2**32
 """A feature's place is shard × this + its row, one int: there may be hundreds of thousands of keys."""
 
 
+class IndexRow(TypedDict):
+    """A line of the index; file: relative to the cache, None where all keys were rejected."""
+
+    kind: str
+    file: str | None
+    keys: list[str]
+    rejected: list[str]
+
+
 class ShardIndex:
     """Which keys are done, of which kind, in which file."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        self.rows: dict[str, list[IndexRow]] = {kind: [] for kind in KINDS}
         path = directory / INDEX
         if not path.exists():
             return
-        for row in read_jsonl(path):
+        for row in cast("Iterator[IndexRow]", read_jsonl(path)):
             if row["file"] is None or (directory / row["file"]).is_file():
                 self.rows[row["kind"]].append(row)
 
@@ -76,7 +85,7 @@ class ShardIndex:
             file = f"{kind}/{keys[0]}.safetensors"
             with atomic_path(self.directory / file) as temporary:
                 save_file(tensors, temporary)
-        row = {"kind": kind, "file": file, "keys": keys, "rejected": rejected}
+        row = IndexRow(kind=kind, file=file, keys=keys, rejected=rejected)
         append_jsonl(self.directory / INDEX, [row])
         self.rows[kind].append(row)
 
@@ -98,14 +107,49 @@ class FeatureStore:
         self._places: dict[str, dict[str, int]] = {}
         index = ShardIndex(directory)
         for kind in KINDS:
-            rows = [row for row in index.rows[kind] if row["file"]]
-            self._shards[kind] = [row["file"] for row in rows]
-            self._places[kind] = _places(row["keys"] for row in rows)
+            shards = [(row["file"], row["keys"]) for row in index.rows[kind] if row["file"] is not None]
+            self._shards[kind] = [file for file, _ in shards]
+            self._places[kind] = _places(keys for _, keys in shards)
         self._memory: dict[str, list[dict[str, torch.Tensor]]] = {}
 
     def __contains__(self, item: tuple[str, str]) -> bool:
         kind, key = item
         return key in self._places[kind]
+
+    def require_weights_of(self, pixart: Path) -> None:
+        """Check that the cache was made with a folder's weights.
+
+        Raises:
+            RequestError: names the part that differs.
+        """
+        from bottega.models.hashes import folder_hash, model_hash
+
+        text_encoder = sha256_json([model_hash(pixart / "text_encoder"), folder_hash(pixart / "tokenizer")])
+        parts = {
+            "latent": ("autoencoder", model_hash(pixart / "vae")),
+            "text": ("text encoder", text_encoder),
+        }
+        for kind, (name, weights) in parts.items():
+            if self.manifest["models"][kind] != weights:
+                raise RequestError(
+                    f"{self.directory}: its {kind} features come from another {name} than {pixart.name}'s; run "
+                    f"bottega features again with this model"
+                )
+
+    def clip_sizes(self, rows: Iterable[SampleRow], *, patches: bool) -> tuple[int, int, int]:
+        """Width of CLIP's embeddings, and number and width of its patch tokens; 0 where these are not read.
+
+        Raises:
+            RequestError: patch tokens are to be read, and the cache has none for some of the rows.
+        """
+        if not patches:
+            return self.manifest["clip_width"], 0, 0
+        if any(row["style"] is not None and "style_patches" not in row for row in rows):
+            raise RequestError(
+                f"{self.directory} holds no patch tokens of CLIP, which adapter.token_source: patch reads; set "
+                "features.patches=true and run bottega features again, which adds them"
+            )
+        return self.manifest["clip_width"], self.manifest["patch_tokens"], self.manifest["patch_width"]
 
     def latents(self, keys: Sequence[str]) -> torch.Tensor:
         """Scaled latents, float32 [B, C, h, w]."""

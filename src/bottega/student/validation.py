@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,24 +64,35 @@ def hold_out(
         Training rows, validation rows, and where the latter are from: "val", "held out", or "training".
     """
     train = [row for row in rows if row["split"] == "train"]
-    val = [row for row in rows if row["split"] == "val" and row["task"] == "main"]
+    val = _main([row for row in rows if row["split"] == "val"])
     if val:
         return train, _evenly(val, config.pictures), "val"
 
-    main = [row for row in train if row["task"] == "main"]
-    contents = sorted({row["content"] for row in main}, key=lambda key: derive(seed, "held out", key))
-    wanted = min(config.pictures, len(main) // _HELD_OUT_SHARE)
-    if wanted == 0 or len(contents) < 2:
+    main = _main(train)
+    contents = _set_aside(main, min(config.pictures, len(main) // _HELD_OUT_SHARE), seed)
+    if not contents:
         return train, _evenly(main, config.pictures), "training"
+    kept: list[SampleRow] = []
+    held_out: list[SampleRow] = []
+    for row in train:
+        is_held_out = row["task"] == "main" and row["content"] in contents
+        (held_out if is_held_out else kept).append(row)
+    return kept, _evenly(held_out, config.pictures), "held out"
 
+
+def _main(rows: Sequence[SampleRow]) -> list[SampleRow]:
+    return [row for row in rows if row["task"] == "main"]
+
+
+def _set_aside(rows: Sequence[SampleRow], wanted: int, seed: int) -> set[str]:
+    """Contents that together have `wanted` samples, at most half of all contents; none where there is only one."""
+    contents = sorted({row["content"] for row in rows}, key=lambda key: derive(seed, "held out", key))
     chosen: set[str] = set()
     for content in contents[: len(contents) // 2]:
-        if sum(row["content"] in chosen for row in main) >= wanted:
+        if sum(row["content"] in chosen for row in rows) >= wanted:
             break
         chosen.add(content)
-    held_out = [row for row in main if row["content"] in chosen]
-    kept = [row for row in train if row["task"] != "main" or row["content"] not in chosen]
-    return kept, _evenly(held_out, config.pictures), "held out"
+    return chosen
 
 
 def other_style(rows: Sequence[SampleRow], index: int) -> StyleKeys | None:
@@ -165,12 +175,12 @@ class Validation:
         self._starts: list[_Start] | None = None
 
     @torch.no_grad()
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, float | None]:
         """Measure.
 
         Returns:
             {val_loss, val_base, val_gain, val_swap, val_copy, val_copy_base, val_gain_t…}, and {_low, _high} of gain,
-            swap and copy. val_swap is None where there is no other style, val_copy where it cannot be told.
+            swap and copy. val_swap is None where there is no other style, val_copy where it is not measured.
         """
         if self._points is None:
             self._points = list(self._prepare_grid())
@@ -180,7 +190,7 @@ class Validation:
         swapped = self._by_picture([losses[2] for losses in per_point])
         gain = 1.0 - own.sum() / base.sum()
         low, high = self._interval(base.sum(axis=1), own.sum(axis=1))
-        found = {
+        found: dict[str, float | None] = {
             "val_loss": float(own.mean()),
             "val_base": float(base.mean()),
             "val_gain": float(gain),

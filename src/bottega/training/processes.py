@@ -65,6 +65,19 @@ class Processes:
         """A block that all leave in the same way: see `FailTogether`."""
         return FailTogether(self)
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """A block that the first process runs before the others enter it, for it writes what they read; all leave it in
+        the same way, see `FailTogether`."""
+        if not self.first:
+            with self.fail_together():
+                pass  # the first process is in the block
+        with self.fail_together():
+            yield
+        if self.first:
+            with self.fail_together():
+                pass  # the others are in the block
+
     def all_gather(self, value: T | None) -> list[T | None]:
         """The value of each process, by rank; where all are None, it costs one small message."""
         if self.count == 1:
