@@ -21,13 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from pydantic import BaseModel, Field, ValidationError
 
 from bottega.models.layout import ROLES, inspect
 from bottega.recipe import Recipe, missing, missing_models, portable
 from bottega.runtime.children import run_child
 from bottega.runtime.config import Config, as_yaml
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten, resumable_settings
 from bottega.runtime.locks import device_lock, lock
@@ -42,10 +44,10 @@ STUDENT_MODELS = ("pixart", "clip")
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the loop.
+    """One stage of the pipeline.
 
     Args:
-        name: its section in the recipe and its word on the command line.
+        name: its section in the recipe and its name on the command line.
         function: where its `run(config, directory, …)` is, as `module:name`; empty if the caller provides it.
         folder: its folder in the run directory.
         uses: the stages whose results it reads.
@@ -77,6 +79,9 @@ STAGES: tuple[Stage, ...] = (
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 REPORT = "bottega.report.page:run"
 
+_SHOWN_CHANGES = 3
+"""Changed settings that a refusal names; the others are counted."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -85,10 +90,62 @@ class Size:
     limit: int | None = None
     seeds: tuple[int, ...] | None = None
 
-    def words(self) -> list[str]:
+    def options(self) -> list[str]:
         """The command line options that say the same."""
-        limit = [] if self.limit is None else ["--limit", str(self.limit)]
-        return limit + ([] if self.seeds is None else ["--seeds", ",".join(map(str, self.seeds))])
+        options: list[str] = []
+        if self.limit is not None:
+            options += ["--limit", str(self.limit)]
+        if self.seeds is not None:
+            options += ["--seeds", ",".join(map(str, self.seeds))]
+        return options
+
+
+class FileFacts(TypedDict):
+    """A weight file: its hash, and the size and time by which it is known again without being read."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+class ModelWeights(TypedDict):
+    """The weight files of a model by their names, and one hash over them."""
+
+    sha256: str
+    files: dict[str, FileFacts]
+
+
+class StageRecord(BaseModel):
+    """What stage.json holds: written after a stage's last work.
+
+    size: the free settings that it was done with. seconds, peak_rss_mb, peak_vram_mb: of all processes that worked on
+    it, whose times add up. summary: what the stage's function returned.
+    """
+
+    fingerprint: str = ""
+    size: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+    peak_vram_mb: float = 0.0
+    machine: Any = None
+    summary: Any = None
+
+
+class StageSummary(TypedDict):
+    """What summary.json says of a stage."""
+
+    seconds: float
+    peak_rss_mb: float
+    summary: Any
+
+
+class RunSummary(TypedDict):
+    """What summary.json holds: time and memory of the whole run, and every finished stage."""
+
+    name: str
+    seconds: float
+    peak_rss_mb: float
+    stages: dict[str, StageSummary]
 
 
 @dataclass
@@ -100,7 +157,7 @@ class Pipeline:
         directory: the run directory.
         size: how much of it to do now.
         functions: `module:name` of the stages that this floor does not know (`world`, `truth`).
-        say: told one line after each stage.
+        say: called with one line after each stage.
     """
 
     recipe: Recipe
@@ -109,8 +166,8 @@ class Pipeline:
     functions: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
 
-    def run(self, until: str | None = None) -> dict[str, Any]:
-        """Walk the loop and return `summary.json`.
+    def run(self, until: str | None = None) -> RunSummary:
+        """Run all stages that are not done, and return `summary.json`.
 
         Args:
             until: the last stage to run; None: all.
@@ -119,7 +176,7 @@ class Pipeline:
             FingerprintError: a value that finished work depends on was changed; nothing has been done then.
             MissingError: a model is not on this machine.
             LockedError: another process works on this run directory.
-            BottegaError: what the failed stage said; the stages before it stay done.
+            BottegaError: the error of the stage that failed; the stages before it stay done.
         """
         with lock(self.directory / ".lock", f"run {self.recipe.name}"):
             weights = self._weights()
@@ -136,138 +193,93 @@ class Pipeline:
         """The stages of this recipe: `world` and `truth` only where it has their sections."""
         return [stage for stage in STAGES if getattr(self.recipe, stage.name) is not None]
 
-    def states(self, weights: Mapping[str, Any] | None = None) -> dict[str, str]:
+    def states(self, weights: Mapping[str, ModelWeights] | None = None) -> dict[str, str]:
         """The state of each stage, see `state`."""
         known = self._weights() if weights is None else weights
         return {stage.name: self.state(stage, known) for stage in self.stages()}
 
-    def state(self, stage: Stage, weights: Mapping[str, Any]) -> str:
+    def state(self, stage: Stage, weights: Mapping[str, ModelWeights]) -> str:
         """`done`, `to do`, or `to be continued`.
 
         Raises:
             FingerprintError: if the stage was begun with other bound settings.
         """
-        folder = self.directory / stage.folder
+        settings_file = self.directory / stage.folder / "settings.json"
         bound, free = self.settings(stage, weights)
-        if (folder / "settings.json").exists():
-            self._refuse_changes(stage, read_json(folder / "settings.json"), bound)
-        if not (folder / "stage.json").exists():
-            return "to do" if not (folder / "settings.json").exists() else "to be continued"
-        return "done" if read_json(folder / "stage.json")["size"] == free else "to be continued"
+        was_begun = settings_file.exists()
+        if was_begun:
+            self._refuse_changes(stage, read_json(settings_file), bound)
+        record = self._record(stage)
+        if record is None:
+            return "to be continued" if was_begun else "to do"
+        return "done" if record.size == free else "to be continued"
 
-    def settings(self, stage: Stage, weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings(self, stage: Stage, weights: Mapping[str, ModelWeights]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(bound, free) settings of a stage and of all that it uses, as flat names such as `teacher.strength`."""
         recipe = portable(self._limited, self.directory, self._limited.settings())
         resumable = resumable_settings(self._limited, "run")
         bound: dict[str, Any] = {}
         free: dict[str, Any] = {}
-        for used in self._used_by(stage):
-            tight, loose = divide(flatten(recipe[used.name], used.name), resumable)
-            bound |= {**tight, f"{used.name} version": used.version}
-            bound |= {f"models.{role}": weights[role]["sha256"] for role in used.models if role in weights}
-            free |= loose
+        for used in self._with_all_it_uses(stage):
+            bound_here, free_here = divide(flatten(recipe[used.name], used.name), resumable)
+            bound |= bound_here
+            bound[f"{used.name} version"] = used.version
+            for role in used.models:
+                if role in weights:
+                    bound[f"models.{role}"] = weights[role]["sha256"]
+            free |= free_here
             if used.name == "teacher" and self.size.seeds is not None:
                 free["teacher.seeds"] = list(self.size.seeds)
         return bound, free
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RunSummary:
         """What every finished stage found, with its time and memory; also written to `summary.json`."""
-        stages = {}
+        stages: dict[str, StageSummary] = {}
         for stage in self.stages():
-            path = self.directory / stage.folder / "stage.json"
-            if path.exists():
-                record = read_json(path)
-                stages[stage.name] = {key: record[key] for key in ("seconds", "peak_rss_mb", "summary")}
-        total = {
-            "seconds": round(sum(record["seconds"] for record in stages.values()), 2),
-            "peak_rss_mb": max((record["peak_rss_mb"] for record in stages.values()), default=0.0),
+            record = self._record(stage)
+            if record is not None:
+                stages[stage.name] = {
+                    "seconds": record.seconds,
+                    "peak_rss_mb": record.peak_rss_mb,
+                    "summary": record.summary,
+                }
+        result: RunSummary = {
+            "name": self.recipe.name,
+            "seconds": round(sum(stage["seconds"] for stage in stages.values()), 2),
+            "peak_rss_mb": max((stage["peak_rss_mb"] for stage in stages.values()), default=0.0),
+            "stages": stages,
         }
-        result = {"name": self.recipe.name, **total, "stages": stages}
         write_json(self.directory / "summary.json", result)
         return result
 
     def missing(self) -> list[str]:
         """What this recipe needs and this machine lacks: weights, data, a GPU; each with how to get it."""
-        return missing(self.recipe, self._roles(self.stages()), self.directory)
+        return missing(self.recipe, _roles(self.stages()), self.directory)
 
-    def _used_by(self, stage: Stage) -> list[Stage]:
-        """The stage and all that it uses, directly or not, in the order of the loop."""
-        names = {stage.name}
-        for other in reversed(STAGES):
-            if other.name in names:
-                names.update(other.uses)
-        return [other for other in self.stages() if other.name in names]
+    # --- in the process of a stage: `bottega stage` ------------------------------------------------------------------
 
-    def _todo(self, states: Mapping[str, str], until: str | None) -> list[Stage]:
-        wanted = self.stages()
-        if until is not None:
-            names = [stage.name for stage in wanted]
-            if until not in names:
-                raise MissingError(f"--until {until}: this recipe has no such stage; it has {', '.join(names)}")
-            wanted = wanted[: names.index(until) + 1]
-        return [stage for stage in wanted if states[stage.name] != "done"]
-
-    def _refuse_changes(self, stage: Stage, begun: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
-        # A model that is not on this machine cannot be compared; a stage that must load it will say so.
-        old = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
-        changed = [str(change) for change in changes(old, bound)]
-        if not changed:
-            return
-        stale = [other for other in self.stages() if stage in self._used_by(other)]
-        folders = [f"{self.directory / other.folder}" for other in stale if (self.directory / other.folder).exists()]
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise FingerprintError(
-            f"{self.directory} was begun with other values: {'; '.join(changed[:3])}{more}. "
-            f"Set them back, give another --directory, or delete {' '.join(folders)} to redo from there"
-        )
-
-    def _weights(self) -> dict[str, Any]:
-        """Hash of each model on this machine; files of unchanged size and time are not read again."""
-        known = self._recorded("weights")
-        result: dict[str, Any] = {}
-        for found in inspect(self.recipe.models):
-            if found.folder is None or found.faults:
-                continue
-            base = found.folder if found.folder.is_dir() else found.folder.parent
-            old = known.get(found.role, {}).get("files", {})
-            files = {_name_within(file, base): _hashed(file, old.get(_name_within(file, base))) for file in found.files}
-            digest = sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
-            result[found.role] = {"sha256": digest, "files": files}
-        return result
-
-    def _require_models(self, todo: Sequence[Stage]) -> None:
-        faults = missing_models(self.recipe, self._roles(todo))
-        if faults:
-            more = f" (and {len(faults) - 1} more: bottega run --dry-run lists all)" if len(faults) > 1 else ""
-            raise MissingError(faults[0] + more)
-
-    def _roles(self, stages: Sequence[Stage]) -> list[str]:
-        return [role for role in ROLES if any(role in stage.models for stage in stages)]
-
-    def _write_head(self, weights: Mapping[str, Any]) -> None:
-        write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
-        write_json(self.directory / "provenance.json", {**describe(), "weights": weights})
-
-    def perform(self, stage: Stage) -> dict[str, Any]:
+    def perform(self, stage: Stage) -> StageRecord:
         """Do one stage in this process; what `bottega stage` calls. Returns its record, `stage.json`."""
         folder = self.directory / stage.folder
         with lock(self.directory / ".stage.lock", f"stage {stage.name}"), self._device(stage):
-            bound, free = self.settings(stage, self._recorded("weights"))
+            bound, free = self.settings(stage, self._recorded_weights())
             write_json(folder / "settings.json", bound)
             (folder / "error.json").unlink(missing_ok=True)
-            before = read_json(folder / "stage.json") if (folder / "stage.json").exists() else {}
+            before = self._record(stage) or StageRecord()
             start = time.monotonic()
-            summary = _load(stage.function or self.functions[stage.name])(*self._request(stage), **self._inputs(stage))
-            record = {
-                "fingerprint": fingerprint(bound),
-                "size": free,
-                "seconds": round(time.monotonic() - start + before.get("seconds", 0.0), 2),
-                "peak_rss_mb": round(max(peak_rss_mb(), before.get("peak_rss_mb", 0.0)), 1),
-                "peak_vram_mb": round(max(peak_vram_mb(), before.get("peak_vram_mb", 0.0)), 1),
-                "machine": torch_facts(),
-                "summary": summary,
-            }
-            write_json(folder / "stage.json", record)
+            function = _load(stage.function or self.functions[stage.name])
+            config, output = self._request(stage)
+            summary = function(config, output, **self._inputs(stage))
+            record = StageRecord(
+                fingerprint=fingerprint(bound),
+                size=free,
+                seconds=round(time.monotonic() - start + before.seconds, 2),
+                peak_rss_mb=round(max(peak_rss_mb(), before.peak_rss_mb), 1),
+                peak_vram_mb=round(max(peak_vram_mb(), before.peak_vram_mb), 1),
+                machine=torch_facts(),
+                summary=summary,
+            )
+            write_json(folder / "stage.json", record.model_dump())
         return record
 
     def perform_report(self) -> Path:
@@ -283,35 +295,36 @@ class Pipeline:
         return config, places.get(stage.name, self.directory / stage.folder)
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
-        """What a stage reads of the others: every hand-over of the loop stands here."""
-        at, recipe = self.directory, self._limited
-        lists = [at / "pairs" / f"{split}.jsonl" for split in ("train", "val", "test")]
-        root = {"data_root": recipe.data_root(at)}
-        shared: dict[str, Any] = {**root, "models": recipe.models}
-        thresholds = at / "quality" / "thresholds.json"
-        seeds = list(self.size.seeds) if self.size.seeds is not None else None
+        """What a stage reads of the others: every hand-over between stages stands here."""
+        at = self.directory
+        recipe = self._limited
+        train, val, test = (at / "pairs" / f"{split}.jsonl" for split in ("train", "val", "test"))
+        root: dict[str, Any] = {"data_root": recipe.data_root(at)}
+        root_and_models = {**root, "models": recipe.models}
         inputs: dict[str, dict[str, Any]] = {
             "world": {},
             "data": {},
             "pairs": root,
-            "truth": {**root, "pairs": lists},
-            "quality": {**shared, "pairs": lists},
-            "teacher": {**shared, "pairs": lists[:2], "thresholds": thresholds, "limit": None, "seeds": seeds},
-            "features": {**shared, "teacher_dir": at / "teacher"},
+            "truth": {**root, "pairs": [train, val, test]},
+            "quality": {**root_and_models, "pairs": [train, val, test]},
+            "teacher": {
+                **root_and_models,
+                "pairs": [train, val],
+                "thresholds": at / "quality" / "thresholds.json",
+                "limit": None,
+                "seeds": None if self.size.seeds is None else list(self.size.seeds),
+            },
+            "features": {**root_and_models, "teacher_dir": at / "teacher"},
             "student": {"models": recipe.models, "features_dir": at / "features"},
             "evaluation": {
-                **shared,
-                "pairs": lists[2],
+                **root_and_models,
+                "pairs": test,
                 "adapter": at / "training" / "adapter.safetensors",
                 "teacher": recipe.teacher,
                 "student": recipe.student,
             },
         }
         return inputs[stage.name]
-
-    @property
-    def _limited(self) -> Recipe:
-        return self.recipe.limited(self.size.limit)
 
     def _device(self, stage: Stage) -> AbstractContextManager[None]:
         """The lock of the GPU that the stage works on; nothing on the CPU."""
@@ -321,11 +334,34 @@ class Pipeline:
 
         return device_lock(str(choose_device(self.recipe.models.device)), f"{stage.name} of {self.recipe.name}")
 
+    # --- in the process of the run -----------------------------------------------------------------------------------
+
+    def _todo(self, states: Mapping[str, str], until: str | None) -> list[Stage]:
+        """The stages to run now, in order."""
+        wanted = self.stages()
+        if until is not None:
+            names = [stage.name for stage in wanted]
+            if until not in names:
+                raise MissingError(f"--until {until}: this recipe has no such stage; it has {', '.join(names)}")
+            wanted = wanted[: names.index(until) + 1]
+        return [stage for stage in wanted if states[stage.name] != "done"]
+
+    def _require_models(self, todo: Sequence[Stage]) -> None:
+        faults = missing_models(self.recipe, _roles(todo))
+        if faults:
+            more = f" (and {len(faults) - 1} more: bottega run --dry-run lists all)" if len(faults) > 1 else ""
+            raise MissingError(faults[0] + more)
+
+    def _write_head(self, weights: Mapping[str, ModelWeights]) -> None:
+        """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""
+        write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
+        write_json(self.directory / "provenance.json", {**describe(), "weights": weights})
+
     def _run_stage(self, stage: Stage) -> None:
         """One stage in a process of its own, then the page, also where the stage failed."""
         try:
-            while self._grew_too_large(stage):
-                pass
+            while not self._ran_to_its_end(stage):
+                pass  # a fresh process continues after what is saved
         except (RequestError, WorkError) as error:
             write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
             self._report()
@@ -334,29 +370,98 @@ class Pipeline:
         self._report()
         self.say(f"{stage.name:<10} {record['seconds']:7.1f} s {record['peak_rss_mb']:6.0f} MB")
 
-    def _grew_too_large(self, stage: Stage) -> bool:
-        """Run a stage's process; whether it stopped in order, with all saved, for a fresh one to go on."""
+    def _ran_to_its_end(self, stage: Stage) -> bool:
+        """Run a stage's process; False where it grew too large and stopped in order, with all saved."""
         try:
-            run_child(["stage", stage.name, str(self.directory), *self.size.words()], f"stage {stage.name}")
+            run_child(["stage", stage.name, str(self.directory), *self.size.options()], f"stage {stage.name}")
         except StartAfresh as error:
             self.say(f"{stage.name}: {error}")
-            return True
-        return False
+            return False
+        return True
 
     def _report(self) -> None:
-        """Build the page; one that fails is told and hides nothing: the results are in the run directory."""
+        """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
         try:
             run_child(["stage", "report", str(self.directory)], "report")
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 
-    def _recorded(self, name: str) -> dict[str, Any]:
+    def _refuse_changes(self, stage: Stage, begun: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+        """Raise FingerprintError where a stage was begun with other bound settings, with the folders to delete."""
+        # A model that is not on this machine cannot be compared; a stage that must load it will say so.
+        comparable = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
+        changed = [str(change) for change in changes(comparable, bound)]
+        if not changed:
+            return
+        folders: list[str] = []
+        for other in self.stages():
+            folder = self.directory / other.folder
+            if stage in self._with_all_it_uses(other) and folder.exists():
+                folders.append(str(folder))
+        shown = "; ".join(changed[:_SHOWN_CHANGES])
+        more = f" (and {len(changed) - _SHOWN_CHANGES} more)" if len(changed) > _SHOWN_CHANGES else ""
+        raise FingerprintError(
+            f"{self.directory} was begun with other values: {shown}{more}. "
+            f"Set them back, give another --directory, or delete {' '.join(folders)} to redo from there"
+        )
+
+    # --- what both know ----------------------------------------------------------------------------------------------
+
+    @property
+    def _limited(self) -> Recipe:
+        return self.recipe.limited(self.size.limit)
+
+    def _with_all_it_uses(self, stage: Stage) -> list[Stage]:
+        """The stage and all that it uses, directly or not, in the order of the pipeline."""
+        names = {stage.name}
+        for other in reversed(STAGES):
+            if other.name in names:
+                names.update(other.uses)
+        return [other for other in self.stages() if other.name in names]
+
+    def _record(self, stage: Stage) -> StageRecord | None:
+        """What a finished stage recorded; None where it is not finished."""
+        path = self.directory / stage.folder / "stage.json"
+        if not path.exists():
+            return None
+        try:
+            return StageRecord.model_validate(read_json(path))
+        except ValidationError as error:
+            raise StorageError(
+                f"{path} is no record of a stage ({error.errors()[0]['msg']}); delete it, and the stage continues"
+            ) from error
+
+    def _weights(self) -> dict[str, ModelWeights]:
+        """Hash of each model on this machine; files of unchanged size and time are not read again."""
+        known = self._recorded_weights()
+        result: dict[str, ModelWeights] = {}
+        for found in inspect(self.recipe.models):
+            if found.folder is None or found.faults:
+                continue
+            base = found.folder if found.folder.is_dir() else found.folder.parent
+            known_files = known[found.role]["files"] if found.role in known else {}
+            files: dict[str, FileFacts] = {}
+            for file in found.files:
+                name = _name_within(file, base)
+                files[name] = _hashed(file, known_files.get(name))
+            digest = sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
+            result[found.role] = {"sha256": digest, "files": files}
+        return result
+
+    def _recorded_weights(self) -> dict[str, ModelWeights]:
+        """The weights in provenance.json."""
         path = self.directory / "provenance.json"
-        recorded: dict[str, Any] = read_json(path).get(name, {}) if path.exists() else {}
+        recorded: dict[str, ModelWeights] = read_json(path).get("weights", {}) if path.exists() else {}
         return recorded
 
 
+def _roles(stages: Sequence[Stage]) -> list[str]:
+    """The models that stages load, in the order of the section `models`."""
+    return [role for role in ROLES if any(role in stage.models for stage in stages)]
+
+
 def _load(function: str) -> Callable[..., Any]:
+    """The function that `module:name` names."""
     module, _, name = function.partition(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return loaded
@@ -366,10 +471,9 @@ def _name_within(file: Path, base: Path) -> str:
     return file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name
 
 
-def _hashed(file: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
+def _hashed(file: Path, known: FileFacts | None) -> FileFacts:
     """Hash, size and time of a weight file; the known hash where size and time are the known ones."""
     facts = file.stat()
-    now = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-    if known is not None and all(known.get(key) == value for key, value in now.items()):
-        return dict(known)
-    return {"sha256": sha256_file(file), **now}
+    if known is not None and known["bytes"] == facts.st_size and known["mtime_ns"] == facts.st_mtime_ns:
+        return known
+    return {"sha256": sha256_file(file), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}

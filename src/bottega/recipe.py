@@ -1,4 +1,4 @@
-"""A recipe: one section a stage, each described by the `Config` beside the stage's code.
+"""A recipe: one section per stage, each described by the `Config` beside the stage's code.
 
 A path in a recipe that begins with `./` or `../` is relative to the folder that holds the recipe; any other relative
 path to the folder that the command is run in. The copy in a run directory uses the first form throughout, so that the
@@ -8,7 +8,8 @@ directory holds no absolute path and can be moved together with what it refers t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,15 +52,14 @@ class Recipe(Config):
         """This recipe for a dry pass: at most `limit` pairs for training and validation, training steps, test pairs."""
         if limit is None:
             return self
-        loop = _at_most(self.student.loop, {"steps": limit})
-        return self.model_copy(
-            update={
-                "pairs": _at_most(self.pairs, {"train": limit, "val": limit}),
-                "features": _at_most(self.features, {"fill50k": limit}),
-                "student": self.student.model_copy(update={"loop": loop}),
-                "evaluation": _at_most(self.evaluation, {"limit": limit, "teacher_pairs": limit}),
-            }
-        )
+        loop = _at_most(self.student.loop, limit, "steps")
+        smaller = {
+            "pairs": _at_most(self.pairs, limit, "train", "val"),
+            "features": _at_most(self.features, limit, "fill50k"),
+            "student": self.student.model_copy(update={"loop": loop}),
+            "evaluation": _at_most(self.evaluation, limit, "limit", "teacher_pairs"),
+        }
+        return self.model_copy(update=smaller)
 
     def data_root(self, directory: Path) -> Path:
         """The folder that every picture's path is relative to."""
@@ -84,17 +84,21 @@ def load_recipe(
     if "unet" in data:
         raise RecipeError(f"{path.name} trains a model from scratch: bottega train ldm --config {path}")
     data.setdefault("name", path.stem)
+    seed = data.get("seed", 0)
+    known = optional or {}
     for name in ("world", "truth"):
-        if data.get(name) is None:
+        section = data.get(name)
+        if section is None:
             continue
-        if name not in (optional or {}):
+        if name not in known:
             raise RecipeError(f"{path.name}: section {name!r} is not known here; leave it out")
-        kind = (optional or {})[name]()
-        data[name] = parse(kind, _seeded(kind, data[name], data.get("seed", 0)), path.name, name)
+        kind = known[name]()
+        data[name] = parse(kind, _seeded(kind, section, seed), path.name, name)
     for name, field in Recipe.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Config):
-            data[name] = _seeded(section, {} if data.get(name) is None else data[name], data.get("seed", 0))
+        kind_of_section = field.annotation
+        if isinstance(kind_of_section, type) and issubclass(kind_of_section, Config):
+            section = data.get(name)
+            data[name] = _seeded(kind_of_section, {} if section is None else section, seed)
     return parse(Recipe, data, path.name)
 
 
@@ -108,12 +112,11 @@ def portable(recipe: Recipe, directory: Path, data: dict[str, Any] | None = None
     directory."""
     data = resolved(recipe) if data is None else data
     root = recipe.data_root(directory)
-    for section, key, value in _leaves(data):
-        name = ".".join((section, *key))
-        if name == "data.root" or (_names_path(name) and _is_place(value)):
-            _put(data[section], key, _relative(Path(value), directory))
-        elif os.path.isabs(value):
-            _put(data[section], key, os.path.relpath(value, root))
+    for text in _texts_of_sections(data):
+        if text.name == "data.root" or (text.may_be_path and _is_place(text.value)):
+            text.replace(_relative(Path(text.value), directory))
+        elif os.path.isabs(text.value):
+            text.replace(os.path.relpath(text.value, root))
     return data
 
 
@@ -124,16 +127,22 @@ def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:
         roles: the models that the run loads, by their names in the section `models`.
         directory: the run directory.
     """
-    lines = missing_models(recipe, roles) + ([] if recipe.world is not None else _missing_data(recipe, directory))
+    lines = missing_models(recipe, roles)
+    if recipe.world is None:  # a drawn world makes its own data
+        lines += _missing_data(recipe, directory)
     names = [getattr(recipe.models, role) for role in roles]
-    if any(name and not name.startswith("bottega:") for name in names) and not _has_gpu():
+    any_of_full_size = any(name and not name.startswith("bottega:") for name in names)
+    if any_of_full_size and not _has_gpu():
         lines.append("GPU: none found; models of full size need one of 24 GB, small ones run on the CPU")
     return lines
 
 
 def missing_models(recipe: Recipe, roles: Sequence[str]) -> list[str]:
     """One line for each model that is absent or incomplete, with the command that gets it."""
-    return [f"models.{found.role}: {fault}" for found in inspect(recipe.models, roles) for fault in found.faults]
+    lines: list[str] = []
+    for found in inspect(recipe.models, roles):
+        lines += [f"models.{found.role}: {fault}" for fault in found.faults]
+    return lines
 
 
 _HOW_TO_GET = {
@@ -146,17 +155,16 @@ _HOW_TO_GET = {
 
 
 def _missing_data(recipe: Recipe, directory: Path) -> list[str]:
-    data, root = recipe.data, recipe.data_root(directory)
-    wanted = {
-        "content_folder" if data.content_folder else "coco": data.content_folder or data.coco,
-        "style_folder" if data.style_folder else "wikiart": data.style_folder or data.wikiart,
-        "fill50k": data.fill50k,
-    }
-    return [
-        f"data.{name}.source: no folder {root / source.source}; {_HOW_TO_GET[name]}"
-        for name, source in wanted.items()
-        if source is not None and not (root / source.source).exists()
-    ]
+    data = recipe.data
+    root = recipe.data_root(directory)
+    contents = "content_folder" if data.content_folder else "coco"
+    styles = "style_folder" if data.style_folder else "wikiart"
+    lines: list[str] = []
+    for name in (contents, styles, "fill50k"):
+        source = getattr(data, name)
+        if source is not None and not (root / source.source).exists():
+            lines.append(f"data.{name}.source: no folder {root / source.source}; {_HOW_TO_GET[name]}")
+    return lines
 
 
 def _has_gpu() -> bool:
@@ -169,12 +177,13 @@ def _has_gpu() -> bool:
         return False  # no driver
 
 
-def _at_most(config: Config, sizes: Mapping[str, int]) -> Config:
-    """A copy with each size at most the given one; a size that is None, which means all, becomes the given one."""
-    old = {name: getattr(config, name) for name in sizes}
-    return config.model_copy(
-        update={name: size if old[name] is None else min(size, old[name]) for name, size in sizes.items()}
-    )
+def _at_most(config: Config, limit: int, *names: str) -> Config:
+    """A copy with each of the named sizes at most `limit`; a size that is None, which means all, becomes `limit`."""
+    sizes: dict[str, int] = {}
+    for name in names:
+        size = getattr(config, name)
+        sizes[name] = limit if size is None else min(limit, size)
+    return config.model_copy(update=sizes)
 
 
 def _seeded(kind: type[Config], section: Any, seed: Any) -> Any:
@@ -186,38 +195,51 @@ def _seeded(kind: type[Config], section: Any, seed: Any) -> Any:
 
 def _expanded(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`./` and `../` paths as paths relative to where the command runs."""
-    for section, key, value in _leaves(data):
-        if _names_path(".".join((section, *key))) and value.startswith(("./", "../")):
-            _put(data[section], key, os.path.normpath(folder / value))
+    for text in _texts_of_sections(data):
+        if text.may_be_path and text.value.startswith(("./", "../")):
+            text.replace(os.path.normpath(folder / text.value))
     return data
 
 
-def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """(section, key, text) for every text inside the sections."""
+@dataclass(frozen=True)
+class _Text:
+    """A text in a recipe: its dotted name, its value, and where it stands."""
+
+    name: str
+    value: str
+    holder: dict[str, Any]
+    key: str
+
+    @property
+    def may_be_path(self) -> bool:
+        """Whether the value may be a path that is relative to the recipe or to the current folder."""
+        if self.name in ("models.dtype", "models.device"):
+            return False
+        return self.name == "data.root" or self.name.startswith("models.")
+
+    def replace(self, value: str) -> None:
+        """Put another value in its place."""
+        self.holder[self.key] = value
+
+
+def _texts_of_sections(data: Mapping[str, Any]) -> list[_Text]:
+    """Every text inside the sections."""
+    found: list[_Text] = []
     for section, content in data.items():
         if isinstance(content, dict):
-            yield from ((section, key, value) for key, value in _texts(content))
-
-
-def _texts(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
-    found: list[tuple[tuple[str, ...], str]] = []
-    for name, value in content.items():
-        if isinstance(value, dict):
-            found += _texts(value, (*prefix, str(name)))
-        elif isinstance(value, str):
-            found.append(((*prefix, str(name)), value))
+            found += _texts(content, section)
     return found
 
 
-def _put(content: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
-    for name in key[:-1]:
-        content = content[name]
-    content[key[-1]] = value
-
-
-def _names_path(name: str) -> bool:
-    """Whether a setting's value may be a path that is relative to the recipe or to the current folder."""
-    return name == "data.root" or (name.startswith("models.") and name not in ("models.dtype", "models.device"))
+def _texts(content: dict[str, Any], prefix: str) -> list[_Text]:
+    found: list[_Text] = []
+    for key, value in content.items():
+        name = f"{prefix}.{key}"
+        if isinstance(value, dict):
+            found += _texts(value, name)
+        elif isinstance(value, str):
+            found.append(_Text(name, value, content, str(key)))
+    return found
 
 
 def _is_place(value: str) -> bool:
