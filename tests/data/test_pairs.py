@@ -71,12 +71,12 @@ def write_root(root: Path, contents: int = 40, styles: int = 60) -> Path:
 @settings(max_examples=80)
 @given(st.integers(1, 14), st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_up_to_its_capacity_a_list_repeats_nothing_and_is_balanced_at_every_prefix(contents, pictures):
-    places = BalancedOrder(contents, tuple(pictures))
+    order = BalancedOrder(contents, tuple(pictures))
     labels: Counter[int] = Counter(dict.fromkeys(range(len(pictures)), 0))
     used = {(label, k): 0 for label, count in enumerate(pictures) for k in range(count)}
     of_contents: Counter[int] = Counter(dict.fromkeys(range(contents), 0))
     seen = set()
-    for number, (content, label, picture) in enumerate(places.walk(places.capacity), start=1):
+    for number, (content, label, picture) in enumerate(order.positions(order.capacity), start=1):
         seen.add((content, label, picture))
         assert len(seen) == number
         labels[label] += 1
@@ -85,7 +85,7 @@ def test_up_to_its_capacity_a_list_repeats_nothing_and_is_balanced_at_every_pref
         assert max(labels.values()) - min(labels.values()) <= 1
         own = [used[label, k] for k in range(pictures[label])]
         assert max(own) - min(own) <= 1
-    assert len(seen) == places.capacity
+    assert len(seen) == order.capacity
     assert max(of_contents.values()) - min(of_contents.values()) <= 2 * len(pictures)
 
 
@@ -101,7 +101,7 @@ def test_contents_are_used_evenly_and_meet_every_label():
 @given(st.integers(2, 20), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 3), st.data())
 def test_a_longer_list_begins_with_the_shorter_one(contents, pictures, seed, data):
     made = material(contents, pictures, seed)
-    most = made.places().capacity
+    most = made.order().capacity
     long = data.draw(st.integers(0, most))
     short = data.draw(st.integers(0, long))
     assert list(balanced_lines(made, long, [0]))[:short] == list(balanced_lines(made, short, [0]))

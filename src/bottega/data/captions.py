@@ -1,4 +1,4 @@
-"""The captions that pictures come with, gathered by picture in a temporary file: no number of them fills the memory."""
+"""Captions of pictures, gathered by picture in a temporary file, so that no number of them fills the memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Captions:
         """
         if path.suffix == ".jsonl":
             for row in read_jsonl(path):
-                self._add_listed(part, row)
+                self._add_row(part, row)
         else:
             for key, item in iter_items(path):
                 if isinstance(item, dict):
@@ -64,23 +64,25 @@ class Captions:
         elif key == "images" and "sentences" not in item:
             self._add_image(part, str(item["id"]), str(item["file_name"]))
         elif key in ("images", ""):
-            self._add_listed(part, item)
+            self._add_row(part, item)
 
-    def _add_listed(self, part: str, row: Mapping[str, Any]) -> None:
-        """A row that names the picture and holds its captions."""
-        named = next((row[key] for key in ("file_name", "filename", "image") if isinstance(row.get(key), str)), None)
-        if named is None:
+    def _add_row(self, part: str, row: Mapping[str, Any]) -> None:
+        """A row that names the picture and holds its captions; its file's name stands in for a number."""
+        names = [row[key] for key in ("file_name", "filename", "image") if isinstance(row.get(key), str)]
+        if not names:
             return
-        inside = str(row.get("filepath") or part)
-        self._add_image(inside, str(named), str(named))
+        name = names[0]
+        own_part = str(row.get("filepath") or part)
+        self._add_image(own_part, name, name)
         for place, caption in enumerate(captions_in(row)):
-            self._add_caption(inside, str(named), place, caption)
+            self._add_caption(own_part, name, place, caption)
 
     def _add_image(self, part: str, number: str, file_name: str) -> None:
         self._base.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (part, number, file_name))
 
     def _add_caption(self, part: str, number: str, place: int, caption: str) -> None:
-        if text := tidy(caption):
+        text = tidy(caption)
+        if text:
             self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (part, number, place, text))
 
     def parts(self) -> list[str]:
@@ -107,7 +109,8 @@ class Captions:
             "SELECT caption FROM images i JOIN captions c ON c.part = i.part AND c.number = i.number "
             "WHERE i.part = ? AND i.file_name = ? ORDER BY c.place"
         )
-        return list(dict.fromkeys(found[0] for found in self._base.execute(query, (part, file_name))))
+        found = [row[0] for row in self._base.execute(query, (part, file_name))]
+        return list(dict.fromkeys(found))
 
 
 def captions_in(row: Mapping[str, Any]) -> list[str]:
@@ -117,8 +120,12 @@ def captions_in(row: Mapping[str, Any]) -> list[str]:
         if isinstance(value, str):
             return [value]
         if isinstance(value, list):
-            return [str(item["raw"]) if isinstance(item, dict) and "raw" in item else str(item) for item in value]
+            return [_caption_text(item) for item in value]
     return []
+
+
+def _caption_text(item: Any) -> str:
+    return str(item["raw"]) if isinstance(item, dict) and "raw" in item else str(item)
 
 
 def sidecar(path: Path) -> list[str]:
@@ -126,8 +133,8 @@ def sidecar(path: Path) -> list[str]:
     text = path.with_suffix(".txt")
     if not text.is_file():
         return []
-    lines = text.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return list(dict.fromkeys(tidy(line) for line in lines if tidy(line)))
+    lines = map(tidy, text.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 def is_utf8(path: Path) -> bool:

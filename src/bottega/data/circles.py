@@ -1,4 +1,4 @@
-"""Circles drawn in the manner of Fill50K: one named colour on another, and the prompt that says so."""
+"""Circles drawn like those of Fill50K: one named colour on another, and the prompt that says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
 
-# Names as CSS spells them, set apart into words the way the data set's prompts do.
+# Names as CSS has them, written as separate words as in the data set's prompts.
 COLOUR_NAMES = {
     "burly wood": (222, 184, 135),
     "coral": (255, 127, 80),
@@ -64,11 +64,15 @@ def place_circle(rng: np.random.Generator) -> tuple[float, float, float]:
 def draw_circle(x: float, y: float, radius: float, inside: str, outside: str, size: int) -> tuple[Picture, Picture]:
     """(outline, filled circle), sRGB uint8 [size, size, 3], antialiased by drawing at four times the size."""
     fine = 4 * size
-    middle, reach = (round(x * fine), round(y * fine)), round(radius * fine)
-    disc, line = np.zeros((fine, fine), np.uint8), np.zeros((fine, fine), np.uint8)
-    cv2.circle(disc, middle, reach, 255, -1)
-    cv2.circle(line, middle, reach, 255, max(2, fine // 100))
-    alpha = cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+    centre = (round(x * fine), round(y * fine))
+    fine_radius = round(radius * fine)
+    disc = np.zeros((fine, fine), np.uint8)
+    outline = np.zeros((fine, fine), np.uint8)
+    cv2.circle(disc, centre, fine_radius, 255, -1)
+    cv2.circle(outline, centre, fine_radius, 255, max(2, fine // 100))
+    small_disc = cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA)
+    alpha = small_disc.astype(np.float32)[..., None] / 255  # [size, size, 1]
     target = np.asarray(COLOUR_NAMES[inside]) * alpha + np.asarray(COLOUR_NAMES[outside]) * (1 - alpha)
-    source = np.repeat(cv2.resize(line, (size, size), interpolation=cv2.INTER_AREA)[..., None], 3, axis=2)
+    small_outline = cv2.resize(outline, (size, size), interpolation=cv2.INTER_AREA)
+    source = np.repeat(small_outline[..., None], 3, axis=2)
     return source, np.round(target).astype(np.uint8)

@@ -23,11 +23,15 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def missing_shards(files: list[Path]) -> list[str]:
-    """Names' numbers that are absent where files are called `…-00003-of-00072…`."""
-    found = [match for path in files if (match := _SHARD.search(path.name))]
-    totals = {int(match[2]) for match in found}
-    have = {int(match[1]) for match in found}
-    return [f"{number:05d}" for number in range(max(totals, default=0)) if number not in have]
+    """The numbers that are absent where files are called `…-00003-of-00072…`."""
+    total = 0
+    have = set()
+    for path in files:
+        match = _SHARD.search(path.name)
+        if match is not None:
+            have.add(int(match[1]))
+            total = max(total, int(match[2]))
+    return [f"{number:05d}" for number in range(total) if number not in have]
 
 
 def is_offline() -> bool:
@@ -46,11 +50,11 @@ def fetch(repository: str, folder: Path, mirror: str | None) -> None:
     """Fetch a data set's parquet files into `folder`: from the mirror, from `HF_ENDPOINT`, then from the hub.
 
     Raises:
-        MissingError: none of them gave the files; it names each with its answer.
+        MissingError: none of them gave the files; it names each with its reason.
     """
     from huggingface_hub import constants, snapshot_download
 
-    answers = []
+    failures = []
     for endpoint in dict.fromkeys([mirror, os.environ.get("HF_ENDPOINT"), HUB]):
         if not endpoint:
             continue
@@ -64,8 +68,8 @@ def fetch(repository: str, folder: Path, mirror: str | None) -> None:
             return
         except Exception as error:  # noqa: BLE001 (the library raises its own, its HTTP client's and OSError)
             first_line = (str(error).splitlines() or [""])[0]
-            answers.append(f"{endpoint}: {type(error).__name__} {first_line[:120]}".rstrip())
+            failures.append(f"{endpoint}: {type(error).__name__} {first_line[:120]}".rstrip())
     raise MissingError(
-        f"{repository} is not in {folder} and could not be fetched ({'; '.join(answers)}); "
+        f"{repository} is not in {folder} and could not be fetched ({'; '.join(failures)}); "
         f"name a mirror (HF_ENDPOINT or data.wikiart.mirror), or put its parquet files there"
     )

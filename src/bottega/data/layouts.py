@@ -24,8 +24,8 @@ from PIL import Image
 from bottega.data.captions import stem_of
 
 Name = Literal["images-only", "stuffthingmaps", "pixelmaps", "10k"]
-UNLABELED = 255
-SAMPLED = 16
+UNLABELED = 255  # in `stuffthingmaps`; in `pixelmaps` no class has this id
+SAMPLED = 16  # label maps that are read to tell the layout; an unlabeled pixel in one of them decides
 _MAP_FOLDERS = (
     "stuffthingmaps/{part}",
     "stuffthingmaps_trainval2017/{part}",
@@ -58,24 +58,36 @@ class Layout:
 
     def labels_file(self) -> Path | None:
         """The list of class names, or None."""
-        named = (self.source / place for place in ("labels.txt", "annotations/labels.txt", "pixelmaps/labels.txt"))
-        return next((path for path in named if path.is_file()), None)
+        for name in ("labels.txt", "annotations/labels.txt", "pixelmaps/labels.txt"):
+            if (self.source / name).is_file():
+                return self.source / name
+        return None
 
 
 def recognise(source: Path, parts: Sequence[str]) -> Layout:
     """Tell the layout from the folder's files, and the two kinds of PNG apart by the values of some of them."""
     if (source / "imageLists").is_dir() or next((source / "annotations").glob("*.mat"), None) is not None:
         return Layout("10k", source)
-    maps: list[Path] = []
-    for folder in dict.fromkeys(place.format(part=part) for part in parts for place in _MAP_FOLDERS):
-        maps += sorted((source / folder).glob("*.png"))[: SAMPLED - len(maps)]
+    maps = _sample_maps(source, parts)
     if not maps:
         return Layout("images-only", source)
-    values = np.unique(np.concatenate([np.unique(_values(path)) for path in maps]))
-    if UNLABELED in values:
+    if any(UNLABELED in _values(path) for path in maps):
         return Layout("stuffthingmaps", source)
     # Without a single unlabeled pixel in the sample only the name is left to go by.
-    return Layout("stuffthingmaps" if any("stuffthing" in str(path) for path in maps) else "pixelmaps", source)
+    named = any("stuffthing" in str(path) for path in maps)
+    return Layout("stuffthingmaps" if named else "pixelmaps", source)
+
+
+def _sample_maps(source: Path, parts: Sequence[str]) -> list[Path]:
+    """The first PNGs of the folders that may hold label maps, at most `SAMPLED`."""
+    folders: dict[str, None] = {}  # in order, each once: some folders are named for no part
+    for part in parts:
+        for place in _MAP_FOLDERS:
+            folders[place.format(part=part)] = None
+    maps: list[Path] = []
+    for folder in folders:
+        maps += sorted((source / folder).glob("*.png"))[: SAMPLED - len(maps)]
+    return maps
 
 
 def class_ids(path: Path, name: Name) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

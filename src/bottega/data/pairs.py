@@ -34,7 +34,9 @@ from bottega.data.splits import SPLITS
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
 
-_LINES_AT_ONCE = 4096
+_LINES_AT_ONCE = 4096  # lines a write: a megabyte or so
+Position = tuple[int, int, int]
+"""(content, label, picture of the label), each its position in a shuffled order."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,21 @@ class BalancedOrder:
         """Pairs before the scarcest label would have to repeat one."""
         return len(self.pictures) * self.contents * min(self.pictures, default=0)
 
-    def walk(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """(content, label, picture of the label) of the pairs 0 … `count` - 1; `count` is at most the capacity."""
+    def positions(self, count: int) -> Iterator[Position]:
+        """Positions of the pairs 0 … `count` - 1; `count` is at most the capacity. See the head."""
+        if count == 0:
+            return
         labels, contents = len(self.pictures), self.contents
         first = [label * contents // labels for label in range(labels)]
         period = [lcm(pictures, contents) for pictures in self.pictures]
-        for turn in range(-(-count // labels) if count else 0):
-            for label in range(min(labels, count - turn * labels)):
-                content = (first[label] + turn + turn // period[label]) % contents
-                yield content, label, turn % self.pictures[label]
+        rounds = -(-count // labels)  # rounded up: the last round may be cut
+        for number in range(rounds):
+            for label in range(min(labels, count - number * labels)):
+                content = (first[label] + number + number // period[label]) % contents
+                yield content, label, number % self.pictures[label]
 
 
-class Side:
+class Fragments:
     """Contents, or the style pictures of one label, as fragments of JSON in UTF-8; once shuffled, in their order."""
 
     def __init__(self) -> None:
@@ -96,12 +101,12 @@ class Material:
 
     def __init__(self, split: str, seed: int) -> None:
         self.split, self.seed = split, seed
-        self.contents = Side()
-        self._by_label: dict[str, Side] = defaultdict(Side)
+        self.contents = Fragments()
+        self._by_label: dict[str, Fragments] = defaultdict(Fragments)
         self.labels: list[str] = []
 
     @property
-    def styles(self) -> list[Side]:
+    def styles(self) -> list[Fragments]:
         """The style pictures by label, in the order of `labels`."""
         return [self._by_label[label] for label in self.labels]
 
@@ -121,9 +126,17 @@ class Material:
         for side in self.styles:
             side.shuffle(self.seed, "style")
 
-    def places(self) -> BalancedOrder:
+    def order(self) -> BalancedOrder:
         """The combinatorics of a balanced list."""
         return BalancedOrder(len(self.contents), tuple(map(len, self.styles)))
+
+    def sizes(self) -> dict[str, int]:
+        """How many contents, style pictures and labels there are, for a summary."""
+        return {
+            "contents": len(self.contents),
+            "styles": sum(map(len, self.styles)),
+            "labels": len(self.labels),
+        }
 
 
 def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> dict[str, Material]:
@@ -157,7 +170,7 @@ def balanced_lines(material: Material, count: int, seeds: Sequence[int]) -> Iter
         RequestError: the split cannot give so many different pairs.
     """
     check_count(material, count)
-    return _lines(material, material.places().walk(count), seeds)
+    return _lines(material, material.order().positions(count), seeds)
 
 
 def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequence[int]) -> Iterator[bytes]:
@@ -168,25 +181,40 @@ def crossed_lines(material: Material, contents: int, styles: int, seeds: Sequenc
     Raises:
         RequestError: the split holds fewer.
     """
-    have = (len(material.contents), sum(map(len, material.styles)))
-    if contents > have[0] or styles > have[1]:
+    sizes = material.sizes()
+    if contents > sizes["contents"] or styles > sizes["styles"]:
         raise RequestError(
             f"a crossed list of {contents} contents x {styles} styles needs that many in split {material.split}, which "
-            f"has {have[0]} and {have[1]}; ask for fewer (pairs.crossed), or prepare more pictures"
+            f"has {sizes['contents']} and {sizes['styles']}; ask for fewer (pairs.crossed), or prepare more pictures"
         )
+    return _lines(material, _crossed_positions(material, contents, styles), seeds)
+
+
+def _crossed_positions(material: Material, contents: int, styles: int) -> Iterator[Position]:
+    """The combinations in the order of a balanced list of one label, which all chosen style pictures share."""
     chosen = list(islice(_styles_by_turns(material), styles))
-    cells = BalancedOrder(contents, (styles,)).walk(contents * styles)
-    return _lines(material, ((content, *chosen[style]) for content, _, style in cells), seeds)
+    for content, _, number in BalancedOrder(contents, (styles,)).positions(contents * styles):
+        label, picture = chosen[number]
+        yield content, label, picture
+
+
+def _styles_by_turns(material: Material) -> Iterator[tuple[int, int]]:
+    """(label, picture), one of each label in turn; a label that has no more is passed over."""
+    sizes = material.order().pictures
+    for picture in range(max(sizes, default=0)):
+        for label, size in enumerate(sizes):
+            if picture < size:
+                yield label, picture
 
 
 def check_count(material: Material, count: int) -> None:
     """Raise RequestError where a split cannot give `count` different balanced pairs."""
-    capacity = material.places().capacity
-    if count > capacity:
+    order = material.order()
+    if count > order.capacity:
         raise RequestError(
             f"{count} different pairs, balanced over styles, were asked of split {material.split}, which can give "
-            f"{capacity} ({len(material.contents)} contents, {len(material.labels)} style labels with at least "
-            f"{min(material.places().pictures, default=0)} pictures each); ask for fewer or prepare more pictures"
+            f"{order.capacity} ({order.contents} contents, {len(order.pictures)} style labels with at least "
+            f"{min(order.pictures, default=0)} pictures each); ask for fewer or prepare more pictures"
         )
 
 
@@ -213,17 +241,15 @@ def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, A
     """
     material = read_material(data_root, config.seed, data_root / "coco" / "contents.jsonl", data_root / "wikiart")
     summary: dict[str, Any] = {}
-    for split, asked in (("train", config.train), ("val", config.val), ("test", config.test)):
-        crossed = config.crossed if split == "test" else None
-        make = _crossed if crossed is not None else _balanced
-        lines, clipped = make(material[split], crossed or (asked,), config)
-        summary[split] = {
-            "pairs": write_pairs(directory / f"{split}.jsonl", lines),
-            "contents": len(material[split].contents),
-            "styles": sum(map(len, material[split].styles)),
-            "labels": len(material[split].labels),
-            **({"asked": clipped} if clipped else {}),
-        }
+    for split, count in (("train", config.train), ("val", config.val), ("test", config.test)):
+        if split == "test" and config.crossed is not None:
+            lines, too_many = _crossed(material[split], config.crossed, config)
+        else:
+            lines, too_many = _balanced(material[split], count, config)
+        written = write_pairs(directory / f"{split}.jsonl", lines)
+        summary[split] = {"pairs": written, **material[split].sizes()}
+        if too_many:
+            summary[split]["asked"] = too_many
     return summary
 
 
@@ -243,49 +269,43 @@ def write_list(
         MissingError: contents or styles have not been prepared.
         RequestError: the split cannot give as many pairs.
     """
-    contents, styles = contents or data_root / "coco" / "contents.jsonl", styles or data_root / "wikiart"
+    contents = contents or data_root / "coco" / "contents.jsonl"
+    styles = styles or data_root / "wikiart"
     material = read_material(data_root, config.seed, contents, styles)[config.split]
     if config.crossed is not None:
         lines = crossed_lines(material, *config.crossed, config.seeds)
     else:
         lines = balanced_lines(material, config.num_pairs, config.seeds)
-    return {
-        "pairs": write_pairs(output, lines),
-        "contents": len(material.contents),
-        "styles": sum(map(len, material.styles)),
-        "labels": len(material.labels),
-    }
+    return {"pairs": write_pairs(output, lines), **material.sizes()}
 
 
-Made = tuple[Iterator[bytes], Sequence[int]]
+def _balanced(material: Material, count: int, config: PairsConfig) -> tuple[Iterator[bytes], tuple[int, ...]]:
+    """The lines and, with `config.clip`, the number that was too many; else nothing."""
+    possible = min(count, material.order().capacity) if config.clip else count
+    lines = balanced_lines(material, possible, config.seeds)
+    return lines, () if possible == count else (count,)
 
 
-def _balanced(material: Material, asked: Sequence[int], config: PairsConfig) -> Made:
-    count = min(asked[0], material.places().capacity) if config.clip else asked[0]
-    return balanced_lines(material, count, config.seeds), [] if count == asked[0] else asked
-
-
-def _crossed(material: Material, asked: Sequence[int], config: PairsConfig) -> Made:
-    contents, styles = asked
+def _crossed(
+    material: Material, crossed: tuple[int, int], config: PairsConfig
+) -> tuple[Iterator[bytes], tuple[int, ...]]:
+    """The lines and, with `config.clip`, the numbers that were too many; else nothing."""
+    possible = crossed
     if config.clip:
-        contents = min(contents, len(material.contents))
-        styles = min(styles, sum(map(len, material.styles)))
-    lines = crossed_lines(material, contents, styles, config.seeds)
-    return lines, [] if (contents, styles) == tuple(asked) else asked
+        sizes = material.sizes()
+        possible = (min(crossed[0], sizes["contents"]), min(crossed[1], sizes["styles"]))
+    lines = crossed_lines(material, *possible, config.seeds)
+    return lines, () if possible == crossed else crossed
 
 
-def _styles_by_turns(material: Material) -> Iterator[tuple[int, int]]:
-    """(label, picture) a label at a time; a label that has no more is passed over."""
-    sizes = material.places().pictures
-    for picture in range(max(sizes, default=0)):
-        yield from ((label, picture) for label, size in enumerate(sizes) if picture < size)
+def _lines(material: Material, positions: Iterable[Position], seeds: Sequence[int]) -> Iterator[bytes]:
+    """Rows as text, with every key of `records.Pair`.
 
-
-def _lines(material: Material, places: Iterable[tuple[int, int, int]], seeds: Sequence[int]) -> Iterator[bytes]:
-    """Rows as text. Put together from prepared fragments: json.dumps would take most of the time of a million."""
+    Put together from prepared fragments: json.dumps would take most of the time of a million pairs.
+    """
     contents, styles = material.contents, material.styles
     end = f'"seeds": [{", ".join(map(str, seeds))}], "split": "{material.split}"}}\n'.encode()
-    for row, label, picture in places:
+    for row, label, picture in positions:
         side = styles[label]
         content_id, style_id = contents.ids[row], side.ids[picture]
         captions = contents.captions[row].split(b"\n")

@@ -1,4 +1,4 @@
-"""Opening pictures as they lie in the wild: every mode becomes upright 8-bit RGB, and what can't be used says why.
+"""Opening pictures as people have them: every mode becomes upright 8-bit RGB, and what can't be used says why.
 
 The reasons, as they stand in `rejects.csv`:
 
@@ -44,13 +44,15 @@ OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".
 
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as many cameras write; the first is the picture
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _HEADER_LOCK = threading.Lock()
+"""Held while Pillow's own size limit is off, for that is a global of the library."""
 
 
 class UnusablePictureError(PictureError):
-    """A picture that can't be used; `reason` is one of the words in the module's head."""
+    """A picture that can't be used; `reason` is one of those in the module's head."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -71,8 +73,12 @@ class Kind:
     @property
     def plain(self) -> bool:
         """True for an upright 8-bit RGB picture in a format that every reader knows."""
-        upright = self.orientation in (0, 1)
-        return self.mode == "RGB" and self.depth == 8 and upright and self.format in _EXTENSIONS
+        return self.mode == "RGB" and self.depth == 8 and self.upright and self.format in _EXTENSIONS
+
+    @property
+    def upright(self) -> bool:
+        """Whether its pixels stand as the picture is meant; 0 is written by some cameras for 1."""
+        return self.orientation in (0, 1)
 
     @property
     def pixels(self) -> int:
@@ -85,7 +91,7 @@ class Kind:
         return _EXTENSIONS.get(self.format, ".png")
 
     def __str__(self) -> str:
-        turned = f", EXIF orientation {self.orientation}" if self.orientation not in (0, 1) else ""
+        turned = "" if self.upright else f", EXIF orientation {self.orientation}"
         return f"{self.format} {self.mode} {self.depth}-bit {self.width}x{self.height}{turned}"
 
 
@@ -100,7 +106,7 @@ def open_picture(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) ->
         max_pixels: the most pixels that are decoded.
 
     Raises:
-        PictureError: an `UnusablePictureError`, whose `reason` is one of the words in the module's head.
+        PictureError: an `UnusablePictureError`, whose `reason` is one of those in the module's head.
     """
     with _opened(source) as image:
         _fit_into(image, max_pixels, _name(source))
@@ -161,14 +167,21 @@ def reduced(source: Path | str | bytes, side: int, *, max_pixels: int = MAX_PIXE
 
 def picture_files(folder: Path) -> Iterator[Path]:
     """Picture files under a folder by their endings, hidden ones left out, in the order of their relative names."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
-    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    yield from sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+    by_name = {}
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            name = path.relative_to(folder)
+            hidden = any(part.startswith(".") for part in name.parts)
+            if not hidden:
+                by_name[name.as_posix()] = path
+    for _, path in sorted(by_name.items()):
+        yield path
 
 
 def other_pictures(folder: Path) -> dict[str, int]:
-    """How many files of each of `OTHER_ENDINGS` are under a folder, so that none is passed over without a word."""
-    return dict(Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in OTHER_ENDINGS))
+    """How many files of each of `OTHER_ENDINGS` are under a folder, so that none is passed over in silence."""
+    endings = Counter(path.suffix.lower() for path in folder.rglob("*"))
+    return {ending: count for ending, count in endings.items() if ending in OTHER_ENDINGS}
 
 
 def _name(source: Path | str | bytes) -> str:
@@ -191,7 +204,7 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UnusablePictureError("broken", f"{name} is not a picture in a known format; fetch it again") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
-        reason = "truncated" if _tells_of_early_end(error) else "broken"
+        reason = "truncated" if _is_early_end(error) else "broken"
         raise UnusablePictureError(reason, f"{name} can't be decoded ({error}); fetch it again") from error
     except MemoryError as error:
         raise UnusablePictureError("enormous", f"{name} does not fit into memory; scale it down") from error
@@ -200,25 +213,32 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
 def _open_header(source: Path | str | bytes) -> Image.Image:
     # Pillow's own guard only warns at half of its limit and lets no larger JPEG be drafted down. `_fit_into` is
     # stricter, so the guard is off while the header is read; nothing is decoded here.
+    readable = io.BytesIO(source) if isinstance(source, bytes) else source
     with _HEADER_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            return Image.open(readable)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _tells_of_early_end(error: Exception) -> bool:
+def _is_early_end(error: Exception) -> bool:
+    """Whether an error of a decoder means that the file ends too early: Pillow has one text for each format."""
+    if isinstance(error, EOFError):
+        return True
     text = str(error).lower()
-    return isinstance(error, EOFError) or any(word in text for word in ("truncated", "unexpected end", "premature"))
+    return any(sign in text for sign in ("truncated", "unexpected end", "premature"))
 
 
 def _fit_into(image: Image.Image, max_pixels: int, name: str) -> None:
     """Draft a large JPEG down, refuse any other picture beyond the limit: before a single pixel is decoded."""
     pixels = image.width * image.height
     if image.format in _JPEG and max_pixels < pixels <= MAX_JPEG_PIXELS:
-        shrink = next((s for s in (2, 4, 8) if pixels / s**2 <= max_pixels), 8)
-        image.draft(None, (image.width // shrink, image.height // shrink))
+        divisor = 2
+        while divisor < 8 and pixels / divisor**2 > max_pixels:
+            divisor *= 2
+        image.draft(None, (image.width // divisor, image.height // divisor))
         pixels = image.width * image.height
     if pixels > max_pixels:
         size = f"{image.width}x{image.height}"
@@ -236,9 +256,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _depth(image: Image.Image) -> int:
     """Bits a channel. Pillow reports 16-bit RGB as mode "RGB": only the raw mode of its decoder still tells."""
-    if image.mode in _SIXTEEN_BIT or "16" in str([tile[3] for tile in getattr(image, "tile", [])]):
+    raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
+    if image.mode in _SIXTEEN_BIT or "16" in str(raw_modes):
         return 16
-    return 1 if image.mode == "1" else 32 if image.mode == "F" else 8
+    return {"1": 1, "F": 32}.get(image.mode, 8)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -252,7 +273,8 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
         raise UnusablePictureError("mode", f"{name} holds floats, whose range is unknown; store it with 8 or 16 bits")
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+    if upright.mode in _WITH_ALPHA or "transparency" in upright.info:
         layer = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
     return upright.convert("RGB")

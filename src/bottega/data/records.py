@@ -7,8 +7,9 @@
 | `Fill50kRow` | `fill50k/fill50k.jsonl` | outline, filled circle and prompt |
 | `Pair` | `pairs/{train,val,test}.jsonl` | a content, a style, the prompt and the target seeds |
 
-The fields stand in the order of the columns, so that a table is written from its class. Paths are relative to the data
-root, those of a `StyleRow` to its own folder.
+The fields stand in the order of the columns, so that a table is written from its class; only pair lists are put
+together from text (`pairs`), for a million of them. Paths are relative to the data root, those of a `StyleRow` to its
+own folder.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def assign(
 ) -> dict[str, str]:
     """A split for each picture, in id order.
 
-    The groups are walked sorted by artist, then style, then a hash of their ids and the seed; each goes to the split
+    Groups are taken in the order of artist, then style, then a hash of their ids and the seed; each goes to the split
     that is furthest behind its fraction, so that each artist, and each style of an artist, is spread as the whole is.
     An artist's first group goes to train. With three groups or more no split with a fraction stays empty, unless
     its only candidates are an artist's only pictures.
@@ -44,51 +44,70 @@ def assign(
         previous: splits of an earlier, smaller run. They stand, so that a picture trained on never becomes a test
             picture. Where new pictures join groups of several splits, the whole group goes to train.
     """
+    earlier = previous or {}
     groups = _gather(members, seed)
-    chosen = _walk(groups, fractions, previous or {})
-    _fill_empty(groups, chosen, fractions, previous or {})
+    chosen = _divide(groups, fractions, earlier)
+    _fill_empty(groups, chosen, fractions, earlier)
     _keep_artists_in_train(groups, chosen)
-    by_id = {identity: split for group, split in zip(groups, chosen, strict=True) for identity in group.ids}
+    by_id: dict[str, str] = {}
+    for group, split in zip(groups, chosen, strict=True):
+        by_id |= dict.fromkeys(group.ids, split)
     return dict(sorted(by_id.items()))
 
 
 def _gather(members: Sequence[Member], seed: int) -> list[_Group]:
-    together: dict[int, list[Member]] = defaultdict(list)
+    by_number: dict[int, list[Member]] = defaultdict(list)
     for member in sorted(members, key=lambda member: member.id):
-        together[member.group].append(member)
+        by_number[member.group].append(member)
     groups = []
-    for same in together.values():
+    for same in by_number.values():
+        artists = [member.artist for member in same]
+        styles = [member.style for member in same]
         order = hashlib.sha256(f"{seed}:{same[0].id}".encode()).hexdigest()
-        key = (_most_common([m.artist for m in same]), _most_common([m.style for m in same]), order)
-        groups.append(_Group(key, tuple(m.id for m in same), frozenset(m.artist for m in same)))
+        key = (_most_common(artists), _most_common(styles), order)
+        groups.append(_Group(key, tuple(member.id for member in same), frozenset(artists)))
     return sorted(groups, key=lambda group: group.key)
 
 
 def _most_common(names: list[str]) -> str:
-    return min(Counter(names).items(), key=lambda item: (-item[1], item[0]))[0]
+    """The most frequent name; of equally frequent ones the first in the alphabet, so that no order matters."""
+    counts = Counter(names)
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
-def _walk(groups: list[_Group], fractions: Sequence[float], previous: Mapping[str, str]) -> list[str]:
+def _divide(groups: list[_Group], fractions: Sequence[float], previous: Mapping[str, str]) -> list[str]:
+    """The split of each group, in their order."""
+    in_train: set[str] = set()  # artists
+    for group in groups:
+        if _earlier_split(group, previous) == "train":
+            in_train |= group.artists
+    share = {split: fraction for split, fraction in zip(SPLITS, fractions, strict=True) if fraction > 0}
     chosen: list[str] = []
     counts: Counter[str] = Counter()
-    trained = {a for g in groups if _earlier(g, previous) == "train" for a in g.artists}
     for group in groups:
-        total = counts.total() + len(group.ids)
-        behind = {s: f * total - counts[s] for s, f in zip(SPLITS, fractions, strict=True) if f > 0}
-        split = _earlier(group, previous)
+        split = _earlier_split(group, previous)
         if not split:
-            first = not group.artists <= trained
-            split = "train" if first and "train" in behind else max(behind, key=lambda name: behind[name])
+            new_artist = not group.artists <= in_train
+            split = "train" if new_artist and "train" in share else _furthest_behind(share, counts, len(group.ids))
         if split == "train":
-            trained |= group.artists
+            in_train |= group.artists
         chosen.append(split)
         counts[split] += len(group.ids)
     return chosen
 
 
-def _earlier(group: _Group, previous: Mapping[str, str]) -> str:
+def _furthest_behind(share: Mapping[str, float], counts: Counter[str], size: int) -> str:
+    """The split that lacks most pictures once `size` more are given out; of equals the first of `SPLITS`."""
+    total = counts.total() + size
+    return max(share, key=lambda split: share[split] * total - counts[split])
+
+
+def _earlier_split(group: _Group, previous: Mapping[str, str]) -> str:
+    """What an earlier run decided, train where its pictures were in several splits; "" for a new group."""
     found = {previous[identity] for identity in group.ids if identity in previous}
-    return found.pop() if len(found) == 1 else "train" if found else ""
+    if len(found) > 1:
+        return "train"
+    return found.pop() if found else ""
 
 
 def _fill_empty(
@@ -98,21 +117,27 @@ def _fill_empty(
     for split, fraction in zip(SPLITS, fractions, strict=True):
         if fraction == 0 or split in chosen or len(groups) < 3:
             continue
-        trained = (group for group, where in zip(groups, chosen, strict=True) if where == "train")
-        held = Counter(artist for group in trained for artist in group.artists)
-        for place in sorted(range(len(groups)), key=lambda place: groups[place].key[2]):
-            spare = all(held[artist] > 1 for artist in groups[place].artists)
-            if chosen[place] == "train" and spare and not _earlier(groups[place], previous):
-                chosen[place] = split
+        in_train: Counter[str] = Counter()  # groups of each artist
+        for group, where in zip(groups, chosen, strict=True):
+            if where == "train":
+                in_train.update(group.artists)
+        for number in sorted(range(len(groups)), key=lambda number: groups[number].key[2]):
+            group = groups[number]
+            can_be_spared = all(in_train[artist] > 1 for artist in group.artists)
+            if chosen[number] == "train" and can_be_spared and not _earlier_split(group, previous):
+                chosen[number] = split
                 break
 
 
 def _keep_artists_in_train(groups: list[_Group], chosen: list[str]) -> None:
     """Move to train what leaves an artist only in val or test; moving to train hurts no other artist."""
-    trained = {a for group, where in zip(groups, chosen, strict=True) if where == "train" for a in group.artists}
-    if not trained:
+    in_train: set[str] = set()
+    for group, where in zip(groups, chosen, strict=True):
+        if where == "train":
+            in_train |= group.artists
+    if not in_train:
         return  # no train split was asked for
-    for place, group in enumerate(groups):
-        if not group.artists <= trained:
-            chosen[place] = "train"
-            trained |= group.artists
+    for number, group in enumerate(groups):
+        if not group.artists <= in_train:
+            chosen[number] = "train"
+            in_train |= group.artists

@@ -13,7 +13,11 @@ def run(config: DataConfig, directory: Path) -> dict[str, Any]:
 
     Written are `coco/contents.jsonl`, `wikiart/{images,meta.csv,splits}` and `fill50k/fill50k.jsonl`, each with a
     `rejects.csv` beside it; the folders keep these names whatever the pictures come from. May be called again:
-    what is done is not done again, a stopped run goes on, new pictures are taken in.
+    what is done is not done again, a stopped run continues, new pictures are taken in.
+
+    Args:
+        config: what to prepare, and where it comes from.
+        directory: the data root.
 
     Returns:
         A summary: counts by part.
