@@ -321,7 +321,6 @@ class Pipeline:
                 "pairs": test,
                 "adapter": at / "training" / "adapter.safetensors",
                 "teacher": recipe.teacher,
-                "student": recipe.student,
             },
         }
         return inputs[stage.name]

@@ -114,7 +114,7 @@ def test_every_measured_number_has_its_interval_and_counts(summary: dict[str, An
 def test_claims_that_could_not_be_checked_are_not_met(summary: dict[str, Any]) -> None:
     met = {claim["claim"]: claim["met"] for claim in summary["claims"]}
     assert met["style gain, lower bound"] is True
-    assert met["objects in place against the frozen base"] is None
+    assert met["objects preserved against the frozen base"] is None
     assert met["distance to truth minus that of: blurred truth"] is True
 
 

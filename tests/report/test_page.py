@@ -161,7 +161,7 @@ def test_a_complete_run_shows_every_number_of_its_summary_with_interval_and_n(co
 
 def test_arrows_point_the_way_that_is_better(complete: Path) -> None:
     text = read(complete).text.replace("\xa0", " ")
-    for title, arrow in (("style gain", "↑"), ("palette", "↓"), ("distance to truth", "↓"), ("objects in place", "↑")):
+    for title, arrow in (("style gain", "↑"), ("palette", "↓"), ("distance to truth", "↓"), ("objects preserved", "↑")):
         assert re.search(rf"{title} +{arrow}", text), title
 
 

@@ -16,7 +16,7 @@ from bottega.runtime.records import to_record
 
 def evaluated(tmp_path: Path, *met: bool | None) -> Headline:
     claims = [
-        {"claim": f"{'style gain' if k == 0 else 'objects in place against the base'} {k}", "met": m}
+        {"claim": f"{'style gain' if k == 0 else 'objects preserved against the base'} {k}", "met": m}
         for k, m in enumerate(met)
     ]
     return headline(

@@ -12,13 +12,13 @@ Legend: C contents, S styles, B bootstrap draws. A cell without a score is NaN a
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bottega.evaluation.records import DifferenceRecord, EstimateRecord
 from bottega.runtime.seeds import numpy_rng
 
 Matrix = npt.NDArray[np.float64]  # [C, S]
@@ -31,9 +31,14 @@ METHOD = "crossed bootstrap over contents and styles, expanded percentiles"
 class Estimate:
     """A mean with its interval.
 
-    `low` and `high` are None where there are fewer than two contents or two styles: one of either tells nothing about
-    others. `n` counts cells with a score. `probability` is set for differences only: the share of cells in which the
-    first method has the larger score, ties counted half (rliable's probability of improvement), with its own interval.
+    Attributes:
+        value: the mean.
+        low, high: its interval; None where there are fewer than two contents or two styles, for one of either tells
+            nothing about others.
+        n: cells with a score.
+        contents, styles: rows and columns with a score.
+        probability: of differences only: the share of cells in which the first method has the larger score, ties
+            counted half (rliable's probability of improvement), with its own interval.
     """
 
     value: float
@@ -46,14 +51,25 @@ class Estimate:
     probability_low: float | None = None
     probability_high: float | None = None
 
-    def record(self) -> dict[str, Any]:
-        """The fields as JSON, those of a probability only where there is one."""
-        fields = asdict(self)
-        return (
-            fields
-            if self.probability is not None
-            else {k: v for k, v in fields.items() if not k.startswith("probability")}
-        )
+    def record(self) -> EstimateRecord:
+        """A mean as JSON."""
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "contents": self.contents,
+            "styles": self.styles,
+        }
+
+    def difference_record(self) -> DifferenceRecord:
+        """A difference as JSON."""
+        return {
+            **self.record(),
+            "probability": self.probability,
+            "probability_low": self.probability_low,
+            "probability_high": self.probability_high,
+        }
 
 
 def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -94,13 +110,10 @@ def crossed_difference(
     if first.shape != second.shape:
         raise ValueError(f"paired scores must be of the same contents × styles, got {first.shape} and {second.shape}")
     gap = first - second
-    options: dict[str, Any] = {"draws": draws, "level": level, "seed": seed}
-    mean = crossed_mean(gap, **options)
+    mean = crossed_mean(gap, draws=draws, level=level, seed=seed)
     wins = np.where(np.isnan(gap), np.nan, (gap > 0) + 0.5 * (gap == 0))
-    better = crossed_mean(wins, **options)
-    return Estimate(
-        mean.value, mean.low, mean.high, mean.n, mean.contents, mean.styles, better.value, better.low, better.high
-    )
+    better = crossed_mean(wins, draws=draws, level=level, seed=seed)
+    return replace(mean, probability=better.value, probability_low=better.low, probability_high=better.high)
 
 
 def _without_empty_lines(values: Matrix) -> Matrix:

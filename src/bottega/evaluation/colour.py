@@ -15,7 +15,7 @@ from bottega.visual.pictures import Picture, to_uint8
 
 Lab = npt.NDArray[np.float32]  # [H, W, 3]: L* in 0..100, a* and b* in about ±110
 
-_PIXELS = 1024
+_PIXELS = 1024  # of a palette: all distances of two palettes are then a matrix of 4 MB
 
 
 def to_lab(picture: Picture) -> Lab:
@@ -51,9 +51,10 @@ def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.floa
     win.
     """
     # One product gives all squared distances: (-2x, |x|², 1) · (y, 1, |y|²).
-    ones = np.ones((len(first), 1), np.float32), np.ones((len(second), 1), np.float32)
-    left = np.hstack([-2 * first, (first**2).sum(1, keepdims=True), ones[0]])  # [P, 5]
-    right = np.hstack([second, ones[1], (second**2).sum(1, keepdims=True)])  # [P, 5]
+    first_ones = np.ones((len(first), 1), np.float32)
+    second_ones = np.ones((len(second), 1), np.float32)
+    left = np.hstack([-2 * first, (first**2).sum(1, keepdims=True), first_ones])  # [P, 5]
+    right = np.hstack([second, second_ones, (second**2).sum(1, keepdims=True)])  # [P, 5]
     squared = left @ right.T  # [P, P]
     there, back = np.maximum(squared.min(1), 0), np.maximum(squared.min(0), 0)
     return float(np.sqrt(there).mean() + np.sqrt(back).mean()) / 2
@@ -65,9 +66,10 @@ def transfer_colours(content: Picture, style: Picture) -> Picture:
     The linear Monge-Kantorovich map (Pitié and Kokaram 2007): of all linear maps that carry one covariance into the
     other the one that moves colours least.
     """
-    source, target = (to_lab(p).reshape(-1, 3).astype(np.float64) for p in (content, style))  # [H*W, 3]
-    # A hair of variance keeps the map of a picture of one colour finite.
-    before, after = (np.cov(x.T) + 1e-3 * np.eye(3) for x in (source, target))
+    source = to_lab(content).reshape(-1, 3).astype(np.float64)  # [H*W, 3]
+    target = to_lab(style).reshape(-1, 3).astype(np.float64)
+    floor = 1e-3 * np.eye(3)  # (ΔE)² of variance: keeps the map of a picture of one colour finite
+    before, after = np.cov(source.T) + floor, np.cov(target.T) + floor  # [3, 3]
     root, inverse = _power(before, 0.5), _power(before, -0.5)
     linear = inverse @ _power(root @ after @ root, 0.5) @ inverse
     moved = (source - source.mean(0)) @ linear + target.mean(0)
@@ -82,7 +84,7 @@ def _power(symmetric: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[n
 
 @functools.cache
 def _places(pixels: int) -> npt.NDArray[np.intp]:
-    """Which pixels are looked at: drawn once a size, for a regular grid would beat with a regular texture."""
+    """Which pixels are taken: drawn once for each size, for a regular grid would interfere with a regular texture."""
     if pixels <= _PIXELS:
         return np.arange(pixels)
     return np.sort(numpy_rng("palette pixels", pixels).permutation(pixels)[:_PIXELS])

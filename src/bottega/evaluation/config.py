@@ -1,4 +1,4 @@
-"""What an evaluation may be told. Importing this module imports no network library."""
+"""The settings of an evaluation. Importing this module imports no network library."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class EvaluationConfig(Config):
     object_floor: float = Field(
         0.01, ge=0.0, lt=1.0, description="share of the picture that a labelled class must cover to count as an object"
     )
-    object_overlap: float = Field(0.5, gt=0.0, le=1.0, description="IoU from which an object counts as found in place")
+    object_overlap: float = Field(0.5, gt=0.0, le=1.0, description="IoU from which an object counts as preserved")
     truths: int = Field(8, ge=2, description="drawn truths a pair that are compared with")
     examples: Annotated[int, Resumable("the report names another number of pairs")] = Field(
         6, ge=1, description="best, median and worst pairs to name for the report, each"
     )
     style_bar: float = Field(30.0, description="points that the student's style gain must reach with its lower bound")
     content_bar: float = Field(
-        10.0, ge=0.0, description="points of objects in place that the student may lose against the frozen base"
+        10.0, ge=0.0, description="points of objects preserved that the student may lose against the frozen base"
     )

@@ -62,7 +62,7 @@ ORDER: Mapping[str, tuple[str, str]] = {
     "truth_colour": ("blurred", "content"),
     "truth_texture": ("truth", "blurred"),
 }
-"""Of each metric a control that must score better and one that must score worse."""
+"""For each metric a control that must score better and one that must score worse."""
 
 
 def control_picture(row: str, content: Picture, style: Picture, truth: Picture | None) -> Picture | None:
@@ -71,9 +71,11 @@ def control_picture(row: str, content: Picture, style: Picture, truth: Picture |
     Raises:
         KeyError: `row` is drawn by a network.
     """
-    if row in MADE_FROM:
-        return None if truth is None else (blur(truth) if row == "blurred" else truth)
-    return transfer_colours(content, style) if row == "colours" else {"content": content, "style": style}[row]
+    if row == "colours":
+        return transfer_colours(content, style)
+    if row == "blurred":
+        return None if truth is None else blur(truth)
+    return {"content": content, "style": style, "truth": truth}[row]
 
 
 def blur(picture: Picture) -> Picture:

@@ -2,8 +2,8 @@
 
 SDXL and PixArt are never in one process, and the memory of either is given back when its process ends. Pictures are
 drawn in the order of the grid, in batches fixed by it; a batch's pictures are written, then its lines in `made.jsonl`.
-A batch that is not wholly there is drawn again whole, so that a stopped and repeated evaluation has the pictures of an
-uninterrupted one.
+A batch of which a picture is missing is drawn again as a whole, so that a stopped and repeated evaluation has the
+pictures of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,17 @@ from bottega.visual.pictures import Picture, to_uint8
 
 @dataclass(frozen=True)
 class Request:
-    """What a drawing process is asked for. `settings` is what `painters.load_painter` needs for this row.
+    """What a drawing process is asked for.
 
-    `fingerprint` stands for the weights and the settings: a picture made under another one is drawn again.
+    Attributes:
+        row: the method.
+        directory: where its pictures go.
+        data_root: what the pairs' paths are relative to.
+        pairs: what to draw.
+        batch_size: pictures drawn together.
+        seed: of the pictures' noise.
+        fingerprint: stands for the weights and the settings; a picture made with another one is drawn again.
+        settings: JSON that `painters.load_painter` needs for this row.
     """
 
     row: str
@@ -61,32 +69,34 @@ class Request:
 
 
 def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
-    """Have the pictures of some requests drawn by one process, unless they all are there.
+    """Have the pictures of some requests drawn by one process, unless all of them are there.
 
     Returns:
         By row the picture of each pair id that has one; a pair with a broken source, or whose picture was not finite,
         has none.
 
     Raises:
-        BottegaError: as the process met it; `Interrupted` once it has stopped in order.
+        BottegaError: as it was raised in the process; `Interrupted` once that has stopped in good order.
     """
-    todo = [r for r in requests if any(_missing(r, _made(r), batch) for batch in _batches(r))]
+    todo = [request for request in requests if _missing_batches(request)]
     if todo:
         _run_child(todo)
     return {request.row: _drawn(request) for request in requests}
 
 
 def _drawn(request: Request) -> dict[str, Path]:
-    made = _made(request)
-    lines = {p.pair_id: made.get(p.pair_id, {}) for p in request.pairs}
-    return {p.pair_id: request.picture(p) for p in request.pairs if "sha256" in lines[p.pair_id]}
+    """The picture of each pair id that has one."""
+    made = _read_made(request)
+    files: dict[str, Path] = {}
+    for pair in request.pairs:
+        if "sha256" in made.get(pair.pair_id, {}):
+            files[pair.pair_id] = request.picture(pair)
+    return files
 
 
 def draw_here(request: Request, painter: Painter) -> None:
     """Draw what is missing of a request in this process."""
-    made = _made(request)
-    batches = _batches(request)
-    todo = [batch for batch in batches if _missing(request, made, batch)]
+    todo = _missing_batches(request)
     done = len(request.pairs) - sum(len(batch) for batch in todo)
     with (
         Progress(len(request.pairs), f"drawing: {request.row}", "pictures", done=done) as progress,
@@ -121,24 +131,29 @@ def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> li
     return [{"pair_id": pair.pair_id, "key": request.key(pair), **lines[pair.pair_id]} for pair in batch]
 
 
-def _batches(request: Request) -> list[Sequence[Pair]]:
-    size = request.batch_size
-    return [request.pairs[start : start + size] for start in range(0, len(request.pairs), size)]
+def _missing_batches(request: Request) -> list[Sequence[Pair]]:
+    """The batches of which any picture is not there as its line in `made.jsonl` says."""
+    made = _read_made(request)
+    missing: list[Sequence[Pair]] = []
+    for start in range(0, len(request.pairs), request.batch_size):
+        batch = request.pairs[start : start + request.batch_size]
+        if not all(_is_made(request, made.get(pair.pair_id, {}), pair) for pair in batch):
+            missing.append(batch)
+    return missing
 
 
-def _made(request: Request) -> dict[str, dict[str, Any]]:
-    return {str(line["pair_id"]): line for line in read_jsonl(request.made)} if request.made.is_file() else {}
+def _read_made(request: Request) -> dict[str, dict[str, Any]]:
+    """The lines of `made.jsonl` by pair id; the last of a pair counts."""
+    if not request.made.is_file():
+        return {}
+    return {str(line["pair_id"]): line for line in read_jsonl(request.made)}
 
 
-def _missing(request: Request, made: Mapping[str, Mapping[str, Any]], batch: Sequence[Pair]) -> bool:
-    """Whether any picture of the batch is not there as its line says."""
-    for pair in batch:
-        line = made.get(pair.pair_id, {})
-        if line.get("key") != request.key(pair):
-            return True
-        if "sha256" in line and _sha(request.picture(pair)) != line["sha256"]:
-            return True
-    return False
+def _is_made(request: Request, line: Mapping[str, Any], pair: Pair) -> bool:
+    """Whether the pair was drawn for this very request, and its picture, if any came out, is still the same."""
+    if line.get("key") != request.key(pair):
+        return False
+    return "sha256" not in line or _sha(request.picture(pair)) == line["sha256"]
 
 
 def _sha(path: Path) -> str:
@@ -149,7 +164,7 @@ def _sha(path: Path) -> str:
 
 
 def _run_child(requests: Sequence[Request]) -> None:
-    """Have `draw_from` called on some requests by a process of its own."""
+    """Call `draw_from` on some requests in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="bottega-") as folder:
         file = Path(folder) / "requests.json"
         write_json(file, [asdict(request) for request in requests])
@@ -157,8 +172,7 @@ def _run_child(requests: Sequence[Request]) -> None:
 
 
 def draw_from(file: Path) -> None:
-    """Draw what a file asks for, one request after the other, in this process; the command line calls it in the
-    child."""
+    """Draw what a file asks for, one request after the other. The command line calls this in the child process."""
     for raw in read_json(file):
         pairs = tuple(to_record(Pair, pair, str(file)) for pair in raw["pairs"])
         request = Request(**{**raw, "pairs": pairs})

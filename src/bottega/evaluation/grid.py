@@ -48,26 +48,26 @@ class Grid:
     def smaller(self, limit: int | None) -> Grid:
         """A crossed grid of at most `limit` pairs: all styles while that leaves four contents, else nearly a square.
 
-        Contents are taken in their order, styles by turns of their labels, so that few styles are of many kinds.
+        Contents are taken in their order, styles in turn from each label, so that even few styles have many labels.
         """
         if limit is None or limit >= len(self.pairs):
             return self
-        columns = (
-            len(self.styles) if limit >= 4 * len(self.styles) else max(1, min(len(self.styles), round(limit**0.5)))
-        )
+        columns = len(self.styles)
+        if limit < 4 * columns:
+            columns = max(1, min(columns, round(limit**0.5)))
         contents = set(self.contents[: max(1, limit // columns)])
         styles = set(by_turns(self.styles, self.labels)[:columns])
         return Grid.of([p for p in self.pairs if p.content_id in contents and p.style_id in styles][:limit])
 
 
 def by_turns(styles: Sequence[str], labels: Mapping[str, str]) -> list[str]:
-    """The styles so ordered that every label comes once before any comes twice."""
+    """The styles in such an order that every label comes once before any comes twice."""
     seen: Counter[str] = Counter()
-    turns = []
+    turn: dict[str, int] = {}
     for style in styles:
-        turns.append((seen[labels[style]], style))
+        turn[style] = seen[labels[style]]
         seen[labels[style]] += 1
-    return [style for _, style in sorted(turns, key=lambda t: t[0])]
+    return sorted(styles, key=lambda style: turn[style])  # a stable sort: within a turn the order stays
 
 
 def swapped_styles(labels: Mapping[str, str]) -> dict[str, str]:

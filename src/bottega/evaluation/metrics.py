@@ -1,6 +1,6 @@
 """What is measured of a picture, and in which direction it is good.
 
-Networks come as callables of `models.encoders`; this module only turns what they say into scores.
+Networks come as callables of `models.encoders`; this module only turns their outputs into scores.
 
 Legend: N pictures, D features, T tokens, H, W pixels.
 """
@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.uint8]  # [H, W] class ids
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the table. `needs` names what it can't do without, as `stage.run` knows it."""
+    """A metric of the table. `needs`: names of `NEEDS` without which it cannot be measured."""
 
     title: str
     unit: str
@@ -51,11 +51,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     "palette": Metric("palette", "ΔE", "lower", (), "distance of the sets of Lab colours, to the style picture"),
     "objects_found": Metric(
-        "objects in place",
+        "objects preserved",
         "%",
         "higher",
         ("scene_reader", "label_maps"),
-        "the content's objects that are found where they were",
+        "the content's objects that are found again where they were (IoU ≥ 0.5)",
     ),
     "objects_iou": Metric(
         "object IoU",
@@ -98,7 +98,7 @@ NEEDS = {
     "truth": "drawn truths (truth/{pair_id}_seed{k}.png in the data root)",
 }
 
-_NOTHING = ("background", "unlabeled", "unlabelled", "void", "other")
+_NO_OBJECT = ("background", "unlabeled", "unlabelled", "void", "other")
 
 
 def text_scores(images: Floats, texts: Floats) -> Floats:
@@ -137,10 +137,14 @@ def object_overlap(read: Labels, labels: Labels, same: Mapping[int, int], floor:
 
 
 def same_classes(names: Mapping[int, str], reader: Sequence[str]) -> dict[int, int]:
-    """Ids of a label map matched by name with those of a scene reader, without what is no thing (`_NOTHING`)."""
-    known = {plain_name(name): k for k, name in enumerate(reader)}
-    named = {k: plain_name(name) for k, name in names.items()}
-    return {k: known[name] for k, name in named.items() if name in known and name not in _NOTHING}
+    """Ids of a label map matched by name with those of a scene reader, without what is no object (`_NO_OBJECT`)."""
+    known = {plain_name(name): number for number, name in enumerate(reader)}
+    same: dict[int, int] = {}
+    for number, name in names.items():
+        plain = plain_name(name)
+        if plain in known and plain not in _NO_OBJECT:
+            same[number] = known[plain]
+    return same
 
 
 def plain_name(name: str) -> str:

@@ -54,7 +54,7 @@ class SceneReader(Protocol):
 
 @dataclass
 class Networks:
-    """What there is; `absent` says of each missing one why, `identities` which weights the others have."""
+    """The networks that are there. `absent` says why each other one is not, `identities` which weights they have."""
 
     clip: Clip | None = None
     style_classifier: StyleClassifier | None = None
@@ -68,7 +68,7 @@ def load_networks(models: ModelsConfig) -> Networks:
     """Load what the recipe names and this machine has.
 
     Raises:
-        BottegaError: a model whose files are all there can't be loaded; only absence is a reason to go on without it.
+        BottegaError: a model whose files are all there can't be loaded; only an absent one is left out.
     """
     from bottega.models import encoders
     from bottega.models.layout import inspect
@@ -80,16 +80,16 @@ def load_networks(models: ModelsConfig) -> Networks:
         "structure_encoder": encoders.StructureEncoder,
         "scene_reader": encoders.SceneReader,
     }
-    there = {finding.role: finding for finding in inspect(models, kinds)}
+    statuses = {status.role: status for status in inspect(models, kinds)}
     for role, kind in kinds.items():
-        finding = there.get(role)
-        if finding is None:
+        status = statuses.get(role)
+        if status is None:
             found.absent[role] = f"no {role} among the recipe's models; needs {NEEDS[role]}"
-        elif finding.folder is None or finding.faults:
-            found.absent[role] = finding.faults[0]
+        elif status.folder is None or status.faults:
+            found.absent[role] = status.faults[0]
         else:
-            setattr(found, role, kind(finding.folder, device=models.device))
-            found.identities[role] = identity(finding.files)
+            setattr(found, role, kind(status.folder, device=models.device))
+            found.identities[role] = identity(status.files)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The methods that draw, behind one small face: pairs and their pictures in, pictures out."""
+"""The methods that draw, behind one small interface: pairs and their pictures in, pictures out."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class _Teacher:
 class _Student:
     """PixArt with the adapter, or without it: everything else the same, to the noise.
 
-    T5 is let go once the captions are encoded, before the transformer is loaded.
+    T5 is freed once the captions are encoded, before the transformer is loaded, so that the two
+    are never in memory together.
     """
 
     def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
@@ -116,7 +117,7 @@ class _Student:
         start = start_timestep(self._parts.backbone, adapter, None)
         self._strength = self._parts.backbone.schedule.strength(start)
         self._adapter = adapter if with_adapter else None
-        self._shown: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
+        self._style_captions: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
         self._known: LRUCache[tuple[str, str], torch.Tensor] = LRUCache(
             _KEPT_BYTES, getsizeof=lambda tensor: tensor.nbytes
         )
@@ -140,12 +141,15 @@ class _Student:
         from bottega.runtime.seeds import derive
         from bottega.student.inference import stylize
 
-        contents, styles = (np.stack([source[k] for source in sources]) for k in (0, 1))
+        contents = np.stack([content for content, _ in sources])  # [N, S, S, 3]
+        styles = np.stack([style for _, style in sources])
+        styles_clip, contents_clip = self._clip_features(styles, contents)
         return stylize(
             self._parts,
             self._adapter,
             self._each_once("latents", contents, lambda picture: self._parts.vae.encode(picture[None])[0]),
-            *self._seen(styles, contents),
+            styles_clip,
+            contents_clip,
             [self._texts[pair.prompt] for pair in pairs],
             # The base gets the student's noise: nothing but the adapter is between them.
             [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs],
@@ -157,23 +161,25 @@ class _Student:
         )
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:
-        """CLIP embeddings of what the style pictures show, [N, D], zeros where nobody says; None where no adapter
-        asks."""
+        """CLIP embeddings of what the style pictures show, [N, D]; zeros for a style without a caption.
+
+        None where the adapter takes none.
+        """
         import torch
 
-        clip, shown = self._clip, self._shown
-        if clip is None or shown is None:
+        clip, by_path = self._clip, self._style_captions
+        if clip is None or by_path is None:
             return None
 
         def embed(caption: str) -> torch.Tensor:
             embedded = torch.from_numpy(clip.text([caption])[0])
             return embedded if caption else torch.zeros_like(embedded)
 
-        captions = [shown.get(pair.style_path, "") for pair in pairs]
+        captions = [by_path.get(pair.style_path, "") for pair in pairs]
         return torch.stack([get_or_compute(self._known, ("caption", c), partial(embed, c)) for c in captions])
 
-    def _seen(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
-        """What the adapter asks CLIP for of styles and of contents; None for what nothing asks for."""
+    def _clip_features(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+        """CLIP's features of styles and of contents that the adapter takes; None for what it does not."""
         import torch
 
         clip, adapter = self._clip, self._adapter
@@ -181,15 +187,17 @@ class _Student:
             return None, None
         if adapter.reads_patches:
             return self._each_once("patches", styles, lambda p: torch.from_numpy(clip.patches(p[None])[0])), None
-        embedded = [
-            self._each_once("clip", pictures, lambda p: torch.from_numpy(clip.image(p[None])[0]))
-            for pictures in (styles, contents)
-        ]
-        return embedded[0], embedded[1]
+
+        def embed(picture: Picture) -> torch.Tensor:
+            return torch.from_numpy(clip.image(picture[None])[0])
+
+        return self._each_once("clip", styles, embed), self._each_once("clip", contents, embed)
 
     def _each_once(self, what: str, pictures: npt.NDArray[np.uint8], call: Callable[[Any], Any]) -> Any:
-        """What `call` gives for each picture, stacked; each picture is shown to it once and alone: the pairs of a
-        crossed grid share theirs."""
+        """What `call` gives for each picture, stacked.
+
+        Each picture is passed to it once and alone, for the pairs of a crossed grid share theirs.
+        """
         import torch
 
         found = []

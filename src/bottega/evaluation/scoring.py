@@ -1,16 +1,16 @@
 """From pictures to scores: one record a picture, kept in `measured.jsonl`, so that no picture is measured twice.
 
 A record holds for whatever its `key` hashes: the picture, its content, style, caption, label map and truths, the
-networks and the way of measuring. Contents in the order of the grid, all methods of some pairs together: what a pair's
-truths or a content's keys cost is paid once.
+networks and the way of measuring. Pairs go in the order of the grid, all methods of some pairs together, so that a
+pair's truths and a content's keys are computed once.
 
 Legend: N pictures, K labels, T tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ class Measured:
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
+    def add(self, records: Iterable[Record]) -> None:
+        """Put records under their row and pair."""
+        for record in records:
+            self.records[record.row, record.pair_id] = record
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -80,65 +85,77 @@ def measure_all(
 ) -> Measured:
     """Measure every row's picture of every pair.
 
-    Args:
-        files: of each drawn row the picture file of each pair id that has one.
-        kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
-        made_from: of a row the number of the drawn truth that it is made from and never compared with.
-
     One unreadable picture leaves its pair out of every row, so that all rows keep the same denominator.
+
+    Args:
+        grid: the pairs.
+        files: for each drawn row the picture file of each pair id that has one.
+        config: the rows, and what counts as an object.
+        sources: contents, styles, label maps and drawn truths.
+        networks: those that judge; an absent one leaves its metrics out.
+        kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
+        made_from: for a row the number of the drawn truth that it is made from and never compared with.
     """
     way = sha256_json([WAY, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities])
-    old = {row["key"]: row for row in read_jsonl(kept)} if kept.is_file() else {}
+    known: dict[str, Record] = {}
+    if kept.is_file():
+        for line in read_jsonl(kept):
+            known[line["key"]] = Record(line["pair_id"], line["row"], line["sha256"], line["key"], line["scores"])
     measured = Measured()
     measurer = _Measurer(config, sources, networks, made_from)
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
         for pairs in _chunks(grid.pairs, _CHUNK):
             jobs: list[_Job] = []
             for pair in pairs:
+                # All rows of the pair or none: its jobs count only once its last picture has been read.
                 try:
-                    jobs += _jobs(pair, config.rows, files, sources, way, old, measured)
+                    found, todo = _find_jobs(pair, config.rows, files, sources, way, known)
                 except PictureError as error:
                     measured.broken[pair.pair_id] = str(error)
+                    continue
+                measured.add(found)
+                jobs += todo
             records = measurer(jobs)
             if records:
                 append_jsonl(kept, (vars(record) for record in records))
-            measured.records.update({(r.row, r.pair_id): r for r in records})
+            measured.add(records)
             progress.update(len(pairs))
             interruption.check()
     return measured
 
 
-def _jobs(
+def _find_jobs(
     pair: Pair,
     rows: Sequence[str],
     files: Mapping[str, Mapping[str, Path]],
     sources: Sources,
     way: str,
-    old: Mapping[str, Mapping[str, Any]],
-    measured: Measured,
-) -> list[_Job]:
-    """The pictures of a pair that are still to be measured; those that were are put among the records."""
+    known: Mapping[str, Record],
+) -> tuple[list[Record], list[_Job]]:
+    """The pictures of a pair that were measured before, and those that are still to be measured."""
     identity = [way, *sources.identity(pair)]
-    pair_id = pair.pair_id
-    jobs, found = [], []
+    found: list[Record] = []
+    todo: list[_Job] = []
     for row in rows:
-        drawn = files.get(row, {}).get(pair_id)
-        if ROWS[row].drawn and drawn is None:
+        file = files.get(row, {}).get(pair.pair_id)
+        if ROWS[row].drawn and file is None:
             continue
-        sha = sha256_file(drawn) if drawn else ""
-        key = sha256_json([row, sha, identity])[:20]
-        if key in old:
-            found.append(Record(pair_id, row, old[key]["sha256"], key, old[key]["scores"]))
+        sha256 = sha256_file(file) if file is not None else ""
+        key = sha256_json([row, sha256, identity])[:20]
+        if key in known:
+            # The same picture may stand in a list under another name: name and row are this pair's.
+            found.append(replace(known[key], pair_id=pair.pair_id, row=row))
             continue
-        if drawn:
-            picture: Picture | None = load_square(drawn, sources.size)
-        else:
-            truth = next(iter(sources.truths(pair, 1)), None) if ROWS[row].truth else None
-            picture = control_picture(row, sources.content(pair), sources.style(pair), truth)
+        picture = load_square(file, sources.size) if file is not None else _make_control(row, pair, sources)
         if picture is not None:
-            jobs.append(_Job(pair, row, picture, sha or sha256_bytes(picture.tobytes()), key))
-    measured.records.update({(r.row, r.pair_id): r for r in found})
-    return jobs
+            todo.append(_Job(pair, row, picture, sha256 or sha256_bytes(picture.tobytes()), key))
+    return found, todo
+
+
+def _make_control(row: str, pair: Pair, sources: Sources) -> Picture | None:
+    """The picture of a row that no network draws; None where it needs a drawn truth and there is none."""
+    truths = sources.truths(pair, 1) if ROWS[row].truth else []
+    return control_picture(row, sources.content(pair), sources.style(pair), truths[0] if truths else None)
 
 
 class _Measurer:
@@ -168,7 +185,8 @@ class _Measurer:
         ]
 
     def _kinds(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        if (classifier := self.networks.style_classifier) is None:
+        classifier = self.networks.style_classifier
+        if classifier is None:
             return
         for found, probabilities in zip(scores, self._features("kind", jobs, classifier.probabilities), strict=True):
             found["kind"] = float(probabilities.argmax())
@@ -179,7 +197,8 @@ class _Measurer:
             found["palette"] = palette_distance(palette(job.picture), style)
 
     def _objects(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        if (reader := self.networks.scene_reader) is None or not self._classes:
+        reader = self.networks.scene_reader
+        if reader is None or not self._classes:
             return
         for job, found, read in zip(jobs, scores, self._features("scene", jobs, reader.segment), strict=True):
             labels = self.sources.labels(job.pair)
@@ -188,17 +207,19 @@ class _Measurer:
             overlaps = object_overlap(read, labels, self._classes, self.config.object_floor)
             if overlaps:
                 found["objects_iou"] = 100 * float(np.mean(overlaps))
-                found["objects_found"] = 100 * float(np.mean([o >= self.config.object_overlap for o in overlaps]))
+                found["objects_found"] = 100 * float(np.mean(np.array(overlaps) >= self.config.object_overlap))
 
     def _structures(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        if (encoder := self.networks.structure_encoder) is None:
+        encoder = self.networks.structure_encoder
+        if encoder is None:
             return
         for job, found, keys in zip(jobs, scores, self._features("keys", jobs, encoder.keys), strict=True):
             content = self._once("keys", self.sources.content(job.pair), lambda p: encoder.keys(p[None])[0])
             found["structure"] = structure_distance(keys, content)
 
     def _texts(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        if (clip := self.networks.clip) is None:
+        clip = self.networks.clip
+        if clip is None:
             return
         captions = sorted({job.pair.prompt for job in jobs})
         texts = dict(zip(captions, clip.text(captions), strict=True))

@@ -1,6 +1,6 @@
 """What an evaluation reads of a data set: contents, styles, and where they exist label maps and drawn truths.
 
-The last two are optional files, known by their place:
+The last two are optional files, found by their place:
 
 - `coco/contents.jsonl` names a content's label map as `layout_path`; its classes stand in `labels.txt` beside it or in
   a folder above it, with lines `id: name`.
@@ -10,7 +10,7 @@ The last two are optional files, known by their place:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from bottega.data.pictures import load_square
@@ -20,7 +20,7 @@ from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_jsonl, sha256_file
 from bottega.visual.pictures import Picture
 
-_KEPT = 64  # pictures held of contents and of styles: a grid visits few of either again and again
+_KEPT = 64  # pictures kept of contents and of styles: a grid comes back to the same few of either
 
 
 class Sources:
@@ -69,10 +69,10 @@ class Sources:
             raise PictureError(f"{self.data_root / place}: not a label map that can be read ({error})") from error
 
     def identity(self, pair: Pair) -> list[str]:
-        """What a score of this pair depends on, as hashes, but for the picture that is scored. Raises PictureError."""
+        """What a score of this pair depends on besides the picture that is scored, as hashes. Raises PictureError."""
         files = [self.data_root / pair.content_path, self.data_root / pair.style_path]
-        if place := self._layouts.get(pair.content_id):
-            files.append(self.data_root / place)
+        if pair.content_id in self._layouts:
+            files.append(self.data_root / self._layouts[pair.content_id])
         files += self.truth_paths(pair)
         try:
             return [pair.prompt, pair.style, *(self._sha(file) for file in files)]
@@ -88,9 +88,13 @@ class Sources:
         place = next(iter(self._layouts.values()), None)
         if place is None:
             return {}
-        folders = (self.data_root / place).parents
-        found = next((f / "labels.txt" for f in _up_to(folders, self.data_root) if (f / "labels.txt").is_file()), None)
-        return read_label_names(found) if found else {}
+        for folder in (self.data_root / place).parents:
+            names = folder / "labels.txt"
+            if names.is_file():
+                return read_label_names(names)
+            if folder == self.data_root:
+                break
+        return {}
 
 
 def _layouts(data_root: Path) -> Mapping[str, str]:
@@ -99,12 +103,3 @@ def _layouts(data_root: Path) -> Mapping[str, str]:
     if not file.is_file():
         return {}
     return {str(row["content_id"]): str(row["layout_path"]) for row in read_jsonl(file) if row.get("layout_path")}
-
-
-def _up_to(folders: Iterable[Path], last: Path) -> list[Path]:
-    kept = []
-    for folder in folders:
-        kept.append(folder)
-        if folder == last:
-            break
-    return kept

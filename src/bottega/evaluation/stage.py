@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bottega.data.records import read_pairs
 from bottega.evaluation.bootstrap import METHOD
@@ -24,6 +25,7 @@ from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, identity, load_networks
+from bottega.evaluation.records import MethodRecord, ScoreLine, Summary
 from bottega.evaluation.scoring import measure_all
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.summary import (
@@ -42,7 +44,6 @@ from bottega.runtime.files import read_jsonl, sha256_file, sha256_json, write_js
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
-    from bottega.runtime.config import Config
     from bottega.teacher.config import TeacherConfig
 
 LOGGER = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ def run(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None = None,
-    student: Config | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Evaluate an adapter on held-out pairs. May be called again: pictures and scores that still hold are used again.
 
     Args:
@@ -73,7 +73,6 @@ def run(
         adapter: the trained adapter; None leaves the student's row unavailable.
         models: what draws and what judges; what is absent makes its rows and metrics unavailable.
         teacher: its protocol; None leaves its row unavailable.
-        student: taken and not used: how the student draws stands in the adapter's header.
 
     Returns:
         The content of `summary.json`.
@@ -82,36 +81,44 @@ def run(
         MissingError: the pairs or the adapter file are not there.
         RequestError: there is no pair.
     """
+    # Check what is asked for, before anything is loaded.
     grid = Grid.of(read_pairs(pairs)).smaller(config.limit)
     if not grid.pairs:
         raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
     if adapter is not None and not adapter.is_file():
         raise MissingError(f"no adapter at {adapter}; train one first")
     directory.mkdir(parents=True, exist_ok=True)
+
+    # Draw the rows that are made by networks.
     started = time.monotonic()
     files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
     drawn = time.monotonic()
+
+    # Measure every row's pictures of every pair.
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
     networks = load_networks(models)
     made_from = _made_from(config, teacher)
     measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from)
     labels = networks.style_classifier.labels if networks.style_classifier else []
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
+
+    # Derive the numbers, and name what could not be measured.
     absent |= _absent_needs(grid, sources, networks)
     summary = summarise(config, directory, grid, absent)
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary["rows"]["teacher"], teacher)
     summary["broken"] = measured.broken
-    summary["size"], summary["networks"] = sources.size, networks.identities
+    summary["size"] = sources.size
+    summary["networks"] = networks.identities
     summary["seconds"] = {"drawing": round(drawn - started, 1), "measuring": round(time.monotonic() - drawn, 1)}
     write_json(directory / "summary.json", summary)
     write_text(directory / "table.md", markdown(summary))
     return summary
 
 
-def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> dict[str, Any]:
+def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> Summary:
     """The numbers, from `scores.jsonl` alone."""
-    scores = by_row(read_jsonl(directory / "scores.jsonl"))
+    scores = by_row(cast(Iterable[ScoreLine], read_jsonl(directory / "scores.jsonl")))
     rows = table(grid, scores, config, absent)
     gaps = differences(grid, scores, config)
     return {
@@ -145,10 +152,16 @@ def _draw_all(
     """Pictures of the rows that draw, a process for each family of models, and why a row has none."""
     requests: dict[tuple[str, ...], list[Request]] = {}
     absent: dict[str, str] = {}
-    for row in (row for row in config.rows if ROWS[row].drawn):
-        settings = _settings(row, grid, data_root, adapter, models, teacher)
-        if isinstance(settings, str):
-            absent[row] = settings
+    for row in config.rows:
+        if not ROWS[row].drawn:
+            continue
+        try:
+            if row == "teacher":
+                plan = _plan_teacher(teacher, data_root, models)
+            else:
+                plan = _plan_student(row, adapter, grid, data_root, models)
+        except _CannotDrawError as error:
+            absent[row] = str(error)
             continue
         pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
         request = Request(
@@ -158,7 +171,8 @@ def _draw_all(
             pairs=pairs,
             batch_size=config.batch_size,
             seed=config.seed,
-            **settings,
+            fingerprint=plan.fingerprint,
+            settings=plan.settings,
         )
         requests.setdefault(WEIGHTS[row], []).append(request)
     files: dict[str, Mapping[str, Path]] = {}
@@ -167,39 +181,63 @@ def _draw_all(
     return files, absent
 
 
-def _settings(
-    row: str, grid: Grid, data_root: Path, adapter: Path | None, models: ModelsConfig, teacher: TeacherConfig | None
-) -> dict[str, Any] | str:
-    """What a row's painter needs and a fingerprint of its weights and settings; or why it can't draw."""
+class _CannotDrawError(Exception):
+    """Why a row has no pictures here. It becomes the row's status, so that the other rows are still measured."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a row is drawn: JSON for its painter, and a fingerprint of the weights and settings behind its pictures."""
+
+    settings: dict[str, Any]
+    fingerprint: str
+
+
+def _plan_teacher(teacher: TeacherConfig | None, data_root: Path, models: ModelsConfig) -> _Plan:
+    """Raises _CannotDrawError with the reason why the teacher cannot draw."""
+    if teacher is None:
+        raise _CannotDrawError("no teacher was given")
+    oracle = teacher.source == "oracle"  # it reads drawn truths and needs no weights
+    weights = {} if oracle else _weights("teacher", models)
+    settings = {
+        "models": models.model_dump(mode="json"),
+        "teacher": teacher.model_dump(mode="json"),
+        "truth": str(data_root / "truth"),
+    }
+    protocol = {**teacher.protocol(), "source": teacher.source}
+    return _Plan(settings, sha256_json([weights, protocol, models.dtype, models.device]))
+
+
+def _plan_student(row: str, adapter: Path | None, grid: Grid, data_root: Path, models: ModelsConfig) -> _Plan:
+    """The student's plan, or the base's. Raises _CannotDrawError with the reason why it cannot draw."""
+    if adapter is None:
+        raise _CannotDrawError("no adapter was given, whose header says how to draw")
+    weights = _weights(row, models)
+    settings: dict[str, Any] = {"models": models.model_dump(mode="json"), "adapter": str(adapter)}
+    # The base too: the adapter's header says from which strength and in how many steps both draw.
+    made_from = sha256_file(adapter)
+    captions = _captions(adapter, grid, data_root) if row == "student" else None
+    if captions is not None:
+        settings["style_captions"] = captions
+        made_from = sha256_json([made_from, captions])
+    return _Plan(settings, sha256_json([weights, made_from, models.dtype, models.device]))
+
+
+def _weights(row: str, models: ModelsConfig) -> dict[str, str]:
+    """A hash of each model that a row loads, by its name in the recipe.
+
+    Raises _CannotDrawError for one that is absent or faulty.
+    """
     from bottega.models.layout import inspect
 
-    if row == "teacher" and teacher is None:
-        return "no teacher was given"
-    if row != "teacher" and adapter is None:
-        return "no adapter was given, whose header says how to draw"
-    oracle = row == "teacher" and teacher is not None and teacher.source == "oracle"
-    findings = {finding.role: finding for finding in inspect(models, () if oracle else WEIGHTS[row])}
-    faults = [fault for finding in findings.values() for fault in finding.faults]
-    if not oracle:
-        unnamed = [role for role in WEIGHTS[row] if role != "sdxl_vae" and role not in findings]
-        faults += [f"no {role} among the recipe's models" for role in unnamed]
-    if faults:
-        return faults[0]
-    settings: dict[str, Any] = {"models": models.model_dump(mode="json")}
-    how: Any = None
-    if row == "teacher" and teacher is not None:
-        how = {**teacher.protocol(), "source": teacher.source}
-        settings |= {"teacher": teacher.model_dump(mode="json"), "truth": str(data_root / "truth")}
-    elif adapter is not None:
-        # The base too: the adapter's header says from which strength and in how many steps both draw.
-        how = sha256_file(adapter)
-        settings["adapter"] = str(adapter)
-        if row == "student" and (shown := _captions(adapter, grid, data_root)) is not None:
-            settings["style_captions"] = shown
-            how = sha256_json([how, shown])
-    weights = {role: identity(finding.files) for role, finding in findings.items()}
-    fingerprint = sha256_json([weights, how, models.dtype, models.device])
-    return {"settings": settings, "fingerprint": fingerprint}
+    found = {status.role: status for status in inspect(models, WEIGHTS[row])}
+    for status in found.values():
+        if status.faults:
+            raise _CannotDrawError(status.faults[0])
+    for role in WEIGHTS[row]:
+        if role not in found and role != "sdxl_vae":  # SDXL brings an autoencoder of its own
+            raise _CannotDrawError(f"no {role} among the recipe's models")
+    return {role: identity(status.files) for role, status in found.items()}
 
 
 def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | None:
@@ -213,21 +251,22 @@ def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | No
     shown = style_captions(data_root, sorted(paths))
     if len(shown) < len(paths):
         LOGGER.warning(
-            "the adapter takes what a style picture shows out of its style, of %d of the %d test styles nobody says "
-            "it: nothing is taken out of those",
+            "the adapter takes what a style picture shows out of its style; %d of the %d test styles have no caption "
+            "that says it: nothing is taken out of those",
             len(paths) - len(shown),
             len(paths),
         )
     return shown
 
 
-def _name_teacher(row: dict[str, Any], teacher: TeacherConfig) -> None:
-    """Say in the teacher's row who drew its pictures: drawn truths must not pass for a network's."""
+def _name_teacher(row: MethodRecord, teacher: TeacherConfig) -> None:
+    """Say in the teacher's row who drew its pictures: drawn truths must not be taken for a network's."""
     from bottega.teacher.config import ORACLE, ORACLE_MEANING
 
     row["source"] = teacher.source
     if teacher.source == "oracle":
-        row |= {"title": ORACLE, "meaning": ORACLE_MEANING}
+        row["title"] = ORACLE
+        row["meaning"] = ORACLE_MEANING
 
 
 def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[str, int]:
@@ -250,13 +289,13 @@ def _absent_needs(grid: Grid, sources: Sources, networks: Networks) -> dict[str,
 
 
 def _size(files: Files, grid: Grid, data_root: Path) -> int:
-    """The side of what was drawn, of the truth, or a default: at which all pictures are measured."""
+    """The side at which all pictures are measured: that of what was drawn, of the truth, or a default."""
     from PIL import Image
 
-    drawn: Iterable[Path] = (path for row in ("student", "base", "teacher") for path in files.get(row, {}).values())
-    truths = (data_root / "truth" / f"{pair.pair_id}_seed0.png" for pair in grid.pairs)
-    first = next(iter(drawn), None) or next((path for path in truths if path.is_file()), None)
-    if first is None:
-        return _DEFAULT_SIZE
-    with Image.open(first) as image:
-        return int(min(image.size))
+    candidates = [path for row in ("student", "base", "teacher") for path in files.get(row, {}).values()]
+    candidates += [data_root / "truth" / f"{pair.pair_id}_seed0.png" for pair in grid.pairs]
+    for path in candidates:
+        if path.is_file():
+            with Image.open(path) as image:
+                return int(min(image.size))
+    return _DEFAULT_SIZE

@@ -7,7 +7,6 @@ Everything here derives from `scores.jsonl`, whose lines are `{pair_id, row, met
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,14 +16,23 @@ from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import ORDER, ROWS
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, plain_name
+from bottega.evaluation.records import (
+    ClaimRecord,
+    DifferenceRecord,
+    DiscriminationRecord,
+    ExamplePair,
+    ExamplePairs,
+    MethodRecord,
+    MetricCell,
+    ScoreLine,
+)
 from bottega.evaluation.scoring import Measured, Record
 
-Score = dict[str, Any]
 Scores = Mapping[tuple[str, str], Mapping[str, float]]
 """(row, metric) -> pair id -> value."""
 
 
-def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterator[Score]:
+def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterator[ScoreLine]:
     """The lines of `scores.jsonl`: raw scores as they were measured, style labels judged as own and as swapped.
 
     Args:
@@ -34,37 +42,49 @@ def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterat
         for metric, value in record.scores.items():
             if metric != "kind":
                 yield _line(pair_id, row, metric, value, record)
-    for row in dict.fromkeys(row for row, _ in measured.records):
-        records = {pair_id: record for (there, pair_id), record in measured.records.items() if there == row}
-        yield from _kind_lines(row, Grid.of(p for p in grid.pairs if p.pair_id in records), records, labels)
+    by_method: dict[str, dict[str, Record]] = {}
+    for (row, pair_id), record in measured.records.items():
+        by_method.setdefault(row, {})[pair_id] = record
+    for row, records in by_method.items():
+        measured_pairs = Grid.of(pair for pair in grid.pairs if pair.pair_id in records)
+        yield from _kind_lines(row, measured_pairs, records, labels)
 
 
-def _kind_lines(row: str, grid: Grid, records: Mapping[str, Record], labels: Sequence[str]) -> Iterator[Score]:
+def _kind_lines(row: str, grid: Grid, records: Mapping[str, Record], labels: Sequence[str]) -> Iterator[ScoreLine]:
     """Is the style label of a pair recognised in its own picture, and in the same content's picture of another label?
 
     The swap is made within the styles that this row has pictures of, so that it stays a derangement of them.
     """
-    numbers = {plain_name(label): number for number, label in enumerate(labels)}
-    known = {style: numbers[plain_name(label)] for style, label in grid.labels.items() if plain_name(label) in numbers}
+    known = _label_numbers(grid, labels)
     swap = swapped_styles({style: grid.labels[style] for style in known})
-    at = {(p.content_id, p.style_id): p.pair_id for p in grid.pairs}
-    for (content, style), pair_id in at.items():
-        if style not in known or "kind" not in records[pair_id].scores:
+    by_cell = {_cell_of(pair): records[pair.pair_id] for pair in grid.pairs}
+    for (content, style), record in by_cell.items():
+        if style not in known or "kind" not in record.scores:
             continue
-        own = 100.0 * (records[pair_id].scores["kind"] == known[style])
-        yield _line(pair_id, row, "kind_own", own, records[pair_id])
-        other = records.get(at.get((content, swap.get(style, "")), ""))
+        own = 100.0 * (record.scores["kind"] == known[style])
+        yield _line(record.pair_id, row, "kind_own", own, record)
+        other = by_cell.get((content, swap[style])) if style in swap else None
         if other is not None:
             swapped = 100.0 * (other.scores["kind"] == known[style])
-            yield _line(pair_id, row, "kind_swapped", swapped, other)
-            yield _line(pair_id, row, "kind_gain", own - swapped, records[pair_id])
+            yield _line(record.pair_id, row, "kind_swapped", swapped, other)
+            yield _line(record.pair_id, row, "kind_gain", own - swapped, record)
 
 
-def _line(pair_id: str, row: str, metric: str, value: float, record: Record) -> Score:
+def _label_numbers(grid: Grid, labels: Sequence[str]) -> dict[str, int]:
+    """Style id -> the classifier's number of its label, for the styles whose label the classifier knows."""
+    numbers = {plain_name(label): number for number, label in enumerate(labels)}
+    known: dict[str, int] = {}
+    for style, label in grid.labels.items():
+        if plain_name(label) in numbers:
+            known[style] = numbers[plain_name(label)]
+    return known
+
+
+def _line(pair_id: str, row: str, metric: str, value: float, record: Record) -> ScoreLine:
     return {"pair_id": pair_id, "row": row, "metric": metric, "value": round(float(value), 6), "sha256": record.sha256}
 
 
-def by_row(lines: Iterable[Score]) -> Scores:
+def by_row(lines: Iterable[ScoreLine]) -> Scores:
     """Score lines as (row, metric) -> pair id -> value."""
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for line in lines:
@@ -72,24 +92,40 @@ def by_row(lines: Iterable[Score]) -> Scores:
     return scores
 
 
-def table(grid: Grid, scores: Scores, config: EvaluationConfig, absent: Mapping[str, str]) -> dict[str, Any]:
+def table(grid: Grid, scores: Scores, config: EvaluationConfig, absent: Mapping[str, str]) -> dict[str, MethodRecord]:
     """Every row's every metric: an estimate, or a status that says what is missing.
 
     Args:
         absent: why a row (by its name) or a need of metrics (by its name in `metrics.NEEDS`) is missing.
     """
-    rows: dict[str, Any] = {}
+    pairs_of: dict[str, set[str]] = {}
+    for (row, _), values in scores.items():
+        pairs_of.setdefault(row, set()).update(values)
+    rows: dict[str, MethodRecord] = {}
     for row in config.rows:
-        pairs = len({pair for (there, _), values in scores.items() if there == row for pair in values})
-        reason = absent.get(row) or (absent.get("truth") if ROWS[row].truth else None) or "no picture could be measured"
-        status = "measured" if pairs else f"unavailable: {reason}"
-        cells = {name: _cell(grid, scores.get((row, name)), config, _why(name, status, absent)) for name in METRICS}
+        pairs = len(pairs_of.get(row, ()))
+        status = "measured" if pairs else f"unavailable: {_why_no_pair(row, absent)}"
+        cells: dict[str, MetricCell] = {}
+        for name in METRICS:
+            values_of_row = scores.get((row, name))
+            if values_of_row:
+                cells[name] = {"status": "measured", **_mean(grid, values_of_row, config).record()}
+            else:
+                cells[name] = {"status": _why_no_score(name, status, absent)}
         info = ROWS[row]
         rows[row] = {"title": info.title, "meaning": info.meaning, "status": status, "pairs": pairs, "metrics": cells}
     return rows
 
 
-def _why(metric: str, row_status: str, absent: Mapping[str, str]) -> str:
+def _why_no_pair(row: str, absent: Mapping[str, str]) -> str:
+    if row in absent:
+        return absent[row]
+    if ROWS[row].truth and "truth" in absent:
+        return absent["truth"]
+    return "no picture could be measured"
+
+
+def _why_no_score(metric: str, row_status: str, absent: Mapping[str, str]) -> str:
     if row_status != "measured":
         return row_status
     missing = [absent[need] for need in METRICS[metric].needs if need in absent]
@@ -100,21 +136,20 @@ def _why(metric: str, row_status: str, absent: Mapping[str, str]) -> str:
     return "unavailable: no picture of this row could be scored"
 
 
-def _cell(grid: Grid, values: Mapping[str, float] | None, config: EvaluationConfig, why: str) -> dict[str, Any]:
-    if not values:
-        return {"status": why}
-    return {"status": "measured", **crossed_mean(_matrix(grid, values), **_draws(config)).record()}
+def _mean(grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> Estimate:
+    return crossed_mean(_matrix(grid, values), draws=config.draws, level=config.level, seed=config.bootstrap_seed)
 
 
-def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, Any]:
+def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, dict[str, DifferenceRecord]]:
     """The student minus every other row, metric by metric, paired; only where both were measured."""
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, DifferenceRecord]] = {}
     for row in config.rows:
         if row == "student":
             continue
-        estimates = {name: _difference(grid, scores, config, name, "student", row) for name in METRICS}
-        if any(estimates.values()):
-            found[row] = {name: estimate.record() for name, estimate in estimates.items() if estimate}
+        for name in METRICS:
+            estimate = _difference(grid, scores, config, name, "student", row)
+            if estimate is not None:
+                found.setdefault(row, {})[name] = estimate.difference_record()
     return found
 
 
@@ -124,69 +159,98 @@ def _difference(
     one, two = scores.get((first, metric)), scores.get((second, metric))
     if not one or not two or not one.keys() & two.keys():
         return None
-    return crossed_difference(_matrix(grid, one), _matrix(grid, two), **_draws(config))
+    return crossed_difference(
+        _matrix(grid, one),
+        _matrix(grid, two),
+        draws=config.draws,
+        level=config.level,
+        seed=config.bootstrap_seed,
+    )
 
 
-def discrimination(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+def discrimination(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, DiscriminationRecord]:
     """Does each metric order the two controls that it must order (`controls.ORDER`)? Its interval must exclude 0."""
-    found = {}
+    found: dict[str, DiscriminationRecord] = {}
     for metric, (better, worse) in ORDER.items():
         estimate = _difference(grid, scores, config, metric, better, worse)
         if estimate is None or estimate.low is None or estimate.high is None:
             continue
         ordered = estimate.low > 0 if METRICS[metric].better == "higher" else estimate.high < 0
-        found[metric] = {"better": better, "worse": worse, "discriminates": bool(ordered), **estimate.record()}
+        found[metric] = {
+            "better": better,
+            "worse": worse,
+            "discriminates": bool(ordered),
+            **estimate.difference_record(),
+        }
     return found
 
 
-def claims(rows: Mapping[str, Any], gaps: Mapping[str, Any], config: EvaluationConfig) -> list[dict[str, Any]]:
+def claims(
+    rows: Mapping[str, MethodRecord], gaps: Mapping[str, Mapping[str, DifferenceRecord]], config: EvaluationConfig
+) -> list[ClaimRecord]:
     """What the student must have shown: a style gain, objects that stay, nearer to the truth than every control.
 
     `met` is None where a number that the claim needs could not be measured.
     """
-    gain = rows.get("student", {}).get("metrics", {}).get("kind_gain", {})
-    kept = gaps.get("base", {}).get("objects_found", {})
+    gain = rows["student"]["metrics"]["kind_gain"].get("low") if "student" in rows else None
+    preserved = gaps.get("base", {}).get("objects_found")
     found = [
-        _claim("style gain, lower bound", config.style_bar, gain.get("low"), "at least"),
-        _claim("objects in place against the frozen base", -config.content_bar, kept.get("value"), "at least"),
+        _at_least("style gain, lower bound", config.style_bar, gain),
+        _at_least(
+            "objects preserved against the frozen base",
+            -config.content_bar,
+            None if preserved is None else preserved["value"],
+        ),
     ]
     for row in ("base", "content", "style", "colours", "blurred"):
-        if row in rows:
-            gap = gaps.get(row, {}).get("truth", {})
-            found.append(_claim(f"distance to truth minus that of: {ROWS[row].title}", 0.0, gap.get("high"), "below"))
+        if row not in rows:
+            continue
+        gap = gaps.get(row, {}).get("truth")
+        what = f"distance to truth minus that of: {ROWS[row].title}"
+        found.append(_below(what, 0.0, None if gap is None else gap["high"]))
     return found
 
 
-def _claim(what: str, bar: float, value: float | None, side: str) -> dict[str, Any]:
-    met = None if value is None else (value >= bar if side == "at least" else value < bar)
-    return {"claim": what, "side": side, "bar": bar, "value": value, "met": met}
+def _at_least(what: str, bar: float, value: float | None) -> ClaimRecord:
+    met = None if value is None else value >= bar
+    return {"claim": what, "side": "at least", "bar": bar, "value": value, "met": met}
 
 
-def examples(grid: Grid, scores: Scores, count: int, row: str = "student") -> dict[str, Any]:
+def _below(what: str, bar: float, value: float | None) -> ClaimRecord:
+    met = None if value is None else value < bar
+    return {"claim": what, "side": "below", "bar": bar, "value": value, "met": met}
+
+
+def examples(grid: Grid, scores: Scores, count: int, row: str = "student") -> ExamplePairs:
     """The best, the median and the worst pairs of a row, for the report's contact sheets.
 
-    By distance to the truth; without truths by CLIPScore and palette, each as a rank. The style label is no use alone:
-    it is right or wrong, and would leave the order to chance.
-    Only pairs that every method has: the teacher may have drawn fewer, and a sheet with empty places compares nothing.
+    By distance to the truth; without truths by CLIPScore and palette, each as a rank. The style label alone would not
+    do: it is right or wrong, and would leave the order to chance. Only pairs that every method has: the teacher may
+    have drawn fewer, and a sheet with empty places compares nothing.
 
     Returns:
         `by`, what they were ordered by, and `best`, `median`, `worst`: lists of {pair_id, value}, no pair twice.
     """
     by, order = _order(scores, row)
-    drawn = [set(known) for (_, metric), known in scores.items() if metric == "palette"]
-    everywhere = set(order).intersection(*drawn)
-    ranked = sorted((order[pair], pair) for p in grid.pairs if (pair := p.pair_id) in everywhere)
+    everywhere = set(order)
+    for (_, metric), values in scores.items():
+        if metric == "palette":  # which every measured picture has
+            everywhere &= values.keys()
+    ranked = sorted((order[pair.pair_id], pair.pair_id) for pair in grid.pairs if pair.pair_id in everywhere)
     count = min(count, len(ranked) // 3)
     start = (len(ranked) - count) // 2
-    parts = {
-        "best": ranked[:count],
-        "median": ranked[start : start + count],
-        "worst": ranked[len(ranked) - count :][::-1],
+    worst_first = ranked[::-1]
+    return {
+        "row": row,
+        "by": by,
+        "best": _example_pairs(ranked[:count]),
+        "median": _example_pairs(ranked[start : start + count]),
+        "worst": _example_pairs(worst_first[:count]),
     }
-    chosen = {
-        name: [{"pair_id": pair, "value": round(value, 4)} for value, pair in part] for name, part in parts.items()
-    }
-    return {"row": row, "by": by, **chosen}
+
+
+def _example_pairs(ranked: Iterable[tuple[float, str]]) -> list[ExamplePair]:
+    return [{"pair_id": pair_id, "value": round(value, 4)} for value, pair_id in ranked]
 
 
 def _order(scores: Scores, row: str) -> tuple[str, Mapping[str, float]]:
@@ -197,20 +261,23 @@ def _order(scores: Scores, row: str) -> tuple[str, Mapping[str, float]]:
     if not text:
         return "palette", palette
     shared = sorted(palette.keys() & text.keys())
-    ranks = [np.argsort(np.argsort([sign * source[p] for p in shared])) for sign, source in ((1, palette), (-1, text))]
-    return "palette and text", {pair: float(a + b) for pair, a, b in zip(shared, *ranks, strict=True)}
+    palette_rank = np.argsort(np.argsort([palette[pair_id] for pair_id in shared]))
+    text_rank = np.argsort(np.argsort([-text[pair_id] for pair_id in shared]))  # a larger CLIPScore is better
+    ranks = palette_rank + text_rank
+    return "palette and text", {pair_id: float(rank) for pair_id, rank in zip(shared, ranks, strict=True)}
 
 
 def per_label(grid: Grid, scores: Scores, row: str = "student") -> dict[str, dict[str, float]]:
     """Means of a row by style label, for the report's table by kind; the macro view beside the micro one."""
-    labels = {p.pair_id: p.style for p in grid.pairs}
+    labels = {pair.pair_id: pair.style for pair in grid.pairs}
     found: dict[str, dict[str, float]] = {}
     for metric in METRICS:
-        values = scores.get((row, metric), {})
-        for label in sorted(set(labels.values())):
-            there = [value for pair, value in values.items() if labels.get(pair) == label]
-            if there:
-                found.setdefault(label, {})[metric] = round(float(np.mean(there)), 4)
+        by_label: dict[str, list[float]] = {}
+        for pair_id, value in scores.get((row, metric), {}).items():
+            if pair_id in labels:
+                by_label.setdefault(labels[pair_id], []).append(value)
+        for label in sorted(by_label):
+            found.setdefault(label, {})[metric] = round(float(np.mean(by_label[label])), 4)
     return found
 
 
@@ -220,7 +287,3 @@ def _matrix(grid: Grid, values: Mapping[str, float]) -> Matrix:
 
 def _cell_of(pair: Pair) -> tuple[str, str]:
     return pair.content_id, pair.style_id
-
-
-def _draws(config: EvaluationConfig) -> dict[str, Any]:
-    return {"draws": config.draws, "level": config.level, "seed": config.bootstrap_seed}

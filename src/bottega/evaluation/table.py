@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from bottega.evaluation.metrics import METRICS
+from bottega.evaluation.records import ClaimRecord, DiscriminationRecord, EstimateRecord, MetricCell, Summary
 
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
+def markdown(summary: Summary) -> str:
     """`table.md` from what `summary.json` holds."""
     rows = summary["rows"]
     reasons: dict[str, int] = {}
@@ -30,21 +30,21 @@ def markdown(summary: Mapping[str, Any]) -> str:
         *lines,
         "",
         *_notes(reasons),
-        *_claims(summary),
-        *_discrimination(summary),
+        *_claims(summary["claims"]),
+        *_discrimination(summary["discrimination"]),
         *_differences(summary),
     ]
     return "\n".join(text).rstrip() + "\n"
 
 
-def _cell(cell: Mapping[str, Any], reasons: dict[str, int]) -> str:
+def _cell(cell: MetricCell, reasons: dict[str, int]) -> str:
     if cell["status"] != "measured":
         return f"— ({reasons.setdefault(cell['status'], len(reasons) + 1)})"
     return _estimate(cell)
 
 
-def _estimate(cell: Mapping[str, Any]) -> str:
-    if cell["low"] is None:
+def _estimate(cell: MetricCell | EstimateRecord) -> str:
+    if cell["low"] is None or cell["high"] is None:
         return f"{_number(cell['value'])} [no interval]"
     return f"{_number(cell['value'])} [{_number(cell['low'])}, {_number(cell['high'])}]"
 
@@ -59,21 +59,26 @@ def _notes(reasons: Mapping[str, int]) -> list[str]:
     return [*(f"({number}) {reason}  " for reason, number in reasons.items()), ""]
 
 
-def _claims(summary: Mapping[str, Any]) -> list[str]:
-    said = {True: "met", False: "**missed**", None: "not measured"}
+def _claims(claims: Sequence[ClaimRecord]) -> list[str]:
+    if not claims:
+        return []
+    verdicts = {True: "met", False: "**missed**", None: "not measured"}
     lines = ["| claim | bar | value | |", "|---|---|---|---|"]
-    for claim in summary["claims"]:
+    for claim in claims:
+        bar = f"{claim['side']} {_number(claim['bar'])}"
         value = "—" if claim["value"] is None else _number(claim["value"])
-        lines.append(f"| {claim['claim']} | {claim['side']} {_number(claim['bar'])} | {value} | {said[claim['met']]} |")
-    return [*lines, ""] if summary["claims"] else []
+        lines.append(f"| {claim['claim']} | {bar} | {value} | {verdicts[claim['met']]} |")
+    return [*lines, ""]
 
 
-def _discrimination(summary: Mapping[str, Any]) -> list[str]:
-    weak = [METRICS[name].title for name, found in summary["discrimination"].items() if not found["discriminates"]]
-    return [f"Not discriminating here (two controls are not told apart): {', '.join(weak)}.", ""] if weak else []
+def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[str]:
+    weak = [METRICS[name].title for name, found in discrimination.items() if not found["discriminates"]]
+    if not weak:
+        return []
+    return [f"Not discriminating here (two controls are not told apart): {', '.join(weak)}.", ""]
 
 
-def _differences(summary: Mapping[str, Any]) -> list[str]:
+def _differences(summary: Summary) -> list[str]:
     if not summary["differences"]:
         return []
     names = [name for name in METRICS if any(name in found for found in summary["differences"].values())]
@@ -89,7 +94,9 @@ def _differences(summary: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _bold(cell: Mapping[str, Any]) -> str:
+def _bold(cell: EstimateRecord) -> str:
+    """The estimate, bold where its interval excludes 0."""
     text = _estimate(cell)
-    apart = cell["low"] is not None and (cell["low"] > 0 or cell["high"] < 0)
-    return f"**{text}**" if apart else text
+    if cell["low"] is None or cell["high"] is None:
+        return text
+    return f"**{text}**" if cell["low"] > 0 or cell["high"] < 0 else text

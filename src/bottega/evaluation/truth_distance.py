@@ -1,4 +1,4 @@
-"""Distance to the drawn truth that neither a blur nor a mere palette can win.
+"""Distance to the drawn truth, made so that neither a blur nor the right palette alone can win.
 
 A truth is one drawing of many: the strokes of another seed lie elsewhere, so pixels can't be compared. Compared are
 
@@ -8,9 +8,9 @@ A truth is one drawing of many: the strokes of another seed lie elsewhere, so pi
   patches, mean of the absolute differences, in nepers. Which strokes are where, whatever their phase: a blur has none,
   a palette the wrong ones.
 
-Each is divided by the mean distance between a truth and the nearest of seven more of the same scene and painter whose
-strokes fell anew (measured in the miniature's first world at 128 px), and the distance is the mean of both: **1 is what
-separates two such drawings**. Several truths are drawn, and the nearest counts.
+Each is divided by the mean distance between a truth and the nearest of seven more drawings of the same scene and
+painter with other strokes (measured in the miniature's first world at 128 px), and the distance is the mean of both:
+**1 is what separates two such drawings**. Several truths are drawn, and the nearest counts.
 
 Legend: G × G patches, N pixels a patch's side, K bands.
 """
@@ -29,7 +29,7 @@ from bottega.evaluation.colour import to_lab
 from bottega.visual.pictures import Picture
 
 COLOUR_UNIT = 5.0
-"""ΔE between two drawings of the same picture whose strokes fall anew (docs/evaluation.md)."""
+"""ΔE between two drawings of the same picture with other strokes (docs/evaluation.md)."""
 
 TEXTURE_UNIT = 0.095
 """Nepers between the same two drawings."""
@@ -51,7 +51,7 @@ class Description:
 
 @dataclass(frozen=True)
 class TruthDistance:
-    """`total` is the mean of `colour` and `texture`, all in units of two drawings whose strokes fall anew."""
+    """`total` is the mean of `colour` and `texture`; 1 separates two drawings that differ in their strokes alone."""
 
     total: float
     colour: float
@@ -59,7 +59,7 @@ class TruthDistance:
 
 
 def describe(picture: Picture) -> Description:
-    """What the distance looks at in a picture, uint8 [H, W, 3] of at least 32 pixels a side.
+    """What the distance compares of a picture, uint8 [H, W, 3] of at least 32 pixels a side.
 
     Raises:
         ValueError: the picture is smaller.

@@ -1,0 +1,131 @@
+"""The JSON that an evaluation writes, as types: a line of `scores.jsonl`, and `summary.json` with its parts."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class ScoreLine(TypedDict):
+    """One score of one picture. `sha256` is the picture's."""
+
+    pair_id: str
+    row: str
+    metric: str
+    value: float
+    sha256: str
+
+
+class EstimateRecord(TypedDict):
+    """A mean with its interval, see `bootstrap.Estimate`."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    contents: int
+    styles: int
+
+
+class DifferenceRecord(EstimateRecord):
+    """The mean of paired differences, and how often the first of the two is larger."""
+
+    probability: float | None
+    probability_low: float | None
+    probability_high: float | None
+
+
+class MetricCell(TypedDict):
+    """A metric of a row. `status` is "measured", or says why the rest is not there."""
+
+    status: str
+    value: NotRequired[float]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+    n: NotRequired[int]
+    contents: NotRequired[int]
+    styles: NotRequired[int]
+
+
+class MethodRecord(TypedDict):
+    """A row of the table. `source` is set for the teacher: whether a network or drawn truths stand behind it."""
+
+    title: str
+    meaning: str
+    status: str
+    pairs: int
+    metrics: dict[str, MetricCell]
+    source: NotRequired[str]
+
+
+class DiscriminationRecord(DifferenceRecord):
+    """Whether a metric orders the control `better` before the control `worse`; the estimate is of their difference."""
+
+    better: str
+    worse: str
+    discriminates: bool
+
+
+class ClaimRecord(TypedDict):
+    """What the student must have shown. `met` is None where `value` could not be measured."""
+
+    claim: str
+    side: str
+    bar: float
+    value: float | None
+    met: bool | None
+
+
+class ExamplePair(TypedDict):
+    """A pair for the contact sheets, with the value it was ordered by."""
+
+    pair_id: str
+    value: float
+
+
+class ExamplePairs(TypedDict):
+    """Pairs of a `row` ordered `by` a metric."""
+
+    row: str
+    by: str
+    best: list[ExamplePair]
+    median: list[ExamplePair]
+    worst: list[ExamplePair]
+
+
+class IntervalRecord(TypedDict):
+    """How the intervals were made."""
+
+    method: str
+    level: float
+    draws: int
+    seed: int
+
+
+class MetricRecord(TypedDict):
+    """What a metric is, see `metrics.Metric`."""
+
+    title: str
+    unit: str
+    better: str
+    meaning: str
+
+
+class Summary(TypedDict):
+    """`summary.json`. The last four are set by `stage.run`, the others derive from `scores.jsonl`."""
+
+    pairs: int
+    contents: int
+    styles: int
+    labels: int
+    interval: IntervalRecord
+    metrics: dict[str, MetricRecord]
+    rows: dict[str, MethodRecord]
+    differences: dict[str, dict[str, DifferenceRecord]]
+    discrimination: dict[str, DiscriminationRecord]
+    claims: list[ClaimRecord]
+    examples: ExamplePairs
+    per_label: dict[str, dict[str, float]]
+    broken: NotRequired[dict[str, str]]
+    size: NotRequired[int]
+    networks: NotRequired[dict[str, str]]
+    seconds: NotRequired[dict[str, float]]
