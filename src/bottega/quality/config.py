@@ -18,7 +18,7 @@ class Thresholds(Config):
         default=0.04, ge=0, le=1, description="the brightest 1 % of the pixels (luminance, 0..1) must exceed this"
     )
     spread_min: float = Field(
-        default=0.02, ge=0, le=1, description="standard deviation of the liveliest colour channel (0..1), at least"
+        default=0.02, ge=0, le=1, description="standard deviation of the channel with the largest one (0..1), at least"
     )
     clipped_excess_max: float = Field(
         default=0.35,
@@ -129,7 +129,7 @@ class QualityConfig(Config):
         default=True, description="set the limits from the data set's drawn truths where it has them"
     )
     sample: int = Field(
-        default=512, ge=8, le=20000, description="pairs with a drawn truth that the calibration looks at"
+        default=512, ge=8, le=20000, description="pairs with a drawn truth that the calibration measures"
     )
     keep_good: float = Field(
         default=0.98, ge=0.5, lt=1, description="share of the drawn truths that must not be graded C"

@@ -1,4 +1,4 @@
-"""Raw scores of a picture against its content and its style: no limit in sight.
+"""Raw scores of a picture against its content and its style, without any limit or judgement.
 
 Pictures are uint8 sRGB [H, W, 3] (H, W >= 16). Luminance Y is Rec. 601 in 0..1; "half" is the picture at half size (by
 area). All arithmetic that subtracts is done in float32 or by OpenCV's saturating integer functions, since uint8
@@ -8,7 +8,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 |---|---|---|
 | finite | share of the values that are finite, before any cast | 0..1 |
 | bright | 99th percentile of Y at half | 0..1 |
-| spread | standard deviation of the liveliest colour channel at half | 0..0.5 |
+| spread | standard deviation of the channel with the largest one, at half | 0..0.5 |
 | clipped | share of channel values within 2 of 0 or 255, every fourth row | 0..1 |
 | vivid | of (largest - smallest channel) at half, mean of the mean and the 98th percentile | 0..1 |
 | clipped_excess, vivid_excess | the same minus the larger of content's and style's | -1..1 |
@@ -27,10 +27,10 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 | style_gain | style_sim minus CLIP cosine of content to style: an untouched copy gains 0 | -2..2 |
 
 hf_ratio, sharpness, mesh and blocking read full size, of pictures from 256 px in width the middle half of the columns
-(from sky to ground); noise reads the middle half of both sides of a large picture's half. Sampling for speed: what they
-look for is everywhere or it is no fault. The round trip is the content after the autoencoder alone. A score that cannot
-be taken is absent, never NaN: edges of a flat content, similarities without an encoder, mesh under 64 px and blocks
-under 48, anything of a picture that is not finite.
+(from sky to ground); noise reads the middle half of both sides of a large picture's half. This sampling saves time and
+loses nothing: what they look for is everywhere or it is no fault. The round trip is the content after the autoencoder
+alone. A score that cannot be measured is absent, never NaN: edges of a flat content, similarities without an encoder,
+mesh under 64 px and blocks under 48, anything of a picture that is not finite.
 """
 
 from __future__ import annotations
@@ -52,22 +52,47 @@ from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.visual.pictures import Picture, finite_share, to_uint8
 
 Map = npt.NDArray[np.float32]
-Scores = dict[str, float]
+Vector = npt.NDArray[np.float32]  # [D], of unit norm
+Scores = dict[str, float]  # by name, of SCORE_NAMES; one that could not be measured is absent
 ImageEncoder = Callable[[Picture], npt.NDArray[np.float32]]  # uint8 [N, H, W, 3] -> unit vectors [N, D]
 
-SCORES_VERSION = 2  # raised when a score's definition changes: limits are worth nothing for scores of another one
+SCORES_VERSION = 2  # raised when a score's definition changes: limits mean nothing for scores of another one
+SCORE_NAMES = (
+    "finite",
+    "bright",
+    "spread",
+    "clipped",
+    "clipped_excess",
+    "vivid",
+    "vivid_excess",
+    "edge_64",
+    "edge_128",
+    "structure",
+    "hf_ratio",
+    "sharpness",
+    "vigour",
+    "noise",
+    "blocking",
+    "blocking_share",
+    "mesh",
+    "ghosting",
+    "change",
+    "content_sim",
+    "style_sim",
+    "style_gain",
+)
 EDGE_SIDES = (64, 128)
-HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: a smooth content must not blow the ratio up
+HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: divided by less, a smooth content would make any ratio huge
 SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper
-VIGOUR_OF_LESS = 1.6
-VIGOUR_FLOOR = 8.0  # levels: below them neither contrast nor colour is a measure for others
+VIGOUR_OF_LESS = 1.6  # how far the expected contrast may exceed that of the paler of content and style
+VIGOUR_FLOOR = 8.0  # levels: with less, neither contrast nor colour is a measure for others
 _WIDE = 256  # pixels from which the finest measures read the middle half of the columns
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the checks need of one picture: computed once for a content or a style, however many targets use it."""
+    """What the scores need of one picture: computed once for a content or a style, however many targets use it."""
 
     picture: Picture
     edges: dict[int, Map | None]  # side -> centred unit-norm edge map [side, side], None where flat
@@ -84,16 +109,16 @@ class Reference:
     blocking: tuple[float, float] | None
     lines: Map | None
     echoes: Map
-    embedding: npt.NDArray[np.float32] | None = field(default=None)
+    embedding: Vector | None = field(default=None)
 
     @cached_property
     def lines_near(self) -> Map | None:
-        """What waves a picture of this content or style may have."""
+        """The waves that a picture of this content or style may have."""
         return None if self.lines is None else detectors.near(self.lines)
 
     @cached_property
     def echoes_near(self) -> Map:
-        """What echoes a picture of this content or style may have."""
+        """The echoes that a picture of this content or style may have."""
         return detectors.near(self.echoes)
 
 
@@ -102,8 +127,12 @@ def luminance(picture: Picture) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None) -> Reference:
-    """Take everything that the checks need of one picture, uint8 [H, W, 3].
+def reference(picture: Picture, embedding: Vector | None = None) -> Reference:
+    """Compute everything that the scores need of one picture.
+
+    Args:
+        picture: uint8 [H, W, 3] in sRGB, sides of 16 px or more.
+        embedding: its CLIP vector of unit norm, [D]; None without an encoder.
 
     Raises:
         RequestError: not uint8 RGB, or a side under 16 px.
@@ -115,26 +144,41 @@ def reference(picture: Picture, embedding: npt.NDArray[np.float32] | None = None
         )
     picture = np.ascontiguousarray(picture)
     high, wide = picture.shape[:2]
+
+    # Light and colour at half size.
     half = cv2.resize(picture, (wide // 2, high // 2), interpolation=cv2.INTER_AREA)
     light = luminance(half)
-    fine = luminance(detectors.middle_columns(picture) if wide >= _WIDE else picture)
-    small = light if min(light.shape) >= max(EDGE_SIDES) else luminance(picture)
-    small = detectors.resized(small, max(EDGE_SIDES)) if min(small.shape) >= max(EDGE_SIDES) else small
     red, green, blue = cv2.split(half)
-    span = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    deviations = [cv2.meanStdDev(plane)[1].item() for plane in (red, green, blue)]
+    span = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))  # 0 for grey
+    between = (
+        cv2.norm(red, green, cv2.NORM_L2SQR)
+        + cv2.norm(green, blue, cv2.NORM_L2SQR)
+        + cv2.norm(red, blue, cv2.NORM_L2SQR)
+    )
     dark, bright, brightest = detectors.quantiles(light, (0.02, 0.98, 0.99))
-    energy, slope = detectors.gradients(fine)
-    between = sum(cv2.norm(one, two, cv2.NORM_L2SQR) for one, two in ((red, green), (green, blue), (red, blue)))
+
+    # Clipped values, gradients, waves and blocks at full size.
     rows = picture.reshape(high, -1)[::4]
     inside = cv2.countNonZero(cv2.inRange(rows, _LIMIT_LEVELS, 255 - _LIMIT_LEVELS))
+    fine = luminance(detectors.middle_columns(picture) if wide >= _WIDE else picture)
+    energy, slope = detectors.gradients(fine)
+
+    # Structure and echoes at 128 px or, of a small picture, as it is: half of it would lose the edges.
+    largest = max(EDGE_SIDES)
+    small = light if min(light.shape) >= largest else luminance(picture)
+    if min(small.shape) >= largest:
+        small = detectors.resized(small, largest)
+
     return Reference(
         picture=picture,
         edges={side: detectors.edge_map(small, side) for side in EDGE_SIDES},
         tones=detectors.tone_map(small),
         energy=energy,
+        # Half a level and 8 levels: a slope of 0 counts as what rounding hides, a flat picture divides by no 0.
         acutance=(slope / 2 + 0.5) / (bright - dark + 8),
         bright=brightest / 255,
-        spread=max(cv2.meanStdDev(plane)[1].item() for plane in (red, green, blue)) / 255,
+        spread=max(deviations) / 255,
         clipped=1 - inside / rows.size,
         vivid=(float(cv2.mean(span)[0]) + detectors.quantiles(span, (0.98,))[0]) / (2 * 255),
         contrast=cv2.meanStdDev(light)[1].item(),
@@ -155,8 +199,12 @@ def difference(one: Picture, other: Picture) -> float:
 def compare(picture: Reference, content: Reference, style: Reference, round_trip: Reference | None = None) -> Scores:
     """All scores of a picture against its content and its style.
 
-    `content` must have the picture's size (`change` compares pixels); `round_trip` is the content after the
-    autoencoder, so that a copy with nothing but the autoencoder's own error counts as untouched.
+    Args:
+        picture: the one to judge.
+        content: of the same size, for `change` compares pixels.
+        style: of any size.
+        round_trip: the content after the autoencoder alone, so that a copy with nothing but the autoencoder's own error
+            counts as untouched; None where it is not known.
 
     Raises:
         RequestError: picture and content differ in size.
@@ -166,63 +214,109 @@ def compare(picture: Reference, content: Reference, style: Reference, round_trip
             f"picture and content must have one size, received {picture.picture.shape} and "
             f"{content.picture.shape}; load both with load_square"
         )
-    scores: Scores = {"finite": 1.0, "bright": picture.bright, "spread": picture.spread}
-    scores |= {"clipped": picture.clipped, "clipped_excess": picture.clipped - max(content.clipped, style.clipped)}
-    scores |= {"vivid": picture.vivid, "vivid_excess": picture.vivid - max(content.vivid, style.vivid)}
-    for side in EDGE_SIDES:
-        ours, theirs = picture.edges[side], content.edges[side]
-        if theirs is not None:
-            scores[f"edge_{side}"] = float(np.vdot(ours, theirs)) if ours is not None else 0.0
-    if content.tones is not None:
-        tones = float(np.vdot(picture.tones, content.tones)) if picture.tones is not None else 0.0
-        scores["structure"] = max(tones, scores.get("edge_64", -1.0))
-    scores |= _texture(picture, content, style, round_trip)
+    scores = _light_and_colour(picture, content, style)
+    scores |= _structure(picture, content)
+    scores |= _texture(picture, content, style)
+    scores |= _blocks(picture, content, style, round_trip)
     scores["change"] = difference(picture.picture[::4], content.picture[::4])
     if round_trip is not None:
         scores["change"] = min(scores["change"], difference(picture.picture[::4], round_trip.picture[::4]))
-    if picture.embedding is not None and content.embedding is not None and style.embedding is not None:
-        style_sim = float(picture.embedding @ style.embedding)
-        scores["content_sim"] = float(picture.embedding @ content.embedding)
-        scores["style_sim"] = style_sim
-        scores["style_gain"] = style_sim - float(content.embedding @ style.embedding)
-    return {name: round(value, 6) for name, value in scores.items()}
+    scores |= _similarities(picture, content, style)
+    return {name: round(scores[name], 6) for name in SCORE_NAMES if name in scores}
 
 
-def _texture(picture: Reference, content: Reference, style: Reference, round_trip: Reference | None) -> Scores:
-    """What is too fine, too soft, too pale or too regular for both content and style.
+def _light_and_colour(picture: Reference, content: Reference, style: Reference) -> Scores:
+    return {
+        "finite": 1.0,
+        "bright": picture.bright,
+        "spread": picture.spread,
+        "clipped": picture.clipped,
+        "clipped_excess": picture.clipped - max(content.clipped, style.clipped),
+        "vivid": picture.vivid,
+        "vivid_excess": picture.vivid - max(content.vivid, style.vivid),
+        "vigour": _vigour(picture, content, style),
+    }
 
-    Blocks that the autoencoder makes of any picture are none of this one's: they are compared with the round trip too.
-    """
-    others = (content, style)
-    scores: Scores = {"hf_ratio": picture.energy / max(content.energy, style.energy, HF_FLOOR)}
-    scores["sharpness"] = picture.acutance / min(content.acutance, style.acutance, SHARP_ENOUGH)
-    scores["vigour"] = _vigour(picture, content, style)
-    scores["noise"] = picture.noise - max(other.noise for other in others)
-    if picture.blocking is not None:
-        for i, name in enumerate(("blocking", "blocking_share")):
-            known = (content, style, *((round_trip,) if round_trip is not None else ()))
-            least = max(0.0, *(other.blocking[i] for other in known if other.blocking is not None))
-            scores[name] = picture.blocking[i] - least
-    if picture.lines is not None:
-        scores["mesh"] = detectors.mesh(picture.lines, tuple(o.lines_near for o in others if o.lines_near is not None))
-    scores["ghosting"] = detectors.ghosting(picture.echoes, tuple(other.echoes_near for other in others))
+
+def _structure(picture: Reference, content: Reference) -> Scores:
+    """Whether edges and tones are where the content has them; what a flat content has not is left out."""
+    scores: Scores = {}
+    for side in EDGE_SIDES:
+        edges = content.edges[side]
+        if edges is not None:
+            scores[f"edge_{side}"] = _correlation(picture.edges[side], edges)
+    if content.tones is not None:
+        # An ink drawing keeps outlines, not tones: the better of both counts.
+        scores["structure"] = max(_correlation(picture.tones, content.tones), scores.get("edge_64", -1.0))
     return scores
 
 
+def _correlation(ours: Map | None, theirs: Map) -> float:
+    """Of two centred maps of unit norm; 0 where the picture's is flat."""
+    return 0.0 if ours is None else float(np.vdot(ours, theirs))
+
+
+def _texture(picture: Reference, content: Reference, style: Reference) -> Scores:
+    """What is too fine, too soft or too regular for both content and style."""
+    scores: Scores = {
+        "hf_ratio": picture.energy / max(content.energy, style.energy, HF_FLOOR),
+        "sharpness": picture.acutance / min(content.acutance, style.acutance, SHARP_ENOUGH),
+        "noise": picture.noise - max(content.noise, style.noise),
+        "ghosting": detectors.ghosting(picture.echoes, (content.echoes_near, style.echoes_near)),
+    }
+    if picture.lines is not None:
+        known = [lines for lines in (content.lines_near, style.lines_near) if lines is not None]
+        scores["mesh"] = detectors.mesh(picture.lines, tuple(known))
+    return scores
+
+
+def _blocks(picture: Reference, content: Reference, style: Reference, round_trip: Reference | None) -> Scores:
+    """Steps along a grid of 8 px beyond those of content, style and round trip.
+
+    The round trip counts because blocks that the autoencoder makes of any picture are not this one's fault: without it,
+    half of the miniature SDXL's targets, whose autoencoder has cells of 4 px, were C (docs/log.md, "Blocks").
+    """
+    if picture.blocking is None:
+        return {}
+    level, share = 0.0, 0.0
+    for other in (content, style, round_trip):
+        if other is not None and other.blocking is not None:
+            level = max(level, other.blocking[0])
+            share = max(share, other.blocking[1])
+    return {"blocking": picture.blocking[0] - level, "blocking_share": picture.blocking[1] - share}
+
+
+def _similarities(picture: Reference, content: Reference, style: Reference) -> Scores:
+    """CLIP's; none without an encoder."""
+    if picture.embedding is None or content.embedding is None or style.embedding is None:
+        return {}
+    return similarities(picture.embedding, content.embedding, style.embedding)
+
+
+def similarities(picture: Vector, content: Vector, style: Vector) -> Scores:
+    """`content_sim`, `style_sim` and `style_gain` of CLIP vectors of unit norm, [D] each."""
+    style_sim = float(picture @ style)
+    return {
+        "content_sim": float(picture @ content),
+        "style_sim": style_sim,
+        "style_gain": style_sim - float(content @ style),
+    }
+
+
 def _vigour(picture: Reference, content: Reference, style: Reference) -> float:
-    """Contrast and colour against what content and style have: their geometric mean, or VIGOUR_OF_LESS times the lesser
-    if that is less, so that a night scene may be as dark as its style.
+    """Contrast by the root of colour, each against what is expected between content and style.
 
     The floor bounds the contrast's denominator, and is added to both sides of the colour's ratio, for grey pictures
     have none.
     """
-    contrast = picture.contrast / max(_between(content.contrast, style.contrast), VIGOUR_FLOOR)
-    colour = (picture.colour + VIGOUR_FLOOR) / (_between(content.colour, style.colour) + VIGOUR_FLOOR)
+    contrast = picture.contrast / max(_expected(content.contrast, style.contrast), VIGOUR_FLOOR)
+    colour = (picture.colour + VIGOUR_FLOOR) / (_expected(content.colour, style.colour) + VIGOUR_FLOOR)
     return contrast * math.sqrt(colour)
 
 
-def _between(one: float, other: float) -> float:
-    return min(math.sqrt(one * other), VIGOUR_OF_LESS * min(one, other))
+def _expected(content: float, style: float) -> float:
+    """The geometric mean, but at most VIGOUR_OF_LESS times the lesser: a night scene may be as dark as its style."""
+    return min(math.sqrt(content * style), VIGOUR_OF_LESS * min(content, style))
 
 
 def measure(
@@ -243,8 +337,7 @@ def measure(
 
 
 class Judge:
-    """Measures pictures in batches and keeps what it computed of contents and styles (bounded, least recently used
-    goes first).
+    """Measures pictures in batches and keeps what it computed of contents and styles.
 
     Args:
         encoder: pictures uint8 [N, H, W, 3] -> unit vectors [N, D]; None leaves the similarities out.
@@ -267,29 +360,35 @@ class Judge:
         """Scores of each picture; one that is not finite has the single score `finite`, below 1.
 
         Args:
+            pictures: uint8, or float in 0..1, [H, W, 3] each.
+            contents, styles: uint8 [H, W, 3], one for each picture.
+            round_trips: for each picture its content after the autoencoder, or None.
             keys: for each picture a name of its content and of its style (such as content hashes), under which they
                 are kept.
         """
         levels, shares = _finite_levels(pictures)
-        judged = dict(zip(levels, self._references(list(levels.values())), strict=True))
+        references = dict(zip(levels, self._references(list(levels.values())), strict=True))
         results: list[Scores] = []
         for i in range(len(pictures)):
-            if i not in judged:
+            if i not in references:
                 results.append({"finite": min(round(shares[i], 6), 0.999999)})  # one value of a million must show
                 continue
-            names = keys[i] if keys is not None else (None, None)
-            content, style = self._kept_reference(contents[i], names[0]), self._kept_reference(styles[i], names[1])
-            trip = round_trips[i] if round_trips is not None else None
-            results.append(compare(judged[i], content, style, self._kept_trip(trip, names[0])))
+            content_key, style_key = keys[i] if keys is not None else (None, None)
+            content = self._kept_reference(contents[i], content_key)
+            style = self._kept_reference(styles[i], style_key)
+            round_trip = self._kept_trip(round_trips[i] if round_trips is not None else None, content_key)
+            results.append(compare(references[i], content, style, round_trip))
         return results
 
     def _references(self, pictures: list[Picture]) -> list[Reference]:
         if self._encoder is None or not pictures:
             return [reference(p) for p in pictures]
-        sizes = {p.shape for p in pictures}
-        groups = [pictures] if len(sizes) == 1 else [[p] for p in pictures]
-        vectors = [v for group in groups for v in np.asarray(self._encoder(np.stack(group)), np.float32)]
-        return [reference(p, v) for p, v in zip(pictures, vectors, strict=True)]
+        one_size = len({picture.shape for picture in pictures}) == 1
+        batches = [pictures] if one_size else [[picture] for picture in pictures]
+        vectors: list[Vector] = []
+        for batch in batches:
+            vectors += list(np.asarray(self._encoder(np.stack(batch)), np.float32))
+        return [reference(picture, vector) for picture, vector in zip(pictures, vectors, strict=True)]
 
     def _kept_trip(self, picture: Picture | None, content: str | None) -> Reference | None:
         """The round trip of a content; CLIP need not see it."""
