@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bottega.quality.config import Thresholds
-from bottega.runtime.errors import FingerprintError, MissingError, StorageError
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
 from bottega.teacher.ledger import SCHEMA_VERSION, Ledger, TryRow
 from bottega.teacher.regrade import regrade
 
@@ -30,6 +31,25 @@ def test_a_row_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         assert ledger.count() == 1
     with Ledger(tmp_path / "l.sqlite", must_exist=True) as ledger:
         assert list(ledger.current()) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("scores", "{", "scores must be JSON, received '{'"),
+        ("scores", '{"edge_64": "high"}', r"scores\.edge_64: .* received 'high'"),
+        ("grade", "D", "grade: .* received 'D'"),
+        ("status", "lost", "status: .* received 'lost'"),
+        ("output_path", "../x.png", "output_path must be a path inside"),
+    ],
+)
+def test_a_damaged_row_is_refused_by_target_and_column(tmp_path: Path, column: str, value: str, message: str) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([ROW])
+    with closing(sqlite3.connect(tmp_path / "l.sqlite")) as db, db:
+        db.execute(f"UPDATE tries SET {column} = ?", (value,))
+    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(RequestError, match=rf"target {ROW.target}.*{message}"):
+        list(ledger.current())
 
 
 def test_the_best_try_is_the_best_and_not_the_last(tmp_path: Path) -> None:

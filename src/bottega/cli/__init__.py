@@ -1,1 +1,1 @@
-"""The face: one module a verb, without logic."""
+"""The command line: a module for each verb, which parses, calls and prints; `common` holds what several verbs share."""

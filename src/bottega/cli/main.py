@@ -16,7 +16,7 @@ from typing import Any
 from bottega.runtime.errors import BottegaError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "run": ("bottega.cli.run", "walk the closed loop of a recipe: data to report, resumable"),
+    "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
     "data": ("bottega.cli.data", "prepare contents, styles, Fill50K and pairs"),
     "teach": ("bottega.cli.teach", "make the teacher's graded targets for a list of pairs"),
     "qc": ("bottega.cli.qc", "measure, grade, regrade and calibrate pictures"),
@@ -34,6 +34,8 @@ HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
 """Verbs that bottega calls itself."""
 
 _CTRL_C = 130
+_DISK_FULL = ("no space left on device", "disk is full", "os error 28")
+"""How libraries that do not raise OSError say it: SQLite, Arrow, safetensors."""
 
 
 def entry() -> None:
@@ -46,11 +48,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: the words after `bottega`.
+        arguments: what stands after `bottega`.
     """
-    words, debug = _without_debug(list(arguments))
+    rest, debug = _without_debug(list(arguments))
     try:
-        return _dispatch(words)
+        return _dispatch(rest)
     except BaseException as error:  # the one place where an error becomes a message
         if isinstance(error, SystemExit):
             raise
@@ -68,39 +70,45 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The one-line message and the exit code of an error; the message is empty where there is nothing to say."""
     if isinstance(error, BottegaError):
         return " ".join(str(error).split()), error.exit_code
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
-        return "stopped; run the same command again to continue", 130
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's name for a Ctrl-C
+        return "stopped; run the same command again to continue", _CTRL_C
     if isinstance(error, BrokenPipeError):
-        return "", 1
+        return "", 1  # whoever read our output, such as `head`, has had enough
+    return _explain_foreign(error), 1
+
+
+def _explain_foreign(error: BaseException) -> str:
+    """An error of the system or of a library, in one line with what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         from bottega.runtime.files import is_storage_error, storage_error
 
-        return (str(storage_error(error)) if is_storage_error(error) else text), 1
-    if any(sign in text.lower() for sign in ("no space left on device", "disk is full", "os error 28")):
-        return "the disk is full: free some space and run the same command again", 1
+        return str(storage_error(error)) if is_storage_error(error) else text
+    if any(sign in text.lower() for sign in _DISK_FULL):
+        return "the disk is full: free some space and run the same command again"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: make the batch or the pictures smaller ({text or 'no details'})", 1
-    return f"unexpected {type(error).__name__}: {text or 'no message'}; run it again with --debug for the traceback", 1
+        return f"out of memory: make the batch or the pictures smaller ({text or 'no details'})"
+    return f"unexpected {type(error).__name__}: {text or 'no message'}; run it again with --debug for the traceback"
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         from bottega import __version__
 
         print(f"bottega {__version__}")
         return 0
-    verb, rest = words[0], words[1:]
+    verb, *rest = arguments
     module = VERBS[verb][0] if verb in VERBS else HIDDEN.get(verb)
     if module is None:
         raise _unknown(verb)
-    return _call(module, verb, [_with_dashes(word) for word in _before_double_dash(rest)] + _after_double_dash(rest))
+    options = [_with_dashes(argument) for argument in _before_double_dash(rest)]
+    return _call(module, verb, options + _after_double_dash(rest))
 
 
-def _call(module: str, verb: str, words: list[str]) -> int:
+def _call(module: str, verb: str, arguments: list[str]) -> int:
     import importlib
 
     import typer
@@ -108,12 +116,13 @@ def _call(module: str, verb: str, words: list[str]) -> int:
     loaded = importlib.import_module(module)
     command = typer.main.get_command(_application(loaded))
     try:
-        code = command.main(words, prog_name=f"bottega {verb}", standalone_mode=False)
+        code = command.main(arguments, prog_name=f"bottega {verb}", standalone_mode=False)
     except typer.TyperException as error:
         from bottega.runtime.errors import RequestError
 
         message: Callable[[], str] = getattr(error, "format_message", error.__str__)
-        text, where = message().rstrip(".").strip(), getattr(getattr(error, "ctx", None), "command_path", "")
+        text = message().rstrip(".").strip()
+        where = getattr(getattr(error, "ctx", None), "command_path", "")
         raise RequestError(f"{text or 'no command given'}; see {where or f'bottega {verb}'} --help") from error
     if code == _CTRL_C:  # typer's own answer to a Ctrl-C that nobody waited for, without a word
         raise KeyboardInterrupt
@@ -153,26 +162,26 @@ def _unknown(verb: str) -> BottegaError:
     return RequestError(f"unknown {'option' if verb.startswith('-') else 'verb'} {verb!r}; {cure}")
 
 
-def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     """`--debug` may stand anywhere before a bare `--`."""
-    before = _before_double_dash(words)
-    kept = [word for word in before if word != "--debug"]
-    return kept + _after_double_dash(words), len(kept) < len(before)
+    before = _before_double_dash(arguments)
+    kept = [argument for argument in before if argument != "--debug"]
+    return kept + _after_double_dash(arguments), len(kept) < len(before)
 
 
-def _before_double_dash(words: list[str]) -> list[str]:
-    return words[: words.index("--")] if "--" in words else words
+def _before_double_dash(arguments: list[str]) -> list[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
-def _after_double_dash(words: list[str]) -> list[str]:
-    return words[words.index("--") :] if "--" in words else []
+def _after_double_dash(arguments: list[str]) -> list[str]:
+    return arguments[arguments.index("--") :] if "--" in arguments else []
 
 
-def _with_dashes(word: str) -> str:
+def _with_dashes(argument: str) -> str:
     """`--num_pairs=10` is `--num-pairs=10`; the value stays as it is."""
-    if not word.startswith("--"):
-        return word
-    name, sign, value = word.partition("=")
+    if not argument.startswith("--"):
+        return argument
+    name, sign, value = argument.partition("=")
     return name.replace("_", "-") + sign + value
 
 

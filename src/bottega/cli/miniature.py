@@ -20,7 +20,7 @@ def build(
     output: Annotated[Path, typer.Option(help="Folder for the model folders.")] = Path("build/miniature/weights"),
     quick: Annotated[bool, typer.Option("--quick", help="A few steps each: proves the way, not the models.")] = False,
 ) -> None:
-    """Train every model of the miniature from scratch; the same command goes on after a stop."""
+    """Train every model of the miniature from scratch; the same command resumes after a stop."""
     from bottega.miniature.builder.build import QUICK, Plan
     from bottega.miniature.builder.build import build as run
 

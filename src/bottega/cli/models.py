@@ -45,7 +45,7 @@ def fetch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be fetched; fetch nothing")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Fetch models into the cache, only those files that are read; the same command goes on after a stop.
+    """Fetch models into the cache, only those files that are read; the same command resumes after a stop.
 
     Every file's hash is verified, what is here already too, and then that each model has all that a pipeline needs.
     """
@@ -63,11 +63,11 @@ def fetch(
         _show_plan(planned, place, need, free, json_)
         return
     found = fetch_models(planned, place, endpoints, models.sdxl if models else None)
-    faults = [f"{f.name}: {fault}" for f in found for fault in f.faults]
-    if json_:
-        print_json([_row(one) for one in found])
+    if found or json_:
+        _print_models(found, json_)
     else:
-        typer.echo(_table(found) if found else f"nothing to fetch: {recipe} reads its models from folders")
+        typer.echo(f"nothing to fetch: {recipe} reads its models from folders")
+    faults = [f"{one.name}: {fault}" for one in found for fault in one.faults]
     if faults:
         raise MissingError(f"{len(faults)} faults in what was fetched into {place}; first {faults[0]}")
 
@@ -77,11 +77,7 @@ def list_(
     recipe: RecipeArgument = RECIPE, set_: SetOption = None, model_cache: CacheOption = None, json_: JsonOption = False
 ) -> None:
     """Say of each model of a recipe how large it is, or what is missing and which command gets it."""
-    found = _inspect(recipe, set_, model_cache)
-    if json_:
-        print_json([_row(one) for one in found])
-    else:
-        typer.echo(_table(found))
+    _print_models(_inspect(recipe, set_, model_cache), json_)
 
 
 @app.command()
@@ -136,6 +132,13 @@ def _inspect(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> 
     from bottega.models.layout import inspect
 
     return inspect(_models(recipe, sets, model_cache))
+
+
+def _print_models(found: list[ModelStatus], as_json: bool) -> None:
+    if as_json:
+        print_json([_row(one) for one in found])
+    else:
+        typer.echo(_table(found))
 
 
 def _row(found: ModelStatus) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def calibrate(
     if teacher_dir is not None and pairs is None and data_root is None:
         _calibrate_from_run(teacher_dir, output_dir, thresholds, also or [])
         return
-    if teacher_dir is not None or thresholds is not None or also or not pairs or data_root is None:
+    of_a_run = teacher_dir is not None or thresholds is not None or also
+    if of_a_run or not pairs or data_root is None:
         raise RequestError(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
             "(and --thresholds, --also); give one or the other"
@@ -160,7 +161,7 @@ def grade(
     teacher_dir: Annotated[Path, typer.Option(help="folder with ledger.sqlite")],
     thresholds: Annotated[Path, typer.Option(help="the limits to grade by, as `calibrate` writes them")],
     write: Annotated[
-        bool, typer.Option("--write", help="enter the grades; the run then goes on by these limits")
+        bool, typer.Option("--write", help="enter the grades; the run then continues with these limits")
     ] = False,
 ) -> None:
     """Grade a finished run again from its raw scores: reads no picture, needs no GPU."""

@@ -23,7 +23,7 @@ _LOW_VRAM = (
 def command(
     pairs: Annotated[list[Path], typer.Option(help="pair list (JSON lines); give it again for a second list")],
     data_root: Annotated[Path, typer.Option(help="folder that the pairs' paths are relative to")],
-    output_dir: Annotated[Path, typer.Option(help="folder of images/, ledger.sqlite and lists; a stopped run goes on")],
+    output_dir: Annotated[Path, typer.Option(help="folder of images/, ledger.sqlite and lists; a stopped run resumes")],
     recipe: Annotated[Path | None, typer.Option(help="recipe whose sections teacher, quality and models hold")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as teacher.strength=0.35")] = None,
     thresholds: Annotated[Path | None, typer.Option(help="limits of the grades; without it the recipe's own")] = None,
@@ -45,7 +45,7 @@ def command(
     model_cache: Annotated[str | None, typer.Option(help="the Hugging Face cache that the models lie in")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="make certain that nothing asks the network")] = False,
 ) -> None:
-    """Make the targets that are not made yet; the same command goes on after a stop, a kill or a power cut."""
+    """Make the targets that are not made yet; the same command resumes after a stop, a kill or a power cut."""
     from bottega.quality.config import QualityConfig
     from bottega.runtime.children import restart_command
     from bottega.runtime.errors import StartAfresh
@@ -53,7 +53,7 @@ def command(
     from bottega.teacher.plan import describe_plan
     from bottega.teacher.stage import own_thresholds, run
 
-    flags = {
+    named = {
         "source": "oracle" if oracle else None,
         "batch_size": batch_size,
         "quality_filter": quality_filter,
@@ -63,8 +63,7 @@ def command(
         "low_vram": low_vram,
         "gc_interval": gc_interval,
     }
-    sets = [*(set_ or []), *(f"teacher.{name}={_yaml(value)}" for name, value in flags.items() if value is not None)]
-    sets += [f"models.cache={model_cache}"] if model_cache is not None else []
+    sets = [*(set_ or []), *_overrides("teacher", named), *_overrides("models", {"cache": model_cache})]
     config = read_section(TeacherConfig, "teacher", recipe, sets)
     models = read_models(recipe, sets)
     chosen = None if seeds is None else read_numbers("seeds", seeds)
@@ -80,20 +79,23 @@ def command(
     where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models}
     with locked(models.device, output_dir, f"teach {recipe or ''}".strip()):
         if thresholds is None:
-            limits = read_section(QualityConfig, "quality", recipe, sets).thresholds
-            thresholds = own_thresholds(output_dir, limits)
+            thresholds = own_thresholds(output_dir, read_section(QualityConfig, "quality", recipe, sets).thresholds)
         where["thresholds"] = thresholds
         try:
             if pilot is not None:
                 _pilot(config, output_dir / "pilot", {**where, "count": pilot})
-            else:
-                _print(
-                    output_dir, run(config, output_dir, **where, limit=limit, seeds=chosen, retry_failed=retry_failed)
-                )
+                return
+            summary = run(config, output_dir, **where, limit=limit, seeds=chosen, retry_failed=retry_failed)
+            _print(output_dir, summary)
             return
         except StartAfresh as error:
             typer.echo(f"bottega: {error}", err=True)
-    restart_command()
+    restart_command()  # the locks were given up above
+
+
+def _overrides(section: str, values: dict[str, Any]) -> list[str]:
+    """Options that were given, as `--set` would have them."""
+    return [f"{section}.{name}={_yaml(value)}" for name, value in values.items() if value is not None]
 
 
 def _yaml(value: object) -> str:

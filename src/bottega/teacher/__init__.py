@@ -1,8 +1,8 @@
 """The teacher: SDXL with an IP-Adapter paints targets by a pinned protocol; every try is judged and entered in a
 ledger.
 
-The way through: `stage.run` → `runner.Runner` (chunks, retries, files, rows) → `generator.Generator` or
-`oracle.Oracle` (pictures).
+The way through: `stage.run` → `runner.Runner` (moves chunks through its parts, see there) → `generator.Generator` or
+`oracle.Oracle` (pictures). Afterwards: `summary`, `sheet`, `export`, and `regrade` or `recalibrate` by other limits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from bottega.teacher.config import Protocol, TeacherConfig
     from bottega.teacher.generator import Generator
     from bottega.teacher.items import Item, Settings
-    from bottega.teacher.ledger import Ledger
+    from bottega.teacher.ledger import Ledger, TryRow
+    from bottega.teacher.models import TeacherModels
     from bottega.teacher.oracle import Oracle
 
 _HOMES = {
@@ -24,8 +25,10 @@ _HOMES = {
     "Settings": "items",
     "Ledger": "ledger",
     "Oracle": "oracle",
+    "TeacherModels": "models",
+    "TryRow": "ledger",
 }
-__all__ = ["Generator", "Item", "Ledger", "Oracle", "Protocol", "Settings", "TeacherConfig"]
+__all__ = ["Generator", "Item", "Ledger", "Oracle", "Protocol", "Settings", "TeacherConfig", "TeacherModels", "TryRow"]
 
 
 def __getattr__(name: str) -> object:

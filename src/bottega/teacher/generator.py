@@ -181,14 +181,9 @@ class Generator:
         return item.settings or Settings.of(self.protocol)
 
     def _group(self, items: list[Item]) -> list[Latent]:
+        """Denoise items that share their settings, all at once."""
         settings = self._settings(items[0])
         self.pipeline.set_ip_adapter_scale(settings.ip_adapter_scale)
-        guided = settings.guidance_scale > 1
-        text, pooled = (self._rows(rows) for rows in zip(*(self._text(item.prompt) for item in items), strict=True))
-        negative, negative_pooled = (self._rows([row] * len(items)) for row in self._without_text())
-        styles = torch.stack([self._style(item) for item in items], 1).flatten(
-            0, 1
-        )  # [2, B, 1, D] -> negative rows, then positive: [2 B, 1, D]
         with self._rows_as_given():
             latents = self.pipeline(
                 image=self._rows([self._latent(item) for item in items]),  # [B, 4, h, w]
@@ -196,15 +191,27 @@ class Generator:
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 generator=[torch.Generator("cpu").manual_seed(item.noise_seed) for item in items],
-                prompt_embeds=text,
-                pooled_prompt_embeds=pooled,
-                negative_prompt_embeds=negative if guided else None,
-                negative_pooled_prompt_embeds=negative_pooled if guided else None,
-                ip_adapter_image_embeds=[styles if guided else styles[len(items) :]],
+                **self._conditioning(items, guided=settings.guidance_scale > 1),
                 output_type="latent",
             ).images
         ready = torch.cuda.current_stream(self.device).record_event() if self._stream is not None else None
         return [Latent(one, ready) for one in latents.split(1)]
+
+    def _conditioning(self, items: list[Item], *, guided: bool) -> dict[str, Any]:
+        """What the pipeline is told of prompts and styles, a row an item; without guidance no negative rows."""
+        texts = [self._text(item.prompt) for item in items]
+        styles = torch.stack([self._style(item) for item in items], 1)  # [2, B, 1, D]
+        rows = styles.flatten(0, 1)  # negative rows, then positive: [2 B, 1, D]
+        conditioning: dict[str, Any] = {
+            "prompt_embeds": self._rows([states for states, _ in texts]),
+            "pooled_prompt_embeds": self._rows([pooled for _, pooled in texts]),
+            "ip_adapter_image_embeds": [rows if guided else rows[len(items) :]],
+        }
+        if guided:
+            states, pooled = self._without_text()
+            conditioning["negative_prompt_embeds"] = self._rows([states] * len(items))
+            conditioning["negative_pooled_prompt_embeds"] = self._rows([pooled] * len(items))
+        return conditioning
 
     def _rows(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat(list(rows)).to(self.device)
@@ -301,7 +308,11 @@ class Generator:
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
             mean, std = [0.0] * 4, [1.0] * 4
-        return tuple(torch.tensor(v, dtype=torch.float32, device=like.device).view(1, 4, 1, 1) for v in (mean, std))  # type: ignore[return-value]
+
+        def shaped(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, 4, 1, 1)
+
+        return shaped(mean), shaped(std)
 
     def _style(self, item: Item) -> torch.Tensor:
         """The style picture's embeddings [2, 1, ...]: negative half, positive half; on the CPU."""

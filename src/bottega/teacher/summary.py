@@ -99,7 +99,6 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
     graded = sum(grades.values())
     accepted = grades["A"] + grades["B"]
     rates = pass_rates(ledger.first_scores(), thresholds)
-    by_rung = sorted(tally.grades.items())
     return {
         "targets": graded + tally.status["broken"],
         "tries": tally.tries,
@@ -109,14 +108,18 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
         "grades": {letter: grades[letter] for letter in "ABC"},
         "broken": tally.status["broken"],
         "failed": tally.status["failed"],
-        "tries_per_accepted": round(tally.tries / accepted, 3) if accepted else None,
-        "seconds_per_picture": round(tally.seconds / tally.tries, 4) if tally.tries else None,
-        "seconds_per_accepted": round(tally.seconds / accepted, 4) if accepted else None,
+        "tries_per_accepted": _ratio(tally.tries, accepted, 3),
+        "seconds_per_picture": _ratio(tally.seconds, tally.tries, 4),
+        "seconds_per_accepted": _ratio(tally.seconds, accepted, 4),
         "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
-        "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in by_rung},
+        "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in sorted(tally.grades.items())},
         "style_gain_by_rung": {rung: round(total / count, 4) for rung, (count, total) in sorted(tally.gains.items())},
         "warnings": alarms(rates, graded),
     }
+
+
+def _ratio(amount: float, number: int, digits: int) -> float | None:
+    return round(amount / number, digits) if number else None
 
 
 class Speed(TypedDict):
