@@ -49,7 +49,7 @@ class MockVAE(Autoencoder):
 
     def encode(self, pictures: Pictures) -> torch.Tensor:
         """See `Autoencoder`; C = 3, h = w = S / factor."""
-        return F.avg_pool2d(to_signed(pictures), self.factor)
+        return F.avg_pool2d(to_signed(pictures), self.factor)  # [N, 3, S/factor, S/factor]
 
     def decode(self, latents: torch.Tensor) -> FloatPictures:
         """See `Autoencoder`."""

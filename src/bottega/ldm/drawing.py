@@ -53,7 +53,7 @@ def draw_latents(
         noise = seeded_noise(seeds[batch], 0, shape).to(device)  # [B, C, h, w]
         denoise = guided(model, prompts[batch], guidance_scale)
         latents.append(sample(denoise, schedule, plan, noise, seeds[batch], watch).cpu())
-    return torch.cat(latents)
+    return torch.cat(latents)  # [N, C, h, w]
 
 
 def guided(
@@ -70,7 +70,7 @@ def guided(
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         prediction = model(torch.cat([x, x]), torch.cat([t, t]), doubled)  # [2 B, C, h, w]
-        without, with_prompt = prediction.chunk(2)
+        without, with_prompt = prediction.chunk(2)  # each [B, C, h, w]
         return without + scale * (with_prompt - without)  # type: ignore[no-any-return]
 
     return denoise

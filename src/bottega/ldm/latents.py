@@ -103,7 +103,7 @@ class _ShardWriter:
         for number, first in enumerate(range(0, len(samples), SHARD)):
             path = self.directory / f"{name}_{number:05d}.safetensors"
             shards.append(self._shard(path, samples[first : first + SHARD]))
-        return torch.cat(shards) if shards else torch.empty(0)
+        return torch.cat(shards) if shards else torch.empty(0)  # [N, C, h, w]
 
     def _shard(self, path: Path, samples: Sequence[Sample]) -> torch.Tensor:
         """The latents of one shard's samples: those that its file holds are read, the others computed and written.
@@ -126,7 +126,7 @@ class _ShardWriter:
             self.progress.update(len(batch))
             if self.stop.requested:
                 break
-        latents = torch.cat(parts).contiguous()
+        latents = torch.cat(parts).contiguous()  # [n, C, h, w]
         _write(path, latents, samples[: len(latents)])
         self.stop.check()
         return latents

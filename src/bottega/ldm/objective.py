@@ -152,11 +152,11 @@ class LatentWorkload(Workload):
         noise = noise.to(self.device)
         timesteps = timesteps.to(self.device)
         alpha, sigma = self.schedule.coefficients(timesteps, clean)  # [B, 1, 1, 1]
-        noised = add_noise(clean, noise, alpha, sigma)
+        noised = add_noise(clean, noise, alpha, sigma)  # [B, C, h, w]
         target = prediction_target(self.schedule.prediction_type, clean, noise, alpha, sigma)
         low_precision = self.recipe.training.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low_precision):
-            predicted = self.model(noised, timesteps, self.model.condition(captions))
+            predicted = self.model(noised, timesteps, self.model.condition(captions))  # [B, C, h, w]
         losses: torch.Tensor = (predicted.float() - target).square().flatten(1).mean(1)
         return losses
 
@@ -164,9 +164,9 @@ class LatentWorkload(Workload):
         """Weight of each timestep in the loss, float32 [B]; the mean over all timesteps is 1."""
         least_sigma = self.recipe.diffusion.clean_weight
         if not least_sigma:
-            return torch.ones(len(timesteps))
+            return torch.ones(len(timesteps))  # [B]
         table = np.maximum(self.schedule.sigma, least_sigma) ** -2.0  # [T]
-        return torch.from_numpy(table / table.mean()).float()[timesteps]
+        return torch.from_numpy(table / table.mean()).float()[timesteps]  # [B]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -200,11 +200,11 @@ class LatentWorkload(Workload):
         chosen = [index % len(latents) for index in range(pictures)]
         clean = latents[chosen]  # [pictures, C, h, w]
         captions = [samples[index].captions[0] for index in chosen]
-        noise = grid_noise(pictures, latents)
+        noise = grid_noise(pictures, latents)  # [pictures, C, h, w]
         edges = [-(-index * timesteps // BINS) for index in range(BINS + 1)]  # rounded up
         means = []
         for first, end in pairwise(edges):
-            within = first + torch.arange(pictures) * (end - first) // pictures
+            within = first + torch.arange(pictures) * (end - first) // pictures  # [pictures]
             losses = self.losses(clean, noise, within.clamp(max=timesteps - 1), captions)
             means.append(float(losses.mean()))
         return means

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
+from bottega.ldm.records import CheckpointRecord
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_json, write_text
@@ -138,13 +139,13 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     work.floor = work.least_loss()
     work.resumable = resumable
     work.fingerprint = {"ldm": settings, **frozen, "counts": counts, "words": words}
-    work.remembered = {
-        "recipe": portable(recipe, directory),
-        "words": words,
-        "statistics": latents.statistics,
-        "shape": list(latents.training.shape[1:]),
-        "course": sampler.record(),
-    }
+    work.remembered = CheckpointRecord(
+        recipe=portable(recipe, directory),
+        words=words,
+        statistics=latents.statistics,
+        shape=list(latents.training.shape[1:]),
+        course=sampler.record(),
+    )
     work.notes = _notes(work, samples.unused)
     write_samples = SampleWriter(work, autoencoder).write if recipe.validation.samples else None
     return TrainingJob(work, loop_config, work.validate, write_samples)

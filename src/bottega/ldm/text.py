@@ -83,7 +83,7 @@ class WordEncoder(nn.Module):
         self.ids = {word: number + _SPECIAL_TOKENS for number, word in enumerate(self.vocabulary)}
         self._warned: set[str] = set()
         self.embed = nn.Embedding(len(self.vocabulary) + _SPECIAL_TOKENS, config.width)
-        self.place = nn.Parameter(0.1 * torch.randn(config.max_tokens, config.width))
+        self.place = nn.Parameter(0.1 * torch.randn(config.max_tokens, config.width))  # [max_tokens, F]
         layer = nn.TransformerEncoderLayer(
             d_model=config.width,
             nhead=config.width // 8,
@@ -106,7 +106,7 @@ class WordEncoder(nn.Module):
         rows = [[START, *self._known_ids(caption)] for caption in captions]
         longest = max(len(row) for row in rows)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded)
+        return torch.tensor(padded)  # [B, L]
 
     def knows_any(self, caption: str) -> bool:
         """Whether the caption holds at least one known word."""
@@ -114,8 +114,8 @@ class WordEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids [B, L] -> states [B, L, F], and bool [B, L], True where a token counts."""
-        counts = tokens != PAD
-        states = self.embed(tokens) + self.place[: tokens.shape[1]]
+        counts = tokens != PAD  # [B, L]
+        states = self.embed(tokens) + self.place[: tokens.shape[1]]  # [B, L, F]
         if len(self.layers.layers):  # torch's encoder fails without any layer
             states = self.layers(states, src_key_padding_mask=~counts)
         return self.norm(states), counts

@@ -90,7 +90,7 @@ class UNet(nn.Module):
             coords = coord_features(x, self.config.place_octaves)  # [1, P, H, W]
             x = torch.cat([x, coords.expand(len(x), -1, -1, -1)], dim=1)  # [B, C + P, H, W]
 
-        h = self.enter(x)
+        h = self.enter(x)  # [B, D, H, W]
         skips = []
         for index, block in enumerate(self.down):
             if index and index % self.config.blocks == 0:
@@ -130,7 +130,7 @@ class ResAttnBlock(nn.Module):
         """[B, D, H, W] and the timestep embedding [B, E] -> [B, D', H, W]."""
         h = self.conv_1(F.silu(self.norm_1(x)))  # [B, D', H, W]
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)  # each [B, D', 1, 1]
-        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)  # [B, D', H, W]
         h = self.skip(x) + self.conv_2(F.silu(h))
         if self.attention is None:
             return h  # type: ignore[no-any-return]
@@ -170,7 +170,7 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Multi-head attention: q [B, N, D], k and v [B, ., D] -> [B, N, D]."""
         mixed = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), mask)
-        return mixed.transpose(1, 2).flatten(2)
+        return mixed.transpose(1, 2).flatten(2)  # [B, N, D]
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, heads, N, D / heads]."""
@@ -180,9 +180,9 @@ class Attention(nn.Module):
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of int64 timesteps [B]: float32 [B, width]. Vaswani et al. 2017, sec. 3.5."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)  # [width/2]
     angles = timesteps.float()[:, None] * frequencies  # [B, width/2]
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # [B, width]
 
 
 def coord_channels(octaves: int) -> int:
@@ -196,7 +196,7 @@ def coord_features(like: Tensor, octaves: int) -> Tensor:
     First x and y, from -1 to 1 at the picture's edges; then their Fourier features with periods of 2, 1, ½ …
     """
     height, width = like.shape[-2:]
-    y = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=like.device)
+    y = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=like.device)  # centres of the pixels
     x = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=like.device)
     coords = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])  # [2, H, W]
     features = [coords]
@@ -204,7 +204,7 @@ def coord_features(like: Tensor, octaves: int) -> Tensor:
         angles = math.pi * 2**octave * coords
         features.append(angles.sin())
         features.append(angles.cos())
-    return torch.cat(features)[None].to(like.dtype)
+    return torch.cat(features)[None].to(like.dtype)  # [1, P, H, W]
 
 
 def norm(width: int) -> nn.GroupNorm:

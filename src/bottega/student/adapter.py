@@ -109,14 +109,14 @@ class StyleLayer(nn.Module):
         self.to_place = None
         if config.place_octaves:
             self.to_place = nn.Linear(coord_width(config.place_octaves), width, bias=False)
-            nn.init.zeros_(self.to_place.weight)
+            nn.init.zeros_(self.to_place.weight)  # so coordinates enter only as they are learned
         self.to_out = nn.Linear(width, width, bias=False) if config.out_projection == "full" else None
         self.out_down = None
         self.out_up = None
         if config.out_projection == "low_rank":
             self.out_down = nn.Linear(width, config.out_rank, bias=False)
             self.out_up = nn.Linear(config.out_rank, width, bias=False)
-            nn.init.zeros_(self.out_up.weight)
+            nn.init.zeros_(self.out_up.weight)  # so the low-rank change starts as none
         self.gate = nn.Parameter(torch.tensor(config.initial_gate))
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class StyleLayer(nn.Module):
 
     def forward(self, attention: Any, hidden: torch.Tensor, injection: Injection) -> torch.Tensor:
         """What is added to the block's cross-attention: hidden [B, L, I] -> [B, L, I] in hidden's dtype."""
-        h = hidden.to(self.gate.dtype)
+        h = hidden.to(self.gate.dtype)  # [B, L, I]
         query = self.to_q(h) if self.to_q is not None else attention.to_q(hidden).to(h.dtype)
         query = self.norm_q(self._split(query))  # [B, H, L, E]
         if self.to_place is not None:
@@ -146,7 +146,7 @@ class StyleLayer(nn.Module):
         """W_o: a trained copy, or the layer's frozen map with or without a low-rank change."""
         if self.to_out is not None:
             return self.to_out(mixed)  # type: ignore[no-any-return]
-        out = F.linear(mixed.to(dtype), attention.to_out[0].weight).to(mixed.dtype)
+        out = F.linear(mixed.to(dtype), attention.to_out[0].weight).to(mixed.dtype)  # [B, L, I]
         if self.out_up is not None and self.out_down is not None:
             out = out + self.out_up(self.out_down(mixed))
         return out
@@ -182,7 +182,7 @@ class StyleTokens(nn.Module):
         self.count = config.tokens
         self.map = self._map(geometry, config)
         self.norm = nn.LayerNorm(geometry.cross_width)
-        self.null = nn.Parameter(torch.randn(config.tokens, geometry.cross_width))
+        self.null = nn.Parameter(torch.randn(config.tokens, geometry.cross_width))  # [N, X]
 
     @staticmethod
     def _map(geometry: Geometry, config: AdapterConfig) -> nn.Module:
@@ -208,7 +208,7 @@ class StyleTokens(nn.Module):
         else:
             scaled = style * style.shape[-1] ** 0.5  # entries of unit variance, as a linear map's start expects
             mapped = self.map(scaled).unflatten(-1, (self.count, -1))  # [B, N, X]
-        return torch.where(dropped[:, None, None], self.norm(self.null)[None], self.norm(mapped))
+        return torch.where(dropped[:, None, None], self.norm(self.null)[None], self.norm(mapped))  # [B, N, X]
 
 
 class ContentPath(nn.Module):
@@ -408,12 +408,12 @@ def token_coord_features(cells: tuple[int, int], octaves: int) -> torch.Tensor:
     """
     features = []
     for axis, count in enumerate(cells):
-        periods = 2.0 ** torch.arange(1, octaves + 1)
+        periods = 2.0 ** torch.arange(1, octaves + 1)  # [octaves]
         angles = 2 * torch.pi * torch.arange(count)[:, None] / periods  # [count, octaves]
         feature = torch.cat([angles.cos(), angles[:, 1:].sin()], dim=1)  # [count, F/2]
-        along = feature[:, None] if axis == 0 else feature[None]
+        along = feature[:, None] if axis == 0 else feature[None]  # [rows, 1, F/2] or [1, columns, F/2]
         features.append(along.expand(*cells, -1))  # [rows, columns, F/2]
-    return COORD_AMPLITUDE * torch.cat(features, dim=-1).flatten(0, 1)
+    return COORD_AMPLITUDE * torch.cat(features, dim=-1).flatten(0, 1)  # [L, F]
 
 
 def resolve_layers(layers: str | int | Sequence[int], blocks: int) -> tuple[int, ...]:

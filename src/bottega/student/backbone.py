@@ -158,13 +158,13 @@ class Backbone:
     def epsilon(self, output: torch.Tensor, noised: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """ε, float32 [B, C, h, w], from the network's output: its first half where it also learned the variance."""
         prediction = self.prediction(output)
-        alpha, sigma = self.schedule.coefficients(timesteps, prediction)
+        alpha, sigma = self.schedule.coefficients(timesteps, prediction)  # each [B, 1, 1, 1]
         return as_epsilon(self.schedule.prediction_type, prediction, noised, alpha, sigma)
 
     def prediction(self, output: torch.Tensor) -> torch.Tensor:
         """The half of the output [B, C_out, h, w] that predicts the mean, float32 [B, C, h, w]."""
         if output.shape[1] == 2 * self.transformer.config.in_channels:  # the other half is the variance
-            output = output.chunk(2, dim=1)[0]
+            output = output.chunk(2, dim=1)[0]  # [B, C, h, w]
         return output.float()
 
     def added_conditions(self, latents: torch.Tensor) -> dict[str, torch.Tensor | None]:
@@ -173,8 +173,8 @@ class Backbone:
             return {"resolution": None, "aspect_ratio": None}
         height = latents.shape[-2] * self.pixels_per_cell
         width = latents.shape[-1] * self.pixels_per_cell
-        resolution = torch.tensor([height, width], dtype=self.dtype, device=latents.device)
-        ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device)
+        resolution = torch.tensor([height, width], dtype=self.dtype, device=latents.device)  # [2]
+        ratio = torch.tensor([height / width], dtype=self.dtype, device=latents.device)  # [1]
         return {
             "resolution": resolution.repeat(len(latents), 1),  # [B, 2]
             "aspect_ratio": ratio.repeat(len(latents), 1),  # [B, 1]
@@ -197,7 +197,7 @@ class Backbone:
         t = self.transformer
         modulation = t.scale_shift_table[None] + state.embedded[:, None]  # [B, 2, I]
         shift, scale = modulation.chunk(2, dim=1)  # each [B, 1, I]
-        hidden = t.norm_out(state.hidden) * (1 + scale) + shift
+        hidden = t.norm_out(state.hidden) * (1 + scale) + shift  # [B, L, I]
         patches = t.proj_out(hidden)  # [B, L, p·p·C_out]
         rows, columns = state.cells
         p = t.config.patch_size

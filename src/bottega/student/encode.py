@@ -57,7 +57,7 @@ class TextEncoder:
         states = self.model(ids, attention_mask=mask).last_hidden_state.cpu()  # [B, M, P]
         if not bool(states[mask.bool().cpu()].isfinite().all()):
             raise NonFiniteError("T5 gave states that are not finite (float16?); use models.dtype bfloat16 or float32")
-        lengths = mask.sum(1).tolist()
+        lengths = mask.sum(1).tolist()  # tokens of each caption
         return [state[:length].clone() for state, length in zip(states, lengths, strict=True)]
 
 

@@ -147,10 +147,10 @@ class StyleWorkload(Workload):
         rows = self._rows(step)
         rng = numpy_rng(seed, "window", step)
         last = self.trajectory.last(self.backbone.schedule)
-        timesteps = stratified_timesteps(rng, count, 0, last)
-        noise = torch.randn(count, *self.shape, generator=torch_generator(seed, "noise", step))
+        timesteps = stratified_timesteps(rng, count, 0, last)  # [W]
+        noise = torch.randn(count, *self.shape, generator=torch_generator(seed, "noise", step))  # [W, C, h, w]
         drop_text, drop_style = self._dropped(rng.random(count))
-        without_style = np.array([row["style"] is None for row in rows])
+        without_style = np.array([row["style"] is None for row in rows])  # [W]
         return StepDraw(
             rows=rows,
             shares=shares(rows, self.config.fill50k_weight),
@@ -178,7 +178,7 @@ class StyleWorkload(Workload):
         dropout = self.config.dropout
         text_ends = dropout.both + dropout.text
         style_ends = text_ends + dropout.style
-        both = fate < dropout.both
+        both = fate < dropout.both  # [W]
         text_alone = (fate >= dropout.both) & (fate < text_ends)
         style_alone = (fate >= text_ends) & (fate < style_ends)
         return both | text_alone, both | style_alone
@@ -192,14 +192,14 @@ class StyleWorkload(Workload):
 
         # 1. Features, from the cache.
         target = self.store.latents([row["target"] for row in rows]).to(device)  # [B, C, h, w]
-        content = self.store.latents([row["content"] for row in rows]).to(device)
+        content = self.store.latents([row["content"] for row in rows]).to(device)  # [B, C, h, w]
         text, mask = self.text(rows, draw.drop_text[where])  # [B, M, P], [B, M]
         inputs = self.styles(rows, draw.drop_style[where])
 
         # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter.
-        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)
+        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)  # each [B, C, h, w]
         state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
-        tokens, cosines = self.adapter.style(*inputs)
+        tokens, cosines = self.adapter.style(*inputs)  # [B, N, X]
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
 
         # 3. Loss.
@@ -244,7 +244,7 @@ class StyleWorkload(Workload):
     def styles(self, rows: Sequence[SampleRow], dropped: Mask) -> StyleInputs:
         """What the adapter reads of the styles; samples without one get ones, which `dropped` must replace."""
         device = self.backbone.device
-        null = torch.from_numpy(dropped.copy()).to(device)
+        null = torch.from_numpy(dropped.copy()).to(device)  # [B]
         if self.adapter.reads_patches:
             return StyleInputs(self._patches(rows).to(device), None, null, None)
         style = self._embeddings([row["style"] for row in rows]).to(device)
@@ -257,7 +257,7 @@ class StyleWorkload(Workload):
     def _patches(self, rows: Sequence[SampleRow]) -> torch.Tensor:
         """Patch tokens of the styles, float32 [B, T, V]; ones where there is none."""
         geometry = self.adapter.geometry
-        patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)
+        patches = torch.ones(len(rows), geometry.clip_tokens, geometry.clip_token_width)  # [B, T, V]
         for index, row in enumerate(rows):
             if row["style"] is not None:
                 patches[index] = self.store.patches([row["style_patches"]])[0]
@@ -265,7 +265,7 @@ class StyleWorkload(Workload):
 
     def _embeddings(self, keys: Sequence[str | None]) -> torch.Tensor:
         """CLIP embeddings, float32 [B, D]; ones where there is none."""
-        embeddings = torch.ones(len(keys), self.adapter.geometry.clip_width)
+        embeddings = torch.ones(len(keys), self.adapter.geometry.clip_width)  # [B, D]
         for index, key in enumerate(keys):
             if key is not None:
                 embeddings[index] = self.store.clip([key])[0]
@@ -289,7 +289,7 @@ def shares(rows: Sequence[SampleRow], fill50k_weight: float = 1.0) -> torch.Tens
     for row in rows:
         task = row["task"]
         values.append(row["weight"] / totals[task] * task_shares[task] / whole)
-    return torch.tensor(values)
+    return torch.tensor(values)  # [W]
 
 
 def _cosine_means(cosines: dict[str, torch.Tensor], inputs: StyleInputs) -> dict[str, float]:

@@ -47,14 +47,14 @@ def styled(
     device = next(transformer.parameters()).device
     adapter = adapter.to(device)
     with torch.no_grad(), attached(transformer, adapter) as attachment:
-        kept = torch.zeros(len(style), dtype=torch.bool, device=device)
+        kept = torch.zeros(len(style), dtype=torch.bool, device=device)  # [B]
         content = None if content is None else content.to(device)
         caption = None if caption is None else caption.to(device)
         tokens, _ = adapter.style(style.to(device), content, kept, caption)  # [B, N, X]
 
         def set_injection(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             latents = args[0] if args else kwargs["hidden_states"]  # [B, C, h, w]
-            timesteps = kwargs["timestep"].to(device).expand(len(latents))
+            timesteps = kwargs["timestep"].to(device).expand(len(latents))  # [B]
             patch = transformer.config.patch_size
             cells = (latents.shape[-2] // patch, latents.shape[-1] // patch)
             attachment.slot.injection = adapter.injection(

@@ -44,9 +44,9 @@ class Removal(nn.Module):
         super().__init__()
         self.kind = kind
         self.centred = centred
-        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("centre", torch.zeros(width))  # [D]; in the state, so saved
         if kind == "gated_subtraction":
-            self.gate_logit = nn.Parameter(torch.tensor(math.log(gate / (1 - gate))))
+            self.gate_logit = nn.Parameter(torch.tensor(math.log(gate / (1 - gate))))  # the sigmoid of this is `gate`
 
     def fit_centre(self, embeddings: torch.Tensor) -> None:
         """Take the mean of unit embeddings [N, D] as the centre; without `centred`, or from too few, it stays 0."""
@@ -67,7 +67,7 @@ class Removal(nn.Module):
         if self.kind == "none":
             return style
         if self.kind == "gated_subtraction":
-            share = torch.sigmoid(self.gate_logit)
+            share = torch.sigmoid(self.gate_logit)  # one for all samples
         else:
             share = cosine(style, direction)[:, None]  # [B, 1]
         return F.normalize(style - share * direction, dim=-1)
@@ -107,13 +107,13 @@ class Purification(Removal):
             The purified style, unit [B, D], and cosines [B] with the content (and with the caption) by their names in
             the log: cosine_before, cosine_after (scene_before, scene_after).
         """
-        s = self.prepare(style)
-        c = self.prepare(content)
+        s = self.prepare(style)  # [B, D]
+        c = self.prepare(content)  # [B, D]
         if self.scene is None:
             purified = self(s, c)
             cosines = {"cosine_before": cosine(s, c), "cosine_after": cosine(purified, c)}
         else:
-            t = self.scene.prepare(torch.zeros_like(style) if caption is None else caption)
+            t = self.scene.prepare(torch.zeros_like(style) if caption is None else caption)  # [B, D]
             purified = self(self.scene(s, t), c)
             cosines = {
                 "cosine_before": cosine(s, c),

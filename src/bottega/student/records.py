@@ -5,7 +5,7 @@ Each is checked where it is read: the file may be older than this program, or da
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypeVar
+from typing import Any, Literal, NotRequired, Required, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -78,7 +78,7 @@ class ModelNames(TypedDict):
     clip: str | None
 
 
-class TrainingFacts(TypedDict):
+class TrainingFacts(TypedDict, total=False):
     """What an adapter's header says of its training.
 
     models: by name. model_hashes: of their weights, by kind of feature, and of the `transformer`. sampling: how it was
@@ -97,21 +97,13 @@ class TrainingFacts(TypedDict):
 
 
 @with_config(ConfigDict(extra="allow"))
-class AdapterHeader(TypedDict):
-    """The header of an adapter's file: `TrainingFacts`, its format, and the adapter's configuration and geometry."""
+class AdapterHeader(TrainingFacts):
+    """The header of an adapter's file: its format, the adapter's configuration and geometry, and `TrainingFacts`."""
 
-    format: str
-    version: int
-    adapter: dict[str, Any]
-    geometry: dict[str, int]
-    models: NotRequired[ModelNames]
-    model_hashes: NotRequired[dict[str, str]]
-    sampling: NotRequired[dict[str, Any]]
-    prediction_type: NotRequired[str]
-    pixels_per_cell: NotRequired[int]
-    text_tokens: NotRequired[int]
-    steps: NotRequired[int]
-    recipe_sha256: NotRequired[str]
+    format: Required[str]
+    version: Required[int]
+    adapter: Required[dict[str, Any]]
+    geometry: Required[dict[str, int]]
 
 
 SAMPLE_ROW: TypeAdapter[SampleRow] = TypeAdapter(SampleRow)

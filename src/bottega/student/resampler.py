@@ -51,7 +51,7 @@ class Resampler(nn.Module):
                 f"adapter.resampler_width or adapter.resampler_heads"
             )
         # Small against what the first layer reads: with entries of 1, the tokens of all styles start nearly equal.
-        self.queries = nn.Parameter(torch.randn(count, inner) * inner**-0.5)
+        self.queries = nn.Parameter(torch.randn(count, inner) * inner**-0.5)  # [N, W]
         self.enter = nn.Sequential(nn.LayerNorm(source_width), nn.Linear(source_width, inner))
         self.layers = nn.ModuleList(_Layer(inner, heads) for _ in range(depth))
         self.out = nn.Linear(inner, target_width)
@@ -89,7 +89,7 @@ class _Layer(nn.Module):
 
     def forward(self, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """queries [B, N, W], seen [B, T, W] -> [B, N, W]."""
-        normed = self.norm_queries(queries)
+        normed = self.norm_queries(queries)  # [B, N, W]
         sources = torch.cat([self.norm_seen(seen), normed], dim=1)  # [B, T + N, W]
         q = self._split(self.to_q(normed))  # [B, H, N, E]
         k = self._split(self.to_k(sources))  # [B, H, T + N, E]

@@ -92,8 +92,8 @@ class Sampler:
         styles = styles.to(device)
         contents = None if contents_clip is None else contents_clip.to(device)
         captions = None if captions_clip is None else captions_clip.to(device)
-        kept = torch.zeros(len(styles), dtype=torch.bool, device=device)
-        self.tokens, _ = adapter.style(styles, contents, kept, captions)
+        kept = torch.zeros(len(styles), dtype=torch.bool, device=device)  # [B]
+        self.tokens, _ = adapter.style(styles, contents, kept, captions)  # [B, N, X]
         self.null_tokens, _ = adapter.style(styles, contents, ~kept, captions)
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class Sampler:
             x = add_noise(self.content, x, bar**0.5, (1.0 - bar) ** 0.5)
         timesteps = [*schedule.sampling_timesteps(start, self.sampling.steps), -1]  # -1: the clean picture
         for now, after in itertools.pairwise(timesteps):
-            epsilon = self.epsilon(x, torch.full((len(x),), now, device=device))
+            epsilon = self.epsilon(x, torch.full((len(x),), now, device=device))  # [B, C, h, w]
             x = ddim_step(x, epsilon, schedule.alpha_bar_at(now), schedule.alpha_bar_at(after))
         return x
 

@@ -290,8 +290,8 @@ def pad_text(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     longest = max(len(row) for row in rows)
-    states = torch.zeros(len(rows), longest, rows[0].shape[-1])
-    mask = torch.zeros(len(rows), longest)
+    states = torch.zeros(len(rows), longest, rows[0].shape[-1])  # [B, M, P]
+    mask = torch.zeros(len(rows), longest)  # [B, M]
     for i, row in enumerate(rows):
         states[i, : len(row)] = row
         mask[i, : len(row)] = 1.0
@@ -302,5 +302,5 @@ def text_tensors(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Token states [m_i, P] as one shard: rows [Σ m, P] and offsets int64 [n + 1]."""
     import torch
 
-    lengths = torch.tensor([0, *(len(row) for row in rows)], dtype=torch.int64)
+    lengths = torch.tensor([0, *(len(row) for row in rows)], dtype=torch.int64)  # [n + 1]
     return {"rows": torch.cat(list(rows)), "offsets": lengths.cumsum(0)}

@@ -169,7 +169,7 @@ class Validation:
         self._picture_rows = rows
         self._timesteps_per_picture = config.timesteps
         last = work.trajectory.last(work.backbone.schedule)
-        fractions = (np.arange(config.timesteps) + 0.5) / config.timesteps
+        fractions = (np.arange(config.timesteps) + 0.5) / config.timesteps  # [K]: the middles of K equal parts
         self._timesteps = np.round(fractions * last).astype(np.int64)  # [K]
         self._points: list[_Point] | None = None
         self._starts: list[_Start] | None = None
@@ -205,7 +205,7 @@ class Validation:
 
     def _by_picture(self, losses: list[torch.Tensor]) -> Floats:
         """Losses of the points, in order: float64 [P, K]."""
-        array: Floats = torch.cat(losses).reshape(self.pictures, -1).double().numpy()
+        array: Floats = torch.cat(losses).reshape(self.pictures, -1).double().numpy()  # [P, K]
         return array
 
     def _losses(self, point: _Point) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -234,7 +234,7 @@ class Validation:
         known = [i for i in range(self.pictures) if other_style(self._picture_rows, i) is not None]
         if not known:
             return {"val_swap": None, "val_swap_low": None, "val_swap_high": None}
-        base = base[known]
+        base = base[known]  # pictures that have another style
         lost = (swapped - own)[known]
         low, high = self._interval(base, base - lost)
         return {"val_swap": float(lost.sum() / base.sum()), "val_swap_low": low, "val_swap_high": high}
@@ -243,7 +243,7 @@ class Validation:
         """Where x̂_0 lies between target and content at the start timestep, for the adapter and for the base."""
         work = self.work
         adapter = work.adapter
-        start = torch.tensor([work.trajectory.start])
+        start = torch.tensor([work.trajectory.start])  # [1]
         factor = style_factor(adapter.config.step_schedule, start, adapter.geometry.timesteps)
         if float(factor) < _MIN_STYLE_FACTOR:
             return dict.fromkeys(_COPY_METRICS)
@@ -261,9 +261,9 @@ class Validation:
             backs.append(back)
             distances.append(distance)
             base_backs.append(part.base)
-        back_sums = torch.cat(backs).numpy()
-        distance_sums = torch.cat(distances).numpy()
-        base_sums = torch.cat(base_backs).numpy()
+        back_sums = torch.cat(backs).numpy()  # [P]
+        distance_sums = torch.cat(distances).numpy()  # [P]
+        base_sums = torch.cat(base_backs).numpy()  # [P]
         if not distance_sums.sum() > 0.0:  # every target is its content: nothing lies between them
             return dict.fromkeys(_COPY_METRICS)
         low, high = self._interval(distance_sums, distance_sums - back_sums)
@@ -281,7 +281,7 @@ class Validation:
         alpha, sigma = backbone.schedule.coefficients(part.times, epsilon)
         clean = clean_estimate(part.noised, epsilon, alpha, sigma)
         w = (part.content - part.target).cpu().double()  # on the CPU, for not every device has float64
-        back = ((clean - part.target).cpu().double() * w).sum(dim=(1, 2, 3))
+        back = ((clean - part.target).cpu().double() * w).sum(dim=(1, 2, 3))  # [B]
         return back, w.square().sum(dim=(1, 2, 3))
 
     def _prepare_grid(self) -> Iterator[_Point]:
@@ -298,12 +298,12 @@ class Validation:
                 other_rows.append(row if other is None else with_style(row, other))
                 timesteps.append(timestep)
         for part in self._parts(len(rows)):
-            times = torch.tensor(timesteps[part])
+            times = torch.tensor(timesteps[part])  # [B]
             draws = []
             for row, timestep in zip(rows[part], timesteps[part], strict=True):
                 generator = torch_generator(work.config.seed, "validation", row["sample_id"], timestep)
                 draws.append(torch.randn(work.shape, generator=generator))
-            noise = torch.stack(draws).to(device)
+            noise = torch.stack(draws).to(device)  # [B, C, h, w]
             target, content = self._latents(rows[part])
             times = times.to(device)
             noised, wanted = work.corrupt(target, content, noise, times)
@@ -319,8 +319,8 @@ class Validation:
         for row in rows:
             generator = torch_generator(work.config.seed, "validation start", row["sample_id"])
             draws.append(torch.randn(work.shape, generator=generator))
-        noised = torch.stack(draws).to(device)
-        times = torch.full((len(rows),), work.trajectory.start, device=device)
+        noised = torch.stack(draws).to(device)  # [B, C, h, w]
+        times = torch.full((len(rows),), work.trajectory.start, device=device)  # [B]
         if work.adapter.config.start == "content":
             alpha, sigma = work.backbone.schedule.coefficients(times, noised)
             noised = add_noise(content, noised, alpha, sigma)
@@ -348,8 +348,8 @@ class Validation:
     def _interval(self, base: Floats, own: Floats) -> tuple[float, float]:
         """95 % bootstrap interval of the gain over pictures, from sums a picture [P]."""
         rng = numpy_rng("validation interval", len(base))
-        drawn = rng.integers(0, len(base), (_RESAMPLES, len(base)))
-        gains = 1 - own[drawn].sum(axis=1) / base[drawn].sum(axis=1)
+        drawn = rng.integers(0, len(base), (_RESAMPLES, len(base)))  # [_RESAMPLES, P]
+        gains = 1 - own[drawn].sum(axis=1) / base[drawn].sum(axis=1)  # [_RESAMPLES]
         low, high = np.quantile(gains, [0.025, 0.975])
         return float(low), float(high)
 
