@@ -70,7 +70,7 @@ def test_the_level_of_a_predicted_picture_is_that_of_the_picture_it_would_be() -
 
 
 def test_a_predicted_picture_is_judged_by_its_range_and_by_the_validation_which_has_no_weights() -> None:
-    assert "off by 5 % of a range of -1 … 1, which the log does not tell (RMS)" in level(0.01, "x0", True)
+    assert "off by 5 % of a range of -1 … 1, which the log does not state (RMS)" in level(0.01, "x0", True)
     assert "off by 1.2 % of the latents' range" in level(0.01, "sample", True, None, 8.0)
     seen = level(0.9, "sample", True, bins((0.0004,) * 10, floor=(0.0,) * 10), 2.0)
     assert seen.startswith("nearly sharp") and "off by 1 % of the latents' range (RMS, at step 300)" in seen

@@ -338,11 +338,11 @@ def test_a_kohya_runs_mean_is_told_as_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kohya", "diffusers", "Lightning", "accelerate", "ai-toolkit", "OneTrainer"])
-def test_a_trainer_is_known_by_its_lines_and_told_how_to_go_on(name: str, tmp_path: Path) -> None:
+def test_a_trainer_is_known_by_its_lines_and_told_how_to_continue(name: str, tmp_path: Path) -> None:
     verdict = verdict_on(tmp_path, KNOWN[name].make(0))
     assert verdict.trainer == name
     if verdict.state == "falling":
-        assert verdict.actions[0].command and verdict.actions[0].do.startswith("train on")
+        assert verdict.actions[0].command and verdict.actions[0].do.startswith("continue")
 
 
 def test_where_and_since_when_it_is_broken_is_said(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_flat_loss_lowers_the_rate_first_only_where_it_was_not_lowered(tmp_pat
 
 def test_a_log_of_another_task_gets_no_advice_on_pictures(tmp_path: Path) -> None:
     told = as_text(verdict_on(tmp_path, language(0)))
-    assert "draws no pictures" in told and "train on" in told
+    assert "does not draw pictures" in told and "continue" in told
     assert not [word for word in ("prompt", "inference steps", "colours", "captions") if word in told]
     assert "a better prompt" in as_text(verdict_on(tmp_path, plain(losses(0, 4000, healthy))))
 

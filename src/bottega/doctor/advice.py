@@ -128,11 +128,11 @@ def _train_on(case: Case, why: str) -> Action:
         goal = whole * LONGER if case.ended else whole
         hours = max(goal - log.step, 0) * progress.seconds_per_step / 3600
     if progress.share is None:
-        do = f"train on: half as long again, to {log.unit} {log.step * LONGER:.0f}"
+        do = f"continue: half as long again, to {log.unit} {log.step * LONGER:.0f}"
     elif case.ended:
-        do = "train on beyond the plan: half as long again"
+        do = "continue beyond the plan: half as long again"
     else:
-        do = "train on to the end of the plan"
+        do = "continue to the end of the plan"
     return Action(do, why, _training_command(case), hours)
 
 
@@ -143,7 +143,7 @@ def _training_command(case: Case) -> str | None:
     if case.is_bottega:
         checkpoint = _newest_checkpoint(case.log)
         if checkpoint is None:
-            return "the same command again: it goes on where it stopped" + ("; with more steps" if case.ended else "")
+            return "the same command again: it resumes where it stopped" + ("; with more steps" if case.ended else "")
         longer = f"num_epochs={epochs}" if case.progress.epochs else f"steps={steps}"
         return f"bottega train ldm --resume {checkpoint}" + (f" --set training.{longer}" if case.ended else "")
     commands = {
@@ -183,28 +183,26 @@ _LOGGING = Remedy(
 _MORE_STEPS = Remedy(
     "more inference steps",
     "costs no training: one prompt and seed in 20, 50 and 100 steps shows at once whether sampling is at fault; by "
-    "ddpm, too, whose fresh noise at every step lets the network mend what it drew",
+    "ddpm, too, whose fresh noise at every step lets the network correct what it drew",
     Topic.SAMPLING,
 )
 _BETTER_PROMPT = Remedy(
     "a better prompt",
     "costs no training: [subject] + [details] + [setting] + [style/quality], in the words of the training captions; it "
-    "cannot give what was not learned",
+    "cannot add what was not learned",
     Topic.PROMPT,
 )
-_MORE_DATA = Remedy(
-    "more data, or more varied data", "more steps on the same pictures only learn them by heart", Topic.DATA
-)
+_MORE_DATA = Remedy("more data, or more varied data", "more steps on the same pictures only memorise them", Topic.DATA)
 _PRECISION = Remedy("train in bfloat16 or float32, the autoencoder in float32", "float16 ends at 65 504")
-_GO_BACK = Remedy("go back to a checkpoint from before it began", "what came after is spoilt: {evidence}")
-_DATA_LAST = Remedy("more data last", "a loss that falls has not used up the data that it has", Topic.DATA)
+_GO_BACK = Remedy("go back to a checkpoint from before it began", "the weights after it are ruined: {evidence}")
+_DATA_LAST = Remedy("more data last", "while the loss falls, the data at hand is not used up", Topic.DATA)
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "not finite": (
         _GO_BACK,
         Remedy("halve the learning rate, and clip the gradient's norm to 1", "too large a step is the usual cause"),
         _PRECISION,
-        Remedy("look for a broken picture or latent", "one that is not finite spoils every weight in one step"),
+        Remedy("check for a broken picture or latent", "one that is not finite ruins every weight in one step"),
     ),
     "not finite for a while": (
         Remedy("watch it", "the loss became finite again, as a float16 scaler skips such steps: {evidence}"),
@@ -214,7 +212,8 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "diverging": (
         _GO_BACK,
         Remedy(
-            "halve the learning rate, or take a third of it", "a loss that surely rises is above what the rate bears"
+            "halve the learning rate, or take a third of it",
+            "a loss that rises significantly means that the rate is too high",
         ),
         Remedy(
             "lengthen the warm-up; clip the gradient's norm to 1", "most runs that diverge do so after a large step"
@@ -223,17 +222,17 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "overfitting": (
         Remedy("use the checkpoint nearest to the best validation", "{evidence}"),
         _MORE_DATA,
-        Remedy("stop earlier, lower the rate, or train fewer parameters", "all keep it from learning by heart"),
+        Remedy("stop earlier, lower the rate, or train fewer parameters", "each keeps it from memorising"),
     ),
     "oscillating": (
         Remedy("take a third of the learning rate", "the steps overshoot: {evidence}"),
-        Remedy("a larger batch, by accumulation", "it averages the noise that drives the swings"),
+        Remedy("a larger batch, by accumulation", "it averages out the noise that drives the swings"),
         Remedy("averaged weights (EMA) for sampling", "they lie between the swings; no training is needed to try"),
         Remedy("leave it where the rate itself cycles", "restarts of a schedule make such waves"),
     ),
     "resumed with a jump": (
         Remedy(
-            "look at what was restored: optimizer, schedule, averaged weights, order of the data",
+            "check what was restored: optimizer, schedule, averaged weights, order of the data",
             "an exact resume does not show in the loss: {evidence}",
         ),
         Remedy(
@@ -256,7 +255,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "for a tenth of the run, and ask again; too little to call it diverging: {evidence}",
             Topic.TRAIN_ON,
         ),
-        Remedy("if it rises on, go back and halve the learning rate", "before weights are spoilt"),
+        Remedy("if it keeps rising, go back and halve the learning rate", "before the weights are ruined"),
     ),
     "falling": (
         Remedy("train on", "the loss still falls: {evidence}", Topic.TRAIN_ON),
@@ -264,18 +263,19 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _BETTER_PROMPT,
         Remedy(
             "leave the learning rate alone until the loss is flat",
-            "lower now, it would only slow down what still falls",
+            "lowering it now would only slow the loss that still falls",
         ),
         _DATA_LAST,
     ),
     "falling slowly": (
         Remedy(
             "train on",
-            "the loss surely falls, by little: {evidence}; near the least possible loss of a set that is usual",
+            "the loss falls significantly, but slowly: {evidence}; near the least possible loss of a data set that is "
+            "usual",
             Topic.TRAIN_ON,
         ),
         Remedy(
-            "let the learning rate come down to the end, by a cosine or tenfold",
+            "let the learning rate decay to the end, by a cosine or tenfold",
             "where it is constant, that often brings more than as many steps at the same rate",
         ),
         _MORE_STEPS,

@@ -137,7 +137,7 @@ def level(
         return "level unknown: no loss was finite"
     if not one_picture:
         if bins is None or bins.floor is None:
-            return "level unknown: the loss of a set of pictures has a floor above zero that the log does not tell"
+            return "level unknown: the loss of a set of pictures has a floor above zero that the log does not state"
         return _above_the_floor(bins, bins.floor)
     if prediction_type is None:
         return "level unknown: the prediction type is not known (--prediction-type)"
@@ -155,7 +155,7 @@ def _of_the_picture(loss: float, bins: TimestepBins | None, latent_range: float 
     """The loss is the mean squared error of the picture; a validation's has no weights, as the loss of a step may."""
     error = math.sqrt(loss if bins is None else _mean(bins.train))
     share = error / (latent_range or 2.0)
-    of = "the latents' range" if latent_range else "a range of -1 … 1, which the log does not tell"
+    of = "the latents' range" if latent_range else "a range of -1 … 1, which the log does not state"
     when = "" if bins is None else f", at step {bins.step:.0f}"
     meaning = _meaning(share, SAMPLE_LEVELS)
     return f"{meaning}: the estimate of the picture is off by {100 * share:.2g} % of {of} (RMS{when})"

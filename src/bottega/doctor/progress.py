@@ -16,7 +16,7 @@ MARKS = (
     (59, "common prompts come out, rare ones do not; more sampling steps still help"),
     (75, "most prompts come out; fine detail is uneven"),
     (100, "what the plan was made for"),
-    (150, "worth it only where the loss still falls at 100 %; with few pictures they are learned by heart"),
+    (150, "worth it only where the loss still falls at 100 %; few pictures are memorised by then"),
 )
 """Percent of a plan's epochs, and what to expect of a text-to-image model then: a rule of thumb, no measurement."""
 

@@ -25,7 +25,7 @@ def as_text(verdict: Verdict, width: int = 80) -> str:
         steps, losses = zip(*verdict.curve, strict=True)
         lines += [*draw_braille(Curve("loss", steps, losses), width, verdict.progress.unit), ""]
     if verdict.outlook:
-        lines.append("the plan, by a rule of thumb for text-to-image, and the loss if it goes on so:")
+        lines.append("the plan, by a rule of thumb for text-to-image, and the loss if the trend continues:")
         for mark, text in zip(verdict.outlook, describe_outlook(verdict), strict=True):
             lines.append(f"  {'✓' if mark.passed else ' '} {text}")
         lines.append("")

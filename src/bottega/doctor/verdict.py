@@ -17,7 +17,7 @@ from bottega.doctor.logs import LogReader, LogSummary
 from bottega.doctor.progress import Outlook, PlanProgress, measure_progress, outlook
 from bottega.runtime.findings import Finding, Severity
 
-NO_PICTURES = "level unknown: by the words of the log, what is trained draws no pictures"
+NO_PICTURES = "level unknown: by the words in the log, what is trained does not draw pictures"
 
 RUNNING_MEAN = 0.5
 """From this correlation of neighbours on a log holds a running mean, whatever it is called."""
@@ -129,10 +129,10 @@ def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[st
     """What limits the verdict."""
     notes = []
     if log.is_torn:
-        notes.append("the last line breaks off and was left out")
+        notes.append("the last line is incomplete and was left out")
     if log.num_runs > 1:
         often = f"{log.num_runs - 1} times" if log.num_runs > 2 else "once"
-        notes.append(f"the steps begin again {often} in the file: only the last run is judged")
+        notes.append(f"the steps start again {often} in the file: only the last run is judged")
     if is_running_mean and not log.is_average:
         notes.append("neighbouring losses are much alike, as those of a running mean, whose intervals are rough")
     elif log.is_average:
@@ -142,7 +142,7 @@ def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[st
     if log.unit == "loss line":
         notes.append("the log names neither steps nor epochs: its loss lines are counted")
     if log.resumes and not curve.jumps:
-        notes.append(f"resumed {len(log.resumes)} times, with no jump that matters")
+        notes.append(f"resumed {len(log.resumes)} times, without a significant jump")
     return tuple(notes)
 
 

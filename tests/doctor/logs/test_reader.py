@@ -262,7 +262,7 @@ def test_of_several_runs_in_one_file_the_last_is_judged(tmp_path: Path) -> None:
     rising = [f"step {s}/500 loss {0.1 * 1.01**s:.6f}\n" for s in range(1, 301)]
     path.write_text("".join([*rising, "Namespace(lr=1e-4)\n", *rising[:40], *falling]))
     verdict = examine(path)
-    assert verdict.state == "falling" and any("begin again 2 times" in note for note in verdict.notes)
+    assert verdict.state == "falling" and any("start again 2 times" in note for note in verdict.notes)
     assert len(verdict.curve) == 60 or verdict.curve[0][1] > 0.5  # nothing of the runs before
 
 

@@ -1,4 +1,4 @@
-"""What can surely be said of a loss curve.
+"""What can be said of a loss curve, with the confidence to accuse a run.
 
 Each function looks for one finding and returns it, or None. `judge` asks them all.
 """
@@ -20,7 +20,7 @@ REVERSALS = 5
 """Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
 
 VALIDATION_RISE = 1.05
-"""An overfitting run's last validations all lie above its best by this factor, besides surely rising."""
+"""An overfitting run's last validations all lie above its best by this factor, besides rising significantly."""
 
 _NORMAL_MAD = 0.6745
 """The median of a normal variable's distance from zero, in standard deviations."""
@@ -72,7 +72,7 @@ def _not_finite(curve: LossCurve, unit: Unit) -> Finding | None:
 
 
 def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
-    """The end surely lies above the lowest stretch before it, and the loss still rises or has doubled."""
+    """The end lies significantly above the lowest stretch before it, and the loss still rises or has doubled."""
     # after a jump the loss is higher by the resume's doing: what followed it is in the trend alone
     windows = [] if curve.jumps else curve.logs.windows()
     if windows:
@@ -112,7 +112,7 @@ def _diverging_by_trend(curve: LossCurve, move: Move | None, unit: Unit) -> Find
 
 
 def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, unit: Unit) -> Finding | None:
-    """Validation surely rises, and lies above its best, while the training loss does not rise."""
+    """Validation rises significantly, and lies above its best, while the training loss does not rise."""
     usable = [(step, math.log(loss)) for step, loss in validations if math.isfinite(loss) and loss > 0]
     window = [log_loss for _, log_loss in usable[-max(TREND_POINTS, len(usable) // 2) :]]
     if len(window) < TREND_POINTS or (move is not None and move.direction == "rising"):
@@ -124,8 +124,8 @@ def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, 
     above = math.expm1(median(window[-3:]) - best)
     return Finding(
         "overfitting",
-        f"the validation loss was best, {math.exp(best):.4g}, at {unit} {best_step:.0f} and surely rises since: "
-        f"by {above:.0%}, while the training loss does not",
+        f"the validation loss was best, {math.exp(best):.4g}, at {unit} {best_step:.0f} and has risen "
+        f"significantly since: by {above:.0%}, while the training loss does not",
     )
 
 
@@ -197,8 +197,8 @@ def _jumped(curve: LossCurve, unit: Unit) -> Finding | None:
 def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
     """How the loss moves at the end of the log."""
     if curve.num_nonpositive_at_end >= MIN_LOSSES:
-        evidence = f"the last {curve.num_nonpositive_at_end} losses are zero or negative, so that nothing is told"
-        return Finding("constant", evidence)
+        last = f"the last {curve.num_nonpositive_at_end} losses are zero or negative"
+        return Finding("constant", f"{last}, which says nothing about the training")
     if curve.count < MIN_LOSSES:
         few = f"{curve.count} usable losses; at least {MIN_LOSSES} are needed, some hundreds are better"
         return Finding("not enough to tell", few)
@@ -210,7 +210,7 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
     if move.direction != "flat":
         return Finding(move.direction, evidence)
     if _first_fall(curve) < FLAT:
-        return Finding("flat throughout", f"{evidence}; nor did it surely fall before")
+        return Finding("flat throughout", f"{evidence}; nor did it fall significantly before")
     return Finding("plateaued", evidence)
 
 
@@ -223,8 +223,8 @@ def _undecided(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
 
 
 def _first_fall(curve: LossCurve) -> float:
-    """By how much the last half surely lies below the first sixteenth of the log, or three blocks. The noise is that of
-    the last half: what falls scatters by its fall, too."""
+    """By how much the last half lies below the first sixteenth of the log, or three blocks, at the least. The noise is
+    that of the last half: what falls scatters by its fall, too."""
     values = [block.mean for block, _ in curve.whole_blocks()]
     first, last = values[: max(len(values) // 16, 3)], values[len(values) // 2 :]
     error = stdev(last) * math.sqrt(1 / len(first) + 1 / len(last))
