@@ -83,11 +83,12 @@ class Protocol(Config):
 
     def departures(self) -> dict[str, dict[str, Any]]:
         """Field -> {protocol, here} for each value that is not the named protocol's."""
-        return {
-            key: {"protocol": value, "here": getattr(self, key)}
-            for key, value in PRESETS[self.name].items()
-            if getattr(self, key) != value
-        }
+        found: dict[str, dict[str, Any]] = {}
+        for name, value in PRESETS[self.name].items():
+            here = getattr(self, name)
+            if here != value:
+                found[name] = {"protocol": value, "here": here}
+        return found
 
 
 class Ladder(Config):

@@ -35,9 +35,7 @@ class Settings:
 
     @property
     def effective(self) -> tuple[int, int, float, float]:
-        """What the sampler makes of them: strength counts in whole steps, so that different strengths can be the same
-        try.
-        """
+        """What the sampler makes of them: strength counts in whole steps, so different strengths can be one try."""
         return (
             self.steps,
             unet_calls(self.steps, self.strength),

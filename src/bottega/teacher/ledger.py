@@ -91,7 +91,7 @@ CREATE VIEW best AS SELECT * FROM tries WHERE id IN (
 );
 """
 _NAMED = 4  # changed settings that an error names
-_AT_ONCE = 500  # names in one query; SQLite allows 999 in older versions
+_AT_ONCE = 500  # names in one query; SQLite before 3.32 allows 999
 _PAGE = 2000  # rows read at once
 
 
@@ -228,7 +228,10 @@ class Ledger:
     def file_hashes(self, files: Mapping[str, Path | str]) -> dict[str, str]:
         """The same of many files, by their names in the ledger."""
         known = {row[0]: row for row in self._select("SELECT * FROM files WHERE name IN ({})", list(files))}
-        return {name: self._hash(name, path, self._hashes.get(name) or known.get(name)) for name, path in files.items()}
+        hashes: dict[str, str] = {}
+        for name, path in files.items():
+            hashes[name] = self._hash(name, path, self._hashes.get(name) or known.get(name))
+        return hashes
 
     def _hash(self, name: str, path: Path | str, known: tuple[Any, ...] | None) -> str:
         from bottega.runtime.files import sha256_file
@@ -245,10 +248,11 @@ class Ledger:
 
     def _select(self, query: str, names: Sequence[str], *, named: bool = False) -> Iterator[Any]:
         """Rows of a query with `IN ({})` for any number of names, as tuples or by the names of their columns."""
+        execute = self._db.execute if named else self._tuples
         for start in range(0, len(names), _AT_ONCE):
             part = list(names[start : start + _AT_ONCE])
-            ask = self._db.execute if named else self._tuples
-            yield from ask(query.format(", ".join("?" * len(part))), part).fetchall()
+            marks = ", ".join("?" * len(part))
+            yield from execute(query.format(marks), part).fetchall()
 
     def _tuples(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """A query whose rows come as plain tuples, which are made in half the time."""
@@ -297,14 +301,12 @@ class Ledger:
         found: dict[str, Known] = {}
         for target, content, style, prompt, status, path in self._select(query, targets):
             self._require_inside(target, path)
-            one = found.get(target)
-            if one is None:
-                found[target] = Known(content, style, prompt, status == "ok", [path] if path is not None else [])
-                continue
+            if target not in found:  # its first try: the inputs of all
+                found[target] = Known(content, style, prompt, False, [])
             if path is not None:
-                one.paths.append(path)
-            if status == "ok" and not one.made:
-                found[target] = one._replace(made=True)
+                found[target].paths.append(path)
+            if status == "ok" and not found[target].made:
+                found[target] = found[target]._replace(made=True)
         return found
 
     def same_inputs(self, content_sha256: str, style_sha256: str, seed: int, prompt: str) -> list[list[TryRow]]:

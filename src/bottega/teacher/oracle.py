@@ -1,4 +1,7 @@
-"""The oracle teacher: returns the drawn truth. A fixture for tests and the ceiling row of every table."""
+"""The oracle: returns the drawn truth in the teacher's place. A fixture for tests and the ceiling row of every table.
+
+Nothing is painted, so all that it makes is labelled `config.ORACLE`.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,10 @@ class Oracle:
         return [self._one(item) for item in items]
 
     def encode(self, items: Sequence[Item]) -> None:
-        """Nothing: truths are read."""
+        """Do nothing: truths are read."""
 
     def denoise(self, items: Sequence[Item], batch: int) -> list[None]:
-        """Nothing either."""
+        """Do nothing; `finish` reads."""
         return [None] * len(items)
 
     def finish(self, items: Sequence[Item], latents: Sequence[None]) -> list[Made]:
@@ -55,12 +58,16 @@ class Oracle:
         return {"source": "oracle", "noise": settings.noise}
 
     def _one(self, item: Item) -> FloatPicture:
-        named = (self._truth / f"{item.pair_id}_seed{k}.png" for k in itertools.count())
-        drawn = list(itertools.takewhile(Path.is_file, named))
+        drawn: list[Path] = []
+        for k in itertools.count():
+            path = self._truth / f"{item.pair_id}_seed{k}.png"
+            if not path.is_file():
+                break
+            drawn.append(path)
         if item.seed >= len(drawn):
             raise MissingError(
                 f"the oracle needs a drawn truth for each pair and seed, {item.pair_id}_seed{item.seed}.png is not in "
                 f"{self._truth.name}/; draw the truths first (truth.calibration_pairs, truth.train_seeds)"
             )
-        path = drawn[(item.seed + item.noise_index) % len(drawn)]
-        return load_square(path, self._size).astype(np.float32) / np.float32(255)
+        chosen = drawn[(item.seed + item.noise_index) % len(drawn)]
+        return load_square(chosen, self._size).astype(np.float32) / np.float32(255)

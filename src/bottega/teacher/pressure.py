@@ -117,7 +117,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-class MemoryGuard:
+class TeacherMemory:
     """Keeps a run within its memory: fewer pictures at once, freed memory handed back, a fresh process at the end.
 
     Args:

@@ -8,7 +8,7 @@ protocol, and `cautions` says what is known of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
@@ -27,7 +27,7 @@ DDIM: dict[str, Any] = {
     "timestep_spacing": "leading",
     "rescale_betas_zero_snr": False,
 }
-
+"""Every field that changes a picture, whatever the model folder says; the betas are Stable Diffusion's and SDXL's."""
 
 _LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing")
 _LIKE_DDIM = {key: DDIM[key] for key in (*_LEVELS, "steps_offset")}
@@ -46,7 +46,7 @@ _KNOWN = {
     "with img2img and an IP-Adapter gives more bad pictures than DDIM",
     "dpmpp_2m": "a multistep solver begins with order 1, and img2img makes few steps; not measured with an IP-Adapter",
 }
-_IP_SAFE = 0.35  # ip_adapter_scale above which ghosting and mesh are known
+_IP_SAFE = 0.35  # ip_adapter_scale above which ghosting and mesh are known (SDXL at 512 px)
 
 
 def cautions(protocol: Protocol) -> list[str]:
@@ -77,19 +77,28 @@ def strength_of(calls: int, steps: int) -> float:
     return strength
 
 
-def schedule(steps: int, strength: float, sampler: str = "ddim") -> dict[str, Any]:
-    """The effective schedule: U-Net calls, first and last timestep, and the first one's signal-to-noise ratio ᾱ / (1
-    - ᾱ).
-    """
+class EffectiveSchedule(TypedDict):
+    """What the sampler really runs; `first_snr` is the signal-to-noise ratio ᾱ / (1 - ᾱ) of the first timestep."""
+
+    unet_calls: int
+    first_timestep: int
+    last_timestep: int
+    first_snr: float
+
+
+def schedule(steps: int, strength: float, sampler: str = "ddim") -> EffectiveSchedule:
+    """The schedule that img2img runs with these settings."""
     calls = unet_calls(steps, strength)
-    if sampler == "ddim":
+    if sampler == "ddim":  # in closed form: a plan is shown without importing diffusers, which takes seconds
         spacing = DDIM["num_train_timesteps"] // steps
-        first, last = (calls - 1) * spacing + DDIM["steps_offset"], DDIM["steps_offset"]
+        last = int(DDIM["steps_offset"])
+        first = (calls - 1) * spacing + last
     else:
         scheduler = make_scheduler(sampler, "epsilon")
         scheduler.set_timesteps(steps)
-        made = [int(t) for t in scheduler.timesteps[(steps - calls) * scheduler.order :]]
-        calls, first, last = len(made), made[0], made[-1]
+        timesteps = scheduler.timesteps[(steps - calls) * scheduler.order :]
+        calls = len(timesteps)
+        first, last = int(timesteps[0]), int(timesteps[-1])
     signal = from_scheduler_config(DDIM).alpha_bar_at(first)
     return {
         "unet_calls": calls,
@@ -125,10 +134,13 @@ def check(scheduler: Any, sampler: str = "ddim") -> None:
             f"the protocol samples with {name}, received {type(scheduler).__name__}; call "
             "bottega.teacher.protocol.pin first"
         )
-    wrong = {key: scheduler.config.get(key) for key, value in config.items() if scheduler.config.get(key) != value}
+    wrong: list[str] = []
+    for key, value in config.items():
+        received = scheduler.config.get(key)
+        if received != value:
+            wrong.append(f"{key}={received!r} (protocol: {value!r})")
     if wrong:
-        named = ", ".join(f"{key}={value!r} (protocol: {config[key]!r})" for key, value in wrong.items())
         raise RequestError(
-            f"{sampler}'s configuration is pinned by the protocol, received {named}; call bottega.teacher.protocol.pin "
-            "first"
+            f"{sampler}'s configuration is pinned by the protocol, received {', '.join(wrong)}; call "
+            "bottega.teacher.protocol.pin first"
         )

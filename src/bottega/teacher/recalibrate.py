@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
@@ -13,26 +13,39 @@ from bottega.quality.grade import alarms, pass_rates
 from bottega.quality.scorer import Job
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_json
+from bottega.runtime.paths import inside
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
 from bottega.teacher.regrade import Regraded, regrade
 
 
+class Recalibrated(TypedDict):
+    """New limits from a run: what they rest on, what they change, and what a person should know.
+
+    `histograms` is text; `changed` has the old and the new value of each limit; `warnings` name checks that let
+    everything or nothing through.
+    """
+
+    histograms: str
+    changed: dict[str, tuple[float, float]]
+    samples: int
+    normal_samples: int
+    regraded: Regraded
+    warnings: list[str]
+
+
 def calibrate(
     directory: Path, output_dir: Path, *, limits: Thresholds | None = None, also: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Recalibrated:
     """Set limits from the scores in a run's ledger; the ledger is read as a stream and not changed.
 
     Writes `thresholds.json`, `calibration.json` and `histograms.png` to `output_dir`.
 
     Args:
         directory: the teacher's folder, with `ledger.sqlite`.
+        output_dir: where the three files go.
         limits: what the new limits start from, and by which hard faults are recognised; None: the run's own.
         also: further limits to set by their tails.
-
-    Returns:
-        `histograms` (text), `changed` (limit -> old, new), `samples`, `normal_samples`, `regraded` (what
-        `bottega.teacher.regrade.regrade` counts) and `warnings` about checks that let everything or nothing through.
 
     Raises:
         MissingError: there is no ledger.
@@ -85,10 +98,10 @@ def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:
         MissingError: there is no ledger, or it names no picture.
     """
     with Ledger(directory / LEDGER, must_exist=True) as ledger:
-        jobs = [
-            Job(name, str(directory / name), str(data_root / content), str(data_root / style))
-            for name, content, style in ledger.pictures()
-        ]
+        jobs: list[Job] = []
+        for name, content, style in ledger.pictures():
+            picture = inside(directory, name, f"{ledger.path}: output_path")
+            jobs.append(Job(name, str(picture), str(data_root / content), str(data_root / style)))
     if not jobs:
         raise MissingError(f"the ledger in {directory} names no picture; make targets first: bottega teach")
     return jobs
@@ -101,12 +114,9 @@ def accepted_of_run(directory: Path, data_root: Path) -> list[tuple[Path, Path, 
         MissingError: there is no ledger.
     """
     with Ledger(directory / LEDGER, must_exist=True) as ledger:
-        return [
-            (
-                ledger.picture_file(row.target, row.output_path),
-                data_root / row.content_path,
-                data_root / row.style_path,
-            )
-            for row in ledger.best()
-            if row.output_path is not None and row.grade != "C"
-        ]
+        accepted: list[tuple[Path, Path, Path]] = []
+        for row in ledger.best():
+            if row.output_path is not None and row.grade != "C":
+                target = ledger.picture_file(row.target, row.output_path)
+                accepted.append((target, data_root / row.content_path, data_root / row.style_path))
+        return accepted

@@ -22,7 +22,10 @@ from bottega.teacher.protocol import strength_of, unet_calls
 STRUCTURE = frozenset(
     {"edge_64", "edge_128", "structure", "content", "frequency", "mesh", "noise", "blocking", "ghosting"}
 )
+"""Checks that fail where too much of the content was redrawn, or the style was laid on too heavily."""
+
 WEAK = frozenset({"unchanged"})
+"""Checks that fail where too little was redrawn."""
 
 
 def direction(causes: Sequence[str]) -> str:
@@ -30,7 +33,9 @@ def direction(causes: Sequence[str]) -> str:
     found = set(causes)
     if found and found <= STRUCTURE:
         return "structure"
-    return "weak" if found and found <= WEAK else "noise"
+    if found and found <= WEAK:
+        return "weak"
+    return "noise"
 
 
 def rung_weight(rung: str, ladder: Ladder) -> float:
@@ -52,34 +57,38 @@ def next_settings(
     Returns:
         The rung's name (such as `structure 1`), and the settings.
     """
-    way, rung, noise = direction(causes), len(tried), tried[-1].noise
-    if way == "weak" and noise > 0:
-        return None
-    settings = _down(base.with_(noise=noise), tried, rung, ladder) if way == "structure" else None
-    if settings is None:
-        return f"noise {rung}", base.with_(noise=max(s.noise for s in tried) + 1)
-    return f"structure {rung}", settings
+    cause = direction(causes)
+    rung = len(tried)
+    noise = tried[-1].noise
+    if cause == "weak" and noise > 0:
+        return None  # new noise did not help, and less strength would change even less
+    if cause == "structure":
+        settings = _structure_rung(base.with_(noise=noise), tried, rung, ladder)
+        if settings is not None:
+            return f"structure {rung}", settings
+    drawn = max(settings.noise for settings in tried)
+    return f"noise {rung}", base.with_(noise=drawn + 1)
 
 
-def _down(base: Settings, tried: Sequence[Settings], rung: int, ladder: Ladder) -> Settings | None:
+def _structure_rung(base: Settings, tried: Sequence[Settings], rung: int, ladder: Ladder) -> Settings | None:
     """A rung down the ladder; None where even one step was tried with these scales."""
-    guidance_scale = max(1.0, round(base.guidance_scale - ladder.guidance_down[min(rung, 2) - 1], 4))
-    ip_adapter_scale = base.ip_adapter_scale if rung == 1 else round(base.ip_adapter_scale * ladder.ip_down, 4)
+    lowered = ladder.guidance_down[min(rung, len(ladder.guidance_down)) - 1]
+    ip_adapter_scale = base.ip_adapter_scale
+    if rung > 1:
+        ip_adapter_scale = round(ip_adapter_scale * ladder.ip_down, 4)
     wish = base.with_(
-        strength=base.strength * ladder.strength_down, guidance_scale=guidance_scale, ip_adapter_scale=ip_adapter_scale
+        strength=base.strength * ladder.strength_down,
+        guidance_scale=max(1.0, round(base.guidance_scale - lowered, 4)),
+        ip_adapter_scale=ip_adapter_scale,
     )
-    return _distinct(wish, tried, -1)
+    return _untried(wish, tried)
 
 
-def _distinct(wish: Settings, tried: Sequence[Settings], step: int) -> Settings | None:
-    """The wish on the grid of whole steps, moved along `step` until no earlier try had the same effect; None at the
-    end.
-    """
-    calls = max(1, unet_calls(wish.steps, wish.strength))
-    known = {(s.effective, s.noise) for s in tried}
-    while 1 <= calls <= wish.steps:
+def _untried(wish: Settings, tried: Sequence[Settings]) -> Settings | None:
+    """The wish on the grid of whole steps, a step less until no earlier try had the same effect; None at the end."""
+    known = {(settings.effective, settings.noise) for settings in tried}
+    for calls in range(max(1, unet_calls(wish.steps, wish.strength)), 0, -1):
         settings = wish.with_(strength=strength_of(calls, wish.steps))
         if (settings.effective, settings.noise) not in known:
             return settings
-        calls += step
     return None

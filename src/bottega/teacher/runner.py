@@ -16,7 +16,7 @@ first seed for all pairs, then the next.
 | `backlog.Backlog` | finds what is not done of the work list |
 | `tries.TryGrader` | grades a try and plans the next |
 | `writer.TargetWriter` | writes pictures, makes rows |
-| `pressure.MemoryGuard` | gives up what it can when memory is short |
+| `pressure.TeacherMemory` | gives up what it can when memory is short |
 | `Runner` | loads, encodes, denoises and enters, in this order and in three threads |
 """
 
@@ -40,7 +40,7 @@ from bottega.teacher.config import TeacherConfig
 from bottega.teacher.items import Item
 from bottega.teacher.ledger import Ledger, TryRow
 from bottega.teacher.models import TeacherModels
-from bottega.teacher.pressure import MemoryGuard
+from bottega.teacher.pressure import TeacherMemory
 from bottega.teacher.tries import TryGrader
 from bottega.teacher.work import Chunk, NextTry, PendingTarget, WorkItem
 from bottega.teacher.writer import TargetWriter
@@ -90,7 +90,7 @@ class Runner:
         self.backlog = Backlog(ledger, data_root, config.chunk, list_pair_ids=list_pair_ids, retry_failed=retry_failed)
         self.grader = TryGrader(config, models, thresholds)
         self.writer = TargetWriter(config, ledger, models, thresholds, fingerprint)
-        self.memory = MemoryGuard(config)
+        self.memory = TeacherMemory(config)
 
     def run(self, work: Iterable[list[WorkItem]]) -> Generator[tuple[int, list[TryRow]], None, None]:
         """Make what is not done of the work list: after each chunk its size and the rows entered for it.

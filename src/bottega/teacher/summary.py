@@ -11,7 +11,7 @@ from bottega.quality.config import Thresholds
 from bottega.quality.grade import alarms, pass_rates
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.ledger import LEDGER, Ledger, TryRow
-from bottega.teacher.protocol import schedule
+from bottega.teacher.protocol import EffectiveSchedule, schedule
 
 
 class Counts(TypedDict):
@@ -47,7 +47,7 @@ class Summary(Counts):
     source: str
     protocol: str | None
     departures: dict[str, dict[str, Any]] | None
-    schedule: dict[str, Any] | None
+    schedule: EffectiveSchedule | None
 
 
 def summarise(ledger: Ledger, thresholds: Thresholds, config: TeacherConfig) -> Summary:
