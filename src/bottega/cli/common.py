@@ -77,6 +77,14 @@ def read_numbers(option: str, text: str, *, separator: str = ",", example: str =
         raise RequestError(f"--{option} wants numbers, received {text!r}; for instance --{option} {example}") from error
 
 
+def stay_offline(offline: bool) -> None:
+    """The option --offline: this process asks no network, nor does any that it starts."""
+    if offline:
+        from bottega.models.libraries import go_offline
+
+        go_offline()  # in the environment, which child processes inherit
+
+
 @contextmanager
 def locked(device: str, directory: Path, holder: str, *, folder: bool = True) -> Iterator[None]:
     """The folder and the device are this process's own within this block; the device alone where `folder` is False."""

@@ -51,13 +51,13 @@ def fetch(
     """
     from bottega.models.fetch import check_room, plan, requests
     from bottega.models.fetch import fetch as fetch_models
-    from bottega.models.names import hub_cache
     from bottega.models.transfer import choose_endpoints
 
-    models = _models_for(names or [], recipe, set_)
+    chosen = names or []
+    models = _models_for(chosen, recipe, set_)
     endpoints = choose_endpoints(mirror)
-    place = hub_cache(str(model_cache) if model_cache else (models.cache if models else None))
-    planned = plan(requests(names or [], models), place, endpoints)
+    place = _cache(models, model_cache)
+    planned = plan(requests(chosen, models), place, endpoints)
     if dry_run:
         need, free = check_room(planned, place)
         _show_plan(planned, place, need, free, json_)
@@ -121,6 +121,15 @@ def _models_for(names: list[str], recipe: Path, sets: list[str] | None) -> Model
     if names and not sets and not recipe.exists() and not set(names) & set(ROLES):
         return None
     return _models(recipe, sets, None)
+
+
+def _cache(models: ModelsConfig | None, model_cache: Path | None) -> Path:
+    """The Hugging Face cache: the option's, else the recipe's, else the environment's."""
+    from bottega.models.names import hub_cache
+
+    if model_cache is not None:
+        return hub_cache(str(model_cache))
+    return hub_cache(models.cache if models is not None else None)
 
 
 def _models(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> ModelsConfig:

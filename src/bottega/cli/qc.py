@@ -12,6 +12,7 @@ from bottega.cli.common import print_warnings, read_models, read_section
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+    from bottega.quality.scorer import Job
     from bottega.teacher.regrade import Regraded
 
 app = typer.Typer(help="Judge pictures: limits, grades, contact sheets.", no_args_is_help=True, add_completion=False)
@@ -38,26 +39,26 @@ def calibrate(
     ] = None,
 ) -> None:
     """Set the limits on drawn truths (--pairs, --data-root), or from a run's own distribution (--teacher-dir)."""
+    from bottega.quality.config import QualityConfig
+    from bottega.quality.stage import run, table
     from bottega.runtime.errors import RequestError
 
-    if teacher_dir is not None and pairs is None and data_root is None:
+    from_run = teacher_dir is not None or thresholds is not None or bool(also)
+    from_truths = pairs is not None or data_root is not None
+    if teacher_dir is not None and not from_truths:
         _calibrate_from_run(teacher_dir, output_dir, thresholds, also or [])
-        return
-    of_a_run = teacher_dir is not None or thresholds is not None or also
-    if of_a_run or not pairs or data_root is None:
+    elif pairs and data_root is not None and not from_run:
+        config = read_section(QualityConfig, "quality", recipe, set_ or [])
+        models = read_models(recipe, set_ or [])
+        summary = run(config, output_dir, pairs=pairs, data_root=data_root, models=models)
+        typer.echo(table(output_dir))
+        typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
+        print_warnings(summary["warnings"])
+    else:
         raise RequestError(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
             "(and --thresholds, --also); give one or the other"
         )
-    from bottega.quality.config import QualityConfig
-    from bottega.quality.stage import run, table
-
-    config = read_section(QualityConfig, "quality", recipe, set_ or [])
-    models = read_models(recipe, set_ or [])
-    summary = run(config, output_dir, pairs=pairs, data_root=data_root, models=models)
-    typer.echo(table(output_dir))
-    typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
-    print_warnings(summary["warnings"])
 
 
 def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str]) -> None:
@@ -115,23 +116,14 @@ def score(
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="worker processes; else one a processor")] = None,
 ) -> None:
-    """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Goes on after a stop."""
+    """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
     from bottega.quality.config import Thresholds
-    from bottega.quality.scan import jobs_of_pairs, processors, scan
+    from bottega.quality.scan import processors, scan
     from bottega.quality.stage import encoder_identity, load_encoder, load_thresholds
-    from bottega.runtime.errors import RequestError
     from bottega.runtime.locks import lock
-    from bottega.teacher.recalibrate import jobs_of_run
 
     limits = load_thresholds(thresholds) if thresholds is not None else Thresholds()
-    if teacher_dir is not None and not pairs and not targets:
-        jobs = jobs_of_run(teacher_dir, data_root)
-    elif teacher_dir is None and pairs and targets:
-        jobs = jobs_of_pairs(pairs, data_root, targets)
-    else:
-        raise RequestError(
-            "pictures are found either with --pairs and --targets, or with --teacher-dir; give one or the other"
-        )
+    jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
     models = read_models(recipe, set_ or [], clip=clip)
     with lock(output.with_name(f".{output.name}.lock"), "bottega qc score"), _held(models, "bottega qc score"):
         found = scan(
@@ -144,6 +136,21 @@ def score(
         )
     grades = ", ".join(f"{letter} {count}" for letter, count in found["grades"].items())
     typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
+
+
+def _jobs(data_root: Path, pairs: list[Path], targets: list[Path], teacher_dir: Path | None) -> list[Job]:
+    """The pictures that the options name: of pair lists and folders, or of a run."""
+    from bottega.quality.scan import jobs_of_pairs
+    from bottega.runtime.errors import RequestError
+    from bottega.teacher.recalibrate import jobs_of_run
+
+    if teacher_dir is not None and not pairs and not targets:
+        return jobs_of_run(teacher_dir, data_root)
+    if teacher_dir is None and pairs and targets:
+        return jobs_of_pairs(pairs, data_root, targets)
+    raise RequestError(
+        "pictures are found either with --pairs and --targets, or with --teacher-dir; give one or the other"
+    )
 
 
 def _held(models: ModelsConfig, holder: str) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottega.cli.common import open_pipeline, print_json, read_size
+from bottega.cli.common import open_pipeline, print_json, read_size, stay_offline
 
 if TYPE_CHECKING:
     from bottega.pipeline import Pipeline
@@ -29,10 +29,7 @@ def command(
 
     The same command continues a run that was stopped, and enlarges one that is done: more pairs, seeds or steps.
     """
-    if offline:
-        from bottega.models.libraries import go_offline
-
-        go_offline()  # for the stages' processes too: it is in the environment
+    stay_offline(offline)
     sets = list(set_ or [])
     if model_cache is not None:
         sets.append(f"models.cache={model_cache}")

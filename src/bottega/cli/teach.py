@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bottega.cli.common import locked, print_warnings, read_models, read_numbers, read_section
+from bottega.cli.common import locked, print_warnings, read_models, read_numbers, read_section, stay_offline
 
 if TYPE_CHECKING:
     from bottega.teacher.config import TeacherConfig
@@ -67,10 +67,7 @@ def command(
     config = read_section(TeacherConfig, "teacher", recipe, sets)
     models = read_models(recipe, sets)
     chosen = None if seeds is None else read_numbers("seeds", seeds)
-    if offline:
-        from bottega.models.libraries import go_offline
-
-        go_offline()
+    stay_offline(offline)
     if low_vram:
         typer.echo(_LOW_VRAM, err=True)
     if dry_run:
