@@ -39,26 +39,32 @@ def calibrate(
     ] = None,
 ) -> None:
     """Set the limits on drawn truths (--pairs, --data-root), or from a run's own distribution (--teacher-dir)."""
-    from bottega.quality.config import QualityConfig
-    from bottega.quality.stage import run, table
     from bottega.runtime.errors import RequestError
 
     from_run = teacher_dir is not None or thresholds is not None or bool(also)
-    from_truths = pairs is not None or data_root is not None
-    if teacher_dir is not None and not from_truths:
+    if teacher_dir is not None and pairs is None and data_root is None:
         _calibrate_from_run(teacher_dir, output_dir, thresholds, also or [])
     elif pairs and data_root is not None and not from_run:
-        config = read_section(QualityConfig, "quality", recipe, set_ or [])
-        models = read_models(recipe, set_ or [])
-        summary = run(config, output_dir, pairs=pairs, data_root=data_root, models=models)
-        typer.echo(table(output_dir))
-        typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
-        print_warnings(summary["warnings"])
+        _calibrate_on_truths(pairs, data_root, output_dir, recipe, set_ or [])
     else:
         raise RequestError(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
             "(and --thresholds, --also); give one or the other"
         )
+
+
+def _calibrate_on_truths(
+    pairs: list[Path], data_root: Path, output_dir: Path, recipe: Path | None, sets: list[str]
+) -> None:
+    from bottega.quality.config import QualityConfig
+    from bottega.quality.stage import run, table
+
+    config = read_section(QualityConfig, "quality", recipe, sets)
+    models = read_models(recipe, sets)
+    summary = run(config, output_dir, pairs=pairs, data_root=data_root, models=models)
+    typer.echo(table(output_dir))
+    typer.echo(f"{output_dir / 'thresholds.json'}: {summary['source']}, from {summary['truths']} drawn truths")
+    print_warnings(summary["warnings"])
 
 
 def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str]) -> None:

@@ -80,6 +80,7 @@ class Backlog:
 
     def _unfinished(self, work: Iterable[list[WorkItem]]) -> Iterator[Chunk]:
         """Every chunk with what is not done of it; those that are wholly done are counted together."""
+        # One query and one look at the files for many targets: asking for each takes minutes on a long list.
         stream = iter(work)
         while block := list(islice(stream, max(1, _QUERY // self.chunk))):
             flat = [one for chunk in block for one in chunk]
@@ -110,6 +111,7 @@ class Backlog:
         targets: list[PendingTarget] = []
         for work in chunk:
             found = known.get(work.target)
+            # `os.access` in there, not a hash: a picture that was damaged is found by whoever reads it.
             if found is not None and self._is_done(work, found, hashes):
                 continue
             content, style = hashes[work.pair.content_path], hashes[work.pair.style_path]
@@ -142,7 +144,7 @@ class Backlog:
         Then they were renamed: the rows and files get the new names, and nothing is made again.
         """
         if "missing" in (content, style):
-            return False
+            return False  # two files that are not there are not the same picture
         for rows in self.ledger.same_inputs(content, style, work.seed, work.pair.prompt):
             if rows[0].pair_id in self._pair_ids or rows[0].pair_id == work.pair.pair_id:
                 continue

@@ -143,6 +143,7 @@ class Ledger:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         try:
+            # With `synchronous=NORMAL`, a power cut could lose a chunk whose pictures the run has already replaced.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._open()
@@ -159,6 +160,7 @@ class Ledger:
             raise StorageError(
                 f"{self.path} has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer bottega"
             )
+        # Rows have the same columns in every version so far: an older ledger only gets the newer view and indexes.
         if version < SCHEMA_VERSION:
             self._db.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} INSERT OR REPLACE INTO meta VALUES ('schema_version', "
@@ -175,6 +177,7 @@ class Ledger:
         """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
         if self._hashes:
             self.commit([])
+        # Without this, whoever copies ledger.sqlite alone would miss what still stands in ledger.sqlite-wal.
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 

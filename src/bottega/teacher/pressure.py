@@ -18,7 +18,7 @@ from bottega.teacher.config import TeacherConfig
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0  # another program's peak, such as a compilation, is over by then
 _PAUSE_S = 2.0
 
 
@@ -61,7 +61,7 @@ class Pressure:
         now = self._measure()
         if max(now) <= self.limit:
             return
-        self._grows = False
+        self._grows = False  # it has been too much once: to try again would go back and forth
         if self.ahead:
             self.ahead = False
             LOGGER.warning("memory is short (%s, limit %.0f %%): no pictures are loaded ahead", now, 100 * self.limit)

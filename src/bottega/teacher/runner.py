@@ -190,7 +190,7 @@ class Runner:
         found = [chunk for chunk, _ in window if chunk.targets]
         items = [target.item for chunk in found for target in chunk.planned if target.item is not None]
         if found:
-            self.backlog.forget_hashes()
+            self.backlog.forget_hashes()  # making takes minutes: a content may be another by then
         if items:
             self.memory.relieve()
             self.memory.retry_on_oom(lambda: self.models.teacher.encode(items))
@@ -228,6 +228,8 @@ class Runner:
 
     def _enter(self, chunk: Chunk) -> tuple[int, list[TryRow]]:
         """Remove the pictures that the chunk replaces, enter its rows, and look after the memory."""
+        # Files first: a kill before the commit leaves rows whose file is absent, so the target is made again. The other
+        # way round, a file that no row names would stay for good.
         rows = chunk.rows or []
         written = {row.output_path for row in rows}
         for target in chunk.targets:
