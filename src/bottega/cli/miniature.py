@@ -27,10 +27,10 @@ def build(
     report = run(work, output, QUICK if quick else Plan())
     for name, value in report.gates.items():
         bar = report.bars.get(name)
-        typer.echo(
-            f"{name:28} {value:8.3f}"
-            + (f"   bar {bar:g}: {'reached' if value >= bar else 'missed'}" if bar is not None else "")
-        )
+        line = f"{name:28} {value:8.3f}"
+        if bar is not None:
+            line += f"   bar {bar:g}: {'reached' if value >= bar else 'missed'}"
+        typer.echo(line)
     typer.echo(f"wrote {output}")
 
 
