@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import CHECK_NAMES, Grader, pass_rates
@@ -22,20 +23,27 @@ from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
-_CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must come out as C
-_MINIMUM = 8  # good examples; fewer say nothing about quantiles
-_ENOUGH = 1000  # truths from which the margins are as planned; with fewer the tail is unseen, and they grow
-_UNSEEN = 0.06
+Column = npt.NDArray[np.float64]  # [N], values of one score
+
+_CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must be graded C
+_MINIMUM = 8  # good examples; fewer tell nothing about quantiles
+_ENOUGH = 1000  # truths from which the margins are as planned: with fewer, the tail is not seen
+_UNSEEN = 0.06  # by which a margin grows for each time that the truths would fit into _ENOUGH once more
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a C limit is found: at the quantile that leaves `share` of the truths outside, and a `margin` beyond it.
 
-    The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. What may be lost
-    is given to the checks that find medium faults only near the truths: ghosting, saturation, structure, blur, mesh.
-    The shares are in proportion only: all are multiplied by one factor, the largest by which the truths that fail any
-    check stay within what may be lost.
+    The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. Most of what may
+    be lost is given to the checks that find medium faults only close to the truths: ghosting, saturation, structure,
+    blur, mesh, blocks. Only the proportions of the shares matter: all are multiplied by one factor, the largest by
+    which the truths that fail any check stay within what may be lost.
+
+    Attributes:
+        score: its name.
+        lower: whether the limit bounds it from below.
+        share, margin: as above.
     """
 
     score: str
@@ -62,10 +70,10 @@ PLANS = {
     "clipped_excess_max": Plan("clipped_excess", False, 0.0010, 0.02),
     "vivid_excess_max": Plan("vivid_excess", False, 0.0040, 0.02),
 }
-_FACTORS = (*np.geomspace(2, 0.02, 24).tolist(), 0.0)  # of all shares together
-_USED = 0.6  # of the share that may be lost, that the truths at hand use up; unseen ones lose more
-_RATIOS = ("hf_ratio", "sharpness", "vigour")  # as far from 1 at 1/2 as at 2
-# No limit is stricter than where the fault begins to show, however alike the truths are: others may be less so.
+_FACTORS = (*np.geomspace(2, 0.02, 24).tolist(), 0.0)  # that multiply all shares, tried from the strictest
+_USED = 0.6  # of the share that may be lost, what the truths at hand may use up: unseen ones lose more
+_RATIOS = ("hf_ratio", "sharpness", "vigour")  # read by their logarithm: 1/2 is as far from 1 as 2
+# No limit is stricter than where the fault begins to be visible, however similar the truths are: others may vary more.
 _RANGES = {
     "structure_min": (-1.0, 0.8),
     "edge_64_c": (-1.0, 0.4),
@@ -86,13 +94,19 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """Limits with the evidence: share of each kind that passes each check, share of each kind graded A, B, C, and
-    warnings.
+    """Limits with the evidence for them.
+
+    Attributes:
+        thresholds: the limits.
+        pass_rates: kind of picture -> check -> share that passes it, 0..1.
+        grades: kind -> letter -> share, 0..1.
+        counts: kind -> pictures.
+        warnings: of checks that catch nothing or everything, and of bad kinds that are not graded C.
     """
 
     thresholds: Thresholds
-    pass_rates: dict[str, dict[str, float]]  # kind -> check -> 0..1
-    grades: dict[str, dict[str, float]]  # kind -> letter -> 0..1
+    pass_rates: dict[str, dict[str, float]]
+    grades: dict[str, dict[str, float]]
     counts: dict[str, int]
     warnings: list[str] = field(default_factory=list)
 
@@ -102,7 +116,7 @@ class Calibration:
 
 
 def damaged(truth: Picture, content: Picture, index: int) -> dict[str, Picture]:
-    """Known-bad relatives of a good picture: the cases that a check must not let pass."""
+    """Known-bad pictures made from a good one, by kind: the cases that a check must not let pass."""
     size = truth.shape[0]
     burnt = np.clip((truth.astype(np.float32) - 128) * 8 + 128, 0, 255).astype(np.uint8)
     return {
@@ -142,23 +156,34 @@ def calibrate(
             f"calibration needs {_MINIMUM} good pictures or more, received {len(good)}; draw more truths or use "
             "the default limits"
         )
-    kinds = {
-        "good": list(good),
-        "untouched": list(untouched),
-        **{name: list(rows) for name, rows in (bad or {}).items()},
-    }
-    tried = (_limits(good, untouched, base, factor) for factor in _FACTORS)
-    limits = next((found for found in tried if _grades(good, found)["C"] <= (1 - keep_good) * _USED), None)
+    limits = _strictest_limits(good, untouched, base, (1 - keep_good) * _USED)
     if limits is None:
         raise RequestError(
             f"more than {1 - keep_good:.1%} of the good pictures fail even the widest limits: black, near-constant or "
             "unchanged ones are among them; look at the drawn truths, or lower black_level and spread_min"
         )
-    table = {kind: pass_rates(rows, limits) for kind, rows in kinds.items() if rows}
-    grades = {kind: _grades(rows, limits) for kind, rows in kinds.items() if rows}
-    return Calibration(
-        limits, table, grades, {kind: len(rows) for kind, rows in kinds.items()}, _warnings(table, grades)
-    )
+
+    # The evidence: what these limits make of every kind.
+    kinds: dict[str, Sequence[Scores]] = {"good": good, "untouched": untouched, **(bad or {})}
+    rates: dict[str, dict[str, float]] = {}
+    grades: dict[str, dict[str, float]] = {}
+    for kind, rows in kinds.items():
+        if rows:
+            rates[kind] = pass_rates(rows, limits)
+            grades[kind] = _grades(rows, limits)
+    counts = {kind: len(rows) for kind, rows in kinds.items()}
+    return Calibration(limits, rates, grades, counts, _warnings(rates, grades))
+
+
+def _strictest_limits(
+    good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds, may_fail: float
+) -> Thresholds | None:
+    """The strictest limits by which at most the share `may_fail` of the good is C; None where no factor does it."""
+    for factor in _FACTORS:
+        limits = _limits(good, untouched, base, factor)
+        if _grades(good, limits)["C"] <= may_fail:
+            return limits
+    return None
 
 
 def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds, factor: float) -> Thresholds:
@@ -166,16 +191,9 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
     values: dict[str, float] = {}
     for name, plan in PLANS.items():
         column = _column(good, plan.score)
-        if column.size < _MINIMUM:
-            continue
-        ratio = plan.score in _RATIOS
-        scaled = np.log(np.maximum(column, 1e-6)) if ratio else column
-        share = plan.share * factor
-        edge = float(np.quantile(scaled, share if plan.lower else 1 - share))
-        margin = plan.margin + _UNSEEN * max(0.0, _ENOUGH / column.size - 1)
-        beyond = edge + margin * (edge - float(np.median(scaled)))
-        low, high = _RANGES.get(name, (-1.0, 1.0))
-        values[name] = float(np.clip(math.exp(beyond) if ratio else beyond, low, high))
+        if column.size >= _MINIMUM:
+            low, high = _RANGES.get(name, (-1.0, 1.0))
+            values[name] = float(np.clip(_planned_limit(column, plan, factor), low, high))
     for name in ("edge_64", "edge_128", "content_sim"):
         column = _column(good, name)
         if column.size >= _MINIMUM:
@@ -184,10 +202,21 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
     return base.model_copy(update={name: _outward(value, name) for name, value in values.items()})
 
 
+def _planned_limit(column: Column, plan: Plan, factor: float) -> float:
+    """Where a plan puts the limit of a score, given the truths' values, [N]."""
+    ratio = plan.score in _RATIOS
+    scaled = np.log(np.maximum(column, 1e-6)) if ratio else column
+    share = plan.share * factor
+    edge = float(np.quantile(scaled, share if plan.lower else 1 - share))
+    margin = plan.margin + _UNSEEN * max(0.0, _ENOUGH / column.size - 1)
+    limit = edge + margin * (edge - float(np.median(scaled)))
+    return math.exp(limit) if ratio else limit
+
+
 def _outward(value: float, name: str) -> float:
     """Rounded to 4 decimals, away from the truths, so that the truth at the limit stays inside."""
-    scale = 1e4
-    return (math.ceil if name.endswith("_max") else math.floor)(value * scale) / scale
+    rounded = math.ceil if name.endswith("_max") else math.floor
+    return rounded(value * 1e4) / 1e4
 
 
 def _change_floor(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds) -> float:
@@ -200,13 +229,13 @@ def _change_floor(good: Sequence[Scores], untouched: Sequence[Scores], base: Thr
     if most >= least:
         raise RequestError(
             f"good pictures must differ more from their content than copies do, received {least:.4f} (good, least) "
-            f"and {most:.4f} (copy, most); "
-            "the painted pictures hardly change the content"
+            f"and {most:.4f} (copy, most); the painted pictures hardly change the content"
         )
     return math.sqrt(max(most, 1e-4) * least)
 
 
-def _column(rows: Sequence[Scores], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _column(rows: Sequence[Scores], name: str) -> Column:
+    """The finite values of a score, [N]."""
     column = np.array([row[name] for row in rows if name in row], np.float64)
     return column[np.isfinite(column)]
 
@@ -217,17 +246,16 @@ def _grades(rows: Sequence[Scores], limits: Thresholds) -> dict[str, float]:
     return {letter: letters.count(letter) / max(1, len(letters)) for letter in "ABC"}
 
 
-def _warnings(table: dict[str, dict[str, float]], grades: dict[str, dict[str, float]]) -> list[str]:
-    words = []
+def _warnings(rates: Mapping[str, Mapping[str, float]], grades: Mapping[str, Mapping[str, float]]) -> list[str]:
+    bad = [passed for kind, passed in rates.items() if kind != "good"]
+    warnings = []
     for check in CHECK_NAMES:
-        if table["good"][check] <= 0:
-            words.append(f"check {check} rejects every good picture")
-        bad = [rates[check] for kind, rates in table.items() if kind != "good"]
-        if bad and min(bad) >= 1 and check != "finite":
-            words.append(f"check {check} passes every known-bad picture: it catches nothing here")
-    words += [
-        f"{kind}: {grades[kind]['C']:.0%} graded C, expected nearly all"
-        for kind in _CERTAIN
-        if kind in grades and grades[kind]["C"] < 0.95
-    ]
-    return words
+        if rates["good"][check] <= 0:
+            warnings.append(f"check {check} rejects every good picture")
+        # `finite` is left out: no kind that is made from a file can fail it.
+        if check != "finite" and bad and all(passed[check] >= 1 for passed in bad):
+            warnings.append(f"check {check} passes every known-bad picture: it catches nothing here")
+    for kind in _CERTAIN:
+        if kind in grades and grades[kind]["C"] < 0.95:
+            warnings.append(f"{kind}: {grades[kind]['C']:.0%} graded C, expected nearly all")
+    return warnings

@@ -1,4 +1,4 @@
-"""`bottega qc faults`: known damage put into the good pictures of a data set or a run, and what is found of it."""
+"""`bottega qc faults`: put known damage into the good pictures of a data set or a run, and count what is found."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ def run(
     """Judge up to `count` good pictures as they are and with every fault at every severity.
 
     Args:
-        files: good pictures with their content and style; the other scene of each is the next good picture that has
-            another content, of the last the first.
+        files: good pictures with their content and style. The other scene of each is the next good picture of another
+            content, counted around the end.
+        limits: by which they are graded.
+        encoder: CLIP's; None leaves the similarities out.
         size: side at which all are judged, pixels.
+        count: how many at most.
 
     Raises:
         RequestError: fewer than two good pictures of different contents.
@@ -57,7 +60,11 @@ def _subjects(chosen: list[Files], size: int) -> Iterator[Subject]:
     from bottega.data.pictures import load_square
 
     for i, (good, content, style) in enumerate(chosen):
-        following = (chosen[(i + step) % len(chosen)] for step in range(1, len(chosen)))
-        other = next(files[0] for files in following if files[1] != content)
-        one, two, three, four = (load_square(path, size) for path in (good, content, style, other))
-        yield Subject(one, two, three, four)
+        following = chosen[i + 1 :] + chosen[:i]
+        other = next(picture for picture, other_content, _ in following if other_content != content)
+        yield Subject(
+            good=load_square(good, size),
+            content=load_square(content, size),
+            style=load_square(style, size),
+            other=load_square(other, size),
+        )

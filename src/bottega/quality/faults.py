@@ -1,10 +1,11 @@
-"""Known damage at three fixed severities, put into good pictures: what each detector finds of it, and what it accuses
-wrongly.
+"""Known damage at three fixed severities, put into good pictures: what detectors find, and what they wrongly reject.
 
-Severe is what nobody would train on, medium is plain at a glance at the picture alone, without the good one beside it,
-mild is seen when looked for. Pictures are uint8 sRGB [H, W, 3]; lengths are shares of the shorter side, so that a fault
-looks the same at 128 and at 512 px, but for the mesh (a period of 3 to 6 px) and JPEG's blocks (8 px), which are what
-they are at any size.
+Severe: nobody would train on it. Medium: visible at a glance at the picture alone, without the good one beside it.
+Mild: visible when looked for. Pictures are uint8 sRGB [H, W, 3]; lengths are shares of the shorter side, so that a
+fault looks the same at 128 and at 512 px, except for the mesh (a period of 3 to 6 px) and JPEG's blocks (8 px).
+
+The severities were set by looking at contact sheets; four medium ones (saturated, scrambled, blur, washed) were raised,
+for they could not be told from a plausible picture (docs/log.md, "Injected faults").
 
 | fault | what is done | mild | medium | severe |
 |---|---|---|---|---|
@@ -51,8 +52,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Subject:
-    """A good picture, its content and style, and another good picture that shows another content; all but the style of
-    one size."""
+    """A good picture, its content and style, and a good picture of another content; all but the style of one size."""
 
     good: Picture
     content: Picture
@@ -62,8 +62,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of damage: how it is done at a strength, the strengths of mild, medium and severe, and the checks meant
-    for it.
+    """One kind of damage.
+
+    Attributes:
+        apply: damages a subject's good picture at a strength.
+        strengths: of mild, medium and severe.
+        checks: those meant to find it.
     """
 
     apply: Callable[[Subject, float, np.random.Generator], npt.NDArray[Any]]
@@ -87,14 +91,14 @@ def inject(fault: str, severity: str, subject: Subject, index: int) -> npt.NDArr
             f"a fault is one of {', '.join(FAULTS)} and a severity one of {', '.join(SEVERITIES)}, received {fault!r} "
             f"and {severity!r}; choose from these"
         )
-    if not subject.good.shape == subject.content.shape == subject.other.shape:
+    if len({subject.good.shape, subject.content.shape, subject.other.shape}) > 1:
         raise RequestError(
             f"a subject's pictures must have one size, received {subject.good.shape}, {subject.content.shape} and "
             f"{subject.other.shape}; load all with load_square"
         )
-    one = FAULTS[fault]
-    rng = numpy_rng("injected fault", fault, severity, index)
-    return one.apply(subject, one.strengths[SEVERITIES.index(severity)], rng)
+    kind = FAULTS[fault]
+    strength = kind.strengths[SEVERITIES.index(severity)]
+    return kind.apply(subject, strength, numpy_rng("injected fault", fault, severity, index))
 
 
 def _levels(values: npt.NDArray[Any]) -> Picture:
@@ -102,7 +106,7 @@ def _levels(values: npt.NDArray[Any]) -> Picture:
 
 
 def _mixed(one: npt.NDArray[Any], other: npt.NDArray[Any] | float, weight: float) -> Picture:
-    """`one` with `weight` of `other` over it."""
+    """`one` with `other` laid over it at an opacity of `weight`."""
     return _levels(one.astype(np.float32) * (1 - weight) + np.asarray(other, np.float32) * weight)
 
 
@@ -131,8 +135,9 @@ def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Pictu
 
 
 def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """Chroma multiplied until the mean of (largest - smallest channel) has risen by `strength`; a grey picture is first
-    tinted by a hue, for grey times any factor stays grey.
+    """Multiply the chroma until the mean of (largest - smallest channel) has risen by `strength`.
+
+    The picture is first tinted a little, for grey times any factor stays grey.
     """
     picture = subject.good.astype(np.float32) + rng.normal(0, 1, 3).astype(np.float32)
     light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
@@ -155,7 +160,8 @@ def _mesh(subject: Subject, strength: float, rng: np.random.Generator) -> Pictur
     high, wide = subject.good.shape[:2]
     turn, period = rng.uniform(0, np.pi / 2), rng.uniform(3, 6)
     rows, columns = np.indices((high, wide), np.float32) * (2 * np.pi / period)
-    along, across = columns * np.cos(turn) + rows * np.sin(turn), rows * np.cos(turn) - columns * np.sin(turn)
+    along = columns * np.cos(turn) + rows * np.sin(turn)
+    across = rows * np.cos(turn) - columns * np.sin(turn)
     return _levels(subject.good + strength * (np.cos(along) + np.cos(across))[..., None])
 
 
@@ -168,12 +174,14 @@ def _ghosting(subject: Subject, strength: float, rng: np.random.Generator) -> Pi
 
 
 def _scrambled(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """Tiles in a ring: each chosen one takes the place of the one before it, so that none stays."""
-    high, wide = (side // _TILES for side in subject.good.shape[:2])
+    """Chosen tiles move in a ring: each takes the place of the one before it, so that none stays."""
+    high = subject.good.shape[0] // _TILES
+    wide = subject.good.shape[1] // _TILES
     chosen = rng.choice(_TILES**2, round(strength * _TILES**2), replace=False)
     result = subject.good.copy()
     for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
-        (top, left), (row, column) = divmod(int(place), _TILES), divmod(int(source), _TILES)
+        top, left = divmod(int(place), _TILES)
+        row, column = divmod(int(source), _TILES)
         tile = subject.good[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
         result[top * high : (top + 1) * high, left * wide : (left + 1) * wide] = tile
     return result
@@ -238,11 +246,18 @@ FAULTS = {
 
 @dataclass
 class Tally:
-    """What became of the pictures of one kind: how many, how many C, and how often each check was a cause."""
+    """How the pictures of one kind were graded.
+
+    Attributes:
+        count: pictures.
+        found: those graded C.
+        own: those graded C by a check meant for this fault.
+        causes: how often each check was a cause.
+    """
 
     count: int = 0
     found: int = 0
-    own: int = 0  # by a check meant for this fault
+    own: int = 0
     causes: dict[str, int] = field(default_factory=dict)
 
     def add(self, given: Grade, meant: tuple[str, ...] = ()) -> None:
@@ -258,8 +273,9 @@ class Tally:
 
     def merged(self, other: Tally) -> Tally:
         """Both together."""
-        names = {**self.causes, **other.causes}
-        causes = {name: self.causes.get(name, 0) + other.causes.get(name, 0) for name in names}
+        causes = dict(self.causes)
+        for name, number in other.causes.items():
+            causes[name] = causes.get(name, 0) + number
         return Tally(self.count + other.count, self.found + other.found, self.own + other.own, causes)
 
 
@@ -275,21 +291,27 @@ def measure_faults(
     first: int = 0,
     faults: Sequence[str] = tuple(FAULTS),
 ) -> Iterator[dict[Kind, Scores]]:
-    """The raw scores of every subject as it is and with each fault at each severity; each subject is made once and its
-    content and style are measured once.
+    """The raw scores of every subject as it is and with each fault at each severity.
+
+    Each subject is taken once, and its content and style are measured once.
 
     Args:
+        subjects: good pictures.
+        encoder: CLIP's; None leaves the similarities out.
         first: number of the first subject; what is random in the faults depends on it.
+        faults: names of FAULTS.
     """
     judge = Judge(encoder, capacity=4)
-    kinds = [GOOD, *((fault, severity) for fault in faults for severity in SEVERITIES)]
+    damages = [(fault, severity) for fault in faults for severity in SEVERITIES]
     for index, subject in enumerate(subjects, first):
-        pictures = [subject.good if kind == GOOD else inject(*kind, subject, index) for kind in kinds]
+        pictures = [subject.good]
+        for fault, severity in damages:
+            pictures.append(inject(fault, severity, subject, index))
         number = len(pictures)
-        rows = judge.measure(
+        scores = judge.measure(
             pictures, [subject.content] * number, [subject.style] * number, keys=[(f"c{index}", f"s{index}")] * number
         )
-        yield dict(zip(kinds, rows, strict=True))
+        yield dict(zip([GOOD, *damages], scores, strict=True))
 
 
 def tally(measured: Iterable[Mapping[Kind, Scores]], limits: Thresholds) -> Tallies:
@@ -316,22 +338,27 @@ def count_faults(
 
 
 def table(tallies: Tallies) -> str:
-    """The tallies as text: a line a fault, for each severity the share found and that found by a check meant for it, in
-    percent; then each check's false positives.
+    """The tallies as text.
+
+    A line a fault: for each severity the share found and, in brackets, that found by a check meant for it, in percent.
+    Then each check's false positives.
     """
-    names = dict.fromkeys(fault for fault, _ in tallies if fault != GOOD[0])
+    lines = [_table_line("found (by its own check), %", SEVERITIES, "n")]
+    for name in dict.fromkeys(fault for fault, _ in tallies if fault != GOOD[0]):
+        cells = []
+        for severity in SEVERITIES:
+            one = tallies[name, severity]
+            cells.append(f"{_percent(one.found, one.count)} ({_percent(one.own, one.count)})")
+        lines.append(_table_line(name, cells, tallies[name, SEVERITIES[0]].count))
     good = tallies[GOOD]
-    lines = [
-        f"{'found (by its own check), %':28}" + "".join(f"{severity:>16}" for severity in SEVERITIES) + "        n"
-    ]
-    for name in names:
-        cells = [tallies[name, severity] for severity in SEVERITIES]
-        shares = [f"{_percent(one.found, one.count)} ({_percent(one.own, one.count)})" for one in cells]
-        lines.append(f"{name:28}" + "".join(f"{share:>16}" for share in shares) + f"{cells[0].count:9}")
     lines.append(f"good pictures graded C: {_percent(good.found, good.count)} % of {good.count}")
     accused = [f"{name} {good.causes[name]}" for name in CHECK_NAMES if name in good.causes]
     lines.append(f"false positives by check: {', '.join(accused) or 'none'}; all other checks 0")
     return "\n".join(lines)
+
+
+def _table_line(name: str, cells: Iterable[str], count: int | str) -> str:
+    return f"{name:28}" + "".join(f"{cell:>16}" for cell in cells) + f"{count:>9}"
 
 
 def _percent(part: int, whole: int) -> str:

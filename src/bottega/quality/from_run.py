@@ -13,6 +13,7 @@ they are asked for by name, for a run that has such a fault everywhere would mak
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections import Counter
@@ -57,8 +58,9 @@ class Distribution:
 
     def add(self, scores: Mapping[str, float], hard: Sequence[Check], grader: Grader) -> None:
         """Enter one first try."""
-        whole = scores.get("finite", 0.0) >= 1.0
-        faults = [check.name for check in grader.failed(scores) if check in hard] if whole else ["finite"]
+        faults = ["finite"]
+        if scores.get("finite", 0.0) >= 1.0:
+            faults = [check.name for check in grader.failed(scores) if check in hard]
         self.faults.update(faults)
         self.samples += 1
         self.normal_samples += not faults
@@ -69,20 +71,24 @@ class Distribution:
 
     def of(self, score: str, *, normal: bool = True) -> Column:
         """The values of a score, of normal samples or of all."""
-        values = np.array(self.columns.get(score, ()), np.float64)
-        return values[np.frombuffer(self.normal[score], np.uint8) == 1] if normal and score in self.normal else values
+        values: Column = np.array(self.columns.get(score, ()), np.float64)
+        if not normal or score not in self.normal:
+            return values
+        chosen: Column = values[np.frombuffer(self.normal[score], np.uint8) == 1]
+        return chosen
 
 
 def collect(rows: Iterable[Mapping[str, float]], limits: Thresholds, also: Sequence[str] = ()) -> Distribution:
     """The distribution of first tries that came out, from their raw scores, as a stream.
 
     Args:
-        limits: those by which a hard fault is told.
-        also: limits that are to be set beside the usual ones; their checks do not make a sample abnormal.
+        limits: those that decide whether a sample has a hard fault.
+        also: limits that are to be set besides the usual ones; their checks do not make a sample abnormal.
     """
     free = {*_TAILS, *also}
     hard = [check for check in CHECKS if check.name not in _DOUBTS and not {check.low, check.high} & free]
-    found, grader = Distribution(), Grader(limits)
+    found = Distribution()
+    grader = Grader(limits)
     for scores in rows:
         found.add(scores, hard, grader)
     return found
@@ -99,7 +105,7 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
     Raises:
         RequestError: fewer than 50 normal samples, or a name in `also` that is no limit of a check.
     """
-    bounds = {bound: check for check in CHECKS for bound in (check.low, check.high) if bound is not None}
+    bounds = _checks_by_bound()
     unknown = [name for name in also if name not in bounds]
     if unknown:
         raise RequestError(f"a limit to set must be one of {', '.join(sorted(bounds))}, received {unknown[0]}")
@@ -111,16 +117,26 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
         )
     values: dict[str, float] = {}
     for name in dict.fromkeys((*_TAILS, *also)):
-        column = found.of(bounds[name].score)
+        check = bounds[name]
+        column = found.of(check.score)
         if column.size >= ENOUGH:
-            values[name] = _inside(
-                name, tail(column, lower=name == bounds[name].low, ratio=bounds[name].score in _RATIOS)
-            )
+            limit = tail(column, lower=name == check.low, ratio=check.score in _RATIOS)
+            values[name] = _inside(name, limit)
     for name, score in _BETTER.items():
         column = found.of(score)
         if column.size >= ENOUGH:
             values[name] = max(_rounded(float(np.quantile(column, SHARE)), name), values[f"{score}_c"])
     return Thresholds.model_validate(limits.model_dump() | values)
+
+
+def _checks_by_bound() -> dict[str, Check]:
+    """The check of each field of `Thresholds` that bounds one."""
+    bounds: dict[str, Check] = {}
+    for check in CHECKS:
+        for bound in (check.low, check.high):
+            if bound is not None:
+                bounds[bound] = check
+    return bounds
 
 
 def tail(values: Column, *, lower: bool, ratio: bool = False) -> float:
@@ -131,8 +147,8 @@ def tail(values: Column, *, lower: bool, ratio: bool = False) -> float:
         ratio: of the logarithms.
     """
     scaled = np.log(np.maximum(values, 1e-6)) if ratio else values
-    middle, edge = (float(q) for q in np.quantile(scaled, (0.5, SHARE if lower else 1 - SHARE)))
-    limit = middle + (edge - middle) / _TENTH * DEVIATIONS
+    middle, edge = np.quantile(scaled, (0.5, SHARE if lower else 1 - SHARE)).tolist()
+    limit: float = middle + (edge - middle) / _TENTH * DEVIATIONS
     return math.exp(limit) if ratio else limit
 
 
@@ -142,18 +158,19 @@ def changed(old: Thresholds, new: Thresholds) -> dict[str, tuple[float, float]]:
     return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
 
 
-# --- what a person looks at -------------------------------------------------------------------------------------------
+# --- for a person to look at -----------------------------------------------------------------------------------------
 
 
 def shown(found: Distribution) -> list[str]:
     """The scores that have a limit and were measured, in the order of the checks."""
-    return [s for s in dict.fromkeys(check.score for check in CHECKS) if len(found.columns.get(s, ()))]
+    scores = dict.fromkeys(check.score for check in CHECKS)
+    return [score for score in scores if len(found.columns.get(score, ()))]
 
 
 def histograms(found: Distribution, old: Thresholds, new: Thresholds) -> str:
     """Histograms of all first tries as text, a line a bin, with the limits beside the bin that they fall into.
 
-    The outermost bins also hold what lies beyond them; a limit beyond them stands in the head alone.
+    The outermost bins also hold what lies beyond them; a limit beyond them stands in the heading alone.
     """
     blocks = []
     for score in shown(found):
@@ -163,10 +180,11 @@ def histograms(found: Distribution, old: Thresholds, new: Thresholds) -> str:
         marks = _marks(score, old, new)
         limits = ", ".join(f"{name} {limit:.4g}" for name, limit in marks)
         lines = [f"{score}: {values.size} pictures, median {np.median(values):.4g}; {limits}"]
-        for i, count in enumerate(counts):
+        for count, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
             bar = "#" * math.ceil(_WIDE * count / max(1, counts.max()))
-            here = ", ".join(name for name, limit in marks if edges[i] <= limit < edges[i + 1])
-            lines.append(f"  {edges[i]:9.4f} .. {edges[i + 1]:9.4f} {count:7} {bar}{'  <- ' + here if here else ''}")
+            here = ", ".join(name for name, limit in marks if low <= limit < high)
+            arrow = f"  <- {here}" if here else ""
+            lines.append(f"  {low:9.4f} .. {high:9.4f} {count:7} {bar}{arrow}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -201,6 +219,12 @@ def draw(found: Distribution, old: Thresholds, new: Thresholds, path: Path) -> N
 def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> dict[str, Any]:
     """What the limits were set from, as plain data."""
     points = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+    quantiles: dict[str, dict[str, float]] = {}
+    for score in shown(found):
+        column = found.of(score)
+        if column.size:
+            values = np.quantile(column, points).tolist()
+            quantiles[score] = {str(point): round(value, 6) for point, value in zip(points, values, strict=True)}
     return {
         "source": "run",
         "samples": found.samples,
@@ -208,31 +232,30 @@ def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> dict[str, 
         "hard_faults": dict(sorted(found.faults.items())),
         "changed": {name: {"old": before, "new": after} for name, (before, after) in changed(old, new).items()},
         "thresholds": new.model_dump(mode="json"),
-        "quantiles": {
-            score: {str(p): round(float(q), 6) for p, q in zip(points, np.quantile(column, points), strict=True)}
-            for score in shown(found)
-            if (column := found.of(score)).size
-        },
+        "quantiles": quantiles,
     }
 
 
 def _marks(score: str, old: Thresholds, new: Thresholds) -> list[tuple[str, float]]:
     """The limits of a score by name; one that changes stands as `… old` and `… new`."""
-    names = [
-        bound for check in CHECKS if check.score == score for bound in (check.low, check.high) if bound is not None
-    ]
+    names = [bound for bound, check in _checks_by_bound().items() if check.score == score]
     names += [name for name, of in _BETTER.items() if of == score]
     marks: list[tuple[str, float]] = []
-    for name in dict.fromkeys(names):
+    for name in names:
         before, after = getattr(old, name), getattr(new, name)
-        marks += [(name, after)] if before == after else [(f"{name} old", before), (f"{name} new", after)]
+        if before == after:
+            marks.append((name, after))
+        else:
+            marks += [(f"{name} old", before), (f"{name} new", after)]
     return marks
 
 
 def _edges(values: Column, bins: int) -> Column:
     """Bins over all but the outermost half percent on either side."""
-    low, high = (float(q) for q in np.quantile(values, (0.005, 0.995)))
-    return np.linspace(low, high if high > low else low + 1e-3, bins + 1)
+    low, high = np.quantile(values, (0.005, 0.995)).tolist()
+    if high <= low:  # all values are equal
+        high = low + 1e-3
+    return np.linspace(low, high, bins + 1)
 
 
 def _inside(name: str, value: float) -> float:
@@ -240,9 +263,13 @@ def _inside(name: str, value: float) -> float:
     for rule in Thresholds.model_fields[name].metadata:
         low = getattr(rule, "ge", getattr(rule, "gt", None))
         high = getattr(rule, "le", getattr(rule, "lt", None))
-        value = max(value, low) if low is not None else min(value, high) if high is not None else value
+        if low is not None:
+            value = max(value, low)
+        elif high is not None:
+            value = min(value, high)
     return _rounded(value, name)
 
 
 def _rounded(value: float, name: str) -> float:
-    return (math.ceil if name.endswith("_max") else math.floor)(value * 1e4) / 1e4
+    rounded = math.ceil if name.endswith("_max") else math.floor
+    return rounded(value * 1e4) / 1e4

@@ -1,9 +1,9 @@
-"""From raw scores to a grade: A, B or C, a training weight, and the reasons in words.
+"""From raw scores to a grade: A, B or C, a training weight, and the reasons as text.
 
 C when anything is badly wrong, A when structure and content are clearly kept and the picture came nearer to the style,
 B between. A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a
 picture or a GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded
-from: it decides nothing, but says why a picture is not finite or black.
+from: it decides nothing, but tells why a picture is not finite or black.
 """
 
 from __future__ import annotations
@@ -32,18 +32,23 @@ class Grade:
 
 @dataclass(frozen=True)
 class Check:
-    """One bound on one score. `low` and `high` name fields of Thresholds; the fault's words say what the eye would
-    see.
+    """One bound on one score.
+
+    Attributes:
+        name: what reasons begin with; two bounds may share it.
+        score: the name of the score.
+        low, high: the field of `Thresholds` that bounds it from below or from above; one of the two.
+        fault: what a person would see where the check fails, as text that the score's value follows.
     """
 
     name: str
     score: str
     low: str | None
     high: str | None
-    words: str
+    fault: str
 
 
-# The order is the order of the reasons: the gravest first.
+# In the order of the reasons: the gravest first.
 CHECKS = (
     Check("black", "bright", "black_level", None, "all black, its brightest 1 %"),
     Check("constant", "spread", "spread_min", None, "nearly one colour, its spread"),
@@ -104,11 +109,19 @@ class Grader:
         finite = scores.get("finite", 0.0)
         if not finite >= 1.0:  # written so that NaN fails too
             return Grade("C", weight_c, [_not_finite(scores)])
-        if math.isnan(sum(scores.values())) and (spoilt := [name for name, value in scores.items() if value != value]):
-            return Grade("C", weight_c, [f"finite: the score {name} is not a number" for name in spoilt])
-        faults = [bound.words(scores) for bound in self._broken(scores)]
+        if math.isnan(sum(scores.values())):  # the sum first: a run grades 100 000 rows, and hardly one has a NaN
+            names = [name for name, value in scores.items() if math.isnan(value)]
+            return Grade("C", weight_c, [f"finite: the score {name} is not a number" for name in names])
+        faults = [bound.reason(scores) for bound in self._broken(scores)]
         if faults:
             return Grade("C", weight_c, faults)
+        doubts = self._doubts(scores)
+        if doubts:
+            return Grade("B", weight_b, doubts)
+        return Grade("A", weight_a, [])
+
+    def _doubts(self, scores: Mapping[str, float]) -> list[str]:
+        """Why a picture without a fault is no A."""
         doubts = []
         for score, limit in self._better:
             value = scores.get(score)
@@ -117,8 +130,8 @@ class Grader:
             elif value < limit:
                 doubts.append(f"{score}: {value:.3f}, an A has at least {limit:.3f}")
         if not self._style.holds(scores):
-            doubts.append(self._style.words(scores))
-        return Grade("B", weight_b, doubts) if doubts else Grade("A", weight_a, [])
+            doubts.append(self._style.reason(scores))
+        return doubts
 
     def failed(self, scores: Mapping[str, float]) -> list[Check]:
         """The checks that a finite picture does not pass, in their order.
@@ -128,12 +141,12 @@ class Grader:
         return [bound.check for bound in self._broken(scores)]
 
     def _broken(self, scores: Mapping[str, float]) -> list[_Bound]:
-        get = scores.get
-        return [
-            bound
-            for bound in self._checks
-            if (value := get(bound.score)) is not None and not bound.least <= value <= bound.most
-        ]
+        broken = []
+        for bound in self._checks:  # `holds` without a call: the inner loop of grading a run again
+            value = scores.get(bound.score)
+            if value is not None and not bound.least <= value <= bound.most:
+                broken.append(bound)
+        return broken
 
 
 class _Bound(NamedTuple):
@@ -152,28 +165,30 @@ class _Bound(NamedTuple):
         limit = float(getattr(limits, field))
         if check.low is None:
             return cls(check, check.score, -math.inf, limit, f"at most {limit:.3f}")
-        # `black_level` must be exceeded: the next number is the least that passes
+        # `black_level` must be exceeded: the next larger number is the least that passes.
         least = math.nextafter(limit, math.inf) if field == "black_level" else limit
         return cls(check, check.score, least, math.inf, f"at least {limit:.3f}")
 
     def holds(self, scores: Mapping[str, float]) -> bool:
+        """Whether the score keeps the bound; one that was not measured does."""
         value = scores.get(self.score)
         return value is None or self.least <= value <= self.most
 
-    def words(self, scores: Mapping[str, float]) -> str:
-        words = f"{self.check.name}: {self.check.words} {scores[self.score]:.3f}, {self.rule}"
-        return words + _origin(scores) if self.check.name == "black" else words
+    def reason(self, scores: Mapping[str, float]) -> str:
+        """Why the picture fails."""
+        reason = f"{self.check.name}: {self.check.fault} {scores[self.score]:.3f}, {self.rule}"
+        return reason + _origin(scores) if self.check.name == "black" else reason
 
 
 def _not_finite(scores: Mapping[str, float]) -> str:
     finite = scores.get("finite", math.nan)
-    if finite != finite:
+    if math.isnan(finite):
         return "finite: not measured"
     return f"finite: {1 - finite:.1%} of the values are not finite{_origin(scores)}"
 
 
 def _origin(scores: Mapping[str, float]) -> str:
-    """Where a picture that is black or not finite went wrong, if the teacher entered what its latents were."""
+    """Where a picture that is black or not finite went wrong, if the teacher recorded its latents."""
     share = scores.get("latents_finite")
     if share is None:
         return ""
@@ -192,7 +207,8 @@ def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
 
 def pass_rates(scores: Iterable[Mapping[str, float]], thresholds: Thresholds) -> dict[str, float]:
     """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none. Read as a stream."""
-    passed, grader = dict.fromkeys(CHECK_NAMES, 0), Grader(thresholds)
+    passed = dict.fromkeys(CHECK_NAMES, 0)
+    grader = Grader(thresholds)
     count = 0
     for row in scores:
         count += 1
@@ -205,18 +221,19 @@ def pass_rates(scores: Iterable[Mapping[str, float]], thresholds: Thresholds) ->
 
 
 def alarms(rates: Mapping[str, float], count: int) -> list[str]:
-    """Words about checks that let nothing or everything of `count` pictures through: such a check may not be working.
+    """Warnings of checks that let none or all of `count` pictures pass: such a check may not be working.
 
-    "Everything" is said in one line, for it is what a good run looks like too; it is for a person to know, not to fear.
+    Those that let all pass stand in one line, for a good run has them too: a person should know, and need not worry.
     """
-    if count < 20:
+    if count < 20:  # too few pictures to tell
         return []
+    warnings = []
+    for name, rate in rates.items():
+        if rate <= 0.0:
+            warnings.append(
+                f"check {name} rejects every one of {count} pictures: look at the contact sheet and calibrate again"
+            )
     silent = [name for name, rate in rates.items() if rate >= 1.0]
-    words = [
-        f"check {name} rejects every one of {count} pictures: look at the contact sheet and calibrate again"
-        for name, rate in rates.items()
-        if rate <= 0.0
-    ]
     if silent:
-        words.append(f"checks that rejected none of {count} pictures: {', '.join(silent)}")
-    return words
+        warnings.append(f"checks that rejected none of {count} pictures: {', '.join(silent)}")
+    return warnings

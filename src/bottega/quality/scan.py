@@ -1,10 +1,10 @@
-"""Judging pictures that lie on disk, in worker processes: one row a picture, whatever becomes of it.
+"""Judging pictures on disk, in worker processes: one row a picture, even for one that cannot be read.
 
-Each worker decodes pictures, contents and styles and takes every score but CLIP's, with one OpenCV thread; contents and
-styles are decoded and measured once a worker and kept (bounded). CLIP runs in the main process, in batches: one copy of
-its weights serves all workers, on the GPU where there is one, and its time hides theirs.
+Each worker decodes pictures, contents and styles and computes every score but CLIP's, with one OpenCV thread; contents
+and styles are decoded and measured once a worker and kept (bounded). CLIP runs in the main process, in batches: one
+copy of its weights serves all workers, on the GPU where there is one, while they work on.
 
-Rows are appended to `{output}.part` chunk by chunk; a stopped scan goes on from there, and the output appears whole.
+Rows are appended to `{output}.part` chunk by chunk; a stopped scan resumes there, and the output appears whole.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cachetools import LRUCache
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, grade
-from bottega.quality.measure import ImageEncoder
+from bottega.quality.measure import ImageEncoder, Scores, Vector, similarities
 from bottega.quality.scorer import Job, Judged, Scorer, Size, begin_worker, fitted, judge_chunk
 from bottega.runtime.errors import MissingError, RequestError, StorageError, WorkError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
@@ -35,12 +34,11 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.visual.pictures import Picture
 
-_CHUNK, _SMALLEST = 16, 4  # pictures a task, and those that share the last one's content, up to four times as many
-_AHEAD = 64  # chunks judged before their turn, or under way
+_CHUNK = 16  # pictures a task; with those that share the last one's content, up to four times as many
+_SMALLEST = 4  # pictures a task towards the end
+_AHEAD = 64  # chunks that are judged before their turn, or under way
 _KEPT_VECTORS = 100_000  # of 2 to 4 KB each
 _NAME = re.compile(r"(?P<pair>[A-Za-z0-9.-]+_[A-Za-z0-9.-]+)_seed\d+(_try\d+)?")
-
-Vector = npt.NDArray[np.float32]
 
 
 def scan(
@@ -55,11 +53,14 @@ def scan(
     """Judge every picture and write one JSON line each: `file_name`, `grade`, `weight`, `reasons`, `scores`.
 
     A picture, content or style that cannot be read gives a row with grade C, no scores and the reason
-    `unreadable: …`. Rows stand in the order of `jobs`. After Ctrl-C the same call goes on.
+    `unreadable: …`. Rows stand in the order of `jobs`. After Ctrl-C the same call resumes.
 
     Args:
+        jobs: the pictures.
+        limits: by which they are graded.
+        output: JSON lines.
         encoder: CLIP's picture encoder, called in this process; None leaves the similarities out.
-        encoder_id: what tells that encoder from another; a part begun with another one is not gone on with.
+        encoder_id: identifies that encoder; a part begun with another one is not continued.
         processes: how many judge; this one is among them, unless CLIP keeps it busy.
 
     Returns:
@@ -78,12 +79,13 @@ def scan(
     request = sha256_json([limits.model_dump(mode="json"), encoder_id, [_identity(job) for job in jobs]])
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
-    eyes = Similarities(encoder) if encoder is not None else None
+    clip = ClipScorer(encoder) if encoder is not None else None
     todo = list(_chunks(jobs[done:], processes))
     with Interruption() as stop, Progress(len(jobs), "score", "pictures", done=done) as progress:
-        for chunk, judged in zip(todo, _judged(todo, processes, eyes is not None), strict=True):
-            found = eyes.added(chunk, judged) if eyes is not None else judged
-            rows = [_row(job, one, limits) for job, one in zip(chunk, found, strict=True)]
+        for chunk, judged in zip(todo, _judged(todo, processes, clip is not None), strict=True):
+            if clip is not None:
+                judged = clip.add_similarities(chunk, judged)
+            rows = [_row(job, one, limits) for job, one in zip(chunk, judged, strict=True)]
             append_jsonl(part, rows)
             counts.update(row["grade"] for row in rows)
             progress.update(len(rows), **{letter: counts[letter] for letter in "ABC"})
@@ -98,32 +100,39 @@ def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path
         MissingError: a folder is not there or holds no picture.
         RequestError: a picture's name is none of a pair in `lists`.
     """
-    from bottega.data.pictures import picture_files
     from bottega.data.records import read_pairs
 
-    found: list[tuple[str, Path, str]] = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise MissingError(f"there is no folder {folder}; name with --targets where the pictures lie")
-        several = f"{folder.name}/" if len(folders) > 1 else ""
-        found += [(several + f.relative_to(folder).as_posix(), f, _pair_of(f)) for f in picture_files(folder)]
-    if not found:
-        raise MissingError(f"there is no picture under {', '.join(map(str, folders))}; name another folder")
+    found = _find_pictures(folders)
     wanted = {pair_id for _, _, pair_id in found}
-    known = {
-        pair.pair_id: (str(data_root / pair.content_path), str(data_root / pair.style_path))
-        for file in lists
-        for pair in read_pairs(file)
-        if pair.pair_id in wanted
-    }
-    strange = [name for name, _, pair_id in found if pair_id not in known]
+    sources: dict[str, tuple[str, str]] = {}  # pair id -> paths of content and style
+    for file in lists:
+        for pair in read_pairs(file):
+            if pair.pair_id in wanted:
+                sources[pair.pair_id] = (str(data_root / pair.content_path), str(data_root / pair.style_path))
+    strange = [name for name, _, pair_id in found if pair_id not in sources]
     if strange:
         raise RequestError(
             f"a picture is judged against the pair in its name, CONTENT_STYLE_seedN; {len(strange)} of {len(found)} "
             f"match no pair of the lists, {strange[0]} for one; add their list with --pairs, or move them away"
         )
     found.sort()  # by content, then style: neighbours share what is decoded
-    return [Job(name, str(path), *known[pair_id]) for name, path, pair_id in found]
+    return [Job(name, str(path), *sources[pair_id]) for name, path, pair_id in found]
+
+
+def _find_pictures(folders: Sequence[Path]) -> list[tuple[str, Path, str]]:
+    """(name of its row, file, pair id) of every picture under some folders; MissingError where there is none."""
+    from bottega.data.pictures import picture_files
+
+    found: list[tuple[str, Path, str]] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise MissingError(f"there is no folder {folder}; name with --targets where the pictures are")
+        prefix = f"{folder.name}/" if len(folders) > 1 else ""
+        for file in picture_files(folder):
+            found.append((prefix + file.relative_to(folder).as_posix(), file, _pair_of(file)))
+    if not found:
+        raise MissingError(f"there is no picture under {', '.join(map(str, folders))}; name another folder")
+    return found
 
 
 def processors() -> int:
@@ -134,7 +143,7 @@ def processors() -> int:
 # --- CLIP ------------------------------------------------------------------------------------------------------
 
 
-class Similarities:
+class ClipScorer:
     """Adds CLIP's similarities to scores, in batches; vectors of contents and styles are kept.
 
     Args:
@@ -145,24 +154,24 @@ class Similarities:
         self._encoder = encoder
         self._kept: LRUCache[tuple[str, Size], Vector] = LRUCache(_KEPT_VECTORS)
 
-    def added(self, jobs: Sequence[Job], judged: Sequence[Judged]) -> list[Judged]:
-        """The same with `content_sim`, `style_sim` and `style_gain`, as `bottega.quality.measure.compare` defines them.
+    def add_similarities(self, jobs: Sequence[Job], judged: Sequence[Judged]) -> list[Judged]:
+        """The same with the scores of `measure.similarities`; a picture without scores stays as it is."""
+        pictures = [one.picture for one in judged if one.picture is not None]
+        own = iter(self._encode(pictures))
+        wanted: list[tuple[str, Size]] = []
+        for job, one in zip(jobs, judged, strict=True):
+            if one.picture is not None:
+                size = _size(one.picture)
+                wanted += [(job.content, size), (job.style, size)]
+        known = self._vectors(wanted)
 
-        A picture without scores stays as it is.
-        """
-        sizes = [(one.picture.shape[1], one.picture.shape[0]) if one.picture is not None else None for one in judged]
-        known = self._vectors([(p, size) for job, size in zip(jobs, sizes, strict=True) if size for p in _of(job)])
-        own = self._encode([one.picture for one in judged if one.picture is not None])
-        vectors = iter(own)
         found: list[Judged] = []
-        for job, size, one in zip(jobs, sizes, judged, strict=True):
-            if size is None:
+        for job, one in zip(jobs, judged, strict=True):
+            if one.picture is None:
                 found.append(one)
                 continue
-            picture, content, style = next(vectors), known[job.content, size], known[job.style, size]
-            style_sim = float(picture @ style)
-            more = {"content_sim": float(picture @ content), "style_sim": style_sim}
-            more["style_gain"] = style_sim - float(content @ style)
+            size = _size(one.picture)
+            more = similarities(next(own), known[job.content, size], known[job.style, size])
             found.append(Judged(one.scores | {name: round(value, 6) for name, value in more.items()}))
         return found
 
@@ -175,13 +184,19 @@ class Similarities:
         return found | fresh
 
     def _encode(self, pictures: Sequence[Picture]) -> list[Vector]:
-        """One call a size; the vectors in the order of the pictures."""
+        """One call for each size; the vectors in the order of the pictures."""
+        by_size: dict[Size, list[int]] = {}
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(_size(picture), []).append(i)
         vectors: dict[int, Vector] = {}
-        for shape in {p.shape for p in pictures}:
-            places = [i for i, p in enumerate(pictures) if p.shape == shape]
-            batch = np.asarray(self._encoder(np.stack([pictures[i] for i in places])), np.float32)  # [N, D]
-            vectors.update(zip(places, batch, strict=True))
+        for places in by_size.values():
+            batch = np.stack([pictures[i] for i in places])  # [N, H, W, 3]
+            vectors.update(zip(places, np.asarray(self._encoder(batch), np.float32), strict=True))
         return [vectors[i] for i in range(len(pictures))]
+
+
+def _size(picture: Picture) -> Size:
+    return picture.shape[1], picture.shape[0]
 
 
 # --- worker processes -------------------------------------------------------------------------------------------------
@@ -198,14 +213,19 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
     pool = ProcessPoolExecutor(max(1, min(workers, len(chunks))), get_context("spawn"), begin_worker)
     waiting = iter(chunks)
     under_way: deque[Future[list[Judged]]] = deque()
-    scorer, threads = Scorer(), cv2.getNumThreads()
+    scorer = Scorer()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         while True:
+            # Hand out chunks until every worker has two: one at work and the next at hand.
             room = 2 * workers - sum(not one.done() for one in under_way)
-            under_way += [pool.submit(judge_chunk, chunk, with_picture) for chunk in islice(waiting, max(0, room))]
-            wants = helps and len(under_way) < _AHEAD and not (under_way and under_way[0].done())
-            if wants and (own := next(waiting, None)) is not None:
+            for chunk in islice(waiting, max(0, room)):
+                under_way.append(pool.submit(judge_chunk, chunk, with_picture))
+            # While the first of them is not done, judge a chunk here.
+            first_is_done = bool(under_way) and under_way[0].done()
+            own = next(waiting, None) if helps and len(under_way) < _AHEAD and not first_is_done else None
+            if own is not None:
                 under_way.append(Future())
                 under_way[-1].set_result([scorer.judge(job, with_picture=with_picture) for job in own])
             elif under_way:
@@ -214,8 +234,8 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
                 return
     except BrokenProcessPool as error:
         raise WorkError(
-            f"a worker process was killed, most likely for want of memory; run the same command again with fewer than "
-            f"--processes {processes} to go on"
+            f"a worker process was killed, most likely because memory ran out; to resume, run the same command again "
+            f"with fewer than --processes {processes}"
         ) from error
     finally:
         cv2.setNumThreads(threads)
@@ -225,7 +245,17 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
 # --- rows and files ---------------------------------------------------------------------------------------------------
 
 
-def _row(job: Job, judged: Judged, limits: Thresholds) -> dict[str, Any]:
+class ScoreRow(TypedDict):
+    """A line of the output."""
+
+    file_name: str
+    grade: str
+    weight: float
+    reasons: list[str]
+    scores: Scores
+
+
+def _row(job: Job, judged: Judged, limits: Thresholds) -> ScoreRow:
     if judged.reason:
         given = Grade("C", limits.weight_c, [f"unreadable: {judged.reason}"])
     else:
@@ -240,7 +270,7 @@ def _row(job: Job, judged: Judged, limits: Thresholds) -> dict[str, Any]:
 
 
 def _begin(part: Path, request: str) -> int:
-    """How many rows of this very request lie in `part`; one of another request is begun anew."""
+    """How many rows of this very request are in `part`; a part of another request is started again."""
     try:
         if part.is_file():
             kept = read_jsonl(part)
@@ -273,7 +303,7 @@ def _finish(part: Path, output: Path) -> dict[str, Any]:
 
 
 def _identity(job: Job) -> list[Any]:
-    """A job by its paths, and its picture's size and time: a part is not gone on with when a picture has changed."""
+    """A job by its paths, and its picture's size and time: a part is not continued when a picture has changed."""
     try:
         state = os.stat(job.picture)
     except OSError:
@@ -285,10 +315,6 @@ def _pair_of(file: Path) -> str:
     """The pair in a picture's name; "" where the name has another form."""
     match = _NAME.fullmatch(file.stem)
     return match["pair"] if match else ""
-
-
-def _of(job: Job) -> tuple[str, str]:
-    return job.content, job.style
 
 
 def _chunks(jobs: Sequence[Job], processes: int) -> Iterator[list[Job]]:

@@ -1,4 +1,4 @@
-"""One picture on disk judged, without CLIP: what a worker process does.
+"""Judging one picture on disk, without CLIP: what a worker process does.
 
 A worker imports this module only, not the configuration or the grades, so that it starts quickly.
 """
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a worker found: scores, or in `reason` why there are none; the pixels only where CLIP is to see them."""
+    """What a worker found: scores, or in `reason` why there are none; the pixels only where CLIP needs them."""
 
     scores: Scores
     reason: str = ""
@@ -43,10 +43,10 @@ class Judged:
 
 
 class Scorer:
-    """Takes the scores of jobs, without CLIP, and keeps what it computed of contents and styles.
+    """Scores jobs, without CLIP, and keeps what it computed of contents and styles.
 
     Args:
-        kept_bytes: decoded contents and styles kept, least recently used go first.
+        kept_bytes: of decoded contents and styles; those unused for longest are dropped first.
     """
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
@@ -55,14 +55,13 @@ class Scorer:
         )
 
     def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
-        """Scores of one picture against its content and style, both brought to the picture's size."""
+        """Scores of one picture against its content and style, both resized to the picture's size."""
         from bottega.data.pictures import open_picture
 
         try:
             picture = np.asarray(open_picture(Path(job.picture)), np.uint8)
-            taken = reference(picture)
             size = (picture.shape[1], picture.shape[0])
-            scores = compare(taken, self._reference(job.content, size), self._reference(job.style, size))
+            scores = compare(reference(picture), self._reference(job.content, size), self._reference(job.style, size))
         except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
             return Judged({}, " ".join(str(error).split()))
         return Judged(scores, picture=picture if with_picture else None)

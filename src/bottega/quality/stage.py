@@ -1,7 +1,7 @@
 """The quality stage: set the limits on drawn truths before the first picture is graded.
 
-Limits once set stay: a longer list of pairs must not move them under a run that has begun. They are set again when the
-configuration or the CLIP that measures changes.
+Limits stay once they are set: a longer list of pairs must not change them for a run that has begun. They are set again
+when the configuration or the CLIP that measures changes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
 
 LOGGER = logging.getLogger(__name__)
+Triple = tuple[Picture, Picture, Picture]  # truth, content, style
+
 _BATCH = 32  # pictures measured at once
 _KINDS = (
     "good",
@@ -59,16 +61,17 @@ def run(
         kept = read_json(table)
         if kept.get("request") == request:
             return dict(kept["summary"])
-    calibration = _calibrated(config, _pair_files(pairs), data_root, models) if config.calibrate else None
-    summary = _summary(calibration)
+    files = [pairs] if isinstance(pairs, Path) else list(pairs)
+    calibration = _calibrate(config, files, data_root, models) if config.calibrate else None
+    summary = _summarise(calibration)
     limits = calibration.thresholds if calibration is not None else config.thresholds
     write_json(directory / "thresholds.json", limits.model_dump(mode="json"))
     write_json(
         table,
         {"request": request, "summary": summary, "table": calibration.as_json() if calibration is not None else None},
     )
-    for words in summary["warnings"]:
-        LOGGER.warning("%s", words)
+    for warning in summary["warnings"]:
+        LOGGER.warning("%s", warning)
     return summary
 
 
@@ -118,33 +121,29 @@ def identity_of(folder: Path) -> str:
     return sha256_json(sorted(sha256_file(file) for file in weight_files(folder)))
 
 
-def _summary(calibration: Calibration | None) -> dict[str, Any]:
+def _summarise(calibration: Calibration | None) -> dict[str, Any]:
     if calibration is None:
         return {"source": "default", "truths": 0, "grades": {}, "warnings": []}
     return {
         "source": "calibrated",
         "truths": calibration.counts["good"],
-        "grades": {kind: calibration.grades[kind] for kind in calibration.grades},
+        "grades": calibration.grades,
         "warnings": calibration.warnings,
     }
 
 
-def _pair_files(pairs: Path | Sequence[Path]) -> list[Path]:
-    return [pairs] if isinstance(pairs, Path) else list(pairs)
-
-
-def _calibrated(config: QualityConfig, files: list[Path], data_root: Path, models: ModelsConfig) -> Calibration | None:
+def _calibrate(config: QualityConfig, files: list[Path], data_root: Path, models: ModelsConfig) -> Calibration | None:
     triples = list(_triples(config, files, data_root))
     if len(triples) < 8:
         LOGGER.info("%d drawn truths under %s: the default limits are used", len(triples), data_root / "truth")
         return None
-    scores = _measured(triples, load_encoder(models))
+    scores = _measure_kinds(triples, load_encoder(models))
     others = {kind: scores[kind] for kind in _KINDS if kind not in ("good", "untouched")}
     untouched = scores["untouched"] + scores["reencoded"]
     return calibrate(scores["good"], untouched, bad=others, defaults=config.thresholds, keep_good=config.keep_good)
 
 
-def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Iterator[tuple[Picture, Picture, Picture]]:
+def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Iterator[Triple]:
     """(truth, content, style) of the first pairs that have a truth; unreadable pictures are left out."""
     from bottega.data.pictures import load_square
     from bottega.data.records import read_pairs
@@ -156,41 +155,46 @@ def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Itera
             if not truth.is_file():
                 continue
             try:
-                paths = (truth, data_root / pair.content_path, data_root / pair.style_path)
-                one, two, three = (load_square(path, config.size) for path in paths)
+                triple = (
+                    load_square(truth, config.size),
+                    load_square(data_root / pair.content_path, config.size),
+                    load_square(data_root / pair.style_path, config.size),
+                )
             except PictureError as error:
                 LOGGER.warning("left out of the calibration: %s", error)
                 continue
-            yield one, two, three
+            yield triple
             found += 1
             if found == config.sample:
                 return
 
 
-def _measured(triples: list[tuple[Picture, Picture, Picture]], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
+def _measure_kinds(triples: list[Triple], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
     """Scores of the truths and of every known-bad kind made from them."""
     judge = Judge(encoder, capacity=4 * _BATCH)
     scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
+
+    def measure(kind: str, pictures: list[Picture], contents: list[int], styles: list[int]) -> None:
+        """Score pictures against the contents and styles of the triples of these numbers."""
+        scores[kind] += judge.measure(
+            pictures,
+            [triples[i][1] for i in contents],
+            [triples[i][2] for i in styles],
+            keys=[(f"c{i}", f"s{j}") for i, j in zip(contents, styles, strict=True)],
+        )
+
     for start in range(0, len(triples), _BATCH):
-        chunk = range(start, min(start + _BATCH, len(triples)))
-        cases: dict[str, list[Picture]] = {kind: [] for kind in _KINDS}
+        chunk = list(range(start, min(start + _BATCH, len(triples))))
+        cases: dict[str, list[Picture]] = {}
         for i in chunk:
             truth, content, _ = triples[i]
-            cases["good"].append(truth)
+            cases.setdefault("good", []).append(truth)
             for kind, picture in damaged(truth, content, i).items():
-                cases[kind].append(picture)
+                cases.setdefault(kind, []).append(picture)
         for kind, pictures in cases.items():
-            if pictures:
-                contents, styles = [triples[i][1] for i in chunk], [triples[i][2] for i in chunk]
-                scores[kind] += judge.measure(pictures, contents, styles, keys=[(f"c{i}", f"s{i}") for i in chunk])
+            measure(kind, pictures, chunk, chunk)
+        # A good picture against what it was not made from: the content or the style of the next triple.
         following = [(i + 1) % len(triples) for i in chunk]
-        truths, styles = [triples[i][0] for i in chunk], [triples[i][2] for i in chunk]
-        wrong_content, wrong_style = [triples[j][1] for j in following], [triples[j][2] for j in following]
-        scores["other content"] += judge.measure(
-            truths, wrong_content, styles, keys=[(f"c{j}", f"s{i}") for i, j in zip(chunk, following, strict=True)]
-        )
-        own = [triples[i][1] for i in chunk]
-        scores["other style"] += judge.measure(
-            truths, own, wrong_style, keys=[(f"c{i}", f"s{j}") for i, j in zip(chunk, following, strict=True)]
-        )
+        measure("other content", cases["good"], following, chunk)
+        measure("other style", cases["good"], chunk, following)
     return scores
