@@ -48,6 +48,13 @@ def test_students_quantile_is_scipys(nu: int) -> None:
     assert _student(0.975, nu) == pytest.approx(stats.t.ppf(0.975, nu), rel=2e-3)
 
 
+@pytest.mark.parametrize("p", [0.9, 0.975, 0.995])
+def test_every_term_of_the_series_for_students_quantile_counts(p: float) -> None:
+    """The next term would be of order nu⁻⁵: a wrong coefficient of any of the four shows at one of these."""
+    for nu, error in ((10, 5e-5), (20, 2e-6), (40, 1e-7), (100, 1e-9)):
+        assert _student(p, nu) == pytest.approx(stats.t.ppf(p, nu), rel=error)
+
+
 def test_a_paired_difference_is_much_narrower_than_two_means() -> None:
     rng = np.random.default_rng(2)
     base = crossed(rng, 20, 20)

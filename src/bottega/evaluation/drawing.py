@@ -57,7 +57,7 @@ class Request:
         return Path(self.directory) / "made.jsonl"
 
     def picture(self, pair: Pair) -> Path:
-        """Where a pair's picture lies."""
+        """The file of a pair's picture."""
         return Path(self.directory) / f"{pair.pair_id}.png"
 
     def key(self, pair: Pair) -> str:

@@ -1,7 +1,7 @@
 """From pictures to scores: one record a picture, kept in `measured.jsonl`, so that no picture is measured twice.
 
 A record holds for whatever its `key` hashes: the picture, its content, style, caption, label map and truths, the
-networks and the way of measuring. Pairs go in the order of the grid, all methods of some pairs together, so that a
+networks and the method of measuring. Pairs go in the order of the grid, all methods of some pairs together, so that a
 pair's truths and a content's keys are computed once.
 
 Legend: N pictures, K labels, T tokens, D width.
@@ -34,8 +34,8 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.visual.pictures import Picture
 
-WAY = 1
-"""Version of the way of measuring: raise it when a metric changes its meaning."""
+METRICS_VERSION = 1
+"""Raise it when a metric changes its meaning: records of another version are measured again."""
 
 _CHUNK = 16  # pairs measured together
 _SHARED = 384  # features kept of contents and styles, which many pairs share: about 77 pictures' five features
@@ -96,7 +96,9 @@ def measure_all(
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
         made_from: for a row the number of the drawn truth that it is made from and never compared with.
     """
-    way = sha256_json([WAY, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities])
+    method = sha256_json(
+        [METRICS_VERSION, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities]
+    )
     known: dict[str, Record] = {}
     if kept.is_file():
         for line in read_jsonl(kept):
@@ -109,7 +111,7 @@ def measure_all(
             for pair in pairs:
                 # All rows of the pair or none: its jobs count only once its last picture has been read.
                 try:
-                    found, todo = _find_jobs(pair, config.rows, files, sources, way, known)
+                    found, todo = _find_jobs(pair, config.rows, files, sources, method, known)
                 except PictureError as error:
                     measured.broken[pair.pair_id] = str(error)
                     continue
@@ -129,11 +131,11 @@ def _find_jobs(
     rows: Sequence[str],
     files: Mapping[str, Mapping[str, Path]],
     sources: Sources,
-    way: str,
+    method: str,
     known: Mapping[str, Record],
 ) -> tuple[list[Record], list[_Job]]:
     """The pictures of a pair that were measured before, and those that are still to be measured."""
-    identity = [way, *sources.identity(pair)]
+    identity = [method, *sources.identity(pair)]
     found: list[Record] = []
     todo: list[_Job] = []
     for row in rows:

@@ -29,7 +29,7 @@ class Sources:
     Args:
         data_root: what the paths of the pairs are relative to.
         size: side in pixels of every picture that is handed out.
-        truths: drawings a pair that are looked for.
+        truths: how many drawings of a pair are searched.
     """
 
     def __init__(self, data_root: Path, size: int, truths: int) -> None:

@@ -24,7 +24,7 @@ LINES = 64  # side of the tiles whose spectra are averaged, pixels
 _LINE_FLOOR = 256.0  # power of a noise of 16 levels: the eye does not see a weaker wave as a mesh
 _LINES_FROM = 1 / 7  # cycles a pixel; coarser waves are strokes, not mesh
 
-LAG_SIDE = 128  # side at which a second copy is looked for
+LAG_SIDE = 128  # side at which a second copy is searched
 _LAGS = (4.0, 14.0)  # how far a second copy lies, pixels of LAG_SIDE: 3 to 11 % of the side
 _SPAN = 17  # lags that are computed: those of _LAGS, and some around them for the 3 x 3 neighbourhoods
 

@@ -28,7 +28,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 
 hf_ratio, sharpness, mesh and blocking read full size, of pictures from 256 px in width the middle half of the columns
 (from sky to ground); noise reads the middle half of both sides of a large picture's half. This sampling saves time and
-loses nothing: what they look for is everywhere or it is no fault. The round trip is the content after the autoencoder
+loses nothing: what they measure is everywhere or it is no fault. The round trip is the content after the autoencoder
 alone. A score that cannot be measured is absent, never NaN: edges of a flat content, similarities without an encoder,
 mesh under 64 px and blocks under 48, anything of a picture that is not finite.
 """

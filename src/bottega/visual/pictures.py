@@ -7,7 +7,7 @@ Legend: N pictures, H × W pixels, 3 channels (R, G, B).
     tensor          float32  [N, 3, H, W]    -1…1      what an autoencoder takes and gives
 
 Rounding: level = round(255 x), halves to the even level, as diffusers rounds. The product 255 x is taken in float32
-(also diffusers' way) unless `exact` is asked for; the two differ by one level in a few values of a million.
+(also diffusers' way) unless `exact` is asked for; the two differ by one level in about 6 of a million values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FloatPicture = npt.NDArray[np.float32]  # [H, W, 3] in 0…1
 
 MAGENTA = (1.0, 0.0, 1.0)  # no model here draws it in an area, so a person sees at once that a value was not finite
 
-# OpenCV's conversion is three times faster than NumPy's three passes, but takes the absolute value and makes 0 of NaN.
+# OpenCV's conversion takes 0.08 ms for 512 x 512 px where NumPy's three passes take 2.7, and every target is converted;
+# but it takes the absolute value and makes 0 of NaN.
 # Read as unsigned integers, the bits of floats keep their order, and those of negative numbers (-0.0 too), infinities
 # and NaN lie above the bits of every positive number: one maximum tells whether a block was safe to convert.
 _LARGEST_SAFE = np.float32(1e6).view(np.uint32)
