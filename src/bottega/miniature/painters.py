@@ -35,7 +35,7 @@ _HUES = {
     "magenta": 345,
 }
 # The canvas: strokes lie 16 of 128 px apart, which is four cells of the miniature's latents, and repeat after 32.
-# Strokes of less than two cells alias into something that no diffusion model of this size tells from noise.
+# Strokes of less than two cells alias into something that no diffusion model of this size can distinguish from noise.
 _SPACING = 16 / 128
 _BRUSHES = {"fine": -1.0, "medium": 0.0, "broad": 1.0}  # how much of the canvas the strokes cover
 _SHAKE = 1.0  # pixels of 128 by which a seed moves the strokes, at most

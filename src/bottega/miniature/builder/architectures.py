@@ -97,8 +97,8 @@ def unet() -> UNet2DConditionModel:
 def deep_unet() -> UNet2DConditionModel:
     """SDXL's U-Net with a fourth level of 4 × 4 cells, one for each repeat of the canvas (32 px).
 
-    A convolution knows where it is by the zeros beyond the border alone. On 4 × 4 cells every cell is told its place by
-    two of them, on 8 × 8 the middle learns it late: the three levels of `unet` kept 72 % of the objects in place.
+    A convolution knows where it is by the zeros beyond the border alone. On 4 × 4 cells two convolutions carry them to
+    every cell; on 8 × 8 the middle learns its place late: the three levels of `unet` preserved 72 % of the objects.
     """
     from diffusers import UNet2DConditionModel
 

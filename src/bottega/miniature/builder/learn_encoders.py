@@ -66,7 +66,7 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLI
     """Contrast pictures with captions, both text encoders against one picture tower.
 
     Half of the captions name kind, palette and scale, without which CLIP would be blind to style; half of these name
-    nothing else, since a scene's words alone tell most pairs apart. Beside the contrast, a linear head that is thrown
+    nothing else, since a scene's words alone distinguish most pairs. Beside the contrast, a linear head that is thrown
     away afterwards reads kind, palette, period and angle from the picture's embedding: a contrast of so few pictures
     gave away the kind in 65 % (docs/log.md), and what the embedding does not hold no IP-Adapter can draw.
     """

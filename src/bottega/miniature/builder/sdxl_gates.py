@@ -90,7 +90,7 @@ def _predict(
 
 
 class SDXLGates:
-    """Measures a U-Net on held-out scenes and painters; contents, styles and truths are drawn once.
+    """Measures a U-Net on held-out scenes and painters; contents and style pictures are drawn once.
 
     Args:
         pictures: how many the teacher paints; as many are drawn from words, and half as many in a style by words.
@@ -126,13 +126,13 @@ class SDXLGates:
         seen = gates.kinds_of(self.classifier, pictures)
         read = gates.labels_of(self.reader, pictures)
         kinds = np.array([p % len(KINDS) for p in self.painters])
-        own = float((seen == kinds).mean())
-        swapped = float(np.mean([(seen == np.roll(kinds, shift)).mean() for shift in range(1, len(KINDS))]))
+        own, swapped = gates.style_agreement(seen, kinds)
         overlaps: list[float] = []
         distances, colours = [], []
         for i, view in enumerate(self.contents):
             overlaps += gates.object_overlaps(read[i], view)
-            truths = [describe(render(view, painter(self.painters[i]), 1 + k)) for k in range(_TRUTHS)]
+            by = painter(self.painters[i])
+            truths = [describe(render(view, by, 1 + k)) for k in range(_TRUTHS)]
             distance = nearest(describe(pictures[i]), truths)
             distances.append(distance.total)
             colours.append(distance.colour)
@@ -149,7 +149,9 @@ class SDXLGates:
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
         pictures = self._from_words(unet, [view.caption(i % 2) for i, view in enumerate(views)])
         read = gates.labels_of(self.reader, pictures)
-        scores = [gates.score_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
+        scores = []
+        for picture, found, view in zip(pictures, read, views, strict=True):
+            scores.append(gates.score_scene(picture, found, view))
         shapes, colours, grounds = np.mean(scores, axis=0)
         return {"words_shape": float(shapes), "words_colours": float(colours), "words_ground": float(grounds)}
 
@@ -182,4 +184,6 @@ class SDXLGates:
 
 
 def _chunks(count: int) -> list[list[int]]:
-    return [list(range(start, min(start + _CHUNK, count))) for start in range(0, count, _CHUNK)]
+    """Row numbers below `count`, in groups that are drawn together."""
+    rows = list(range(count))
+    return [rows[start : start + _CHUNK] for start in range(0, count, _CHUNK)]

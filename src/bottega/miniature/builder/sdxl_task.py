@@ -224,11 +224,11 @@ class SDXLTask:
         return torch.where(conditioned.view(-1, 1, 1, 1), shared, full)
 
     def _error(self, guess: torch.Tensor, wanted: torch.Tensor, batch: _Batch) -> torch.Tensor:
-        """Mean squared error of ε as it moves x̂0; cells of things and their rims count double."""
+        """Mean squared error of ε as it moves x̂0; cells of objects and their rims count double."""
         signal, noise = self.alpha[batch.timestep], self.sigma[batch.timestep]  # [B]
         weight = (noise / signal).square().clamp(max=HIGH_NOISE_RATIO) / noise.clamp(min=0.5).square()
-        things = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
-        cells = 1 + things
+        objects = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
+        cells = 1 + objects
         cells = cells / cells.mean((1, 2, 3), keepdim=True)
         error = (cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
         return (weight.clamp(min=0.05) * error).mean()
