@@ -32,7 +32,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SDXLTask:
 
 
 def test_the_path_starts_at_the_noised_content_and_every_point_leads_to_the_target(task: SDXLTask) -> None:
-    batch = task._teacher_batch(numpy_rng("test", 0))
+    batch = task._teacher_batch(numpy_rng("test", 0), 8)
     batch.timestep = batch.start
     x = task._on_path(batch)
     noised = task._alpha(batch.start) * batch.content + task._sigma(batch.start) * batch.noise
@@ -45,7 +45,7 @@ def test_the_path_starts_at_the_noised_content_and_every_point_leads_to_the_targ
 def test_guidance_makes_the_whole_of_what_was_learned_at_the_scale_that_belongs_to_it(
     task: SDXLTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = task._teacher_batch(numpy_rng("test", 1))
+    batch = task._teacher_batch(numpy_rng("test", 1), 8)
     batch.captions, batch.style = ["a red circle"] * 8, torch.ones_like(batch.style)
     base, full = torch.randn(2, *batch.target.shape)
     monkeypatch.setattr(task, "_predict", lambda *arguments, **_: base)
@@ -58,7 +58,7 @@ def test_guidance_makes_the_whole_of_what_was_learned_at_the_scale_that_belongs_
 def test_a_sample_without_any_condition_learns_what_guidance_starts_from(
     task: SDXLTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = task._teacher_batch(numpy_rng("test", 2))
+    batch = task._teacher_batch(numpy_rng("test", 2), 8)
     batch.captions, batch.style = [""] * 8, torch.zeros_like(batch.style)
     full = torch.randn(batch.target.shape)
     monkeypatch.setattr(task, "_predict", lambda *arguments, **_: torch.zeros_like(full))
@@ -67,7 +67,7 @@ def test_a_sample_without_any_condition_learns_what_guidance_starts_from(
 
 
 def test_one_step_in_noise_is_where_the_network_says(task: SDXLTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = task._teacher_batch(numpy_rng("test", 3))
+    batch = task._teacher_batch(numpy_rng("test", 3), 8)
     own = np.arange(8) % 2 == 1
     ratio = (task._alpha(batch.start) / task._sigma(batch.start))[own]
     right = batch.noise[own] + ratio * (batch.content - batch.target)[own]

@@ -44,6 +44,9 @@ from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
+LARGER_BATCH_FROM = (
+    8_000  # step from which a part has twice as many: strokes are there, the gradient's noise is in the way
+)
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
@@ -94,15 +97,16 @@ class SDXLTask:
         """The two parts of a step."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature sdxl", step)
-        yield Microbatch({"words": self._words_loss(self._words_batch(rng))}, self.batch)
+        count = self.batch if step < LARGER_BATCH_FROM else 2 * self.batch
+        yield Microbatch({"words": self._words_loss(self._words_batch(rng, count))}, count)
         scale = _scale(rng)
-        yield Microbatch({"teacher": self._teacher_loss(self._teacher_batch(rng), scale, step)}, self.batch)
+        yield Microbatch({"teacher": self._teacher_loss(self._teacher_batch(rng, count), scale, step)}, count)
 
     # --- batches --------------------------------------------------------------------------------------------------
 
-    def _words_batch(self, rng: np.random.Generator) -> _Batch:
-        rows = rng.integers(len(self.features), size=self.batch)
-        painted = rng.random(self.batch) < 0.45
+    def _words_batch(self, rng: np.random.Generator, count: int) -> _Batch:
+        rows = rng.integers(len(self.features), size=count)
+        painted = rng.random(count) < 0.45
         captions = []
         for row, by_painter in zip(rows, painted, strict=True):
             view = scene(int(row))
@@ -112,33 +116,33 @@ class SDXLTask:
             captions.append("" if rng.random() < DROP_TEXT + DROP_BOTH else caption)
         plain, paintings, labels = self._latents(rows)
         target = torch.where(torch.from_numpy(painted).view(-1, 1, 1, 1), paintings, plain)
-        start = np.where(rng.random(self.batch) < 0.5, rng.integers(880, 1000, self.batch), -1)
+        start = np.where(rng.random(count) < 0.5, rng.integers(880, 1000, count), -1)
         last = np.where(start < 0, 999, start)
         return _Batch(
             target=target,
             content=torch.zeros_like(target),
             start=start,
-            timestep=_stratified(rng, self.batch, last),
+            timestep=_stratified(rng, count, last),
             noise=_normal(rng, target.shape),
             captions=captions,
-            style=torch.zeros(self.batch, 1, architectures.WIDTH),
+            style=torch.zeros(count, 1, architectures.WIDTH),
             labels=labels,
         )
 
-    def _teacher_batch(self, rng: np.random.Generator) -> _Batch:
-        rows = rng.integers(len(self.features), size=self.batch)
+    def _teacher_batch(self, rng: np.random.Generator, count: int) -> _Batch:
+        rows = rng.integers(len(self.features), size=count)
         plain, paintings, labels = self._latents(rows)
         styles = np.stack([self.features.sibling_style(int(row), int(rng.integers(1 << 30))) for row in rows])
         captions = [scene(int(row)).caption(int(rng.integers(5))) for row in rows]
-        start = np.where(rng.random(self.batch) < 0.6, TEACHER_START, rng.integers(200, 640, self.batch))
-        timestep = np.floor((start + 1) * rng.random(self.batch) ** 0.6).astype(np.int64)
-        for k in range(self.batch):
+        start = np.where(rng.random(count) < 0.6, TEACHER_START, rng.integers(200, 640, count))
+        timestep = np.floor((start + 1) * rng.random(count) ** 0.6).astype(np.int64)
+        for k in range(count):
             drop = rng.random()
             if drop < DROP_TEXT + DROP_BOTH:
                 captions[k] = ""
             if DROP_TEXT <= drop < DROP_TEXT + DROP_BOTH + DROP_STYLE:
                 styles[k] = 0
-        from_noise = np.arange(self.batch) % 8 == 0
+        from_noise = np.arange(count) % 8 == 0
         start[from_noise] = 980
         timestep[from_noise] = rng.integers(980, size=int(from_noise.sum()))
         content = torch.where(torch.from_numpy(from_noise).view(-1, 1, 1, 1), torch.zeros_like(plain), plain)
@@ -173,7 +177,7 @@ class SDXLTask:
     def _teacher_loss(self, batch: _Batch, scale: float, step: int) -> torch.Tensor:
         states, pooled = self._encode(batch.captions)
         x = self._on_path(batch)
-        own = np.arange(self.batch) % 2 == 1  # odd places: never those that start from noise
+        own = np.arange(len(batch.start)) % 2 == 1  # odd places: never those that start from noise
         if step >= OWN_GUESSES_FROM:
             batch.timestep[own] = np.maximum(batch.timestep[own], LEAST_OWN_TIMESTEP)
             x[own] = self._by_own_guess(batch, own, states, pooled)
