@@ -37,6 +37,24 @@ def autoencoder() -> AutoencoderTiny:
     )
 
 
+def pixart_autoencoder() -> AutoencoderTiny:
+    """Pictures [B, 3, 128, 128] in -1..1 <-> latents [B, 4, 16, 16], for a PixArt of its own.
+
+    A token of 2 × 2 cells then holds 16 numbers instead of 64, so that noise passes through the transformer's width.
+    Cells of 8 px are half of the canvas's period of 16 px: strokes are the same in every second cell.
+    """
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(48, 48, 48, 48),
+        decoder_block_out_channels=(48, 48, 48, 48),
+        num_encoder_blocks=(0, 1, 2, 4),
+        num_decoder_blocks=(4, 2, 1, 0),
+        latent_channels=CHANNELS,
+        force_upcast=False,
+    )
+
+
 def clip(vocabulary: int, end_token: int) -> CLIPModel:
     """Joint space of pictures (64 patches of 16 × 16) and captions, 128 wide."""
     from transformers import CLIPConfig, CLIPModel
