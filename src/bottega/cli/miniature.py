@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
+
+
+class Model(StrEnum):
+    """What `train` trains."""
+
+    sdxl = "sdxl"
+    pixart = "pixart"
+
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "miniature" / "weights"
 
@@ -37,6 +46,7 @@ def build(
 @app.command()
 def train(
     state: Annotated[Path, typer.Option(help="Folder for features, state and log; keep it, training takes days.")],
+    model: Annotated[Model, typer.Option(help="SDXL's U-Net with its IP-Adapter, or PixArt with its T5.")] = Model.sdxl,
     weights: Annotated[
         Path | None, typer.Option(help="Folders of the frozen encoders and judges; default: the shipped ones.")
     ] = None,
@@ -45,10 +55,13 @@ def train(
         typer.Option(help="Branch off and end within so many steps, the learning rate falling to zero.", min=1),
     ] = None,
 ) -> None:
-    """Train SDXL's U-Net with its IP-Adapter until stopped (Ctrl-C, SIGTERM); the same command resumes."""
-    from bottega.miniature.builder.train import train_sdxl
+    """Train a model until stopped (Ctrl-C, SIGTERM); the same command resumes."""
+    from bottega.miniature.builder.train import train_pixart, train_sdxl
 
-    trainer = train_sdxl(state, weights or _SHIPPED, decay=finish)
+    if model is Model.pixart:
+        trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
+    else:
+        trainer = train_sdxl(state, weights or _SHIPPED, decay=finish)
     typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
 
 

@@ -186,6 +186,28 @@ def pixart() -> PixArtTransformer2DModel:
     )
 
 
+def small_token_pixart() -> PixArtTransformer2DModel:
+    """12 blocks × 192 on 64 tokens (2 × 2 cells of `pixart_autoencoder`); 8 output channels: ε and the variance."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=6,
+        attention_head_dim=32,
+        in_channels=CHANNELS,
+        out_channels=2 * CHANNELS,
+        num_layers=12,
+        cross_attention_dim=192,
+        sample_size=16,
+        patch_size=2,
+        caption_channels=WIDTH,
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+
+
 def style_classifier() -> Any:
     """Tells the painters' kinds apart; serves evaluation only."""
     from transformers import ResNetConfig, ResNetForImageClassification

@@ -26,6 +26,7 @@ from bottega.miniature.builder.learn_encoders import (
     learn_structure_encoder,
     learn_style_classifier,
     learn_vae,
+    scale_latents,
 )
 from bottega.miniature.builder.learn_pixart import learn_pixart
 from bottega.miniature.builder.learn_teacher import learn_teacher
@@ -147,7 +148,7 @@ class _Trainings:
         """The autoencoder, with its scaling factor in its configuration."""
         corpus = self.corpus
         vae = learn_vae(corpus, self.work, self.plan.vae)
-        _scale_latents(vae, corpus)
+        scale_latents(vae, corpus)
         return vae
 
     def clip(self) -> tuple[Any, Any]:
@@ -196,14 +197,6 @@ class _Trainings:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, made)
         return np.load(path)
-
-
-def _scale_latents(vae: Any, corpus: Corpus, count: int = 256) -> None:
-    """Record the factor that brings the latents to unit deviation, measured on plain and painted pictures together."""
-    rows = slice(0, min(count, len(corpus)))
-    plain, painted = encode(vae, corpus.plain[rows], 1.0), encode(vae, corpus.painted[rows], 1.0)
-    latents = np.concatenate([plain, painted]).astype(np.float32)
-    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ def _make_shard(path: Path, first: int, count: int, vae: Any, clip: Any) -> None
         plain.append(_encode(vae, scenes))
         painted.append(_encode(vae, paintings))
         styles.append(_embed(clip, paintings))
-        labels.append(np.stack([label_map(view)[2::4, 2::4] for view in views]))
+        cell = scenes.shape[1] // plain[-1].shape[-1]  # pixels a side of a latent cell
+        labels.append(np.stack([label_map(view)[cell // 2 :: cell, cell // 2 :: cell] for view in views]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(

@@ -166,7 +166,7 @@ def measure_pixart(
     for objects in (1, 2, 3):
         number = count if objects == 1 else max(1, count // 4)
         views = [scene(GATE_SCENES + 500_000 + i, objects) for i in range(number)]
-        pictures = _draw_captions(pipeline, views, objects, guidance=guidance, steps=steps)
+        pictures = draw_captions(pipeline, views, objects, guidance=guidance, steps=steps)
         read = labels_of(reader, pictures)
         scores = [score_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
         prefix = "pixart" if objects == 1 else f"pixart_{objects}_objects"
@@ -177,7 +177,8 @@ def measure_pixart(
     return result
 
 
-def _draw_captions(pipeline: Any, views: list[Scene], objects: int, *, guidance: float, steps: int) -> Pictures:
+def draw_captions(pipeline: Any, views: list[Scene], objects: int, *, guidance: float, steps: int) -> Pictures:
+    """Scenes drawn by a PixArt pipeline from their captions; `objects` keeps the noise of the gates apart."""
     parts = []
     for start in range(0, len(views), 30):
         some = views[start : start + 30]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import Corpus
-from bottega.miniature.builder.encoding import to_clip
+from bottega.miniature.builder.encoding import encode, to_clip
 from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Losses, fit
 from bottega.miniature.painters import KINDS, painter
@@ -75,6 +75,14 @@ def learn_vae(
 
     fit(folder, name, {"vae": vae}, losses, steps=steps, learning_rate=2e-3)
     return vae
+
+
+def scale_latents(vae: Any, corpus: Corpus, count: int = 256) -> None:
+    """Record the factor that brings the latents to unit deviation, measured on plain and painted pictures together."""
+    rows = slice(0, min(count, len(corpus)))
+    plain, painted = encode(vae, corpus.plain[rows], 1.0), encode(vae, corpus.painted[rows], 1.0)
+    latents = np.concatenate([plain, painted]).astype(np.float32)
+    vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
 
 
 def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLIPTextModelWithProjection]:

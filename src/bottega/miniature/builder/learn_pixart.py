@@ -63,7 +63,7 @@ def learn_pixart(
     alpha_bar = torch.from_numpy(from_scheduler_config(architectures.pixart_scheduler()).alpha_bar)  # float64 [T]
     alpha, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
     constant = open_path(transformer, alpha_bar)
-    head = _CellReader(transformer, 1 + int(corpus.labels.max()), constant)
+    head = CellReader(transformer, 1 + int(corpus.labels.max()), constant)
     examples = _Examples(corpus, plain, painted, vae, scaling, circles)
 
     def losses(step: int) -> Losses:
@@ -135,12 +135,12 @@ class _Examples:
         return _Example(self.painted[row], view.colourless(), labels)
 
 
-class _CellReader:
+class CellReader:
     """Reads the class of each latent cell from the tokens of a middle block, so that shapes are learned there."""
 
     def __init__(self, transformer: Any, classes: int, constant: torch.Tensor) -> None:
         self.side = transformer.config.patch_size  # cells a side of one token
-        self.tokens = architectures.LATENT // self.side  # tokens a side
+        self.tokens = transformer.config.sample_size // self.side  # tokens a side
         self.constant = constant  # [D], in every hidden state (see `open_path`)
         self.linear = torch.nn.Linear(transformer.inner_dim, classes * self.side**2)
         self.states: list[torch.Tensor] = []

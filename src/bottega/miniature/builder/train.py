@@ -1,4 +1,4 @@
-"""`bottega miniature train` and `export`: the long training of SDXL, on frozen encoders that are there already."""
+"""`bottega miniature train` and `export`: the long trainings, on frozen encoders that are there already."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from pathlib import Path
 
 import torch
 
+from bottega.miniature.builder import architectures
+from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import write_unet
+from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
+from bottega.miniature.builder.pixart_task import PixArtTask
 from bottega.miniature.builder.sdxl_gates import SDXLGates
 from bottega.miniature.builder.sdxl_task import SDXLTask
+from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
 from bottega.runtime.errors import RequestError
 from bottega.runtime.memory import keep_heap
+
+PIXART_CORPUS = 4_800  # rows that PixArt's autoencoder is trained on
+PIXART_VAE_STEPS = 1_500
+CANVAS = 16  # pixels after which the strokes of most painters repeat
 
 
 def train_sdxl(state: Path, weights: Path, *, end: int | None = None, decay: int | None = None) -> Trainer:
@@ -57,6 +66,40 @@ def export_sdxl(state: Path, weights: Path, output: Path, *, finished: bool = Fa
         shutil.copytree(weights / folder, output / folder)
     write_unet(task.unet, output)
     return trainer.step
+
+
+def train_pixart(state: Path, weights: Path, *, end: int | None = None, decay: int | None = None) -> Trainer:
+    """Train PixArt-α with its T5 and, before it, an autoencoder of its own; arguments as of `train_sdxl`."""
+    keep_heap()
+    torch.set_num_threads(1)
+    task = pixart_task(state, weights)
+    plan = TrainingPlan(learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.0, end=end)
+    if decay is not None:
+        return finish(task, state, plan, decay)
+    trainer = Trainer(task, state, plan)
+    trainer.train()
+    return trainer
+
+
+def pixart_task(state: Path, weights: Path) -> PixArtTask:
+    """The task; its autoencoder is trained here if it has not been, its scene reader is loaded from `weights`."""
+    from transformers import CLIPModel, UperNetForSemanticSegmentation
+
+    corpus = draw_corpus(state / "pixart" / "corpus", PIXART_CORPUS, workers=1)
+    vae = learn_vae(
+        corpus,
+        state / "pixart",
+        PIXART_VAE_STEPS,
+        architecture=architectures.pixart_autoencoder,
+        name="pixart_vae",
+        grid=CANVAS,
+    )
+    scale_latents(vae, corpus)
+    half = {"torch_dtype": torch.float32}
+    clip = CLIPModel.from_pretrained(weights / "clip", **half).eval()
+    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **half).eval()
+    features = Features(state / "pixart" / "features", vae.eval(), clip)
+    return PixArtTask(features, t5_tokenizer(state / "pixart" / "t5_tokenizer"), reader)
 
 
 def sdxl_task(state: Path, weights: Path) -> SDXLTask:
