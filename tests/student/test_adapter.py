@@ -13,9 +13,11 @@ from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
 from bottega.student.adapter import Geometry, StyleAdapter, coord_width, resolve_layers, token_coord_features
 from bottega.student.attach import Attachment, attached
-from bottega.student.backbone import Backbone, forward
+from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig
 from bottega.student.memory import saved_bytes
+
+from .reference import forward
 
 Make = Callable[..., StyleAdapter]
 Inputs = dict[str, torch.Tensor]

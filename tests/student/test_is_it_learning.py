@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from bottega.runtime.seeds import numpy_rng, torch_generator
 from bottega.student.adapter import StyleAdapter
-from bottega.student.backbone import Backbone, forward
+from bottega.student.backbone import Backbone
 from bottega.student.config import StudentConfig
 from bottega.student.objective import StyleWorkload
 from bottega.student.validation import Validation, other_style
 from bottega.training.diagnosis import diagnose, diagnose_folder
 from bottega.training.loop import train
+
+from .reference import forward
 
 CONTENTS, STYLES = 6, 4
 

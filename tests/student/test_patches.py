@@ -26,7 +26,7 @@ from bottega.runtime.files import read_jsonl
 from bottega.student import features as features_stage
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.attach import Attachment
-from bottega.student.backbone import Backbone, forward
+from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig, FeaturesConfig, StudentConfig
 from bottega.student.export import load_adapter, read_header, save_adapter
 from bottega.student.pipeline import styled
@@ -36,6 +36,7 @@ from bottega.student.store import FeatureStore, read_samples
 from bottega.student.targets import Picture, Sample
 
 from .conftest import PATCHES, as_diffusers_calls_it
+from .reference import forward
 
 Make = Callable[..., StyleAdapter]
 Inputs = dict[str, torch.Tensor]

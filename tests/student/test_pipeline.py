@@ -12,10 +12,12 @@ import torch
 from bottega.models.loading import load_pixart_parts
 from bottega.runtime.errors import RequestError
 from bottega.student.adapter import Geometry, StyleAdapter
-from bottega.student.backbone import Backbone, forward, read_schedule
+from bottega.student.backbone import Backbone, read_schedule
 from bottega.student.config import AdapterConfig
 from bottega.student.export import load_adapter, save_adapter
 from bottega.student.pipeline import styled
+
+from .reference import forward
 
 Embeddings = tuple[torch.Tensor, torch.Tensor]
 

@@ -21,7 +21,7 @@ from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
 from bottega.runtime.seeds import derive
 from bottega.student.adapter import StyleAdapter
-from bottega.student.backbone import Backbone, forward
+from bottega.student.backbone import Backbone
 from bottega.student.config import StudentConfig
 from bottega.student.export import load_adapter
 from bottega.student.inference import stylize
@@ -29,6 +29,7 @@ from bottega.student.pipeline import styled
 from bottega.student.stage import run
 
 from .conftest import as_diffusers_calls_it
+from .reference import forward
 
 CONFIG = StudentConfig.model_validate(
     {

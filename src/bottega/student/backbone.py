@@ -21,7 +21,7 @@ from bottega.diffusion.schedule import NoiseSchedule, from_scheduler_config
 from bottega.student.attach import Attachment
 
 if TYPE_CHECKING:
-    from bottega.student.adapter import StyleAdapter
+    pass
 
 BlockCall = Callable[..., Any]
 """(block, hidden, **conditions) -> hidden: how a block is called."""
@@ -203,32 +203,6 @@ class Backbone:
         p = t.config.patch_size
         patches = patches.reshape(-1, rows, columns, p, p, t.out_channels)  # [B, h/p, w/p, p, p, C_out]
         return torch.einsum("nhwpqc->nchpwq", patches).reshape(-1, t.out_channels, rows * p, columns * p)
-
-
-def forward(
-    backbone: Backbone,
-    adapter: StyleAdapter | None,
-    latents: torch.Tensor,
-    timesteps: torch.Tensor,
-    text: torch.Tensor,
-    mask: torch.Tensor,
-    tokens: torch.Tensor | None = None,
-    content: torch.Tensor | None = None,
-    style_scale: float = 1.0,
-) -> torch.Tensor:
-    """Prefix and suffix in one call: the network's whole output [B, C_out, h, w].
-
-    Arguments as in `Backbone.prefix` and `Backbone.suffix`; adapter None: the base model.
-    """
-    if adapter is None:
-        state = backbone.prefix(latents, timesteps, text, mask, 0)
-        return backbone.suffix(state, None)
-    state = backbone.prefix(latents, timesteps, text, mask, adapter.first_block)
-    attachment = Attachment(backbone.transformer, adapter)
-    try:
-        return backbone.suffix(state, attachment, tokens, timesteps, content, style_scale)
-    finally:
-        attachment.detach()
 
 
 def read_schedule(scheduler: Any) -> NoiseSchedule:

@@ -34,7 +34,8 @@ class TextEncoder:
 
     def __init__(self, pixart: Path, tokens: int, dtype: str = "auto", device: str = "auto") -> None:
         parts = load_pixart_parts(pixart, ("tokenizer", "text_encoder"), dtype, device)
-        self.tokenizer, self.model = parts["tokenizer"], parts["text_encoder"]
+        self.tokenizer = parts["tokenizer"]
+        self.model = parts["text_encoder"]
         self.limit = tokens
 
     @torch.no_grad()

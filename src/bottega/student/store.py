@@ -112,10 +112,6 @@ class FeatureStore:
             self._places[kind] = _places(keys for _, keys in shards)
         self._memory: dict[str, list[dict[str, torch.Tensor]]] = {}
 
-    def __contains__(self, item: tuple[str, str]) -> bool:
-        kind, key = item
-        return key in self._places[kind]
-
     def require_weights_of(self, pixart: Path) -> None:
         """Check that the cache was made with a folder's weights.
 
