@@ -101,12 +101,12 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     loss = curve.last_eighth()[1] if curve.count else None
     bins = TimestepBins.of(log.timestep_bins)
     meaning = NO_PICTURES
+    marks: tuple[Outlook, ...] = ()
     if log.draws_pictures:
         is_one_picture = one_picture or log.num_pictures == 1
         meaning = level(loss, prediction_type or log.prediction_type, is_one_picture, bins, log.latent_range)
-    marks: tuple[Outlook, ...] = ()
-    if log.reads_text and log.draws_pictures and not log.has_paired_validation:
-        marks = outlook(progress, curve if is_falling else None)
+        if log.reads_text and not log.has_paired_validation:
+            marks = outlook(progress, curve if is_falling else None)
 
     return Verdict(
         log=str(path),

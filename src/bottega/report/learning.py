@@ -47,21 +47,10 @@ class _Column:
 
 def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     """Curves and a verdict from the rows of `metrics.jsonl`; None without a row."""
-    columns: dict[str, _Column] = {}
     watcher = Watcher()
-    steps = 0
-    for row in rows:
-        watcher.add(row)
-        steps = int(row["step"])
-        for name, value in row.items():
-            real = number(value)
-            if name != "step" and real is not None:
-                column = columns.setdefault(name, _Column())
-                column.steps.append(steps)
-                column.values.append(real)
+    columns, steps = _read_columns(rows, watcher)
     if not steps:
         return None
-
     tasks = [name for name in columns if name.startswith("loss_")]
     tasks.sort(key=lambda name: (name == "loss_fill50k", name))
     if not tasks and "loss" in columns:
@@ -102,6 +91,22 @@ def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
         findings=tuple(findings),
         rate=1 / (sum(seconds) / len(seconds)) if sum(seconds) > 0 else None,
     )
+
+
+def _read_columns(rows: Iterable[Mapping[str, Any]], watcher: Watcher) -> tuple[dict[str, _Column], int]:
+    """The log by columns, and its last step; the watcher sees each row."""
+    columns: dict[str, _Column] = {}
+    step = 0
+    for row in rows:
+        watcher.add(row)
+        step = int(row["step"])
+        for name, value in row.items():
+            real = number(value)
+            if name != "step" and real is not None:
+                column = columns.setdefault(name, _Column())
+                column.steps.append(step)
+                column.values.append(real)
+    return columns, step
 
 
 _GAINS = (("val_gain", "with its own style"), ("val_swap", "lost with another style"))

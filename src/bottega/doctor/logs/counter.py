@@ -60,6 +60,19 @@ class StepCounter:
             return float(row.step)
         return row.step + (self._last_epoch - self._first_epoch) * (self.plan.per_epoch or 0)
 
+    def begins_again(self, step: float) -> bool:
+        """Whether a step is that of another run, which begins where the first one began."""
+        return self.first_step is not None and step <= self.first_step and 2 * step <= self.step
+
+    def take_one(self, step: float) -> None:
+        """The run has come to that step."""
+        if self.first_step is None:
+            self.first_step = step
+        if self.unit == "step" and self.epoch is not None:
+            self.mark_epoch(self.epoch, step)
+        self.step = step
+        self.num_losses += 1
+
     def count_many(self, steps: F64, epochs: F64 | None) -> F64 | None:
         """The same for many lines at once, [N]; None where it takes their epochs, which they do not name."""
         if not self.in_epoch:

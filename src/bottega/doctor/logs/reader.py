@@ -280,27 +280,29 @@ class LogReader:
         if counter.unit == "step" and row.step is None:
             return  # in a log that counts steps, a line without one is a summary
         step = counter.count(row, self._last_line, resumed=self._saw_resume)
-        is_same_step = counter.num_losses > 0 and step == counter.step and row.step is not None
-        if is_same_step and _same(loss, self._last_line.loss):
+        if row.step is not None and self._is_redrawn(step, loss):
             return
-        begins_again = counter.first_step is not None and step <= counter.first_step and 2 * step <= counter.step
-        if begins_again and not self._saw_resume:
+        if counter.begins_again(step) and not self._saw_resume:
             yield from self._queue.flush()
             self._begin_new_run()
         elif self._saw_resume or step < counter.step:
             yield from self._queue.flush()
             self._begin_resume(step)
-        counter.first_step = step if counter.first_step is None else counter.first_step
-        if counter.unit == "step" and counter.epoch is not None:
-            counter.mark_epoch(counter.epoch, step)
-        counter.step = step
-        counter.num_losses += 1
+        counter.take_one(step)
         self._take_note(row)
         self._queue.add(step, loss, self._pace.rate)
         is_plain = row.spans and not row.tasks and row.validation is None
         self._template, self._model = None, (line, row) if is_plain else None
         if self._queue.is_full:
             yield from self._queue.flush()
+
+    def _is_redrawn(self, step: float, loss: float) -> bool:
+        """Whether a bar shows the last loss once more."""
+        is_same_step = self._counter.num_losses > 0 and step == self._counter.step
+        before = self._last_line.loss
+        if not is_same_step or before is None:
+            return False
+        return loss == before or (math.isnan(loss) and math.isnan(before))
 
     def _choose_unit(self, row: LogLine) -> None:
         """What the log counts by, from its first loss line; steps also where they are named a little later."""
@@ -483,8 +485,3 @@ def _lines_with(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:
             at = block.find(mark, end) if end >= 0 else -1
     for begin in sorted(found):
         yield found[begin]
-
-
-def _same(loss: float, before: float | None) -> bool:
-    """Whether two losses are equal; NaN equals NaN here."""
-    return before is not None and (loss == before or (math.isnan(loss) and math.isnan(before)))
