@@ -19,10 +19,10 @@ from bottega.runtime.findings import NONE
 from bottega.runtime.seeds import numpy_rng
 from bottega.training.diagnosis import (
     Watcher,
+    as_text,
     as_verdict,
     diagnose,
     diagnose_folder,
-    words,
 )
 from bottega.training.trends import BLOCKS, Block, Blocks, Trend, change, slope
 
@@ -322,7 +322,7 @@ def test_a_folder_is_read_from_a_run_a_training_or_a_log(tmp_path: Path) -> None
 
 
 def test_words_are_a_line_of_evidence_and_one_of_advice_where_it_is_needed() -> None:
-    lines = words(diagnose(synthetic(9, swap=0.02))).splitlines()
+    lines = as_text(diagnose(synthetic(9, swap=0.02))).splitlines()
     assert lines[0].startswith("style ignored: of the gain of ") and lines[1].startswith("    to try: ")
     assert lines[-1].startswith("learning: on the fixed grid the loss is ") and NONE not in "".join(lines)
 

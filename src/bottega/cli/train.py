@@ -147,9 +147,9 @@ def diagnose(
     run: Annotated[Path, typer.Argument(help="a run, the output folder of a training, or its metrics.jsonl")],
 ) -> None:
     """Say whether a training learns, with the evidence and what to try; it may still be running."""
-    from bottega.training.diagnosis import diagnose_folder, words
+    from bottega.training.diagnosis import as_text, diagnose_folder
 
-    typer.echo(words(diagnose_folder(run)))
+    typer.echo(as_text(diagnose_folder(run)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is it learning? What a training run's numbers say, in words, each with its evidence and what to try.
+"""Is it learning? What a training run's numbers say, each finding with its evidence and what to try.
 
 Read from the rows of `metrics.jsonl`, as they come (`Watcher`) or afterwards (`diagnose_folder`). The paired validation
 speaks first, for there the noise cancels. The raw training loss varies a hundredfold with the timestep: it is used as a
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,67 @@ STARVED_FALL = 0.95
 """The other task's loss must surely have fallen below this share of its own beginning."""
 
 
+_SWAP_AND_COPY = ("val_swap", "val_swap_high", "val_copy", "val_copy_low", "val_copy_high", "val_copy_base")
+"""Columns of the log that say whose style and whose content a prediction shows."""
+
+
+@dataclass(frozen=True)
+class PairedValidation:
+    """The newest paired validation, as shares of the frozen base's loss on the fixed grid; None where it is unknown.
+
+    Args:
+        gain: by how much the adapter's loss lies below the base's; `low` and `high` are its 95 % interval.
+        swap: the share of the base's loss that comes back with another picture's style, and at most.
+        copy: how far back from the target towards the content the prediction lies, its interval, and the base's.
+    """
+
+    gain: float
+    low: float | None = None
+    high: float | None = None
+    swap: float | None = None
+    swap_high: float | None = None
+    copy: float | None = None
+    copy_low: float | None = None
+    copy_high: float | None = None
+    copy_base: float | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> PairedValidation | None:
+        """From a row of the log; None where it has no validation."""
+        gain = _real(row.get("val_gain"))
+        if gain is None:
+            return None
+        others = {name.removeprefix("val_"): _real(row.get(name)) for name in _SWAP_AND_COPY}
+        return cls(gain, low=_real(row.get("val_gain_low")), high=_real(row.get("val_gain_high")), **others)
+
+    @property
+    def is_surely_above(self) -> bool:
+        """Whether something has surely been learned."""
+        return self.low is not None and self.low > 0.0
+
+    def is_surely_below(self, gain: float) -> bool:
+        """Whether the interval lies below `gain`."""
+        return self.high is not None and self.high < gain
+
+    def __str__(self) -> str:
+        side = f"{self.gain:.1%} below" if self.gain >= 0 else f"{-self.gain:.1%} above"
+        low = self.gain if self.low is None else self.low
+        high = self.gain if self.high is None else self.high
+        interval = f"95 % interval {low:.1%} to {high:.1%}"
+        text = f"on the fixed grid the loss is {side} the frozen base's ({interval})"
+        if self.swap is None:
+            return text
+        return f"{text}; with another style {self.swap:.1%} of the base's loss comes back"
+
+
 class Watcher:
     """Keeps of a run what the findings need: at most `trends.BLOCKS` blocks a stream, however long the run.
 
-    It depends on the rows alone, so a resumed run that shows it the earlier rows first hears what an uninterrupted one
-    would. rows: those of the log so far, in the order of their steps.
+    It depends on the rows alone, so a resumed run that gives it the earlier rows first has the findings of an
+    uninterrupted one.
+
+    Args:
+        rows: those of the log so far, in the order of their steps.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -59,172 +114,184 @@ class Watcher:
         self.gradients = Blocks()
         self.gains = Blocks()
         self.best = (-math.inf, 0)
-        self.validation: dict[str, float] = {}
-        self.rate = self.peak_rate = 0.0
-        self.broken: tuple[str, int] | None = None
+        self.validation: PairedValidation | None = None
+        self.rate = 0.0
+        self.peak_rate = 0.0
+        self.not_finite: tuple[str, int] | None = None
         for row in rows:
             self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in one row of the log: constant time, bounded memory."""
         self.step = int(row.get("step", self.step))
-        for name in row:
+        for name, value in row.items():
             if name == "loss" or name.startswith("loss_"):
-                self._add_log(self.losses.setdefault(name, Blocks()), name, row[name])
-        if "grad_norm" in row:
-            self._add_log(self.gradients, "grad_norm", row["grad_norm"])
+                self._add_logarithm(self.losses.setdefault(name, Blocks()), name, value)
+            elif name == "grad_norm":
+                self._add_logarithm(self.gradients, name, value)
         self.rate = _real(row.get("learning_rate")) or self.rate
         self.peak_rate = max(self.peak_rate, self.rate)
-        if (gain := _real(row.get("val_gain"))) is not None:
-            self.gains.add(self.step, gain)
-            if gain > self.best[0]:
-                self.best = gain, self.step
-            numbers = {name: _real(value) for name, value in row.items() if name.startswith("val_")}
-            self.validation = {name: value for name, value in numbers.items() if value is not None}
+        validation = PairedValidation.of_row(row)
+        if validation is not None:
+            self.validation = validation
+            self.gains.add(self.step, validation.gain)
+            if validation.gain > self.best[0]:
+                self.best = (validation.gain, self.step)
 
-    def _add_log(self, blocks: Blocks, name: str, value: Any) -> None:
+    def _add_logarithm(self, blocks: Blocks, name: str, value: Any) -> None:
         real = _real(value)
         if real is None:
-            self.broken = self.broken or (name, self.step)
+            self.not_finite = self.not_finite or (name, self.step)
         elif real > 0.0:
             blocks.add(self.step, math.log(real))
 
     def findings(self, *, ended: bool = False) -> list[Finding]:
         """What can be said now, the most severe first; never empty.
 
-        ended: the run is over, so that "still improving" is a fault and no longer good news.
+        Args:
+            ended: the run is over, so that "still improving" is a fault and no longer good news.
         """
         trend = self._trend()
         diverging = self._diverging(trend)
-        starved = self._starved()
-        early = not ended and self.gains.count < FEW_VALIDATIONS
         found: list[Finding | None] = [diverging]
-        if "val_gain_low" not in self.validation:
-            evidence = "the validation states no interval" if self.validation else "no validation has been run"
-            advice = "train for more steps, or lower student.loop.validate_every"
-            found += [starved, Finding("unknown", evidence, advice)]
-        elif self.validation["val_gain_low"] > 0.0:
-            found += [] if early else [self._ignored(), self._copied()]
-            found.append(starved)
-            if diverging is None:
-                found += [*self._outlook(trend, ended), Finding("learning", self._gain(), NONE)]
+        if self.validation is None or self.validation.low is None:
+            found += [self._task_starved(), self._not_validated()]
+        elif self.validation.is_surely_above:
+            found += self._of_a_gain(self.validation, trend, ended, diverges=diverging is not None)
         else:
-            found += [self._no_gain(trend, ended, early)] if diverging is None else []
-            found += [self._copied()] if ended else []
-            found.append(starved)
+            found += self._of_no_gain(self.validation, trend, ended, diverges=diverging is not None)
         return by_severity(found)
+
+    def _of_a_gain(
+        self, validation: PairedValidation, trend: Trend | None, ended: bool, *, diverges: bool
+    ) -> list[Finding | None]:
+        """Where something has surely been learned: is it the style, and can more be had?"""
+        found: list[Finding | None] = []
+        if ended or not self._is_early():
+            found += [_style_ignored(validation), _content_copied(validation)]
+        found.append(self._task_starved())
+        if not diverges:
+            found += [*self._outlook(trend, ended), Finding("learning", str(validation), NONE)]
+        return found
+
+    def _of_no_gain(
+        self, validation: PairedValidation, trend: Trend | None, ended: bool, *, diverges: bool
+    ) -> list[Finding | None]:
+        """Where it is not sure that anything has been learned."""
+        found: list[Finding | None] = []
+        if not diverges:
+            found.append(self._no_gain(validation, trend, ended))
+        if ended:
+            found.append(_content_copied(validation))
+        found.append(self._task_starved())
+        return found
+
+    def _is_early(self) -> bool:
+        return self.gains.count < FEW_VALIDATIONS
+
+    def _not_validated(self) -> Finding:
+        evidence = "no validation has been run" if self.validation is None else "the validation states no interval"
+        return Finding("unknown", evidence, "train for more steps, or lower student.loop.validate_every")
 
     def _trend(self) -> Trend | None:
         """Of the gain over the last quarter of the run where that decides, else over the last half."""
-        trends = [Trend.of(self.gains, since=self.step * part) for part in (0.75, 0.5)]
-        return next((t for t in trends if t is not None and t.direction != "undecided"), trends[-1])
+        last_quarter = Trend.of(self.gains, since=self.step * 0.75)
+        if last_quarter is not None and last_quarter.direction != "undecided":
+            return last_quarter
+        return Trend.of(self.gains, since=self.step * 0.5)
 
     def _tasks(self) -> dict[str, Blocks]:
         """The losses by task, or the whole loss where there are no tasks."""
         tasks = {name.removeprefix("loss_"): blocks for name, blocks in self.losses.items() if name != "loss"}
         return tasks or {"all samples": self.losses.get("loss", Blocks())}
 
-    def _gain(self) -> str:
-        v = self.validation
-        gain, low, high, swap = v["val_gain"], v["val_gain_low"], v.get("val_gain_high"), v.get("val_swap")
-        side = f"{gain:.1%} below" if gain >= 0 else f"{-gain:.1%} above"
-        interval = f"95 % interval {low:.1%} to {gain if high is None else high:.1%}"
-        text = f"on the fixed grid the loss is {side} the frozen base's ({interval})"
-        return text if swap is None else f"{text}; with another style {swap:.1%} of the base's loss comes back"
-
     def _diverging(self, trend: Trend | None) -> Finding | None:
-        """Every task's loss surely rises, and the gradient, the validation, or the size of the rise bears it out; or
+        """Every task's loss surely rises, and the gradient, the validation, or the size of the rise confirms it; or
         the adapter is surely far worse than the base that it began as."""
         advice = (
             "go back to a checkpoint before the rise, halve student.loop.learning_rate, or lengthen "
             "student.loop.warmup_steps"
         )
-        if self.broken is not None:
-            return Finding("diverging", f"{self.broken[0]} is not a finite number at step {self.broken[1]}", advice)
-        if self.validation.get("val_gain_high", 0.0) < WORSE_THAN_BASE:
-            return Finding("diverging", f"{self._gain()}, where it began", advice)
-        rises = {task: rise for task, blocks in self._tasks().items() if (rise := _rise(blocks)) is not None}
-        surely = min((rise.low for rise in rises.values()), default=0.0)
-        if surely <= LOSS_RISE:
+        if self.not_finite is not None:
+            name, step = self.not_finite
+            return Finding("diverging", f"{name} is not a finite number at step {step}", advice)
+        if self.validation is not None and self.validation.is_surely_below(WORSE_THAN_BASE):
+            return Finding("diverging", f"{self.validation}, where it began", advice)
+
+        rises: dict[str, Estimate] = {}
+        for task, losses in self._tasks().items():
+            rise = _rise(losses)
+            if rise is not None:
+                rises[task] = rise
+        smallest = min((rise.low for rise in rises.values()), default=0.0)
+        if smallest <= LOSS_RISE:
             return None
-        witnesses = []
+        confirmed = self._confirmations(trend)
+        if not confirmed and smallest > LOSS_BLOWN:
+            confirmed = ["this rests on the raw training loss alone"]
+        if not confirmed:
+            return None
+        evidence = [f"the training loss of {task} is {_times(rise)} its lowest eighth" for task, rise in rises.items()]
+        return Finding("diverging", "; ".join([*evidence, *confirmed]), advice)
+
+    def _confirmations(self, trend: Trend | None) -> list[str]:
+        """What besides the raw training loss speaks of diverging."""
+        found: list[str] = []
         gradient = _rise(self.gradients)
         if gradient is not None and gradient.low > GRADIENT_RISE:
-            witnesses.append(f"the gradient's norm is {_times(gradient)} its lowest")
+            found.append(f"the gradient's norm is {_times(gradient)} its lowest")
         if trend is not None and trend.direction == "falling":
-            witnesses.append(f"{_course(trend)}, the best was {self._best()}")
-        if self.validation.get("val_gain_high", 0.0) < 0.0:
-            witnesses.append(self._gain())
-        if not witnesses and surely > LOSS_BLOWN:
-            witnesses.append("this is said from the raw training loss alone")
-        said = [f"the training loss of {task} is {_times(rise)} its lowest eighth" for task, rise in rises.items()]
-        return Finding("diverging", "; ".join([*said, *witnesses]), advice) if witnesses else None
+            found.append(f"{_text_of_trend(trend)}, the best was {self._best()}")
+        if self.validation is not None and self.validation.is_surely_below(0.0):
+            found.append(str(self.validation))
+        return found
 
-    def _starved(self) -> Finding | None:
+    def _task_starved(self) -> Finding | None:
         """One task's loss surely rose over its own beginning while another's surely fell."""
-        courses = {t: course for t, b in self._tasks().items() if (course := _since_beginning(b)) is not None}
-        rising = [task for task, course in courses.items() if course.low > STARVED_RISE]
-        falling = [task for task, course in courses.items() if course.high < STARVED_FALL]
+        rising: dict[str, Estimate] = {}
+        falling: dict[str, Estimate] = {}
+        for task, losses in self._tasks().items():
+            factor = _since_beginning(losses)
+            if factor is None:
+                continue
+            if factor.low > STARVED_RISE:
+                rising[task] = factor
+            if factor.high < STARVED_FALL:
+                falling[task] = factor
         if not rising or not falling:
             return None
-        said = [f"the loss of {task} is {_times(courses[task])} its own beginning" for task in (*rising, *falling)]
+        both = {**rising, **falling}
+        evidence = [f"the loss of {task} is {_times(factor)} its own beginning" for task, factor in both.items()]
         if "fill50k" in rising:
             advice = "raise student.fill50k_weight or student.fill50k_fraction, if Fill50K is to be learned at all"
         elif "fill50k" in falling:
             advice = "lower student.fill50k_weight (1 counts it like a target) or student.fill50k_fraction"
         else:
-            advice = f"give {', '.join(rising)} a larger share of the window or a larger weight"
-        return Finding("task starved", "; ".join(said), advice)
-
-    def _ignored(self) -> Finding | None:
-        v = self.validation
-        if "val_swap" not in v or v.get("val_swap_high", v["val_swap"]) >= SWAP_FLOOR * v["val_gain"]:
-            return None
-        most = f" (at most {v['val_swap_high']:.1%})" if "val_swap_high" in v else ""
-        evidence = (
-            f"of the gain of {v['val_gain']:.1%} only {v['val_swap']:.1%}{most} is lost when each picture gets another "
-            f"one's style; a quarter, {SWAP_FLOOR * v['val_gain']:.1%}, would be the least"
-        )
-        advice = (
-            "the gain does not come from the style yet: train longer, or raise student.adapter.tokens or "
-            "student.adapter.layers"
-        )
-        return Finding("style ignored", evidence, advice)
-
-    def _copied(self) -> Finding | None:
-        v = self.validation
-        if v.get("val_copy_low", 0.0) <= COPY_CEILING:
-            return None
-        base = f"; the frozen base's at {v['val_copy_base']:.0%}" if "val_copy_base" in v else ""
-        evidence = (
-            f"where its use begins, the prediction lies at {v['val_copy']:.0%} of the way back from the target to the "
-            f"content (95 % interval {v['val_copy_low']:.0%} to {v['val_copy_high']:.0%}){base}"
-        )
-        advice = (
-            "train longer; then raise student.adapter.strength or student.adapter.layers, and look whether the targets "
-            "differ from their contents"
-        )
-        return Finding("content copied", evidence, advice)
+            advice = f"give {', '.join(rising)} a larger share of the global batch or a larger weight"
+        return Finding("task starved", "; ".join(evidence), advice)
 
     def _outlook(self, trend: Trend | None, ended: bool) -> list[Finding]:
         """What the trend adds where something has surely been learned."""
         if trend is None or trend.direction == "undecided":
-            few = f"validations: {self.gains.count}, too few to tell whether it still improves"
-            advice = "set student.loop.validate_every to a twentieth of student.loop.steps, or less"
-            return [Finding("unknown", few if trend is None else _course(trend), advice)] if ended else []
+            return [self._unknown_outlook(trend)] if ended else []
         if trend.direction == "falling":
-            evidence = f"{_course(trend)}, the best was {self._best()}; the training loss has not surely risen"
+            evidence = f"{_text_of_trend(trend)}, the best was {self._best()}; the training loss has not surely risen"
             advice = "stop at the best step, or train on more pairs: few are learned by heart"
             return [Finding("overfitting", evidence, advice)]
         if trend.direction == "flat":
-            return [Finding("plateaued", _course(trend), self._beyond_the_plateau())]
+            return [Finding("plateaued", _text_of_trend(trend), self._beyond_the_plateau())]
         if not ended:
             return []
-        return [
-            Finding(
-                "under-trained", f"at the end of its log, {_course(trend)}", "train longer: raise student.loop.steps"
-            )
-        ]
+        evidence = f"at the end of its log, {_text_of_trend(trend)}"
+        return [Finding("under-trained", evidence, "train longer: raise student.loop.steps")]
+
+    def _unknown_outlook(self, trend: Trend | None) -> Finding:
+        if trend is None:
+            evidence = f"validations: {self.gains.count}, too few to tell whether it still improves"
+        else:
+            evidence = _text_of_trend(trend)
+        advice = "set student.loop.validate_every to a twentieth of student.loop.steps, or less"
+        return Finding("unknown", evidence, advice)
 
     def _beyond_the_plateau(self) -> str:
         if 0.0 < self.rate < DECAYED_RATE * self.peak_rate:
@@ -237,24 +304,24 @@ class Watcher:
             "pairs, or a larger adapter (student.adapter.tokens, student.adapter.layers)"
         )
 
-    def _no_gain(self, trend: Trend | None, ended: bool, early: bool) -> Finding:
-        """What it is called when the interval of the gain reaches nought."""
-        rising = trend is not None and trend.direction == "rising"
-        evidence = self._gain() if trend is None else f"{self._gain()}; {_course(trend)}"
-        if rising and ended:
+    def _no_gain(self, validation: PairedValidation, trend: Trend | None, ended: bool) -> Finding:
+        """What it is called when the interval of the gain reaches zero."""
+        evidence = str(validation) if trend is None else f"{validation}; {_text_of_trend(trend)}"
+        is_rising = trend is not None and trend.direction == "rising"
+        is_early = not ended and self._is_early()
+        if is_rising and ended:
             return Finding("under-trained", evidence, "train longer: raise student.loop.steps")
-        if early or rising:
-            return Finding("unknown", f"{evidence}; not surely above nought yet", "wait for more validations")
-        worse = self.validation.get("val_gain_high", 0.0) < 0.0
-        cure = (
-            "lower student.loop.learning_rate"
-            if worse
-            else "raise student.loop.learning_rate or student.adapter.initial_gate"
-        )
-        return Finding("not learning", evidence, f"train longer; if the gain stays at nought or below, {cure}")
+        if is_early or is_rising:
+            return Finding("unknown", f"{evidence}; not surely above zero yet", "wait for more validations")
+        if validation.is_surely_below(0.0):
+            cure = "lower student.loop.learning_rate"
+        else:
+            cure = "raise student.loop.learning_rate or student.adapter.initial_gate"
+        return Finding("not learning", evidence, f"train longer; if the gain stays at zero or below, {cure}")
 
     def _best(self) -> str:
-        return f"{self.best[0]:.1%} at step {self.best[1]}"
+        gain, step = self.best
+        return f"{gain:.1%} at step {step}"
 
 
 def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
@@ -265,31 +332,38 @@ def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
 def diagnose_folder(path: Path | str) -> list[Finding]:
     """The findings of a run directory, of the folder that training wrote, or of a `metrics.jsonl`, as of its last row.
 
-    Raises MissingError where there is no such log, RequestError for that of another trainer, StorageError for a line
-    in it that is not an object.
+    Raises:
+        MissingError: there is no such log.
+        RequestError: the log is that of another trainer.
+        StorageError: a line in it is not an object.
     """
     path = Path(path)
-    log = next((p for p in (path, path / METRICS, path / "training" / METRICS) if p.is_file()), None)
+    places = (path, path / METRICS, path / "training" / METRICS)
+    log = next((place for place in places if place.is_file()), None)
     if log is None:
         raise MissingError(
             f"a training run has a {METRICS}, in its folder or in its folder training; there is none at {path}; name "
             "the directory of a run, or the --output-dir of bottega train style"
         )
-    rows = read_jsonl(log)
-    first = next(rows, {})
-    if "num_samples" in first:  # nothing in it is paired, so that nothing could be found
-        raise RequestError(
-            f"what is diagnosed is the training of a StyleAdapter, {path} is one of bottega train ldm; ask bottega "
-            f"doctor training {path}"
-        )
-    return diagnose(chain([first] if first else [], rows))
+    watcher = Watcher()
+    for row in read_jsonl(log):
+        if "num_samples" in row:  # nothing in it is paired, so that nothing could be found
+            raise RequestError(
+                f"what is diagnosed is the training of a StyleAdapter, {path} is one of bottega train ldm; ask bottega "
+                f"doctor training {path}"
+            )
+        watcher.add(row)
+    return watcher.findings(ended=True)
 
 
-def words(findings: Sequence[Finding]) -> str:
+def as_text(findings: Sequence[Finding]) -> str:
     """The findings as a terminal shows them: a line of evidence each, and one of advice where there is any."""
-    return "\n".join(
-        f"{f.name}: {f.evidence}" + ("" if f.advice == NONE else f"\n    to try: {f.advice}") for f in findings
-    )
+    lines: list[str] = []
+    for finding in findings:
+        lines.append(f"{finding.name}: {finding.evidence}")
+        if finding.advice != NONE:
+            lines.append(f"    to try: {finding.advice}")
+    return "\n".join(lines)
 
 
 def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -299,22 +373,64 @@ def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
     came to a plateau, or was validated too rarely to tell, is not.
     """
     names = {finding.name for finding in findings}
-    word = "unknown"
     if "learning" in names:
-        word = "yes"
+        learning = "yes"
     elif names & {"diverging", "not learning", "under-trained"}:
-        word = "no"
-    plain = {"learning", "not learning"} if word != "unknown" else {"unknown"}
-    told = [f for f in findings if f.name in plain] + [
-        f for f in findings if f.name not in plain and f.name != "unknown"
-    ]
-    advice = [f.advice for f in told if f.advice != NONE and f.name != "plateaued"]
+        learning = "no"
+    else:
+        learning = "unknown"
+    basis = {"unknown"} if learning == "unknown" else {"learning", "not learning"}
+    first = [finding for finding in findings if finding.name in basis]
+    others = [finding for finding in findings if finding.name not in basis and finding.name != "unknown"]
+    evidence = [finding.evidence for finding in first]
+    evidence += [f"{finding.name}: {finding.evidence}" for finding in others]
+    advice: list[str] = []
+    for finding in (*first, *others):
+        if finding.name != "plateaued" and finding.advice != NONE and finding.advice not in advice:
+            advice.append(finding.advice)
     return {
-        "learning": word,
-        "evidence": "; ".join(f.evidence if f.name in plain else f"{f.name}: {f.evidence}" for f in told),
-        "advice": "; ".join(dict.fromkeys(advice)) or NONE,
+        "learning": learning,
+        "evidence": "; ".join(evidence),
+        "advice": "; ".join(advice) or NONE,
         "findings": [asdict(finding) for finding in findings],
     }
+
+
+def _style_ignored(validation: PairedValidation) -> Finding | None:
+    """Too little of the gain vanishes with another picture's style."""
+    if validation.swap is None:
+        return None
+    least = SWAP_FLOOR * validation.gain
+    most = validation.swap if validation.swap_high is None else validation.swap_high
+    if most >= least:
+        return None
+    bound = "" if validation.swap_high is None else f" (at most {validation.swap_high:.1%})"
+    evidence = (
+        f"of the gain of {validation.gain:.1%} only {validation.swap:.1%}{bound} is lost when each picture gets "
+        f"another one's style; a quarter, {least:.1%}, would be the least"
+    )
+    advice = (
+        "the gain does not come from the style yet: train longer, or raise student.adapter.tokens or "
+        "student.adapter.layers"
+    )
+    return Finding("style ignored", evidence, advice)
+
+
+def _content_copied(validation: PairedValidation) -> Finding | None:
+    """The prediction surely lies nearer to the content than `COPY_CEILING` allows."""
+    if validation.copy is None or validation.copy_low is None or validation.copy_low <= COPY_CEILING:
+        return None
+    high = validation.copy if validation.copy_high is None else validation.copy_high
+    base = "" if validation.copy_base is None else f"; the frozen base's at {validation.copy_base:.0%}"
+    evidence = (
+        f"where inference begins, the prediction lies at {validation.copy:.0%} of the way back from the target to the "
+        f"content (95 % interval {validation.copy_low:.0%} to {high:.0%}){base}"
+    )
+    advice = (
+        "train longer; then raise student.adapter.strength or student.adapter.layers, and check whether the targets "
+        "differ from their contents"
+    )
+    return Finding("content copied", evidence, advice)
 
 
 def _real(value: Any) -> float | None:
@@ -327,18 +443,24 @@ def _real(value: Any) -> float | None:
 def _rise(blocks: Blocks) -> Estimate | None:
     """The last eighth of a stream of logarithms over the lowest one before it, as a factor."""
     windows = blocks.windows()
-    return change(min(windows[:-1], key=lambda w: w.mean), windows[-1]).exp() if windows else None
+    if not windows:
+        return None
+    lowest = min(windows[:-1], key=lambda window: window.mean)
+    return change(lowest, windows[-1]).exp()
 
 
 def _since_beginning(blocks: Blocks) -> Estimate | None:
     """The last quarter of a stream of logarithms over its first eighth, as a factor."""
     windows = blocks.windows()
-    return change(windows[0], windows[-2].merged(windows[-1])).exp() if windows else None
+    if not windows:
+        return None
+    return change(windows[0], windows[-2].merged(windows[-1])).exp()
 
 
-def _course(trend: Trend) -> str:
+def _text_of_trend(trend: Trend) -> str:
     doing = {"rising": "still rises", "falling": "falls", "flat": "is flat", "undecided": "may rise or fall"}
-    low, high = 100 * trend.change.low, 100 * trend.change.high
+    low = 100 * trend.change.low
+    high = 100 * trend.change.high
     return (
         f"from step {trend.first} to {trend.last} the gain {doing[trend.direction]}: {100 * trend.change.value:+.2f} "
         f"points (95 % interval {low:+.2f} to {high:+.2f}, {trend.points} validations)"

@@ -24,7 +24,9 @@ def decay_at(step: int, decay: float) -> float:
 class Average:
     """The averages of named parameters.
 
-    parameters: all that are trained. decay: the largest share of the old average that a step keeps, in (0, 1).
+    Args:
+        parameters: all that are trained.
+        decay: the largest share of the old average that a step keeps, in (0, 1).
     """
 
     def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], decay: float) -> None:
@@ -55,10 +57,11 @@ class Average:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The averages by the parameters' names, float32 copies on the CPU."""
-        return {name: a.cpu().clone() for (name, _), a in zip(self._parameters, self._averages, strict=True)}
+        names = [name for name, _ in self._parameters]
+        return {name: average.cpu().clone() for name, average in zip(names, self._averages, strict=True)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from `tensors`."""
+        """Continue from `tensors`."""
         for (name, _), average in zip(self._parameters, self._averages, strict=True):
             average.copy_(tensors[name])
 

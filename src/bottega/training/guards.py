@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SHOWN = 8
+"""Samples that a message names; the others are counted."""
+
 _POINTS = 512
+"""Memory readings kept of a run, from which its slope is computed; thinned by half when there are so many."""
+
 _MB = 1024 * 1024
 
 
@@ -34,14 +38,16 @@ def check_losses(losses: torch.Tensor, *, step: int, sample_ids: Sequence[str], 
 
 def name_samples(sample_ids: Sequence[str], timesteps: Sequence[int]) -> str:
     """`id5 at t=50, id6 at t=60`, and how many more there are."""
-    named = ", ".join(f"{i} at t={t}" for i, t in zip(sample_ids[:_SHOWN], timesteps, strict=False))
-    return named + (f" and {len(sample_ids) - _SHOWN} more" if len(sample_ids) > _SHOWN else "")
+    shown = zip(sample_ids[:_SHOWN], timesteps[:_SHOWN], strict=True)
+    named = ", ".join(f"{sample_id} at t={timestep}" for sample_id, timestep in shown)
+    more = len(sample_ids) - _SHOWN
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float) -> torch.Tensor:
     """Scale all gradients down to an L2 norm of at most `limit`; returns the norm before, a scalar tensor.
 
-    Takes a sequence on purpose: a generator that an optimizer has used up clips nothing and says so to nobody.
+    Takes a sequence on purpose: a generator that an optimizer has used up would clip nothing, silently.
     Raises ValueError when there is no gradient at all.
     """
     import torch
@@ -49,7 +55,8 @@ def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float)
     gradients = [parameter.grad for _, parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise ValueError(f"none of {len(parameters)} parameters has a gradient: the loss does not depend on them")
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
+    norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients]
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, factor)
     return norm
@@ -69,11 +76,11 @@ class MemoryGuard:
     """RAM between two steps: does this process's own rise steadily, is the machine's nearly used up?
 
     Own memory is what is resident less what is mapped from files: the pages of a feature cache that was read are given
-    back when they are needed, and would look like a leak for a whole epoch. A look takes some 30 µs.
+    back when they are needed, and would look like a leak for a whole epoch. A check takes some 30 µs.
 
     Args:
         limit: share of RAM in use, 0..1, by whomever, above which the run stops.
-        every: steps between looks at the machine.
+        every: steps between checks of the machine.
         creep: judges the rise, of one sample a step.
         measure: how full the machine is; for tests.
     """
@@ -83,7 +90,9 @@ class MemoryGuard:
     ) -> None:
         import psutil
 
-        self._limit, self._every, self._measure = limit, every, measure
+        self._limit = limit
+        self._every = every
+        self._measure = measure
         self._creep = creep or Creep()
         self._process = psutil.Process()
         self._points: list[tuple[int, float]] = []
@@ -99,7 +108,8 @@ class MemoryGuard:
                 f"a training run's memory must level out, this one's rose steadily by {rise:.0f} MB: "
                 f"{self._state(step)}; run the same command again, a fresh process begins low"
             )
-        if step % self._every == 0 and (now := self._above_limit()) is not None:
+        now = self._above_limit() if step % self._every == 0 else None
+        if now is not None:
             return MemoryPressureError(
                 f"at most {self._limit:.0%} of RAM may be in use, {now.ram:.0%} is, by whomever: {self._state(step)}; "
                 "free memory and run the same command again, or raise loop.memory_limit"
@@ -137,4 +147,5 @@ class MemoryGuard:
         if step % self._stride == 0:
             self._points.append((step, own))
         if len(self._points) == _POINTS:
-            self._points, self._stride = self._points[::2], 2 * self._stride
+            self._points = self._points[::2]
+            self._stride *= 2

@@ -14,7 +14,7 @@ from typing import Any
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.progress import Progress
 from bottega.training.config import LoopConfig
-from bottega.training.diagnosis import Watcher, words
+from bottega.training.diagnosis import Watcher, as_text
 from bottega.training.log import TrainingLog, summary_line
 
 
@@ -60,7 +60,7 @@ class Journal:
             self.line(summary_line(row, self._config.steps) + _validation_text(row))
             self._log.points(row)
         if "val_gain" in row:
-            self.line(words(self._watcher.findings(ended=last)))
+            self.line(as_text(self._watcher.findings(ended=last)))
 
     def sync(self) -> None:
         """Bring all that was written to the disk: no checkpoint may be ahead of its log."""

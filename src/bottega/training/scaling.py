@@ -50,24 +50,26 @@ class LossScale:
         return True
 
     def update(self) -> str | None:
-        """Enter a step whose gradient was finite; a line for people where it had to be computed again."""
-        told = None
+        """Count a step whose gradient was finite; a line for people where it had to be computed again."""
+        message = None
         if self.value < self._first:
-            told = (
+            message = (
                 f"the gradient overflowed with a loss scale of {self._first:g}; the same step was computed again with "
                 f"{self.value:g}, nothing is skipped"
             )
         self.good_steps += 1
         if self.good_steps == GROW_AFTER:
-            self.value, self.good_steps = 2.0 * self.value, 0
+            self.value *= 2.0
+            self.good_steps = 0
         self._first = self.value
-        return told
+        return message
 
     def state(self) -> dict[str, int | float]:
         """What the next step depends on, for the checkpoint."""
         return {"value": self.value, "good_steps": self.good_steps}
 
     def load(self, state: Mapping[str, float]) -> None:
-        """Go on from a `state`."""
-        self.value, self.good_steps = float(state["value"]), int(state["good_steps"])
+        """Continue from a `state`."""
+        self.value = float(state["value"])
+        self.good_steps = int(state["good_steps"])
         self._first = self.value

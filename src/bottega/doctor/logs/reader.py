@@ -142,7 +142,7 @@ class LogReader:
             is_average=self._kind is LossKind.AVERAGE,
             is_torn=self._is_torn,
             findings=tuple(self._watcher.findings(ended=True)),
-            has_paired_validation="val_gain" in self._watcher.validation,
+            has_paired_validation=self._watcher.validation is not None,
             draws_pictures=self._draws_pictures,
             num_pictures=self._num_pictures,
             prediction_type=self._prediction_type,
