@@ -90,7 +90,10 @@ def test_the_first_module_is_named_and_why(tmp_path: Path) -> None:
         (broken, "first: trunk.0 (its own parameters are not finite)"),
         (TwoNetworks(nn.GELU(), poisoned), "first: trunk.0 (what it receives is not finite already)"),
         (overflowing, "first: head.1 (what it returns is not finite, what it receives is)"),
-        (rooted, "first: head.0 (the gradient that comes back to it is not finite), in the part with s14 at t=2, s15"),
+        (
+            rooted,
+            "first: head.0 (the gradient that comes back to it is not finite), in the microbatch with s14 at t=2, s15",
+        ),
     ]
     for number, (work, told) in enumerate(expected):
         with pytest.raises(NonFiniteError) as caught:

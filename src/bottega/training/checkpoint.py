@@ -102,10 +102,19 @@ def save(
     due: bool = True,
 ) -> Path:
     """Write the checkpoint of `step` into `directory` and delete all others but the last `keep` that were due.
-    StorageError if it can't be.
 
-    name: of its folder, whose numbers rise with the step. remembered: JSON that the workload wants back. due: False for
-    one that a stop made, which takes no place from those that one may want to go back to.
+    Args:
+        directory: of all checkpoints of the run.
+        step: after which the state is that of the next step.
+        state: what the next step depends on.
+        fingerprint: what a run must equal to resume from it.
+        keep: checkpoints that stay, besides this one and those that stops made.
+        name: of its folder, whose numbers rise with the step.
+        remembered: JSON that the workload wants back.
+        due: False for one that a stop made, which takes no place from those that one may want to go back to.
+
+    Raises:
+        StorageError: the disk does not take it.
     """
     folder = directory / (name or step_name(step))
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -288,8 +297,9 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
     have begun there."""
     found = folders(directory)
     due = [folder for folder in found if _numbers(folder) <= _numbers(newest) and _was_due(folder)]
+    kept = {newest, *due[-keep:]}
     for folder in found:
-        if folder == newest or folder in due[-keep:]:
+        if folder in kept:
             continue
         doomed = folder.with_name(f".{folder.name}.old")
         try:
@@ -302,7 +312,7 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
 
 
 def _was_due(folder: Path) -> bool:
-    """Whether a checkpoint was not made by a stop; one that cannot be told is taken for it."""
+    """Whether a checkpoint was not made by a stop; one that cannot be read counts as due."""
     try:
         return json.loads((folder / _STATE).read_bytes()).get("due", True) is True
     except (OSError, ValueError, AttributeError):

@@ -22,7 +22,7 @@ class LoopConfig(Config):
     """Length, optimizer and checkpoints of a training run. A step is one step of the optimizer."""
 
     steps: Annotated[int, STRETCHED] = Field(
-        20_000, ge=1, description="optimizer steps in all; longer continues the same run"
+        20_000, ge=1, description="optimizer steps in all; a larger number continues the same run"
     )
     learning_rate: Annotated[float, NEW_RATE] = Field(1e-4, gt=0, le=1, description="peak learning rate of AdamW")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
@@ -43,7 +43,7 @@ class LoopConfig(Config):
     )
     checkpoint_every: Annotated[int, NOT_LEARNED] = Field(2000, ge=1, description="optimizer steps between checkpoints")
     keep_last: Annotated[int, NOT_LEARNED] = Field(
-        2, ge=1, description="checkpoints kept, beside that of the last stop"
+        2, ge=1, description="checkpoints kept, besides that of the last stop"
     )
     log_every: Annotated[int, NOT_LEARNED] = Field(50, ge=1, description="optimizer steps between lines of train.log")
     validate_every: Annotated[int, NOT_LEARNED] = Field(500, ge=1, description="optimizer steps between validations")
@@ -56,6 +56,6 @@ class LoopConfig(Config):
     threads: Annotated[int | None, Added(before=None), OTHER_SUMS] = Field(
         None,
         ge=1,
-        description="of torch on the CPU; none: as many as torch takes, one a core. They wait for each other without "
-        "rest, so for a small network beside other work 1 is fastest",
+        description="of torch on the CPU; none: as many as torch takes, one a core. They busy-wait for each other, "
+        "so for a small network beside other work 1 is fastest",
     )

@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs as it goes: its logs, the words on how it goes, and the bar.
+"""What a run leaves for people and programs as it goes: its logs, the verdict on how it goes, and the bar.
 
 One process keeps it; where several train together, that is the first.
 """
@@ -19,10 +19,11 @@ from bottega.training.log import TrainingLog, summary_line
 
 
 class Journal:
-    """The journal of a run in `directory` that goes on after step `start`; written inside its `with` block only."""
+    """The journal of a run in `directory` that continues after step `start`; written inside its `with` block only."""
 
     def __init__(self, directory: Path, start: int, config: LoopConfig) -> None:
-        self._start, self._config = start, config
+        self._start = start
+        self._config = config
         self._log = TrainingLog(directory, start, tensorboard=config.tensorboard)
         self._progress = Progress(config.steps, "training", "steps", done=start)
 
@@ -39,9 +40,10 @@ class Journal:
         self._open.__exit__(kind, error, trace)
 
     def begin(self, notes: Sequence[str], processes: int) -> None:
-        """Write the head: where the run begins or goes on, in how many processes, and what the workload has to say."""
+        """Write the head: where the run begins or resumes, in how many processes, and the workload's notes."""
+        begun = "resumed after" if self._start else "begun at"
         how = f", in {processes} processes" if processes > 1 else ""
-        self.line(f"{'resumed after' if self._start else 'begun at'} step {self._start} of {self._config.steps}{how}")
+        self.line(f"{begun} step {self._start} of {self._config.steps}{how}")
         for note in notes:
             self.line(note)
         self._watcher = Watcher(read_jsonl(self._log.metrics))

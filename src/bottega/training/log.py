@@ -73,8 +73,8 @@ class TrainingLog:
         self.metrics = directory / METRICS
         self.text = directory / LOG
         directory.mkdir(parents=True, exist_ok=True)
-        kept = (row for row in read_jsonl(self.metrics) if row["step"] <= step) if self.metrics.exists() else ()
-        write_jsonl(self.metrics, kept)
+        logged = read_jsonl(self.metrics) if self.metrics.exists() else ()
+        write_jsonl(self.metrics, (row for row in logged if row["step"] <= step))
         self._rows: IO[str] | None = None
         self._lines: IO[str] | None = None
         self._board: SummaryWriter | None = None
@@ -104,7 +104,10 @@ class TrainingLog:
 
     def row(self, values: dict[str, Any]) -> None:
         """Append one step's numbers; a number that is not finite becomes null, since JSON has none."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        clean: dict[str, Any] = {}
+        for name, value in values.items():
+            is_not_finite = isinstance(value, float) and not math.isfinite(value)
+            clean[name] = None if is_not_finite else value
         self._write(self._rows, json.dumps(clean, ensure_ascii=False) + "\n", self.metrics)
 
     def line(self, text: str) -> None:
@@ -118,17 +121,19 @@ class TrainingLog:
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value) and name != "step":
                 group, _, rest = name.partition("_")
-                self._board.add_scalar(f"{group}/{rest}" if group in _GROUPS and rest else name, value, values["step"])
+                tag = f"{group}/{rest}" if group in _GROUPS and rest else name
+                self._board.add_scalar(tag, value, values["step"])
 
     def sync(self) -> None:
-        """Bring everything to the disk; called before a checkpoint, so that no checkpoint is ahead of its log."""
+        """Write everything to the disk; called before a checkpoint, so that no checkpoint is ahead of its log."""
         for stream, path in ((self._rows, self.metrics), (self._lines, self.text)):
-            if stream is not None:
-                try:
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                except OSError as error:
-                    raise storage_error(error, path) from error
+            if stream is None:
+                continue
+            try:
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError as error:
+                raise storage_error(error, path) from error
 
     @staticmethod
     def _write(stream: IO[str] | None, text: str, path: Path) -> None:
@@ -143,10 +148,11 @@ class TrainingLog:
 
 def summary_line(values: dict[str, Any], steps: int) -> str:
     """`step 100/1500 Loss: 0.1234 main 0.1300 fill50k 0.1000 lr 1.00e-03 grad 0.52 0.09 s` from a row of metrics."""
-    tasks = " ".join(
-        f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if k.startswith("loss_") and v is not None
-    )
+    tasks: list[str] = []
+    for name, value in values.items():
+        if name.startswith("loss_") and value is not None:
+            tasks.append(f"{name.removeprefix('loss_')} {value:.4g}")
     return (
-        f"step {values['step']}/{steps} Loss: {values['loss']:.4g} {tasks} lr {values['learning_rate']:.2e} "
+        f"step {values['step']}/{steps} Loss: {values['loss']:.4g} {' '.join(tasks)} lr {values['learning_rate']:.2e} "
         f"grad {values['grad_norm']:.3g} {values['seconds']:.2f} s {values['rss_mb']:.0f} MB"
     )

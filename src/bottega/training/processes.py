@@ -1,9 +1,9 @@
 """The processes that train one model together, as `accelerate launch` starts them; one process alone needs none of it.
 
-Process r of W computes the parts r, r + W, … of each window; the gradients are summed, for the losses of a window's
-parts add up to the loss of the step, and then all take the same step. What ends one process ends all, at the same
-place: otherwise the others would wait for it for ever. accelerate starts the group (gloo on the CPU, nccl on GPUs) and
-gives each process its device; it is imported only where there are several.
+Process r of W computes the microbatches r, r + W, … of each global batch; the gradients are summed, for the losses of
+the microbatches add up to the loss of the step, and then all take the same step. What ends one process ends all, at
+the same place: otherwise the others would wait for it forever. accelerate starts the group (gloo on the CPU, nccl on
+GPUs) and gives each process its device; it is imported only where there are several.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ at once, by the launcher."""
 class Processes:
     """This process among those that train together; by default it is alone, and everything here costs nothing.
 
-    rank: this one's number, from 0; the first writes, validates and shows progress. count: of all. device: of the
-    tensors that are sent.
+    Args:
+        rank: this one's number, from 0; the first writes, validates and shows progress.
+        count: how many there are.
+        device: of the tensors that are sent.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
@@ -47,19 +49,27 @@ class Processes:
 
     @property
     def share(self) -> slice:
-        """Which of a window's parts this process computes."""
+        """Which microbatches of a global batch this process computes."""
         return slice(self.rank, None, self.count)
 
-    def require(self, parts: int, name: str, beside: str = "") -> None:
-        """Raise RequestError where a window of `parts`, as the setting `name` says, has none for some process.
+    def require(self, microbatches: int, name: str, beside: str = "") -> None:
+        """Refuse a global batch of fewer microbatches than there are processes.
 
-        beside: what else is to be changed with it, if anything.
+        Args:
+            microbatches: how many the global batch has.
+            name: of the setting that says so.
+            beside: what else is to be changed with it, if anything.
+
+        Raises:
+            RequestError: some process would have none.
         """
-        if self.count > parts:
-            raise RequestError(
-                f"each process needs a part of every window: {name} = {parts} for {self.count} processes; raise {name} "
-                f"to {self.count} or more{beside and f' ({beside})'}, or start fewer processes"
-            )
+        if self.count <= microbatches:
+            return
+        also = f" ({beside})" if beside else ""
+        raise RequestError(
+            f"each process needs a part of every global batch: {name} = {microbatches} for {self.count} processes; "
+            f"raise {name} to {self.count} or more{also}, or start fewer processes"
+        )
 
     def fail_together(self) -> FailTogether:
         """A block that all leave in the same way: see `FailTogether`."""
@@ -87,20 +97,21 @@ class Processes:
 
         something = torch.tensor([value is not None], dtype=torch.int32, device=self.device)
         _exchange(distributed.all_reduce, something, distributed.ReduceOp.MAX)
-        told: list[T | None] = [None] * self.count
+        values: list[T | None] = [None] * self.count
         if bool(something):
-            _exchange(distributed.all_gather_object, told, value)
-        return told
+            _exchange(distributed.all_gather_object, values, value)
+        return values
 
     def gather_in_order(self, items: list[T]) -> list[T]:
-        """What each process made of its share, put together in the order of the window."""
+        """What each process made of its share, put together in the order of the global batch."""
         if self.count == 1:
             return items
         from torch import distributed
 
         shares: list[list[T]] = [[] for _ in range(self.count)]
         _exchange(distributed.all_gather_object, shares, items)
-        return [shares[i % self.count][i // self.count] for i in range(sum(map(len, shares)))]
+        total = sum(len(share) for share in shares)
+        return [shares[i % self.count][i // self.count] for i in range(total)]
 
     def sum_gradients(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
         """Add up the gradients of all processes, in place, by one message a dtype.
@@ -109,8 +120,11 @@ class Processes:
         """
         if self.count == 1:
             return
-        for dtype in sorted({parameter.dtype for _, parameter in parameters}, key=str):
-            self._sum([parameter for _, parameter in parameters if parameter.dtype == dtype])
+        by_dtype: dict[str, list[nn.Parameter]] = {}
+        for _, parameter in parameters:
+            by_dtype.setdefault(str(parameter.dtype), []).append(parameter)
+        for name in sorted(by_dtype):
+            self._sum(by_dtype[name])
 
     def broadcast(self, module: nn.Module) -> None:
         """Give all processes the first one's parameters and buffers."""
@@ -157,15 +171,16 @@ class FailTogether:
         if processes.count == 1:
             return
         own = None if error is None else (isinstance(error, NonFiniteError), _sentence(error))
-        told = processes.all_gather(own)
+        failures = processes.all_gather(own)
         if error is not None:
             return
-        for rank, word in enumerate(told):
-            if word is not None:
-                not_finite, text = word
-                if not_finite:
-                    raise NonFiniteError(text)
-                raise WorkError(f"process {rank} of {processes.count} failed, and so all do: {text}")
+        for rank, failure in enumerate(failures):
+            if failure is None:
+                continue
+            is_not_finite, message = failure
+            if is_not_finite:
+                raise NonFiniteError(message)
+            raise WorkError(f"process {rank} of {processes.count} failed, and so all do: {message}")
 
 
 ALONE = Processes()
@@ -175,8 +190,12 @@ ALONE = Processes()
 def joined(device: str) -> Iterator[Processes]:
     """The processes that this one was started with, `ALONE` where it was started alone; they part after the block.
 
-    device: as configured. Raises RequestError where it would be the same one for all, MissingError where there are more
-    processes than GPUs.
+    Args:
+        device: as configured.
+
+    Raises:
+        RequestError: the device would be the same one for all.
+        MissingError: there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield ALONE
@@ -207,7 +226,7 @@ def _exchange(collective: Callable[..., Any], *arguments: Any) -> None:
         why = " ".join(str(error).split())[:200]
         raise WorkError(
             f"all processes of a training must live, one is gone or out of reach ({why}); run the same command again, "
-            f"it goes on after the last checkpoint"
+            f"it continues after the last checkpoint"
         ) from error
 
 

@@ -4,7 +4,7 @@ Everything that a step draws is a function of (seed, step), so a step is its num
 
     replay/step_00000123.safetensors     trained parameters and buffers; in the metadata, as JSON, what was seen
 
-Legend: W samples of a window.
+Legend: W samples of a global batch.
 """
 
 from __future__ import annotations
@@ -39,12 +39,17 @@ _KEY = "bottega"
 
 @dataclass
 class Examination:
-    """What one step gave under watch; each list but `suspects` has W entries, in the order of the window.
+    """What one step gave under watch; each list but `suspects` has W entries, in the order of the global batch.
 
-    step: from 1, as in metrics.jsonl. losses: before weights. suspects: places of the samples whose loss is not finite,
-    or, where only a gradient is not, of all samples computed with it; empty where everything is finite. first_module:
-    the first module in the order of the pass that something is wrong with, or the parameter whose gradient is wrong;
-    empty where no module returned anything wrong. cause: what is wrong with it.
+    Args:
+        step: from 1, as in metrics.jsonl.
+        sample_ids, timesteps, tasks: of the samples.
+        losses: before weights.
+        suspects: indices of the samples whose loss is not finite, or, where only a gradient is not, of all samples
+            computed with it; empty where everything is finite.
+        first_module: the first module in the order of the pass that something is wrong with, or the parameter whose
+            gradient is wrong; empty where no module returned anything wrong.
+        cause: what is wrong with it.
     """
 
     step: int
@@ -57,25 +62,24 @@ class Examination:
     cause: str = ""
 
     def where(self) -> str:
-        """The first thing that is not finite, in words."""
+        """The first thing that is not finite, as a sentence."""
         if not self.suspects:
             return (
-                "computed again, everything is finite: the features were mended since, or the device does not give the "
-                "same numbers twice"
+                "computed again, everything is finite: the features were repaired since, or the device does not give "
+                "the same numbers twice"
             )
         where = f"first: {self.first_module or 'the loss itself'} ({self.cause})"
         if all(math.isfinite(self.losses[i]) for i in self.suspects):
-            ids, times = [self.sample_ids[i] for i in self.suspects], [self.timesteps[i] for i in self.suspects]
-            where += f", in the part with {name_samples(ids, times)}"
+            sample_ids = [self.sample_ids[i] for i in self.suspects]
+            timesteps = [self.timesteps[i] for i in self.suspects]
+            where += f", in the microbatch with {name_samples(sample_ids, timesteps)}"
         return where
 
     def __str__(self) -> str:
-        rows = zip(self.sample_ids, self.timesteps, self.tasks, self.losses, strict=True)
         lines = [f"step {self.step}, {len(self.losses)} samples"]
-        lines += [
-            f"  {name}  t={t}  {task}  loss {loss:.6g}" + ("" if math.isfinite(loss) else "  not finite")
-            for name, t, task, loss in rows
-        ]
+        for name, timestep, task, loss in zip(self.sample_ids, self.timesteps, self.tasks, self.losses, strict=True):
+            remark = "" if math.isfinite(loss) else "  not finite"
+            lines.append(f"  {name}  t={timestep}  {task}  loss {loss:.6g}{remark}")
         return "\n".join([*lines, self.where()])
 
 
@@ -83,7 +87,8 @@ class Watch:
     """Within its block, notes the first tensor that is not finite among what modules receive, return, and get back as
     a gradient.
 
-    networks: by name; all modules inside them are watched, under `name.path.of.module`.
+    Args:
+        networks: by name; all modules inside them are watched, under `name.path.of.module`.
     """
 
     def __init__(self, networks: Iterable[tuple[str, nn.Module]]) -> None:
@@ -96,7 +101,7 @@ class Watch:
         for root, network in self._networks:
             for path, module in network.named_modules():
                 name = _joined(root, path) or type(module).__name__
-                hook = partial(self._passed, name)
+                hook = partial(self._check_forward, name)
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
@@ -107,15 +112,15 @@ class Watch:
             handle.remove()
         self._handles = []
 
-    def _passed(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Inner modules pass before the outer ones that they are part of."""
+    def _check_forward(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Called after a module's forward pass: for inner modules before the outer ones that they are part of."""
         if self.first is not None:
             return
         returned = list(_tensors(output))
         if all(_finite(tensor) for tensor in returned):
             for tensor in returned:
                 if tensor.requires_grad:
-                    tensor.register_hook(partial(self._came_back, name))  # type: ignore[no-untyped-call]
+                    tensor.register_hook(partial(self._check_backward, name))  # type: ignore[no-untyped-call]
         elif not all(_finite(parameter) for parameter in module.parameters(recurse=False)):
             self.first = (name, "its own parameters are not finite")
         elif not all(_finite(tensor) for tensor in _tensors((args, kwargs))):
@@ -123,30 +128,30 @@ class Watch:
         else:
             self.first = (name, "what it returns is not finite, what it receives is")
 
-    def _came_back(self, name: str, gradient: torch.Tensor) -> None:
+    def _check_backward(self, name: str, gradient: torch.Tensor) -> None:
         if self.first is None and not _finite(gradient):
             self.first = (name, "the gradient that comes back to it is not finite")
 
 
 def examine(work: Workload, step: int) -> Examination:
-    """Compute the window of `step` (from 0) again under watch, up to its gradients.
+    """Compute the global batch of `step` (from 0) again under watch, up to its gradients.
 
-    No parameter is changed; gradients are cleared before and after. Only the first part that something is wrong with
-    is looked into; of those after it the losses are entered. There is no loss scale here: a step is given up only when
-    its gradient is not finite without one.
+    No parameter is changed; gradients are cleared before and after. Only the first microbatch that something is wrong
+    with is examined; of those after it the losses are entered. There is no loss scale here: a step is given up only
+    when its gradient is not finite without one.
     """
     seen = Examination(step + 1)
     work.module.zero_grad(set_to_none=True)
     with Watch(work.modules()) as watch:
-        for part in work.microbatches(step):
-            losses = part.sample_losses.detach().tolist()
-            places = range(len(seen.losses), len(seen.losses) + len(losses))
+        for batch in work.microbatches(step):
+            losses = batch.sample_losses.detach().tolist()
+            indices = range(len(seen.losses), len(seen.losses) + len(losses))
             seen.losses += losses
-            seen.sample_ids += part.sample_ids
-            seen.timesteps += part.timesteps
-            seen.tasks += part.tasks
+            seen.sample_ids += batch.sample_ids
+            seen.timesteps += batch.timesteps
+            seen.tasks += batch.tasks
             if not seen.suspects:
-                _judge(work, part.loss, places, seen, watch)
+                _judge(work, batch.loss, indices, seen, watch)
             watch.first = None  # what a finite loss and gradient passed over is no fault
     work.module.zero_grad(set_to_none=True)
     return seen
@@ -159,10 +164,10 @@ def explain(error: NonFiniteError, work: Workload, step: int, directory: Path) -
     try:
         write(directory / file, work, seen)
         saved = f"{file} in the run's folder holds the step for --replay"
-    except (StorageError, OSError, SafetensorError) as problem:  # the step's own error is the one to tell
+    except (StorageError, OSError, SafetensorError) as problem:  # the step's own error is the one to report
         saved = f"the step could not be written for replay ({problem})"
     return NonFiniteError(
-        f"{error}; {seen.where()}; the weights are untouched since the step before: {saved}, look at these samples' "
+        f"{error}; {seen.where()}; the weights are untouched since the step before: {saved}, check these samples' "
         f"features, or lower the learning rate"
     )
 
@@ -170,7 +175,8 @@ def explain(error: NonFiniteError, work: Workload, step: int, directory: Path) -
 def write(path: Path, work: Workload, seen: Examination) -> None:
     """Write a step for replay, whole or not at all: the parameters as they are now, and what was seen.
 
-    Raises StorageError, or safetensors' own error, where the disk does not take it.
+    Raises:
+        StorageError, SafetensorError: the disk does not take it.
     """
     losses = [loss if math.isfinite(loss) else str(loss) for loss in seen.losses]  # JSON has no NaN
     facts = {"format": FORMAT, **asdict(seen), "losses": losses, "fingerprint": work.fingerprint}
@@ -181,8 +187,11 @@ def write(path: Path, work: Workload, seen: Examination) -> None:
 def replay(work: Workload, file: Path) -> Examination:
     """Compute the step of a replay file again; `work.module` then holds the parameters before that step.
 
-    Raises MissingError without the file, StorageError for a torn one, RequestError for another kind of file or where
-    the step's samples are others by now, FingerprintError for another workload.
+    Raises:
+        MissingError: there is no such file.
+        StorageError: the file is torn.
+        RequestError: it is another kind of file, or the step's samples are others by now.
+        FingerprintError: it is of another workload.
     """
     facts = read_facts(file)
     written = f"when {file.name} was written"
@@ -190,7 +199,8 @@ def replay(work: Workload, file: Path) -> Examination:
     work.module.load_state_dict(load_file(file), strict=True)
     seen = examine(work, facts["step"] - 1)
     if seen.sample_ids != facts["sample_ids"]:
-        now, before = (", ".join(ids[:4]) for ids in (seen.sample_ids, facts["sample_ids"]))
+        now = ", ".join(seen.sample_ids[:4])
+        before = ", ".join(facts["sample_ids"][:4])
         raise RequestError(
             f"{file}: step {seen.step} is made of other samples now ({now}, …) than then ({before}, …): the features "
             f"were changed since; replay with those of then"
@@ -216,9 +226,9 @@ def read_facts(file: Path) -> dict[str, Any]:
     return facts | {"losses": [float(loss) for loss in facts["losses"]]}
 
 
-def _judge(work: Workload, loss: torch.Tensor, places: range, seen: Examination, watch: Watch) -> None:
-    """Enter in `seen` what is wrong with the part at `places`, whose forward pass was watched."""
-    bad = [i for i in places if not math.isfinite(seen.losses[i])]
+def _judge(work: Workload, loss: torch.Tensor, indices: range, seen: Examination, watch: Watch) -> None:
+    """Enter in `seen` what is wrong with the microbatch at `indices`, whose forward pass was watched."""
+    bad = [i for i in indices if not math.isfinite(seen.losses[i])]
     if bad:
         seen.suspects = bad
         seen.first_module, seen.cause = watch.first or ("", "every module returns finite values")
@@ -226,7 +236,7 @@ def _judge(work: Workload, loss: torch.Tensor, places: range, seen: Examination,
     loss.backward()  # type: ignore[no-untyped-call]
     parameter = _bad_gradient(work)
     if parameter is not None:
-        seen.suspects = list(places)
+        seen.suspects = list(indices)
         seen.first_module, seen.cause = watch.first or (parameter, "the norm of its gradient is not finite")
 
 
@@ -234,14 +244,16 @@ def _bad_gradient(work: Workload) -> str | None:
     """The first parameter with a gradient that no finite norm can be made of; None where all of them together have
     one."""
     root = next((name for name, network in work.modules() if network is work.module), "")
-    norms = {
-        _joined(root, name): torch.linalg.vector_norm(parameter.grad.float())
-        for name, parameter in work.module.named_parameters()
-        if parameter.grad is not None
-    }
+    norms: dict[str, torch.Tensor] = {}
+    for name, parameter in work.module.named_parameters():
+        if parameter.grad is not None:
+            norms[_joined(root, name)] = torch.linalg.vector_norm(parameter.grad.float())
     if not norms or _finite(torch.linalg.vector_norm(torch.stack(list(norms.values())))):
         return None
-    return next((name for name, norm in norms.items() if not _finite(norm)), next(iter(norms)))
+    for name, norm in norms.items():
+        if not _finite(norm):
+            return name
+    return next(iter(norms))  # each is finite, their sum of squares overflows
 
 
 def _joined(root: str, path: str) -> str:

@@ -37,8 +37,12 @@ measured, and a wrong learning rate lies below it; on the CPU, where only equali
 class Comparison:
     """Two final checkpoints: of `steps` in one go, and of as many with a stop after `stopped`.
 
-    tensors: how many were compared; unequal: how many of them are not equal to the bit. worst: the one with the largest
-    relative difference, and how large that is. device: torch's kind of it, such as `cpu`.
+    Args:
+        tensors: how many were compared.
+        unequal: how many of them are not equal to the bit.
+        worst: the one with the largest relative difference.
+        difference: how large that is.
+        device: torch's kind of it, such as `cpu`.
     """
 
     steps: int
@@ -51,7 +55,7 @@ class Comparison:
 
     @property
     def allowed(self) -> float:
-        """The largest relative difference that is none to worry about."""
+        """The largest relative difference that passes."""
         return 0.0 if self.device == "cpu" else GPU_TOLERANCE
 
     def __str__(self) -> str:
@@ -90,7 +94,9 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
             f"a run is stopped in the middle of 2 steps or more, {steps} was asked for; ask for {VERIFY_STEPS}"
         )
     with _folder_beside(output) as folder:
-        whole, cut, stop = folder / "whole", folder / "cut", steps // 2
+        whole = folder / "whole"
+        cut = folder / "cut"
+        stop = steps // 2
         job = fresh()
         device = next(job.work.module.parameters()).device.type
         _train(job, steps, whole)
@@ -101,10 +107,14 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
         begun = _train(fresh(), steps, cut)["resumed_from"]
         if begun != stop:
             raise WorkError(f"the second half must begin at step {stop}, it began at {begun}: no checkpoint was whole")
-        one, other = (_final_tensors(at) for at in (whole, cut))
+        one = _final_tensors(whole)
+        other = _final_tensors(cut)
     names = sorted(one.keys() | other.keys())
-    found = {name: relative_difference(one.get(name), other.get(name)) for name in names}
-    unequal = {name: difference for name, difference in found.items() if difference is not None}
+    unequal: dict[str, float] = {}
+    for name in names:
+        difference = relative_difference(one.get(name), other.get(name))
+        if difference is not None:
+            unequal[name] = difference
     worst = max(unequal, key=lambda name: unequal[name], default="")
     return Comparison(steps, stop, len(names), len(unequal), worst, unequal.get(worst, 0.0), device)
 
@@ -122,10 +132,12 @@ def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) ->
     """
     if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
-    if torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other))):
+    if torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)):
         return None
-    a, b = one.double(), other.double()
-    scale, distance = float(torch.maximum(a.abs(), b.abs()).max()), float((a - b).abs().max())
+    a = one.double()
+    b = other.double()
+    scale = float(torch.maximum(a.abs(), b.abs()).max())
+    distance = float((a - b).abs().max())
     if not (math.isfinite(scale) and math.isfinite(distance)):
         return math.inf
     return distance / scale if scale else 0.0  # 0 and -0 differ in a bit
