@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bottega.training.trends import BLOCKS, FEWEST, PARTS, Z95, Z99, Z999, Block, Blocks, Trend, change, slope
+from bottega.training.trends import BLOCKS, MIN_WINDOW, WINDOWS, Z95, Z99, Z999, Block, Blocks, Trend, change, slope
 
 
 def stream(values: np.ndarray, first: int = 1) -> Blocks:
@@ -66,13 +66,13 @@ def test_a_stream_keeps_every_number_in_at_most_so_many_even_blocks(count: int) 
 
 
 def test_windows_are_eighths_and_none_while_one_would_be_too_small() -> None:
-    values = np.arange(PARTS * FEWEST * 3.0)
+    values = np.arange(WINDOWS * MIN_WINDOW * 3.0)
     windows = stream(values).windows()
-    assert len(windows) == PARTS
+    assert len(windows) == WINDOWS
     assert sum(w.count for w in windows) == len(values)
     assert [w.mean for w in windows] == sorted(w.mean for w in windows)
-    assert all(FEWEST <= w.count < 2 * len(values) / PARTS for w in windows)
-    assert stream(values[: PARTS * FEWEST - 1]).windows() == []
+    assert all(MIN_WINDOW <= w.count < 2 * len(values) / WINDOWS for w in windows)
+    assert stream(values[: WINDOWS * MIN_WINDOW - 1]).windows() == []
 
 
 def test_a_change_has_welchs_error() -> None:

@@ -21,8 +21,10 @@ from bottega.runtime.errors import RecipeError
 class Added:
     """Marks a field that came after runs had been begun without it: `Annotated[bool, Added(before=False)]`.
 
-    before: the value that says what was done while there was no such field. It is no default: it stays as it is when
-    the default changes, or runs begun before the change would be taken for others, or worse, others for them.
+    Args:
+        before: the value that says what was done while there was no such field. It is no default: it stays as it is
+            when the default changes, or runs begun before the change would be taken for others, or worse, others for
+            them.
     """
 
     before: Any
@@ -37,10 +39,12 @@ class Resumable:
     """Marks a setting, or a whole section, that may differ when work is continued:
     `Annotated[int, Resumable("no effect on what is learned")]`. See `bottega.runtime.fingerprint`.
 
-    effect: what changing it does, for people. within: where it may differ. "stage": where a stage is continued by its
-    own command, from its checkpoint or ledger; "run": where the pipeline continues a run directory; None: in both. They
-    differ, because in a run directory later stages depend on what one stage may change, and because a checkpoint
-    records all that an earlier version recorded.
+    Args:
+        effect: what changing it does, for people.
+        within: where it may differ. "stage": where a stage is continued by its own command, from its checkpoint or
+            ledger; "run": where the pipeline continues a run directory; None: in both. They differ, because in a run
+            directory later stages depend on what one stage may change, and because a checkpoint records all that an
+            earlier version recorded.
     """
 
     effect: str
@@ -92,16 +96,21 @@ class Config(BaseModel):
         kept: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if any(isinstance(mark, Added) and mark.before == value for mark in field.metadata):
+            if _stands_at_what_was_before(value, field):
                 continue
             kept[recorded_name(name, field)] = value.settings() if isinstance(value, Config) else plain[name]
         return kept
 
 
+def _stands_at_what_was_before(value: Any, field: FieldInfo) -> bool:
+    """Whether a field was added later and its value says what was done before."""
+    return any(isinstance(mark, Added) and mark.before == value for mark in field.metadata)
+
+
 C = TypeVar("C", bound=Config)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Of a run: it names a folder."""
+"""The pattern of a run's name, which is a folder's name too."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -129,27 +138,32 @@ def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     """A copy of `data` with overrides such as `teacher.strength=0.35` applied; the value is read as YAML.
 
     Raises:
-        RecipeError: if an override is not `key=value` or goes through something that is no section.
+        RecipeError: if an override is not `key=value` or leads through a value that is not a section.
     """
     result: dict[str, Any] = _copy(data)
     for item in sets:
-        key, sign, text = item.partition("=")
-        parts = key.strip().split(".")
-        if not sign or not all(parts):
-            raise RecipeError(f"--set wants section.key=value, received {item!r}; for instance teacher.strength=0.35")
-        try:
-            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (see load_yaml)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {item!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
-        node = result
-        for depth, part in enumerate(parts[:-1], start=1):
-            if node.get(part) is None:  # a section that is absent, or empty as in `world:`
-                node[part] = {}
-            node = node[part]
-            if not isinstance(node, dict):
-                raise RecipeError(f"--set {item!r}: {'.'.join(parts[:depth])} is {_kind(node)}, not a section")
-        node[parts[-1]] = value
+        _apply_set(result, item)
     return result
+
+
+def _apply_set(data: dict[str, Any], item: str) -> None:
+    """Apply one override to `data` itself."""
+    key, sign, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise RecipeError(f"--set wants section.key=value, received {item!r}; for instance teacher.strength=0.35")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (see load_yaml)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {item!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+    section = data
+    for depth, part in enumerate(parts[:-1], start=1):
+        if section.get(part) is None:  # a section that is absent, or empty as in `world:`
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {item!r}: {'.'.join(parts[:depth])} is {_kind(section)}, not a section")
+    section[parts[-1]] = value
 
 
 def parse(kind: type[C], data: Any, where: str, section: str = "") -> C:
@@ -174,14 +188,11 @@ def parse(kind: type[C], data: Any, where: str, section: str = "") -> C:
 
 
 def _explain(kind: type[BaseModel], detail: ErrorDetails, section: str) -> str:
+    """What is wrong with a value, in one line."""
     names = [str(part) for part in detail["loc"]]
     field = ".".join([section, *names] if section else names) or "the recipe"
     if detail["type"] == "extra_forbidden":
-        known = sorted(_fields_at(kind, names[:-1]))
-        near = difflib.get_close_matches(names[-1], known, n=1)
-        near += [f"{part}.{names[-1]}" for part in known if names[-1] in _fields_at(kind, [*names[:-1], part])]
-        cure = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {field!r}; {cure}"
+        return f"unknown key {field!r}; {_nearest_key(kind, names)}"
     description = _description(kind, names)
     about = f" ({description})" if description else ""
     if detail["type"] == "missing":
@@ -190,11 +201,26 @@ def _explain(kind: type[BaseModel], detail: ErrorDetails, section: str) -> str:
     return f"{field} = {_short(detail['input'])} is not allowed: {reason[:1].lower()}{reason[1:]}{about}"
 
 
+def _nearest_key(kind: type[BaseModel], names: Sequence[str]) -> str:
+    """The known key that an unknown one was meant to be: alike, or of the same name in a section beside it."""
+    *section, unknown = names
+    known = sorted(_fields_at(kind, section))
+    near = difflib.get_close_matches(unknown, known, n=1)
+    for part in known:
+        if unknown in _fields_at(kind, [*section, part]):
+            near.append(f"{part}.{unknown}")
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
 def _model_at(kind: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = kind
+    """The configuration class of the section that `names` lead to; None where they lead to none."""
+    model = kind
     for name in names:
-        field = model.model_fields.get(name) if model is not None else None
-        model = _nested(field.annotation) if field is not None else None
+        field = model.model_fields.get(name)
+        section = None if field is None else _nested(field.annotation)
+        if section is None:
+            return None
+        model = section
     return model
 
 
@@ -212,9 +238,10 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
 
 
 def _description(kind: type[BaseModel], names: Sequence[str]) -> str | None:
+    """The description of the field that `names` lead to."""
     model = _model_at(kind, names[:-1]) if names else None
-    field = model.model_fields.get(names[-1]) if model is not None else None
-    return field.description if field is not None else None
+    field = None if model is None else model.model_fields.get(names[-1])
+    return None if field is None else field.description
 
 
 def _short(value: Any) -> str:
@@ -229,7 +256,9 @@ def _kind(value: Any) -> str:
 def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
@@ -238,12 +267,16 @@ def as_yaml(data: Mapping[str, Any]) -> str:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text, and where."""
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else problem
+    problem: str = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if mark is None:
+        return problem
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _neighbours(path: Path) -> str:
+    """Which file may have been meant."""
     if not path.parent.is_dir():
         return "; run from the folder that holds recipes/ or give the whole path"
     names = [other.name for other in path.parent.glob("*.yaml")]
@@ -251,15 +284,23 @@ def _neighbours(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
+_Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
+
+
+def _without_booleans(resolvers: _Resolvers) -> _Resolvers:
+    """PyYAML's rules for plain words, by first letter, without those by which `on`, `off`, `yes` and `no` are read."""
+    kept: _Resolvers = {}
+    for first, rules in resolvers.items():
+        kept[first] = [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    return kept
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where PyYAML would silently keep the last, and reads plain words as
     YAML 1.2 does: `off` is a word, `1e-3` a number.
     """
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    yaml_implicit_resolvers = _without_booleans(yaml.SafeLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
