@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -37,6 +37,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size": 512,
     },
 }
+
+
+class Departure(TypedDict):
+    """A value that is not the named protocol's: the protocol's, and the one here."""
+
+    protocol: Any
+    here: Any
 
 
 class Protocol(Config):
@@ -81,9 +88,9 @@ class Protocol(Config):
             raise ValueError(f"seeds must be different and not negative, received {list(self.seeds)}")
         return self
 
-    def departures(self) -> dict[str, dict[str, Any]]:
+    def departures(self) -> dict[str, Departure]:
         """Field -> {protocol, here} for each value that is not the named protocol's."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Departure] = {}
         for name, value in PRESETS[self.name].items():
             here = getattr(self, name)
             if here != value:

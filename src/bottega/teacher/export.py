@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from bottega.runtime.files import atomic_path, write_jsonl
 from bottega.teacher.ledger import COLUMNS, Ledger, json_of_many
@@ -47,35 +47,60 @@ def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
             yield {**dict(zip(_KEYS, (*values, text, *known), strict=True)), **source}
 
 
-def overrides(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """One object a retry: what it changed, why, and what came of it."""
-    names = ("target", "try_index", "rung", "noise_seed", "grade", "reasons", "parameters")
-    rows = ledger.retried_values(names)
-    before: dict[str, Any] = {}  # the try before, of the same target or of another
+class Override(TypedDict):
+    """A line of `qc_overrides.jsonl`: what a retry changed, why, and what came of it."""
+
+    target: str
+    try_index: int
+    rung: str
+    causes: list[str]
+    changed: dict[str, Any]
+    parameters: dict[str, Any]
+    noise_seed: int
+    grade_before: str
+    grade: str
+
+
+class _Retried(NamedTuple):
+    """The columns of a target's tries that an override is made of."""
+
+    target: str
+    try_index: int
+    rung: str
+    noise_seed: int
+    grade: str
+    reasons: list[str]
+    parameters: dict[str, Any]
+
+
+def overrides(ledger: Ledger) -> Iterator[Override]:
+    """One object a retry."""
+    rows = ledger.retried_values(_Retried._fields)
+    before: _Retried | None = None  # the try before, of the same target or of another
     while page := list(islice(rows, _PAGE)):
         parsed = json_of_many([f"[{row[-2]}, {row[-1]}]" for row in page])
         for values, (reasons, parameters) in zip(page, parsed, strict=True):
-            row = {**dict(zip(names, values, strict=True)), "reasons": reasons, "parameters": parameters}
-            if row["try_index"] > 0 and before.get("target") == row["target"]:
+            row = _Retried._make((*values[:-2], reasons, parameters))
+            if before is not None and row.try_index > 0 and before.target == row.target:
                 yield _override(before, row)
             before = row
 
 
-def _override(before: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+def _override(before: _Retried, row: _Retried) -> Override:
     changed = {}
-    for name, value in row["parameters"].items():
-        if before["parameters"].get(name) != value:
+    for name, value in row.parameters.items():
+        if before.parameters.get(name) != value:
             changed[name] = value
     return {
-        "target": row["target"],
-        "try_index": row["try_index"],
-        "rung": row["rung"],
-        "causes": before["reasons"],
+        "target": row.target,
+        "try_index": row.try_index,
+        "rung": row.rung,
+        "causes": before.reasons,
         "changed": changed,
-        "parameters": row["parameters"],
-        "noise_seed": row["noise_seed"],
-        "grade_before": before["grade"],
-        "grade": row["grade"],
+        "parameters": row.parameters,
+        "noise_seed": row.noise_seed,
+        "grade_before": before.grade,
+        "grade": row.grade,
     }
 
 

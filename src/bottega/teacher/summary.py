@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import alarms, pass_rates
-from bottega.teacher.config import TeacherConfig
+from bottega.teacher.config import Departure, TeacherConfig
 from bottega.teacher.ledger import LEDGER, Ledger, TryRow
 from bottega.teacher.protocol import EffectiveSchedule, schedule
 
@@ -46,7 +46,7 @@ class Summary(Counts):
 
     source: str
     protocol: str | None
-    departures: dict[str, dict[str, Any]] | None
+    departures: dict[str, Departure] | None
     schedule: EffectiveSchedule | None
 
 
