@@ -1,7 +1,8 @@
 """A child process that never outlives its parent, gets its signals, and hands back its error as one sentence.
 
-Parent and child share a socket. The child's end tells the parent what went wrong; the parent's end closes when the
-parent dies, however it dies, and the child then kills itself and its own workers. So `kill -9` of the parent stops all.
+Parent and child share a socket. Through the child's end the parent learns what went wrong; the parent's end closes when
+the parent dies, however it dies, and the child then kills itself and its own workers. So `kill -9` of the parent stops
+all: without that, a teacher would go on painting on a GPU that the next run finds taken.
 """
 
 from __future__ import annotations
@@ -25,30 +26,39 @@ LOGGER = logging.getLogger(__name__)
 PARENT = "--parent"
 """The option by which a child learns the number of its end of the socket."""
 
+_STDERR = 2
+_LONGEST_MESSAGE = 4000  # characters: it must fit into the socket's buffer, for nobody reads before the child has ended
 
-def run_child(words: Sequence[str], what: str) -> None:
-    """Run `bottega WORDS --parent N` as a child process and wait for it.
+
+def run_child(arguments: Sequence[str], what: str) -> None:
+    """Run `bottega ARGUMENTS --parent N` as a child process and wait for it.
 
     SIGINT and SIGTERM are passed on; the child finishes the item in hand, and this raises `Interrupted`.
 
     Args:
-        words: the arguments after `bottega`.
+        arguments: those after `bottega`.
         what: what to call the child in a message, for instance `stage teacher`.
 
     Raises:
-        RequestError, StartAfresh, WorkError: what the child said, by its exit code 2, 75 or any other.
+        RequestError, StartAfresh, WorkError: the child's own error, by its exit code 2, 75 or any other.
         Interrupted: if this process was asked to stop.
     """
     ours, theirs = socket.socketpair()
     debug = ["--debug"] if LOGGER.isEnabledFor(logging.DEBUG) else []
-    command = [sys.executable, "-m", "bottega", *debug, *words, PARENT, str(theirs.fileno())]
-    # A process group of its own: Ctrl-C in a terminal reaches the child once, through us, and its workers die with it.
+    command = [sys.executable, "-m", "bottega", *debug, *arguments, PARENT, str(theirs.fileno())]
     with ours, theirs:
-        # stdout is the parent's own, for `--json`: what a child prints there goes to stderr (2).
         child = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2, process_group=0
+            command,
+            pass_fds=[theirs.fileno()],
+            # A child that reads the terminal in the background would be stopped by the kernel (SIGTTIN).
+            stdin=subprocess.DEVNULL,
+            # stdout is the parent's own, for `--json`: what a child prints there goes to stderr.
+            stdout=_STDERR,
+            # A group of its own: Ctrl-C in a terminal reaches the child once, through us, not twice, which would stop
+            # it at once; and its workers can be killed with it.
+            process_group=0,
         )
-        theirs.close()
+        theirs.close()  # else our own copy would keep the child's end open, and a dead child would look alive
         try:
             with Interruption(notify=lambda signum: _pass_on(child, signum), quiet=True):
                 child.wait()
@@ -79,10 +89,11 @@ def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, i
     if parent is None:
         yield
         return
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; what the parent passes on counts
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell starts background jobs so, and the child inherits it; but what the parent passes on must be heard.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     line = socket.socket(fileno=parent)
-    line.set_inheritable(False)
+    line.set_inheritable(False)  # a worker of ours that held it would keep the parent from seeing our end
     threading.Thread(target=_die_with_parent, args=(line,), daemon=True, name="parent watch").start()
     try:
         yield
@@ -91,7 +102,7 @@ def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, i
     except BaseException as error:
         message, code = explain(error)
         LOGGER.debug("%s", message, exc_info=True)
-        line.sendall(json.dumps(message[:4000]).encode())
+        line.sendall(json.dumps(message[:_LONGEST_MESSAGE]).encode())
         sys.exit(code)
 
 
@@ -109,8 +120,8 @@ def _pass_on(child: subprocess.Popen[bytes], signum: int) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Nothing of the child is left running, whatever ended the wait."""
-    if child.returncode is None or child.returncode < 0:
+    """Leave nothing of the child running, whatever ended the wait."""
+    if child.returncode is None or child.returncode < 0:  # it still runs, or was killed and could not end its workers
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -119,11 +130,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _receive(ours: socket.socket) -> str | None:
-    ours.setblocking(False)
+    ours.setblocking(False)  # the child is dead: what it sent is here, or never comes
     try:
         return str(json.loads(ours.recv(65536)))
     except (BlockingIOError, ConnectionError, ValueError):
-        return None  # the child died without a word
+        return None  # the child died without a message
 
 
 def _failure(code: int, message: str | None, what: str) -> BottegaError:
@@ -131,9 +142,12 @@ def _failure(code: int, message: str | None, what: str) -> BottegaError:
         return Interrupted(code - 128)
     if code < 0:
         name = signal.Signals(-code).name
-        cause = "most likely for want of memory; free some" if name == "SIGKILL" else "from outside or by a fault"
+        cause = "from outside or by a fault"
+        if name == "SIGKILL":
+            cause = "most likely for want of memory; free some"
         return WorkError(f"{what} was ended by {name}, {cause}; run the same command again to continue")
     text = message or "it ended without saying why; run it again with --debug"
     if code == StartAfresh.exit_code:
         return StartAfresh(text)
-    return (RequestError if code == 2 else WorkError)(f"{what}: {text}")
+    kind = RequestError if code == RequestError.exit_code else WorkError
+    return kind(f"{what}: {text}")

@@ -13,10 +13,11 @@ The tree, and the exit code that the command line gives to each::
         StorageError                  full disk, read-only folder, torn file
         PictureError                  one picture cannot be read or used
         MemoryPressureError           memory is short and everything that could be given up was
-      StartAfresh               75    all is saved; a fresh process of the same command must go on
+      StartAfresh               75    all is saved; a fresh process of the same command must continue
       Interrupted          130|143    Ctrl-C or SIGTERM: the item in hand is finished and saved
 
-A message is one line: the rule, what was received, what to do.
+A message is one line: the rule, what was received, what to do. The command line prints it and returns the exit code;
+a traceback is shown with `--debug` only.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class StorageError(WorkError):
 
 
 class PictureError(WorkError):
-    """One picture cannot be read or used; a run records it and goes on."""
+    """One picture cannot be read or used; a run records it and continues."""
 
 
 class MemoryPressureError(WorkError):
@@ -73,7 +74,7 @@ class MemoryPressureError(WorkError):
 
 
 class StartAfresh(BottegaError):  # noqa: N818 (it is a request, not a fault)
-    """This process has grown too large; everything is saved, and a fresh one of the same command goes on.
+    """This process has grown too large; everything is saved, and a fresh one of the same command continues.
 
     Whoever started the work catches this and starts it again; a person sees it only where nobody does.
     """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DECODER = json.JSONDecoder()
+_BLOCK = 1 << 20  # bytes read at once
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
 _CURES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -37,7 +38,7 @@ _CURES = {
 
 
 def is_storage_error(error: OSError) -> bool:
-    """Whether an `OSError` speaks of the disk or its permissions rather than of a file that is not there."""
+    """Whether an `OSError` is about the disk or its permissions rather than a file that is not there."""
     return error.errno in _STORAGE_ERRNOS
 
 
@@ -49,16 +50,16 @@ def storage_error(error: OSError, path: Path | str | None = None) -> StorageErro
 
 
 def require_folder(path: Path) -> None:
-    """Ask of a folder that is to be written into, and that need not be there yet, whether it can be: before the work.
+    """Check that a folder, which need not be there yet, can be written into: before hours of work, not after.
 
     Raises:
         RequestError: a part of its path is a file.
         StorageError: the folder, or that in which it would be made, is not writable.
     """
-    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise RequestError(f"what is made goes into a folder, received {path}, and {there} is a file; name another")
-    if not os.access(there, os.W_OK | os.X_OK):
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise RequestError(f"what is made goes into a folder, received {path}, and {nearest} is a file; name another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise storage_error(PermissionError(errno.EACCES, "Permission denied"), path)
 
 
@@ -78,12 +79,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         yield temporary
-        sync(temporary)
+        sync(temporary)  # first the content: after a power cut a renamed file without it would be empty
         os.replace(temporary, path)
-        sync(path.parent)
+        sync(path.parent)  # then the name
     except BaseException as error:
         _remove_quietly(temporary)
-        if isinstance(error, OSError) and (is_storage_error(error) or _names(error, path, temporary)):
+        if isinstance(error, OSError) and (is_storage_error(error) or _is_about(error, path, temporary)):
             raise storage_error(error, path) from error
         raise
 
@@ -126,7 +127,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b") as stream:
-            _mend_tail(stream.fileno())
+            _repair_tail(stream.fileno())
             stream.write(text.encode("utf-8"))
             stream.flush()
             os.fsync(stream.fileno())
@@ -144,7 +145,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         StorageError: if any other line is not one JSON object.
     """
     try:
-        stream = open(path, "rb")  # noqa: SIM115 (closed below; a missing file is told apart from a broken line)
+        stream = open(path, "rb")  # noqa: SIM115 (closed below; a missing file is another error than a broken line)
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
     with stream:
@@ -162,14 +163,16 @@ def count_lines(path: Path) -> int:
     Raises:
         MissingError: there is no such file.
     """
-    count, last = 0, b"\n"
+    count = 0
+    last = b"\n"
     try:
         with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                count, last = count + block.count(b"\n"), block[-1:]
+            while block := stream.read(_BLOCK):
+                count += block.count(b"\n")
+                last = block[-1:]
     except FileNotFoundError as error:
         raise MissingError(f"{path}: there is no such file; name another, or make it first") from error
-    return count + (last != b"\n")
+    return count if last == b"\n" else count + 1
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -200,9 +203,15 @@ def sha256_json(value: Any) -> str:
 
 
 def write_png(path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> str:
-    """Write a picture, uint8 [H, W, 3] RGB, as a lossless PNG, whole or not at all; returns the file's SHA-256.
+    """Write a picture as a lossless PNG, whole or not at all; returns the file's SHA-256.
 
-    text: what the file says of itself, by keyword, in Unicode.
+    Args:
+        path: the file.
+        picture: uint8 [H, W, 3], RGB.
+        text: what the file says of itself, by keyword, in Unicode.
+
+    Raises:
+        ValueError: the picture has another dtype or shape.
     """
     import io
 
@@ -211,11 +220,12 @@ def write_png(path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | 
 
     if picture.dtype.name != "uint8" or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
-    buffer = io.BytesIO()
-    said = PngInfo()
+    metadata = PngInfo()
     for keyword, value in (text or {}).items():
-        said.add_itxt(keyword, value)
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4, pnginfo=said)
+        metadata.add_itxt(keyword, value)
+    buffer = io.BytesIO()
+    # Level 4 of zlib: files are hashed, so the level is fixed and no other may be taken for them.
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=4, pnginfo=metadata)
     data = buffer.getvalue()
     write_bytes(path, data)
     return sha256_bytes(data)
@@ -230,12 +240,13 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and end == len(text) else None
 
 
-def _mend_tail(descriptor: int) -> None:
-    """End a complete last line that lacks its line end; cut off an incomplete one. (A torn object never parses.)"""
+def _repair_tail(descriptor: int) -> None:
+    """End a complete last line that lacks its line end; cut off an incomplete one, which never parses."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return
-    start, tail = size, b""
+    start = size
+    tail = b""
     while start > 0 and b"\n" not in tail:
         step = min(4096, start)
         start -= step
@@ -270,10 +281,12 @@ def _remove_quietly(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        pass  # the error that brought us here is the one to tell; the successor overwrites this name
+        pass  # the error that brought us here is the one to report; the successor overwrites this name
 
 
-def _names(error: OSError, *paths: Path) -> bool:
+def _is_about(error: OSError, *paths: Path) -> bool:
     """Whether the error is about one of these paths or their folders."""
-    known = {str(path) for path in paths} | {str(parent) for path in paths for parent in path.parents}
-    return str(error.filename) in known
+    concerned = set(paths)
+    for path in paths:
+        concerned.update(path.parents)
+    return str(error.filename) in map(str, concerned)

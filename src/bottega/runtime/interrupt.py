@@ -29,7 +29,7 @@ class Interruption:
     Args:
         notify: called with the signal number on each signal, for instance to pass it on to a child process; with it,
             a second Ctrl-C is passed on as well instead of raised.
-        quiet: do not tell on stderr that the item in hand is being finished.
+        quiet: do not say on stderr that the item in hand is being finished.
     """
 
     def __init__(self, notify: Callable[[int], None] | None = None, *, quiet: bool = False) -> None:
@@ -63,11 +63,11 @@ class Interruption:
             self.check()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again = self.requested
+        second = self.requested
         self.signum = signum
         if self._notify is not None:
             self._notify(signum)
-        elif again and signum == signal.SIGINT:
+        elif second and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if not again and not self._quiet:
+        if not second and not self._quiet:
             print("bottega: finishing the item in hand; Ctrl-C again stops at once", file=sys.stderr, flush=True)

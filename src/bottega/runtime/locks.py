@@ -1,7 +1,11 @@
 """One process at a time on a folder or a device.
 
-The lock is the kernel's (a POSIX record lock), so it ends with its holder however that dies; the file's content only
-says who holds it. Forked children do not inherit it, so no forgotten worker of a killed process can keep it.
+The lock is the kernel's (a POSIX record lock), so it ends with its holder however that dies: a lock that is a file's
+existence would outlive a `kill -9` and block every later run. The file's content only says who holds it. Forked
+children do not inherit a record lock (they would an flock), so no forgotten worker of a killed process can keep it.
+
+Order, where several are held: the run's folder, then a stage's own folder, then the device, then a repository of the
+model cache. Each is waited for only a few seconds, so that a wrong order ends in a message and not in a deadlock.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from bottega.runtime.errors import LockedError, RequestError
 from bottega.runtime.files import storage_error
 
 PATIENCE_S = 5.0
-"""How long to wait for a holder that may just be dying (an orphan notices within a moment that its parent is gone)."""
+"""How long to wait for a holder that may just be dying: an orphaned stage needs a moment to notice that its parent is
+gone, and the same command is often started again at once."""
 
 
 @contextmanager
@@ -43,18 +48,22 @@ def lock(path: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iterator
     descriptor = _open(path)
     try:
         _acquire(descriptor, path, patience_s)
-        record = {"pid": os.getpid(), "host": socket.gethostname(), "holder": holder}
-        os.ftruncate(descriptor, 0)
-        try:
-            os.pwrite(descriptor, json.dumps(record).encode(), 0)
-        except OSError as error:
-            raise storage_error(error, path) from error
+        _write_holder(descriptor, path, holder)
         try:
             yield
         finally:
-            os.ftruncate(descriptor, 0)
+            os.ftruncate(descriptor, 0)  # while the lock is held: afterwards it would erase the next holder's name
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # releases the lock
+
+
+def _write_holder(descriptor: int, path: Path, holder: str) -> None:
+    record = {"pid": os.getpid(), "host": socket.gethostname(), "holder": holder}
+    os.ftruncate(descriptor, 0)
+    try:
+        os.pwrite(descriptor, json.dumps(record).encode(), 0)
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 @contextmanager
@@ -104,13 +113,14 @@ def _acquire(descriptor: int, path: Path, patience_s: float) -> None:
             return
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
-                raise LockedError(f"{_who(descriptor)} works on {path.parent}; wait for it or stop it") from None
+                raise LockedError(f"{_holder(descriptor)} works on {path.parent}; wait for it or stop it") from None
             time.sleep(0.05)
         except OSError as error:
             raise storage_error(error, path) from error
 
 
-def _who(descriptor: int) -> str:
+def _holder(descriptor: int) -> str:
+    """Who holds the lock, as its file says: empty for a moment between taking the lock and writing the name."""
     try:
         record = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {record['pid']} on {record['host']} ({record['holder']})"

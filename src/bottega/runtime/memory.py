@@ -1,4 +1,8 @@
-"""How much memory is used, by this process and on the machine, and giving freed memory back to the system."""
+"""How much memory is used, by this process and on the machine, and giving freed memory back to the system.
+
+Nothing here imports torch: where this process has not loaded it, there is no GPU memory to speak of. So the functions
+look for it in `sys.modules`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ import gc
 import sys
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _MB = 1024 * 1024
 
 
 class Load(NamedTuple):
-    """Shares in use, 0..1, by whomever: of the memory that this process may use, and of the GPU's."""
+    """Shares in use, 0..1, by all processes: of the memory that this process may use, and of the GPU's."""
 
     ram: float
     vram: float
@@ -27,33 +31,55 @@ def load() -> Load:
     import psutil
 
     machine = psutil.virtual_memory()
-    ram = 1 - machine.available / machine.total
-    group = Path("/sys/fs/cgroup")
+    ram = max(1 - machine.available / machine.total, _control_group_load())
+    cuda = _cuda()
+    if cuda is None:
+        return Load(ram, 0.0)
+    free, total = cuda.mem_get_info()
+    # What torch holds and does not use is free for its next tensor: counted as used, a trimmed cache would look full.
+    idle = cuda.memory_reserved() - cuda.memory_allocated()
+    return Load(ram, 1 - (free + idle) / total)
+
+
+def _control_group_load(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """The share of a container's limit that is in use; 0 where there is none.
+
+    The machine may have room while the container has not: the kernel then kills the process without a word.
+    """
     try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        if limit != "max":  # cached files count as used and are given back when asked for
-            cached = sum(int(kept.get(name, 0)) for name in ("inactive_file", "active_file"))
-            ram = max(ram, (used - cached) / int(limit))
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        kept = dict(line.split() for line in lines)
+        if limit == "max":
+            return 0.0
+        # Cached files count as used, but the kernel gives them back before it kills anybody.
+        cached = int(kept.get("inactive_file", 0)) + int(kept.get("active_file", 0))
+        return (used - cached) / int(limit)
     except (OSError, ValueError):
-        pass  # no control groups, or of the first version: the machine's own numbers stand
+        return 0.0  # no control groups, or of the first version: the machine's own numbers stand
+
+
+def _cuda() -> Any:
+    """torch.cuda where this process has loaded torch and there is a GPU, else None."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
-        return Load(ram, 0.0)
-    free, total = torch.cuda.mem_get_info()
-    idle = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, free for its next tensor
-    return Load(ram, 1 - (free + idle) / total)
+        return None
+    return torch.cuda
 
 
 class Creep:
     """Tells memory that rises over hours from memory that is used: a leak of this process or of a library.
 
-    Every `block` samples make a median. The first `blocks` are left out, for caches fill; it creeps when the lowest of
-    the last `blocks` lies `least_mb` above the highest of as many after the first.
+    Every `block` samples make a median, which one large batch does not move. The first `blocks` medians are left out,
+    for caches still fill. Memory creeps when the lowest of the last `blocks` medians lies `least_mb` above the highest
+    of the `blocks` after the first.
     """
 
     def __init__(self, block: int = 64, blocks: int = 4, least_mb: float = 1024) -> None:
-        self._block, self._blocks, self._least_mb = block, blocks, least_mb
+        self._block = block
+        self._blocks = blocks
+        self._least_mb = least_mb
         self._samples: list[float] = []
         self._first: list[float] = []
         self._last: list[float] = []
@@ -63,17 +89,24 @@ class Creep:
         self._samples.append(rss)
         if len(self._samples) < self._block:
             return None
-        middle, self._samples = median(self._samples), []
+        middle = median(self._samples)
+        self._samples = []
         if len(self._first) < 2 * self._blocks:
             self._first.append(middle)
             return None
         self._last = [*self._last[1 - self._blocks :], middle]
+        if len(self._last) < self._blocks:
+            return None
         rise = min(self._last) - max(self._first[self._blocks :])
-        return rise if len(self._last) == self._blocks and rise >= self._least_mb else None
+        return rise if rise >= self._least_mb else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was not enough, on the GPU (torch's own class) or on the CPU."""
+    """Whether an error says that memory was not enough, on the GPU (torch's own class) or on the CPU.
+
+    By the class's name, for torch may not be loaded; on the CPU torch raises a plain RuntimeError, told by its text:
+    "DefaultCPUAllocator: can't allocate memory" or "not enough memory: you tried to allocate".
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
@@ -90,7 +123,8 @@ def rss_mb() -> float:
 def peak_rss_mb() -> float:
     """The largest resident memory of this process so far, in MiB.
 
-    On Linux from VmHWM: `getrusage` would count the parent's memory at the moment of the fork too.
+    On Linux from VmHWM: `getrusage` starts from the parent's memory at the moment of the fork, so that a small stage
+    started by a large process would be reported as large.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -100,23 +134,20 @@ def peak_rss_mb() -> float:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (_MB if sys.platform == "darwin" else 1024)
+    units_per_mb = _MB if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return peak / units_per_mb
 
 
 def vram_mb() -> float:
     """GPU memory that torch has reserved in this process, in MiB; 0 without torch or without a GPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0.0
-    return float(torch.cuda.memory_reserved()) / _MB
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.memory_reserved()) / _MB
 
 
 def peak_vram_mb() -> float:
     """The most GPU memory that torch has reserved in this process so far, in MiB; 0 without torch or without a GPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0.0
-    return float(torch.cuda.max_memory_reserved()) / _MB
+    cuda = _cuda()
+    return 0.0 if cuda is None else float(cuda.max_memory_reserved()) / _MB
 
 
 def keep_heap() -> None:
@@ -135,11 +166,14 @@ def keep_heap() -> None:
 
 
 def trim() -> None:
-    """Collect garbage and hand freed memory back to the system, on the GPU too."""
+    """Collect garbage and hand freed memory back to the system, on the GPU too.
+
+    In this order: tensors that only a reference cycle holds are not free for the GPU's cache before the collection.
+    """
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    cuda = _cuda()
+    if cuda is not None:
+        cuda.empty_cache()
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)

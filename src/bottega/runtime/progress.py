@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
+"""Seconds between two lines without a terminal: few enough that a day's log stays readable."""
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         self.total = total
         self.done = done
         self.counts: dict[str, float] = {}
-        self._first = done
+        self._done_before = done
         self._what = what
         self._unit = unit
         self._start = time.monotonic()
@@ -58,7 +59,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.done > self._first:
+        elif self.done > self._done_before:
             self._print_line()
 
     def line(self) -> str:
@@ -68,13 +69,16 @@ class Progress:
 
     def _state(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._first) / seconds
+        rate = (self.done - self._done_before) / seconds
         parts = [f"{rate:.3g}/s"]
         if self.total is not None and rate > 0 and self.done < self.total:
-            parts.append(f"{_clock((self.total - self.done) / rate)} left")
-        parts += [f"{name} {value:.6g}" for name, value in self.counts.items()]
+            seconds_left = (self.total - self.done) / rate
+            parts.append(f"{_clock(seconds_left)} left")
+        for name, value in self.counts.items():
+            parts.append(f"{name} {value:.6g}")
         parts.append(f"{rss_mb():.0f} MB")
-        if vram := vram_mb():
+        vram = vram_mb()
+        if vram:
             parts.append(f"{vram:.0f} MB GPU")
         return ", ".join(parts)
 
@@ -100,6 +104,9 @@ class Progress:
 
 
 def _clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}"

@@ -20,20 +20,21 @@ _PACKAGES = (
 
 
 def describe(weight_files: Iterable[Path] = ()) -> dict[str, Any]:
-    """What a result depends on beside the recipe, as JSON.
+    """What a result depends on apart from the recipe, as JSON.
 
     Weight files are named by their last three path parts (`weights/unet/model.safetensors`), never by a whole path, so
     that a run directory says nothing of the machine it was made on. What only torch knows (device, threads, the
     instruction set it uses) is there only if this process has loaded torch.
     """
+    versions = {name: _version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "packages": {name: version for name, version in versions.items() if version is not None},
         "commit": commit(),
         **torch_facts(),
-        "weights": {"/".join(path.parts[-3:]): sha256_file(path) for path in map(Path, weight_files)},
+        "weights": {"/".join(path.parts[-3:]): sha256_file(path) for path in weight_files},
     }
 
 
@@ -61,7 +62,9 @@ def commit() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    return done.stdout.strip() or None
 
 
 def _version(name: str) -> str | None:
