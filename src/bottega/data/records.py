@@ -79,7 +79,7 @@ class Fill50kRow:
     source_path: str
     target_path: str
     prompt: str
-    split: str
+    split: str = "train"
 
     __pydantic_config__: ClassVar[ConfigDict] = _LENIENT
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bottega.data.pictures import load_square
-from bottega.data.records import Pair
+from bottega.data.records import Pair, read_contents
 from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
 from bottega.runtime.errors import PictureError
-from bottega.runtime.files import read_jsonl, sha256_file
+from bottega.runtime.files import sha256_file
 from bottega.visual.pictures import Picture
 
 _KEPT = 64  # pictures kept of contents and of styles: a grid comes back to the same few of either
@@ -102,4 +102,4 @@ def _layouts(data_root: Path) -> Mapping[str, str]:
     file = data_root / "coco" / "contents.jsonl"
     if not file.is_file():
         return {}
-    return {str(row["content_id"]): str(row["layout_path"]) for row in read_jsonl(file) if row.get("layout_path")}
+    return {row.content_id: row.layout_path for row in read_contents(file) if row.layout_path}

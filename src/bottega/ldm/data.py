@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.data.index import file_stamp
+from bottega.data.records import read_contents, read_fill50k
 from bottega.ldm.config import DataConfig
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl
 from bottega.runtime.seeds import derive, numpy_rng
 
 LOGGER = logging.getLogger(__name__)
@@ -202,13 +202,13 @@ class _File:
 def _on_disk(config: DataConfig, directory: Path) -> list[_File]:
     """The pictures of a prepared data set, in its own order; those without a caption were rejected."""
     if config.kind == "fill50k":
-        rows = read_jsonl(directory / "fill50k.jsonl")
-        return [_file(config, row["split"], row["key"], [row["prompt"]], row["target_path"]) for row in rows]
-    rows = read_jsonl(directory / "contents.jsonl")
-    return [_file(config, row["split"], row["content_id"], row["captions"], row["content_path"]) for row in rows]
+        examples = read_fill50k(directory / "fill50k.jsonl")
+        return [_file(config, row.split, row.key, (row.prompt,), row.target_path) for row in examples]
+    contents = read_contents(directory / "contents.jsonl")
+    return [_file(config, row.split, row.content_id, row.captions, row.content_path) for row in contents]
 
 
-def _file(config: DataConfig, split: str, name: str, captions: list[str], relative: str) -> _File:
+def _file(config: DataConfig, split: str, name: str, captions: Sequence[str], relative: str) -> _File:
     from bottega.data.pictures import load_square
 
     path = Path(os.path.normpath(Path(config.root) / relative))  # normalised: it may lead out of a root that is absent

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottega.data.records import style_captions
+from bottega.data.records import read_fill50k, style_captions
 from bottega.runtime.errors import MissingError, StorageError
-from bottega.runtime.files import read_jsonl, sha256_file
+from bottega.runtime.files import sha256_file
 
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
 _TARGETS = f"""
@@ -111,22 +111,20 @@ def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
             "student.fill50k_fraction=0"
         )
     taken = 0
-    for row in read_jsonl(path):
-        if row.get("split", "train") != "train":
+    for row in read_fill50k(path):
+        if row.split != "train":
             continue
-        source = data_root / row["source_path"]
-        target = data_root / row["target_path"]
+        source = data_root / row.source_path
+        target = data_root / row.target_path
         if not source.is_file() or not target.is_file():
-            raise MissingError(
-                f"{path} names {row['key']}, whose pictures are not there; run bottega data fill50k again"
-            )
+            raise MissingError(f"{path} names {row.key}, whose pictures are not there; run bottega data fill50k again")
         yield Sample(
-            sample_id=f"fill50k-{row['key']}",
+            sample_id=f"fill50k-{row.key}",
             task="fill50k",
             split="train",
             weight=1.0,
             grade="A",
-            prompt=row["prompt"],
+            prompt=row.prompt,
             target=Picture(target, sha256_file(target)),
             content=Picture(source, sha256_file(source)),
             style=None,
