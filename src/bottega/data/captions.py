@@ -30,7 +30,7 @@ class Captions:
     """Captions by (part, file name), in a temporary database that vanishes with this object."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("", isolation_level=None)
+        self._base = sqlite3.connect("", isolation_level=None)  # "" is a temporary file, which SQLite deletes itself
         self._base.executescript(
             "CREATE TABLE images (part TEXT, number TEXT, file_name TEXT, PRIMARY KEY (part, number));"
             "CREATE TABLE captions (part TEXT, number TEXT, place INTEGER, caption TEXT);"

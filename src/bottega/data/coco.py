@@ -40,14 +40,17 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, An
     """
     source = data_root / config.source
     with Captions() as captions, ExitStack() as stack:
+        # Read the captions: they list the pictures that there should be.
         for path, part in caption_files(source, config.parts):
             captions.read(path, part)
         require_source((content.path for content in _contents(captions, source)), source)
+        # Inspect the pictures. The index is opened late, for an absent source must leave no trace.
         index = stack.enter_context(Index(directory / "index.sqlite"))
         layout = layouts.recognise(source, captions.parts())
         contents = _contents(captions, source)
         index_contents(index, contents, captions.count(), data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents")
+        # Decide the splits, and write the table with each content's label map.
         splits = split_contents(index, config.splits)
         maps = _LabelMaps(layout, directory, data_root)
 

@@ -81,10 +81,12 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
         RequestError: its source and target are exchanged and `config.swap` is off, or the reverse; or no example is
             usable.
     """
+    # Refuse an absent source, and one whose sides are exchanged, before anything is written.
     folder = data_root / config.source
     layout, total = _recognise(folder)
     require_source(_sides(_examples(folder, config.swap)), folder)
     _check_direction(islice(_examples(folder, config.swap), CHECKED_FIRST), config, folder)
+    # Prompts are kept in memory, 50 000 short texts: the index knows pictures only.
     prompts: dict[str, str] = {}
     repeated: list[Reject] = []
 
@@ -108,6 +110,7 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
     def is_in_place(row: IndexRow) -> bool:
         return not row.usable or (data_root / str(row.extra["path"])).is_file()
 
+    # Inspect both sides of each example, then write the examples whose two sides are good.
     with Index(directory / "index.sqlite") as index:
         with Progress(2 * total, "Fill50K", "pictures") as progress:
             update_index(

@@ -132,6 +132,8 @@ class Index:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._base = sqlite3.connect(path, isolation_level=None)
+            # With these two a power cut may take the last commits, but never damages the file: what is lost is
+            # inspected again.
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             self._check_schema(path)
@@ -155,7 +157,7 @@ class Index:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error):  # on any other error what was inspected so far is kept
             self._base.execute("COMMIT")
         self._base.close()
         if isinstance(error, sqlite3.Error):

@@ -152,6 +152,7 @@ def read_material(data_root: Path, seed: int, contents: Path, styles: Path) -> d
         MissingError: one of them has not been prepared.
     """
     found = {split: Material(split, seed) for split in SPLITS}
+    # Both tables are streamed into fragments of JSON: rows as objects would take several times the memory.
     for content in read_contents(contents):
         if content.split in found:
             found[content.split].add_content(content.content_id, content.content_path, content.captions)

@@ -80,7 +80,8 @@ def groups(difference: Hashes, frequency: Hashes, thumbs: Thumbs) -> npt.NDArray
             band = (hashes >> np.uint64(low)) & np.uint64((1 << width) - 1)
             for members in _equal_runs(band):
                 _join_alike(parent, members, thumbs)
-    return np.array([_root(parent, index) for index in range(len(parent))], dtype=np.int64)
+    roots = [_root(parent, index) for index in range(len(parent))]
+    return np.array(roots, dtype=np.int64)
 
 
 def _bits(flags: npt.NDArray[np.bool_]) -> int:

@@ -39,11 +39,14 @@ def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root
         MissingError: no source, and none could be fetched.
         RequestError: a parquet file is damaged or has no picture or style column, or no picture is usable.
     """
+    # Find the source, and refuse what would destroy an earlier run's work.
     source = data_root / config.source
     _refuse_own_output(source, directory)
     styles = find_styles(config, source)
     require_source(styles.contents(), source)
+
     with Index(directory / "index.sqlite") as index:
+        # Inspect what is new, give it an id and a file.
         place = Placement(directory, index, copy=config.mode == "copy", max_pixels=config.limits.max_pixels)
         with Progress(styles.count(), "styles", "pictures") as progress:
 
@@ -62,8 +65,12 @@ def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root
                 has_outputs=place.is_in_place,
             )
         require_usable(index, directory, "styles")
+
+        # Only now, when the new pictures are known: a file may have been renamed, and its bytes are then kept.
         place.unlink(index.drop_absent())
         index.commit()
+
+        # Decide the splits, and write the tables from the index.
         splits = _split_styles(index, config.splits)
         return _write_tables(directory, index, splits, styles.missing)
 
@@ -75,7 +82,10 @@ def _refuse_own_output(source: Path, directory: Path) -> None:
 
 
 def _is_known_shard(index: Index, place: Placement, stamp: str, prefix: str, count: int) -> bool:
-    """Whether all rows of a parquet file are known and their files in place, so that it need not be read again."""
+    """Whether all rows of a parquet file are known and their files in place.
+
+    Then it need not be read again: 40 GB of WikiArt would be read to find that there is nothing to do.
+    """
     rows = list(index.rows(prefix))
     if len(rows) != count or not all(row.stamp == stamp and place.is_in_place(row) for row in rows):
         return False

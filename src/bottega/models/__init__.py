@@ -23,6 +23,7 @@ __all__ = [
     "names",
     "preprocessing",
     "published",
+    "recorded",
     "transfer",
     "weights",
 ]

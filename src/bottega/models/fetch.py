@@ -171,7 +171,7 @@ def fetch(
         WorkError: no endpoint gives the rest of a file; what has arrived is kept.
         LockedError: another process fetches the same repository.
     """
-    check_room(planned, cache)
+    check_room(planned, cache)  # first: a disk that fills up after an hour leaves nothing to use
     total = sum(file.size for model in planned for file in model.files)
     with Progress(max(1, round(total / _MB)), "models", "MB") as progress:
         count_bytes = _ByteCounter(progress)

@@ -13,6 +13,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 def model_hash(folder: Path) -> str:
     """A hash of a model's weights and configuration; a file of the Hugging Face cache is named by its hash already."""
+    # By name and not by path: the same model in another folder is the same model.
     files = [*weight_files(folder), folder / "config.json"]
     return sha256_json({file.name: file_hash(file) for file in files})
 

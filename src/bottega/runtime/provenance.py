@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bottega.runtime.files import sha256_file
 
@@ -19,7 +19,27 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def describe(weight_files: Iterable[Path] = ()) -> dict[str, Any]:
+class TorchFacts(TypedDict, total=False):
+    """What only torch knows; results are equal to the bit within these."""
+
+    device: str
+    threads: int
+    default_dtype: str
+    instruction_set: str
+
+
+class Provenance(TorchFacts):
+    """What a result depends on apart from the recipe, as it stands in `provenance.json`."""
+
+    python: str
+    platform: str
+    cpu_count: int | None
+    packages: dict[str, str]
+    commit: str | None
+    weights: dict[str, str]
+
+
+def describe(weight_files: Iterable[Path] = ()) -> Provenance:
     """What a result depends on apart from the recipe, as JSON.
 
     Weight files are named by their last three path parts (`weights/unet/model.safetensors`), never by a whole path, so
@@ -38,7 +58,7 @@ def describe(weight_files: Iterable[Path] = ()) -> dict[str, Any]:
     }
 
 
-def torch_facts() -> dict[str, Any]:
+def torch_facts() -> TorchFacts:
     """Device, threads, dtype and instruction set: equality to the bit is promised within these. Empty without torch."""
     torch = sys.modules.get("torch")
     if torch is None:
