@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -23,7 +22,7 @@ from bottega.runtime.files import write_bytes, write_text
 _CAPTION_FILE = re.compile(r"captions_(?P<part>[A-Za-z0-9-]+)\.json")
 
 
-def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, int | str]:
     """Prepare contents in `directory`; the same command continues a stopped run and takes in new pictures.
 
     Args:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
@@ -117,7 +116,7 @@ def write_contents(
     splits: Mapping[str, str],
     captions: Callable[[IndexRow], Sequence[str]],
     layout: Callable[[IndexRow, str], str | None] = lambda row, split: None,
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """Write `contents.jsonl`, ordered by source, and `rejects.csv`; returns their counts."""
 
     def rows() -> Iterator[ContentRow]:
@@ -143,7 +142,7 @@ def relative(path: Path, data_root: Path) -> str:
     return Path(os.path.relpath(path.absolute(), data_root.absolute())).as_posix()
 
 
-def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path) -> dict[str, int]:
     """Prepare the user's own folder of pictures as contents.
 
     A picture's captions are, in this order: its rows in `metadata.jsonl` (`file_name` with `caption`, `captions` or

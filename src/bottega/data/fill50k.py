@@ -71,7 +71,7 @@ class Fill50kExample:
     stamp: str
 
 
-def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str, int | str]:
     """Prepare Fill50K in `directory`: `fill50k.jsonl` (`key, source_path, target_path, prompt, split`), `rejects.csv`.
 
     Pictures that lie as files stay where they are; those in zips or parquet are written below `directory` once.

@@ -25,7 +25,6 @@ from itertools import islice
 from json.encoder import encode_basestring
 from math import lcm
 from pathlib import Path
-from typing import Any
 
 from bottega.data.config import ListConfig, PairsConfig
 from bottega.data.contents import relative
@@ -35,6 +34,9 @@ from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
 
 _LINES_AT_ONCE = 4096  # lines a write: a megabyte or so
+ListSizes = dict[str, int | tuple[int, ...]]
+"""Counts of one list; `asked` is what was asked for where it was too many."""
+
 Position = tuple[int, int, int]
 """(content, label, picture of the label), each its position in a shuffled order."""
 
@@ -230,18 +232,18 @@ def write_pairs(path: Path, lines: Iterable[bytes]) -> int:
     return count
 
 
-def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, ListSizes]:
     """Write `train.jsonl`, `val.jsonl` and `test.jsonl` in `directory` from what stage `data` prepared.
 
     Returns:
-        The number of pairs, contents and styles of each split; with `config.clip`, what was asked in vain.
+        Counts of each split; with `config.clip`, also what was asked for where it was too many.
 
     Raises:
         MissingError: the data root has not been prepared.
         RequestError: a split cannot give as many pairs, and `config.clip` is off.
     """
     material = read_material(data_root, config.seed, data_root / "coco" / "contents.jsonl", data_root / "wikiart")
-    summary: dict[str, Any] = {}
+    summary: dict[str, ListSizes] = {}
     for split, count in (("train", config.train), ("val", config.val), ("test", config.test)):
         if split == "test" and config.crossed is not None:
             lines, too_many = _crossed(material[split], config.crossed, config)
@@ -256,7 +258,7 @@ def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, A
 
 def write_list(
     config: ListConfig, output: Path, *, data_root: Path, contents: Path | None = None, styles: Path | None = None
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """Write one pair list of one split, as `bottega data pairs` does.
 
     Args:

@@ -37,7 +37,7 @@ MAX_JPEG_PIXELS = 1_000_000_000
 """Pixels of a JPEG file, which can be decoded at 1/2, 1/4 or 1/8 of its size."""
 
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-"""Endings, in lower case, by which pictures are found in a folder; what they are is told by their bytes."""
+"""Endings, in lower case, by which pictures are found in a folder; what they are, their bytes say."""
 
 OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 """Endings, in lower case, of pictures that cameras and telephones write and that are not read here."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bottega.data.config import SplitConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.contents import count_splits
@@ -24,7 +23,7 @@ from bottega.runtime.files import write_text
 from bottega.runtime.progress import Progress
 
 
-def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root: Path) -> dict[str, Any]:
+def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root: Path) -> dict[str, int | list[str]]:
     """Prepare styles in `directory`; the same command continues a stopped run and takes in new pictures.
 
     Args:
@@ -110,7 +109,7 @@ def _split_styles(index: Index, config: SplitConfig) -> dict[str, str]:
 
 def _write_tables(
     directory: Path, index: Index, splits: dict[str, str], missing_shards: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, int | list[str]]:
     usable = sorted((row for row in index.rows() if row.id is not None), key=lambda row: str(row.id))
     write_csv(directory / "meta.csv", META_HEADER, (_meta_row(row) for row in usable))
     converted = [row for row in usable if "converted" in row.extra]
@@ -122,7 +121,7 @@ def _write_tables(
     for split in SPLITS:
         members = [identity for identity, where in splits.items() if where == split]
         write_text(directory / "splits" / f"{split}.txt", "".join(f"{identity}\n" for identity in members))
-    summary: dict[str, Any] = {
+    summary: dict[str, int | list[str]] = {
         "pictures": len(usable),
         "rejected": write_rejects(directory / "rejects.csv", index),
         "converted": len(converted),

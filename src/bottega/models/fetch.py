@@ -97,11 +97,14 @@ def requests(names: Sequence[str], models: ModelsConfig | None) -> list[FetchReq
     values: dict[str, str | None] = {}
     if models is not None:
         values = {role: getattr(models, role) for role in ROLES}
-    if not names:
-        to_fetch = {role: name for role, name in values.items() if name is not None and not on_disk(name)}
-        return [FetchRequest(role, name) for role, name in to_fetch.items()]
-    found = [_request(given, values) for given in names]
-    return list(dict.fromkeys(found))
+    if names:
+        found = [_request(given, values) for given in names]
+        return list(dict.fromkeys(found))
+    all_of_them = []
+    for role, name in values.items():
+        if name is not None and not on_disk(name):
+            all_of_them.append(FetchRequest(role, name))
+    return all_of_them
 
 
 def _request(given: str, values: dict[str, str | None]) -> FetchRequest:

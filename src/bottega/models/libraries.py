@@ -68,7 +68,7 @@ def _hide_broken_torchvision() -> None:
     try:
         importlib.import_module("torchvision")
     except Exception as error:  # noqa: BLE001 (any: a foreign build fails with RuntimeError, OSError or ImportError alike)
-        LOGGER.warning("torchvision is installed but can't be imported (%s); going on without it", error)
+        LOGGER.warning("torchvision is installed but can't be imported (%s); continuing without it", error)
         for module in list(sys.modules):
             if module == "torchvision" or module.startswith("torchvision."):
                 del sys.modules[module]

@@ -92,7 +92,7 @@ def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeade
 
 
 def _tensor_bytes(tensor: TensorInfo) -> int | None:
-    """Bytes that a tensor takes; None for a dtype that is not known here, of which nothing can be said."""
+    """Bytes that a tensor takes; None for a dtype that is not known here."""
     bits = _BITS.get(tensor.dtype)
     return None if bits is None else math.prod(tensor.shape) * bits // 8
 

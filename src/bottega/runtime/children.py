@@ -2,7 +2,7 @@
 
 Parent and child share a socket. Through the child's end the parent learns what went wrong; the parent's end closes when
 the parent dies, however it dies, and the child then kills itself and its own workers. So `kill -9` of the parent stops
-all: without that, a teacher would go on painting on a GPU that the next run finds taken.
+all: without that, a teacher would keep painting on a GPU that the next run finds taken.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name beside its place (`.NAME.tmp`), synced, renamed, and the folder is synced.
 The temporary name is fixed, so that what a killed process left behind is overwritten by its successor; the lock of the
-run directory keeps two writers apart. A writer that derives the format from the suffix must be told the format.
+run directory keeps two writers apart. A writer that derives the format from the suffix must be given the format.
 """
 
 from __future__ import annotations

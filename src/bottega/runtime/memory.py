@@ -44,7 +44,7 @@ def load() -> Load:
 def _control_group_load(group: Path = Path("/sys/fs/cgroup")) -> float:
     """The share of a container's limit that is in use; 0 where there is none.
 
-    The machine may have room while the container has not: the kernel then kills the process without a word.
+    The machine may have room while the container has not: the kernel then kills the process without a message.
     """
     try:
         limit = (group / "memory.max").read_text().strip()
@@ -104,7 +104,7 @@ class Creep:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was not enough, on the GPU (torch's own class) or on the CPU.
 
-    By the class's name, for torch may not be loaded; on the CPU torch raises a plain RuntimeError, told by its text:
+    By the class's name, for torch may not be loaded; on the CPU torch raises a plain RuntimeError, known by its text:
     "DefaultCPUAllocator: can't allocate memory" or "not enough memory: you tried to allocate".
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
