@@ -14,7 +14,7 @@ from bottega.data import layouts
 from bottega.data.captions import Captioned, Captions, stem_of
 from bottega.data.config import CocoConfig
 from bottega.data.contents import Content, index_contents, relative, split_contents, write_contents
-from bottega.data.index import Index, IndexRow
+from bottega.data.index import Index, PictureRow
 from bottega.data.ingest import require_source, require_usable
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import write_bytes, write_text
@@ -53,7 +53,7 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, in
         splits = split_contents(index, config.splits)
         maps = _LabelMaps(layout, directory, data_root)
 
-        def captions_of(row: IndexRow) -> list[str]:
+        def captions_of(row: PictureRow) -> list[str]:
             return captions.of(*_part_and_name(row))
 
         counts = write_contents(directory, index, splits, captions_of, maps.path_of)
@@ -120,7 +120,7 @@ def _contents(captions: Captions, source: Path) -> Iterator[Content]:
         yield Content(name, _picture_path(listed, source), stem_of(listed.file_name), listed.captions, split)
 
 
-def _part_and_name(row: IndexRow) -> tuple[str, str]:
+def _part_and_name(row: PictureRow) -> tuple[str, str]:
     """What `_contents` made a row's source of."""
     part, _, file_name = row.source.partition("/")
     return part, file_name
@@ -142,7 +142,7 @@ class _LabelMaps:
     """Label maps with class ids as values: the data set's own; those of `stuffthingmaps`, whose values are one below
     the ids, are written again for held-out contents."""
 
-    def __init__(self, layout: layouts.Layout, directory: Path, data_root: Path) -> None:
+    def __init__(self, layout: layouts.CocoLayout, directory: Path, data_root: Path) -> None:
         self._layout = layout
         self._directory = directory
         self._data_root = data_root
@@ -152,7 +152,7 @@ class _LabelMaps:
         if self._shifted and names is not None:
             write_text(directory / "labels.txt", names.read_text(encoding="utf-8"))
 
-    def path_of(self, row: IndexRow, split: str) -> str | None:
+    def path_of(self, row: PictureRow, split: str) -> str | None:
         """The map's path relative to the data root, or None."""
         path = self._layout.map_of(*_part_and_name(row))
         if path is None or (self._shifted and split == "train"):

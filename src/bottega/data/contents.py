@@ -16,7 +16,7 @@ from pathlib import Path
 from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
-from bottega.data.index import Index, IndexRow, Inspection, file_stamp
+from bottega.data.index import Index, Inspection, PictureRow, file_stamp
 from bottega.data.ingest import SourcePicture, require_source, require_usable, update_index, write_rejects
 from bottega.data.pictures import other_pictures, picture_files
 from bottega.data.records import ContentRow
@@ -54,9 +54,9 @@ def index_contents(
     """Inspect contents and remember them; a picture without captions, or with another's bytes, is rejected."""
     ids = Ids(index.ids())
 
-    def decide(picture: SourcePicture, inspection: Inspection) -> IndexRow:
+    def decide(picture: SourcePicture, inspection: Inspection) -> PictureRow:
         extra = {"path": picture.extra["path"], "split": picture.extra["split"]}
-        row = IndexRow(picture.source, picture.stamp, None, inspection, extra)
+        row = PictureRow(picture.source, picture.stamp, None, inspection, extra)
         if inspection.reason:
             return row
         if not picture.extra["captions"]:
@@ -66,7 +66,9 @@ def index_contents(
                 return row.rejected("duplicate", f"the same bytes as {other.id}")
         known = index.get(picture.source)
         identity = known.id if known is not None else None  # an id once given is kept: files are named after it
-        return IndexRow(picture.source, picture.stamp, identity or ids.give(picture.extra["wanted"]), inspection, extra)
+        return PictureRow(
+            picture.source, picture.stamp, identity or ids.give(picture.extra["wanted"]), inspection, extra
+        )
 
     with Progress(total, "contents", "pictures") as progress:
         pictures = (_source_picture(content, data_root) for content in contents)
@@ -114,8 +116,8 @@ def write_contents(
     directory: Path,
     index: Index,
     splits: Mapping[str, str],
-    captions: Callable[[IndexRow], Sequence[str]],
-    layout: Callable[[IndexRow, str], str | None] = lambda row, split: None,
+    captions: Callable[[PictureRow], Sequence[str]],
+    layout: Callable[[PictureRow, str], str | None] = lambda row, split: None,
 ) -> dict[str, int]:
     """Write `contents.jsonl`, ordered by source, and `rejects.csv`; returns their counts."""
 

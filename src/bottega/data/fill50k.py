@@ -29,7 +29,7 @@ from bottega.data.captions import captions_in, stem_of, tidy
 from bottega.data.config import Fill50KConfig
 from bottega.data.contents import relative
 from bottega.data.ids import clean_id
-from bottega.data.index import Index, IndexRow, Inspection, file_stamp, inspect_picture
+from bottega.data.index import Index, Inspection, PictureRow, file_stamp, inspect_picture
 from bottega.data.ingest import REJECTS_HEADER, SourcePicture, require_source, update_index, write_csv
 from bottega.data.pictures import open_picture
 from bottega.data.records import Fill50kRow
@@ -101,13 +101,13 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
                 # Padded, so that examples named by numbers stand in the order of their numbers.
                 yield SourcePicture(f"{example.key.zfill(12)}/{side}", example.stamp, content, extra)
 
-    def decide(picture: SourcePicture, inspection: Inspection) -> IndexRow:
+    def decide(picture: SourcePicture, inspection: Inspection) -> PictureRow:
         extra = dict(picture.extra)
         if not inspection.reason:
             extra["path"] = relative(_place(picture, inspection, directory), data_root)
-        return IndexRow(picture.source, picture.stamp, None, inspection, extra)
+        return PictureRow(picture.source, picture.stamp, None, inspection, extra)
 
-    def is_in_place(row: IndexRow) -> bool:
+    def is_in_place(row: PictureRow) -> bool:
         return not row.usable or (data_root / str(row.extra["path"])).is_file()
 
     # Inspect both sides of each example, then write the examples whose two sides are good.
@@ -348,7 +348,7 @@ def _write(
     return {"examples": count, "rejected": len(rejects), **by_split}
 
 
-def _why_not(source: IndexRow, target: IndexRow, prompt: str) -> Reject | None:
+def _why_not(source: PictureRow, target: PictureRow, prompt: str) -> Reject | None:
     """Why an example is rejected, as a row of `rejects.csv`; None for a good one."""
     for row in (source, target):
         if not row.usable:

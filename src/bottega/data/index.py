@@ -54,7 +54,7 @@ Measure = Callable[[Image.Image], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class IndexRow:
+class PictureRow:
     """One source picture in the index; rows are ordered by `source`. `extra` is the data set's own."""
 
     source: str
@@ -68,7 +68,7 @@ class IndexRow:
         """Whether nothing speaks against the picture."""
         return not self.inspection.reason
 
-    def rejected(self, reason: str, detail: str) -> IndexRow:
+    def rejected(self, reason: str, detail: str) -> PictureRow:
         """The same row with a verdict against it, and no id."""
         return replace(self, id=None, inspection=replace(self.inspection, reason=reason, detail=detail))
 
@@ -168,13 +168,13 @@ class Index:
         self._base.execute("COMMIT")
         self._base.execute("BEGIN")
 
-    def get(self, source: str) -> IndexRow | None:
+    def get(self, source: str) -> PictureRow | None:
         """The row of a source, or None."""
         query = f"SELECT {_COLUMNS} FROM pictures WHERE source = ?"
         found = self._base.execute(query, (source,)).fetchone()
         return None if found is None else _to_row(found)
 
-    def put(self, row: IndexRow) -> None:
+    def put(self, row: PictureRow) -> None:
         """Insert or replace the row of a source."""
         inspection = row.inspection
         extra = dict(row.extra)
@@ -205,14 +205,14 @@ class Index:
         """Whether any picture can be used."""
         return self._base.execute("SELECT 1 FROM pictures WHERE reason = '' LIMIT 1").fetchone() is not None
 
-    def rows(self, prefix: str = "") -> Iterator[IndexRow]:
+    def rows(self, prefix: str = "") -> Iterator[PictureRow]:
         """The rows whose source begins with `prefix`, in source order, without their thumbnails."""
         columns = _COLUMNS.replace("thumb", "NULL")
         query = f"SELECT {columns} FROM pictures WHERE source >= ? AND source < ? ORDER BY source"
         for found in self._base.execute(query, (prefix, prefix + _LAST)):
             yield _to_row(found)
 
-    def same_bytes(self, sha256: str) -> list[IndexRow]:
+    def same_bytes(self, sha256: str) -> list[PictureRow]:
         """The usable rows whose files have these bytes, in source order."""
         query = f"SELECT {_COLUMNS} FROM pictures WHERE sha256 = ? AND id IS NOT NULL ORDER BY source"
         return [_to_row(found) for found in self._base.execute(query, (sha256,))]
@@ -221,7 +221,7 @@ class Index:
         """Remember that a source still exists; see `drop_absent`."""
         self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (source,))
 
-    def drop_absent(self) -> list[IndexRow]:
+    def drop_absent(self) -> list[PictureRow]:
         """Drop and return the rows of sources that were not marked present since the index was opened."""
         where = "FROM pictures WHERE source NOT IN (SELECT source FROM present)"
         gone = [_to_row(found) for found in self._base.execute(f"SELECT {_COLUMNS} {where}")]
@@ -253,7 +253,7 @@ class Index:
         self._base.executemany("INSERT INTO splits VALUES (?, ?)", splits.items())
 
 
-def _to_row(found: tuple[Any, ...]) -> IndexRow:
+def _to_row(found: tuple[Any, ...]) -> PictureRow:
     source, stamp, identity, sha256, reason, detail, difference, frequency, thumb, text = found
     extra = json.loads(text)
     kind = Kind(*extra.pop("kind")) if "kind" in extra else None
@@ -267,4 +267,4 @@ def _to_row(found: tuple[Any, ...]) -> IndexRow:
         thumb=thumb or b"",
         statistics=extra.pop("statistics", {}),
     )
-    return IndexRow(source, stamp, identity, inspection, extra)
+    return PictureRow(source, stamp, identity, inspection, extra)

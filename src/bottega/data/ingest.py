@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.config import LimitsConfig
-from bottega.data.index import Index, IndexRow, Inspection, Measure, inspect_picture
+from bottega.data.index import Index, Inspection, Measure, PictureRow, inspect_picture
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
@@ -35,7 +35,7 @@ class SourcePicture:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-Decide = Callable[[SourcePicture, Inspection], IndexRow]
+Decide = Callable[[SourcePicture, Inspection], PictureRow]
 """Gives an inspected picture its id and its files."""
 
 Waiting = deque[tuple[SourcePicture, Future[Inspection]]]
@@ -48,7 +48,7 @@ def update_index(
     *,
     limits: LimitsConfig,
     progress: Progress,
-    has_outputs: Callable[[IndexRow], bool] = lambda row: True,
+    has_outputs: Callable[[PictureRow], bool] = lambda row: True,
     measure: Measure | None = None,
 ) -> None:
     """Bring the index up to date with the pictures of a source, which are read as a stream.
@@ -85,7 +85,7 @@ def _only_fresh(
     pictures: Iterable[SourcePicture],
     limits: LimitsConfig,
     progress: Progress,
-    has_outputs: Callable[[IndexRow], bool],
+    has_outputs: Callable[[PictureRow], bool],
 ) -> Iterator[SourcePicture]:
     for picture in pictures:
         index.mark_present(picture.source)

@@ -40,7 +40,7 @@ _MAP_FOLDERS = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class CocoLayout:
     """What kind of COCO-Stuff a folder is, and where the label maps of each part lie."""
 
     name: Name
@@ -64,18 +64,18 @@ class Layout:
         return None
 
 
-def recognise(source: Path, parts: Sequence[str]) -> Layout:
+def recognise(source: Path, parts: Sequence[str]) -> CocoLayout:
     """Tell the layout from the folder's files, and the two kinds of PNG apart by the values of some of them."""
     if (source / "imageLists").is_dir() or next((source / "annotations").glob("*.mat"), None) is not None:
-        return Layout("10k", source)
+        return CocoLayout("10k", source)
     maps = _sample_maps(source, parts)
     if not maps:
-        return Layout("images-only", source)
+        return CocoLayout("images-only", source)
     if any(UNLABELED in _values(path) for path in maps):
-        return Layout("stuffthingmaps", source)
+        return CocoLayout("stuffthingmaps", source)
     # Without a single unlabeled pixel in the sample only the name is left to go by.
     named = any("stuffthing" in str(path) for path in maps)
-    return Layout("stuffthingmaps" if named else "pixelmaps", source)
+    return CocoLayout("stuffthingmaps" if named else "pixelmaps", source)
 
 
 def _sample_maps(source: Path, parts: Sequence[str]) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bottega.data.ids import Ids
-from bottega.data.index import Index, IndexRow, Inspection
+from bottega.data.index import Index, Inspection, PictureRow
 from bottega.data.ingest import SourcePicture
 from bottega.data.pictures import open_picture, read_kind
 from bottega.runtime.errors import PictureError, StorageError
@@ -38,7 +38,7 @@ class Placement:
         self._ids = Ids(index.ids())
         (directory / "images").mkdir(parents=True, exist_ok=True)
 
-    def is_in_place(self, row: IndexRow) -> bool:
+    def is_in_place(self, row: PictureRow) -> bool:
         """Whether the row's file still stands as this run would make it."""
         if not row.usable:
             return True
@@ -46,9 +46,9 @@ class Placement:
         should_be_link = bool(row.extra.get("file")) and not self._copy
         return path.exists() and path.is_symlink() == should_be_link
 
-    def __call__(self, picture: SourcePicture, inspection: Inspection) -> IndexRow:
+    def __call__(self, picture: SourcePicture, inspection: Inspection) -> PictureRow:
         labels = {name: value for name, value in picture.extra.items() if name != "wanted"}
-        row = IndexRow(picture.source, picture.stamp, None, inspection, labels)
+        row = PictureRow(picture.source, picture.stamp, None, inspection, labels)
         if inspection.reason:
             return row
         same = [other for other in self._index.same_bytes(inspection.sha256) if other.source != picture.source]
@@ -60,7 +60,7 @@ class Placement:
             placed = self._shared_file(same) or self._place(picture, inspection, identity)
         except PictureError as error:
             return row.rejected("broken", str(error))
-        return IndexRow(picture.source, picture.stamp, identity, inspection, {**labels, **placed})
+        return PictureRow(picture.source, picture.stamp, identity, inspection, {**labels, **placed})
 
     def _identity(self, picture: SourcePicture, inspection: Inspection) -> str:
         """The id of an earlier run, for targets are named after it; else a new one from the file's name."""
@@ -70,7 +70,7 @@ class Placement:
         wanted = str(picture.extra["wanted"])
         return self._ids.give(wanted or f"{picture.extra['artist']}-{inspection.sha256[:10]}")
 
-    def _shared_file(self, same: list[IndexRow]) -> dict[str, Any]:
+    def _shared_file(self, same: list[PictureRow]) -> dict[str, Any]:
         """Identical bytes under another label share one file; nothing where there is none in place."""
         for row in same:
             if self.is_in_place(row):
@@ -94,7 +94,7 @@ class Placement:
             _link(self._directory / path, picture.content)
         return {"path": path, "file": True}
 
-    def unlink(self, rows: Sequence[IndexRow]) -> None:
+    def unlink(self, rows: Sequence[PictureRow]) -> None:
         """Take away the links of pictures whose source is gone, unless another row shares them; a file stays.
 
         Its picture is not in the tables any more, but a file may be the last copy: the source is not there.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bottega.data.config import SplitConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.contents import count_splits
-from bottega.data.index import Index, IndexRow
+from bottega.data.index import Index, PictureRow
 from bottega.data.ingest import limits_stamp, require_source, require_usable, update_index, write_csv, write_rejects
 from bottega.data.placement import Placement
 from bottega.data.records import META_HEADER
@@ -21,6 +21,8 @@ from bottega.data.style_sources import find_styles
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_text
 from bottega.runtime.progress import Progress
+
+CONVERTED_HEADER = ("id", "path", "source", "was", "is")
 
 
 def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root: Path) -> dict[str, int | list[str]]:
@@ -110,17 +112,12 @@ def _split_styles(index: Index, config: SplitConfig) -> dict[str, str]:
 def _write_tables(
     directory: Path, index: Index, splits: dict[str, str], missing_shards: Sequence[str]
 ) -> dict[str, int | list[str]]:
-    usable = sorted((row for row in index.rows() if row.id is not None), key=lambda row: str(row.id))
-    write_csv(directory / "meta.csv", META_HEADER, (_meta_row(row) for row in usable))
+    usable = [row for row in index.rows() if row.id is not None]
+    usable.sort(key=lambda row: str(row.id))
     converted = [row for row in usable if "converted" in row.extra]
-    write_csv(
-        directory / "converted.csv",
-        ("id", "path", "source", "was", "is"),
-        ((row.id, row.extra["path"], row.source, row.inspection.kind, row.extra["converted"]) for row in converted),
-    )
-    for split in SPLITS:
-        members = [identity for identity, where in splits.items() if where == split]
-        write_text(directory / "splits" / f"{split}.txt", "".join(f"{identity}\n" for identity in members))
+    write_csv(directory / "meta.csv", META_HEADER, map(_meta_row, usable))
+    write_csv(directory / "converted.csv", CONVERTED_HEADER, map(_converted_row, converted))
+    _write_splits(directory / "splits", splits)
     summary: dict[str, int | list[str]] = {
         "pictures": len(usable),
         "rejected": write_rejects(directory / "rejects.csv", index),
@@ -134,7 +131,19 @@ def _write_tables(
     return summary
 
 
-def _meta_row(row: IndexRow) -> tuple[object, ...]:
+def _write_splits(folder: Path, splits: dict[str, str]) -> None:
+    """One list of ids for each split, an empty one too: `records.read_styles` reads them."""
+    for split in SPLITS:
+        members = [identity for identity, where in splits.items() if where == split]
+        write_text(folder / f"{split}.txt", "".join(f"{identity}\n" for identity in members))
+
+
+def _converted_row(row: PictureRow) -> tuple[object, ...]:
+    """The columns of `CONVERTED_HEADER`."""
+    return (row.id, row.extra["path"], row.source, row.inspection.kind, row.extra["converted"])
+
+
+def _meta_row(row: PictureRow) -> tuple[object, ...]:
     """The columns of `META_HEADER`."""
     extra = row.extra
     return (

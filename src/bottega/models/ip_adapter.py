@@ -28,6 +28,13 @@ WEIGHT_NAMES = ("ip_adapter.safetensors", "ip-adapter_sdxl.safetensors")  # what
 PLAIN_TOKENS = 4  # fixed in the architecture: the file doesn't say how it divides its rows into tokens
 _KEY_MATRIX = re.compile(r"ip_adapter\.(\d+)\.to_k_ip\.weight")
 Shape = tuple[int, ...]
+AdapterLayout = Literal["plain", "plus", "full"]
+_TYPICAL: dict[AdapterLayout, set[str]] = {
+    "plain": {"proj.weight", "norm.weight"},
+    "plus": {"latents", "proj_in.weight"},
+    "full": {"proj.3.weight", "proj.0.weight"},
+}
+"""Tensors of `image_proj` by which a layout is recognised, tried in this order."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class IPAdapter:
     """
 
     path: Path
-    layout: Literal["plain", "plus", "full"]
+    layout: AdapterLayout
     width: int
     cross_attention_dim: int
     tokens: int | None
@@ -117,8 +124,9 @@ def describe(path: Path) -> IPAdapter:
             f"{path}: not an IP-Adapter: its header has no `image_proj.*` and "
             "`ip_adapter.*.to_k_ip.weight` keys; name the adapter's file"
         )
+    layout = _layout(path, projection)
     cross = layers[0][1]
-    if "proj.weight" in projection and "norm.weight" in projection:
+    if layout == "plain":
         rows, width = projection["proj.weight"].shape
         if rows != PLAIN_TOKENS * cross:
             raise RequestError(
@@ -126,11 +134,17 @@ def describe(path: Path) -> IPAdapter:
                 f"{rows} rows; name another adapter"
             )
         return IPAdapter(path, "plain", width, cross, PLAIN_TOKENS, layers)
-    if "latents" in projection and "proj_in.weight" in projection:
+    if layout == "plus":
         tokens = projection["latents"].shape[1]
         return IPAdapter(path, "plus", projection["proj_in.weight"].shape[1], cross, tokens, layers)
-    if "proj.3.weight" in projection and "proj.0.weight" in projection:
-        return IPAdapter(path, "full", projection["proj.0.weight"].shape[1], cross, None, layers)
+    return IPAdapter(path, "full", projection["proj.0.weight"].shape[1], cross, None, layers)
+
+
+def _layout(path: Path, projection: Mapping[str, TensorInfo]) -> AdapterLayout:
+    """The layout whose two typical tensors the projection has; one is not enough, FaceID has `proj.0.weight` too."""
+    for layout, typical in _TYPICAL.items():
+        if typical <= projection.keys():
+            return layout
     raise RequestError(
         f"{path}: an IP-Adapter of the plain, plus or full layout is needed, received keys such as "
         f"image_proj.{min(projection)}; FaceID adapters are not supported"

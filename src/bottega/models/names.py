@@ -143,15 +143,28 @@ def _snapshot(name: str, repository: Path, revision: str | None, get: str) -> Pa
         if commit and (snapshots / commit).is_dir():
             return snapshots / commit
         raise MissingError(f"{name}: {reference} names the commit {commit!r}, whose snapshot is absent; get it: {get}")
-    there = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
-    if len(there) == 1 and revision is None:
-        return snapshots / there[0]  # fetched by its commit, or copied without refs/
-    if revision is None and there:
+    if revision is None:
+        only = _only_snapshot(name, snapshots)
+        if only is not None:
+            return only
+    raise MissingError(f"{name}: the cache holds no snapshot of {revision or 'main'}; get it: {get}")
+
+
+def _only_snapshot(name: str, snapshots: Path) -> Path | None:
+    """The snapshot of a repository that was fetched by its commit, or copied without `refs/`; None where there is none.
+
+    Raises:
+        RequestError: there are several, and nothing says which is meant.
+    """
+    if not snapshots.is_dir():
+        return None
+    there = sorted(path for path in snapshots.iterdir() if path.is_dir())
+    if len(there) > 1:
         raise RequestError(
             f"{name}: {len(there)} snapshots and no refs/main to choose by; add one of them to the name: "
-            f"{name}@{there[0]}"
+            f"{name}@{there[0].name}"
         )
-    raise MissingError(f"{name}: the cache holds no snapshot of {revision or 'main'}; get it: {get}")
+    return there[0] if there else None
 
 
 def _check_links(name: str, found: Path, get: str) -> None:

@@ -202,18 +202,16 @@ class _Tree:
     def weight_sets(self, folder: str) -> dict[str | None, tuple[str, ...]]:
         """Variant -> its files in a folder, shards with their index; sets that lack a shard are left out."""
         names = self.names_in(folder)
-        matches = []
+        by_kind: dict[tuple[str, str | None], list[re.Match[str]]] = {}
         for name in names:
             match = _WEIGHTS.fullmatch(name)
-            if match is not None and match["stem"] in STEMS:
-                matches.append(match)
+            if match is not None:
+                by_kind.setdefault((match["stem"], match["variant"]), []).append(match)
         found: dict[str | None, tuple[str, ...]] = {}
-        for variant in {match["variant"] for match in matches}:
-            for stem in STEMS:
-                mine = [match for match in matches if match["stem"] == stem and match["variant"] == variant]
-                files = _whole_set(mine, stem, variant, names)
-                if files and variant not in found:
-                    found[variant] = tuple(_prefix(folder) + name for name in files)
+        for stem, variant in sorted(by_kind, key=_kind_order):
+            files = _whole_set(by_kind[stem, variant], stem, variant, names)
+            if stem in STEMS and files and variant not in found:
+                found[variant] = tuple(_prefix(folder) + name for name in files)
         return found
 
     def holds_weights(self, folder: str) -> bool:
@@ -234,6 +232,12 @@ class _Tree:
     def _what_lacks(self, folder: str) -> str:
         some = sorted(name for name in self.names_in(folder) if _WEIGHTS.fullmatch(name))
         return f"shards of its weights (it has {some[0]})" if some else "weights, such as model.safetensors"
+
+
+def _kind_order(kind: tuple[str, str | None]) -> tuple[bool, str, str]:
+    """`model` before `diffusion_pytorch_model`, as `STEMS` has them, where a folder holds both."""
+    stem, variant = kind
+    return stem != STEMS[0], stem, variant or ""
 
 
 def _whole_set(matches: list[re.Match[str]], stem: str, variant: str | None, names: set[str]) -> list[str]:

@@ -118,11 +118,15 @@ def _listing(repository: str, endpoint: str, info: Any) -> Listing:
         path = PurePosixPath(entry.rfilename)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.rfilename:
             raise WorkError(f"{endpoint}: lists a file {entry.rfilename!r} in {repository}; name another mirror")
-        digest = ""
-        if entry.size is not None:
-            digest = entry.lfs["sha256"] if entry.lfs else (entry.blob_id or "")
-        files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size or 0, digest)
+        files[entry.rfilename] = _remote_file(entry)
     return Listing(repository, commit, endpoint, files)
+
+
+def _remote_file(entry: Any) -> RemoteFile:
+    if entry.size is None:  # a mirror that lists names alone: see `with_digest`
+        return RemoteFile(entry.rfilename, 0, "")
+    digest = entry.lfs["sha256"] if entry.lfs else (entry.blob_id or "")
+    return RemoteFile(entry.rfilename, entry.size, digest)
 
 
 def with_digest(listing: Listing, path: str) -> RemoteFile:
