@@ -135,6 +135,7 @@ def _resampled_means(values: Matrix, draws: int, seed: int) -> npt.NDArray[np.fl
     rows = rng.multinomial(contents, np.full(contents, 1 / contents), draws).astype(float)  # [B, C]
     columns = rng.multinomial(styles, np.full(styles, 1 / styles), draws).astype(float)  # [B, S]
     present = ~np.isnan(values)
+    # Two products instead of B sub-matrices: the sum of a drawn matrix is rowsᵀ · values · columns.
     sums = ((rows @ np.where(present, values, 0.0)) * columns).sum(1)  # [B, C] @ [C, S] -> [B, S] -> [B]
     counts = ((rows @ present.astype(np.float64)) * columns).sum(1)
     # A sparse matrix can be drawn without a single score: such a draw says nothing and is left out.

@@ -122,6 +122,7 @@ def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> li
             continue
         pairs.append(pair)
         sources.append((content, style))
+    # The pictures are written before the lines that name them: a kill between the two draws the batch again.
     pictures = painter.draw(pairs, sources, request.seed) if pairs else []
     for pair, picture in zip(pairs, pictures, strict=True):
         try:

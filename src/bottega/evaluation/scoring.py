@@ -117,6 +117,7 @@ def measure_all(
                     continue
                 measured.add(found)
                 jobs += todo
+            # Written before the next pairs are read, so that a stopped evaluation measures none of these again.
             records = measurer(jobs)
             if records:
                 append_jsonl(kept, (vars(record) for record in records))

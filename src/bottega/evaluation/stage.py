@@ -175,6 +175,7 @@ def _draw_all(
             settings=plan.settings,
         )
         requests.setdefault(WEIGHTS[row], []).append(request)
+    # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
     files: dict[str, Mapping[str, Path]] = {}
     for family in requests.values():
         files |= draw(family)

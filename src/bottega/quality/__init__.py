@@ -1,7 +1,10 @@
-"""Judging a picture: what is measured, what it is worth, and where the limits come from.
+"""Judging a picture: raw scores, a grade from them, and where the limits come from.
 
-`measure` gives raw scores, `grade` derives a letter from them and nothing else, `calibrate` sets the limits from
-known pictures.
+measure     raw scores of a picture against its content and its style (`detectors` has the arithmetic)
+grade       A, B or C from scores and limits, and nothing else
+calibrate   limits from drawn truths; `from_run` from a run's own scores; `stage` is the step of a run
+scan        pictures on disk, in worker processes (`scorer` is what a worker does)
+faults      known damage, to see what the detectors find; `fault_run` puts it into a data set's pictures
 """
 
 from __future__ import annotations

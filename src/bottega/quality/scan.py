@@ -211,27 +211,10 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
     workers = processes - helps
     # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
     pool = ProcessPoolExecutor(max(1, min(workers, len(chunks))), get_context("spawn"), begin_worker)
-    waiting = iter(chunks)
-    under_way: deque[Future[list[Judged]]] = deque()
-    scorer = Scorer()
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # as the workers: together they use every processor
     try:
-        while True:
-            # Hand out chunks until every worker has two: one at work and the next at hand.
-            room = 2 * workers - sum(not one.done() for one in under_way)
-            for chunk in islice(waiting, max(0, room)):
-                under_way.append(pool.submit(judge_chunk, chunk, with_picture))
-            # While the first of them is not done, judge a chunk here.
-            first_is_done = bool(under_way) and under_way[0].done()
-            own = next(waiting, None) if helps and len(under_way) < _AHEAD and not first_is_done else None
-            if own is not None:
-                under_way.append(Future())
-                under_way[-1].set_result([scorer.judge(job, with_picture=with_picture) for job in own])
-            elif under_way:
-                yield under_way.popleft().result()
-            else:
-                return
+        yield from _in_order(iter(chunks), pool, workers, helps, with_picture)
     except BrokenProcessPool as error:
         raise WorkError(
             f"a worker process was killed, most likely because memory ran out; to resume, run the same command again "
@@ -240,6 +223,29 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
     finally:
         cv2.setNumThreads(threads)
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    waiting: Iterator[list[Job]], pool: ProcessPoolExecutor, workers: int, helps: bool, with_picture: bool
+) -> Iterator[list[Judged]]:
+    """The results of chunks in their order, judged by the workers and, where it `helps`, by this process."""
+    under_way: deque[Future[list[Judged]]] = deque()
+    scorer = Scorer()
+    while True:
+        # Hand out chunks until every worker has two: one at work and the next at hand.
+        room = 2 * workers - sum(not one.done() for one in under_way)
+        for chunk in islice(waiting, max(0, room)):
+            under_way.append(pool.submit(judge_chunk, chunk, with_picture))
+        # While the first of them is not done, judge a chunk here.
+        first_is_done = bool(under_way) and under_way[0].done()
+        own = next(waiting, None) if helps and len(under_way) < _AHEAD and not first_is_done else None
+        if own is not None:
+            under_way.append(Future())
+            under_way[-1].set_result([scorer.judge(job, with_picture=with_picture) for job in own])
+        elif under_way:
+            yield under_way.popleft().result()
+        else:
+            return
 
 
 # --- rows and files ---------------------------------------------------------------------------------------------------
