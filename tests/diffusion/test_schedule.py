@@ -73,3 +73,9 @@ def test_what_is_not_known_is_refused_by_name(change: dict[str, object]) -> None
 def test_strength_outside_its_range_is_refused(strength: float) -> None:
     with pytest.raises(RequestError, match="strength"):
         from_scheduler_config(PIXART).start_timestep(strength)
+
+
+@pytest.mark.parametrize(("start", "steps"), [(-1, 5), (1000, 5), (10, 0), (10, -1)])
+def test_a_start_outside_of_the_schedule_is_refused_however_many_steps_are_asked(start: int, steps: int) -> None:
+    with pytest.raises(RequestError, match="0…999"):
+        from_scheduler_config(PIXART).sampling_timesteps(start, steps)

@@ -276,6 +276,14 @@ def test_an_adapter_that_is_surely_worse_than_the_base_is_told_to_slow_down() ->
     assert first.name == "not learning" and "20.0% above" in first.evidence and "lower" in first.advice
 
 
+def test_an_adapter_that_is_not_surely_worse_than_the_base_is_told_to_raise_the_rate() -> None:
+    rows = synthetic(0, gain=lambda p: 0.0, half_width=0.2)
+    (first, *_) = diagnose(rows)
+    assert first.name == "not learning"
+    assert "raise student.loop.learning_rate" in first.advice
+    assert "lower student.loop.learning_rate" not in first.advice
+
+
 def test_a_plateau_under_a_fallen_rate_is_laid_to_the_rate() -> None:
     def plateau(**settings: Any) -> str:
         return next(f.advice for f in diagnose(synthetic(5, **settings)) if f.name == "plateaued")
