@@ -106,6 +106,13 @@ def test_a_jpeg_beyond_the_limit_is_decoded_at_reduced_size(photo, encoded):
     assert np.abs(rgb(picture) - expected).mean() < 3
 
 
+@pytest.mark.parametrize(
+    ("most", "side"), [(4096, 64), (4095, 32), (1024, 32), (1023, 16), (256, 16), (255, 8), (64, 8)]
+)
+def test_a_jpeg_is_reduced_by_the_least_factor_that_is_enough(photo, encoded, most, side):
+    assert open_picture(encoded(photo(6, 64, 64), "JPEG"), max_pixels=most).size == (side, side)
+
+
 def test_the_guard_of_pillow_is_as_it_was_afterwards(photo, encoded):
     before = Image.MAX_IMAGE_PIXELS
     open_picture(encoded(photo(1)))
