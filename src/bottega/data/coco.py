@@ -81,6 +81,7 @@ def caption_files(source: Path, parts: tuple[str, ...] = ()) -> list[tuple[Path,
             f"{source} has no {names} (nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega "
             "writes no captions itself"
         )
+    # Sorted by path, so that pictures get their ids in the same order on every file system.
     wanted = parts or tuple(found)
     return sorted((found[part], part) for part in wanted)
 

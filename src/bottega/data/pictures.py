@@ -124,6 +124,7 @@ def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
     """
     with _opened(path) as image:
         if image.format in _JPEG:
+            # Twice the size, for Lanczos needs more than it keeps: drafted to `size` itself, edges come out soft.
             image.draft(None, (2 * size, 2 * size))
         _fit_into(image, MAX_PIXELS, _name(path))
         picture = _upright_rgb(image, _name(path))
@@ -263,7 +264,7 @@ def _depth(image: Image.Image) -> int:
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    image.load()
+    image.load()  # all of it, so that damage shows here and not where the picture is used
     turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
     upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode == "RGB" and "transparency" not in upright.info:

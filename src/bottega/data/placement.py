@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Placement:
         if inspection.reason:
             return row
         same = [other for other in self._index.same_bytes(inspection.sha256) if other.source != picture.source]
-        for other in same:
-            if all(other.extra[name] == labels[name] for name in _LABELS):
-                return row.rejected("duplicate", f"the same bytes and labels as {other.id}")
+        twin = _with_labels(same, labels)
+        if twin is not None:
+            return row.rejected("duplicate", f"the same bytes and labels as {twin.id}")
         identity = self._identity(picture, inspection)
         try:
             placed = self._shared_file(same) or self._place(picture, inspection, identity)
@@ -83,6 +83,7 @@ class Placement:
         if not kind.plain or kind.pixels > self._max_pixels:
             path = f"images/{identity}.png"
             return {"path": path, **_convert(picture.content, self._directory / path, self._max_pixels)}
+        # As it lies: decoding and encoding again would cost quality. The ending says what the bytes are.
         path = f"images/{identity}{kind.extension}"
         if isinstance(picture.content, bytes):
             write_bytes(self._directory / path, picture.content)
@@ -115,6 +116,14 @@ class Placement:
                 self._directory,
                 kept,
             )
+
+
+def _with_labels(rows: Sequence[PictureRow], labels: Mapping[str, Any]) -> PictureRow | None:
+    """The first row of these artist, style and genre."""
+    for row in rows:
+        if all(row.extra[name] == labels[name] for name in _LABELS):
+            return row
+    return None
 
 
 def _convert(content: Path | bytes, path: Path, max_pixels: int) -> dict[str, str]:

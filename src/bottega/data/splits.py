@@ -114,19 +114,28 @@ def _fill_empty(
     groups: list[_Group], chosen: list[str], fractions: Sequence[float], previous: Mapping[str, str]
 ) -> None:
     """Small sets: take a group from train for each split that got none, where an artist keeps one in train."""
+    if len(groups) < 3:
+        return
+    by_hash = sorted(range(len(groups)), key=lambda number: groups[number].key[2])  # no artist is preferred
     for split, fraction in zip(SPLITS, fractions, strict=True):
-        if fraction == 0 or split in chosen or len(groups) < 3:
+        if fraction == 0 or split in chosen:
             continue
-        in_train: Counter[str] = Counter()  # groups of each artist
-        for group, where in zip(groups, chosen, strict=True):
-            if where == "train":
-                in_train.update(group.artists)
-        for number in sorted(range(len(groups)), key=lambda number: groups[number].key[2]):
+        in_train = _train_groups_by_artist(groups, chosen)
+        for number in by_hash:
             group = groups[number]
             can_be_spared = all(in_train[artist] > 1 for artist in group.artists)
             if chosen[number] == "train" and can_be_spared and not _earlier_split(group, previous):
                 chosen[number] = split
                 break
+
+
+def _train_groups_by_artist(groups: list[_Group], chosen: list[str]) -> Counter[str]:
+    """How many groups each artist has in train."""
+    counts: Counter[str] = Counter()
+    for group, split in zip(groups, chosen, strict=True):
+        if split == "train":
+            counts.update(group.artists)
+    return counts
 
 
 def _keep_artists_in_train(groups: list[_Group], chosen: list[str]) -> None:

@@ -45,6 +45,7 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
     """
     if isinstance(config, StyleFolderConfig):
         return StyleFolder(source)
+    # What lies on this disk comes first: if it is whole, and without a network also in part.
     offline = config.offline or hub.is_offline()
     files = hub.parquet_files(source)
     if not files:

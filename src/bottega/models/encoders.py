@@ -40,7 +40,7 @@ class _Encoder:
 
         self.folder = folder
         self.batch_size = batch_size
-        self.preprocessing = Preprocessing.read(folder)
+        self.preprocessing = Preprocessing.read(folder)  # before the weights: it fails in milliseconds
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype)
         self.model = load_transformers(getattr(transformers, kind), folder, self.dtype, **options)

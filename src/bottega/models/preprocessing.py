@@ -64,6 +64,7 @@ class Preprocessing:
         """From the content of such a file; `where` names it in errors."""
         if config.get("do_pad"):
             raise RequestError(f"{where}: do_pad is not supported; name a model whose pictures are resized or cropped")
+        # Old files name the extractor, new ones the processor; only a few classes have rules of their own.
         kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
         size = None
         if config.get("do_resize", True):

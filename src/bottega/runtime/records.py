@@ -43,6 +43,7 @@ def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
             try:
                 yield adapter.validate_json(line)
             except ValidationError as error:
+                # A last line without its end was torn by a kill and is written again; any other broken line is damage.
                 if _is_no_object(error):
                     if not line.strip() or not line.endswith(b"\n"):
                         continue

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def derive(*parts: str | int | float) -> int:
     """A 63-bit seed from the SHA-256 of the parts' canonical JSON: the same on any machine, in any order of asking."""
+    # JSON and not `repr` or `hash`: it tells "1" from 1, and is the same in every Python and every process.
     text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:8], "big") >> 1
 

@@ -11,6 +11,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
     """Within this block torch computes with `count` threads on the CPU; None: as many as it did."""
     import torch
 
+    # Restored at the end: a result depends on the number of threads, and the next stage may promise another.
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
