@@ -337,7 +337,7 @@ def record(run: Path, out: Path, checkout: Path | None = None) -> None:
         place.write_text(text)
 
 
-def _content(path: Path) -> str:
+def _content(path: Path) -> str:  # noqa: C901 (one branch per file format, each of two lines)
     """What a file says, without times. One branch for each format that a run is made of."""
     kind = path.suffix
     if path.name in ONLY_NAMED or path.name.endswith(".lock"):

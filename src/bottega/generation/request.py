@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 
-def stylize_file(
+def stylize_file(  # noqa: PLR0913 (one keyword for each option of `bottega stylize`)
     adapter: Path,
     content: Path | None,
     style: Path,

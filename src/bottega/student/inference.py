@@ -57,7 +57,7 @@ def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> Pa
     )
 
 
-def stylize(
+def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record would only rename them)
     parts: Parts,
     adapter: StyleAdapter | None,
     contents: npt.NDArray[np.uint8] | torch.Tensor,

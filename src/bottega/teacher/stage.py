@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 
-def run(
+def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipeline reads as their list)
     config: TeacherConfig,
     directory: Path,
     *,

@@ -304,7 +304,7 @@ class _LossTask:
         return {}
 
 
-def fit(
+def fit(  # noqa: PLR0913 (a plan in keywords, for the seven models that need no more)
     folder: Path,
     name: str,
     modules: Mapping[str, torch.nn.Module],
