@@ -34,7 +34,9 @@ BATCH = 16
 _IGNORED = -100  # a label that cross entropy passes over: Fill50K has no classes of cells
 
 
-class _Example(NamedTuple):
+class Example(NamedTuple):
+    """What PixArt is shown: a picture, a caption of it, and the class of each latent cell."""
+
     latents: Latents  # [C, H, W]
     caption: str
     labels: npt.NDArray[np.int64]  # [H, W]
@@ -119,20 +121,20 @@ class _Examples:
         self.prompts = [prompt for _, _, prompt in filled]
         self.filled = encode(vae, np.stack([target for _, target, _ in filled]), scaling)
 
-    def draw(self, rng: np.random.Generator, plain: bool) -> _Example:
+    def draw(self, rng: np.random.Generator, plain: bool) -> Example:
         """One in ten is a circle; else a scene, plain or painted, with one of its captions."""
         if rng.random() < 0.1:
             circle = int(rng.integers(len(self.prompts)))
             unknown = np.full((architectures.LATENT, architectures.LATENT), _IGNORED, np.int64)
-            return _Example(self.filled[circle], self.prompts[circle], unknown)
+            return Example(self.filled[circle], self.prompts[circle], unknown)
         row = int(rng.integers(len(self.corpus)))
         view = scene(self.corpus.scene_of(row))
         labels = self.corpus.labels[row, 2::4, 2::4].astype(np.int64)
         if plain:
-            return _Example(self.plain[row], view.caption(int(rng.integers(5))), labels)
+            return Example(self.plain[row], view.caption(int(rng.integers(5))), labels)
         if rng.random() < 0.35:
-            return _Example(self.painted[row], view.caption(int(rng.integers(5))), labels)
-        return _Example(self.painted[row], view.colourless(), labels)
+            return Example(self.painted[row], view.caption(int(rng.integers(5))), labels)
+        return Example(self.painted[row], view.colourless(), labels)
 
 
 class CellReader:

@@ -12,7 +12,7 @@ Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import torch
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.features import SHARDS, Features
-from bottega.miniature.builder.learn_pixart import CellReader, variational_bound
+from bottega.miniature.builder.learn_pixart import CellReader, Example, variational_bound
 from bottega.miniature.builder.trainer import Microbatch
 from bottega.miniature.ranges import GATE_SCENES
 from bottega.miniature.scenes import SHAPES, scene
@@ -38,12 +38,6 @@ FIRST_SHARDS = 3
 DROP_TEXT = 0.10  # for guidance
 HIGH_NOISE_RATIO = 100.0  # most that (σ/α)² counts: 25 000 at the last timestep
 READING_WEIGHT = 0.2
-
-
-class _Example(NamedTuple):
-    latents: npt.NDArray[np.float16]  # [C, H, W]
-    caption: str
-    labels: npt.NDArray[np.int64]  # [H, W]
 
 
 class PixArtTask:
@@ -124,7 +118,7 @@ class PixArtTask:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _example(self, rng: np.random.Generator, step: int) -> _Example:
+    def _example(self, rng: np.random.Generator, step: int) -> Example:
         """A picture and a caption of it; what is shown follows the curriculum."""
         row = int(rng.integers(len(self.features)))
         while step < SEVERAL_FROM and len(scene(row).objects) > 1:
@@ -134,8 +128,8 @@ class PixArtTask:
         labels = self.features.labels[shard][place].astype(np.int64)
         if step >= PAINTED_FROM and rng.random() < PAINTED_SHARE:
             caption = view.caption(int(rng.integers(5))) if rng.random() < 0.35 else view.colourless()
-            return _Example(self.features.painted[shard][place], caption, labels)
-        return _Example(self.features.plain[shard][place], view.caption(int(rng.integers(5))), labels)
+            return Example(self.features.painted[shard][place], caption, labels)
+        return Example(self.features.plain[shard][place], view.caption(int(rng.integers(5))), labels)
 
     def _predict(self, x: torch.Tensor, timestep: torch.Tensor, captions: list[str]) -> torch.Tensor:
         """ε̂ and the variance's share, [B, 2 C, H, W]."""
