@@ -454,7 +454,7 @@ def without_times(text: str) -> str:
     text = re.sub(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?", "DATE", text)
     text = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", text)
     text = re.sub(
-        r" *\b[\d.,]+(e[+-]?\d+)? ?(?:ms|s|min|h|MB|GB|MiB|GiB|it/s|steps/s|/s|/min)(?![\w])", " AMOUNT", text
+        r" *\b\d[\d.,]*(e[+-]?\d+)? ?(?:ms|s|min|h|MB|GB|MiB|GiB|it/s|steps/s|/s|/min)(?![\w])", " AMOUNT", text
     )
     text = re.sub(r"[\d.]+ a second|AMOUNT(?: AMOUNT)+", "AMOUNT", text)
     return re.sub(r"\bpid \d+", "pid N", text)

@@ -34,6 +34,11 @@ def test_times_memory_and_dates_are_no_difference(behaviour: ModuleType, tmp_pat
     assert behaviour.compare(before, after, []) == 0
 
 
+def test_a_key_that_is_named_as_a_unit_is_no_amount(behaviour: ModuleType) -> None:
+    assert behaviour.lines({"statistics": {"min": -1.0}}) == "statistics.min = -1.0\n"
+    assert behaviour.without_times("statistics.min = 3 min") == "statistics.min = AMOUNT"
+
+
 def test_a_number_is_a_difference(behaviour: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = recorded(behaviour, tmp_path / "a", {"loss": 0.5})
     after = recorded(behaviour, tmp_path / "b", {"loss": 0.25})
