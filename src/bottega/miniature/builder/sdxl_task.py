@@ -51,7 +51,7 @@ FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
-LEAST_OWN_TIMESTEP = 40  # below it, what is left of a wrong guess counts as an enormous ε
+LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
 HIGH_NOISE_RATIO = 30.0  # most that (σ/α)² counts: 212 at the last timestep would drown all others
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
 
@@ -135,7 +135,10 @@ class SDXLTask:
         styles = np.stack([self.features.sibling_style(int(row), int(rng.integers(1 << 30))) for row in rows])
         captions = [scene(int(row)).caption(int(rng.integers(5))) for row in rows]
         start = np.where(rng.random(count) < 0.6, TEACHER_START, rng.integers(200, 640, count))
-        timestep = np.floor((start + 1) * rng.random(count) ** 0.6).astype(np.int64)
+        # On the path, late timesteps show the target and teach little; from its own guesses the network made things
+        # worse below t = 120 while those were rare (mean squared error 0.175 at 160, 0.189 at 1).
+        power = np.where(_own_guesses(count), 1.0, 0.6)
+        timestep = np.floor((start + 1) * rng.random(count) ** power).astype(np.int64)
         for k in range(count):
             drop = rng.random()
             if drop < DROP_TEXT + DROP_BOTH:
@@ -177,7 +180,7 @@ class SDXLTask:
     def _teacher_loss(self, batch: _Batch, scale: float, step: int) -> torch.Tensor:
         states, pooled = self._encode(batch.captions)
         x = self._on_path(batch)
-        own = np.arange(len(batch.start)) % 2 == 1  # odd places: never those that start from noise
+        own = _own_guesses(len(batch.start))
         if step >= OWN_GUESSES_FROM:
             batch.timestep[own] = np.maximum(batch.timestep[own], LEAST_OWN_TIMESTEP)
             x[own] = self._by_own_guess(batch, own, states, pooled)
@@ -298,6 +301,12 @@ def _scale(rng: np.random.Generator) -> float:
     if draw < 0.7:
         return 0.3
     return float(rng.uniform(0.25, 1.0))
+
+
+def _own_guesses(count: int) -> npt.NDArray[np.bool_]:
+    """Which of the teacher's samples start from the network's own guess: odd places, never those from noise alone."""
+    own: npt.NDArray[np.bool_] = np.arange(count) % 2 == 1
+    return own
 
 
 def _stratified(rng: np.random.Generator, count: int, last: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
