@@ -30,7 +30,7 @@ from common.circles import Seen, look, share
 from bottega.data.circles import circle_prompt
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.checkpoint import open_trained
-from bottega.ldm.config import SamplingConfig
+from bottega.ldm.config import LDMSamplingConfig
 from bottega.ldm.data import held_out_pairs, read_samples
 from bottega.ldm.drawing import draw_latents
 from bottega.ldm.recipe import load_recipe
@@ -104,7 +104,7 @@ def measure(directory: Path, steps: int | None, guidance: float | None) -> dict[
     pairs = held_out_pairs(trained.recipe.data.held_out)
     prompts = [circle_prompt(*pair) for pair in pairs]
 
-    def draw(config: SamplingConfig) -> list[Any]:
+    def draw(config: LDMSamplingConfig) -> list[Any]:
         plan, path, scale = config.plan(trained.absmax), trained.recipe.diffusion.noise_schedule, config.guidance_scale
         latents = draw_latents(trained.model, path, plan, trained.shape, prompts, list(range(len(prompts))), scale)
         return [to_uint8(picture, non_finite="magenta", exact=True) for picture in trained.autoencoder.decode(latents)]

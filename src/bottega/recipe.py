@@ -202,7 +202,7 @@ def _expanded(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Text:
+class _RecipeText:
     """A text in a recipe: its dotted name, its value, and where it stands."""
 
     name: str
@@ -222,23 +222,23 @@ class _Text:
         self.holder[self.key] = value
 
 
-def _texts_of_sections(data: Mapping[str, Any]) -> list[_Text]:
+def _texts_of_sections(data: Mapping[str, Any]) -> list[_RecipeText]:
     """Every text inside the sections."""
-    found: list[_Text] = []
+    found: list[_RecipeText] = []
     for section, content in data.items():
         if isinstance(content, dict):
             found += _texts(content, section)
     return found
 
 
-def _texts(content: dict[str, Any], prefix: str) -> list[_Text]:
-    found: list[_Text] = []
+def _texts(content: dict[str, Any], prefix: str) -> list[_RecipeText]:
+    found: list[_RecipeText] = []
     for key, value in content.items():
         name = f"{prefix}.{key}"
         if isinstance(value, dict):
             found += _texts(value, name)
         elif isinstance(value, str):
-            found.append(_Text(name, value, content, str(key)))
+            found.append(_RecipeText(name, value, content, str(key)))
     return found
 
 

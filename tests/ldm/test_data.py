@@ -12,14 +12,14 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bottega.data.circles import COLOUR_NAMES, circle_prompt
-from bottega.ldm.config import DataConfig
+from bottega.ldm.config import LDMDataConfig
 from bottega.ldm.data import RED_CIRCLE, held_out_pairs, read_samples, red_circle
 from bottega.ldm.text import words_of
 from bottega.runtime.errors import MissingError, RequestError
 
 
-def config(**values: Any) -> DataConfig:
-    return DataConfig.model_validate(values)
+def config(**values: Any) -> LDMDataConfig:
+    return LDMDataConfig.model_validate(values)
 
 
 def circles(count: int, held_out: float = 0.0, seed: int = 0) -> Any:
@@ -105,7 +105,7 @@ def write_folder(root: Path, count: int = 20) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-def folder_config(root: Path, **values: Any) -> DataConfig:
+def folder_config(root: Path, **values: Any) -> LDMDataConfig:
     return config(kind="folder", size=64, root=str(root), folder={"source": "mine"}, **values)
 
 

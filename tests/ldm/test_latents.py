@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bottega.ldm.autoencoder import MockVAE
-from bottega.ldm.data import Sample, Samples
+from bottega.ldm.data import CaptionedDataset, CaptionedPicture
 from bottega.ldm.latents import SHARD, encode
 from bottega.runtime.errors import Interrupted, NonFiniteError, StorageError
 from bottega.runtime.files import read_json
@@ -38,11 +38,11 @@ def picture(index: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
 
 
-def samples(count: int, held_out: Sequence[int] = ()) -> Samples:
-    def sample(index: int) -> Sample:
-        return Sample(f"picture {index}", ("",), lambda: picture(index))
+def samples(count: int, held_out: Sequence[int] = ()) -> CaptionedDataset:
+    def sample(index: int) -> CaptionedPicture:
+        return CaptionedPicture(f"picture {index}", ("",), lambda: picture(index))
 
-    return Samples([sample(i) for i in range(count)], [sample(i) for i in held_out])
+    return CaptionedDataset([sample(i) for i in range(count)], [sample(i) for i in held_out])
 
 
 def direct(indices: Sequence[int]) -> torch.Tensor:
@@ -82,8 +82,8 @@ def test_a_list_that_grows_amid_a_batch_is_still_what_it_would_be_at_once(tmp_pa
 def test_pictures_that_took_the_place_of_others_are_seen(tmp_path: Path) -> None:
     before = samples(6)
     encode(before, FACTS, Counting(), tmp_path)
-    new = Sample("a new one, first in the folder", ("",), lambda: picture(77))
-    found = encode(Samples([new, *before.training[:5]], []), FACTS, Counting(), tmp_path)
+    new = CaptionedPicture("a new one, first in the folder", ("",), lambda: picture(77))
+    found = encode(CaptionedDataset([new, *before.training[:5]], []), FACTS, Counting(), tmp_path)
     assert torch.equal(found.training, direct([77, 0, 1, 2, 3, 4]))
 
 

@@ -14,19 +14,19 @@ from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
-from bottega.student.inference import Parts, load_parts, start_timestep, stylize
+from bottega.student.inference import PixArtParts, load_parts, start_timestep, stylize
 from bottega.visual.pictures import to_uint8
 
 N = 3
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_models: Path) -> Parts:
+def parts(tiny_models: Path) -> PixArtParts:
     return load_parts(tiny_models / "pixart", dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def request_(parts: Parts) -> dict[str, Any]:
+def request_(parts: PixArtParts) -> dict[str, Any]:
     """Three contents as pictures, their embeddings, captions of different lengths, seeds."""
     draw = torch.Generator().manual_seed(3)
     width = parts.backbone.transformer.config.caption_channels
@@ -40,7 +40,7 @@ def request_(parts: Parts) -> dict[str, Any]:
     }
 
 
-def adapter_of(parts: Parts, **config: Any) -> StyleAdapter:
+def adapter_of(parts: PixArtParts, **config: Any) -> StyleAdapter:
     geometry = Geometry.of(parts.backbone.transformer, 1000, 16)
     settings = AdapterConfig(**({"initial_gate": 0.5, "strength": 0.4} | config))
     return StyleAdapter.from_transformer(parts.backbone.transformer, settings, geometry).requires_grad_(False)
@@ -49,7 +49,7 @@ def adapter_of(parts: Parts, **config: Any) -> StyleAdapter:
 FAST = SamplingConfig(steps=3)
 
 
-def test_the_base_from_noised_content_equals_diffusers_ddim(parts: Parts, request_: dict[str, Any]) -> None:
+def test_the_base_from_noised_content_equals_diffusers_ddim(parts: PixArtParts, request_: dict[str, Any]) -> None:
     ours = stylize(
         parts,
         None,
@@ -80,7 +80,7 @@ def test_the_base_from_noised_content_equals_diffusers_ddim(parts: Parts, reques
 
 @pytest.mark.parametrize("mode", ["sdedit", "paired", "latent"])
 def test_a_style_scale_of_zero_draws_the_bases_picture_to_the_bit(
-    parts: Parts, request_: dict[str, Any], mode: str
+    parts: PixArtParts, request_: dict[str, Any], mode: str
 ) -> None:
     off = FAST.model_copy(update={"style_scale": 0.0})
     adapter = adapter_of(parts, content_mode=mode)
@@ -93,7 +93,7 @@ def test_a_style_scale_of_zero_draws_the_bases_picture_to_the_bit(
     assert float(np.abs(styled - base).max()) > 1e-3
 
 
-def test_a_picture_does_not_depend_on_its_place_in_the_batch(parts: Parts, request_: dict[str, Any]) -> None:
+def test_a_picture_does_not_depend_on_its_place_in_the_batch(parts: PixArtParts, request_: dict[str, Any]) -> None:
     adapter = adapter_of(parts)
     together = stylize(parts, adapter, **request_, sampling=FAST)
     alone = stylize(parts, adapter, **request_, sampling=FAST, batch_size=1)
@@ -106,7 +106,7 @@ def test_a_picture_does_not_depend_on_its_place_in_the_batch(parts: Parts, reque
     )
 
 
-def test_contents_may_be_handed_in_as_latents(parts: Parts, request_: dict[str, Any]) -> None:
+def test_contents_may_be_handed_in_as_latents(parts: PixArtParts, request_: dict[str, Any]) -> None:
     latents = parts.vae.encode(request_["contents"])
     one = stylize(
         parts, None, request_["contents"], None, None, request_["prompts"], [1, 2, 3], sampling=FAST, strength=0.5
@@ -116,7 +116,7 @@ def test_contents_may_be_handed_in_as_latents(parts: Parts, request_: dict[str, 
 
 
 @pytest.mark.parametrize(("text", "style"), [(2.0, 1.0), (1.0, 2.0), (2.5, 3.0)])
-def test_guidance_is_its_equation(parts: Parts, request_: dict[str, Any], text: float, style: float) -> None:
+def test_guidance_is_its_equation(parts: PixArtParts, request_: dict[str, Any], text: float, style: float) -> None:
     from bottega.student.attach import Attachment
     from bottega.student.sampler import Sampler
 
@@ -157,7 +157,7 @@ def test_guidance_is_its_equation(parts: Parts, request_: dict[str, Any], text: 
 
 
 def test_an_adapter_of_pure_noise_sees_the_content_through_its_own_path_alone(
-    parts: Parts, request_: dict[str, Any]
+    parts: PixArtParts, request_: dict[str, Any]
 ) -> None:
     adapter = adapter_of(parts, content_mode="latent", start="noise")
     assert start_timestep(parts.backbone, adapter, None) == 999
@@ -169,7 +169,7 @@ def test_an_adapter_of_pure_noise_sees_the_content_through_its_own_path_alone(
     assert float(np.abs(three - four).max()) > 1e-3
 
 
-def test_another_strength_than_the_trained_one_is_refused_where_the_path_depends_on_it(parts: Parts) -> None:
+def test_another_strength_than_the_trained_one_is_refused_where_the_path_depends_on_it(parts: PixArtParts) -> None:
     assert start_timestep(parts.backbone, adapter_of(parts, content_mode="sdedit"), 0.7) == 699
     assert (
         start_timestep(parts.backbone, adapter_of(parts), 0.4)
@@ -182,7 +182,7 @@ def test_another_strength_than_the_trained_one_is_refused_where_the_path_depends
         start_timestep(parts.backbone, None, None)
 
 
-def test_what_is_not_finite_is_named_before_it_is_rounded(parts: Parts, request_: dict[str, Any]) -> None:
+def test_what_is_not_finite_is_named_before_it_is_rounded(parts: PixArtParts, request_: dict[str, Any]) -> None:
     latents = parts.vae.encode(request_["contents"])
     latents[1, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"seeds \[12\]"):
@@ -192,7 +192,7 @@ def test_what_is_not_finite_is_named_before_it_is_rounded(parts: Parts, request_
     assert to_uint8(np.array([0.0, 0.5, 1.0, 1.2], dtype=np.float32)).tolist() == [0, 128, 255, 255]
 
 
-def test_conditions_that_are_lacking_are_asked_for(parts: Parts, request_: dict[str, Any]) -> None:
+def test_conditions_that_are_lacking_are_asked_for(parts: PixArtParts, request_: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="null_prompt"):
         stylize(parts, adapter_of(parts), **request_, sampling=SamplingConfig(text_guidance=3.0))
     with pytest.raises(RequestError, match="styles_clip"):

@@ -14,7 +14,7 @@ from bottega.models.autoencoder import LatentEncoder
 from bottega.models.config import ModelsConfig
 from bottega.student.config import StudentConfig
 from bottega.student.objective import StyleWorkload
-from bottega.student.samples import Samples, sheet
+from bottega.student.samples import StyleSampleWriter, sheet
 from bottega.student.stage import prepare
 from bottega.student.store import read_samples
 from bottega.training.job import TrainingJob
@@ -40,9 +40,9 @@ def work(job: TrainingJob[StyleWorkload]) -> Any:
     made.attachment.detach()
 
 
-def samples_of(work: StyleWorkload, features: Path, models: ModelsConfig) -> Samples:
+def samples_of(work: StyleWorkload, features: Path, models: ModelsConfig) -> StyleSampleWriter:
     main = [row for row in read_samples(features) if row["task"] == "main"]
-    return Samples(work, main, 2, Path(str(models.pixart)))
+    return StyleSampleWriter(work, main, 2, Path(str(models.pixart)))
 
 
 def test_content_and_target_are_the_caches_and_the_style_tells_the_last_two_apart(
@@ -76,10 +76,10 @@ def test_one_sample_is_set_against_a_style_from_the_rest_of_the_validation_and_o
     work: StyleWorkload, features: Path, models: ModelsConfig
 ) -> None:
     main = [row for row in read_samples(features) if row["task"] == "main"]
-    one = Samples(work, main, 1, Path(str(models.pixart)))
+    one = StyleSampleWriter(work, main, 1, Path(str(models.pixart)))
     assert len(one.rows) == len(one.others) == 1 and one.others[0]["style"] != one.rows[0]["style"]
     alike = [row for row in main if row["style"] == main[0]["style"]]
-    assert len(Samples(work, alike, 2, Path(str(models.pixart))).columns()) == 3
+    assert len(StyleSampleWriter(work, alike, 2, Path(str(models.pixart))).columns()) == 3
 
 
 def test_sheets_are_thinned_out_and_the_first_and_newest_stay(

@@ -11,7 +11,7 @@ from bottega.cli.common import locked, print_warnings, read_models, read_numbers
 
 if TYPE_CHECKING:
     from bottega.teacher.config import TeacherConfig
-    from bottega.teacher.summary import Summary
+    from bottega.teacher.summary import TeacherSummary
 
 _LOW_VRAM = (
     "--low-vram: diffusers' sequential offload leaves tensors without data (`meta`) once an IP-Adapter is loaded, so "
@@ -99,7 +99,7 @@ def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _print(output_dir: Path, done: Summary) -> None:
+def _print(output_dir: Path, done: TeacherSummary) -> None:
     grades = ", ".join(f"{count} {letter}" for letter, count in done["grades"].items())
     oracle = "oracle: drawn truths, nothing was painted; " if done["source"] == "oracle" else ""
     typer.echo(

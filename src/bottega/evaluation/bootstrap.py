@@ -28,7 +28,7 @@ METHOD = "crossed bootstrap over contents and styles, expanded percentiles"
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BootstrapEstimate:
     """A mean with its interval.
 
     Attributes:
@@ -72,7 +72,7 @@ class Estimate:
         }
 
 
-def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
+def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed: int = 0) -> BootstrapEstimate:
     """The mean of a crossed matrix of scores with its interval.
 
     Args:
@@ -89,16 +89,16 @@ def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed
     contents, styles = values.shape
     value, n = float(values[present].mean()), int(present.sum())
     if contents < 2 or styles < 2:
-        return Estimate(value, None, None, n, contents, styles)
+        return BootstrapEstimate(value, None, None, n, contents, styles)
     means = _resampled_means(values, draws, seed)  # [B]
     tail = _tail(1 - level, min(contents, styles))
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), n, contents, styles)
+    return BootstrapEstimate(value, float(low), float(high), n, contents, styles)
 
 
 def crossed_difference(
     first: Matrix, second: Matrix, *, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> Estimate:
+) -> BootstrapEstimate:
     """Mean of `first - second`, paired cell by cell, with its interval and the probability that `first` is larger.
 
     Only cells that both have count, and both are resampled with the same indices, which makes the interval several

@@ -16,7 +16,7 @@ from typing import Any
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
-from bottega.evaluation.painters import Painter, load_painter
+from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
 from bottega.runtime.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, write_json, write_png
@@ -94,7 +94,7 @@ def _drawn(request: Request) -> dict[str, Path]:
     return files
 
 
-def draw_here(request: Request, painter: Painter) -> None:
+def draw_here(request: Request, painter: PairPainter) -> None:
     """Draw what is missing of a request in this process."""
     todo = _missing_batches(request)
     done = len(request.pairs) - sum(len(batch) for batch in todo)
@@ -108,7 +108,7 @@ def draw_here(request: Request, painter: Painter) -> None:
             stop.check()
 
 
-def _draw_batch(request: Request, painter: Painter, batch: Sequence[Pair]) -> list[dict[str, Any]]:
+def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -> list[dict[str, Any]]:
     """Draw and write a batch; its lines for `made.jsonl`. A broken source costs its own pair only."""
     lines: dict[str, dict[str, Any]] = {}
     pairs: list[Pair] = []

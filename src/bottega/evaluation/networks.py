@@ -1,4 +1,4 @@
-"""The networks that judge, as callables, or the reason why one is absent.
+"""The networks that judge, or the reason why one is absent.
 
 A metric without its network is reported as unavailable with this reason; it never becomes a number.
 """
@@ -8,55 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from bottega.evaluation.metrics import NEEDS
 from bottega.runtime.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
-
-Pictures = npt.NDArray[np.uint8]  # [N, H, W, 3]
-Floats = npt.NDArray[np.float32]
-
-
-class Clip(Protocol):
-    """Pictures and captions in one space; unit norm, [N, D]."""
-
-    def image(self, pictures: Pictures) -> Floats: ...
-    def text(self, texts: list[str]) -> Floats: ...
-
-
-class StyleClassifier(Protocol):
-    """Probability of each style label, [N, K]."""
-
-    labels: list[str]
-
-    def probabilities(self, pictures: Pictures) -> Floats: ...
-
-
-class StructureEncoder(Protocol):
-    """Keys of the last block, unit norm, [N, T, D]."""
-
-    def keys(self, pictures: Pictures) -> Floats: ...
-
-
-class SceneReader(Protocol):
-    """Class of each pixel, [N, H, W]."""
-
-    labels: list[str]
-
-    def segment(self, pictures: Pictures) -> npt.NDArray[np.uint8]: ...
+    from bottega.models.encoders import ClipEncoder, SceneReader, StructureEncoder, StyleClassifier
 
 
 @dataclass
 class Networks:
     """The networks that are there. `absent` says why each other one is not, `identities` which weights they have."""
 
-    clip: Clip | None = None
+    clip: ClipEncoder | None = None
     style_classifier: StyleClassifier | None = None
     structure_encoder: StructureEncoder | None = None
     scene_reader: SceneReader | None = None

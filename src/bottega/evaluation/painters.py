@@ -25,7 +25,7 @@ Sources = Sequence[tuple[Picture, Picture]]
 """Content and style of each pair, uint8 squares of the painter's size."""
 
 
-class Painter(Protocol):
+class PairPainter(Protocol):
     """A method that draws pictures of `size` pixels a side."""
 
     size: int
@@ -34,7 +34,7 @@ class Painter(Protocol):
         """A picture of each pair, float32 [H, W, 3] in 0..1, NaN where it failed."""
 
 
-def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str]) -> Painter:
+def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str]) -> PairPainter:
     """The painter of a row, with its models loaded.
 
     Args:

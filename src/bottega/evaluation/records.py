@@ -16,7 +16,7 @@ class ScoreLine(TypedDict):
 
 
 class EstimateRecord(TypedDict):
-    """A mean with its interval, see `bootstrap.Estimate`."""
+    """A mean with its interval, see `bootstrap.BootstrapEstimate`."""
 
     value: float
     low: float | None
@@ -110,7 +110,7 @@ class MetricRecord(TypedDict):
     meaning: str
 
 
-class Summary(TypedDict):
+class SummaryRecord(TypedDict):
     """`summary.json`. The last four are set by `stage.run`, the others derive from `scores.jsonl`."""
 
     pairs: int

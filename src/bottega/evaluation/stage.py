@@ -25,7 +25,7 @@ from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, identity, load_networks
-from bottega.evaluation.records import MethodRecord, ScoreLine, Summary
+from bottega.evaluation.records import MethodRecord, ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.summary import (
@@ -63,7 +63,7 @@ def run(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None = None,
-) -> Summary:
+) -> SummaryRecord:
     """Evaluate an adapter on held-out pairs. May be called again: pictures and scores that still hold are used again.
 
     Args:
@@ -116,7 +116,7 @@ def run(
     return summary
 
 
-def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> Summary:
+def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> SummaryRecord:
     """The numbers, from `scores.jsonl` alone."""
     scores = by_row(cast(Iterable[ScoreLine], read_jsonl(directory / "scores.jsonl")))
     rows = table(grid, scores, config, absent)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from bottega.data.records import Pair
-from bottega.evaluation.bootstrap import Estimate, Matrix, crossed_difference, crossed_mean
+from bottega.evaluation.bootstrap import BootstrapEstimate, Matrix, crossed_difference, crossed_mean
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import ORDER, ROWS
 from bottega.evaluation.grid import Grid, swapped_styles
@@ -136,7 +136,7 @@ def _why_no_score(metric: str, row_status: str, absent: Mapping[str, str]) -> st
     return "unavailable: no picture of this row could be scored"
 
 
-def _mean(grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> Estimate:
+def _mean(grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> BootstrapEstimate:
     return crossed_mean(_matrix(grid, values), draws=config.draws, level=config.level, seed=config.bootstrap_seed)
 
 
@@ -155,7 +155,7 @@ def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[st
 
 def _difference(
     grid: Grid, scores: Scores, config: EvaluationConfig, metric: str, first: str, second: str
-) -> Estimate | None:
+) -> BootstrapEstimate | None:
     one, two = scores.get((first, metric)), scores.get((second, metric))
     if not one or not two or not one.keys() & two.keys():
         return None

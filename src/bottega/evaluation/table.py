@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bottega.evaluation.metrics import METRICS
-from bottega.evaluation.records import ClaimRecord, DiscriminationRecord, EstimateRecord, MetricCell, Summary
+from bottega.evaluation.records import ClaimRecord, DiscriminationRecord, EstimateRecord, MetricCell, SummaryRecord
 
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
 
-def markdown(summary: Summary) -> str:
+def markdown(summary: SummaryRecord) -> str:
     """`table.md` from what `summary.json` holds."""
     rows = summary["rows"]
     reasons: dict[str, int] = {}
@@ -78,7 +78,7 @@ def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[
     return [f"Not discriminating here (two controls are not told apart): {', '.join(weak)}.", ""]
 
 
-def _differences(summary: Summary) -> list[str]:
+def _differences(summary: SummaryRecord) -> list[str]:
     if not summary["differences"]:
         return []
     names = [name for name in METRICS if any(name in found for found in summary["differences"].values())]

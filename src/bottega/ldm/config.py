@@ -28,7 +28,7 @@ def _checked(check: Callable[[], object]) -> None:
         raise ValueError(str(error)) from error
 
 
-class DataConfig(Config):
+class LDMDataConfig(Config):
     """What is learned: drawn pictures, or a data set on disk."""
 
     kind: Literal["red_circle", "circles", "folder", "coco", "fill50k"] = Field(
@@ -186,7 +186,7 @@ class DiffusionConfig(Config):
         return self
 
 
-class SamplingConfig(Config):
+class LDMSamplingConfig(Config):
     """How the model draws: during training, and by default in `bottega generate`."""
 
     scheduler: Literal[SAMPLERS] = Field("ddim", description="the sampler")  # type: ignore[valid-type]
@@ -206,7 +206,7 @@ class SamplingConfig(Config):
         return Sampling(str(self.scheduler), self.steps, str(self.spacing), self.eta, thresholding)
 
 
-class ValidationConfig(Config):
+class LDMValidationConfig(Config):
     """What is measured and drawn at each validation: a fixed grid of (picture, timestep, noise)."""
 
     pictures: int = Field(
@@ -276,15 +276,15 @@ class LDMRecipe(Config):
         pattern=NAME, description="name of the run; its directory is runs/NAME"
     )
     seed: int = Field(0, ge=0, description="of weights, drawn pictures, order, timesteps and noise")
-    data: DataConfig = Field(DataConfig(), description="what is learned")
+    data: LDMDataConfig = Field(LDMDataConfig(), description="what is learned")
     autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), description="pictures to latents and back")
     text: TextConfig = Field(TextConfig(), description="captions to tokens")
     unet: UNetConfig = Field(UNetConfig(), description="the denoiser")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="schedule and prediction")
     training: TrainingConfig = Field(TrainingConfig(), description="length, optimizer, checkpoints")
-    sampling: Annotated[SamplingConfig, NOT_LEARNED] = Field(SamplingConfig(), description="how it draws")
-    validation: Annotated[ValidationConfig, NOT_LEARNED] = Field(
-        ValidationConfig(), description="the grid and the sample pictures"
+    sampling: Annotated[LDMSamplingConfig, NOT_LEARNED] = Field(LDMSamplingConfig(), description="how it draws")
+    validation: Annotated[LDMValidationConfig, NOT_LEARNED] = Field(
+        LDMValidationConfig(), description="the grid and the sample pictures"
     )
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.data.index import file_stamp
 from bottega.data.records import read_contents, read_fill50k
-from bottega.ldm.config import DataConfig
+from bottega.ldm.config import LDMDataConfig
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.seeds import derive, numpy_rng
 
@@ -34,7 +34,7 @@ _SIZE_CHECKED = 256
 
 
 @dataclass(frozen=True)
-class Sample:
+class CaptionedPicture:
     """A picture to learn.
 
     Args:
@@ -51,7 +51,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
+class CaptionedDataset:
     """The samples of a recipe.
 
     Args:
@@ -61,13 +61,13 @@ class Samples:
         unused: pictures on disk that are in neither list.
     """
 
-    training: list[Sample]
-    held_out: list[Sample]
+    training: list[CaptionedPicture]
+    held_out: list[CaptionedPicture]
     words: tuple[str, ...] = ()
     unused: int = 0
 
 
-def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool = True) -> Samples:
+def read_samples(config: LDMDataConfig, seed: int, directory: Path, *, write: bool = True) -> CaptionedDataset:
     """The samples of a recipe.
 
     Args:
@@ -82,7 +82,7 @@ def read_samples(config: DataConfig, seed: int, directory: Path, *, write: bool 
     """
     if config.kind == "red_circle":
         picture = partial(red_circle, config.size)
-        return Samples(training=[Sample("red_circle", (RED_CIRCLE,), picture)], held_out=[])
+        return CaptionedDataset(training=[CaptionedPicture("red_circle", (RED_CIRCLE,), picture)], held_out=[])
     if config.kind == "circles":
         return _circles(config, seed)
     return _read_from_disk(config, directory, write)
@@ -112,7 +112,7 @@ def _colour_pairs() -> list[tuple[str, str]]:
     return pairs
 
 
-def _circles(config: DataConfig, seed: int) -> Samples:
+def _circles(config: LDMDataConfig, seed: int) -> CaptionedDataset:
     """Circles: training draws its pair among those not held out; each held-out pair is drawn once."""
     held_out = held_out_pairs(config.held_out)
     hidden = set(held_out)
@@ -123,9 +123,9 @@ def _circles(config: DataConfig, seed: int) -> Samples:
             "train on; make it smaller"
         )
 
-    def circle(name: str, rng: np.random.Generator, pair: tuple[str, str]) -> Sample:
+    def circle(name: str, rng: np.random.Generator, pair: tuple[str, str]) -> CaptionedPicture:
         place = place_circle(rng)
-        return Sample(name, (circle_prompt(*pair),), lambda: draw_circle(*place, *pair, config.size)[1])
+        return CaptionedPicture(name, (circle_prompt(*pair),), lambda: draw_circle(*place, *pair, config.size)[1])
 
     training_samples = []
     for index in range(config.num_samples or 0):
@@ -139,10 +139,10 @@ def _circles(config: DataConfig, seed: int) -> Samples:
     words: set[str] = set()
     for name in COLOUR_NAMES:
         words.update(circle_prompt(name, name).split())
-    return Samples(training_samples, held_out_samples, tuple(sorted(words)))
+    return CaptionedDataset(training_samples, held_out_samples, tuple(sorted(words)))
 
 
-def _read_from_disk(config: DataConfig, directory: Path, write: bool) -> Samples:
+def _read_from_disk(config: LDMDataConfig, directory: Path, write: bool) -> CaptionedDataset:
     if write:
         _prepare(config, directory)
     found = _on_disk(config, directory)
@@ -152,14 +152,14 @@ def _read_from_disk(config: DataConfig, directory: Path, write: bool) -> Samples
     if write:
         _warn_if_enlarged([file.path for file in training[:_SIZE_CHECKED]], config.size)
     training = training[: config.num_samples]
-    return Samples(
+    return CaptionedDataset(
         training=[file.sample for file in training],
         held_out=[file.sample for file in held_out],
         unused=len(found) - len(training) - len(held_out),
     )
 
 
-def _prepare(config: DataConfig, directory: Path) -> None:
+def _prepare(config: LDMDataConfig, directory: Path) -> None:
     """Check every picture of a data set on disk: writes `directory`/contents.jsonl or fill50k.jsonl, and
     rejects.csv."""
     root = Path(config.root)
@@ -180,7 +180,7 @@ def _prepare(config: DataConfig, directory: Path) -> None:
         )
 
 
-def _run_preparation(config: DataConfig, directory: Path, root: Path) -> dict[str, Any]:
+def _run_preparation(config: LDMDataConfig, directory: Path, root: Path) -> dict[str, Any]:
     from bottega.data import coco, contents, fill50k
 
     if config.kind == "fill50k":
@@ -196,10 +196,10 @@ class _File:
 
     split: str
     path: Path
-    sample: Sample
+    sample: CaptionedPicture
 
 
-def _on_disk(config: DataConfig, directory: Path) -> list[_File]:
+def _on_disk(config: LDMDataConfig, directory: Path) -> list[_File]:
     """The pictures of a prepared data set, in its own order; those without a caption were rejected."""
     if config.kind == "fill50k":
         examples = read_fill50k(directory / "fill50k.jsonl")
@@ -208,15 +208,15 @@ def _on_disk(config: DataConfig, directory: Path) -> list[_File]:
     return [_file(config, row.split, row.content_id, row.captions, row.content_path) for row in contents]
 
 
-def _file(config: DataConfig, split: str, name: str, captions: Sequence[str], relative: str) -> _File:
+def _file(config: LDMDataConfig, split: str, name: str, captions: Sequence[str], relative: str) -> _File:
     from bottega.data.pictures import load_square
 
     path = Path(os.path.normpath(Path(config.root) / relative))  # normalised: it may lead out of a root that is absent
     picture = partial(load_square, path, config.size)
-    return _File(split, path, Sample(str(name), tuple(captions), picture, file_stamp(path)))
+    return _File(split, path, CaptionedPicture(str(name), tuple(captions), picture, file_stamp(path)))
 
 
-def _check_count(count: int, config: DataConfig, directory: Path) -> None:
+def _check_count(count: int, config: LDMDataConfig, directory: Path) -> None:
     """RequestError where a data set holds fewer training pictures than are asked for, or none."""
     if config.num_samples is not None and count < config.num_samples:
         raise RequestError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
     from bottega.ldm.autoencoder import FloatPictures
     from bottega.ldm.checkpoint import Trained
-    from bottega.ldm.config import LDMRecipe, SamplingConfig
+    from bottega.ldm.config import LDMRecipe, LDMSamplingConfig
     from bottega.ldm.text import WordEncoder
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def generate(
         num_images: pictures of each prompt.
         device: see `choose_device`.
         watch: called with the statistics of the latents at every step.
-        **sampling: values of `SamplingConfig` in place of the recipe's; None leaves the recipe's.
+        **sampling: values of `LDMSamplingConfig` in place of the recipe's; None leaves the recipe's.
 
     Returns:
         A row a picture: {file, sha256, prompt, seed, …}.
@@ -114,19 +114,19 @@ def generate(
     return [row | {"seconds": seconds} for row in rows]
 
 
-def overridden(config: SamplingConfig, values: dict[str, Any]) -> SamplingConfig:
+def overridden(config: LDMSamplingConfig, values: dict[str, Any]) -> LDMSamplingConfig:
     """The recipe's sampling with the request's values in its place.
 
     Raises:
         RecipeError: a value is not allowed.
     """
-    from bottega.ldm.config import SamplingConfig
+    from bottega.ldm.config import LDMSamplingConfig
     from bottega.runtime.config import parse
 
     given = {name: value for name, value in values.items() if value is not None}
     if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
         given["eta"] = 0.0  # the recipe's value belongs to its own ddim
-    return parse(SamplingConfig, {**config.model_dump(), **given}, "generate")
+    return parse(LDMSamplingConfig, {**config.model_dump(), **given}, "generate")
 
 
 def file_stem(prompt: str) -> str:
@@ -151,7 +151,7 @@ def _check_prompts(recipe: LDMRecipe, prompts: Sequence[str]) -> None:
         raise RequestError("something must say what to draw, received an empty prompt; give --prompt, or --subject")
 
 
-def _check_guidance(recipe: LDMRecipe, config: SamplingConfig) -> None:
+def _check_guidance(recipe: LDMRecipe, config: LDMSamplingConfig) -> None:
     """Raise RequestError for guidance that the model was not trained for; warn of guidance 0."""
     has_text = recipe.text.kind != "none"
     if config.guidance_scale != 1 and (not has_text or recipe.text.dropout == 0):
@@ -178,7 +178,7 @@ def _check_vocabulary(words: WordEncoder | None, prompts: Sequence[str]) -> None
         )
 
 
-def _changed_settings(config: SamplingConfig, standard: SamplingConfig) -> str:
+def _changed_settings(config: LDMSamplingConfig, standard: LDMSamplingConfig) -> str:
     """What differs from the recipe, for the file name: `_steps20_eta0.5`."""
     parts = []
     for name, value in config:
@@ -187,7 +187,7 @@ def _changed_settings(config: SamplingConfig, standard: SamplingConfig) -> str:
     return "".join(parts)
 
 
-def _facts(trained: Trained, config: SamplingConfig, prompt: str, seed: int) -> dict[str, Any]:
+def _facts(trained: Trained, config: LDMSamplingConfig, prompt: str, seed: int) -> dict[str, Any]:
     """How a picture was made, as JSON."""
     return {
         "prompt": prompt,

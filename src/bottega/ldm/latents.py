@@ -20,7 +20,7 @@ import torch
 
 from bottega.diffusion.sampling import moments
 from bottega.ldm.autoencoder import Autoencoder
-from bottega.ldm.data import Sample, Samples
+from bottega.ldm.data import CaptionedDataset, CaptionedPicture
 from bottega.runtime.errors import NonFiniteError, StorageError
 from bottega.runtime.files import atomic_path, read_json, sha256_json, write_json
 from bottega.runtime.interrupt import Interruption
@@ -48,7 +48,7 @@ class Latents:
 
 
 def encode(
-    samples: Samples,
+    samples: CaptionedDataset,
     picture_settings: Mapping[str, Any],
     autoencoder: Autoencoder,
     directory: Path,
@@ -97,7 +97,7 @@ class _ShardWriter:
     progress: Progress
     stop: Interruption
 
-    def all_of(self, samples: Sequence[Sample], name: str) -> torch.Tensor:
+    def all_of(self, samples: Sequence[CaptionedPicture], name: str) -> torch.Tensor:
         """The latents of some samples, float32 [N, C, h, w], in shards called `name`; [0] for no samples."""
         shards = []
         for number, first in enumerate(range(0, len(samples), SHARD)):
@@ -105,7 +105,7 @@ class _ShardWriter:
             shards.append(self._shard(path, samples[first : first + SHARD]))
         return torch.cat(shards) if shards else torch.empty(0)  # [N, C, h, w]
 
-    def _shard(self, path: Path, samples: Sequence[Sample]) -> torch.Tensor:
+    def _shard(self, path: Path, samples: Sequence[CaptionedPicture]) -> torch.Tensor:
         """The latents of one shard's samples: those that its file holds are read, the others computed and written.
 
         When somebody asks to stop, what is done so far is written.
@@ -131,7 +131,7 @@ class _ShardWriter:
         self.stop.check()
         return latents
 
-    def _encode(self, samples: Sequence[Sample]) -> torch.Tensor:
+    def _encode(self, samples: Sequence[CaptionedPicture]) -> torch.Tensor:
         """Latents of some samples; NonFiniteError, with the picture's name, where one is not finite."""
         latents = self.autoencoder.encode(np.stack([sample.picture() for sample in samples]))
         for sample, latent in zip(samples, latents, strict=True):
@@ -143,7 +143,7 @@ class _ShardWriter:
         return latents
 
 
-def _matching(samples: Sequence[Sample], names: Sequence[str]) -> int:
+def _matching(samples: Sequence[CaptionedPicture], names: Sequence[str]) -> int:
     """How many of the first samples a file holds, by their identities."""
     for index, sample in enumerate(samples):
         if index >= len(names) or names[index] != _identity(sample):
@@ -151,7 +151,7 @@ def _matching(samples: Sequence[Sample], names: Sequence[str]) -> int:
     return len(samples)
 
 
-def _write(path: Path, latents: torch.Tensor, samples: Sequence[Sample]) -> None:
+def _write(path: Path, latents: torch.Tensor, samples: Sequence[CaptionedPicture]) -> None:
     from safetensors.torch import save_file
 
     identities = [_identity(sample) for sample in samples]
@@ -177,6 +177,6 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
     return latents, names
 
 
-def _identity(sample: Sample) -> str:
+def _identity(sample: CaptionedPicture) -> str:
     """A sample's name, and the stamp that changes when its picture does."""
     return f"{sample.name} {sample.stamp}".strip()

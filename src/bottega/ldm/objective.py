@@ -17,7 +17,7 @@ from bottega.diffusion.ideal import loss_floor
 from bottega.diffusion.process import add_noise, prediction_target
 from bottega.ldm.batch_sampler import EpochSampler, StepSampler
 from bottega.ldm.config import LDMRecipe
-from bottega.ldm.data import Sample
+from bottega.ldm.data import CaptionedPicture
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
 from bottega.runtime.seeds import numpy_rng, torch_generator
@@ -52,8 +52,8 @@ class LatentWorkload(Workload):
         recipe: LDMRecipe,
         model: LatentDiffusion,
         latents: Latents,
-        samples: Sequence[Sample],
-        held_out: Sequence[Sample],
+        samples: Sequence[CaptionedPicture],
+        held_out: Sequence[CaptionedPicture],
         sampler: EpochSampler | StepSampler,
         device: torch.device,
     ) -> None:
@@ -193,7 +193,7 @@ class LatentWorkload(Workload):
         self.model.train()
         return found
 
-    def _grid_losses(self, latents: torch.Tensor, samples: Sequence[Sample]) -> list[float]:
+    def _grid_losses(self, latents: torch.Tensor, samples: Sequence[CaptionedPicture]) -> list[float]:
         """Mean loss by timestep bin over the first pictures, at the timesteps and with the noise of `loss_floor`."""
         pictures = self.recipe.validation.pictures
         timesteps = self.schedule.timesteps

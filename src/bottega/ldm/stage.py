@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from bottega.ldm.autoencoder import Autoencoder
     from bottega.ldm.batch_sampler import EpochSampler, StepSampler
-    from bottega.ldm.data import Samples
+    from bottega.ldm.data import CaptionedDataset
     from bottega.ldm.objective import LatentWorkload
     from bottega.ldm.text import ClipText
     from bottega.training.checkpoint import Checkpoint
@@ -227,7 +227,7 @@ def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder
     return autoencoder, ClipText(folder, device), frozen
 
 
-def _check_captions(recipe: LDMRecipe, samples: Samples) -> None:
+def _check_captions(recipe: LDMRecipe, samples: CaptionedDataset) -> None:
     """Raise RequestError for a caption, of training, validation or sample pictures, that has too many words."""
     from bottega.ldm.text import check_lengths
 
@@ -282,7 +282,7 @@ def _batch_sampler(
     return sampler, training.loop(steps, sampler.steps_per_epoch())
 
 
-def _vocabulary(recipe: LDMRecipe, samples: Samples, newest: Checkpoint | None) -> list[str]:
+def _vocabulary(recipe: LDMRecipe, samples: CaptionedDataset, newest: Checkpoint | None) -> list[str]:
     """The words that the model knows: those of its checkpoint, else those that the captions may hold."""
     from bottega.ldm.text import vocabulary_of
 

@@ -32,7 +32,7 @@ _UNSEEN = 0.06  # by which a margin grows for each time that the truths would fi
 
 
 @dataclass(frozen=True)
-class Plan:
+class LimitPlan:
     """How a C limit is found: at the quantile that leaves `share` of the truths outside, and a `margin` beyond it.
 
     The margin is a share of (median - quantile), for what the truths at hand do not show of the tail. Most of what may
@@ -53,22 +53,22 @@ class Plan:
 
 
 PLANS = {
-    "structure_min": Plan("structure", True, 0.0030, 0.02),
-    "edge_64_c": Plan("edge_64", True, 0.0003, 0.1),
-    "edge_128_c": Plan("edge_128", True, 0.0003, 0.1),
-    "hf_ratio_min": Plan("hf_ratio", True, 0.0003, 0.1),
-    "hf_ratio_max": Plan("hf_ratio", False, 0.0003, 0.1),
-    "sharpness_min": Plan("sharpness", True, 0.0030, 0.02),
-    "vigour_min": Plan("vigour", True, 0.0020, 0.02),
-    "mesh_max": Plan("mesh", False, 0.0030, 0.02),
-    "noise_max": Plan("noise", False, 0.0003, 0.1),
-    "blocking_max": Plan("blocking", False, 0.0040, 0.02),
-    "blocking_share_max": Plan("blocking_share", False, 0.0010, 0.04),
-    "ghosting_max": Plan("ghosting", False, 0.0060, 0.02),
-    "content_sim_c": Plan("content_sim", True, 0.0003, 0.1),
-    "style_gain_min": Plan("style_gain", True, 0.001, 0.2),
-    "clipped_excess_max": Plan("clipped_excess", False, 0.0010, 0.02),
-    "vivid_excess_max": Plan("vivid_excess", False, 0.0040, 0.02),
+    "structure_min": LimitPlan("structure", True, 0.0030, 0.02),
+    "edge_64_c": LimitPlan("edge_64", True, 0.0003, 0.1),
+    "edge_128_c": LimitPlan("edge_128", True, 0.0003, 0.1),
+    "hf_ratio_min": LimitPlan("hf_ratio", True, 0.0003, 0.1),
+    "hf_ratio_max": LimitPlan("hf_ratio", False, 0.0003, 0.1),
+    "sharpness_min": LimitPlan("sharpness", True, 0.0030, 0.02),
+    "vigour_min": LimitPlan("vigour", True, 0.0020, 0.02),
+    "mesh_max": LimitPlan("mesh", False, 0.0030, 0.02),
+    "noise_max": LimitPlan("noise", False, 0.0003, 0.1),
+    "blocking_max": LimitPlan("blocking", False, 0.0040, 0.02),
+    "blocking_share_max": LimitPlan("blocking_share", False, 0.0010, 0.04),
+    "ghosting_max": LimitPlan("ghosting", False, 0.0060, 0.02),
+    "content_sim_c": LimitPlan("content_sim", True, 0.0003, 0.1),
+    "style_gain_min": LimitPlan("style_gain", True, 0.001, 0.2),
+    "clipped_excess_max": LimitPlan("clipped_excess", False, 0.0010, 0.02),
+    "vivid_excess_max": LimitPlan("vivid_excess", False, 0.0040, 0.02),
 }
 _FACTORS = (*np.geomspace(2, 0.02, 24).tolist(), 0.0)  # that multiply all shares, tried from the strictest
 _USED = 0.6  # of the share that may be lost, what the truths at hand may use up: unseen ones lose more
@@ -202,7 +202,7 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
     return base.model_copy(update={name: _outward(value, name) for name, value in values.items()})
 
 
-def _planned_limit(column: Column, plan: Plan, factor: float) -> float:
+def _planned_limit(column: Column, plan: LimitPlan, factor: float) -> float:
     """Where a plan puts the limit of a score, given the truths' values, [N]."""
     ratio = plan.score in _RATIOS
     scaled = np.log(np.maximum(column, 1e-6)) if ratio else column

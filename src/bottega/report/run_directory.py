@@ -40,7 +40,7 @@ _OPTIONAL = {"world", "truth"}
 
 
 @dataclass(frozen=True)
-class StageRecord:
+class CompletedStage:
     """A stage's `stage.json`, which it writes when it is done."""
 
     seconds: Number = None
@@ -58,7 +58,7 @@ class StageStatus:
     does: str
     state: str
     error: str = ""
-    record: StageRecord = StageRecord()
+    record: CompletedStage = CompletedStage()
 
 
 class RunDirectory:
@@ -152,7 +152,7 @@ class RunDirectory:
         if failure is not None:
             error = as_text(failure.get("error", "no reason was recorded"))
             return StageStatus(name, does, "failed", error)
-        record = self.record(f"{folder}/stage.json", StageRecord)
+        record = self.record(f"{folder}/stage.json", CompletedStage)
         if record is not None:
             return StageStatus(name, does, "done", record=record)
         has_begun = (self.directory / folder / "settings.json").is_file()

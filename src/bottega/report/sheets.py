@@ -68,7 +68,7 @@ class SheetLine:
 
 
 @dataclass(frozen=True)
-class ScoreLine:
+class PairScore:
     """A line of `evaluation/scores.jsonl`."""
 
     pair_id: str
@@ -173,7 +173,7 @@ def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
     found: dict[tuple[str, str], dict[str, float]] = {}
 
     def collect() -> None:
-        for line in read_records(run.directory / "evaluation" / "scores.jsonl", ScoreLine):
+        for line in read_records(run.directory / "evaluation" / "scores.jsonl", PairScore):
             if line.pair_id in pairs and line.value is not None:
                 found.setdefault((line.pair_id, line.row), {})[line.metric] = line.value
 

@@ -95,7 +95,7 @@ def run(
 
 
 @dataclass
-class Plan:
+class EncodingPlan:
     """What is to be encoded: for each kind, key -> item in the order in which it is first met; and the sample rows."""
 
     manifest: FeatureManifest
@@ -127,9 +127,9 @@ def null_text_key(manifest: FeatureManifest) -> str:
     return _key("text", sha256_bytes(b""), manifest)
 
 
-def plan(samples: Iterable[Sample], manifest: FeatureManifest) -> Plan:
+def plan(samples: Iterable[Sample], manifest: FeatureManifest) -> EncodingPlan:
     """The keys of all that the samples need, and the rows of samples.jsonl."""
-    work = Plan(manifest)
+    work = EncodingPlan(manifest)
     work.caption("text", "")  # the null prompt comes first, so that every cache has it
     for sample in samples:
         style = sample.style
@@ -203,7 +203,7 @@ def _manifest(config: FeaturesConfig, hashes: dict[str, str], size: Sizes) -> Fe
 
 def _encode_kind(
     kind: Kind,
-    work: Plan,
+    work: EncodingPlan,
     index: ShardIndex,
     config: FeaturesConfig,
     models: ModelsConfig,
@@ -241,7 +241,7 @@ def _encode_kind(
 
 
 @dataclass
-class _Batch:
+class _EncodingBatch:
     """Keys and loaded inputs of what is encoded together, and the keys of pictures that could not be read."""
 
     keys: list[str]
@@ -249,23 +249,23 @@ class _Batch:
     rejected: list[str]
 
 
-def _batches(shard: Sequence[tuple[str, Item]], size: int, pixels: int) -> Iterator[_Batch]:
+def _batches(shard: Sequence[tuple[str, Item]], size: int, pixels: int) -> Iterator[_EncodingBatch]:
     """The batches of a shard. Their division follows from the plan alone, for the bits of a feature depend on it."""
     for start in range(0, len(shard), size):
         items = shard[start : start + size]
         captions = [item for _, item in items if isinstance(item, str)]
         if captions:
-            yield _Batch([key for key, _ in items], captions, [])
+            yield _EncodingBatch([key for key, _ in items], captions, [])
         else:
             yield _read_pictures([(key, item) for key, item in items if isinstance(item, Picture)], pixels)
 
 
-def _read_pictures(items: Sequence[tuple[str, Picture]], pixels: int) -> _Batch:
+def _read_pictures(items: Sequence[tuple[str, Picture]], pixels: int) -> _EncodingBatch:
     import numpy as np
 
     from bottega.data.pictures import load_square
 
-    batch = _Batch([], None, [])
+    batch = _EncodingBatch([], None, [])
     pictures = []
     for key, picture in items:
         try:
@@ -324,7 +324,7 @@ def _shard_tensors(kind: Kind, rows: list[torch.Tensor]) -> dict[str, torch.Tens
     return {"rows": torch.stack(rows)}
 
 
-def _widths(directory: Path, index: ShardIndex, work: Plan) -> dict[str, int]:
+def _widths(directory: Path, index: ShardIndex, work: EncodingPlan) -> dict[str, int]:
     """{clip_width, text_width}, and {patch_width, patch_tokens} where there are any: read from the headers of shards
     that hold what is asked for now."""
     from bottega.models.weights import read_header

@@ -34,7 +34,7 @@ CONTENT_GUIDANCE = 4.5
 
 
 @dataclass
-class Parts:
+class PixArtParts:
     """The frozen models that a sampler needs. Text encoder and CLIP are not among them: it is given their features."""
 
     backbone: Backbone
@@ -46,19 +46,19 @@ class Parts:
         return torch.zeros(count, config.in_channels, config.sample_size, config.sample_size)
 
 
-def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> Parts:
+def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> PixArtParts:
     """Transformer, schedule and autoencoder of a folder in PixArtAlphaPipeline's layout."""
     from bottega.student.encode import sizes
 
     per_cell = sizes(pixart)["pixels_per_cell"]
-    return Parts(
+    return PixArtParts(
         Backbone.load(pixart, dtype=dtype, device=device, pixels_per_cell=per_cell),
         LatentEncoder(pixart / "vae", device),
     )
 
 
 def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record would only rename them)
-    parts: Parts,
+    parts: PixArtParts,
     adapter: StyleAdapter | None,
     contents: npt.NDArray[np.uint8] | torch.Tensor,
     styles_clip: torch.Tensor | None,
@@ -134,7 +134,7 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
 
 
 def draw_content(
-    parts: Parts, prompts: Sequence[torch.Tensor], null_prompt: torch.Tensor, seeds: Sequence[int]
+    parts: PixArtParts, prompts: Sequence[torch.Tensor], null_prompt: torch.Tensor, seeds: Sequence[int]
 ) -> npt.NDArray[np.float32]:
     """What the frozen base draws by the prompts alone, from pure noise: contents for an adapter that paints over one.
 
@@ -190,13 +190,13 @@ def _part(values: torch.Tensor | None, batch: slice) -> torch.Tensor | None:
     return None if values is None else values[batch]
 
 
-def _latents(parts: Parts, contents: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+def _latents(parts: PixArtParts, contents: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
     if isinstance(contents, torch.Tensor):
         return contents.float()
     return parts.vae.encode(contents)
 
 
-def _decode(parts: Parts, latents: torch.Tensor, seeds: Sequence[int]) -> npt.NDArray[np.float32]:
+def _decode(parts: PixArtParts, latents: torch.Tensor, seeds: Sequence[int]) -> npt.NDArray[np.float32]:
     """Pictures of latents [B, C, h, w]; NonFiniteError names the seeds, whether the sampler or the decoder failed."""
     bad = [seed for seed, one in zip(seeds, latents, strict=True) if not bool(one.isfinite().all())]
     if bad:

@@ -21,7 +21,7 @@ from bottega.student.store import pad_text
 
 
 @dataclass(frozen=True)
-class _Text:
+class _PaddedText:
     """T5 states [B, M, P] and their mask [B, M], on the backbone's device."""
 
     states: torch.Tensor
@@ -60,7 +60,7 @@ class Sampler:
         self.attachment = attachment
         self.sampling = sampling
         self.text = self._padded(prompts)
-        self.null: _Text | None = None
+        self.null: _PaddedText | None = None
         if sampling.text_guidance != 1.0 and null_prompt is not None:
             self.null = self._padded([null_prompt] * len(prompts))
         self.content: torch.Tensor | None = None
@@ -69,9 +69,9 @@ class Sampler:
         if attachment is not None:
             self._prepare_style(attachment, styles, contents_clip, captions_clip)
 
-    def _padded(self, prompts: Sequence[torch.Tensor]) -> _Text:
+    def _padded(self, prompts: Sequence[torch.Tensor]) -> _PaddedText:
         states, mask = pad_text([prompt.float() for prompt in prompts])
-        return _Text(states.to(self.backbone.device), mask.to(self.backbone.device))
+        return _PaddedText(states.to(self.backbone.device), mask.to(self.backbone.device))
 
     @torch.no_grad()
     def _prepare_style(
@@ -154,7 +154,7 @@ class Sampler:
         return guided + (text_scale - 1.0) * (plain - bare)
 
     def _branches(
-        self, x: torch.Tensor, times: torch.Tensor, text: _Text, tokens: list[torch.Tensor | None]
+        self, x: torch.Tensor, times: torch.Tensor, text: _PaddedText, tokens: list[torch.Tensor | None]
     ) -> list[torch.Tensor]:
         """ε for one text and each of several sets of style tokens, with one prefix for all."""
         blocks = 0 if self.attachment is None else self.attachment.adapter.first_block

@@ -33,7 +33,7 @@ _MAX_SHEETS = 64
 """Sheets kept: of a long run every second is deleted when there are more."""
 
 
-class Samples:
+class StyleSampleWriter:
     """Draws the first samples of the validation with the adapter as it is.
 
     Args:

@@ -83,7 +83,7 @@ def prepare(
     from bottega.student.backbone import Backbone
     from bottega.student.memory import choose_checkpointing
     from bottega.student.objective import StyleWorkload
-    from bottega.student.samples import Samples
+    from bottega.student.samples import StyleSampleWriter
     from bottega.student.store import FeatureStore, read_samples
     from bottega.student.validation import Validation, hold_out
     from bottega.training.job import TrainingJob
@@ -111,7 +111,7 @@ def prepare(
     validation = Validation(work, validated, config.validation)
     write_samples = None
     if config.validation.samples:
-        write_samples = Samples(work, validated, config.validation.samples, pixart).write
+        write_samples = StyleSampleWriter(work, validated, config.validation.samples, pixart).write
     activations = choose_checkpointing(work, config.gradient_checkpointing)
     work.notes = (str(activations), *notes)
 

@@ -22,7 +22,7 @@ from bottega.teacher.ledger import LEDGER, Ledger, TryRow
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import unet_calls
 from bottega.teacher.stage import run
-from bottega.teacher.summary import Summary
+from bottega.teacher.summary import TeacherSummary
 from bottega.visual.contact_sheet import draw_grid
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _number(value: float | None, width: int, digits: int) -> str:
     return f"{value:{width}.{digits}f}" if value is not None else f"{'-':>{width}}"
 
 
-def _cell(config: TeacherConfig, folder: Path, summary: Summary) -> PilotCell:
+def _cell(config: TeacherConfig, folder: Path, summary: TeacherSummary) -> PilotCell:
     gains: list[float] = []
     edges: list[float] = []
     with Ledger(folder / LEDGER) as ledger:

@@ -23,7 +23,7 @@ from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
 from bottega.teacher.sheet import draw_sheet
-from bottega.teacher.summary import Summary, summarise
+from bottega.teacher.summary import TeacherSummary, summarise
 from bottega.teacher.work import PairLists, chunks
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
     seeds: Sequence[int] | None = None,
     retry_failed: bool = False,
     loaded: TeacherModels | None = None,
-) -> Summary:
+) -> TeacherSummary:
     """Make what is not made yet; the same call after a stop or a kill resumes where it ended.
 
     Args:

@@ -38,7 +38,7 @@ class Counts(TypedDict):
     warnings: list[str]
 
 
-class Summary(Counts):
+class TeacherSummary(Counts):
     """`summary.json` of the stage: the counts, who made the targets, and by which protocol.
 
     The oracle returns drawn truths: `protocol`, `departures` and `schedule` are then None, for none was run.
@@ -50,7 +50,7 @@ class Summary(Counts):
     schedule: EffectiveSchedule | None
 
 
-def summarise(ledger: Ledger, thresholds: Thresholds, config: TeacherConfig) -> Summary:
+def summarise(ledger: Ledger, thresholds: Thresholds, config: TeacherConfig) -> TeacherSummary:
     """The run's numbers over all that its ledger holds."""
     counts = count_tries(ledger, thresholds)
     if config.source == "oracle":

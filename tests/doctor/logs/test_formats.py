@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bottega.doctor import examine
-from bottega.doctor.logs import LogReader, LogSummary, TrainingPlan
+from bottega.doctor.logs import LogReader, LogSummary, TrainingLength
 from bottega.doctor.progress import measure_progress
 
 LOSSES = [round(0.5 / i, 6) for i in range(1, 41)]
@@ -67,7 +67,7 @@ class Known:
     content: str | bytes
     unit: str
     steps: Callable[[int], float] = float
-    plan: TrainingPlan = field(default_factory=TrainingPlan)
+    plan: TrainingLength = field(default_factory=TrainingLength)
     held: bool = False
 
 
@@ -88,7 +88,7 @@ FILES = {
         "epoch",
         held=True,
     ),
-    "YOLO's table": Known(yolo(), "epoch", plan=TrainingPlan(50)),
+    "YOLO's table": Known(yolo(), "epoch", plan=TrainingLength(50)),
     "fastai's table": Known(
         "epoch     train_loss  valid_loss  psnr      time    \n"
         + "".join(f"{i - 1:<9} {v:<11.6f} {h:<11.6f} 24.1      00:26     \n" for i, v, h in EACH),
@@ -102,7 +102,9 @@ FILES = {
         held=True,
     ),
     "guided-diffusion's table": Known(guided(), "step", lambda i: 1000.0 * i),
-    "transformers' trainer_state.json": Known(state(), "step", lambda i: 5.0 * i, TrainingPlan(8, 400, 50), held=True),
+    "transformers' trainer_state.json": Known(
+        state(), "step", lambda i: 5.0 * i, TrainingLength(8, 400, 50), held=True
+    ),
     "Keras' History": Known(json.dumps({"loss": LOSSES, "val_loss": HELD}, indent=1), "epoch", held=True),
     "wandb's rows": Known(
         "".join(
@@ -124,19 +126,19 @@ FILES = {
     "Chinese": Known(
         "开始训练……\n" + "".join(f"轮次 1/9 步 {i}/40 损失：{v}，验证集损失：{h}，学习率 1e-4\n" for i, v, h in EACH),
         "step",
-        plan=TrainingPlan(9, 40, 4),
+        plan=TrainingLength(9, 40, 4),
         held=True,
     ),
     "Chinese, an epoch a line": Known(
         "".join(f"[2024-05-01 12:00:00] 第 {i}/90 轮，平均损失：{v}，用时 26.1 秒\n" for i, v, _ in EACH),
         "epoch",
-        plan=TrainingPlan(90),
+        plan=TrainingLength(90),
     ),
     "Chinese, in GBK": Known("".join(f"第{i}轮 损失={v} 步长 0.001\n" for i, v, _ in EACH).encode("gbk"), "epoch"),
     "Chinese, from PowerShell": Known(
         "\r\n".join(f"第{i}轮(共 60 轮) 损失={v} 完" for i, v, _ in EACH).encode("utf-16"),
         "epoch",
-        plan=TrainingPlan(60),
+        plan=TrainingLength(60),
     ),
     "torchtitan, in colours": Known(
         "".join(

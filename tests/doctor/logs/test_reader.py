@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bottega.doctor import examine
 from bottega.doctor.curve import LossCurve
-from bottega.doctor.logs import LogReader, LogSummary, TrainingPlan, reader
+from bottega.doctor.logs import LogReader, LogSummary, TrainingLength, reader
 from bottega.doctor.logs.lines import parse, planned_lengths
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.seeds import numpy_rng
@@ -222,7 +222,7 @@ def test_a_line_an_epoch_with_its_bar_full_counts_on(tmp_path: Path) -> None:
     path.write_text("".join(f"Epoch {e}/200\n52/52 - 26s - loss: 0.{e:03d} - 500ms/step\n" for e in range(1, 31)))
     log, steps, _ = read(path)
     assert steps == [52.0 * e for e in range(1, 31)]
-    assert log.plan == TrainingPlan(epochs=200, per_epoch=52, steps=10400)
+    assert log.plan == TrainingLength(epochs=200, per_epoch=52, steps=10400)
 
 
 def test_the_steps_of_an_epoch_are_not_taken_for_the_plan(tmp_path: Path) -> None:

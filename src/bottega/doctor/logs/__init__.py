@@ -7,6 +7,6 @@
 from __future__ import annotations
 
 from bottega.doctor.logs.reader import LogReader
-from bottega.doctor.logs.summary import LogSummary, TrainingPlan
+from bottega.doctor.logs.summary import LogSummary, TrainingLength
 
-__all__ = ["LogReader", "LogSummary", "TrainingPlan"]
+__all__ = ["LogReader", "LogSummary", "TrainingLength"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bottega.doctor.logs.lines import LogLine
-from bottega.doctor.logs.summary import TrainingPlan
+from bottega.doctor.logs.summary import TrainingLength
 from bottega.doctor.losses import F64, Unit
 
 NEARLY_DONE = 0.9
@@ -17,7 +17,7 @@ class StepCounter:
     how far the run has come. in_epoch: the log counts its steps within each epoch. plan: learns the steps of an epoch.
     """
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingLength) -> None:
         self.plan = plan
         self.unit: Unit | None = None
         self.epoch: float | None = None

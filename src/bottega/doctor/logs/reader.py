@@ -33,7 +33,7 @@ from bottega.doctor.logs.lines import (
 )
 from bottega.doctor.logs.locate import HOW, find_log, is_binary
 from bottega.doctor.logs.run_files import with_run_files
-from bottega.doctor.logs.summary import LogSummary, TrainingPlan
+from bottega.doctor.logs.summary import LogSummary, TrainingLength
 from bottega.doctor.logs.tables import TableRewriter
 from bottega.doctor.logs.template import LineTemplate
 from bottega.doctor.losses import F64, LossBatch, Unit
@@ -79,7 +79,7 @@ class LogReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = find_log(Path(path))
-        self._plan = TrainingPlan()
+        self._plan = TrainingLength()
         self._counter = StepCounter(self._plan)
         self._pace = _PaceMeter()
         self._queue = _Queue()
@@ -363,7 +363,7 @@ class LogReader:
 
     # At the end.
 
-    def _whole_plan(self) -> TrainingPlan:
+    def _whole_plan(self) -> TrainingLength:
         """The plan, once all is read: what follows from its other parts, too."""
         plan, counter = replace(self._plan), self._counter
         if counter.in_epoch:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.doctor.logs.lines import parse, to_float
-from bottega.doctor.logs.summary import LogSummary, TrainingPlan
+from bottega.doctor.logs.summary import LogSummary, TrainingLength
 from bottega.runtime.config import load_yaml
 from bottega.runtime.files import read_json
 from bottega.training.log import LOG, METRICS
@@ -76,7 +76,7 @@ def _with_epochs_done(log: LogSummary, epochs: int | None, batch: int, num_pictu
         steps = epochs * per_epoch if log.plan.steps is None else log.plan.steps
         # counted from the end: the number of samples may have changed on the way
         epochs_done = epochs - (steps - log.step) / per_epoch
-        return replace(log, plan=TrainingPlan(log.plan.epochs, steps, per_epoch), epochs_done=epochs_done)
+        return replace(log, plan=TrainingLength(log.plan.epochs, steps, per_epoch), epochs_done=epochs_done)
     # it counts steps: epochs end amid a batch, or many of them lie within one
     seen = log.step * batch / num_pictures if num_pictures >= batch else None
     return replace(log, epoch=seen, epochs_done=seen)

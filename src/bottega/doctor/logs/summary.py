@@ -13,7 +13,7 @@ from bottega.runtime.findings import Finding
 
 
 @dataclass
-class TrainingPlan:
+class TrainingLength:
     """How long a training is to be, as far as the log says. per_epoch: steps an epoch."""
 
     epochs: int | None = None
@@ -51,7 +51,7 @@ class LogSummary:
     step: float
     epoch: float | None
     epochs_done: float | None
-    plan: TrainingPlan
+    plan: TrainingLength
     seconds_per_step: float | None
     seconds_left: float | None
     bar: Bar | None
