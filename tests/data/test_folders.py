@@ -107,7 +107,7 @@ def test_an_absent_or_empty_folder_is_refused(tmp_path):
 def test_a_folder_of_rubbish_is_refused_with_the_place_of_the_reasons(mine):
     for path in (mine / "photos").rglob("*.jpg"):
         path.write_bytes(b"rubbish")
-    with pytest.raises(RequestError, match=r"no usable picture among the contents; see rejects\.csv"):
+    with pytest.raises(RequestError, match=r"see rejects\.csv in .*; most often \(7\): broken, 7 bytes of data"):
         stage.run(config(mine, prompt="x"), mine / "data")
 
 

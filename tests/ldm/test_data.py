@@ -140,7 +140,9 @@ def test_a_folder_without_a_caption_is_refused_with_the_place_of_the_reasons(tmp
     for path in (tmp_path / "mine").iterdir():
         if path.suffix != ".png":
             path.unlink()
-    with pytest.raises(RequestError, match=r"no usable picture among the contents; see rejects\.csv"):
+    with pytest.raises(
+        RequestError, match=r"no usable picture .*; most often \(\d+\): no-caption, .* or give a prompt for all"
+    ):
         read_samples(folder_config(tmp_path), 0, tmp_path / "work")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -121,9 +121,15 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
     Raises:
         RequestError: no row of the index is usable.
     """
-    if not index.has_usable():
-        write_rejects(directory / "rejects.csv", index)
-        raise RequestError(f"no usable picture among the {what}; see rejects.csv in {directory} for each reason")
+    if index.has_usable():
+        return
+    write_rejects(directory / "rejects.csv", index)
+    reasons = Counter((row.inspection.reason, row.inspection.detail) for row in index.rows())
+    message = f"no usable picture among the {what}; see rejects.csv in {directory} for each reason"
+    if reasons:
+        (reason, detail), count = reasons.most_common(1)[0]
+        message += f"; most often ({count}): {reason}, {detail.removeprefix(f'{reason}: ')}"
+    raise RequestError(message)
 
 
 def limits_stamp(stamp: str, limits: LimitsConfig) -> str:
