@@ -31,7 +31,7 @@ from bottega.runtime.children import run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
-from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten, resumable_settings
+from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten, resumable_settings, without_resumable
 from bottega.runtime.locks import device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
@@ -389,7 +389,8 @@ class Pipeline:
         """Raise FingerprintError where a stage was begun with other bound settings, with the folders to delete."""
         # A model that is not on this machine cannot be compared; a stage that must load it will say so.
         comparable = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
-        changed = [str(change) for change in changes(comparable, bound)]
+        resumable = resumable_settings(self._limited, "run")
+        changed = [str(change) for change in without_resumable(changes(comparable, bound), resumable)]
         if not changed:
             return
         folders: list[str] = []

@@ -330,6 +330,16 @@ def test_noise_of_another_step_or_seed_is_other_noise() -> None:
     assert abs(float(many.mean())) < 0.02 and float(many.std()) == pytest.approx(1.0, abs=0.01)
 
 
+def test_a_sampler_with_a_name_but_no_step_is_refused_instead_of_drawing_by_ddim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bottega.diffusion.plan.SAMPLERS", ("ddpm", "ddim", "dpmsolver++", "euler"))
+    schedule = named_schedule("flow", 1000, "sample")
+    start = seeded_noise([0], 0, SHAPE)
+    with pytest.raises(RequestError, match="'euler' has a name but no step"):
+        sample(lambda x, t: x, schedule, Sampling("euler", 4), start, [0])
+
+
 @pytest.mark.parametrize(
     ("make", "rule"),
     [

@@ -103,3 +103,15 @@ def test_work_that_was_begun_with_another_setting_is_refused_by_its_name() -> No
     require_unchanged({"a": {"b": 1}}, {"a": {"b": 1}}, where="in the checkpoint", cure="set it back")
     with pytest.raises(FingerprintError, match=r"^a\.b was 1 in the checkpoint and is 2 now; set it back$"):
         require_unchanged({"a": {"b": 1}}, {"a": {"b": 2}}, where="in the checkpoint", cure="set it back")
+
+
+def test_a_setting_that_was_marked_resumable_later_does_not_refuse_work_begun_before() -> None:
+    begun = {"loop": {"steps": 5, "seed": 0}}
+    now = bound_settings(Run(), "run")
+    assert "steps" not in now["loop"]
+    marked = resumable_settings(Run(), "run")
+    require_unchanged(begun, {"loop": now["loop"]}, where="in the checkpoint", cure="set it back", resumable=marked)
+    with pytest.raises(FingerprintError, match=r"^loop\.seed was 1"):
+        require_unchanged(
+            {"loop": {"steps": 5, "seed": 1}}, {"loop": now["loop"]}, where="then", cure="x", resumable=marked
+        )

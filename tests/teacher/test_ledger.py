@@ -92,6 +92,7 @@ def test_a_changed_setting_is_refused_by_its_name(tmp_path: Path) -> None:
             ledger.require_fingerprint("b", {"teacher": {"strength": 0.5}, "thresholds": {"edge_64_c": 0.2}})
         with pytest.raises(FingerprintError, match="qc grade --write"):
             ledger.require_fingerprint("b", {"teacher": {"strength": 0.4}, "thresholds": {"edge_64_c": 0.3}})
+        ledger.require_fingerprint("c", {"teacher": {}, "thresholds": {"edge_64_c": 0.2}}, {"teacher.strength"})
 
 
 def test_what_is_no_ledger_or_too_new_is_said_in_one_line(tmp_path: Path) -> None:

@@ -119,9 +119,11 @@ def sample(
         if plan.sampler == "dpmsolver++":
             x = multistep(x, clean, here, there, before)
             before = (clean, here)
-        else:
+        elif plan.sampler in ("ddpm", "ddim"):
             noise = seeded_noise(seeds, step, x) if eta and after >= 0 else None
             x = ancestral_step(x, clean, here, there, eta, noise)
+        else:  # a name that was added to SAMPLERS alone would otherwise draw by DDIM in silence
+            raise RequestError(f"the sampler {plan.sampler!r} has a name but no step; add one to diffusion/sampling.py")
     return x
 
 

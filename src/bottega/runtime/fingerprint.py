@@ -11,7 +11,7 @@ compares equal.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], names: Mapping[str, 
     return [change for change in found if _comparable(change.before) != _comparable(change.after)]
 
 
+def without_resumable(found: Iterable[Change], resumable: Collection[str]) -> list[Change]:
+    """The changes that matter: not those of settings that may differ.
+
+    Bound settings hold no resumable one, but a record may: a field that was marked `Resumable` after the work had been
+    begun is still in it, and must not refuse that work.
+    """
+    return [change for change in found if not _is_within(change.name, resumable)]
+
+
 def require_unchanged(
     recorded: Mapping[str, Any],
     now: Mapping[str, Any],
@@ -133,6 +142,7 @@ def require_unchanged(
     where: str,
     cure: str,
     names: Mapping[str, str] | None = None,
+    resumable: Collection[str] = (),
 ) -> None:
     """Refuse, by name, to continue work that was begun with other settings.
 
@@ -142,11 +152,12 @@ def require_unchanged(
         where: completes "x was 1 …", such as `in the checkpoint`.
         cure: what to do.
         names: see `changes`.
+        resumable: names that may differ, see `without_resumable`.
 
     Raises:
         FingerprintError: names the first setting that differs, with both values.
     """
-    found = changes(recorded, now, names)
+    found = without_resumable(changes(recorded, now, names), resumable)
     if found:
         first = found[0]
         raise FingerprintError(f"{first.name} was {first.before!r} {where} and is {first.after!r} now; {cure}")

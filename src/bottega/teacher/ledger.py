@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
-from bottega.runtime.fingerprint import changes
+from bottega.runtime.fingerprint import changes, without_resumable
 from bottega.runtime.paths import inside, stays_inside
 from bottega.runtime.records import to_record
 
@@ -198,8 +198,13 @@ class Ledger:
         parts = json.loads(self.meta("fingerprint_parts") or "{}")
         return bool(parts.get("teacher", {}).get("source") == "oracle")
 
-    def require_fingerprint(self, fingerprint: str, parts: Mapping[str, Any]) -> None:
+    def require_fingerprint(self, fingerprint: str, parts: Mapping[str, Any], resumable: Collection[str] = ()) -> None:
         """Record what every row depends on, or compare it with what earlier rows were made with.
+
+        Args:
+            fingerprint: hash of `parts`.
+            parts: the settings by section.
+            resumable: names that may differ, such as `teacher.batch_size`.
 
         Raises:
             FingerprintError: names each value that differs: two settings are never mixed in one run.
@@ -209,7 +214,7 @@ class Ledger:
             self.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
             self.set_meta("fingerprint", fingerprint)
             return
-        changed = changes(json.loads(kept), parts)
+        changed = without_resumable(changes(json.loads(kept), parts), resumable)
         if not changed:
             return
         named = [f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:_NAMED]]

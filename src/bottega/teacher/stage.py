@@ -13,7 +13,7 @@ from bottega.quality.measure import SCORES_VERSION
 from bottega.quality.stage import load_thresholds
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_json
-from bottega.runtime.fingerprint import bound_settings, fingerprint
+from bottega.runtime.fingerprint import bound_settings, fingerprint, resumable_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.teacher.config import TeacherConfig
@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
     with Ledger(directory / LEDGER) as ledger:
         # Two settings are never mixed in one ledger.
         parts = _fingerprint_parts(config, limits, loaded.hashes(ledger))
-        ledger.require_fingerprint(fingerprint(parts), parts)
+        ledger.require_fingerprint(fingerprint(parts), parts, resumable_settings(config, "stage", "teacher"))
 
         # Make, judge and enter what is missing; the lists tell of it however the work ends.
         runner = Runner(
@@ -143,7 +143,7 @@ def _fingerprint_parts(config: TeacherConfig, limits: Thresholds, hashes: dict[s
         settings["max_retries"] = 0
     return {
         "teacher": settings,
-        "thresholds": limits.model_dump(mode="json"),
+        "thresholds": limits.settings(),  # not model_dump: a limit that came later must not refuse runs begun before it
         "models": hashes,
         "scores": {"version": SCORES_VERSION},
     }

@@ -245,9 +245,10 @@ def require_same_run(
     Raises:
         FingerprintError: names the first setting that differs, with both values.
     """
-    allowed = ", ".join([*sorted(resumable), "the number of processes"])
+    may_differ = list(resumable)
+    allowed = ", ".join([*sorted(may_differ), "the number of processes"])
     cure = f"set it back, or train into another folder (what may change on resume: {allowed})"
-    require_unchanged(recorded, now, where="in the checkpoint", cure=cure, names=names)
+    require_unchanged(recorded, now, where="in the checkpoint", cure=cure, names=names, resumable=may_differ)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
