@@ -437,7 +437,7 @@ def test_a_checkpoint_that_was_carried_away_alone_remembers_its_recipe_and_wants
     alone = shutil.copytree(trained / "checkpoints" / "epoch-1", tmp_path / "carried" / "epoch-1")
     words = ["train", "ldm", "--resume", str(alone)]
     assert main(words) == 2
-    assert "lies in no run's checkpoints/" in capsys.readouterr().err and names(tmp_path) == ["carried"]
+    assert "is in no run's checkpoints/" in capsys.readouterr().err and names(tmp_path) == ["carried"]
     assert main([*words, "--output-dir", str(tmp_path / "new")]) == 0
     assert same_bits(tensors(trained, "epoch-2"), tensors(tmp_path / "new", "epoch-2"))
 

@@ -228,7 +228,7 @@ def test_a_run_that_is_done_does_nothing_and_a_longer_one_goes_on(tmp_path: Path
     again = train(Line(), CONFIG, tmp_path)
     assert again["resumed_from"] == 60 and again["loss"] == first["loss"]
     assert train(Line(), CONFIG.model_copy(update={"steps": 80, "learning_rate": 0.05}), tmp_path)["resumed_from"] == 60
-    with pytest.raises(RequestError, match="steps = 70 lies before the checkpoint's step 80"):
+    with pytest.raises(RequestError, match="steps = 70 is before the checkpoint's step 80"):
         train(Line(), CONFIG.model_copy(update={"steps": 70}), tmp_path)
 
 

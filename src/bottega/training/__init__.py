@@ -1,7 +1,7 @@
 """What every trainer shares: the loop, exact checkpoints, guards, the log and the verdict.
 
-A trainer brings a `Workload` (what is trained, and the loss of a step); the loop brings everything else. Read
-`training.loop.train` first, it reads from top to bottom.
+A trainer provides a `Workload` (what is trained, and the loss of a step); the loop does everything else. Read
+`training.loop.train` first, from top to bottom.
 
 training.config.LoopConfig     length, learning rate, warm-up, clipping, checkpoints; what may change on resume
 training.workload              Workload and Microbatch: the interface between a trainer and the loop
@@ -13,7 +13,7 @@ training.scaling               a loss scale for float16, with which no step is s
 training.ema                   the average of the weights, if asked for
 training.processes             several processes on one global batch, as `accelerate launch` starts them
 training.journal, log          what a run writes for people and programs as it goes
-training.sampling              which sample stands in which slot, by counter
+training.sampling              which sample fills which slot of a batch, by counter
 training.guards                what is not finite, and memory that runs short, stop a run before damage
 training.replay                a step that was not finite, computed again to find where it began
 training.verify                a stopped and resumed training beside an uninterrupted one

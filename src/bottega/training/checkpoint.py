@@ -132,6 +132,8 @@ def save(
             due=due,
         )
         (temporary / _STATE).write_text(recorded.text(), encoding="utf-8")
+        # Contents, then their folder, then the rename, then the parent: after a power cut in any other order there could
+        # be a folder of the right name with empty files.
         for file in (*hashes, _STATE):
             sync(temporary / file)
         sync(temporary)
@@ -145,6 +147,7 @@ def save(
         if cause is None:
             raise
         raise storage_error(cause, folder) from error
+    # Only after the rename: until then the older checkpoints are all that there is to resume from.
     _prune(directory, folder, keep)
     return folder
 
@@ -207,7 +210,7 @@ def _are_whole(folder: Path, hashes: Mapping[str, str]) -> bool:
 
 
 def restore(checkpoint: Checkpoint, state: State) -> None:
-    """Put parameters, buffers and the optimizer's moments back, on the devices where the module lies, and the averages
+    """Put parameters, buffers and the optimizer's moments back, on the module's devices, and the averages
     and the loss scale, where the run has them."""
     from safetensors.torch import load_file
 
@@ -217,7 +220,8 @@ def restore(checkpoint: Checkpoint, state: State) -> None:
         state.average.load(load_file(checkpoint.folder / _AVERAGES))
     state.module.load_state_dict(load_file(checkpoint.folder / _MODEL), strict=True)
     parameters = dict(state.module.named_parameters())
-    # AdamW keeps its step count on the CPU unless it is fused or capturable; where it is, all lies with the parameter
+    # AdamW keeps its step count on the CPU, but beside the parameter if it is fused or capturable. On the wrong device
+    # the next step raises.
     all_on_device = bool(state.optimizer.defaults.get("fused") or state.optimizer.defaults.get("capturable"))
     for key, value in load_file(checkpoint.folder / _OPTIMIZER).items():
         moment, _, name = key.partition(":")
@@ -294,8 +298,8 @@ def _numbers(folder: Path) -> tuple[int, ...]:
 
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
-    """Delete all but `newest` and the last `keep` up to it that were due; what lies after it is torn, or the run would
-    have begun there."""
+    """Delete all but `newest` and the last `keep` up to it that were due; what comes after it is torn, or the run
+    would have resumed from it."""
     found = folders(directory)
     due = [folder for folder in found if _numbers(folder) <= _numbers(newest) and _was_due(folder)]
     kept = {newest, *due[-keep:]}
@@ -304,10 +308,11 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
             continue
         doomed = folder.with_name(f".{folder.name}.old")
         try:
-            os.rename(folder, doomed)  # so that a kill amid the deletion leaves nothing that looks like a checkpoint
+            os.rename(folder, doomed)  # a kill during the deletion then leaves nothing that looks like a checkpoint
             shutil.rmtree(doomed)
         except OSError as error:
             LOGGER.warning("cannot delete the old checkpoint %s: %s", folder.name, error)
+    # What killed processes left: a full-size checkpoint takes gigabytes, and nothing else would ever delete it.
     for leftover in (*directory.glob(".*.tmp"), *directory.glob(".*.old")):
         shutil.rmtree(leftover, ignore_errors=True)
 

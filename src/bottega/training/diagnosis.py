@@ -2,7 +2,7 @@
 
 Read from the rows of `metrics.jsonl`, as they come (`Watcher`) or afterwards (`diagnose_folder`). The paired validation
 speaks first, for there the noise cancels. The raw training loss varies a hundredfold with the timestep: it is used as a
-mean of logarithms over many steps, with its interval, to tell diverging from overfitting and to compare tasks; where it
+mean of logarithms over many steps, with its interval, to distinguish diverging from overfitting and to compare tasks; where it
 is all there is, the evidence says so. docs/is-it-learning.md explains each finding to a user.
 """
 
@@ -27,22 +27,22 @@ COPY_CEILING = 0.75
 """How far back from the target (0) towards the content (1) a prediction may lie before the content counts as copied."""
 
 FEW_VALIDATIONS = 6
-"""Before so many validations a run under way is not said to learn nothing, to ignore the style or to copy the content:
-every run begins so."""
+"""Before so many validations a running training is not judged to learn nothing, to ignore the style or to copy the
+content: every run begins so."""
 
 GRADIENT_RISE = 2.0
-"""The gradient's norm bears diverging out from this factor over its lowest stretch on: it grows in healthy runs too,
-as the gates open."""
+"""The gradient's norm confirms diverging from this factor over its lowest window on: it grows in healthy runs too, as
+the gates open."""
 
 WORSE_THAN_BASE = -0.1
-"""A gain that surely lies below this is diverging by itself: an adapter begins as the base, so training drove it away.
-"""
+"""A gain significantly below this is diverging by itself: an adapter begins equal to the base, so training made it
+worse."""
 
 STARVED_RISE = 1.1
-"""A task is starved when its loss has surely risen by this factor over its own beginning, while another's fell."""
+"""A task is starved when its loss has risen significantly by this factor over its own beginning, while another's fell."""
 
 STARVED_FALL = 0.95
-"""The other task's loss must surely have fallen below this share of its own beginning."""
+"""The other task's loss must have fallen significantly below this share of its own beginning."""
 
 
 _SWAP_AND_COPY = ("val_swap", "val_swap_high", "val_copy", "val_copy_low", "val_copy_high", "val_copy_base")
@@ -54,7 +54,7 @@ class PairedValidation:
     """The newest paired validation, as shares of the frozen base's loss on the fixed grid; None where it is unknown.
 
     Args:
-        gain: by how much the adapter's loss lies below the base's; `low` and `high` are its 95 % interval.
+        gain: by how much the adapter's loss is below the base's; `low` and `high` are its 95 % interval.
         swap: the share of the base's loss that comes back with another picture's style, and at most.
         copy: how far back from the target towards the content the prediction lies, its interval, and the base's.
     """
@@ -79,12 +79,12 @@ class PairedValidation:
         return cls(gain, low=_real(row.get("val_gain_low")), high=_real(row.get("val_gain_high")), **others)
 
     @property
-    def is_surely_above(self) -> bool:
-        """Whether something has surely been learned."""
+    def is_significant(self) -> bool:
+        """Whether the 95 % interval of the gain is above zero."""
         return self.low is not None and self.low > 0.0
 
-    def is_surely_below(self, gain: float) -> bool:
-        """Whether the interval lies below `gain`."""
+    def is_significantly_below(self, gain: float) -> bool:
+        """Whether the 95 % interval is below `gain`."""
         return self.high is not None and self.high < gain
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ class Watcher:
             blocks.add(self.step, math.log(real))
 
     def findings(self, *, ended: bool = False) -> list[Finding]:
-        """What can be said now, the most severe first; never empty.
+        """The findings up to now, the most severe first; never empty.
 
         Args:
             ended: the run is over, so that "still improving" is a fault and no longer good news.
@@ -156,7 +156,7 @@ class Watcher:
         found: list[Finding | None] = [diverging]
         if self.validation is None or self.validation.low is None:
             found += [self._task_starved(), self._not_validated()]
-        elif self.validation.is_surely_above:
+        elif self.validation.is_significant:
             found += self._of_a_gain(self.validation, trend, ended, diverges=diverging is not None)
         else:
             found += self._of_no_gain(self.validation, trend, ended, diverges=diverging is not None)
@@ -165,7 +165,7 @@ class Watcher:
     def _of_a_gain(
         self, validation: PairedValidation, trend: Trend | None, ended: bool, *, diverges: bool
     ) -> list[Finding | None]:
-        """Where something has surely been learned: is it the style, and can more be had?"""
+        """Where the gain is significant: is it the style, and can more be learned?"""
         found: list[Finding | None] = []
         if ended or not self._is_early():
             found += [_style_ignored(validation), _content_copied(validation)]
@@ -177,7 +177,7 @@ class Watcher:
     def _of_no_gain(
         self, validation: PairedValidation, trend: Trend | None, ended: bool, *, diverges: bool
     ) -> list[Finding | None]:
-        """Where it is not sure that anything has been learned."""
+        """Where the gain is not significant."""
         found: list[Finding | None] = []
         if not diverges:
             found.append(self._no_gain(validation, trend, ended))
@@ -206,8 +206,8 @@ class Watcher:
         return tasks or {"all samples": self.losses.get("loss", Blocks())}
 
     def _diverging(self, trend: Trend | None) -> Finding | None:
-        """Every task's loss surely rises, and the gradient, the validation, or the size of the rise confirms it; or
-        the adapter is surely far worse than the base that it began as."""
+        """Every task's loss rises significantly, and the gradient, the validation, or the size of the rise confirms
+        it; or the adapter is significantly worse than the base, to which it was equal at the beginning."""
         advice = (
             "go back to a checkpoint before the rise, halve student.loop.learning_rate, or lengthen "
             "student.loop.warmup_steps"
@@ -215,9 +215,10 @@ class Watcher:
         if self.not_finite is not None:
             name, step = self.not_finite
             return Finding("diverging", f"{name} is not a finite number at step {step}", advice)
-        if self.validation is not None and self.validation.is_surely_below(WORSE_THAN_BASE):
+        if self.validation is not None and self.validation.is_significantly_below(WORSE_THAN_BASE):
             return Finding("diverging", f"{self.validation}, where it began", advice)
 
+        # Every task must rise: one that rises alone is starved, see `_task_starved`.
         rises: dict[str, Estimate] = {}
         for task, losses in self._tasks().items():
             rise = _rise(losses)
@@ -235,19 +236,19 @@ class Watcher:
         return Finding("diverging", "; ".join([*evidence, *confirmed]), advice)
 
     def _confirmations(self, trend: Trend | None) -> list[str]:
-        """What besides the raw training loss speaks of diverging."""
+        """Evidence of diverging besides the raw training loss."""
         found: list[str] = []
         gradient = _rise(self.gradients)
         if gradient is not None and gradient.low > GRADIENT_RISE:
             found.append(f"the gradient's norm is {_times(gradient)} its lowest")
         if trend is not None and trend.direction == "falling":
             found.append(f"{_text_of_trend(trend)}, the best was {self._best()}")
-        if self.validation is not None and self.validation.is_surely_below(0.0):
+        if self.validation is not None and self.validation.is_significantly_below(0.0):
             found.append(str(self.validation))
         return found
 
     def _task_starved(self) -> Finding | None:
-        """One task's loss surely rose over its own beginning while another's surely fell."""
+        """One task's loss rose significantly over its own beginning while another's fell significantly."""
         rising: dict[str, Estimate] = {}
         falling: dict[str, Estimate] = {}
         for task, losses in self._tasks().items():
@@ -271,11 +272,13 @@ class Watcher:
         return Finding("task starved", "; ".join(evidence), advice)
 
     def _outlook(self, trend: Trend | None, ended: bool) -> list[Finding]:
-        """What the trend adds where something has surely been learned."""
+        """What the trend adds where the gain is significant."""
         if trend is None or trend.direction == "undecided":
             return [self._unknown_outlook(trend)] if ended else []
         if trend.direction == "falling":
-            evidence = f"{_text_of_trend(trend)}, the best was {self._best()}; the training loss has not surely risen"
+            evidence = (
+                f"{_text_of_trend(trend)}, the best was {self._best()}; the training loss has not risen significantly"
+            )
             advice = "stop at the best step, or train on more pairs: few are learned by heart"
             return [Finding("overfitting", evidence, advice)]
         if trend.direction == "flat":
@@ -287,7 +290,7 @@ class Watcher:
 
     def _unknown_outlook(self, trend: Trend | None) -> Finding:
         if trend is None:
-            evidence = f"validations: {self.gains.count}, too few to tell whether it still improves"
+            evidence = f"validations: {self.gains.count}, too few to see whether it still improves"
         else:
             evidence = _text_of_trend(trend)
         advice = "set student.loop.validate_every to a twentieth of student.loop.steps, or less"
@@ -312,8 +315,8 @@ class Watcher:
         if is_rising and ended:
             return Finding("under-trained", evidence, "train longer: raise student.loop.steps")
         if is_early or is_rising:
-            return Finding("unknown", f"{evidence}; not surely above zero yet", "wait for more validations")
-        if validation.is_surely_below(0.0):
+            return Finding("unknown", f"{evidence}; not significantly above zero yet", "wait for more validations")
+        if validation.is_significantly_below(0.0):
             cure = "lower student.loop.learning_rate"
         else:
             cure = "raise student.loop.learning_rate or student.adapter.initial_gate"
@@ -325,7 +328,7 @@ class Watcher:
 
 
 def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What can be said of a run that is over."""
+    """The findings of a run that is over."""
     return Watcher(rows).findings(ended=True)
 
 
@@ -370,7 +373,7 @@ def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
     """{learning: yes|no|unknown, evidence, advice, findings}: one word for a headline, and all that it rests on.
 
     The evidence begins with what the word rests on. The advice is that of what is wrong; that a run which has learned
-    came to a plateau, or was validated too rarely to tell, is not.
+    came to a plateau, or was validated too rarely to judge, is not a fault.
     """
     names = {finding.name for finding in findings}
     if "learning" in names:
@@ -417,13 +420,13 @@ def _style_ignored(validation: PairedValidation) -> Finding | None:
 
 
 def _content_copied(validation: PairedValidation) -> Finding | None:
-    """The prediction surely lies nearer to the content than `COPY_CEILING` allows."""
+    """The prediction is significantly nearer to the content than `COPY_CEILING` allows."""
     if validation.copy is None or validation.copy_low is None or validation.copy_low <= COPY_CEILING:
         return None
     high = validation.copy if validation.copy_high is None else validation.copy_high
     base = "" if validation.copy_base is None else f"; the frozen base's at {validation.copy_base:.0%}"
     evidence = (
-        f"where inference begins, the prediction lies at {validation.copy:.0%} of the way back from the target to the "
+        f"where inference begins, the prediction is at {validation.copy:.0%} of the way back from the target to the "
         f"content (95 % interval {validation.copy_low:.0%} to {high:.0%}){base}"
     )
     advice = (

@@ -38,6 +38,7 @@ class Average:
         """Enter the parameters as they are after `step` (from 1)."""
         import torch
 
+        # Averaged in float32: at a decay of 0.999 a step's share is below the rounding of bfloat16.
         new = [parameter.detach().float() for _, parameter in self._parameters]
         torch._foreach_lerp_(self._averages, new, 1.0 - decay_at(step, self.decay))
 

@@ -55,8 +55,10 @@ def clip_gradients(parameters: Sequence[tuple[str, nn.Parameter]], limit: float)
     gradients = [parameter.grad for _, parameter in parameters if parameter.grad is not None]
     if not gradients:
         raise ValueError(f"none of {len(parameters)} parameters has a gradient: the loss does not depend on them")
+    # In float32: in half precision the norm of a large gradient overflows though none of its entries does.
     norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients]
     norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    # The factor stays a tensor, so that the GPU need not wait for the CPU to read it.
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, factor)
     return norm
@@ -133,6 +135,7 @@ class MemoryGuard:
     def _above_limit(self) -> Load | None:
         if self._measure().ram <= self._limit:
             return None
+        # Freed memory that the allocator still holds counts as used: hand it back before stopping for it.
         trim()
         now = self._measure()
         return now if now.ram > self._limit else None

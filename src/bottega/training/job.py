@@ -1,4 +1,4 @@
-"""What a stage that trains prepares, and the three things that are done with it: train, verify, replay.
+"""What a stage that trains prepares, and the three ways to run it: train, verify, replay.
 
 A stage writes one function that prepares a job, from nothing but its configuration and folders, and then
 

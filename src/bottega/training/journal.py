@@ -41,11 +41,12 @@ class Journal:
 
     def begin(self, notes: Sequence[str], processes: int) -> None:
         """Write the head: where the run begins or resumes, in how many processes, and the workload's notes."""
-        begun = "resumed after" if self._start else "begun at"
+        start = "resumed after" if self._start else "begun at"
         how = f", in {processes} processes" if processes > 1 else ""
-        self.line(f"{begun} step {self._start} of {self._config.steps}{how}")
+        self.line(f"{start} step {self._start} of {self._config.steps}{how}")
         for note in notes:
             self.line(note)
+        # Replays the log so far: a resumed run reaches the same verdicts as an uninterrupted one.
         self._watcher = Watcher(read_jsonl(self._log.metrics))
 
     def line(self, text: str) -> None:
@@ -65,7 +66,7 @@ class Journal:
             self.line(as_text(self._watcher.findings(ended=last)))
 
     def sync(self) -> None:
-        """Bring all that was written to the disk: no checkpoint may be ahead of its log."""
+        """Flush all that was written to the disk: no checkpoint may be ahead of its log."""
         self._log.sync()
 
     def progress(self, loss: float) -> None:

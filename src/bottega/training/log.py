@@ -52,7 +52,7 @@ class StepRecord:
     loss_scale: float | None = None
 
     def row(self) -> dict[str, Any]:
-        """As a row of metrics.jsonl, but for the loss scale, which stands after what the workload adds."""
+        """As a row of metrics.jsonl, without the loss scale, whose column comes after the workload's."""
         row: dict[str, Any] = {"step": self.step, "loss": self.loss}
         for task, loss in self.task_losses.items():
             row[f"loss_{task}"] = loss

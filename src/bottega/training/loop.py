@@ -89,6 +89,7 @@ def train(
         MemoryPressureError: memory runs short or rises without end; there is a checkpoint.
     """
     # Set up: equal weights in all processes, then all that the newest checkpoint holds.
+    # Before `_Run`, whose averages begin as copies of these parameters.
     processes.broadcast(work.module)
     run = _Run(work, config, directory, processes)
     start = run.resume()
@@ -98,6 +99,7 @@ def train(
     guard = guard or _memory_guard(config)
     began = time.monotonic()
 
+    # One stack: however the loop ends, the signal handlers are put back first and the logs are closed last.
     with torch_threads(config.threads), ExitStack() as opened:
         # Open the logs, in the process that writes; the others have no journal.
         with processes.fail_together():
@@ -131,9 +133,11 @@ def train(
                     journal.step(run.row(record, numbers), overflow, last=is_last)
 
             # Save where that is due, or where something ends the run after this step.
+            # All processes decide together, before the first one writes: one that left alone would hang the others.
             stop = run.reason_to_stop(interruption, None if is_last else guard.check(step + 1))
             with processes.fail_together():
                 if journal is not None:
+                    # Checkpoint before pictures: whatever drawing does, the step is saved.
                     run.save_if_due(step, journal, stop, is_last=is_last)
                     if validation_is_due and write_samples is not None:
                         run.write_samples(write_samples, step, journal)
@@ -190,7 +194,7 @@ class _Run:
         checkpoints.require_same_run(found.fingerprint, self.fingerprint, self.work.resumable)
         if found.step > self.config.steps:
             raise RequestError(
-                f"steps = {self.config.steps} lies before the checkpoint's step {found.step}; ask for at least "
+                f"steps = {self.config.steps} is before the checkpoint's step {found.step}; ask for at least "
                 f"{found.step}, or train into another folder"
             )
         checkpoints.restore(found, self.state)
@@ -235,6 +239,7 @@ class _Run:
         while True:
             with self.processes.fail_together():
                 microbatches = self._backward(step)
+            # Sum, unscale, then clip: the norm must be the global batch's own, whatever the scale and the processes.
             self.processes.sum_gradients(self.parameters)
             if scale is not None:
                 scale.unscale(self.parameters)
@@ -259,7 +264,7 @@ class _Run:
         with self.processes.fail_together():
             if journal is None:
                 return NonFiniteError(str(error))
-            # the error's frames hold the step's graph, for which there may be no room beside the second one
+            # The error's frames hold the step's graph; dropped, or the second graph may not fit into memory.
             explained = explain(error.with_traceback(None), self.work, step, self.directory)
             journal.line(str(explained))
         return explained
@@ -272,7 +277,7 @@ class _Run:
             self.state.average.update(step + 1)
 
     def update_loss_scale(self) -> str | None:
-        """Tell the loss scale, where there is one, that a step was done; a line for people where it was too large."""
+        """Count the step in the loss scale, where there is one; a line for people where the scale was too large."""
         return None if self.state.scale is None else self.state.scale.update()
 
     def record(
@@ -327,6 +332,7 @@ class _Run:
         message = None if pressure is None else str(pressure)
         own = None if signum is None and message is None else (signum, message)
         reasons = [reason for reason in self.processes.all_gather(own) if reason is not None]
+        # A signal goes first: whoever sent it expects its exit code.
         for signum, _ in reasons:
             if signum is not None:
                 return Interrupted(signum)
@@ -373,9 +379,10 @@ class _Run:
 def _initial_state(
     work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig
 ) -> checkpoints.State:
-    """The state of a run that has not begun."""
+    """The state of a run before its first step."""
     import torch
 
+    # Fused: one kernel for all parameters; its step count is on the parameter's device, see `checkpoints.restore`.
     optimizer = torch.optim.AdamW(
         work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
     )

@@ -72,13 +72,13 @@ class Processes:
         )
 
     def fail_together(self) -> FailTogether:
-        """A block that all leave in the same way: see `FailTogether`."""
+        """A block that all processes leave alike, normally or by an error: see `FailTogether`."""
         return FailTogether(self)
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """A block that the first process runs before the others enter it, for it writes what they read; all leave it in
-        the same way, see `FailTogether`."""
+        """A block that the first process runs before the others enter it, for it writes what they read; all leave it
+        alike, see `FailTogether`."""
         if not self.first:
             with self.fail_together():
                 pass  # the first process is in the block
@@ -95,6 +95,7 @@ class Processes:
         import torch
         from torch import distributed
 
+        # Called several times a step, and nearly always with nothing to send: pickling is for the exception.
         something = torch.tensor([value is not None], dtype=torch.int32, device=self.device)
         _exchange(distributed.all_reduce, something, distributed.ReduceOp.MAX)
         values: list[T | None] = [None] * self.count
@@ -123,6 +124,7 @@ class Processes:
         by_dtype: dict[str, list[nn.Parameter]] = {}
         for _, parameter in parameters:
             by_dtype.setdefault(str(parameter.dtype), []).append(parameter)
+        # Sorted: a collective pairs by order of call, so all processes must send the same dtype at the same time.
         for name in sorted(by_dtype):
             self._sum(by_dtype[name])
 
@@ -142,6 +144,7 @@ class Processes:
         import torch
         from torch import distributed
 
+        # One message for gradients and counts: a second one would double the latency.
         flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         held = torch.tensor([float(p.grad is not None) for p in parameters]).to(flat[0])
         message = torch.cat([*flat, held])  # [sum of sizes + number of parameters]
@@ -171,6 +174,7 @@ class FailTogether:
         if processes.count == 1:
             return
         own = None if error is None else (isinstance(error, NonFiniteError), _sentence(error))
+        # Exchanged even by the one that failed: the others already wait for its message.
         failures = processes.all_gather(own)
         if error is not None:
             return

@@ -62,7 +62,7 @@ class Examination:
     cause: str = ""
 
     def where(self) -> str:
-        """The first thing that is not finite, as a sentence."""
+        """What was not finite first, as a sentence."""
         if not self.suspects:
             return (
                 "computed again, everything is finite: the features were repaired since, or the device does not give "
@@ -141,6 +141,7 @@ def examine(work: Workload, step: int) -> Examination:
     when its gradient is not finite without one.
     """
     seen = Examination(step + 1)
+    # The failed step was clipped by a NaN norm, which made every gradient NaN: the first parameter would be blamed.
     work.module.zero_grad(set_to_none=True)
     with Watch(work.modules()) as watch:
         for batch in work.microbatches(step):

@@ -45,22 +45,20 @@ def directory_for(checkpoint: Path, output_dir: Path | None) -> Path:
 
     Raises:
         MissingError: there is no whole checkpoint, and no earlier command that has taken it over already.
-        RecipeError: the checkpoint lies in no run, and no `output_dir` is given.
+        RecipeError: the checkpoint is in no run, and no `output_dir` is given.
     """
     directory = output_dir or run_directory_of(checkpoint)
     if resumed_from(directory) == checkpoint.resolve().name:
         return directory  # this command was given before, and stopped; what it named may be gone by now
     require_checkpoint(checkpoint)
     if output_dir is None and checkpoint.resolve().parent.name != "checkpoints":
-        raise RecipeError(
-            f"{checkpoint} lies in no run's checkpoints/, so it begins a new run; give it an --output-dir"
-        )
+        raise RecipeError(f"{checkpoint} is in no run's checkpoints/, so it begins a new run; give it an --output-dir")
     return directory
 
 
 def resume_from(checkpoint: Path, directory: Path, carry: Sequence[str] = ()) -> None:
     """Make `directory` resume from a checkpoint: nothing to do where it is the newest there, or where the same was
-    asked for before and the run stands after it; else a copy, with the log up to it.
+    asked for before and the run is past it; else a copy, with the log up to it.
 
     Args:
         checkpoint: the folder of the checkpoint.
@@ -91,6 +89,7 @@ def resume_from(checkpoint: Path, directory: Path, carry: Sequence[str] = ()) ->
     log = source / METRICS
     if log.exists():
         write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
+    # The checkpoint last, by a rename: a command killed before it finds no checkpoint here and does all of this again.
     place = directory / "checkpoints" / checkpoint.resolve().name
     temporary = place.with_name(f".{place.name}.tmp")
     for leftover in (temporary, place):  # of a copy that was stopped, and what is torn
@@ -127,7 +126,7 @@ def require_checkpoint(folder: Path) -> checkpoints.Checkpoint:
 
 
 def run_directory_of(checkpoint: Path) -> Path:
-    """The run directory in whose `checkpoints` a folder lies, as it was written: relative where that was."""
+    """The run directory in whose `checkpoints` a folder is; relative if the given path is."""
     return Path(os.path.normpath(checkpoint / ".." / ".."))
 
 

@@ -1,4 +1,4 @@
-"""Which sample stands in which slot, as a function of (seed, step, slot): no state, so resuming needs none.
+"""Which sample fills which slot of a batch, as a function of (seed, step, slot): no state, so resuming needs none.
 
 Two streams are mixed inside every global batch (the samples of one optimizer step). Each stream is read epoch by epoch
 in an order of its own, so that every sample of an epoch is seen once before any is seen again.

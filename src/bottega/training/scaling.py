@@ -1,4 +1,4 @@
-"""A loss scale: a gradient that passes through a network in float16 must neither vanish nor overflow on its way.
+"""A loss scale: a gradient that passes through a network in float16 must neither underflow nor overflow.
 
 float16 holds nothing between 0 and 6e-8 and nothing above 65504. So the loss is multiplied by S before the backward
 pass and the gradients of the trained float32 parameters by 1/S after it. S is a power of two, hence neither rounds:
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 START = 2.0**16
+"""torch's GradScaler begins with the same value; where it is too large, the first step halves it until it fits."""
+
 GROW_AFTER = 2000
-"""Good steps in a row after which the scale is doubled."""
+"""Good steps in a row after which the scale is doubled; GradScaler's default as well."""
 
 
 class LossScale:
     """The scale and how it moves: doubled after `GROW_AFTER` good steps in a row, halved on overflow, never below 1.
 
-    value: a power of two, at least 1. good_steps: since it last changed.
+    Args:
+        value: a power of two, at least 1.
+        good_steps: steps since it last changed.
     """
 
     def __init__(self, value: float = START, good_steps: int = 0) -> None:

@@ -153,7 +153,7 @@ class Blocks:
         return windows
 
     def ends(self, lowest: float) -> dict[str, Block]:
-        """The last sixteenth and thirty-second of the stream, or `MIN_WINDOW` numbers: each where it surely is higher
+        """The last sixteenth and thirty-second of the stream, or `MIN_WINDOW` numbers: each where it is significantly higher
         than what came before it, and than every block since the step `lowest`, as the top of a swing is not."""
         found: dict[str, Block] = {}
         for name, part in (("sixteenth", 16), ("thirty-second", 32)):
@@ -175,7 +175,7 @@ class Blocks:
         return length
 
     def since(self, step: float) -> list[Block]:
-        """The blocks whose mean step lies after `step`."""
+        """The blocks whose mean step is after `step`."""
         return [block for block in self.blocks if block.step > step]
 
 

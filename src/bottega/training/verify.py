@@ -29,7 +29,7 @@ GPU_TOLERANCE = 1e-2
 There attention's gradient adds up in an order that changes from run to run; in bfloat16, with a rounding of 4e-3, that
 may move AdamW's moments by some 1e-3 of their largest entry. What a checkpoint can lack shows far above it: without its
 moments, or with other samples after the stop, the moments differ by the order of 1. The bound is estimated, not
-measured, and a wrong learning rate lies below it; on the CPU, where only equality to the bit will do, nothing does.
+measured, and a wrong learning rate stays below it; on the CPU, where only equality to the bit passes, nothing does.
 """
 
 
@@ -104,9 +104,11 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
         trim()  # a full-size backbone is not held twice
         _train(fresh(), steps, cut, until=stop)
         trim()
-        begun = _train(fresh(), steps, cut)["resumed_from"]
-        if begun != stop:
-            raise WorkError(f"the second half must begin at step {stop}, it began at {begun}: no checkpoint was whole")
+        resumed_from = _train(fresh(), steps, cut)["resumed_from"]
+        if resumed_from != stop:
+            raise WorkError(
+                f"the second half must begin at step {stop}, it began at {resumed_from}: no checkpoint was whole"
+            )
         one = _final_tensors(whole)
         other = _final_tensors(cut)
     names = sorted(one.keys() | other.keys())
@@ -132,6 +134,7 @@ def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) ->
     """
     if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
+    # As bytes: `torch.equal` on floats calls 0 and -0 equal, and NaN different from itself.
     if torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)):
         return None
     a = one.double()
@@ -146,7 +149,7 @@ def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) ->
 def _final_tensors(directory: Path) -> dict[str, torch.Tensor]:
     found = checkpoints.latest(directory / "checkpoints")
     if found is None:
-        raise WorkError(f"a finished training must leave a whole checkpoint, {directory} has none; look at its disk")
+        raise WorkError(f"a finished training must leave a whole checkpoint, {directory} has none; check its disk")
     return checkpoints.read_tensors(found)
 
 

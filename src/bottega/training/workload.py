@@ -1,4 +1,4 @@
-"""What is trained: the interface between the training loop and what a trainer brings to it.
+"""What is trained: the interface between the training loop and a trainer.
 
 A *step* is one step of the optimizer over one *global batch* of samples. The global batch is computed in one or more
 *microbatches*, and the microbatches by one or more processes. Legend: B samples of a microbatch.
@@ -62,7 +62,7 @@ class Workload(ABC):
         fingerprint: what a checkpoint depends on besides the loop's own values.
         resumable: settings that may differ on resume, each with what changing it does.
         notes: lines for people at the head of the log.
-        loss_scaling: whether gradients pass through float16 on their way.
+        loss_scaling: whether gradients pass through a network in float16.
         remembered: JSON that is kept in each checkpoint.
     """
 
