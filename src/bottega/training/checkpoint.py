@@ -132,8 +132,8 @@ def save(
             due=due,
         )
         (temporary / _STATE).write_text(recorded.text(), encoding="utf-8")
-        # Contents, then their folder, then the rename, then the parent: after a power cut in any other order there could
-        # be a folder of the right name with empty files.
+        # Contents, then their folder, then the rename, then the parent: in any other order a power cut could leave a
+        # folder of the right name with empty files.
         for file in (*hashes, _STATE):
             sync(temporary / file)
         sync(temporary)

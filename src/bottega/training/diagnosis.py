@@ -2,8 +2,8 @@
 
 Read from the rows of `metrics.jsonl`, as they come (`Watcher`) or afterwards (`diagnose_folder`). The paired validation
 speaks first, for there the noise cancels. The raw training loss varies a hundredfold with the timestep: it is used as a
-mean of logarithms over many steps, with its interval, to distinguish diverging from overfitting and to compare tasks; where it
-is all there is, the evidence says so. docs/is-it-learning.md explains each finding to a user.
+mean of logarithms over many steps, with its interval, to separate diverging from overfitting and to compare tasks;
+where it is all there is, the evidence says so. docs/is-it-learning.md explains each finding to a user.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORSE_THAN_BASE = -0.1
 worse."""
 
 STARVED_RISE = 1.1
-"""A task is starved when its loss has risen significantly by this factor over its own beginning, while another's fell."""
+"""A task is starved when its loss rises significantly, by this factor over its own beginning, and another's falls."""
 
 STARVED_FALL = 0.95
 """The other task's loss must have fallen significantly below this share of its own beginning."""

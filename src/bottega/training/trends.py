@@ -153,8 +153,8 @@ class Blocks:
         return windows
 
     def ends(self, lowest: float) -> dict[str, Block]:
-        """The last sixteenth and thirty-second of the stream, or `MIN_WINDOW` numbers: each where it is significantly higher
-        than what came before it, and than every block since the step `lowest`, as the top of a swing is not."""
+        """The last sixteenth and thirty-second of the stream, or `MIN_WINDOW` numbers: each where it is significantly
+        higher than what came before it, and than every block since the step `lowest`, as the top of a swing is not."""
         found: dict[str, Block] = {}
         for name, part in (("sixteenth", 16), ("thirty-second", 32)):
             length = self._end_length(part)
