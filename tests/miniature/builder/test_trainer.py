@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bottega.miniature.builder.trainer import Microbatch, Trainer, TrainingPlan, finish
+from bottega.miniature.builder.trainer import MicrobatchLosses, Trainer, TrainingPlan, finish
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import read_jsonl
 
@@ -27,13 +27,13 @@ class Line:
         self.modules = {"layer": self.layer}
         self.spoilt = spoilt
 
-    def microbatches(self, step: int) -> Iterator[Microbatch]:
+    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
         for part in range(2):
             x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2 * step + part))
             error = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
             if step == self.spoilt:
                 error = error * float("nan")
-            yield Microbatch({f"part{part}": error}, len(x))
+            yield MicrobatchLosses({f"part{part}": error}, len(x))
 
     def measure(self) -> Mapping[str, float]:
         return {"weight": float(self.layer.weight.detach().sum())}

@@ -22,7 +22,7 @@ from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.learn_pixart import CellReader, Example, variational_bound
-from bottega.miniature.builder.trainer import Microbatch
+from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.ranges import GATE_SCENES
 from bottega.miniature.scenes import SHAPES, scene
 from bottega.runtime.seeds import numpy_rng
@@ -68,7 +68,7 @@ class PixArtTask:
         self.alpha_bar = torch.from_numpy(schedule.alpha_bar)  # float64 [T]
         self.alpha, self.sigma = self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
 
-    def microbatches(self, step: int) -> Iterator[Microbatch]:
+    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
         """One part: captions to pictures."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature pixart, long", step)
@@ -91,7 +91,7 @@ class PixArtTask:
             "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, timestep, self.alpha_bar),
             "reading": READING_WEIGHT * reading.float(),
         }
-        yield Microbatch(losses, BATCH)
+        yield MicrobatchLosses(losses, BATCH)
 
     def measure(self) -> Mapping[str, float]:
         """One object by caption, drawn with diffusers' pipeline: its shape, its colour and the ground's."""

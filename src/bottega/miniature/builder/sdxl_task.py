@@ -37,7 +37,7 @@ from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
 from bottega.miniature.builder.learn_teacher import TEACHER_START
-from bottega.miniature.builder.trainer import Microbatch
+from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
 from bottega.miniature.scenes import Scene, scene
 from bottega.miniature.words import STYLE_PHRASE
@@ -93,14 +93,14 @@ class SDXLTask:
         """See `bottega.miniature.builder.sdxl_gates`."""
         return {} if self._measure is None else dict(self._measure(self.unet))
 
-    def microbatches(self, step: int) -> Iterator[Microbatch]:
+    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
         """The two parts of a step."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature sdxl", step)
         count = self.batch if step < LARGER_BATCH_FROM else 2 * self.batch
-        yield Microbatch({"words": self._words_loss(self._words_batch(rng, count))}, count)
+        yield MicrobatchLosses({"words": self._words_loss(self._words_batch(rng, count))}, count)
         scale = _scale(rng)
-        yield Microbatch({"teacher": self._teacher_loss(self._teacher_batch(rng, count), scale, step)}, count)
+        yield MicrobatchLosses({"teacher": self._teacher_loss(self._teacher_batch(rng, count), scale, step)}, count)
 
     # --- batches --------------------------------------------------------------------------------------------------
 

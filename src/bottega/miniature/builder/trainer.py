@@ -32,7 +32,7 @@ MEASURE_AT = (250, 500)  # besides every `measure_every` steps: whether it learn
 Losses = Mapping[str, torch.Tensor]
 
 
-class Microbatch(NamedTuple):
+class MicrobatchLosses(NamedTuple):
     """Part of a step: named losses (scalars with their graph), whose sum is minimised, and the samples they judge."""
 
     losses: Losses
@@ -45,7 +45,7 @@ class Task(Protocol):
     name: str
     modules: Mapping[str, torch.nn.Module]
 
-    def microbatches(self, step: int) -> Iterator[Microbatch]:
+    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
         """The parts of a step; gradients add up over them."""
 
     def measure(self) -> Mapping[str, float]:
@@ -297,8 +297,8 @@ class _LossTask:
         self.modules = modules
         self.losses = losses
 
-    def microbatches(self, step: int) -> Iterator[Microbatch]:
-        yield Microbatch(self.losses(step), 1)
+    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
+        yield MicrobatchLosses(self.losses(step), 1)
 
     def measure(self) -> Mapping[str, float]:
         return {}
