@@ -9,6 +9,8 @@ import numpy as np
 from bottega.diffusion.schedule import NoiseSchedule
 from bottega.runtime.errors import RequestError
 
+# Fresh noise at every step buries what the network got wrong on the way, and it draws it again: 50 steps of ddpm drew
+# 95.7 % of the held-out prompts of coloured circles right, 50 of ddim 91.4 % (docs/log.md).
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++")
 SPACINGS = ("leading", "trailing", "linspace")
 THRESHOLDINGS = ("off", "static", "dynamic")

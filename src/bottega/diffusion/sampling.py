@@ -112,6 +112,7 @@ def sample(
         here, there = schedule.at(now), schedule.at(after)
         prediction = denoise(x, torch.full((len(x),), now, device=x.device))
         raw = to_clean(schedule.prediction_type, prediction, x, *here)
+        # Before the clamp, which would turn an infinity into a plausible value.
         _refuse_non_finite(raw, x, f"step {step} of {len(times)}, timestep {now}")
         clean, share = threshold(raw, plan.thresholding)
         if watch is not None:
@@ -120,6 +121,7 @@ def sample(
             x = multistep(x, clean, here, there, before)
             before = (clean, here)
         elif plan.sampler in ("ddpm", "ddim"):
+            # None in the last step: nothing would take that noise out of the picture again.
             noise = seeded_noise(seeds, step, x) if eta and after >= 0 else None
             x = ancestral_step(x, clean, here, there, eta, noise)
         else:  # a name that was added to SAMPLERS alone would otherwise draw by DDIM in silence

@@ -27,6 +27,7 @@ Column = npt.NDArray[np.float64]  # [N], values of one score
 
 _CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must be graded C
 _MINIMUM = 8  # good examples; fewer tell nothing about quantiles
+# Limits without a wider margin for few truths were too tight: by those from 96, 8 of 100 unseen truths were C.
 _ENOUGH = 1000  # truths from which the margins are as planned: with fewer, the tail is not seen
 _UNSEEN = 0.06  # by which a margin grows for each time that the truths would fit into _ENOUGH once more
 
@@ -70,6 +71,7 @@ PLANS = {
     "clipped_excess_max": LimitPlan("clipped_excess", False, 0.0010, 0.02),
     "vivid_excess_max": LimitPlan("vivid_excess", False, 0.0040, 0.02),
 }
+# The last, 0, puts every limit beyond the outermost truth: nothing wider is tried.
 _FACTORS = (*np.geomspace(2, 0.02, 24).tolist(), 0.0)  # that multiply all shares, tried from the strictest
 _USED = 0.6  # of the share that may be lost, what the truths at hand may use up: unseen ones lose more
 _RATIOS = ("hf_ratio", "sharpness", "vigour")  # read by their logarithm: 1/2 is as far from 1 as 2
@@ -156,6 +158,7 @@ def calibrate(
             f"calibration needs {_MINIMUM} good pictures or more, received {len(good)}; draw more truths or use "
             "the default limits"
         )
+    # The limits: as strict as the truths allow.
     limits = _strictest_limits(good, untouched, base, (1 - keep_good) * _USED)
     if limits is None:
         raise RequestError(

@@ -58,6 +58,7 @@ class Distribution:
 
     def add(self, scores: Mapping[str, float], hard: Sequence[Check], grader: Grader) -> None:
         """Enter one first try."""
+        # A picture that is not finite has no other score, so no other check can fail.
         faults = ["finite"]
         if scores.get("finite", 0.0) >= 1.0:
             faults = [check.name for check in grader.failed(scores) if check in hard]
@@ -126,6 +127,7 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
         column = found.of(score)
         if column.size >= ENOUGH:
             values[name] = max(_rounded(float(np.quantile(column, SHARE)), name), values[f"{score}_c"])
+    # Validated, not copied: a new limit may contradict one that is kept, such as hf_ratio_min.
     return Thresholds.model_validate(limits.model_dump() | values)
 
 

@@ -231,6 +231,7 @@ def _light_and_colour(picture: Reference, content: Reference, style: Reference) 
         "bright": picture.bright,
         "spread": picture.spread,
         "clipped": picture.clipped,
+        # Excesses, not values: a white ground or a vivid style is what was asked for, not a fault.
         "clipped_excess": picture.clipped - max(content.clipped, style.clipped),
         "vivid": picture.vivid,
         "vivid_excess": picture.vivid - max(content.vivid, style.vivid),
@@ -259,7 +260,9 @@ def _correlation(ours: Map | None, theirs: Map) -> float:
 def _texture(picture: Reference, content: Reference, style: Reference) -> Scores:
     """What is too fine, too soft or too regular for both content and style."""
     scores: Scores = {
+        # Against the stronger of both: the style's hatching may add detail that the content does not have.
         "hf_ratio": picture.energy / max(content.energy, style.energy, HF_FLOOR),
+        # Against the softer of both: a wash is meant to be soft.
         "sharpness": picture.acutance / min(content.acutance, style.acutance, SHARP_ENOUGH),
         "noise": picture.noise - max(content.noise, style.noise),
         "ghosting": detectors.ghosting(picture.echoes, (content.echoes_near, style.echoes_near)),
@@ -384,6 +387,7 @@ class Judge:
         if self._encoder is None or not pictures:
             return [reference(p) for p in pictures]
         one_size = len({picture.shape for picture in pictures}) == 1
+        # The encoder takes one array: pictures of different sizes cannot share a batch.
         batches = [pictures] if one_size else [[picture] for picture in pictures]
         vectors: list[Vector] = []
         for batch in batches:
@@ -394,6 +398,7 @@ class Judge:
         """The round trip of a content; CLIP need not see it."""
         if picture is None or content is None:
             return None if picture is None else reference(picture)
+        # Under a key of its own: under the content's alone it would be taken for the content itself.
         return get_or_compute(self._kept, f"round trip of {content}", lambda: reference(picture))
 
     def _kept_reference(self, picture: Picture, key: str | None) -> Reference:

