@@ -129,6 +129,7 @@ def _part_and_name(row: PictureRow) -> tuple[str, str]:
 
 def _picture_path(listed: Captioned, source: Path) -> Path:
     """The picture's place in any of the usual trees; the most usual place if it is nowhere."""
+    # A list may come from anywhere: no name in it may lead out of the data set.
     if listed.file_name.startswith("/") or ".." in Path(listed.file_name).parts:
         raise RequestError(f'a caption file names "{listed.file_name}", outside of {source}; mend or delete that entry')
     part, name = listed.part, listed.file_name

@@ -213,6 +213,7 @@ def _metadata(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     if path.is_file():
         for row in read_jsonl(path):
+            # `./a.jpg` in the list is the folder's `a.jpg`.
             name = Path(os.path.normpath(str(row.get("file_name")))).as_posix()
             captions = found.setdefault(name, [])
             for caption in map(tidy, captions_in(row)):

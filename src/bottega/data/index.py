@@ -230,6 +230,7 @@ class Index:
 
     def groups(self) -> dict[str, int]:
         """For each id of a usable picture the number of its group of identical or near-identical pictures."""
+        # By id: a group is named after its first member, which must not depend on when a picture came.
         query = "SELECT id, difference, frequency, thumb FROM pictures WHERE id IS NOT NULL ORDER BY id"
         ids: list[str] = []
         thumbs = bytearray()

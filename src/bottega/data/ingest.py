@@ -75,6 +75,7 @@ def update_index(
                 rejected += 1
             progress.update(1, rejected=rejected)
             if number % COMMIT_EVERY == 0 or interruption.requested:
+                # In this order: what was inspected is kept before a request to stop ends the run.
                 index.commit()
                 interruption.check()
     index.commit()

@@ -93,6 +93,7 @@ class Fragments:
         """Order by a keyed hash of the ids: adding a picture inserts it and moves no other."""
         keys = [_hash(seed, what, identity) for identity in self.ids]
         order = sorted(range(len(keys)), key=keys.__getitem__)
+        # From the half of the hash that hardly ever decides the order, so that neighbours draw independently.
         self.draws = array("Q", (int.from_bytes(keys[row][8:]) for row in order))
         for column in (self.ids, self.rows, self.captions):
             column[:] = [column[row] for row in order]

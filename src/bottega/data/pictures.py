@@ -271,6 +271,7 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         return upright
     if upright.mode in _SIXTEEN_BIT:
         values = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)  # [H, W]
+        # 257 takes 65535 to 255. By 256, white would be rounded to 256, which is black in 8 bits.
         return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
         raise UnusablePictureError("mode", f"{name} holds floats, whose range is unknown; store it with 8 or 16 bits")

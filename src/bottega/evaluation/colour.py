@@ -50,6 +50,9 @@ def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.floa
     beat the drawn truth, and here it does not. Both directions count, so that a picture of one fitting colour does not
     win.
     """
+    # Over 64 pairs, to the style picture: drawn truth 3.1 ΔE, colour transfer 6.1. By a sliced Wasserstein distance the
+    # transfer had won, 10 against 21 (docs/evaluation.md).
+
     # One product gives all squared distances: (-2x, |x|², 1) · (y, 1, |y|²).
     first_ones = np.ones((len(first), 1), np.float32)
     second_ones = np.ones((len(second), 1), np.float32)

@@ -53,6 +53,7 @@ class Grid:
         if limit is None or limit >= len(self.pairs):
             return self
         columns = len(self.styles)
+        # With fewer than four contents their spread could hardly be estimated: rather leave out styles.
         if limit < 4 * columns:
             columns = max(1, min(columns, round(limit**0.5)))
         contents = set(self.contents[: max(1, limit // columns)])

@@ -129,6 +129,7 @@ def object_overlap(read: Labels, labels: Labels, same: Mapping[int, int], floor:
     overlaps = []
     for wanted, known in sorted(same.items()):
         there = labels == wanted
+        # Of a class of a few pixels, a shift by one pixel would decide the overlap.
         if there.mean() < floor or not there.any():
             continue
         found = read == known

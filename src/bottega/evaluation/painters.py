@@ -106,10 +106,12 @@ class _Student:
         models = ModelsConfig.model_validate(settings["models"])
         pixart, clip = locate(models, "pixart"), locate(models, "clip")
         adapter, header = load_adapter(Path(settings["adapter"]))
+        # With other weights than its own an adapter still draws, and nothing shows that the row is worthless.
         check_weights(header, pixart, clip, "the adapter")
         self._sampling = sampling_of(header, settings["adapter"])
         self.size = sizes(pixart)["pixels"]
         encoder = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device)
+        # The empty caption too: guidance on the text compares with it.
         self._texts = {caption: encoder.encode([caption])[0] for caption in {*captions, ""}}
         del encoder
         self._clip = load_clip(clip, models.device) if with_adapter else None

@@ -96,6 +96,7 @@ def measure_all(
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
         made_from: for a row the number of the drawn truth that it is made from and never compared with.
     """
+    # All that decides a score but the pair's own files: a record that was made otherwise is measured again.
     method = sha256_json(
         [METRICS_VERSION, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities]
     )
@@ -176,10 +177,13 @@ class _Measurer:
         scores: list[dict[str, float]] = [{} for _ in jobs]
         if not jobs:
             return []
+        # Does it have the style?
         self._kinds(jobs, scores)
         self._palettes(jobs, scores)
+        # Has it kept the content?
         self._objects(jobs, scores)
         self._structures(jobs, scores)
+        # Does it show what the caption says, and how far is it from the right answer?
         self._texts(jobs, scores)
         self._truths(jobs, scores)
         return [

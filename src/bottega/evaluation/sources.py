@@ -39,6 +39,7 @@ class Sources:
         self.classes = self._label_names()
         # Bound here and not as decorated methods, so that the cache ends with this object.
         self._picture = functools.lru_cache(maxsize=2 * _KEPT)(self._load)
+        # Without a limit: a hash is small, and each file belongs to many pairs.
         self._sha = functools.lru_cache(maxsize=None)(sha256_file)
 
     def content(self, pair: Pair) -> Picture:
@@ -92,6 +93,7 @@ class Sources:
             names = folder / "labels.txt"
             if names.is_file():
                 return read_label_names(names)
+            # Not above the data root: a labels.txt there belongs to something else.
             if folder == self.data_root:
                 break
         return {}

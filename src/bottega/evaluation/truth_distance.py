@@ -132,6 +132,7 @@ def _bands(side: int) -> npt.NDArray[np.float64]:
     radius, angle = np.hypot(x, y), np.mod(np.arctan2(y, x), np.pi)  # [N, N/2+1]
     # `rfft2` leaves out one of each conjugate pair; its own mirror images lie in the first and the last column only.
     twice = np.where((np.arange(x.shape[1]) == 0) | (np.arange(x.shape[1]) == side // 2), 1.0, 2.0)
+    # From one wave a patch to the Nyquist rate: a patch shows nothing coarser or finer.
     edges = np.geomspace(1 / side, 0.5, _SCALES + 1)
     octaves = np.log2(np.maximum(radius, 1e-9))
     bands = []

@@ -132,6 +132,7 @@ class ClipEncoder(_Encoder):
             for start in range(0, len(texts), self.batch_size):
                 batch = list(texts[start : start + self.batch_size])
                 self._log_cuts(batch, limit)
+                # One length for all: padded to the longest of a batch, a text's last bits would depend on the others.
                 tokens = self.tokenizer(
                     batch, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
                 )

@@ -103,6 +103,7 @@ def encoder_folder(adapter: Path) -> Path:
             f"{adapter}: no image_encoder/ with a config.json beside it; fetch the encoder with the adapter"
         )
     described = describe(adapter)
+    # h94/IP-Adapter holds two encoders, and the nearer one need not be this adapter's.
     for folder in there:
         if not _encoder_faults(described, folder):
             return folder

@@ -107,6 +107,7 @@ def load_teacher_pipeline(
         RequestError: adapter, image encoder and U-Net don't belong together; found before anything is loaded.
         MissingError, StorageError: a file is absent or incomplete.
     """
+    # Refuse what does not belong together, by headers alone, before gigabytes are read.
     adapter = adapters.adapter_file(ip_adapter)
     encoder = adapters.encoder_folder(adapter)
     adapters.check(adapter, encoder, sdxl / "unet")
@@ -118,6 +119,7 @@ def load_teacher_pipeline(
 
     index_file = sdxl / "model_index.json"
     index = read_config(index_file) if index_file.exists() else {}
+    # Each part by its own loader: the pipeline's would fill a weight that is absent with random numbers.
     pipeline = StableDiffusionXLImg2ImgPipeline(
         vae=load_vae(vae or sdxl / "vae", kind),
         text_encoder=load_transformers(CLIPTextModel, sdxl / "text_encoder", kind),

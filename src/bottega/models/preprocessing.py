@@ -95,6 +95,7 @@ class Preprocessing:
                 f"a picture must be uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}; convert it first"
             )
         pixels = _crop(self._resize(picture), self.crop)
+        # Through float64, as transformers does: in float32 alone the last bits would differ from its own.
         scaled = (pixels.astype(np.float64) * self.factor).astype(np.float32)  # [S, S, 3]
         normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))  # [3, S, S]
@@ -104,6 +105,7 @@ class Preprocessing:
             return picture
         height, width = picture.shape[:2]
         if isinstance(self.size, int):
+            # Cut and not rounded, as transformers does.
             long_side = int(self.size * max(height, width) / min(height, width))
             new_height, new_width = (long_side, self.size) if width <= height else (self.size, long_side)
         else:

@@ -113,6 +113,7 @@ def _pipeline(tree: _Tree, inside: str) -> Choice:
 
 def _pipeline_kind(folders: Iterable[str]) -> str:
     names = set(folders)
+    # The second text encoder: Stable Diffusion 1 and 2 have a U-Net too.
     if {"unet", "text_encoder_2"} <= names:
         return "sdxl"
     return "pixart" if "transformer" in names else "pipeline"
@@ -194,6 +195,7 @@ class _Tree:
             )
         named = sorted(key for key in sets if key is not None)
         preferred = [key for key in (None, variant, "fp16", "bf16", *named) if key in sets]
+        # What is here already comes first: other weights of the same model are no reason to fetch gigabytes.
         for key in preferred:
             if all(file in self.already_here for file in sets[key]):
                 return sets[key]

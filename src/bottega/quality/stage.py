@@ -139,6 +139,7 @@ def _calibrate(config: QualityConfig, files: list[Path], data_root: Path, models
         return None
     scores = _measure_kinds(triples, load_encoder(models))
     others = {kind: scores[kind] for kind in _KINDS if kind not in ("good", "untouched")}
+    # A copy that was only encoded again is as untouched as the content itself.
     untouched = scores["untouched"] + scores["reencoded"]
     return calibrate(scores["good"], untouched, bad=others, defaults=config.thresholds, keep_good=config.keep_good)
 
@@ -171,6 +172,7 @@ def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Itera
 
 def _measure_kinds(triples: list[Triple], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
     """Scores of the truths and of every known-bad kind made from them."""
+    # Room for a chunk's contents and styles and those of the triple after it, which all kinds share.
     judge = Judge(encoder, capacity=4 * _BATCH)
     scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
 

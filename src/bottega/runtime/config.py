@@ -300,6 +300,7 @@ class _StrictLoader(yaml.SafeLoader):
     YAML 1.2 does: `off` is a word, `1e-3` a number.
     """
 
+    # `thresholding: off` was read as false, as YAML 1.1 has it (docs/log.md).
     yaml_implicit_resolvers = _without_booleans(yaml.SafeLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

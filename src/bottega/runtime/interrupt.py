@@ -59,6 +59,7 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        # An error that is on its way says more than the request to stop.
         if kind is None:
             self.check()
 

@@ -97,6 +97,7 @@ class Creep:
         self._last = [*self._last[1 - self._blocks :], middle]
         if len(self._last) < self._blocks:
             return None
+        # The lowest against the highest: where one quiet block contradicts the rise, it is no leak.
         rise = min(self._last) - max(self._first[self._blocks :])
         return rise if rise >= self._least_mb else None
 

@@ -40,6 +40,7 @@ class Progress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
+        # Counted from here: what is loaded between making and entering it would lower the rate.
         self._start = self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._open_bar()
