@@ -56,6 +56,7 @@ class Captions:
             for key, item in iter_items(path):
                 if isinstance(item, dict):
                     self._add_item(part, key, item)
+        # Without it, every picture's captions would be looked for among all of them.
         self._base.execute("CREATE INDEX IF NOT EXISTS by_image ON captions (part, number, place)")
 
     def _add_item(self, part: str, key: str, item: dict[str, Any]) -> None:

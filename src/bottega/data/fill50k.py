@@ -283,6 +283,7 @@ def _check_direction(examples: Iterator[Fill50kExample], config: Fill50KConfig, 
         if not source.reason and not target.reason:
             found.append(_direction(source, target))
             flat.append(target.statistics["flat"])
+    # By majority: a dark circle on a dark ground is an outline on both sides.
     right, swapped = found.count("right"), found.count("swapped")
     if swapped > right:
         cure = "leave out --swap" if config.swap else "run with --swap (data.fill50k.swap=true)"

@@ -78,6 +78,7 @@ def error_scale(prediction_type: str, alpha: Any, sigma: Any) -> Any:
         return (alpha * alpha + sigma * sigma) / sigma
     if prediction_type == "flow_prediction":
         return (alpha + sigma) / sigma
+    # 1 in α's own kind: a number, an array or a tensor.
     return _sample(prediction_type, alpha * 0 + 1)
 
 

@@ -231,6 +231,7 @@ def _betas(config: Mapping[str, Any], name: str) -> Table:
         return np.linspace(math.sqrt(first), math.sqrt(last), count, dtype=np.float64) ** 2
     if kind == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
         curve = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+        # β stays below 1: the curve ends at 0, and where ᾱ = 0 an ε gives no x_0.
         return np.asarray(np.minimum(1.0 - curve[1:] / curve[:-1], 0.999), np.float64)
     raise RequestError(f"{name}: beta_schedule is one of {', '.join(BETA_SCHEDULES)}, received {kind!r}")
 

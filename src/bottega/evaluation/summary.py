@@ -40,6 +40,7 @@ def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterat
     """
     for (row, pair_id), record in measured.records.items():
         for metric, value in record.scores.items():
+            # The number of a label is no score by itself: `_kind_lines` judges it.
             if metric != "kind":
                 yield _line(pair_id, row, metric, value, record)
     by_method: dict[str, dict[str, Record]] = {}

@@ -227,6 +227,7 @@ class _ByteCounter:
 def _ensure_file(model: PlannedModel, file: RemoteFile, endpoints: Sequence[str], count_bytes: _ByteCounter) -> None:
     """Have a file here, verified: what is here already first, then the rest of it from the endpoints."""
     link, blob = model.link(file), model.blob(file)
+    # What is here is verified too: a file of the right size may have been damaged on the disk.
     for existing in (link, blob):
         if not existing.exists():
             continue
@@ -236,6 +237,7 @@ def _ensure_file(model: PlannedModel, file: RemoteFile, endpoints: Sequence[str]
             return
         LOGGER.warning("%s: its content does not match its hash; fetched again", existing)
         existing.resolve().unlink()
+    # The bar starts from what an earlier call downloaded, so that it ends at the total.
     count_bytes(_size(model.partial(file)) or 0)
     download(model.listing, file, blob, endpoints, count_bytes)
     _link(blob, link)

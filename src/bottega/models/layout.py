@@ -123,6 +123,7 @@ class _Survey:
 
     def _single(self, role: str, folder: Path) -> None:
         self._weights(folder)
+        # An autoencoder takes a picture as it is: its folder does not say how to prepare one.
         if role != "sdxl_vae":
             self._require(has_preprocessing(folder), folder, "preprocessor_config.json")
         if role == "clip":

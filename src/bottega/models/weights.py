@@ -86,6 +86,7 @@ def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeade
             raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
         tensors[name] = tensor
         end = max(end, last)
+    # Too short: a torn download. Too long: not the file that this header was written for.
     if end != data_bytes:
         raise _incomplete(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
     return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()})

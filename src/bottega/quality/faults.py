@@ -127,6 +127,7 @@ def _flat(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
 
 def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
     values = subject.good.astype(np.float32)
+    # What is clipped already must not count towards the share.
     inside = values[(values > 2) & (values < 253)]
     if inside.size == 0:
         return subject.good
@@ -169,6 +170,7 @@ def _ghosting(subject: Subject, strength: float, rng: np.random.Generator) -> Pi
     high, wide = subject.good.shape[:2]
     length, turn = rng.uniform(0.04, 0.09) * min(high, wide), rng.uniform(0, 2 * np.pi)
     move = np.array([[1, 0, length * np.cos(turn)], [0, 1, length * np.sin(turn)]], np.float32)
+    # Reflected: a black border would be found for its edge and not for the ghost.
     copy = cv2.warpAffine(subject.good, move, (wide, high), borderMode=cv2.BORDER_REFLECT)
     return _mixed(subject.good, copy, strength)
 
@@ -192,10 +194,12 @@ def _other_scene(subject: Subject, strength: float, rng: np.random.Generator) ->
     turn = rng.uniform(0, 2 * np.pi)
     rows, columns = np.indices((high, wide), np.float32)
     height = columns * np.cos(turn) + rows * np.sin(turn)
+    # Cut at a quantile: the share of the area is exact at every angle.
     return np.where((height <= np.quantile(height, strength))[..., None], subject.other, subject.good)
 
 
 def _untouched(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
+    # The strength is no scale here: below 1 a mixture, above it encoded again, 1 the content itself.
     if strength < 1:
         return _mixed(subject.content, subject.good, 1 - strength)
     if strength > 1:

@@ -56,15 +56,18 @@ def run(
     """
     directory.mkdir(parents=True, exist_ok=True)
     request = sha256_json({"config": config.model_dump(mode="json"), "clip": encoder_identity(models)})
+    # Limits that were set for this very request stay.
     table = directory / "calibration.json"
     if table.is_file() and (directory / "thresholds.json").is_file():
         kept = read_json(table)
         if kept.get("request") == request:
             return dict(kept["summary"])
+    # Set them on the drawn truths, where there are any.
     files = [pairs] if isinstance(pairs, Path) else list(pairs)
     calibration = _calibrate(config, files, data_root, models) if config.calibrate else None
     summary = _summarise(calibration)
     limits = calibration.thresholds if calibration is not None else config.thresholds
+    # The table last: its request says that both files are in place.
     write_json(directory / "thresholds.json", limits.model_dump(mode="json"))
     write_json(
         table,
