@@ -1,4 +1,4 @@
-"""A process that has grown too large ends in order, and a fresh one of the same command goes on by itself."""
+"""A process that has grown too large ends in order, and a fresh one of the same command resumes by itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_teach_goes_on_in_a_fresh_process_until_all_is_done(tmp_path: Path, monk
     words += ["--set", f"teacher.size={SIZE}", "--set", "models.device=cpu", "--batch-size", "2"]
     done = subprocess.run([sys.executable, str(tmp_path / "program.py"), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("a fresh process goes on") == 2
+    assert done.stderr.count("a fresh process resumes") == 2
     pids = (tmp_path / "starts").read_text().split()
     assert len(pids) == 3
     assert len(set(pids)) == 1  # the same process, with a new program in it: whoever waits for it still does

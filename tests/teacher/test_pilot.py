@@ -103,7 +103,7 @@ def test_pilot_and_dry_run_through_the_front_door(
     assert main([*words, "--dry-run", "--limit", "5", "--set", "teacher.sampler=euler"]) == 0
     plan = capsys.readouterr().out
     assert "10 targets (2 seeds), 0 in the ledger" in plan
-    assert "drawn truths of 64 px stand in for the teacher; no protocol is run" in plan
+    assert "drawn truths of 64 px replace the teacher's pictures; no protocol is run" in plan
     painted = [word for word in words if word != "--oracle"]
     assert main([*painted, "--dry-run", "--set", "teacher.sampler=euler"]) == 0
     assert "more bad pictures than DDIM" in capsys.readouterr().out

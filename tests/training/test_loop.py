@@ -253,7 +253,7 @@ def test_what_is_not_finite_stops_before_the_weights_are_spoiled(tmp_path: Path,
     assert str(caught.value) in (tmp_path / "train.log").read_text()
     assert all(p.isfinite().all() for p in work.module.parameters())
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")][-1] == 25
-    assert train(Line(), CONFIG, tmp_path)["resumed_from"] == 20  # the mended run goes on
+    assert train(Line(), CONFIG, tmp_path)["resumed_from"] == 20  # the mended run resumes
 
 
 class Showing(Line):

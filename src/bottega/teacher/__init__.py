@@ -1,7 +1,7 @@
 """The teacher: SDXL with an IP-Adapter paints targets by a pinned protocol; every try is judged and entered in a
 ledger.
 
-The way through: `stage.run` → `runner.Runner` (moves chunks through its parts, see there) → `generator.Generator` or
+The flow: `stage.run` → `runner.Runner` (moves chunks through its parts, see there) → `generator.Generator` or
 `oracle.Oracle` (pictures). Afterwards: `summary`, `sheet`, `export`, and `regrade` or `recalibrate` by other limits.
 """
 

@@ -1,7 +1,7 @@
 """What is left to do of a work list: every target is compared with its rows, its inputs and its files.
 
 A finished list of a hundred thousand targets is passed over in seconds, so the ledger is asked for many targets at
-once and a content or style that many pairs share is looked at once.
+once and a content or style that many pairs share is checked once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bottega.teacher.work import Chunk, PendingTarget, WorkItem
 
 WINDOW = 32  # targets loaded and encoded together: 50 MB of pictures at 512 px
 _QUERY = 512  # targets asked of the ledger at once
-_MAX_HASHES = 65_536  # kept while what is done is passed over
+_MAX_HASHES = 65_536  # kept while what is done is passed over: bounds the memory that a long list takes
 
 _RENAMED = ("pair_id", "content_id", "style_id", "content_path", "style_path", "style", "split")
 """What a row takes from the pair that its target is called by now."""
@@ -75,17 +75,18 @@ class Backlog:
             yield window
 
     def forget_hashes(self) -> None:
-        """Look at every content and style again: time has passed, and they may have changed."""
-        self._hashes = {}  # a new one: a block of the list may still be read with the old
+        """Check every content and style again: time has passed, and they may have changed."""
+        # A new dictionary, never `clear()`: the generator is in the middle of a block and still reads the old one.
+        self._hashes = {}
 
     def _unfinished(self, work: Iterable[list[WorkItem]]) -> Iterator[Chunk]:
         """Every chunk with what is not done of it; those that are wholly done are counted together."""
-        # One query and one look at the files for many targets: asking for each takes minutes on a long list.
+        # One query and one check of the files for many targets: asking for each takes minutes on a long list.
         stream = iter(work)
         while block := list(islice(stream, max(1, _QUERY // self.chunk))):
             flat = [one for chunk in block for one in chunk]
             known = self.ledger.known([one.target for one in flat])
-            hashes = self._look_at(flat)
+            hashes = self._hash_inputs(flat)
             done = 0
             for chunk in block:
                 targets = self._not_done(chunk, known, hashes)
@@ -96,7 +97,7 @@ class Backlog:
             if done:
                 yield Chunk([], done)
 
-    def _look_at(self, works: Sequence[WorkItem]) -> Mapping[str, str]:
+    def _hash_inputs(self, works: Sequence[WorkItem]) -> Mapping[str, str]:
         """Hashes by path, those of these contents and styles among them."""
         if len(self._hashes) > _MAX_HASHES:
             self._hashes = {}
@@ -139,7 +140,7 @@ class Backlog:
         return self._list_pair_ids()
 
     def _adopt(self, work: WorkItem, content: str, style: str) -> bool:
-        """Whether the same bytes stand in the ledger under names that no pair list has any more.
+        """Whether the ledger has rows for the same bytes under names that no pair list has any more.
 
         Then they were renamed: the rows and files get the new names, and nothing is made again.
         """
@@ -154,7 +155,7 @@ class Backlog:
     def _rename(self, rows: Sequence[TryRow], work: WorkItem) -> bool:
         """Copy the pictures, rename the rows, remove the old pictures; False where a picture is not there.
 
-        In this order: a kill in between leaves a spare copy, never a row without its picture.
+        In this order: a kill in between leaves an extra copy, never a row without its picture.
         """
         renamed = [_renamed(row, work) for row in rows]
         for old, new in zip(rows, renamed, strict=True):

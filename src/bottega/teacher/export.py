@@ -35,7 +35,7 @@ _KEYS = ("file_name", *_NAMES, "sha256", "reasons", *SCORE_NAMES)
 def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder.
 
-    Where drawn truths stand in for the teacher, each says `"source": "oracle"`.
+    Where drawn truths replace the teacher's pictures, each says `"source": "oracle"`.
     """
     rows = ledger.best_values(["output_path", *_NAMES, "output_sha256", "reasons", "scores"])
     source = {"source": "oracle"} if ledger.oracle else {}

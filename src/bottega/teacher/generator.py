@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _CAPACITY = 256  # of each cache; a style embedding takes kilobytes, a latent at 512 px 64 KB, a caption's states 0.6 MB
 _ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
-_ROOM = 0.5  # of the GPU's memory in use: above it the encoders leave when they are not at work
+_ROOM = 0.5  # share of the GPU's memory in use, above which the encoders leave the GPU between windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,10 @@ class Generator:
         low_vram: bool = False,
         capacity: int = _CAPACITY,
     ) -> None:
+        # A model folder's own scheduler may start img2img at another noise level, without any error.
         ddim.pin(pipeline, protocol.sampler)
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.watermark = None  # a target is training data
+        pipeline.watermark = None  # a target is training data: the student would learn the watermark
         _check_autoencoder(pipeline, protocol.size)
         self.pipeline, self.protocol = pipeline, protocol
         self.device, self.dtype = pipeline.unet.device, pipeline.unet.dtype
@@ -86,7 +87,9 @@ class Generator:
             vae.to(torch.float32)
         if low_vram:
             vae.enable_tiling()
-        self._vae_lock = Lock()  # contents are encoded by one thread, pictures decoded by another
+        # Two threads share the autoencoder, which decoding may cast to fp32 for a moment. Neither of the two locks is
+        # taken while the other is held.
+        self._vae_lock = Lock()
         self._low_vram = low_vram
         self._encoders = {name: getattr(pipeline, name) for name in _ENCODERS}
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -121,6 +124,7 @@ class Generator:
     def denoise(self, items: Sequence[Item], batch: int) -> list[Latent]:
         """Run the U-Net: a latent for each item. What `encode` did not see is encoded now."""
         self.encode(items)
+        # By what the sampler makes of the settings: strengths that round to the same steps share a batch.
         groups: dict[Any, list[int]] = {}
         for i, item in enumerate(items):
             groups.setdefault(self._settings(item).effective, []).append(i)
@@ -138,6 +142,8 @@ class Generator:
             return [self._finish(latent) for latent in latents]
 
     def _finish(self, latent: Latent) -> Made:
+        # Wait for the U-Net's stream, and tell the allocator that this stream reads the latent: else its memory could
+        # be given to the next chunk while it is being decoded.
         if latent.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(latent.ready)
             latent.values.record_stream(torch.cuda.current_stream(self.device))
@@ -190,6 +196,7 @@ class Generator:
                 strength=settings.strength,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
+                # On the CPU: a GPU's generator gives other numbers, so a target would depend on the device.
                 generator=[torch.Generator("cpu").manual_seed(item.noise_seed) for item in items],
                 **self._conditioning(items, guided=settings.guidance_scale > 1),
                 output_type="latent",
@@ -198,7 +205,7 @@ class Generator:
         return [Latent(one, ready) for one in latents.split(1)]
 
     def _conditioning(self, items: list[Item], *, guided: bool) -> dict[str, Any]:
-        """What the pipeline is told of prompts and styles, a row an item; without guidance no negative rows."""
+        """The pipeline's inputs from prompts and styles, a row an item; without guidance no negative rows."""
         texts = [self._text(item.prompt) for item in items]
         styles = torch.stack([self._style(item) for item in items], 1)  # [2, B, 1, D]
         rows = styles.flatten(0, 1)  # negative rows, then positive: [2 B, 1, D]
@@ -224,7 +231,7 @@ class Generator:
     def _rows_as_given(self) -> Iterator[None]:
         """Let the pipeline take picture embeddings row by row.
 
-        As it stands it repeats what it is given once for each item of the batch, so that a batch could only have one
+        By itself it repeats what it is given once for each item of the batch, so that a batch could only have one
         style.
         """
 
@@ -357,7 +364,7 @@ def _check_autoencoder(pipeline: Any, size: int) -> None:
 
 @contextmanager
 def _in_fp32(vae: Any) -> Iterator[None]:
-    """The autoencoder in fp32 for a moment; fp16 and bf16 values are fp32 values, so nothing is lost on the way."""
+    """The autoencoder in fp32 for a moment. Every fp16 or bf16 value is an fp32 value: casting back is exact."""
     dtype = vae.dtype
     vae.to(torch.float32)
     try:

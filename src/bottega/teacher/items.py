@@ -78,7 +78,7 @@ class Item:
 
     @property
     def noise_seed(self) -> int:
-        """The seed of this try's noise, from what the picture is and never from where it stands in a run."""
+        """The seed of this try's noise, from what the picture is and never from its position in a run."""
         return derive("teacher noise", self.seed, self.content_id, self.style_id, self.noise_index)
 
     @property

@@ -96,7 +96,7 @@ _PAGE = 2000  # rows read at once
 
 
 class Scored(NamedTuple):
-    """What regrading needs of a try: `reasons` are a `reasons_text`, `kept` tells whether its picture is there."""
+    """What regrading needs of a try: `reasons` are a `reasons_text`, `kept` is whether its picture is there."""
 
     id: int
     status: str
@@ -112,7 +112,7 @@ class Scored(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What tells whether a target is done: the inputs of its first try, and every file of its tries."""
+    """What decides whether a target is done: the inputs of its first try, and every file of its tries."""
 
     content_sha256: str
     style_sha256: str
@@ -177,7 +177,7 @@ class Ledger:
         """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
         if self._hashes:
             self.commit([])
-        # Without this, whoever copies ledger.sqlite alone would miss what still stands in ledger.sqlite-wal.
+        # Without this, whoever copies ledger.sqlite alone would miss what is still in ledger.sqlite-wal.
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
@@ -223,7 +223,9 @@ class Ledger:
         cure = "put it back, or begin another run directory"
         if all(change.name.startswith("thresholds.") for change in changed):
             cure = "grade the run again by the new limits (bottega qc grade --write), or put the old ones back"
-        raise FingerprintError(f"what a run's targets depend on can't change on the way: {'; '.join(named)}; {cure}")
+        raise FingerprintError(
+            f"what a run's targets depend on can't change during the run: {'; '.join(named)}; {cure}"
+        )
 
     def file_hash(self, name: str, path: Path) -> str:
         """SHA-256 of a file's content; computed again only where its size or time changed. "missing" where there is
@@ -244,6 +246,7 @@ class Ledger:
     def _hash(self, name: str, path: Path | str, known: tuple[Any, ...] | None) -> str:
         from bottega.runtime.files import sha256_file
 
+        # Size and time first: reading every picture again would make the start on a long list take minutes.
         try:
             stat = os.stat(path)
             if known and known[1:3] == (stat.st_size, stat.st_mtime_ns):
@@ -276,6 +279,7 @@ class Ledger:
         Raises:
             StorageError: the disk is full or the file read-only; nothing of the chunk was entered.
         """
+        # Old rows first: the unique index on (target, try_index) admits one current row of each.
         marks = ", ".join("?" * len(COLUMNS))
         try:
             with _Transaction(self._db):
@@ -301,7 +305,7 @@ class Ledger:
         return found
 
     def known(self, targets: Sequence[str]) -> dict[str, Known]:
-        """What tells whether these targets are done; those without a row are absent."""
+        """What decides whether these targets are done; those without a row are absent."""
         query = (
             "SELECT target, content_sha256, style_sha256, prompt, status, output_path FROM tries "
             "WHERE current AND target IN ({}) ORDER BY target, try_index"
@@ -341,7 +345,7 @@ class Ledger:
         return (self._row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
     def best_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Some columns, as they stand, of the best try of each target that has a picture, in the order of the work."""
+        """Some columns, unparsed, of the best try of each target that has a picture, in the order of the work."""
         query = f"SELECT {', '.join(columns)} FROM best WHERE output_path IS NOT NULL ORDER BY seed, id"
         return iter(self._tuples(query))
 
@@ -358,7 +362,7 @@ class Ledger:
         return (self._row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
 
     def retried_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Some columns, as they stand, of the current tries of all targets that have more than one, target by target,
+        """Some columns, unparsed, of the current tries of all targets that have more than one, target by target,
         in order.
         """
         many = "SELECT target FROM tries WHERE current AND try_index > 0"
@@ -396,6 +400,8 @@ class Ledger:
             "output_path IS NOT NULL, scores FROM tries WHERE current AND (target, try_index) > (?, ?) "
             "ORDER BY target, try_index LIMIT ?"
         )
+        # By key, not by OFFSET, which reads all rows before the page again; no cursor is open between two pages, so the
+        # caller may write.
         last = ("", -1)
         while page := self._tuples(query, (*last, _PAGE)).fetchall():
             for row, scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
@@ -406,7 +412,7 @@ class Ledger:
         """A row as it was read, checked: a ledger may be damaged, or edited by hand.
 
         Raises:
-            RequestError: a value is not what its column holds, or the picture lies outside of the run.
+            RequestError: a value is not what its column holds, or the picture is outside of the run.
         """
         target = row["target"]
         where = f"{self.path}, target {target}"

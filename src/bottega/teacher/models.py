@@ -23,8 +23,8 @@ class TeacherModels:
 
     Args:
         config: which teacher.
-        data_root: where the oracle's drawn truths lie, in `truth/`.
-        models: where the weights lie.
+        data_root: where the oracle's drawn truths are, in `truth/`.
+        models: where the weights are.
     """
 
     def __init__(self, config: TeacherConfig, data_root: Path, models: ModelsConfig) -> None:
@@ -36,7 +36,7 @@ class TeacherModels:
         """The teacher that the configuration names."""
         teacher = self._load_teacher()
         gc.collect()
-        gc.freeze()  # the models' objects live to the end: no collection need look at them again
+        gc.freeze()  # the models' objects live to the end: no collection need visit them again
         return teacher
 
     def _load_teacher(self) -> Teacher:

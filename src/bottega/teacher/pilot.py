@@ -98,16 +98,16 @@ def pilot(
     """Make the first `count` pairs of each list in every cell, and write `pilot.json` and `contact_sheet.png`.
 
     Args:
-        config: the protocol that the grid lies around.
+        config: the protocol at the centre of the grid.
         directory: of the pilot; each cell has a folder in it.
         pairs: pair lists.
         data_root: what the pairs' paths are relative to.
-        models: where the weights lie.
+        models: where the weights are.
         thresholds: limits as the quality stage wrote them.
         count: pairs of each list.
 
     Raises:
-        FingerprintError: the pilot was begun with other limits, models or values.
+        FingerprintError: the pilot was started with other limits, models or values.
         Interrupted: asked to stop; the same command resumes.
     """
     loaded = TeacherModels(config, data_root, models)
@@ -119,6 +119,7 @@ def pilot(
         summary = run(one, folder, **where, limit=count, loaded=loaded)
         cells.append(_cell(one, folder, summary))
         folders.append(folder)
+    # Propose, draw, and write the file last: `pilot.json` means that all of the pilot is there.
     best = proposed(cells)
     heads = [ORACLE if config.source == "oracle" else f"{c.strength:g} / {c.ip_adapter_scale:g}" for c in cells]
     _draw(heads, folders, data_root, directory / "contact_sheet.png")
@@ -149,7 +150,7 @@ def warnings(cells: Sequence[PilotCell]) -> list[str]:
             )
     if proposed(cells) is None:
         found.append(
-            f"no cell keeps {_KEPT:.0%} of its targets: look at the sheet and at the reasons, and calibrate the limits "
+            f"no cell keeps {_KEPT:.0%} of its targets: check the sheet and the reasons, and calibrate the limits "
             "(bottega qc calibrate --teacher-dir) before the long run"
         )
     return found
@@ -231,7 +232,7 @@ def _draw(heads: Sequence[str], folders: Sequence[Path], data_root: Path, path: 
 
 
 def _best_tries(folder: Path) -> dict[str, TryRow]:
-    """The best try of each target that could be begun, by target, in the order of the work."""
+    """The best try of each target whose inputs could be read, by target, in the order of the work."""
     with Ledger(folder / LEDGER) as ledger:
         return {row.target: row for row in ledger.best() if row.status != "broken"}
 

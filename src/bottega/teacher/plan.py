@@ -47,7 +47,7 @@ def describe_plan(
 
 def _how(config: TeacherConfig) -> list[str]:
     if config.source == "oracle":
-        return [f"oracle: drawn truths of {config.size} px stand in for the teacher; no protocol is run"]
+        return [f"oracle: drawn truths of {config.size} px replace the teacher's pictures; no protocol is run"]
     steps = schedule(config.steps, config.strength, config.sampler)
     return [
         f"protocol {config.name}: {config.sampler}, {steps['unet_calls']} U-Net calls from t = "

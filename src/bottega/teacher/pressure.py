@@ -48,7 +48,7 @@ class Pressure:
         self._idle: Load | None = None
 
     def relieve(self) -> None:
-        """Look at the memory, and give something up, or let the batch grow.
+        """Check the memory, and give something up, or let the batch grow.
 
         Raises:
             MemoryPressureError: everything was given up and the others gave nothing back.
@@ -61,7 +61,7 @@ class Pressure:
         now = self._measure()
         if max(now) <= self.limit:
             return
-        self._grows = False  # it has been too much once: to try again would go back and forth
+        self._grows = False  # it was too much once: growing again would alternate with halving
         if self.ahead:
             self.ahead = False
             LOGGER.warning("memory is short (%s, limit %.0f %%): no pictures are loaded ahead", now, 100 * self.limit)
@@ -95,6 +95,7 @@ class Pressure:
         if self._idle is None:  # before the first picture
             self._idle = now
             return
+        # The next doubling is expected to cost what the present batch costs above the idle state.
         growth = max(after - before for before, after in zip(self._idle, now, strict=True))
         if max(now) + max(growth, 0.0) <= self.limit:
             self.batch = min(2 * self.batch, self.largest)
@@ -174,5 +175,5 @@ class TeacherMemory:
         rise = self._creep.add(rss_mb())
         if rise is not None:
             raise StartAfresh(
-                f"this process's memory rose steadily by {rise:.0f} MB; all is saved, a fresh process goes on"
+                f"this process's memory rose steadily by {rise:.0f} MB; all is saved, a fresh process resumes"
             )

@@ -52,7 +52,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
         directory: where the ledger, the pictures and the lists go.
         pairs: pair list, or several that are worked through in this order.
         data_root: what the pairs' paths are relative to.
-        models: where the weights lie.
+        models: where the weights are.
         thresholds: limits as the quality stage wrote them.
         limit: only the first so many pairs of each list.
         seeds: only these of the protocol's seeds.
@@ -76,11 +76,12 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
     loaded = loaded or TeacherModels(config, data_root, models)
 
     with Ledger(directory / LEDGER) as ledger:
-        # Two settings are never mixed in one ledger.
+        # Two settings are never mixed in one ledger; checked before any model is loaded.
         parts = _fingerprint_parts(config, limits, loaded.hashes(ledger))
         ledger.require_fingerprint(fingerprint(parts), parts, resumable_settings(config, "stage", "teacher"))
 
-        # Make, judge and enter what is missing; the lists tell of it however the work ends.
+        # Make, judge and enter what is missing. The lists are written however that ends: they are read by others, and
+        # the ledger is ahead of them after a stop.
         runner = Runner(
             config,
             ledger,

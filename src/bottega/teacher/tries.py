@@ -20,7 +20,7 @@ class TryGrader:
 
     Args:
         config: how many retries there are, and what they change.
-        models: the judge, and the teacher for a content's way through the autoencoder alone.
+        models: the judge, and the teacher for a content's round trip through the autoencoder.
         thresholds: the limits of the grades.
     """
 
@@ -58,6 +58,8 @@ class TryGrader:
     def _scores(self, items: Sequence[Item], made: Sequence[Made]) -> list[Scores]:
         if not items:
             return []
+        # With round trips: limits from drawn truths graded half of the miniature SDXL's targets C for the cells of its
+        # autoencoder. What that does to any picture is no fault of a try (docs/log.md, seventh session).
         found = self._models.judge.measure(
             [one.picture for one in made],
             [item.content for item in items],

@@ -22,8 +22,8 @@ class TargetWriter:
         config: which tries' pictures are kept, and what a retry costs in weight.
         ledger: of the run.
         models: the teacher says what is recorded of a try.
-        thresholds: the weight of a target that can't be begun.
-        fingerprint: of the run; it stands in every row.
+        thresholds: the weight of a target whose inputs can't be read.
+        fingerprint: of the run; recorded in every row.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class TargetWriter:
 
         The best goes to `images/`, or to `rejected/` where even that is C; the others to `tries/`.
         """
+        # A broken target gets a row too: the reason is then in the ledger, and the same command does not try it again.
         if target.item is None:
             grade = Grade("C", self._thresholds.weight_c, [f"broken: {target.broken}"])
             return [self._row(target, 0, "first", "broken", grade)]
@@ -49,7 +50,7 @@ class TargetWriter:
             path = f"rejected/{name}.png" if one.grade.letter == "C" else f"images/{name}.png"
         kept = one.picture if index == target.best or self._config.keep_tries == "all" else None
         sha256 = write_png(self._ledger.picture_file(name, path), kept) if kept is not None else None
-        facts = {key: value for key, value in one.facts.items() if key != "latents_finite"}  # stands among the scores
+        facts = {key: value for key, value in one.facts.items() if key != "latents_finite"}  # it is among the scores
         row = self._row(target, index, one.rung, "failed" if one.picture is None else "ok", one.grade)
         return replace(
             row,
