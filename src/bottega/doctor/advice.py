@@ -137,15 +137,12 @@ def _train_on(case: Case, why: str) -> Action:
 
 
 def _training_command(case: Case) -> str | None:
-    """How the trainer that wrote the log is told to resume."""
+    """How to resume with the trainer that wrote the log."""
     factor = LONGER if case.ended else 1
-    epochs, steps = (round((n or 0) * factor) or "N" for n in (case.progress.epochs, case.progress.steps))
+    epochs = _lengthened(case.progress.epochs, factor)
+    steps = _lengthened(case.progress.steps, factor)
     if case.is_bottega:
-        checkpoint = _newest_checkpoint(case.log)
-        if checkpoint is None:
-            return "the same command again: it resumes where it stopped" + ("; with more steps" if case.ended else "")
-        longer = f"num_epochs={epochs}" if case.progress.epochs else f"steps={steps}"
-        return f"bottega train ldm --resume {checkpoint}" + (f" --set training.{longer}" if case.ended else "")
+        return _bottega_command(case, epochs, steps)
     commands = {
         "kohya": f"the same command with --resume STATE_FOLDER --max_train_epochs {epochs}",
         "diffusers": f"the same command with --resume_from_checkpoint latest --max_train_steps {steps}",
@@ -158,20 +155,42 @@ def _training_command(case: Case) -> str | None:
     return commands.get(case.log.trainer or "")
 
 
+def _lengthened(length: int | None, factor: float) -> str:
+    """A planned length as a command takes it; a reader fills in N where no plan is known."""
+    return str(round((length or 0) * factor) or "N")
+
+
+def _bottega_command(case: Case, epochs: str, steps: str) -> str:
+    checkpoint = _newest_checkpoint(case.log)
+    if checkpoint is None:
+        again = "the same command again: it resumes where it stopped"
+        return f"{again}; with more steps" if case.ended else again
+    command = f"bottega train ldm --resume {checkpoint}"
+    if not case.ended:
+        return command
+    # the plan in the checkpoint is done: without a longer one the command would stop at once
+    longer = f"num_epochs={epochs}" if case.progress.epochs else f"steps={steps}"
+    return f"{command} --set training.{longer}"
+
+
 def _drawing_command(log: LogSummary) -> str | None:
     """How to draw with the newest checkpoint in more steps, of which there are no more than timesteps."""
     checkpoint, diffusion = _newest_checkpoint(log), log.recipe.get("diffusion")
     if checkpoint is None:
         return None
     timesteps = diffusion.get("timesteps") if isinstance(diffusion, dict) else None
-    steps = min(DRAWING_STEPS, timesteps) if isinstance(timesteps, int) else DRAWING_STEPS
+    steps = DRAWING_STEPS
+    if isinstance(timesteps, int):
+        steps = min(steps, timesteps)
     prompt = " --prompt …" if log.reads_text else ""
     return f"bottega generate --checkpoint {checkpoint}{prompt} --num-inference-steps {steps} --scheduler ddpm"
 
 
 def _newest_checkpoint(log: LogSummary) -> Path | None:
     """Of a run of `bottega train ldm`."""
-    found = folders(log.path.parent / "checkpoints") if log.recipe else []
+    if not log.recipe:
+        return None
+    found = folders(log.path.parent / "checkpoints")
     return found[-1] if found else None
 
 

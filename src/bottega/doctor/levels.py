@@ -80,8 +80,10 @@ class TimestepBins:
         """From a row of metrics.jsonl; None where it has no usable bins."""
         if row is None:
             return None
-        train, held_out, floor = (_bins(row, name) for name in ("train", "val", "floor"))
-        return None if train is None else cls(to_float(row.get("step")), train, held_out, floor)
+        train = _bins(row, "train")
+        if train is None:
+            return None
+        return cls(to_float(row.get("step")), train, _bins(row, "val"), _bins(row, "floor"))
 
     @property
     def above(self) -> tuple[float, ...]:
@@ -92,19 +94,11 @@ class TimestepBins:
     def farthest(self) -> str:
         """`bins 0, 1 (low noise, which decides detail), 71 % of it all`; empty where nothing lies above."""
         above = self.above
-        chosen = [b for b in range(NUM_BINS) if above[b] > 0 and above[b] >= MOST * max(above)]
-        if not chosen:
+        if max(above) <= 0:
             return ""
-        regions, begin = [], 0
-        for name, end in REGIONS:
-            if any(begin <= b < end for b in chosen):
-                regions.append(name)
-            begin = end
-        first, last = chosen[0], chosen[-1]
-        is_run = last - first + 1 == len(chosen) > 2
-        numbers = f"{first} to {last}" if is_run else ", ".join(map(str, chosen))
+        chosen = [b for b in range(NUM_BINS) if above[b] >= MOST * max(above)]
         share = sum(above[b] for b in chosen) / sum(above)
-        return f"bin{'s' if len(chosen) > 1 else ''} {numbers} ({'; '.join(regions)}), {share:.0%} of it all"
+        return f"{_bin_numbers(chosen)} ({'; '.join(_regions(chosen))}), {share:.0%} of it all"
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """What a table shows: a name and ten numbers."""
@@ -114,6 +108,27 @@ class TimestepBins:
         if self.floor and any(self.floor):
             rows += [("least", _numbers(self.floor)), ("above", _numbers(self.above))]
         return rows
+
+
+def _bin_numbers(chosen: list[int]) -> str:
+    """`bin 3`, `bins 0, 1`, or `bins 4 to 7` where three or more are neighbours."""
+    first, last = chosen[0], chosen[-1]
+    if first == last:
+        return f"bin {first}"
+    if last - first + 1 == len(chosen) > 2:
+        return f"bins {first} to {last}"
+    return "bins " + ", ".join(map(str, chosen))
+
+
+def _regions(chosen: list[int]) -> list[str]:
+    """What the bins decide of a picture; each region begins where the one before it ends."""
+    regions = []
+    begin = 0
+    for name, end in REGIONS:
+        if any(begin <= b < end for b in chosen):
+            regions.append(name)
+        begin = end
+    return regions
 
 
 def level(
@@ -147,16 +162,19 @@ def level(
     if kind not in EPSILON_SHARE:
         return f"level unknown: a loss of {kind} says nothing about that of the noise"
     of_the_noise = loss * EPSILON_SHARE[kind]
-    about = "" if kind == "epsilon" else "about "
+    about = "" if kind == "epsilon" else "about "  # the factor of a velocity is a mean over the timesteps
     return f"{_meaning(of_the_noise, LEVELS)}: the loss of the noise is {about}{of_the_noise:.2g}"
 
 
 def _of_the_picture(loss: float, bins: TimestepBins | None, latent_range: float | None) -> str:
     """The loss is the mean squared error of the picture; a validation's has no weights, as the loss of a step may."""
-    error = math.sqrt(loss if bins is None else _mean(bins.train))
-    share = error / (latent_range or 2.0)
-    of = "the latents' range" if latent_range else "a range of -1 … 1, which the log does not state"
-    when = "" if bins is None else f", at step {bins.step:.0f}"
+    squared_error, when = loss, ""
+    if bins is not None:
+        squared_error, when = _mean(bins.train), f", at step {bins.step:.0f}"
+    width, of = 2.0, "a range of -1 … 1, which the log does not state"
+    if latent_range:
+        width, of = latent_range, "the latents' range"
+    share = math.sqrt(squared_error) / width
     meaning = _meaning(share, SAMPLE_LEVELS)
     return f"{meaning}: the estimate of the picture is off by {100 * share:.2g} % of {of} (RMS{when})"
 
@@ -167,6 +185,7 @@ def _above_the_floor(bins: TimestepBins, floors: tuple[float, ...]) -> str:
         return (
             f"level unknown: {own:.4g} at step {bins.step:.0f} lies below the floor in the log, {floor:.4g}: it is none"
         )
+    # where the floor is almost zero, a factor of it says nothing
     times = f" ({own / floor:.3g} times it)" if floor > own / 1000 else ""
     text = f"at step {bins.step:.0f} {own:.4g} on training pictures, {max(own - floor, 0.0):.4g} above the least "
     text += f"possible {floor:.4g} on this set{times}"
@@ -196,10 +215,21 @@ def _mean(values: tuple[float, ...]) -> float:
 
 
 def _numbers(values: tuple[float, ...]) -> list[str]:
-    return [f"{value:.2g}".replace("e-0", "e-") if value > 1e-9 else "0" for value in values]
+    texts = []
+    for value in values:
+        text = "0"  # below 1e-9 a floor is rounding
+        if value > 1e-9:
+            text = f"{value:.2g}".replace("e-0", "e-")  # 2.1e-9, not 2.1e-09: a column has six characters
+        texts.append(text)
+    return texts
 
 
 def _bins(row: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
     """The ten numbers of that name; None where one is missing or no loss."""
-    values = tuple(to_float(row.get(f"{name}_bin_{b}")) for b in range(NUM_BINS))
-    return values if all(math.isfinite(value) and value >= 0 for value in values) else None
+    values = []
+    for b in range(NUM_BINS):
+        value = to_float(row.get(f"{name}_bin_{b}"))
+        if not (math.isfinite(value) and value >= 0):
+            return None
+        values.append(value)
+    return tuple(values)

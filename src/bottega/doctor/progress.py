@@ -63,7 +63,9 @@ def _by_steps(log: LogSummary) -> PlanProgress:
     epoch = log.step / per_epoch if per_epoch else log.epoch
     if log.epochs_done is not None:
         epoch = log.epochs_done
-    share = log.step / steps if steps else _share(epoch, epochs)
+    share = _share(epoch, epochs)
+    if steps:  # to the step, where epochs are known to a whole one only
+        share = log.step / steps
     hours_left = _hours_left(log, steps, log.seconds_per_step)
     return PlanProgress("step", log.step, steps, epoch, epochs, per_epoch, share, log.seconds_per_step, hours_left)
 
@@ -110,8 +112,10 @@ def _steps_per_epoch(log: LogSummary) -> int | None:
         return log.plan.per_epoch
     if not log.epoch or not 1 <= log.epoch < log.step:
         return None
+    if log.epoch != int(log.epoch):
+        return round(log.step / log.epoch)
     # whole numbers say in which epoch it is, not how much of it is done: it is measured where they begin
-    return log.steps_per_epoch if log.epoch == int(log.epoch) else round(log.step / log.epoch)
+    return log.steps_per_epoch
 
 
 def _share(epoch: float | None, epochs: int | None) -> float | None:
@@ -138,7 +142,7 @@ def outlook(progress: PlanProgress, curve: LossCurve | None) -> tuple[Outlook, .
         return ()
     marks = []
     for percent, expect in MARKS:
-        passed = share * 100 >= percent - 0.5
+        passed = share * 100 >= percent - 0.5  # 58.6 % is shown as 59 %
         loss = None
         if curve is not None and not passed:
             loss = _loss_at(curve, percent / 100 / share * progress.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bottega.doctor.levels import TimestepBins
 from bottega.doctor.progress import PlanProgress
 from bottega.doctor.verdict import Verdict
 from bottega.visual.curves import Curve, draw_braille
@@ -9,32 +10,60 @@ from bottega.visual.curves import Curve, draw_braille
 
 def as_text(verdict: Verdict, width: int = 80) -> str:
     """What the terminal shows. width: columns of the terminal."""
-    by = f", as {verdict.trainer} prints" if verdict.trainer else ""
-    lines = [f"{verdict.log}{by}", f"verdict: {verdict.state.upper()}", ""]
-    lines += [f"  {finding.name}: {finding.evidence}" for finding in verdict.findings]
+    # The verdict and what it rests on.
+    lines = [_source(verdict), f"verdict: {verdict.state.upper()}", ""]
+    for finding in verdict.findings:
+        lines.append(f"  {finding.name}: {finding.evidence}")
+
+    # How far the run is, and what its loss means.
     lines += ["", f"  done:  {describe_progress(verdict.progress)}"]
     if verdict.loss is not None:
         lines.append(f"  loss:  {verdict.loss:.4g} in the last eighth of the log; {verdict.level}")
     if verdict.bins is not None:
-        lines += ["", "  by timestep, from clean to noise, at the last validation:"]
-        for name, values in verdict.bins.rows():
-            lines.append(f"  {name:8}" + "".join(f" {value:>6}" for value in values))
-    lines += [f"  note:  {note}" for note in verdict.notes]
+        lines += ["", "  by timestep, from clean to noise, at the last validation:", *_bin_rows(verdict.bins)]
+    for note in verdict.notes:
+        lines.append(f"  note:  {note}")
     lines.append("")
+
+    # The curve so far, and the marks ahead.
     if len(verdict.curve) > 1:
         steps, losses = zip(*verdict.curve, strict=True)
         lines += [*draw_braille(Curve("loss", steps, losses), width, verdict.progress.unit), ""]
     if verdict.outlook:
         lines.append("the plan, by a rule of thumb for text-to-image, and the loss if the trend continues:")
-        for mark, text in zip(verdict.outlook, describe_outlook(verdict), strict=True):
-            lines.append(f"  {'✓' if mark.passed else ' '} {text}")
-        lines.append("")
+        lines += [*_marks(verdict), ""]
+
+    # What to do; the command stands on a line of its own, so that it can be copied whole.
     lines.append("what to do:")
     for number, action in enumerate(verdict.actions, start=1):
         lines.append(f"  {number}. {action.do}{_about(action.hours)}: {action.why}")
         if action.command:
             lines.append(f"       {action.command}")
     return "\n".join(lines)
+
+
+def _source(verdict: Verdict) -> str:
+    if not verdict.trainer:
+        return verdict.log
+    return f"{verdict.log}, as {verdict.trainer} prints"
+
+
+def _bin_rows(bins: TimestepBins) -> list[str]:
+    """A table with aligned columns, a row for each kind of loss."""
+    lines = []
+    for name, values in bins.rows():
+        cells = "".join(f" {value:>6}" for value in values)
+        lines.append(f"  {name:8}{cells}")
+    return lines
+
+
+def _marks(verdict: Verdict) -> list[str]:
+    """The marks of the plan, those that the run has passed ticked off."""
+    lines = []
+    for mark, text in zip(verdict.outlook, describe_outlook(verdict), strict=True):
+        tick = "✓" if mark.passed else " "
+        lines.append(f"  {tick} {text}")
+    return lines
 
 
 def describe_progress(progress: PlanProgress) -> str:
@@ -49,8 +78,12 @@ def describe_progress(progress: PlanProgress) -> str:
     if progress.unit != "epoch":
         of = f" of {progress.steps}" if progress.steps else ""
         parts.append(f"{progress.unit} {progress.step:.0f}{of}")
-    share = "the plan is not known" if progress.share is None else f"{progress.share:.0%} of the plan"
-    left = f"; {describe_hours(progress.hours_left)} left" if progress.hours_left else ""
+    share = "the plan is not known"
+    if progress.share is not None:
+        share = f"{progress.share:.0%} of the plan"
+    left = ""
+    if progress.hours_left:
+        left = f"; {describe_hours(progress.hours_left)} left"
     return f"{share}: {', '.join(parts)}{left}"
 
 

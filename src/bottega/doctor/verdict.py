@@ -20,7 +20,8 @@ from bottega.runtime.findings import Finding, Severity
 NO_PICTURES = "level unknown: by the words in the log, what is trained does not draw pictures"
 
 RUNNING_MEAN = 0.5
-"""From this correlation of neighbours on a log holds a running mean, whatever it is called."""
+"""From this correlation of neighbours on a log holds a running mean, whatever it is called. Raw losses correlate by
+about 0, as each draws its own timesteps and noise."""
 
 MAX_ACTIONS = 5
 
@@ -69,17 +70,12 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         RequestError: it has no losses.
         StorageError: it cannot be read.
     """
-    # Read the log, a batch of losses at a time; of several runs in one file the last counts.
+    # Read the log, a batch of losses at a time: the summary is complete only after the last of them.
     reader = LogReader(path)
-    curve = LossCurve()
-    for batch in reader.batches():
-        if batch.new_run:
-            curve = LossCurve()
-        curve.add(batch)
-    curve.settle()
+    curve = _read_curve(reader)
     log = reader.summary()
 
-    # Judge the curve. bottega's paired validation, where the noise cancels, knows better than a loss without fault.
+    # Judge the curve. A running mean that is not called so would pass for a curve almost without noise.
     is_running_mean = curve.lag.correlation > RUNNING_MEAN
     found = judge(
         curve,
@@ -89,24 +85,29 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         is_average=log.is_average or is_running_mean,
     )
     progress = measure_progress(log)
-    case = Case(log, curve, found, progress)
-    todo = actions(case)
+    todo = actions(Case(log, curve, found, progress))
     is_falling = found[0].name in ("falling", "falling slowly")
+
+    # bottega's paired validation, where the noise cancels, knows better than a loss without fault: it goes first.
     if log.has_paired_validation and found[0].severity < Severity.WARNING:
         paired = [Action(f.advice, f.evidence) for f in log.findings if f.needs_action]
         found = [*log.findings, *found]
         todo = (*paired, *todo)[:MAX_ACTIONS]
 
-    # Say what the loss means, and what the rest of the plan promises: a rule of thumb for text-to-image.
-    loss = curve.last_eighth()[1] if curve.count else None
+    # Say what the loss means.
+    loss = None
+    if curve.count:
+        _, loss, _ = curve.last_eighth()
     bins = TimestepBins.of(log.timestep_bins)
     meaning = NO_PICTURES
-    marks: tuple[Outlook, ...] = ()
     if log.draws_pictures:
         is_one_picture = one_picture or log.num_pictures == 1
         meaning = level(loss, prediction_type or log.prediction_type, is_one_picture, bins, log.latent_range)
-        if log.reads_text and not log.has_paired_validation:
-            marks = outlook(progress, curve if is_falling else None)
+
+    # Say what the rest of the plan promises. Only a falling loss is extrapolated; the marks know text-to-image alone.
+    marks: tuple[Outlook, ...] = ()
+    if log.draws_pictures and log.reads_text and not log.has_paired_validation:
+        marks = outlook(progress, curve if is_falling else None)
 
     return Verdict(
         log=str(path),
@@ -120,9 +121,26 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         outlook=marks,
         actions=todo,
         notes=_notes(log, curve, is_running_mean),
-        curve=tuple((s.mean, v.mean) for s, v in zip(curve.steps.blocks, curve.values.blocks, strict=True)),
+        curve=_points(curve),
         validation=log.validations[:: max(1, len(log.validations) // CURVE_POINTS)],
     )
+
+
+def _read_curve(reader: LogReader) -> LossCurve:
+    """All losses of a log. Of several runs in one file the last counts: each new one begins a new curve."""
+    curve = LossCurve()
+    for batch in reader.batches():
+        if batch.new_run:
+            curve = LossCurve()
+        curve.add(batch)
+    curve.settle()
+    return curve
+
+
+def _points(curve: LossCurve) -> tuple[tuple[float, float], ...]:
+    """(step, mean loss) of each block."""
+    pairs = zip(curve.steps.blocks, curve.values.blocks, strict=True)
+    return tuple((steps.mean, values.mean) for steps, values in pairs)
 
 
 def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[str, ...]:
@@ -131,8 +149,7 @@ def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[st
     if log.is_torn:
         notes.append("the last line is incomplete and was left out")
     if log.num_runs > 1:
-        often = f"{log.num_runs - 1} times" if log.num_runs > 2 else "once"
-        notes.append(f"the steps start again {often} in the file: only the last run is judged")
+        notes.append(f"the steps start again {_how_often(log.num_runs - 1)} in the file: only the last run is judged")
     if is_running_mean and not log.is_average:
         notes.append("neighbouring losses are much alike, as those of a running mean, whose intervals are rough")
     elif log.is_average:
@@ -146,9 +163,15 @@ def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[st
     return tuple(notes)
 
 
+def _how_often(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _as_json(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # NaN and Infinity are no JSON: a strict reader would refuse the whole document
+    return value

@@ -55,6 +55,7 @@ def judge(
             _end_of_the_curve(curve, move, unit),
         ]
     )
+    # "not enough to tell" is left out beside a finding that could be told
     return [finding for finding in found if finding.severity > Severity.UNKNOWN] or found
 
 
@@ -113,12 +114,18 @@ def _diverging_by_trend(curve: LossCurve, move: Move | None, unit: Unit) -> Find
 
 def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, unit: Unit) -> Finding | None:
     """Validation rises significantly, and lies above its best, while the training loss does not rise."""
-    usable = [(step, math.log(loss)) for step, loss in validations if math.isfinite(loss) and loss > 0]
-    window = [log_loss for _, log_loss in usable[-max(TREND_POINTS, len(usable) // 2) :]]
-    if len(window) < TREND_POINTS or (move is not None and move.direction == "rising"):
+    if move is not None and move.direction == "rising":
+        return None  # then the run itself goes wrong, which is another finding
+    steps, losses = _usable(validations)
+    window = losses[-max(TREND_POINTS, len(losses) // 2) :]
+    if len(window) < TREND_POINTS:
         return None
-    best_step, best = min(usable, key=lambda pair: pair[1])
-    rise = slope([float(place) for place in range(len(window))], window, Z99)
+    best = min(losses)
+    best_step = steps[losses.index(best)]
+
+    # a rise alone may be the noise's: the end must also lie clear of the best, which is low by chance
+    places = [float(place) for place in range(len(window))]
+    rise = slope(places, window, Z99)
     if rise.low <= 0 or min(window[-3:]) < best + math.log(VALIDATION_RISE):
         return None
     above = math.expm1(median(window[-3:]) - best)
@@ -127,6 +134,17 @@ def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, 
         f"the validation loss was best, {math.exp(best):.4g}, at {unit} {best_step:.0f} and has risen "
         f"significantly since: by {above:.0%}, while the training loss does not",
     )
+
+
+def _usable(validations: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Steps and logarithms of the losses that have one."""
+    steps = []
+    log_losses = []
+    for step, loss in validations:
+        if math.isfinite(loss) and loss > 0:
+            steps.append(step)
+            log_losses.append(math.log(loss))
+    return steps, log_losses
 
 
 @dataclass(frozen=True)
@@ -143,11 +161,13 @@ def _oscillating(curve: LossCurve, unit: Unit, *, is_average: bool) -> Finding |
     if len(blocks) < 2 * MIN_LOSSES:
         return None
     noise = _noise_of_blocks(blocks, curve.logs.size, is_average=is_average)
-    turns = _turns([block.mean for block in blocks], max(SWING, Z999 * math.sqrt(2) * noise))
+    least = max(SWING, Z999 * math.sqrt(2) * noise)  # √2: a swing is the difference of two means
+    turns = _turns([block.mean for block in blocks], least)
     # the first move is no turn yet; what ended in the first two thirds is over
     if len(turns) < REVERSALS + 1 or turns[-1].place < len(blocks) * 2 // 3:
         return None
-    first, last = (curve.step_at(blocks[turn.place].step) for turn in (turns[0], turns[-1]))
+    first = curve.step_at(blocks[turns[0].place].step)
+    last = curve.step_at(blocks[turns[-1].place].step)
     factor = math.exp(median(turn.size for turn in turns))
     evidence = (
         f"between {unit} {first:.0f} and {last:.0f} the loss turned {len(turns) - 1} times, each time by a factor of "
@@ -160,7 +180,8 @@ def _noise_of_blocks(blocks: list[Block], block_size: int, *, is_average: bool) 
     """The standard error of a block's mean."""
     if block_size >= NEAR and not is_average:
         return math.sqrt(median(b.squares / (b.count - 1) / b.count for b in blocks))
-    # from neighbours' differences, whose median minds no outlier
+    # A running mean hides its noise within a block, and few losses have no variance worth the name: the noise is then
+    # taken from neighbours' differences, whose median minds no outlier.
     differences = [after.mean - before.mean for before, after in pairwise(blocks)]
     num_terms = 2  # independent means with the variance of one, which a difference sums
     if not is_average:  # differences of differences, so that slow swings are not counted: 1 + 4 + 1
@@ -226,7 +247,8 @@ def _first_fall(curve: LossCurve) -> float:
     """By how much the last half lies below the first sixteenth of the log, or three blocks, at the least. The noise is
     that of the last half: what falls scatters by its fall, too."""
     values = [block.mean for block, _ in curve.whole_blocks()]
-    first, last = values[: max(len(values) // 16, 3)], values[len(values) // 2 :]
+    first = values[: max(len(values) // 16, 3)]
+    last = values[len(values) // 2 :]
     error = stdev(last) * math.sqrt(1 / len(first) + 1 / len(last))
     return mean(first) - mean(last) - Z99 * error
 

@@ -28,6 +28,7 @@ class LagCorrelation:
     def add(self, values: F64) -> None:
         """The next numbers, [N]."""
         values = np.concatenate([self._last, values])
+        # each product is counted once, whatever batches the numbers come in: the three numbers before belong to it
         first = np.diff(values)
         second = np.diff(first)
         self._last = values[-3:]
@@ -41,6 +42,7 @@ class LagCorrelation:
         First differences of such a noise correlate by -(1 - r)/2."""
         squares, products = map(float, self._first)
         squares_of_second, products_of_second = map(float, self._second)
+        # a constant loss has no differences, one that blew up has infinite ones: both would divide to NaN
         if self._count < MIN_NUMBERS or not 0 < squares < math.inf or not 0 < squares_of_second < math.inf:
             return 0.0
         if products_of_second / squares_of_second < INDEPENDENT:

@@ -36,6 +36,9 @@ SWING = math.log(1.25)
 RECENT = 200
 """Losses compared on either side of a resume, at the most, and no more than an eighth of those before it."""
 
+MAX_JUMPS = 8
+"""Jumps that are kept, the last ones: memory does not grow with the resumes."""
+
 NEAR = 8
 """Fewer beside a resume are not compared: their variance means nothing."""
 
@@ -73,8 +76,10 @@ class Move:
     direction: str
 
     def __str__(self) -> str:
-        value, *ends = (math.expm1(min(x, 9.0)) for x in (self.change.value, self.change.low, self.change.high))
-        return f"{value:+.1%} (95 % interval {min(ends):+.1%} to {max(ends):+.1%})"
+        value = _as_share(self.change.value)
+        low = _as_share(self.change.low)
+        high = _as_share(self.change.high)
+        return f"{value:+.1%} (95 % interval {low:+.1%} to {high:+.1%})"
 
 
 class LossCurve:
@@ -108,16 +113,20 @@ class LossCurve:
             self._begin_resume(float(batch.steps[0]))
         finite = np.isfinite(batch.losses)
         positive = finite & (batch.losses > 0)
+
+        # What can't be kept is counted: where it began, how much, and whether it lasts to the end.
         if self.first_nonfinite is None and not finite.all():
             self.first_nonfinite = float(batch.steps[np.argmin(finite)])
         self.num_nonfinite += int((~finite).sum())
         self.num_nonfinite_at_end = _failures_at_end(finite, self.num_nonfinite_at_end)
         self.num_nonpositive += int((finite & ~positive).sum())
         self.num_nonpositive_at_end = _failures_at_end(positive[finite], self.num_nonpositive_at_end)
+
         rates = batch.learning_rates[np.isfinite(batch.learning_rates)]
         if len(rates):
             self.rate = float(rates[-1])
-            self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))
+            self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))  # fmax: the peak is NaN before the first
+
         if positive.any():
             self._keep(batch.steps[positive], batch.losses[positive])
 
@@ -125,11 +134,13 @@ class LossCurve:
         """Compare what lies on the two sides of the last resume, once both are known: after the last loss."""
         before, after = self._before, np.array(self._after)
         self._before = None
-        if before is not None and min(len(before), len(after)) >= NEAR:
-            near = max(self._place // 8, NEAR)
-            size = change(_block(before[-near:]), _block(after[:near]))
-            if size.low > SWING:
-                self.jumps = [*self.jumps, Jump(self._resumed_at, self._place, size)][-8:]
+        if before is None or min(len(before), len(after)) < NEAR:
+            return
+        # early in a run the loss falls by much within `RECENT` losses, which would hide a jump
+        near = max(self._place // 8, NEAR)
+        size = change(_block(before[-near:]), _block(after[:near]))
+        if size.low > SWING:
+            self.jumps = [*self.jumps, Jump(self._resumed_at, self._place, size)][-MAX_JUMPS:]
 
     def _begin_resume(self, step: float) -> None:
         self.settle()
@@ -155,6 +166,7 @@ class LossCurve:
 
     def step_at(self, place: float) -> float:
         """The step of the log in which the loss of that number stood, about."""
+        # steps may be uneven or go back at a resume: the place is looked up in the blocks and not interpolated
         steps = self.steps.blocks[0]
         for block, block_steps in zip(self.logs.blocks, self.steps.blocks, strict=True):
             if block.step <= place:
@@ -163,63 +175,104 @@ class LossCurve:
 
     def whole_blocks(self, since: float = 0.0) -> list[tuple[Block, Block]]:
         """Blocks of log losses and of their steps after a place; the last one only where it is half full."""
-        pairs = zip(self.logs.blocks, self.steps.blocks, strict=True)
-        return [p for p in pairs if p[0].step > since and 2 * p[0].count >= self.logs.size]
+        found = []
+        for block, block_steps in zip(self.logs.blocks, self.steps.blocks, strict=True):
+            if block.step > since and 2 * block.count >= self.logs.size:
+                found.append((block, block_steps))
+        return found
 
     def move(self) -> Move | None:
         """Over the last quarter where that decides, else over the last half; from the last jump on, where enough came
         after it to tell. None where there are too few blocks."""
-        since = self.jumps[-1].place if self.jumps else 0
-        if self.count - since < max(MIN_LOSSES, self.count // 8):
-            since = 0
-        left = self.count - since
-        quarter, half, most = (self._move(since + (1 - part) * left, part) for part in (0.25, 0.5, 0.75))
+        since = self._place_after_the_last_jump()
+        quarter = self._move(since, 0.25)
+        half = self._move(since, 0.5)
+        most = self._move(since, 0.75)
+
         if most is not None and most.direction != "flat":
             most = None  # what fell before the last half says nothing of now; what did not move since is flat
-        if quarter and half and quarter.direction == "flat" and half.direction.startswith("falling"):
-            goes_on_as_before = quarter.change.value <= half.change.value / 4
-            quarter = None if goes_on_as_before else quarter
+        if quarter is not None and half is not None and _keeps_falling(quarter, half):
+            quarter = None
+
         for move in (quarter, half, most):
             if move is not None and move.direction != "undecided":
                 return move
         return half
 
-    def _move(self, since: float, part: float) -> Move | None:
-        """Over the losses after a place, which are that part of all."""
+    def _place_after_the_last_jump(self) -> int:
+        """0 without a jump, or where too little came after it to tell how the loss moves."""
+        if not self.jumps:
+            return 0
+        place = self.jumps[-1].place
+        return place if self.count - place >= max(MIN_LOSSES, self.count // 8) else 0
+
+    def _move(self, begin: int, part: float) -> Move | None:
+        """Over the last part of the losses after a place."""
+        since = begin + (1 - part) * (self.count - begin)
         window = self.whole_blocks(since)
         if len(window) < TREND_POINTS:
             return None
         places = [block.step for block, _ in window]
         values = [block.mean for block, _ in window]
         length = places[-1] - places[0]
-        moved, surer = (_slope(places, values, z).scaled(length) for z in (Z95, Z99))
-        flat, slow = 2 * part * FLAT, 2 * part * SLOW
-        direction = "undecided"
-        if moved.low > -flat and moved.high < flat:
-            direction = "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
-        elif moved.high < 0.0:
-            direction = "falling"
-        elif surer.low > 0.0:  # rising accuses
-            direction = "rising"
-        return Move(moved, window[0][1].mean, window[-1][1].mean, direction)
+        moved = _slope(places, values, Z95).scaled(length)
+        surer = _slope(places, values, Z99).scaled(length)
+        return Move(moved, window[0][1].mean, window[-1][1].mean, _direction(moved, surer, part))
 
     def exponent(self) -> Estimate | None:
         """p of loss ~ step^p over the last half: the slope of one logarithm over the other."""
-        window = [(math.log(s.mean), b.mean) for b, s in self.whole_blocks(self.count / 2) if s.mean > 0]
-        if len(window) < TREND_POINTS or any(after[0] <= before[0] for before, after in pairwise(window)):
+        log_steps = []
+        log_losses = []
+        for block, block_steps in self.whole_blocks(self.count / 2):
+            if block_steps.mean > 0:
+                log_steps.append(math.log(block_steps.mean))
+                log_losses.append(block.mean)
+        # after a resume that went back, two losses belong to one step, and no power of the steps fits
+        steps_rise = all(before < after for before, after in pairwise(log_steps))
+        if len(log_steps) < TREND_POINTS or not steps_rise:
             return None
-        log_steps = [log_step for log_step, _ in window]
-        log_losses = [log_loss for _, log_loss in window]
         return _slope(log_steps, log_losses, Z95)
 
     def last_eighth(self) -> tuple[float, float, float]:
         """Of the last eighth of the log: the mean step, the mean loss, and the mean's relative standard error."""
         pairs = list(zip(self.steps.blocks, self.values.blocks, strict=True))
         late = [pair for pair in pairs if pair[1].step > 0.875 * self.count] or pairs[-1:]
-        steps = reduce(Block.merged, [block_steps for block_steps, _ in late])
-        values = reduce(Block.merged, [block for _, block in late])
+        late_steps, late_values = zip(*late, strict=True)
+        steps = reduce(Block.merged, late_steps)
+        values = reduce(Block.merged, late_values)
         error = math.sqrt(values.squares / max(values.count - 1, 1) / values.count) / values.mean
         return steps.mean, values.mean, error
+
+
+def _as_share(log_change: float) -> float:
+    """A difference of logarithms as a share, e - 1 = +172 % for 1; above e^9 its digits mean nothing."""
+    return math.expm1(min(log_change, 9.0))
+
+
+def _keeps_falling(quarter: Move, half: Move) -> bool:
+    """Whether a last quarter that looks flat falls no slower than half as fast as the falling half that it ends: it is
+    then too short to show the fall."""
+    if quarter.direction != "flat" or not half.direction.startswith("falling"):
+        return False
+    return quarter.change.value <= half.change.value / 4
+
+
+def _direction(moved: Estimate, surer: Estimate, part: float) -> str:
+    """What a move is called.
+
+    Args:
+        moved: with its 95 % interval.
+        surer: the same with 99 %.
+        part: of the log that it spans; the bars are those of a half.
+    """
+    flat, slow = 2 * part * FLAT, 2 * part * SLOW
+    if moved.low > -flat and moved.high < flat:
+        return "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
+    if moved.high < 0.0:
+        return "falling"
+    if surer.low > 0.0:  # to call a loss rising accuses the run: hence 99 %
+        return "rising"
+    return "undecided"
 
 
 def _failures_at_end(passed: NDArray[np.bool_], before: int) -> int:
@@ -233,12 +286,15 @@ def _slope(places: list[float], values: list[float], z: float) -> Estimate:
     """Theil–Sen, its interval widened where what is left beside the line lasts from one block to the next: by
     √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise). What is bent, and not
     noisy, looks so too: hence never wider than `AGREED` of all pairs."""
+    # The correlation of what is left beside the line, at most 0.9: the interval is then 4.4 times as wide.
     tilt = slope(places, values).value
     rest = [v - tilt * p for p, v in zip(places, values, strict=True)]
     centre = sum(rest) / len(rest)
     variance = sum((x - centre) ** 2 for x in rest)
     covariance = sum((a - centre) * (b - centre) for a, b in pairwise(rest))
     r = min(max(covariance / variance, 0.0), 0.9) if variance > 0 else 0.0
+
+    # The z at which an interval holds the middle `AGREED` of all pairs; the root is Sen's (1968) standard deviation.
     n = len(values)
     widest = AGREED * n * (n - 1) / 2 / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     return slope(places, values, min(z * math.sqrt((1 + r) / (1 - r)), max(widest, z)))
