@@ -86,13 +86,12 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     )
     progress = measure_progress(log)
     todo = actions(Case(log, curve, found, progress))
-    is_falling = found[0].name in ("falling", "falling slowly")
+    marks = _marks_ahead(log, progress, curve, found[0])
 
     # bottega's paired validation, where the noise cancels, knows better than a loss without fault: it goes first.
     if log.has_paired_validation and found[0].severity < Severity.WARNING:
-        paired = [Action(f.advice, f.evidence) for f in log.findings if f.needs_action]
         found = [*log.findings, *found]
-        todo = (*paired, *todo)[:MAX_ACTIONS]
+        todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
     # Say what the loss means.
     loss = None
@@ -103,11 +102,6 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     if log.draws_pictures:
         is_one_picture = one_picture or log.num_pictures == 1
         meaning = level(loss, prediction_type or log.prediction_type, is_one_picture, bins, log.latent_range)
-
-    # Say what the rest of the plan promises. Only a falling loss is extrapolated; the marks know text-to-image alone.
-    marks: tuple[Outlook, ...] = ()
-    if log.draws_pictures and log.reads_text and not log.has_paired_validation:
-        marks = outlook(progress, curve if is_falling else None)
 
     return Verdict(
         log=str(path),
@@ -135,6 +129,18 @@ def _read_curve(reader: LogReader) -> LossCurve:
         curve.add(batch)
     curve.settle()
     return curve
+
+
+def _marks_ahead(log: LogSummary, progress: PlanProgress, curve: LossCurve, first: Finding) -> tuple[Outlook, ...]:
+    """What the rest of the plan promises: a rule of thumb for text-to-image alone. first: the most severe finding."""
+    if not log.draws_pictures or not log.reads_text or log.has_paired_validation:
+        return ()
+    is_falling = first.name in ("falling", "falling slowly")
+    return outlook(progress, curve if is_falling else None)  # drawn out, a flat or rising loss would mislead
+
+
+def _actions_of(findings: tuple[Finding, ...]) -> list[Action]:
+    return [Action(finding.advice, finding.evidence) for finding in findings if finding.needs_action]
 
 
 def _points(curve: LossCurve) -> tuple[tuple[float, float], ...]:

@@ -38,11 +38,13 @@ class BarWatcher:
             pace = to_float(found[3])
             longest = self._longest
             steps = int(found[2])
-            if not pace > 0 or steps < (longest.steps if longest else 1):
-                continue
-            bar = Bar(int(found[1]), steps, 1 / pace if found[4] == b"it/s" else pace)
+            least = longest.steps if longest else 1
+            if not pace > 0 or steps < least:
+                continue  # a bar of one validation, or of one download, is shorter than that of the run
+            seconds_per_step = 1 / pace if found[4] == b"it/s" else pace
+            bar = Bar(int(found[1]), steps, seconds_per_step)
             if longest is None or bar.steps > longest.steps or 2 * bar.step < longest.step:
-                self._times_begun += 1
+                self._times_begun += 1  # one that begins again counts an epoch, not the run
             self._longest = bar
 
     def of_the_whole_run(self, epoch: float | None, epochs: int | None) -> Bar | None:
@@ -50,5 +52,7 @@ class BarWatcher:
         bar = self._longest
         if bar is None or not epoch:
             return None
-        agrees = abs(bar.step / bar.steps - epoch / epochs) < AGREES if epochs else self._times_begun == 1
-        return bar if agrees else None
+        is_of_the_run = self._times_begun == 1
+        if epochs:
+            is_of_the_run = abs(bar.step / bar.steps - epoch / epochs) < AGREES
+        return bar if is_of_the_run else None

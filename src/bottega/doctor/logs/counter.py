@@ -7,7 +7,8 @@ from bottega.doctor.logs.summary import TrainingLength
 from bottega.doctor.losses import F64, Unit
 
 NEARLY_DONE = 0.9
-"""From this share of its length on, a bar that begins again has ended before."""
+"""From this share of its length on, a bar that begins again has ended before: where a log prints every tenth step or
+so, the last line of an epoch stands before its end."""
 
 
 class StepCounter:
@@ -50,15 +51,20 @@ class StepCounter:
             self._first_epoch = 1.0 if self.epoch else 0.0
         began_again = self._count_within_epochs(row, row.step, before, resumed)
         if self.in_epoch:
-            self._learn_steps_per_epoch(row, row.step, before, began_again)
-            if began_again and self.epoch in (None, self._last_epoch) and row.epoch is None:
-                self.epoch = self._last_epoch + 1  # a bar within epochs that bear no number
-        elif row.step_total:
-            self.step_total = row.step_total
+            return self._count_over_epochs(row, row.step, before, began_again)
+        self.step_total = row.step_total or self.step_total
         self._last_epoch = self.epoch or 0.0
-        if not self.in_epoch:
-            return float(row.step)
-        return row.step + (self._last_epoch - self._first_epoch) * (self.plan.per_epoch or 0)
+        return float(row.step)
+
+    def _count_over_epochs(self, row: LogLine, step: int, before: LogLine, began_again: bool) -> float:
+        """A step within its epoch, with all steps of the epochs before."""
+        self._learn_steps_per_epoch(row, step, before, began_again)
+        is_same_epoch = self.epoch in (None, self._last_epoch)
+        if began_again and is_same_epoch and row.epoch is None:
+            self.epoch = self._last_epoch + 1  # a bar within epochs that bear no number
+        self._last_epoch = self.epoch or 0.0
+        epochs_before = self._last_epoch - (self._first_epoch or 0.0)
+        return step + epochs_before * (self.plan.per_epoch or 0)
 
     def begins_again(self, step: float) -> bool:
         """Whether a step is that of another run, which begins where the first one began."""
@@ -111,11 +117,15 @@ class StepCounter:
         is_full_bar = is_later_epoch and step == before.step == row.step_total  # a line an epoch: 52/52
         if self.in_epoch or not (fell or is_full_bar):
             return fell
-        begins_again = step <= (self.first_step or 0.0) or 2 * step <= before.step  # else it goes back, as a resume
-        had_ended = before.step_total is not None and before.step >= NEARLY_DONE * before.step_total
-        proved = is_later_epoch if row.epoch is not None or not had_ended else True
-        self.in_epoch = is_full_bar or (begins_again and proved)
-        return begins_again
+        # A resume goes back, too: only an epoch that is named, or a bar that had reached its end, proves epochs.
+        is_proved = is_later_epoch or (row.epoch is None and _had_ended(before))
+        starts_over = self._starts_over(step, before.step)
+        self.in_epoch = is_full_bar or (starts_over and is_proved)
+        return starts_over
+
+    def _starts_over(self, step: int, before: int) -> bool:
+        """Whether a step that fell stands near the beginning of the count, not somewhere on the way."""
+        return step <= (self.first_step or 0.0) or 2 * step <= before
 
     def _learn_steps_per_epoch(self, row: LogLine, step: int, before: LogLine, began_again: bool) -> None:
         """The longest count that was seen, from 0 or from 1 on; or the length that the line names."""
@@ -123,3 +133,10 @@ class StepCounter:
         if began_again and not row.step_total:
             longest = max(longest, (before.step or 0) + 1)
         self.plan.per_epoch = max(self.plan.per_epoch or 1, longest)
+
+
+def _had_ended(bar: LogLine) -> bool:
+    """Whether a bar was as good as done; its last steps may not have been printed."""
+    if bar.step is None or bar.step_total is None:
+        return False
+    return bar.step >= NEARLY_DONE * bar.step_total

@@ -47,7 +47,10 @@ def _list_of_rows(value: Any) -> Iterator[bytes]:
 
 def _keras_history(found: dict[str, Any]) -> Iterator[bytes]:
     """A list a name, an epoch each."""
-    series = {name: values for name, values in found.items() if isinstance(values, list)}
     for place in range(len(found["loss"])):
-        row = {name: values[place] for name, values in series.items() if place < len(values)}
-        yield json.dumps({"epoch": place + 1, **row}).encode() + b"\n"
+        row: dict[str, Any] = {"epoch": place + 1}
+        for name, values in found.items():
+            # a validation every few epochs has a shorter list than the loss
+            if isinstance(values, list) and place < len(values):
+                row[name] = values[place]
+        yield json.dumps(row).encode() + b"\n"

@@ -195,7 +195,9 @@ def parse(line: bytes) -> LogLine:
 def from_object(found: dict[str, Any]) -> LogLine:
     """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
     row = LogLine(json=found)
-    short: dict[str, Any] = {}  # by the last part of its name: train/global_step is global_step
+
+    # Losses go by their whole name, all else by its last part: train/global_step is global_step.
+    short: dict[str, Any] = {}
     for key, value in found.items():
         if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
             value = value["mean"]
@@ -203,25 +205,28 @@ def from_object(found: dict[str, Any]) -> LogLine:
             row.add_loss(key, to_float(value))
         short.setdefault(key.lower().rsplit("/", 1)[-1], value)
 
-    def first_number(*names: str) -> int | None:
-        for name in names:
-            number = _finite(short.get(name))
-            if number is not None:
-                return int(number)
-        return None
-
     if row.loss == 0.0 and "grad_norm" in short and _finite(short["grad_norm"]) is None:
-        row.loss = math.nan
-    row.step = first_number("step", "global_step", "current_steps", "iteration", "iter", "tick", "_step")
-    row.step_total = first_number("total_steps", "max_steps")
-    row.epochs = first_number("total_epochs", "num_epochs")
-    row.num_pictures = first_number("num_samples")
+        row.loss = math.nan  # transformers' Trainer writes 0 for it, as in a line of text
+
+    row.step = _first_number(short, "step", "global_step", "current_steps", "iteration", "iter", "tick", "_step")
+    row.step_total = _first_number(short, "total_steps", "max_steps")
+    row.epochs = _first_number(short, "total_epochs", "num_epochs")
+    row.num_pictures = _first_number(short, "num_samples")
     row.epoch = _finite(short.get("epoch"))
     row.pace = _finite(found.get("seconds"))
     row.seconds_left = _seconds_left(f"eta: {short.get('remaining_time')}".encode())  # as LLaMA-Factory writes it
     row.rate = _finite(short.get("learning_rate", short.get("lr")))
-    row.prediction_type = str(found["prediction_type"]) if found.get("prediction_type") else None
+    if found.get("prediction_type"):
+        row.prediction_type = str(found["prediction_type"])
     return row
+
+
+def _first_number(values: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        number = _finite(values.get(name))
+        if number is not None:
+            return int(number)
+    return None
 
 
 def planned_lengths(line: bytes) -> dict[str, int]:
@@ -290,32 +295,54 @@ def _read_losses(line: bytes, row: LogLine) -> None:
 
 def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
     """Step and epoch, with their totals."""
-    epoch_span = (0, 0)
-    if bar := _EPOCH_BAR.search(line):
-        row.epoch, row.epochs = float(bar[1]), int(bar[2])
-        epoch_span = bar.span()
-    elif epoch := _EPOCH.search(line):
-        row.epoch = float(epoch[1])
-        row.epochs = int(epoch[2]) if epoch[2] else None
-        row.spans["epoch"] = epoch.span(1)
-        epoch_span = epoch.span()
-    steps = list(_STEP.finditer(line))
-    if steps:
-        step = next((m for m in steps if m[1]), steps[0])  # a global step goes before one within the epoch
+    epoch_span = _read_epoch(line, row)
+    step = _named_step(line)
+    if step is not None:
         row.step = _to_int(step[2])
         row.step_total = _to_int(step[3]) if step[3] else None
         row.spans["step"] = step.span(2)
         return
+    count = _count_of_steps(line, epoch_span)
+    if count is not None:
+        row.step = int(count[1])
+        row.step_total = int(count[2])
+        row.spans["step"] = count.span(1)
+
+
+def _read_epoch(line: bytes, row: LogLine) -> tuple[int, int]:
+    """The epoch and their number; returns where they stand, so that `12/200` is not taken for steps as well."""
+    if bar := _EPOCH_BAR.search(line):
+        row.epoch = float(bar[1])
+        row.epochs = int(bar[2])
+        return bar.span()
+    if epoch := _EPOCH.search(line):
+        row.epoch = float(epoch[1])
+        row.epochs = int(epoch[2]) if epoch[2] else None
+        row.spans["epoch"] = epoch.span(1)
+        return epoch.span()
+    return (0, 0)
+
+
+def _named_step(line: bytes) -> re.Match[bytes] | None:
+    """`step 118/1000`; a global step goes before one within the epoch."""
+    steps = list(_STEP.finditer(line))
+    for step in steps:
+        if step[1]:
+            return step
+    return steps[0] if steps else None
+
+
+def _count_of_steps(line: bytes, epoch_span: tuple[int, int]) -> re.Match[bytes] | None:
+    """A bare `118/1000`; of several the one that a progress bar's times follow: `118/1000 [02:12<16:30`."""
     counts = []
     for count in _OF.finditer(line):
         is_the_epoch = epoch_span[0] <= count.start() < epoch_span[1]
         if not is_the_epoch and int(count[1]) <= int(count[2]):
             counts.append(count)
-    if counts:
-        of_a_bar = (m for m in counts if line[m.end() : m.end() + 2] == b" [")
-        count = next(of_a_bar, counts[0])
-        row.step, row.step_total = int(count[1]), int(count[2])
-        row.spans["step"] = count.span(1)
+    for count in counts:
+        if line[count.end() : count.end() + 2] == b" [":
+            return count
+    return counts[0] if counts else None
 
 
 def _pace(line: bytes) -> float | None:

@@ -24,18 +24,35 @@ def find_log(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise MissingError(f"a training is judged from its log; there is no file or folder {path}; {HOW}")
+    return _log_of_bottega(path) or _log_of_another_trainer(path) or _only_text_file(path)
+
+
+def _log_of_bottega(path: Path) -> Path | None:
+    """In the folder of a run or of its training; the log for programs before the one for people."""
     for name in (METRICS, LOG):
         for folder in (path, path / "training"):
             if (folder / name).is_file():
                 return folder / name
+    return None
+
+
+def _log_of_another_trainer(path: Path) -> Path | None:
     for pattern in OTHER_TRAINERS:
-        if others := [p for p in path.glob(pattern) if p.is_file()]:
-            return max(others, key=lambda p: p.stat().st_mtime_ns)
+        others = [other for other in path.glob(pattern) if other.is_file()]
+        if others:
+            return max(others, key=lambda other: other.stat().st_mtime_ns)
+    return None
+
+
+def _only_text_file(path: Path) -> Path:
+    """The one text file of a folder. Of several none is guessed: a verdict on the wrong run is worse than none."""
     texts = sorted(p for p in path.iterdir() if p.suffix in (".log", ".jsonl") and p.is_file())
     if len(texts) == 1:
         return texts[0]
     if texts:
-        names = ", ".join(p.name for p in texts[:4]) + (", …" if len(texts) > 4 else "")
+        names = ", ".join(text.name for text in texts[:4])
+        if len(texts) > 4:
+            names += ", …"
         found = f"{len(texts)} files end in .log or .jsonl: name one of {names}"
     else:
         found = f"neither {METRICS} nor a .log is there"

@@ -94,7 +94,7 @@ class LogReader:
         self._draws_pictures = True
         self._prediction_type: str | None = None
         self._num_pictures: int | None = None
-        self._timestep_bins: dict[str, Any] | None = None
+        self._timestep_bins: Mapping[str, Any] | None = None
         self._last_line = LogLine()  # with a loss
         self._saw_resume = False  # in a line after the last loss
         self._template: LineTemplate | None = None
@@ -156,7 +156,8 @@ class LogReader:
         """Whole lines, some `BLOCK` bytes at a time."""
         rest = b""
         try:
-            if (rows := rows_of_document(self.path)) is not None:
+            rows = rows_of_document(self.path)
+            if rows is not None:
                 for row in rows:
                     self._num_bytes += len(row)
                     yield from self._cut(row)
@@ -166,14 +167,16 @@ class LogReader:
                     self._num_bytes += len(chunk)
                     chunk = rest + chunk
                     end = chunk.rfind(b"\n") + 1
-                    rest = chunk[end:] if end or len(chunk) < CHUNK else b""
+                    is_overlong = not end and len(chunk) >= CHUNK
+                    rest = b"" if is_overlong else chunk[end:]  # a file without line feeds must not fill the memory
                     yield from self._cut(self._normalized(chunk[:end]))
         except OSError as error:
             raise storage_error(error, self.path) from error
         yield from self._last_without_a_line_feed(self._normalized(rest))
 
     def _last_without_a_line_feed(self, line: bytes) -> Iterator[bytes]:
-        """The last line where nothing is missing of it: an object that parses, or a loss that more text follows."""
+        """The last line where nothing is missing of it: an object that parses, or a loss that more text follows. Of a
+        run under way `loss: 0.0` may be the beginning of 0.0876, and a loss of zero would be a finding."""
         if not line:
             return
         row = parse(line)
@@ -199,12 +202,10 @@ class LogReader:
     # From blocks to losses, many at once where they have one form.
 
     def _read_block(self, block: bytes) -> Iterator[LossBatch]:
-        if self._template is None and self._model is not None:
-            self._template = LineTemplate(*self._model)
-        may_be_quick = self._template is not None and self._template.usable and not self._saw_resume
-        if self._template is not None and may_be_quick and block.count(b"oss") >= FEW:
-            yield from self._queue.flush()
-            batch = self._read_at_once(block, self._template)
+        template = self._usable_template()
+        if template is not None and block.count(b"oss") >= FEW:
+            yield from self._queue.flush()  # what was read one by one comes before
+            batch = self._read_at_once(block, template)
             if batch is not None:
                 yield batch
                 return
@@ -217,6 +218,14 @@ class LogReader:
         for line in _lines_with(block, _HEAD_MARKS if is_head else MARKS):
             yield from self._read_line(line)
 
+    def _usable_template(self) -> LineTemplate | None:
+        """Of the last loss line; None right after a resume, whose first loss must be seen by itself."""
+        if self._template is None and self._model is not None:
+            self._template = LineTemplate(*self._model)
+        if self._template is None or not self._template.usable or self._saw_resume:
+            return None
+        return self._template
+
     def _read_at_once(self, block: bytes, template: LineTemplate) -> LossBatch | None:
         """All losses of a block whose loss lines have the form of the last one; None where anything is unusual."""
         columns = template.columns(block)
@@ -226,13 +235,17 @@ class LogReader:
         steps = self._steps_at_once(columns, len(losses))
         if steps is None:
             return None
+
+        # From here on the block is taken: the counter and what the last line says move on as line by line.
         if epochs is not None and self._counter.unit == "step":
             before = math.nan if self._counter.epoch is None else self._counter.epoch
             for place in np.flatnonzero(np.diff(epochs, prepend=before)):
                 self._counter.mark_epoch(float(epochs[place]), float(steps[place]))
         self._counter.take_many(steps, None if epochs is None else float(epochs[-1]))
-        end = max(block.rfind(b"oss"), block.rfind(b"OSS"))
-        self._take_note(parse(block[block.rfind(b"\n", 0, end) + 1 : block.find(b"\n", end)]))
+        last_loss = max(block.rfind(b"oss"), block.rfind(b"OSS"))
+        begin = block.rfind(b"\n", 0, last_loss) + 1
+        end = block.find(b"\n", last_loss)
+        self._take_note(parse(block[begin:end]))
         return self._queue.batch(steps, losses, np.full(len(losses), self._pace.rate))
 
     def _steps_at_once(self, columns: Mapping[str, F64], count: int) -> F64 | None:
@@ -253,25 +266,35 @@ class LogReader:
     # One line at a time.
 
     def _read_line(self, line: bytes) -> Iterator[LossBatch]:
+        # What stands around the losses: the plan, resumes, the trainer.
         row = parse(line)
         if row.loss is None:
-            self._plan.update(planned_lengths(line))
-            if self._counter.num_losses and (b"esuming" in line or b"esumed" in line):
-                self._saw_resume = True
+            self._read_announcement(line)
         elif self._counter.num_losses < _RECOGNISED_BY:
             self._trainer = self._trainer or trainer_of(line)
             self._draws_pictures = self._draws_pictures and may_draw_pictures(line)
         self._watch(row)
         self._prediction_type = row.prediction_type or self._prediction_type
         self._num_pictures = row.num_pictures or self._num_pictures
-        if row.epoch is not None:
-            self._counter.epoch = row.epoch
-            self._plan.epochs = row.epochs or self._plan.epochs
+        self._read_epoch(row)
+
+        # The losses. Once a plain one was seen, averages and parts are not taken into the same curve.
         if row.loss is not None and row.kind <= self._kind:
             self._kind = row.kind
             yield from self._take_loss(line, row, row.loss)
         if row.validation is not None:
             self._take_validation(row.validation)
+
+    def _read_announcement(self, line: bytes) -> None:
+        """A line without a loss: the plan, or that the run is resumed; before the first loss that is of no interest."""
+        self._plan.update(planned_lengths(line))
+        if self._counter.num_losses and (b"esuming" in line or b"esumed" in line):
+            self._saw_resume = True
+
+    def _read_epoch(self, row: LogLine) -> None:
+        if row.epoch is not None:
+            self._counter.epoch = row.epoch
+            self._plan.epochs = row.epochs or self._plan.epochs
 
     def _take_loss(self, line: bytes, row: LogLine, loss: float) -> Iterator[LossBatch]:
         """A line with the run's loss: count its step on, and keep it unless a bar shows the same once more."""
@@ -282,19 +305,27 @@ class LogReader:
         step = counter.count(row, self._last_line, resumed=self._saw_resume)
         if row.step is not None and self._is_redrawn(step, loss):
             return
+        yield from self._notice_a_break(step)
+        counter.take_one(step)
+        self._take_note(row)
+        self._queue.add(step, loss, self._pace.rate)
+
+        # A template holds one loss a line: it would miss the parts of a loss, and a validation.
+        is_plain = row.spans and not row.tasks and row.validation is None
+        self._template = None
+        self._model = (line, row) if is_plain else None
+        if self._queue.is_full:
+            yield from self._queue.flush()
+
+    def _notice_a_break(self, step: float) -> Iterator[LossBatch]:
+        """Begin a new run or a resume where the steps say so; a batch holds losses of one stretch alone."""
+        counter = self._counter
         if counter.begins_again(step) and not self._saw_resume:
             yield from self._queue.flush()
             self._begin_new_run()
         elif self._saw_resume or step < counter.step:
             yield from self._queue.flush()
             self._begin_resume(step)
-        counter.take_one(step)
-        self._take_note(row)
-        self._queue.add(step, loss, self._pace.rate)
-        is_plain = row.spans and not row.tasks and row.validation is None
-        self._template, self._model = None, (line, row) if is_plain else None
-        if self._queue.is_full:
-            yield from self._queue.flush()
 
     def _is_redrawn(self, step: float, loss: float) -> bool:
         """Whether a bar shows the last loss once more."""
@@ -350,16 +381,26 @@ class LogReader:
         """For what only `training.diagnosis` finds: a task that is starved, the student's paired validation."""
         if row.loss is None:
             return
-        found: Mapping[str, Any] = {}
-        if row.json is not None and (row.tasks or "val_gain" in row.json):
-            found = row.json
-            self._timestep_bins = row.json if "train_bin_0" in row.json else self._timestep_bins
-        elif row.tasks:
-            step = row.step or self._counter.num_losses + 1
-            found = {"step": step, "loss": row.loss, **{f"loss_{name}": value for name, value in row.tasks.items()}}
-        numbers = {name: value for name, value in found.items() if isinstance(value, int | float | None)}
+        columns = self._columns_of(row)
+        if "train_bin_0" in columns:
+            self._timestep_bins = columns
+        numbers: dict[str, float | None] = {}
+        for name, value in columns.items():
+            if isinstance(value, int | float | None):
+                numbers[name] = value
         if numbers and math.isfinite(to_float(numbers.get("step", 0))):
             self._watcher.add(numbers)
+
+    def _columns_of(self, row: LogLine) -> Mapping[str, Any]:
+        """A loss line as a row of metrics.jsonl has it; empty where it has neither parts nor a paired validation."""
+        if row.json is not None and (row.tasks or "val_gain" in row.json):
+            return row.json
+        if not row.tasks:
+            return {}
+        columns: dict[str, Any] = {"step": row.step or self._counter.num_losses + 1, "loss": row.loss}
+        for name, value in row.tasks.items():
+            columns[f"loss_{name}"] = value
+        return columns
 
     # At the end.
 
@@ -480,8 +521,12 @@ def _lines_with(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:
     for mark in marks:
         at = block.find(mark)
         while at >= 0:
-            begin, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at)
-            found[begin] = block[begin : end if end >= 0 else len(block)]
-            at = block.find(mark, end) if end >= 0 else -1
+            begin = block.rfind(b"\n", 0, at) + 1
+            end = block.find(b"\n", at)
+            if end < 0:
+                found[begin] = block[begin:]
+                break
+            found[begin] = block[begin:end]
+            at = block.find(mark, end)
     for begin in sorted(found):
         yield found[begin]

@@ -50,14 +50,20 @@ def _plan_of_train_log(path: Path) -> dict[str, int | None]:
 
 def _with_recipe(log: LogSummary, recipe: Mapping[str, Any], folder: Path) -> LogSummary:
     """Epochs and samples; where it is a recipe of `bottega train ldm` all else, too."""
-    training, data, text = (_section(recipe, name) for name in ("training", "data", "text"))
-    epochs, steps, batch = (_positive(training, name) for name in ("num_epochs", "steps", "batch_size"))
+    training = _section(recipe, "training")
+    epochs = _positive(training, "num_epochs")
+    steps = _positive(training, "steps")
+    batch = _positive(training, "batch_size")
     plan = replace(log.plan, epochs=epochs or log.plan.epochs)
-    log = replace(log, plan=plan, num_pictures=log.num_pictures or _positive(data, "num_samples"))
+    num_pictures = log.num_pictures or _positive(_section(recipe, "data"), "num_samples")
+    log = replace(log, plan=plan, num_pictures=num_pictures)
     if "unet" not in recipe:
         return log
+
+    # Only a recipe of `bottega train ldm` says more; where it names epochs, its steps are a default that is not used.
     if not epochs and steps:
         plan.steps = steps
+    text = _section(recipe, "text")
     log = replace(
         log,
         recipe=recipe,
@@ -84,7 +90,9 @@ def _with_epochs_done(log: LogSummary, epochs: int | None, batch: int, num_pictu
 
 def _latent_range(manifest: Path) -> float | None:
     """From the least to the greatest number of the latents; None where the manifest does not say."""
-    statistics = (read_json(manifest).get("statistics") or {}) if manifest.is_file() else {}
+    if not manifest.is_file():
+        return None
+    statistics = read_json(manifest).get("statistics") or {}
     width = to_float(statistics.get("max")) - to_float(statistics.get("min"))
     return width if 0 < width < math.inf else None
 

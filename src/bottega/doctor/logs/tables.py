@@ -77,9 +77,14 @@ class TableRewriter:
     def _rewrite_row(self, line: bytes) -> bytes:
         """A row with as many cells as names (where spaces part them, a bar may follow); any other line as it is."""
         cells = self._split(line)
-        if len(cells) < len(self._names) or (self._separator is not None and len(cells) > len(self._names)):
+        has_surplus = self._separator is not None and len(cells) > len(self._names)
+        if len(cells) < len(self._names) or has_surplus:
             return line
-        wanted = [(name, cell) for name, cell in zip(self._names, cells, strict=False) if _WANTED.search(name)]
+        wanted = []
+        for name, cell in zip(self._names, cells, strict=False):
+            if _WANTED.search(name):
+                wanted.append((name, cell))
+        # a sentence of as many words as there are columns is no row
         are_values = all(_CELL.fullmatch(cell) for _, cell in wanted)
         has_number = any(cell[:1].isdigit() for _, cell in wanted)
         return _as_line(wanted) if are_values and has_number else line
@@ -92,11 +97,18 @@ class TableRewriter:
                 self._pairs.append((pair[1], pair[2]))
                 continue
             if self._pairs:
-                wanted = [(name, cell) for name, cell in self._pairs if _WANTED.search(name) and _CELL.fullmatch(cell)]
-                yield _as_line(wanted)
-                self._pairs = []
+                yield self._take_record()
             yield line
         yield lines[-1]
+
+    def _take_record(self) -> bytes:
+        """The pairs that were read so far as one line; the next pair begins another record."""
+        wanted = []
+        for name, cell in self._pairs:
+            if _WANTED.search(name) and _CELL.fullmatch(cell):
+                wanted.append((name, cell))
+        self._pairs = []
+        return _as_line(wanted)
 
 
 def _as_line(cells: Cells) -> bytes:
