@@ -66,7 +66,7 @@ def lay_out(file: CalibrationFile | None) -> CalibrationTable | None:
     rows = []
     for kind, rates in record.pass_rates.items():
         grades = record.grades.get(kind, {})
-        cells = [CheckCell(percent(rates.get(check)), _percent_of_rest(rates.get(check))) for check in checks]
+        cells = [_check_cell(rates.get(check)) for check in checks]
         rows.append(
             KindRow(
                 kind=kind,
@@ -85,5 +85,5 @@ def lay_out(file: CalibrationFile | None) -> CalibrationTable | None:
     )
 
 
-def _percent_of_rest(share: float | None) -> int:
-    return round(100 * (1 - (share or 0)))
+def _check_cell(pass_rate: float | None) -> CheckCell:
+    return CheckCell(percent(pass_rate), rejected=round(100 * (1 - (pass_rate or 0))))

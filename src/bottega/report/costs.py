@@ -35,13 +35,19 @@ class Costs:
 def costs(run: RunDirectory) -> Costs:
     """Time and memory of each stage."""
     times = [stage.record.seconds for stage in run.stages if stage.record.seconds is not None]
+    memories = [stage.record.peak_rss_mb or 0.0 for stage in run.stages]
+    # 1.0 where nothing was measured yet: the bars are shares of these
     longest = max(times, default=0.0) or 1.0
-    largest = max((stage.record.peak_rss_mb or 0.0 for stage in run.stages), default=0.0) or 1.0
+    largest = max(memories, default=0.0) or 1.0
     rows = [_cost_row(stage, longest, largest) for stage in run.stages]
+
+    total, peak = duration(None), UNKNOWN
+    if times:
+        total, peak = duration(sum(times)), _megabytes(largest)
     return Costs(
         rows=rows,
-        total=duration(sum(times) if times else None),
-        peak=_megabytes(largest) if times else UNKNOWN,
+        total=total,
+        peak=peak,
         vram=any(row.vram for row in rows),
     )
 
@@ -64,28 +70,47 @@ Facts = list[tuple[str, str]]
 
 def provenance(run: RunDirectory) -> list[tuple[str, Facts]]:
     """Groups of facts by title: where it ran, versions, the hash of every model."""
-    groups: list[tuple[str, Facts]] = []
-    plain: Facts = []
-    for key, value in run.provenance.items():
+    groups = [
+        ("Machine and code", _plain_facts(run.provenance)),
+        ("Versions", _hashes(run.provenance.get("packages"))),
+        ("Weights, sha256", _hashes(run.provenance.get("weights"))),
+        _machines(run),
+    ]
+    return [(title, facts) for title, facts in groups if facts]
+
+
+def _plain_facts(provenance: Mapping[str, Any]) -> Facts:
+    """What has no group of its own."""
+    facts = []
+    for key, value in provenance.items():
         if key not in ("packages", "weights", "stages") and value not in (None, {}, []):
-            plain.append((key.replace("_", " "), as_text(value)))
-    if plain:
-        groups.append(("Machine and code", plain))
-    for key, title in (("packages", "Versions"), ("weights", "Weights, sha256")):
-        found = run.provenance.get(key)
-        if isinstance(found, Mapping) and found:
-            groups.append((title, [(str(name), _hash_of(value)) for name, value in found.items()]))
-    machines = {stage.name: stage.record.machine for stage in run.stages if stage.record.machine}
-    if machines:
-        names = ", ".join(name.replace("_", " ") for name in next(iter(machines.values())))
-        rows = [(stage, ", ".join(map(as_text, machine.values()))) for stage, machine in machines.items()]
-        groups.append((f"Each stage ran on ({names})", rows))
-    return groups
+            facts.append((key.replace("_", " "), as_text(value)))
+    return facts
+
+
+def _hashes(found: Any) -> Facts:
+    if not isinstance(found, Mapping):
+        return []
+    return [(str(name), _hash_of(value)) for name, value in found.items()]
+
+
+def _machines(run: RunDirectory) -> tuple[str, Facts]:
+    """A line for each stage, as a run may be continued on another machine; the title names the values in a line."""
+    names = ""
+    facts = []
+    for stage in run.stages:
+        machine = stage.record.machine
+        if machine:
+            names = names or ", ".join(name.replace("_", " ") for name in machine)
+            facts.append((stage.name, ", ".join(map(as_text, machine.values()))))
+    return f"Each stage ran on ({names})", facts
 
 
 def _hash_of(value: Any) -> str:
     """The hash of a model that is recorded with its files, or the value itself."""
-    return as_text(value["sha256"]) if isinstance(value, Mapping) and "sha256" in value else as_text(value)
+    if isinstance(value, Mapping) and "sha256" in value:
+        return as_text(value["sha256"])
+    return as_text(value)
 
 
 def _megabytes(number: float) -> str:

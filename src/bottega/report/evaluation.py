@@ -116,12 +116,18 @@ class EvaluationSummary:
 
     def measured(self, row: str, metric: str) -> Score | None:
         """The score of a row, or None where it was not measured."""
-        score = self.rows[row].metrics.get(metric) if row in self.rows else None
-        return score if score is not None and score.is_measured else None
+        if row not in self.rows:
+            return None
+        score = self.rows[row].metrics.get(metric)
+        if score is None or not score.is_measured:
+            return None
+        return score
 
     def title(self, row: str) -> str:
         """What a row is called."""
-        return (self.rows[row].title if row in self.rows else "") or row
+        if row not in self.rows:
+            return row
+        return self.rows[row].title or row
 
     def with_oracle(self) -> EvaluationSummary:
         """The same, its row `teacher` called what it is where drawn truths stood in for the teacher: the summary of an

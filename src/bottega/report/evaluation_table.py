@@ -112,26 +112,61 @@ class EvaluationTable:
 
 def lay_out(summary: EvaluationSummary) -> EvaluationTable:
     """Everything that the page shows of an evaluation."""
-    weak = {name for name, found in summary.discrimination.items() if not found.discriminates}
-    shown = [name for name in summary.metrics if any(summary.measured(row, name) for row in summary.rows)]
+    weak = _weak_metrics(summary)
+    shown = _shown_metrics(summary)
     table = EvaluationTable(summary)
+
+    # The main table: a column for each metric, rows in groups. Cells without a value add to the footnotes.
     table.head = [_column(name, summary.metrics[name], name in weak) for name in shown]
+    table.groups = _groups(summary, shown, table.notes)
 
-    controls = [key for key in summary.rows if key not in (*METHODS, CEILING)]
-    for group, keys in (("methods", METHODS), ("controls", controls), ("ceiling", [CEILING])):
-        rows = [_row(key, summary.rows[key], shown, table.notes) for key in keys if key in summary.rows]
-        if rows:
-            table.groups.append((group, rows))
-
+    # What stands around it.
     table.claims = [_claim(claim) for claim in summary.claims]
-    for name in _PLOTTED:
-        if name in summary.metrics and (plot := _plot(summary, name)):
-            table.plots.append((summary.metrics[name].title, plot))
+    table.plots = _plots(summary)
     table.differences = _differences(summary, shown)
     table.labels = _labels(summary, shown)
     table.weak = [metric.title for name, metric in summary.metrics.items() if name in weak]
     table.absent = _absent(summary, shown)
     return table
+
+
+def _weak_metrics(summary: EvaluationSummary) -> set[str]:
+    """Those that do not tell two controls apart that they should: a difference between methods then says little."""
+    return {name for name, found in summary.discrimination.items() if not found.discriminates}
+
+
+def _shown_metrics(summary: EvaluationSummary) -> list[str]:
+    """Those that some row has a number of: a column of dashes only makes the table wider."""
+    shown = []
+    for name in summary.metrics:
+        if any(summary.measured(row, name) for row in summary.rows):
+            shown.append(name)
+    return shown
+
+
+def _groups(
+    summary: EvaluationSummary, shown: Sequence[str], notes: dict[str, int]
+) -> list[tuple[str, list[TableRow]]]:
+    """The rows by group; what is neither a method nor the ceiling is a control, whatever its name."""
+    controls = [key for key in summary.rows if key not in (*METHODS, CEILING)]
+    groups = []
+    for group, keys in (("methods", METHODS), ("controls", controls), ("ceiling", [CEILING])):
+        rows = [_row(key, summary.rows[key], shown, notes) for key in keys if key in summary.rows]
+        if rows:
+            groups.append((group, rows))
+    return groups
+
+
+def _plots(summary: EvaluationSummary) -> list[tuple[str, str]]:
+    """(title, `<svg>`) of the metrics that a reader asks for first, where they were measured."""
+    plots = []
+    for name in _PLOTTED:
+        if name not in summary.metrics:
+            continue
+        plot = _plot(summary, name)
+        if plot:
+            plots.append((summary.metrics[name].title, plot))
+    return plots
 
 
 def _column(name: str, metric: MetricInfo, weak: bool) -> Column:
@@ -189,13 +224,19 @@ def _differences(summary: EvaluationSummary, shown: Sequence[str]) -> list[Title
 def _difference(score: Score | None, better: str) -> DifferenceCell:
     if score is None or score.value is None:
         return DifferenceCell(UNKNOWN)
-    is_sure = score.low is not None and score.high is not None and (score.low > 0 or score.high < 0)
+    # without a colour where the interval holds 0: such a difference may be chance
     tone = ""
-    if is_sure and better in _ARROWS:
+    if _excludes_zero(score) and better in _ARROWS:
         is_better = (score.value > 0) == (better == "higher")
         tone = "better" if is_better else "worse"
     sign = "+" if score.value > 0 else ""
     return DifferenceCell(f"{sign}{figure(score.value)}", between(score.low, score.high), tone)
+
+
+def _excludes_zero(score: Score) -> bool:
+    if score.low is None or score.high is None:
+        return False
+    return score.low > 0 or score.high < 0
 
 
 def _labels(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[LabelCell]]:
@@ -215,9 +256,14 @@ def _labels(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[
 def _place(value: float | None, column: Iterable[float | None], better: str) -> int:
     """Where a value stands between the column's worst, 0, and its best, 100."""
     known = [other for other in column if other is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    place = 0.5 if value is None or high <= low else (value - low) / (high - low)
-    return round(100 * (1 - place if better == "lower" else place))
+    low = min(known, default=0.0)
+    high = max(known, default=0.0)
+    place = 0.5  # in the middle where there is nothing to compare
+    if value is not None and high > low:
+        place = (value - low) / (high - low)
+    if better == "lower":
+        place = 1 - place
+    return round(100 * place)
 
 
 def _absent(summary: EvaluationSummary, shown: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ UNKNOWN = "—"
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
+    # in Python True is an int: without its own test a flag would pass for 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -39,7 +40,9 @@ def figure(value: float | None) -> str:
 
 def between(low: float | None, high: float | None) -> str:
     """`[low, high]`, or nothing where there is no interval."""
-    return "" if low is None or high is None else f"[{figure(low)}, {figure(high)}]"
+    if low is None or high is None:
+        return ""
+    return f"[{figure(low)}, {figure(high)}]"
 
 
 def percent(share: float | None) -> str:
@@ -55,5 +58,5 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds) % 60:02d} s"
-    minutes = round(seconds / 60)
+    minutes = round(seconds / 60)  # before hours are split off: 1 h 59.8 min is 2 h 00 min, not 1 h 60 min
     return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bottega.report.evaluation import Claim, EvaluationSummary
 from bottega.report.format import between, figure
 from bottega.report.learning import Learning
-from bottega.report.run_directory import RunDirectory
+from bottega.report.run_directory import RunDirectory, StageStatus
 from bottega.report.teaching import TryCounts
 from bottega.runtime.findings import NONE
 
@@ -28,10 +28,12 @@ def headline(
     evaluation: EvaluationSummary | None,
 ) -> Headline:
     """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all."""
-    for stage in run.stages:
-        if stage.state == "failed":
-            kept = "What was finished before it is kept; the same command goes on from there."
-            return Headline("bad", f"Stopped: stage {stage.name} failed", (stage.error, kept))
+    failed = _first_in_state(run, "failed")
+    if failed is not None:
+        kept = "What was finished before it is kept; the same command goes on from there."
+        return Headline("bad", f"Stopped: stage {failed.name} failed", (failed.error, kept))
+
+    # The latest stage first: numbers of an earlier one would judge the run by what it has improved on since.
     if evaluation is not None and evaluation.claims:
         return _evaluated(evaluation)
     if evaluation is not None:
@@ -41,17 +43,26 @@ def headline(
         return _trained(learning, is_done=run.stage("student").state == "done")
     if tries is not None and tries.targets:
         return _taught(tries, "The oracle's" if run.is_oracle else "The teacher's")
-    if any(stage.state == "done" for stage in run.stages):
+    if _first_in_state(run, "done") is not None:
         return Headline("wait", "Prepared; no target has been made yet", (_next(run),))
     return Headline("wait", "Nothing has been done yet", (_next(run),))
 
 
+def _first_in_state(run: RunDirectory, *states: str) -> StageStatus | None:
+    for stage in run.stages:
+        if stage.state in states:
+            return stage
+    return None
+
+
 def _evaluated(summary: EvaluationSummary) -> Headline:
+    # A goal that could not be measured is neither met nor missed: it must not count for either.
     claims = summary.claims
     met = [claim for claim in claims if claim.met is True]
     missed = [claim for claim in claims if claim.met is False]
     num_unknown = len(claims) - len(met) - len(missed)
-    sentences = [_gain(summary), _objects(summary), _truth(summary)]
+
+    sentences = _measured(summary)
     if missed:
         tone, title = _missed(met, f"{len(missed)} of {len(claims)} goals")
         sentences.append("Missed: " + "; ".join(claim.claim for claim in missed) + ".")
@@ -62,7 +73,13 @@ def _evaluated(summary: EvaluationSummary) -> Headline:
         title = f"All measured goals are met; {num_unknown} of {len(claims)} goals could not be measured"
     else:
         tone, title = "good", "The adapter learned to paint in a style it had never seen"
-    return Headline(tone, title, tuple(sentence for sentence in sentences if sentence))
+    return Headline(tone, title, tuple(sentences))
+
+
+def _measured(summary: EvaluationSummary) -> list[str]:
+    """Sentences about the three numbers that matter most, as far as they were measured."""
+    sentences = (_gain(summary), _objects(summary), _truth(summary))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _missed(met: list[Claim], how_many: str) -> tuple[str, str]:
@@ -76,11 +93,8 @@ def _gain(summary: EvaluationSummary) -> str:
     gain = summary.measured("student", "kind_gain")
     if gain is None:
         return ""
-    interval = between(gain.low, gain.high)
-    return (
-        f"On {gain.n} held-out pairs its pictures are taken for the asked style {figure(gain.value)} points more "
-        f"often than for a swapped one{f' {interval}' if interval else ''}."
-    )
+    points = f"{figure(gain.value)} points more often than for a swapped one {between(gain.low, gain.high)}".strip()
+    return f"On {gain.n} held-out pairs its pictures are taken for the asked style {points}."
 
 
 def _objects(summary: EvaluationSummary) -> str:
@@ -89,7 +103,8 @@ def _objects(summary: EvaluationSummary) -> str:
         return ""
     others = []
     for name, row in (("frozen base", "base"), ("drawn truth, the ceiling", "truth")):
-        if score := summary.measured(row, "objects_found"):
+        score = summary.measured(row, "objects_found")
+        if score is not None:
             others.append(f"{name}: {figure(score.value)} %")
     against = f" ({'; '.join(others)})" if others else ""
     return f"{figure(mine.value)} % of the content's objects stay in place{against}."
@@ -138,7 +153,5 @@ def _taught(tries: TryCounts, whose: str) -> Headline:
 
 
 def _next(run: RunDirectory) -> str:
-    for stage in run.stages:
-        if stage.state in ("pending", "begun"):
-            return f"Next: {stage.name}, which {stage.does}."
-    return ""
+    stage = _first_in_state(run, "pending", "begun")
+    return "" if stage is None else f"Next: {stage.name}, which {stage.does}."

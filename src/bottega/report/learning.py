@@ -47,50 +47,58 @@ class _Column:
 
 def read(rows: Iterable[Mapping[str, Any]]) -> Learning | None:
     """Curves and a verdict from the rows of `metrics.jsonl`; None without a row."""
+    # Read the log once: by columns for the curves, row by row for the verdict.
     watcher = Watcher()
     columns, steps = _read_columns(rows, watcher)
     if not steps:
         return None
-    tasks = [name for name in columns if name.startswith("loss_")]
-    tasks.sort(key=lambda name: (name == "loss_fill50k", name))
-    if not tasks and "loss" in columns:
-        tasks = ["loss"]
-    gates = sorted((name for name in columns if name.startswith("gate")), key=_natural)
-    timesteps = sorted((name for name in columns if name.startswith("val_gain_t")), key=_natural)
-    removed = "% of the base's loss removed"
 
+    # Name the curves.
+    losses = [columns[name].curve(_task(name)) for name in _loss_columns(columns)]
+    gains = [columns[name].curve(label, scale=100) for name, label in _GAINS if name in columns]
+    gates = [columns[name].curve(_gate(name)) for name in _numbered(columns, "gate")]
+    by_noise = []
+    for name in _numbered(columns, "val_gain_t"):
+        timestep = name.removeprefix("val_gain_t")
+        by_noise.append(columns[name].curve(f"t = {timestep}", scale=100))
+
+    # Judge, and draw.
     findings = watcher.findings(ended=True)
     verdict = as_verdict(findings)
-    seconds = columns.get("seconds", _Column()).values
+    removed = "% of the base's loss removed"
     return Learning(
         steps=steps,
-        losses=draw_curves(
-            [columns[name].curve(_task(name)) for name in tasks],
-            "Training loss by task over the steps",
-            "loss",
-            smooth=True,
-        ),
-        gain=draw_curves(
-            [columns[name].curve(label, scale=100) for name, label in _GAINS if name in columns],
-            "Validation gain over the frozen base",
-            removed,
-            zero="frozen base",
-        ),
-        gates=draw_curves(
-            [columns[name].curve(_gate(name)) for name in gates], "Gates of the adapter over the steps", "gate"
-        ),
-        by_noise=draw_curves(
-            [columns[name].curve(f"t = {name.removeprefix('val_gain_t')}", scale=100) for name in timesteps],
-            "Validation gain at each timestep of the grid",
-            removed,
-            zero="frozen base",
-        ),
+        losses=draw_curves(losses, "Training loss by task over the steps", "loss", smooth=True),
+        gain=draw_curves(gains, "Validation gain over the frozen base", removed, zero="frozen base"),
+        gates=draw_curves(gates, "Gates of the adapter over the steps", "gate"),
+        by_noise=draw_curves(by_noise, "Validation gain at each timestep of the grid", removed, zero="frozen base"),
         word=verdict["learning"],
         evidence=verdict["evidence"],
         advice=verdict["advice"],
         findings=tuple(findings),
-        rate=1 / (sum(seconds) / len(seconds)) if sum(seconds) > 0 else None,
+        rate=_steps_per_second(columns),
     )
+
+
+def _loss_columns(columns: Mapping[str, _Column]) -> list[str]:
+    """The losses by task, Fill50K after the style targets; their sum only where no task has a loss of its own."""
+    tasks = [name for name in columns if name.startswith("loss_")]
+    tasks.sort(key=lambda name: (name == "loss_fill50k", name))
+    if not tasks and "loss" in columns:
+        return ["loss"]
+    return tasks
+
+
+def _numbered(columns: Mapping[str, _Column], prefix: str) -> list[str]:
+    return sorted((name for name in columns if name.startswith(prefix)), key=_natural)
+
+
+def _steps_per_second(columns: Mapping[str, _Column]) -> float | None:
+    """None where the log has no times."""
+    seconds = columns.get("seconds", _Column()).values
+    if sum(seconds) <= 0:
+        return None
+    return 1 / (sum(seconds) / len(seconds))
 
 
 def _read_columns(rows: Iterable[Mapping[str, Any]], watcher: Watcher) -> tuple[dict[str, _Column], int]:
@@ -124,4 +132,7 @@ def _gate(name: str) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sort key that has `gate_10` after `gate_9`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    key = []
+    for part in re.split(r"(\d+)", name):
+        key.append((int(part), "") if part.isdigit() else (-1, part))
+    return key

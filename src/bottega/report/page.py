@@ -6,6 +6,7 @@ a run; what is not there yet is shown as pending.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bottega.report import calibration, costs, evaluation_table, learning, sheets, teaching
@@ -52,9 +53,12 @@ def run(run_directory: Path) -> Path:
 
     # Judge it, and choose the pictures.
     verdict = headline(found, tries, training, evaluation)
-    table = None if evaluation is None else evaluation_table.lay_out(evaluation)
+    table: EvaluationTable | None = None
+    evaluated: list[SheetLine] = []
+    if evaluation is not None:
+        table = evaluation_table.lay_out(evaluation)
+        evaluated = sheets.of_evaluation(found, evaluation)
     taught = [] if tries is None else _targets(found)
-    evaluated = [] if evaluation is None else sheets.of_evaluation(found, evaluation)
     titles = sheets.headings(oracle=found.is_oracle)
     sheets.write_sheet(evaluated or taught, directory / SHEET, heads=titles)
     thumbs = Thumbnails.of(cell.path for line in (*evaluated, *taught) for cell in line.cells)
@@ -112,7 +116,9 @@ _LEDGER = "teacher/ledger.sqlite"
 
 def _count_tries(found: RunDirectory) -> teaching.TryCounts | None:
     ledger = found.directory / _LEDGER
-    return found.attempt(_LEDGER, lambda: teaching.count_tries(ledger)) if ledger.is_file() else None
+    if not ledger.is_file():  # a run without a teacher has none, which is no problem to report
+        return None
+    return found.attempt(_LEDGER, lambda: teaching.count_tries(ledger))
 
 
 def _targets(found: RunDirectory) -> list[SheetLine]:
@@ -145,12 +151,19 @@ def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
             why = f" ({stage.error})" if stage.error else ""
             lines.append(f"stage {stage.name}: {stage.state}{why}")
     if table is not None:
-        broken = table.summary.broken
         lines += table.absent
-        lines += [f"pair {pair}: left out of every row, {why}" for pair, why in list(broken.items())[:MAX_BROKEN]]
-        if len(broken) > MAX_BROKEN:
-            lines.append(f"{len(broken) - MAX_BROKEN} more pairs were left out (evaluation/summary.json names them)")
+        lines += _broken_pairs(table.summary.broken)
     lines += [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
+    return lines
+
+
+def _broken_pairs(broken: Mapping[str, str]) -> list[str]:
+    """The first ones by name: where hundreds are broken, their list would bury everything else."""
+    lines = []
+    for pair, why in list(broken.items())[:MAX_BROKEN]:
+        lines.append(f"pair {pair}: left out of every row, {why}")
+    if len(broken) > MAX_BROKEN:
+        lines.append(f"{len(broken) - MAX_BROKEN} more pairs were left out (evaluation/summary.json names them)")
     return lines
 
 

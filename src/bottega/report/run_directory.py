@@ -81,7 +81,9 @@ class RunDirectory:
         """The folder that the pictures' paths are relative to."""
         section = self.recipe.get("data")
         root = section.get("root") if isinstance(section, Mapping) else None
-        return Path(os.path.normpath(self.directory / str(root))) if root else self.directory / "data"
+        if not root:
+            return self.directory / "data"
+        return Path(os.path.normpath(self.directory / str(root)))
 
     @property
     def is_oracle(self) -> bool:
@@ -106,8 +108,11 @@ class RunDirectory:
             text = str(error)
             if isinstance(error, KeyError | TypeError | AttributeError):  # its message alone says too little
                 text = f"{type(error).__name__}: {text}"
+            # a page is passed on: it names no folder of the machine, and a problem takes one line
             text = " ".join(text.replace(str(self.directory), ".").split())
-            self.problems.append(text if text.startswith(what) else f"{what}: {text}")
+            if not text.startswith(what):
+                text = f"{what}: {text}"
+            self.problems.append(text)
             return None
 
     def json(self, name: str) -> dict[str, Any] | None:
@@ -138,16 +143,18 @@ class RunDirectory:
 
     def _stages(self) -> list[StageStatus]:
         """The stages of this run: one without a world or drawn truths has no such stage."""
-        stages = [self._stage(name, does) for name, does in STAGES.items()]
-        return [
-            stage
-            for stage in stages
-            if stage.name not in _OPTIONAL or stage.state != "pending" or self.recipe.get(stage.name) is not None
-        ]
+        stages = []
+        for name, does in STAGES.items():
+            stage = self._stage(name, does)
+            is_expected = name not in _OPTIONAL or self.recipe.get(name) is not None
+            if is_expected or stage.state != "pending":
+                stages.append(stage)
+        return stages
 
     def _stage(self, name: str, does: str) -> StageStatus:
         """`settings.json` is there from a stage's first work on, `error.json` if it failed, `stage.json` when done."""
         folder = _FOLDERS.get(name, name)
+        # the failure first: a stage that was done before and failed when it was run again has both files
         failure = self.json(f"{folder}/error.json")
         if failure is not None:
             error = as_text(failure.get("error", "no reason was recorded"))

@@ -97,6 +97,8 @@ class Thumbnails:
             picture = _loaded(path, largest)
             if picture is not None:
                 pictures[path] = picture
+
+        # All at one size, so that no picture looks better than another; the last size is taken even if it is too large.
         encoded: dict[Path, bytes] = {}
         for side, quality in SIDES_AND_QUALITIES:
             encoded = {path: _webp(picture, side, quality) for path, picture in pictures.items()}
@@ -121,7 +123,11 @@ def of_training(folder: Path) -> list[tuple[int, str]]:
 
 def of_targets(run: RunDirectory, chosen: Mapping[str, Sequence[GradedTarget]]) -> list[SheetLine]:
     """Lines content | style | teacher | drawn truth of graded targets."""
-    return [_line_of_target(run, part, target) for part in PARTS for target in chosen.get(part, ())]
+    lines = []
+    for part in PARTS:
+        for target in chosen.get(part, ()):
+            lines.append(_line_of_target(run, part, target))
+    return lines
 
 
 def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> SheetLine:
@@ -144,9 +150,13 @@ def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> Sheet
 def of_evaluation(run: RunDirectory, summary: EvaluationSummary) -> list[SheetLine]:
     """Lines content | style | teacher | student | drawn truth of the pairs that the evaluation names, with scores."""
     pairs = {pair.pair_id: pair for pair in run.records("pairs/test.jsonl", Pair)}
-    named = [(part, chosen.pair_id) for part in PARTS for chosen in summary.examples.of(part)]
-    scores = _scores(run, {pair_id for _, pair_id in named})
-    return [_line_of_pair(run, part, pairs[pair_id], scores) for part, pair_id in named if pair_id in pairs]
+    named: list[tuple[str, Pair]] = []
+    for part in PARTS:
+        for chosen in summary.examples.of(part):
+            if chosen.pair_id in pairs:  # else they were chosen again since
+                named.append((part, pairs[chosen.pair_id]))
+    scores = _scores(run, {pair.pair_id for _, pair in named})
+    return [_line_of_pair(run, part, pair, scores) for part, pair in named]
 
 
 def _line_of_pair(run: RunDirectory, part: str, pair: Pair, scores: ScoresOfRow) -> SheetLine:
@@ -169,7 +179,7 @@ def _truth(root: Path, pair_id: str, words: str = "") -> list[SheetCell]:
 
 
 def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
-    """Of the named pairs, from `scores.jsonl`."""
+    """Of the named pairs, from `scores.jsonl`, which has a line for each pair, row and metric: only those are kept."""
     found: dict[tuple[str, str], dict[str, float]] = {}
 
     def collect() -> None:
@@ -184,11 +194,12 @@ def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
 def _describe(scores: Mapping[str, float] | None) -> str:
     """What stands under an evaluated picture: distance to the truth, style label right or wrong, objects in place."""
     parts = []
-    if scores and "truth" in scores:
+    scores = scores or {}
+    if "truth" in scores:
         parts.append(f"truth {scores['truth']:.1f}")
-    if scores and "kind_own" in scores:
+    if "kind_own" in scores:
         parts.append("style ✓" if scores["kind_own"] > 50 else "style ✗")
-    if scores and "objects_found" in scores:
+    if "objects_found" in scores:
         parts.append(f"objects {scores['objects_found']:.0f} %")
     return " · ".join(parts)
 
@@ -241,7 +252,7 @@ def write_sheet(
         side: of a picture, in pixels.
         across: lines beside each other.
     """
-    ranked = sorted(lines, key=lambda line: sum(bool(cell.missing) for cell in line.cells))
+    ranked = sorted(lines, key=_num_missing)
     rows: list[tuple[str, list[SheetLine]]] = []
     for part in PARTS:
         chosen = [line for line in ranked if line.part == part][:across]
@@ -249,13 +260,22 @@ def write_sheet(
             rows.append((part, chosen))
     if not rows:
         return None
-    columns = columns_of([line for _, row in rows for line in row])
+    shown: list[SheetLine] = []
+    for _, chosen in rows:
+        shown += chosen
+    columns = columns_of(shown)
     return _draw_sheet(rows, columns, heads, side).save(path)
+
+
+def _num_missing(line: SheetLine) -> int:
+    return sum(bool(cell.missing) for cell in line.cells)
 
 
 def columns_of(lines: Sequence[SheetLine]) -> list[str]:
     """The columns that some line has a cell of, in their order."""
-    shown = {cell.column for line in lines for cell in line.cells}
+    shown: set[str] = set()
+    for line in lines:
+        shown.update(cell.column for cell in line.cells)
     return [column for column in COLUMNS if column in shown]
 
 
@@ -264,10 +284,13 @@ def _draw_sheet(
 ) -> ContactSheet:
     from bottega.visual.contact_sheet import ContactSheet, Layout
 
-    num_columns = max(len(row) for _, row in rows) * len(columns)
+    lines_across = max(len(row) for _, row in rows)
+    num_columns = lines_across * len(columns)
     layout = Layout(side=side, gap=4, left=74, top=30, line=22, group=len(columns), group_gap=12)
     width, height = layout.corner(len(rows), num_columns)
     sheet = ContactSheet(layout, width, height + layout.gap)
+
+    # Headings once a column, then a row a part with its name at the left.
     for place in range(num_columns):
         x, _ = layout.corner(0, place)
         sheet.write_text((x, 8), heads[columns[place % len(columns)]], colour=_DARK, size=14)
@@ -276,7 +299,8 @@ def _draw_sheet(
         sheet.write_text((8, y + side // 2 - 8), part, colour=_DARK, size=14)
         for block, line in enumerate(row):
             for cell in line.cells:
-                _draw_cell(sheet, number, block * len(columns) + columns.index(cell.column), cell)
+                column = block * len(columns) + columns.index(cell.column)
+                _draw_cell(sheet, number, column, cell)
     return sheet
 
 

@@ -93,13 +93,16 @@ def count_tries(path: Path) -> TryCounts:
         by_status = "SELECT status, grade, COUNT(*) FROM tries WHERE current GROUP BY status, grade"
         for name, letter, count in db.execute(by_status):
             status[name] += count
-            passed += count if name == "ok" and letter != "C" else 0
+            if name == "ok" and letter != "C":
+                passed += count
         by_grade = "SELECT grade, COUNT(*) FROM best WHERE status <> 'broken' GROUP BY grade"
         for letter, count in db.execute(by_grade):
             grades[letter] += count
         rejected = "SELECT reasons FROM tries WHERE current AND grade = 'C' AND status <> 'broken'"
         for (reasons,) in db.execute(rejected):
-            causes.update({reason.split(":", 1)[0] for reason in json.loads(reasons)})
+            # a set: a check that gives two reasons rejected one try
+            checks = {reason.split(":", 1)[0] for reason in json.loads(reasons)}
+            causes.update(checks)
         rescued = _count(db, "SELECT COUNT(*) FROM best WHERE try_index > 0 AND grade <> 'C'")
         targets = _count(db, "SELECT COUNT(DISTINCT target) FROM tries WHERE current")
     return TryCounts(
@@ -121,13 +124,17 @@ def examples(path: Path, count: int) -> dict[str, list[GradedTarget]]:
     No pair is shown twice while there are enough of them. Broken ones have no picture and are left out.
     """
     with _open_read_only(path) as db:
+        # Ranked without the rest of each row: a ledger has thousands, and a dozen are shown.
         drawn = "SELECT id, grade, scores FROM best WHERE output_path IS NOT NULL ORDER BY seed, id"
         ranked = sorted((*_rank(row), row["id"]) for row in db.execute(drawn))
         ids = [row_id for *_, row_id in ranked]
         found = {}
         for part, chosen in _parts(ids, count).items():
-            rows = [db.execute("SELECT * FROM tries WHERE id = ?", (row_id,)).fetchone() for row_id in chosen]
-            found[part] = [_target(row, path) for row in rows]
+            targets = []
+            for row_id in chosen:
+                row = db.execute("SELECT * FROM tries WHERE id = ?", (row_id,)).fetchone()
+                targets.append(_target(row, path))
+            found[part] = targets
         return found
 
 
@@ -147,7 +154,9 @@ def _parts(ranked: list[int], count: int) -> dict[str, list[int]]:
 def _rank(row: sqlite3.Row) -> tuple[str, float]:
     """Better first: the letter, then style gain and kept edges, both cosines, added."""
     scores = json.loads(row["scores"])
-    return row["grade"], -sum(number(scores.get(name)) or 0.0 for name in ("style_gain", "edge_64"))
+    style_gain = number(scores.get("style_gain")) or 0.0
+    kept_edges = number(scores.get("edge_64")) or 0.0
+    return row["grade"], -(style_gain + kept_edges)
 
 
 def _target(row: sqlite3.Row, path: Path) -> GradedTarget:

@@ -55,7 +55,8 @@ class Layout:
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """Left and top of a picture; columns are counted through all groups."""
         group, place = divmod(column, self.group)
-        x = self.left + group * (self.group * (self.side + self.gap) + self.group_gap) + place * (self.side + self.gap)
+        pitch = self.side + self.gap
+        x = self.left + group * (self.group * pitch + self.group_gap) + place * pitch
         y = self.top + row * (self.side + self.line + self.row_gap)
         return x, y
 
@@ -75,7 +76,8 @@ class ContactSheet:
         if picture is None:
             self._draw.rectangle((x, y, x + side - 1, y + side - 1), outline=frame)
         else:
-            self.image.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+            resized = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+            self.image.paste(resized, (x, y))
 
     def write_text(
         self,
@@ -143,7 +145,7 @@ def draw_triples(
     across = max(1, min(across, len(triples)))
     right, bottom = layout.corner(rows, 3 * across)
     sheet = ContactSheet(layout, right - _GAP, bottom)
-    head = heading if triples else "no graded picture yet"
+    head = heading if triples else "no graded picture yet"  # an empty sheet would look like a fault
     sheet.write_text((2 * _GAP, _GAP), head)
     for number, triple in enumerate(triples):
         row, place = divmod(number, across)

@@ -84,6 +84,8 @@ def draw_curves(
     curves = [curve for curve in curves if len(curve.values) >= 2]
     if not curves:
         return ""
+
+    # The lines, then what belongs to the vertical axis: at most one of a log scale, a zero line and a cut.
     figure, axes = _figure(4.4, 2.6)
     for number, curve in enumerate(curves):
         _draw_curve(axes, curve, _SERIES[number % len(_SERIES)], smooth=smooth)
@@ -94,6 +96,8 @@ def draw_curves(
         axes.annotate(zero, (1, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=_INK, fontsize=9)
     elif smooth:
         _leave_out_spikes(axes, curves)
+
+    # The frame. The legend stands above the axes: within them it would cover a curve.
     axes.set_xlabel(over, color=_INK)
     axes.set_ylabel(unit, color=_INK)
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
@@ -120,26 +124,27 @@ def draw_intervals(intervals: Sequence[Interval], title: str, unit: str) -> str:
     """
     if not intervals:
         return ""
-    figure, axes = _figure(3.7, 0.6 + 0.27 * len(intervals))
+    figure, axes = _figure(3.7, 0.6 + 0.27 * len(intervals))  # inches: a line of text needs 0.27
     for place, line in enumerate(intervals):
-        colour = _SERIES[0] if line.strong else _SERIES[5]
-        if line.low is not None and line.high is not None:
-            axes.plot(
-                [line.low, line.high],
-                [place, place],
-                color=colour,
-                linewidth=2.4 if line.strong else 1.5,
-                solid_capstyle="butt",
-            )
-        axes.plot([line.value], [place], "o", color=colour, markersize=6.5 if line.strong else 4.5)
+        _draw_interval(axes, place, line)
     axes.set_yticks(range(len(intervals)), [line.label for line in intervals])
     for label, line in zip(axes.get_yticklabels(), intervals, strict=True):
         label.set_fontweight("bold" if line.strong else "normal")
-    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.set_ylim(len(intervals) - 0.5, -0.5)  # downwards: the first line stands at the top
     axes.set_xlabel(unit, color=_INK)
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.margins(x=0.08)
     return _svg(figure, title)
+
+
+def _draw_interval(axes: Axes, place: int, line: Interval) -> None:
+    """A dot on a bar without caps, which ends where the interval ends."""
+    colour, bar_width, dot_size = _SERIES[5], 1.5, 4.5
+    if line.strong:
+        colour, bar_width, dot_size = _SERIES[0], 2.4, 6.5
+    if line.low is not None and line.high is not None:
+        axes.plot([line.low, line.high], [place, place], color=colour, linewidth=bar_width, solid_capstyle="butt")
+    axes.plot([line.value], [place], "o", color=colour, markersize=dot_size)
 
 
 def draw_braille(curve: Curve, width: int, over: str, *, rows: int = 10) -> list[str]:
@@ -158,16 +163,21 @@ def draw_braille(curve: Curve, width: int, over: str, *, rows: int = 10) -> list
     low, high = min(scaled), max(scaled)
     first, last = min(curve.steps), max(curve.steps)
 
+    # The dots: one for each column of them, and all between it and the one before, so that a steep line has no gaps.
     cells = [[0] * columns for _ in range(rows)]
-    before = None  # dots from the top, of the column before
+    before: int | None = None  # dots from the top, of the column before
     for dot in range(num_dots):
         y = _interpolate(curve.steps, scaled, first + (last - first) * dot / (num_dots - 1))
-        down = round((high - y) / (high - low) * (height - 1)) if high > low else height // 2
-        before = down if before is None else before
+        down = height // 2
+        if high > low:
+            down = round((high - y) / (high - low) * (height - 1))
+        if before is None:
+            before = down
         for filled in range(min(down, before), max(down, before) + 1):
             cells[filled // 4][dot // 2] |= _BRAILLE_DOTS[dot % 2][filled % 4]
         before = down
 
+    # The text: the extremes beside the first and the last row, the steps below.
     labels = {0: f"{max(curve.values):.4g}", rows - 1: f"{min(curve.values):.4g}"}
     lines = []
     for row, row_cells in enumerate(cells):
@@ -240,6 +250,7 @@ def _use_log_scale(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     is_short = high < 5 * low
+    # 1, 2 and 5 of each decade are too few labels for a span of less than a factor of 5
     axes.yaxis.set_major_locator(MaxNLocator(4) if is_short else LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:.3g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -249,8 +260,10 @@ def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     """The broken line through the points, at x; where a resume went back, the later one."""
     points = list(zip(xs, ys, strict=True))
     for (left, at_left), (right, at_right) in reversed(list(pairwise(points))):
+        if left == x == right:
+            return at_left
         if left <= x <= right:
-            return at_left if left == right else at_left + (at_right - at_left) * (x - left) / (right - left)
+            return at_left + (at_right - at_left) * (x - left) / (right - left)
     return ys[0]
 
 
@@ -276,6 +289,7 @@ def _svg(figure: Figure, title: str) -> str:
         text = text.replace(colour, variable)
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
     text = re.sub(r"font: (bold |700 )?([\d.]+px)[^;\"]*", _page_font, text)
+    # ids that nothing refers to would clash where a page holds several drawings
     used = set(re.findall(r"#([\w-]+)", text))
     text = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", text)
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
