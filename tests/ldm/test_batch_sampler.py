@@ -117,7 +117,7 @@ def test_fewer_samples_than_a_batch_and_fewer_epochs_than_are_done_are_refused()
         EpochSampler.new(7, 8)
     with pytest.raises(RequestError, match="received 7"):
         EpochSampler.new(24, 8).resumed(4, 7)
-    with pytest.raises(RequestError, match=r"num_epochs = 1 lies before epoch 2, which is done"):
+    with pytest.raises(RequestError, match=r"num_epochs = 1 is before epoch 2, which is done"):
         EpochSampler.new(24, 8).resumed(6, 40).steps(1)
 
 

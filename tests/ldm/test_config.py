@@ -54,7 +54,7 @@ from .tiny import plain, tiny
         ({"autoencoder": {"kind": "diffusers"}}, r"autoencoder = .*diffusers needs model"),
         ({"data": {"num_samples": 7}}, r"data\.num_samples = 7 for training\.batch_size = 8"),
         ({"data": {"size": 36}}, r"data\.size .*got 36 / 4 for 2 levels; for example 32"),
-        ({"data": {"num_samples": None}}, r"data = .*circles are drawn, so their number must be said"),
+        ({"data": {"num_samples": None}}, r"data = .*circles are drawn, so their number must be given"),
         ({"data": {"kind": "fill50k"}}, r"data = .*held_out belongs to circles, got it with fill50k"),
         ({"data": {"kind": "red_circle", "held_out": 0}}, r"data = .*red_circle is one picture, got num_samples 24"),
         ({"data": {"kind": "folder", "held_out": 0}}, r"data = .*folder needs folder\.source"),

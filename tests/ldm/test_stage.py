@@ -192,7 +192,7 @@ def test_a_new_learning_rate_holds_from_here_on_and_a_cosine_is_stretched(tmp_pa
 
 
 def test_fewer_epochs_than_are_done_are_refused(copy: Path) -> None:
-    with pytest.raises(RequestError, match=r"num_epochs = 1 ends at step 3, the run stands at epoch-2"):
+    with pytest.raises(RequestError, match=r"num_epochs = 1 ends at step 3, the run is at epoch-2"):
         run(tiny(training={"num_epochs": 1}), copy)
 
 

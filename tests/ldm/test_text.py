@@ -173,5 +173,5 @@ def test_a_model_that_is_no_clip_is_a_wrong_request(tmp_path: Path) -> None:
 def test_a_clip_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(resolve("bottega:miniature/weights/clip") / name)
-    with pytest.raises(MissingError, match="no tokenizer lies there"):
+    with pytest.raises(MissingError, match="no tokenizer is there"):
         ClipText(tmp_path, torch.device("cpu"))

@@ -34,7 +34,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step lies: its epoch (from 0), how many steps of that epoch came before, and its segment."""
+    """The position of a step: its epoch (from 0), how many steps of that epoch came before, and its segment."""
 
     epoch: int
     before: int
@@ -79,7 +79,7 @@ class EpochSampler:
     def resumed(self, step: int, samples: int) -> EpochSampler:
         """The sampler of a run that resumes after `step` steps with `samples` samples.
 
-        With another number of samples, an epoch that has begun ends early, and the next one begins.
+        With another number of samples, an unfinished epoch ends early, and the next one begins.
         """
         if samples == self.segments[-1].samples:
             return self
@@ -98,12 +98,12 @@ class EpochSampler:
         """Steps of a run of `epochs` epochs in all.
 
         Raises:
-            RequestError: fewer epochs than have already begun.
+            RequestError: fewer epochs than were already started.
         """
         last = self.segments[-1]
         if epochs < last.epoch:
             raise RequestError(
-                f"training.num_epochs = {epochs} lies before epoch {last.epoch}, which is done; ask for more"
+                f"training.num_epochs = {epochs} is before epoch {last.epoch}, which is done; ask for more"
             )
         return last.step + (epochs - last.epoch) * self.steps_per_epoch()
 

@@ -63,7 +63,7 @@ class LDMDataConfig(Config):
         if self.kind == "red_circle" and self.num_samples not in (None, 1):
             raise ValueError(f"red_circle is one picture, got num_samples {self.num_samples}; leave it out")
         if self.kind == "circles" and self.num_samples is None:
-            raise ValueError("circles are drawn, so their number must be said; for example num_samples: 5000")
+            raise ValueError("circles are drawn, so their number must be given; for example num_samples: 5000")
         if self.kind == "folder" and self.folder is None:
             raise ValueError("kind: folder needs folder.source, the folder of pictures; got none")
         if self.held_out and self.kind != "circles":
@@ -127,7 +127,7 @@ class UNetConfig(Config):
     channels: tuple[Count, ...] = Field(
         (32, 64, 128), description="channels of each level; each level after the first halves the side"
     )
-    blocks: int = Field(1, ge=1, description="residual blocks of a level, on the way down and on the way up")
+    blocks: int = Field(1, ge=1, description="residual blocks of a level, in each of encoder and decoder")
     attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (),
         description="levels, from 0, with self- and cross-attention; the last one includes the middle block",

@@ -30,7 +30,7 @@ RED_CIRCLE = "a red circle on white"
 _MAX_HELD_OUT = 512
 """Pictures held out of a data set on disk, at most: no validation uses more."""
 _SIZE_CHECKED = 256
-"""Training pictures whose own size is compared with `data.size`: enough to tell, and read in a second."""
+"""Training pictures whose own size is compared with `data.size`: enough to notice, and read in a second."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,9 @@ def _prepare(config: LDMDataConfig, directory: Path) -> None:
         done = _run_preparation(config, directory, root)
     except MissingError as error:  # also of a run that was moved away from its data
         raise MissingError(
-            f"{error}; if it lies elsewhere, say so: --set data.root=… (now {root}), or data.{config.kind}.source=…"
+            f"{error}; if it is elsewhere, name it: --set data.root=… (now {root}), or data.{config.kind}.source=…"
         ) from error
+    # A warning and no error: a few damaged files among a hundred thousand must not stop a training.
     rejected = done["rejected"]
     if rejected:
         accepted = done.get("pictures", done.get("examples", 0))

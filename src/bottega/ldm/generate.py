@@ -81,6 +81,7 @@ def generate(
     plan = config.plan(trained.absmax)
     plan.timesteps(schedule)  # raises where the sampler does not work on this schedule, before anything is drawn
 
+    # Settings that differ are part of the file name: trying a sampler does not overwrite what another one drew.
     suffix = _changed_settings(config, recipe.sampling)
     requests = [(prompt, seed + index) for prompt in prompts for index in range(num_images)]
     rows: list[dict[str, Any]] = []
@@ -125,7 +126,7 @@ def overridden(config: LDMSamplingConfig, values: dict[str, Any]) -> LDMSampling
 
     given = {name: value for name, value in values.items() if value is not None}
     if given.get("scheduler", "ddim") != "ddim" and "eta" not in given:
-        given["eta"] = 0.0  # the recipe's value belongs to its own ddim
+        given["eta"] = 0.0  # the recipe's value is for its own sampler, ddim
     return parse(LDMSamplingConfig, {**config.model_dump(), **given}, "generate")
 
 
@@ -208,7 +209,7 @@ def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any
 
     if not bool(np.isfinite(picture).all()):
         raise NonFiniteError(
-            f"a picture holds NaN or infinity after the autoencoder, received it for seed {facts['seed']}; look at its "
+            f"a picture holds NaN or infinity after the autoencoder, received it for seed {facts['seed']}; check its "
             "latents (--statistics), and keep the autoencoder in float32"
         )
     metadata = json.dumps(facts, ensure_ascii=False)

@@ -68,6 +68,7 @@ def encode(
     key = sha256_json({"pictures": picture_settings, "autoencoder": autoencoder.facts})
     manifest = directory / "manifest.json"
     if write and not _is_current(manifest, key):
+        # Shards first, then the new key: a kill in between deletes again, never reads old latents as new ones.
         for stale in directory.glob("*.safetensors"):
             stale.unlink()
         write_json(manifest, {"key": key})

@@ -128,11 +128,12 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     sampler, loop_config = _batch_sampler(recipe, len(samples.training), newest)
     _check_sides(recipe, autoencoder.encode(samples.training[0].picture()[None]))
 
-    # 4. The latents.
+    # 4. The latents: computed once, which may take hours.
     pictures = {"data": settings["data"], "seed": recipe.seed}
     latents = encode(samples, pictures, autoencoder, directory / LATENTS, write=write)
 
-    # 5. The model, and what the loop runs.
+    # 5. The model, and what the loop runs. A resumed run keeps the words of its checkpoint: their ids are rows of the
+    # embedding, so another list would give each word the vector of another one.
     words = _vocabulary(recipe, samples, newest)
     model = LatentDiffusion(recipe, latents.training.shape[1], words, clip).to(device)
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, sampler, device)
@@ -166,7 +167,7 @@ def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
 
 
 def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
-    """The recipe of the run that a checkpoint lies in; where it was copied away alone, the one that it holds."""
+    """The recipe of the run that a checkpoint is in; where it was copied away alone, the one that it holds."""
     from bottega.training.resume import require_checkpoint, run_directory_of
 
     home = run_directory_of(checkpoint)
@@ -204,11 +205,11 @@ def _settings(recipe: LDMRecipe) -> dict[str, Any]:
 
 
 def _require_same(checkpoint: Checkpoint, now: dict[str, Any], resumable: dict[str, str]) -> None:
-    """Raise FingerprintError where the run was begun with other values than `now`, part by part."""
+    """Raise FingerprintError where the run was started with other values than `now`, part by part."""
     from bottega.training.checkpoint import require_same_run
 
-    begun = {name: checkpoint.fingerprint.get(name) for name in now}
-    require_same_run(begun, now, resumable, RECIPE_NAMES)
+    recorded = {name: checkpoint.fingerprint.get(name) for name in now}
+    require_same_run(recorded, now, resumable, RECIPE_NAMES)
 
 
 def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder, ClipText | None, dict[str, Any]]:
@@ -276,7 +277,7 @@ def _batch_sampler(
     steps = sampler.steps(training.num_epochs)
     if steps < newest.step:
         raise RequestError(
-            f"training.num_epochs = {training.num_epochs} ends at step {steps}, the run stands at "
+            f"training.num_epochs = {training.num_epochs} ends at step {steps}, the run is at "
             f"{newest.folder.name}; ask for more epochs, or train into another folder"
         )
     return sampler, training.loop(steps, sampler.steps_per_epoch())

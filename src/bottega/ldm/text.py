@@ -67,7 +67,8 @@ def check_lengths(captions: Iterable[str], max_tokens: int) -> None:
 class WordEncoder(nn.Module):
     """A small transformer over the words of a caption, trained with the denoiser.
 
-    Without its layers nothing would tell whose colour "orange" is: its position behind "light blue" is another one.
+    Its layers bind a colour to its object: the position of "orange" alone does not, for it is another one behind "light
+    blue" than behind "red".
     A word that it does not know is left out, with one warning.
 
     Args:
@@ -142,7 +143,7 @@ class ClipText:
     The same batch of captions gives the same states to the bit; in another batch they may differ by roundings.
 
     Args:
-        folder: a CLIPTextModel or CLIPModel; its tokenizer lies there, or in `tokenizer` inside or beside it.
+        folder: a CLIPTextModel or CLIPModel; its tokenizer is there, or in `tokenizer` inside or beside it.
         device: where it computes.
 
     Raises:
@@ -190,4 +191,4 @@ def _tokenizer_folder(folder: Path) -> Path:
     for place in (folder, folder / "tokenizer", folder.parent / "tokenizer"):
         if any(file.is_file() for file in place.glob("*token*")):
             return place
-    raise MissingError(f"{folder}: no tokenizer lies there, nor in tokenizer/ beside it; fetch the model whole")
+    raise MissingError(f"{folder}: no tokenizer is there, nor in tokenizer/ beside it; fetch the model whole")

@@ -54,7 +54,7 @@ class UNet(nn.Module):
 
         levels = range(len(widths))
         width = widths[0]
-        skips = []  # widths of the outputs on the way down, which the way up concatenates
+        skips = []  # widths of the encoder's outputs, which the decoder concatenates
         self.down = nn.ModuleList()
         for level in levels:
             for _ in range(config.blocks):
