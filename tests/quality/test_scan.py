@@ -19,7 +19,7 @@ from bottega.quality import scorer
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import grade
 from bottega.quality.measure import Judge, measure
-from bottega.quality.scan import Similarities, jobs_of_pairs, scan
+from bottega.quality.scan import ClipScorer, jobs_of_pairs, scan
 from bottega.quality.scorer import Job, Scorer, fitted
 from bottega.runtime.errors import Interrupted, MissingError, RequestError
 
@@ -211,6 +211,6 @@ def test_pictures_of_several_sizes_are_encoded_a_size_at_a_time_and_stay_in_thei
         calls.append(batch.shape)
         return batch.reshape(len(batch), -1)[:, :2].astype(np.float32)
 
-    vectors = Similarities(encoder)._encode(pictures)
+    vectors = ClipScorer(encoder)._encode(pictures)
     assert [int(vector[0]) for vector in vectors] == list(range(len(sizes)))
     assert sorted(calls) == [(2, 4, 4, 3), (2, 16, 16, 3), (3, 8, 8, 3)]
