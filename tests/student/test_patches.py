@@ -195,7 +195,7 @@ def test_a_style_of_the_other_kind_or_of_another_clip_is_refused_by_its_shape(
 @pytest.mark.parametrize("kind", [None, "projection", "gated_subtraction"])
 def test_purification_of_patch_tokens_is_refused_with_its_reason_and_cure(kind: str | None) -> None:
     given = {"token_source": "patch"} | ({} if kind is None else {"purification": kind})
-    with pytest.raises(ValidationError, match=r"needs purification: none, got .*do not lie in the space.*set purif"):
+    with pytest.raises(ValidationError, match=r"needs purification: none, got .*are not in the space.*set purif"):
         AdapterConfig(**given)  # type: ignore[arg-type]
 
 

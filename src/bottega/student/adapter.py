@@ -174,7 +174,7 @@ def _copy(source: nn.Linear, target: nn.Linear) -> None:
 class StyleTokens(nn.Module):
     """What CLIP sees of a style -> N style tokens.
 
-    The null tokens stand for "no style"; they are learned from samples whose style is dropped.
+    The null tokens mean "no style"; they are learned from samples whose style is dropped.
     """
 
     def __init__(self, geometry: Geometry, config: AdapterConfig) -> None:
@@ -257,6 +257,7 @@ class StyleAdapter(nn.Module):
                 "token_source: patch needs the number and the width of CLIP's patch tokens, the geometry has "
                 f"{geometry.clip_tokens} and {geometry.clip_token_width}; give clip_tokens and clip_token_width"
             )
+        # Forked: weights follow from the seed alone, and torch's global generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "adapter"))
             self.purification = None if self.reads_patches else Purification.of(config, geometry.clip_width)

@@ -90,7 +90,7 @@ def attached(transformer: Any, adapter: StyleAdapter) -> Iterator[Attachment]:
 def check_fit(transformer: Any, adapter: StyleAdapter) -> None:
     """Raise RequestError, naming the value, when the adapter was made for another transformer."""
     made = adapter.geometry
-    # What a transformer does not tell, timesteps and CLIP's sizes, is taken from the adapter and so always fits.
+    # What a transformer does not say, timesteps and CLIP's sizes, is taken from the adapter and so always fits.
     found = Geometry.of(transformer, made.timesteps, made.clip_width, made.clip_tokens, made.clip_token_width)
     here = asdict(found)
     for name, value in asdict(made).items():

@@ -73,7 +73,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer lies."""
+        """The transformer's device."""
         device: torch.device = next(self.transformer.parameters()).device
         return device
 

@@ -31,7 +31,7 @@ class StepScheduleConfig(Config):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.begin >= self.end:
-            raise ValueError(f"begin must lie below end, got {self.begin:g} and {self.end:g}; for example 0 and 0.6")
+            raise ValueError(f"begin must be below end, got {self.begin:g} and {self.end:g}; for example 0 and 0.6")
         return self
 
 
@@ -130,7 +130,7 @@ class AdapterConfig(Config):
             if self.token_source == "patch" and chosen != "none":
                 default = ", the default" if chosen == standard else ""
                 raise ValueError(
-                    f"token_source: patch needs {name}: none, got {chosen}{default}: CLIP's patch tokens do not lie in "
+                    f"token_source: patch needs {name}: none, got {chosen}{default}: CLIP's patch tokens are not in "
                     f"the space where an embedding can be taken out; set {name}: none, or token_source: pooled"
                 )
         return self

@@ -74,12 +74,13 @@ def run(
     work = plan(samples, manifest)
 
     index = ShardIndex(directory)
+    # One kind after the other: T5-XXL takes 9.5 GB, and no two encoders are in memory at once.
     encoded = 0
     for kind in KINDS:
         encoded += _encode_kind(kind, work, index, config, models, pixart, clip, size["pixels"])
     rejected = index.rejected()
     rows = [row for row in work.samples if not _needs_any(row, rejected)]
-    # The manifest goes first: a cache is finished when it has its list of samples.
+    # The list of samples last: a cache that has it is finished.
     write_json(directory / MANIFEST, {**manifest, **_widths(directory, index, work)})
     write_jsonl(directory / SAMPLES, rows)
     return {
@@ -233,8 +234,10 @@ def _encode_kind(
                     keys.extend(batch.keys)
                 rejected.extend(batch.rejected)
                 progress.update(len(batch.keys) + len(batch.rejected))
+            # The shard, then the question whether to stop: what was encoded is never encoded twice.
             index.add(kind, _shard_tensors(kind, rows), keys, rejected)
             interruption.check()
+    # The encoder goes before the next kind's is loaded, and its freed pages go back to the system.
     del encode
     trim()
     return len(pending)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing or not: the memory of activations is measured both ways, then one is chosen and logged."""
+"""Gradient checkpointing or not: the memory of activations is measured with and without, one is chosen and logged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Activations:
 
 
 def choose_checkpointing(work: StyleWorkload, asked: Literal["auto", "on", "off"]) -> Activations:
-    """Run the first microbatch of the first step both ways, and choose.
+    """Run the first microbatch of the first step with and without checkpointing, and choose.
 
     What is learned does not depend on the choice: a block that runs again gives the same bits.
 
@@ -66,7 +66,7 @@ def choose_checkpointing(work: StyleWorkload, asked: Literal["auto", "on", "off"
         asked: the setting; auto turns checkpointing on where the activations would take half of the free memory.
 
     Raises:
-        MemoryPressureError: the microbatch does not fit into the GPU's memory in the way that was asked for.
+        MemoryPressureError: the microbatch does not fit into the GPU's memory as configured.
     """
     free = free_bytes(work.backbone.device)
     checkpointed = _kept(work, True)
@@ -86,7 +86,7 @@ def choose_checkpointing(work: StyleWorkload, asked: Literal["auto", "on", "off"
 
 
 def _kept(work: StyleWorkload, checkpointed: bool) -> int | None:
-    """Bytes that a microbatch keeps this way; None where it does not fit into the GPU."""
+    """Bytes that a microbatch keeps, checkpointed or not; None where it does not fit into the GPU."""
     work.checkpointed = checkpointed
     draw = work.draw(0)
     where = slice(0, work.config.batch_size)

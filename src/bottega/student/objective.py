@@ -145,6 +145,7 @@ class StyleWorkload(Workload):
         seed = self.config.seed
         count = self.config.global_batch
         rows = self._rows(step)
+        # For the whole global batch: resumed with another number of processes, a step draws the same numbers.
         rng = numpy_rng(seed, "window", step)
         last = self.trajectory.last(self.backbone.schedule)
         timesteps = stratified_timesteps(rng, count, 0, last)  # [W]
@@ -196,13 +197,14 @@ class StyleWorkload(Workload):
         text, mask = self.text(rows, draw.drop_text[where])  # [B, M, P], [B, M]
         inputs = self.styles(rows, draw.drop_style[where])
 
-        # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter.
+        # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter. No gradient can reach the
+        # prefix, so none of its activations is kept.
         noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)  # each [B, C, h, w]
         state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
         tokens, cosines = self.adapter.style(*inputs)  # [B, N, X]
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
 
-        # 3. Loss.
+        # 3. Loss, in float32 and by sample: the guard names the samples whose loss is not finite.
         losses = (self.backbone.prediction(output) - wanted).square().mean(dim=(1, 2, 3))  # [B]
         return Microbatch(
             loss=(share * self.importance(times) * losses).sum(),

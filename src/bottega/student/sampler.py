@@ -111,6 +111,7 @@ class Sampler:
         schedule = self.backbone.schedule
         device = self.backbone.device
         self.content = content.to(device)
+        # By picture and on the CPU: the noise depends neither on the batch nor on the device.
         draws = [torch.randn(content.shape[1:], generator=torch_generator("student", seed)) for seed in seeds]
         x = torch.stack(draws).to(device)  # [B, C, h, w]
         if not self._starts_from_noise(start):

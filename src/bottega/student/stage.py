@@ -88,7 +88,8 @@ def prepare(
     from bottega.student.validation import Validation, hold_out
     from bottega.training.job import TrainingJob
 
-    # 1. The features, and the samples that are made of them.
+    # 1. The features, and the samples that are made of them: features of other weights are refused before the
+    # transformer is loaded.
     pixart = locate(models, "pixart")
     store = FeatureStore(features_dir, config.preload_mb)
     store.require_weights_of(pixart)
@@ -112,6 +113,7 @@ def prepare(
     write_samples = None
     if config.validation.samples:
         write_samples = StyleSampleWriter(work, validated, config.validation.samples, pixart).write
+    # With everything loaded, for it measures the memory that is left.
     activations = choose_checkpointing(work, config.gradient_checkpointing)
     work.notes = (str(activations), *notes)
 

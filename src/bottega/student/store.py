@@ -56,6 +56,7 @@ class ShardIndex:
         path = directory / INDEX
         if not path.exists():
             return
+        # A shard whose file was deleted is not done: its keys are encoded again.
         for row in cast("Iterator[IndexRow]", read_jsonl(path)):
             if row["file"] is None or (directory / row["file"]).is_file():
                 self.rows[row["kind"]].append(row)
@@ -224,7 +225,7 @@ class FeatureStore:
 
 
 def _places(shards: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Where each key lies, from the keys of each shard in order."""
+    """The position of each key, from the keys of each shard in order."""
     places = {}
     for shard, keys in enumerate(shards):
         for row, key in enumerate(keys):

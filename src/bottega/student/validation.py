@@ -4,8 +4,8 @@ Paired, because the loss of a single point varies a hundredfold with timestep an
 same point says whether anything was learned. The prefix is the same for all three and for the whole run.
 
 A second, smaller grid asks whether the content is copied: the pictures at the start timestep of sampling. There the
-input is the noised content (pure noise, for `start: noise`), and x̂_0 is what the first sampling step heads for, so its
-place between target and content can be read off: with w = z_content - z_target,
+input is the noised content (pure noise, for `start: noise`), and x̂_0 is what the first sampling step moves towards, so
+its position between target and content can be measured: with w = z_content - z_target,
 
     val_copy = Σ ⟨x̂_0 - z_target, w⟩ / Σ ⟨w, w⟩      0 at the target, 1 at the content
 
@@ -17,8 +17,8 @@ the content, on the scale of their distance. What it means depends on the conten
     latent from noise                 what reaches the picture through the content path; an error of ε counts
                                       σ/α = 160-fold at PixArt's last timestep, so the interval is wide
 
-It is not measured where the step schedule holds the style back at the start: the style then enters later, and the start
-tells nothing.
+It is not measured where the step schedule holds the style back at the start: the style then enters later, and the
+start says nothing about it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def hold_out(
     if val:
         return train, _evenly(val, config.pictures), "val"
 
+    # By contents: with one content on both sides, learning it by heart would count as a gain.
     main = _main(train)
     contents = _set_aside(main, min(config.pictures, len(main) // _HELD_OUT_SHARE), seed)
     if not contents:
@@ -142,7 +143,7 @@ class _Start:
     """Some pictures at the start timestep: what does not change during training.
 
     state: the prefix. content, target, noised: latents [B, C, h, w]; times: int [B]. base: how far back towards the
-    content the frozen base's x̂_0 lies, float64 [B]; computed once.
+    content the frozen base's x̂_0 is, float64 [B]; computed once.
     """
 
     rows: list[SampleRow]
@@ -182,6 +183,7 @@ class Validation:
             {val_loss, val_base, val_gain, val_swap, val_copy, val_copy_base, val_gain_t…}, and {_low, _high} of gain,
             swap and copy. val_swap is None where there is no other style, val_copy where it is not measured.
         """
+        # Noise and prefixes never change, so they are computed once: 20 MB for the miniature (docs/log.md).
         if self._points is None:
             self._points = list(self._prepare_grid())
         per_point = [self._losses(point) for point in self._points]
@@ -231,6 +233,8 @@ class Validation:
 
     def _swap(self, base: Floats, own: Floats, swapped: Floats) -> dict[str, float | None]:
         """What the right style is worth, from sums a picture [P], over the pictures for which there is another."""
+        # Only pictures with another style to swap in: with one style in the validation, a run was once reported to
+        # ignore style (docs/log.md, eighth session).
         known = [i for i in range(self.pictures) if other_style(self._picture_rows, i) is not None]
         if not known:
             return {"val_swap": None, "val_swap_low": None, "val_swap_high": None}
@@ -240,7 +244,7 @@ class Validation:
         return {"val_swap": float(lost.sum() / base.sum()), "val_swap_low": low, "val_swap_high": high}
 
     def _copy(self) -> dict[str, float | None]:
-        """Where x̂_0 lies between target and content at the start timestep, for the adapter and for the base."""
+        """Where x̂_0 is between target and content at the start timestep, for the adapter and for the base."""
         work = self.work
         adapter = work.adapter
         start = torch.tensor([work.trajectory.start])  # [1]
@@ -264,7 +268,7 @@ class Validation:
         back_sums = torch.cat(backs).numpy()  # [P]
         distance_sums = torch.cat(distances).numpy()  # [P]
         base_sums = torch.cat(base_backs).numpy()  # [P]
-        if not distance_sums.sum() > 0.0:  # every target is its content: nothing lies between them
+        if not distance_sums.sum() > 0.0:  # every target equals its content: there is no distance to divide by
             return dict.fromkeys(_COPY_METRICS)
         low, high = self._interval(distance_sums, distance_sums - back_sums)
         return {
