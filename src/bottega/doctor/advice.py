@@ -15,7 +15,7 @@ from bottega.training.checkpoint import folders
 from bottega.training.log import METRICS
 
 LONGER = 1.5
-"""A run that still falls at its end is tried half as long again: doubling is dear, a tenth more shows nothing."""
+"""A run that still falls at its end is tried half as long again: doubling is expensive, a tenth more shows nothing."""
 
 ENDED = 0.995
 """From this share on a plan counts as done: a log may lack its last line or two."""

@@ -141,7 +141,7 @@ def level(
     """What the loss means, in words.
 
     Args:
-        loss: of late; None where none was finite.
+        loss: the latest; None where none was finite.
         prediction_type: of the network; None where it is not known.
         one_picture: what is learned is one picture, whose best possible loss is zero: a loss has a meaning by itself.
             That of a set is compared with the least possible, where the log has it.

@@ -37,8 +37,13 @@ def _curve(verdict: Verdict) -> str:
     """Mean loss of each stretch, and the validation's, on a logarithmic axis; empty for fewer than two points."""
     curves = []
     for label, points in (("loss", verdict.curve), ("validation", verdict.validation)):
-        positive = [(step, loss) for step, loss in points if loss > 0]
-        curves.append(Curve(label, [step for step, _ in positive], [loss for _, loss in positive]))
+        steps = []
+        losses = []
+        for step, loss in points:
+            if loss > 0:  # zero has no place on a logarithmic axis
+                steps.append(step)
+                losses.append(loss)
+        curves.append(Curve(label, steps, losses))
     if len(curves[0].values) < 2:
         return ""
     unit = verdict.progress.unit

@@ -38,7 +38,7 @@ class PlanProgress:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A mark of the plan: its epoch, what to expect, and the loss there if it goes on as in the last half."""
+    """A mark of the plan: its epoch, what to expect, and the loss there if the trend of the last half continues."""
 
     percent: int
     at: float
@@ -134,7 +134,7 @@ def outlook(progress: PlanProgress, curve: LossCurve | None) -> tuple[Outlook, .
 
     Args:
         progress: how much of it is done.
-        curve: where the loss falls, so that it can be drawn out as loss ~ step^p from its last eighth; the interval
+        curve: where the loss falls, so that it can be extrapolated as loss ~ step^p from its last eighth; the interval
             holds the errors of both.
     """
     share = progress.share
@@ -152,7 +152,7 @@ def outlook(progress: PlanProgress, curve: LossCurve | None) -> tuple[Outlook, .
 
 
 def _loss_at(curve: LossCurve, step: float) -> Estimate | None:
-    """The loss at a step ahead if it goes on so; None where the log holds too little to draw it out."""
+    """The loss at a step ahead if the trend continues; None where the log holds too little to extrapolate it."""
     power = curve.exponent()
     if power is None or not math.isfinite(power.low):
         return None

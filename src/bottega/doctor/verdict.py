@@ -136,7 +136,7 @@ def _marks_ahead(log: LogSummary, progress: PlanProgress, curve: LossCurve, firs
     if not log.draws_pictures or not log.reads_text or log.has_paired_validation:
         return ()
     is_falling = first.name in ("falling", "falling slowly")
-    return outlook(progress, curve if is_falling else None)  # drawn out, a flat or rising loss would mislead
+    return outlook(progress, curve if is_falling else None)  # to extrapolate a flat or rising loss would mislead
 
 
 def _actions_of(findings: tuple[Finding, ...]) -> list[Action]:

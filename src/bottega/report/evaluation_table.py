@@ -14,7 +14,7 @@ C = TypeVar("C")
 
 METHODS = ("student", "teacher", "base")
 CEILING = "truth"
-_PLOTTED = ("kind_gain", "objects_found", "truth")
+_PLOTTED = ("kind_gain", "objects_found", "truth")  # the metrics that the headline quotes
 _ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
 
 

@@ -38,7 +38,7 @@ class Learning:
 class _Column:
     """The numbers of one column of the log, and the steps at which it has any."""
 
-    steps: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)  # its own: a validation writes its columns in few rows
     values: list[float] = field(default_factory=list)
 
     def curve(self, label: str, scale: float = 1.0) -> Curve:

@@ -61,7 +61,7 @@ class TryCounts:
 
 @contextmanager
 def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that can't write; where the folder is read-only too, SQLite must be told that nobody else writes."""
+    """A connection that can't write; where the folder is read-only too, SQLite must know that nobody else writes."""
     for mode in ("mode=ro", "immutable=1"):
         db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
         db.row_factory = sqlite3.Row

@@ -55,7 +55,7 @@ def judge(
             _end_of_the_curve(curve, move, unit),
         ]
     )
-    # "not enough to tell" is left out beside a finding that could be told
+    # "not enough to tell" is left out beside any finding that is certain
     return [finding for finding in found if finding.severity > Severity.UNKNOWN] or found
 
 
@@ -78,7 +78,9 @@ def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | Non
     windows = [] if curve.jumps else curve.logs.windows()
     if windows:
         return _diverging_by_windows(curve, windows, move, unit)
-    return _diverging_by_trend(curve, move, unit) if curve.count >= MIN_LOSSES else None
+    if curve.count < MIN_LOSSES:
+        return None
+    return _diverging_by_trend(curve, move, unit)
 
 
 def _diverging_by_windows(curve: LossCurve, windows: list[Block], move: Move | None, unit: Unit) -> Finding | None:
@@ -181,7 +183,7 @@ def _noise_of_blocks(blocks: list[Block], block_size: int, *, is_average: bool) 
     if block_size >= NEAR and not is_average:
         return math.sqrt(median(b.squares / (b.count - 1) / b.count for b in blocks))
     # A running mean hides its noise within a block, and few losses have no variance worth the name: the noise is then
-    # taken from neighbours' differences, whose median minds no outlier.
+    # taken from neighbours' differences, whose median no outlier moves.
     differences = [after.mean - before.mean for before, after in pairwise(blocks)]
     num_terms = 2  # independent means with the variance of one, which a difference sums
     if not is_average:  # differences of differences, so that slow swings are not counted: 1 + 4 + 1
@@ -192,8 +194,9 @@ def _noise_of_blocks(blocks: list[Block], block_size: int, *, is_average: bool) 
 
 def _turns(values: Sequence[float], least: float) -> list[Turn]:
     """Where a curve turns by more than `least`, its first move among them."""
+    # The extremes since the last turn; a turn counts once the curve has come back from one by more than `least`.
     high = low = values[0]
-    direction = 0
+    direction = 0  # 1 rising, -1 falling, 0 before the first move
     turns = []
     for place, value in enumerate(values):
         high, low = max(high, value), min(low, value)
@@ -236,7 +239,9 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
 
 
 def _undecided(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
-    why = "too few blocks" if move is None else f"{_span(move, unit)} it moved by {move}, which leaves it open"
+    why = "too few blocks"
+    if move is not None:
+        why = f"{_span(move, unit)} it moved by {move}, which leaves it open"
     fall = -math.expm1(-_first_fall(curve))
     if fall > 0.1:
         why += f"; from the beginning to the last half it fell, by {fall:.0%} at least"

@@ -1,4 +1,4 @@
-"""Whether the numbers of a stream are drawn independently or are a running mean, told in constant memory."""
+"""Whether the numbers of a stream are drawn independently or are a running mean, found in constant memory."""
 
 from __future__ import annotations
 

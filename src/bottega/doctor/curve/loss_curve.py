@@ -27,8 +27,8 @@ FLAT = math.log(1.10)
 the loss falls tenfold (0.02 to 0.002), which would take more than ten times as long again."""
 
 SLOW = math.log(1.01)
-"""From a hundredth over half a run on a sure fall is told from none: so learns what has a least possible loss above
-zero, as a set of pictures has, or a language."""
+"""From a hundredth over half a run on a significant fall is a finding of its own: what has a least possible loss above
+zero, as a set of pictures has, or a language, learns so slowly near it."""
 
 SWING = math.log(1.25)
 """A swing or a jump matters from a quarter up: a fresh optimizer alone costs some percent, for some hundred steps."""
@@ -88,7 +88,7 @@ class LossCurve:
     count: finite, positive losses; their number is the abscissa of all blocks. logs, values, steps: of the logarithm,
     the loss itself, and its step. num_nonfinite, num_nonpositive: losses that are neither kept nor in a block; the same
     with `_at_end`: at the end without a break. first_nonfinite: the step of the first. rate, peak_rate: the learning
-    rate of late, and its highest; NaN where the log has none.
+    rate now, and its highest; NaN where the log has none.
     """
 
     def __init__(self) -> None:

@@ -118,8 +118,8 @@ class StepCounter:
         if self.in_epoch or not (fell or is_full_bar):
             return fell
         # A resume goes back, too: only an epoch that is named, or a bar that had reached its end, proves epochs.
-        is_proved = is_later_epoch or (row.epoch is None and _had_ended(before))
         starts_over = self._starts_over(step, before.step)
+        is_proved = is_later_epoch or _is_next_bar(row, before)
         self.in_epoch = is_full_bar or (starts_over and is_proved)
         return starts_over
 
@@ -135,8 +135,8 @@ class StepCounter:
         self.plan.per_epoch = max(self.plan.per_epoch or 1, longest)
 
 
-def _had_ended(bar: LogLine) -> bool:
-    """Whether a bar was as good as done; its last steps may not have been printed."""
-    if bar.step is None or bar.step_total is None:
+def _is_next_bar(row: LogLine, before: LogLine) -> bool:
+    """Whether a line without an epoch follows a bar that was as good as done; its last steps may not be printed."""
+    if row.epoch is not None or before.step is None or before.step_total is None:
         return False
-    return bar.step >= NEARLY_DONE * bar.step_total
+    return before.step >= NEARLY_DONE * before.step_total

@@ -23,11 +23,13 @@ _LOSS = re.compile(
     re.I,
 )
 _BEFORE = re.compile(rb"((?:[a-z]{1,12} ){0,2})([a-z_./-]{0,20})$", re.I)
+# No letter before, so that `timesteps 1000` is no step; no % after, which makes it a share.
 _STEP = re.compile(
     rb"(?<![a-z/])(global[_ ]?)?(?<![a-z])(?:steps?|iter(?:ation)?s?|batch|tick|num_updates)[\"']?"
     rb"[\s:=\[#]{1,12}(?>(\d[\d,]{0,15})(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s{0,9}(\d[\d,]{0,15}))?",
     re.I,
 )
+# `118/1000`, but no part of a date such as 01/12/2024, nor of a path.
 _OF = re.compile(rb"(?<![\d/.])(?>(\d{1,12}))\s?/\s?(?>(\d{1,12}))(?![\d/.]|\w)")
 _EPOCH = re.compile(
     rb"(?:(?<![a-z_])(?<!num )(?<!max )epochs?(?:_?(?:idx|num(?:ber)?))?(?:\(train\))?|^train(?=: \d+ \[))"
@@ -239,7 +241,7 @@ def planned_lengths(line: bytes) -> dict[str, int]:
 
 
 def trainer_of(line: bytes) -> str | None:
-    """Who prints such lines, as far as that can be told."""
+    """Which trainer prints such lines, as far as they show it."""
     for name, pattern in _TRAINERS:
         if pattern.search(line):
             return name

@@ -447,7 +447,7 @@ class _Normalizer:
 
 
 class _PaceMeter:
-    """Seconds a step of late, and the learning rate. rate: NaN before the first that is named."""
+    """Seconds a step by the latest lines, and the learning rate. rate: NaN before the first that is named."""
 
     def __init__(self) -> None:
         self.rate = math.nan

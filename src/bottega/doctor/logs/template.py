@@ -30,6 +30,7 @@ class LineTemplate:
     """
 
     def __init__(self, line: bytes, row: LogLine) -> None:
+        # The line as a regular expression: its numbers become groups, what stands between them stays as it is.
         names = {span: name for name, span in row.spans.items()}
         end = max(stop for _, stop in names)
         pieces: list[bytes] = []
@@ -38,7 +39,8 @@ class LineTemplate:
         for token in _TOKEN.finditer(line[:end]):
             between = re.escape(line[at : token.start()])
             pieces.append(re.sub(rb"(?:\\ )+", rb" +", between))
-            if name := names.get(token.span()):
+            name = names.get(token.span())
+            if name is not None:
                 self.fields.append(name)
                 pieces.append(_WANTED_NUMBER)
             else:
@@ -52,6 +54,7 @@ class LineTemplate:
     def columns(self, block: bytes) -> dict[str, F64] | None:
         """The fields of all loss lines of a block by name, [N] each; None where a line is in it that is not of this
         form and might say something, or where a number is zero, which may stand for a NaN."""
+        # The form must account for every mark of a loss or an epoch in the block, or a line was missed.
         found = self._pattern.findall(block)
         # where every line has the form, only a second loss in one of them could be missed
         marks = MARKS[:1] if len(found) == block.count(b"\n") else MARKS
