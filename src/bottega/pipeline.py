@@ -3,7 +3,7 @@
     world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation     (report after each)
 
 What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
-*bound* settings make its fingerprint, and changing one in a run that has begun is refused by name; *free* ones, which
+*bound* settings make its fingerprint, and changing one in a run that was started is refused by name; *free* ones, which
 their fields mark as `Resumable`, are sizes, places and speed: with other ones a stage that is done is continued, and
 redoes nothing. `settings.json` in a stage's folder is written before its first work, `error.json` when it fails,
 `stage.json` after its last.
@@ -202,16 +202,16 @@ class Pipeline:
         """`done`, `to do`, or `to be continued`.
 
         Raises:
-            FingerprintError: if the stage was begun with other bound settings.
+            FingerprintError: if the stage was started with other bound settings.
         """
         settings_file = self.directory / stage.folder / "settings.json"
         bound, free = self.settings(stage, weights)
-        was_begun = settings_file.exists()
-        if was_begun:
+        was_started = settings_file.exists()
+        if was_started:
             self._refuse_changes(stage, read_json(settings_file), bound)
         record = self._record(stage)
         if record is None:
-            return "to be continued" if was_begun else "to do"
+            return "to be continued" if was_started else "to do"
         return "done" if record.size == free else "to be continued"
 
     def settings(self, stage: Stage, weights: Mapping[str, ModelWeights]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -295,7 +295,7 @@ class Pipeline:
         return config, places.get(stage.name, self.directory / stage.folder)
 
     def _inputs(self, stage: Stage) -> dict[str, Any]:
-        """What a stage reads of the others: every hand-over between stages stands here."""
+        """What a stage reads of the others: every hand-over between stages is here."""
         at = self.directory
         recipe = self._limited
         train, val, test = (at / "pairs" / f"{split}.jsonl" for split in ("train", "val", "test"))
@@ -385,10 +385,12 @@ class Pipeline:
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 
-    def _refuse_changes(self, stage: Stage, begun: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
-        """Raise FingerprintError where a stage was begun with other bound settings, with the folders to delete."""
+    def _refuse_changes(self, stage: Stage, recorded: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+        """Raise FingerprintError where a stage was started with other bound settings, with the folders to delete."""
         # A model that is not on this machine cannot be compared; a stage that must load it will say so.
-        comparable = {name: value for name, value in begun.items() if name in bound or not name.startswith("models.")}
+        comparable = {
+            name: value for name, value in recorded.items() if name in bound or not name.startswith("models.")
+        }
         resumable = resumable_settings(self._limited, "run")
         changed = [str(change) for change in without_resumable(changes(comparable, bound), resumable)]
         if not changed:
@@ -401,7 +403,7 @@ class Pipeline:
         shown = "; ".join(changed[:_SHOWN_CHANGES])
         more = f" (and {len(changed) - _SHOWN_CHANGES} more)" if len(changed) > _SHOWN_CHANGES else ""
         raise FingerprintError(
-            f"{self.directory} was begun with other values: {shown}{more}. "
+            f"{self.directory} was started with other values: {shown}{more}. "
             f"Set them back, give another --directory, or delete {' '.join(folders)} to redo from there"
         )
 

@@ -121,7 +121,7 @@ def portable(recipe: Recipe, directory: Path, data: dict[str, Any] | None = None
 
 
 def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:
-    """One line for each thing that a run needs and this machine lacks: weights, data, a GPU; with how to get it.
+    """One line for each requirement of a run that this machine lacks: weights, data, a GPU; with how to get it.
 
     Args:
         roles: the models that the run loads, by their names in the section `models`.
@@ -203,7 +203,7 @@ def _expanded(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _RecipeText:
-    """A text in a recipe: its dotted name, its value, and where it stands."""
+    """A text in a recipe: its dotted name, its value, and its position."""
 
     name: str
     value: str

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: what stands after `bottega`.
+        arguments: of the command line, after `bottega`.
     """
     rest, debug = _without_debug(list(arguments))
     try:
@@ -148,7 +148,7 @@ def _help() -> str:
         "Usage: bottega [--debug] [--version] VERB …\n\n"
         "Distil a style-transfer teacher into a small adapter, with a judgement on every step.\n\n"
         f"{lines}\n\n"
-        "bottega VERB --help tells more. First run: bottega run recipes/miniature.yaml"
+        "bottega VERB --help says more. First run: bottega run recipes/miniature.yaml"
     )
 
 
@@ -163,7 +163,7 @@ def _unknown(verb: str) -> BottegaError:
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """`--debug` may stand anywhere before a bare `--`."""
+    """`--debug` is accepted anywhere before a bare `--`."""
     before = _before_double_dash(arguments)
     kept = [argument for argument in before if argument != "--debug"]
     return kept + _after_double_dash(arguments), len(kept) < len(before)

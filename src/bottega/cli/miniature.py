@@ -27,7 +27,9 @@ def build(
         "build/miniature"
     ),
     output: Annotated[Path, typer.Option(help="Folder for the model folders.")] = Path("build/miniature/weights"),
-    quick: Annotated[bool, typer.Option("--quick", help="A few steps each: proves the way, not the models.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps each: tests the procedure, not the models.")
+    ] = False,
 ) -> None:
     """Train every model of the miniature from scratch; the same command resumes after a stop."""
     from bottega.miniature.builder.build import QUICK, Plan

@@ -43,7 +43,7 @@ def _group() -> None:
 
 
 class _Verifying(TyperCommand):
-    """Lets --verify-resume stand without its number, which typer's options cannot."""
+    """Allows --verify-resume without its number, which typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words after the command's name."""
@@ -213,7 +213,7 @@ def _require_one_job(verify_steps: int | None, replay_file: Path | None) -> None
 
 
 def _report_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
-    """What a person wants to know when a training has ended: where all lies, how it went, what next."""
+    """What a person wants to know when a training has ended: where the files are, how it went, what next."""
     from bottega.doctor import examine
 
     place = directory / done["checkpoint"]

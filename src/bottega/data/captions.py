@@ -68,7 +68,7 @@ class Captions:
             self._add_row(part, item)
 
     def _add_row(self, part: str, row: Mapping[str, Any]) -> None:
-        """A row that names the picture and holds its captions; its file's name stands in for a number."""
+        """A row that names the picture and holds its captions; its file's name is used for a missing id."""
         names = [row[key] for key in ("file_name", "filename", "image") if isinstance(row.get(key), str)]
         if not names:
             return

@@ -55,7 +55,7 @@ def circle_prompt(inside: str, outside: str) -> str:
 
 
 def place_circle(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Centre x and y and radius as fractions of the picture's side; the circle lies inside with a margin."""
+    """Centre x and y and radius as fractions of the picture's side; the circle is inside with a margin."""
     radius = rng.uniform(0.12, 0.34)
     x, y = rng.uniform(radius + 0.04, 0.96 - radius, 2)
     return float(x), float(y), float(radius)

@@ -1,4 +1,4 @@
-"""COCO: pictures with the captions that people wrote, and COCO-Stuff's label maps where they lie beside them."""
+"""COCO: pictures with the captions that people wrote, and COCO-Stuff's label maps where they are present."""
 
 from __future__ import annotations
 

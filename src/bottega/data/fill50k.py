@@ -41,7 +41,7 @@ from bottega.runtime.records import write_records
 from bottega.runtime.seeds import derive
 
 DARK = 32
-"""Level of 255 below which all channels of a pixel must lie to count as black."""
+"""Level of 255 below which all channels of a pixel must be to count as black."""
 
 OUTLINE_SHARE = 0.85
 """Share of black pixels that makes a picture an outline; Fill50K's have 0.95 and more."""
@@ -50,7 +50,7 @@ FLAT_SHARE = 0.6
 """Share of a target's two most frequent colours; Fill50K's have 0.97 and more, at 128 px and as JPEG somewhat less."""
 
 CHECKED_FIRST = 64
-"""Examples that are inspected before anything is written, to tell whether the two sides are exchanged."""
+"""Examples that are inspected before anything is written, to see whether the two sides are exchanged."""
 
 _SOURCE_KEYS = ("source", "conditioning_image", "conditioning_image_file_name")
 _TARGET_KEYS = ("target", "image", "file_name", "image_file_name")
@@ -74,7 +74,7 @@ class Fill50kExample:
 def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str, int | str]:
     """Prepare Fill50K in `directory`: `fill50k.jsonl` (`key, source_path, target_path, prompt, split`), `rejects.csv`.
 
-    Pictures that lie as files stay where they are; those in zips or parquet are written below `directory` once.
+    Pictures that are files already stay where they are; those in zips or parquet are written below `directory` once.
 
     Raises:
         MissingError: no such data set.
@@ -93,12 +93,12 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
     def pictures() -> Iterator[SourcePicture]:
         for example in _examples(folder, config.swap):
             if example.key in prompts:
-                repeated.append((example.key, "duplicate", "the key (file stem) stands twice; the first one is taken"))
+                repeated.append((example.key, "duplicate", "the key (file stem) occurs twice; the first one is taken"))
                 continue
             prompts[example.key] = example.prompt
             for side, content in (("source", example.source), ("target", example.target)):
                 extra = {"key": example.key, "side": side}
-                # Padded, so that examples named by numbers stand in the order of their numbers.
+                # Padded, so that examples named by numbers are in the order of their numbers.
                 yield SourcePicture(f"{example.key.zfill(12)}/{side}", example.stamp, content, extra)
 
     def decide(picture: SourcePicture, inspection: Inspection) -> PictureRow:
@@ -273,7 +273,7 @@ def _direction(source: Inspection, target: Inspection) -> str:
 
 
 def _check_direction(examples: Iterator[Fill50kExample], config: Fill50KConfig, folder: Path) -> None:
-    """Refuse a data set whose first examples stand the wrong way round, before anything is written."""
+    """Refuse a data set whose first examples have the two sides exchanged, before anything is written."""
     limits = config.limits
     inspect = partial(inspect_picture, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure)
     found: list[str] = []
@@ -307,7 +307,7 @@ def _check_direction(examples: Iterator[Fill50kExample], config: Fill50KConfig, 
 
 
 def _place(picture: SourcePicture, inspection: Inspection, directory: Path) -> Path:
-    """The picture's file: where it lies, or written once below `directory`."""
+    """The picture's file: where it is, or written once below `directory`."""
     if isinstance(picture.content, Path):
         return picture.content
     kind = inspection.kind

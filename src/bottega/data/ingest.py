@@ -51,7 +51,7 @@ def update_index(
     has_outputs: Callable[[PictureRow], bool] = lambda row: True,
     measure: Measure | None = None,
 ) -> None:
-    """Bring the index up to date with the pictures of a source, which are read as a stream.
+    """Update the index to the pictures of a source, which are read as a stream.
 
     Interrupted or killed, it continues where it stopped when called again.
 

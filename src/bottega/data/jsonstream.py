@@ -68,7 +68,7 @@ class _Reader:
         while self._peek() != "}":
             key = self._value()
             if not isinstance(key, str) or self._peek() != ":":
-                raise self._error('a key in quotes and ":" must stand')
+                raise self._error('a key in quotes and ":" must come here')
             self._at += 1
             if self._peek() == "[":
                 for item in self._array():
@@ -92,7 +92,7 @@ class _Reader:
             if self._peek() == end:
                 raise self._error(f'no "{end}" may follow a comma')
         elif following != end:
-            raise self._error(f'"," or "{end}" must stand')
+            raise self._error(f'"," or "{end}" must come here')
 
     def _value(self) -> Any:
         self._peek()
@@ -102,7 +102,7 @@ class _Reader:
             except json.JSONDecodeError as error:
                 if self._read_on():
                     continue
-                raise self._error(f"a value must stand ({error.msg})") from error
+                raise self._error(f"a value must come here ({error.msg})") from error
             # A number may continue in the next chunk: "1" of "12", "0" of "0.5" cut after its point.
             if self._text[end : end + 1] in _AFTER or not self._read_on():
                 self._at = end

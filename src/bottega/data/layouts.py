@@ -1,4 +1,4 @@
-"""COCO-Stuff as it lies on people's disks: which of its layouts a folder holds, and label maps with one meaning.
+"""COCO-Stuff as people have it on disk: which of its layouts a folder holds, and label maps with one meaning.
 
 | layout | label maps |
 |---|---|
@@ -25,7 +25,7 @@ from bottega.data.captions import stem_of
 
 Name = Literal["images-only", "stuffthingmaps", "pixelmaps", "10k"]
 UNLABELED = 255  # in `stuffthingmaps`; in `pixelmaps` no class has this id
-SAMPLED = 16  # label maps that are read to tell the layout; an unlabeled pixel in one of them decides
+SAMPLED = 16  # label maps that are read to recognise the layout; an unlabeled pixel in one of them decides
 _MAP_FOLDERS = (
     "stuffthingmaps/{part}",
     "stuffthingmaps_trainval2017/{part}",
@@ -41,7 +41,7 @@ _MAP_FOLDERS = (
 
 @dataclass(frozen=True)
 class CocoLayout:
-    """What kind of COCO-Stuff a folder is, and where the label maps of each part lie."""
+    """What kind of COCO-Stuff a folder is, and where the label maps of each part are."""
 
     name: Name
     source: Path
@@ -65,7 +65,7 @@ class CocoLayout:
 
 
 def recognise(source: Path, parts: Sequence[str]) -> CocoLayout:
-    """Tell the layout from the folder's files, and the two kinds of PNG apart by the values of some of them."""
+    """Recognise the layout by the folder's files, and the two kinds of PNG by the values of some of them."""
     if (source / "imageLists").is_dir() or next((source / "annotations").glob("*.mat"), None) is not None:
         return CocoLayout("10k", source)
     maps = _sample_maps(source, parts)

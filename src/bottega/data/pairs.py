@@ -6,7 +6,7 @@ A list is a function of its index, nothing is drawn in a loop. With L labels, n 
               style  = (r mod m)-th picture of the label                 so do the pictures of a label
               content = (first(l) + r + r div lcm(m, n)) mod n           all n·m combinations before any comes twice
 
-where labels, pictures and contents stand in an order shuffled by hashing their ids with the seed, and first(l) spreads
+where labels, pictures and contents are in an order shuffled by hashing their ids with the seed, and first(l) spreads
 the labels evenly around the ring of contents, so that contents are used evenly too and each meets all labels in turn.
 The content formula is the Chinese remainder theorem: r -> (r mod m, r mod n) repeats after lcm(m, n) steps, and each
 further turn is shifted by one, which visits the residues not seen before.

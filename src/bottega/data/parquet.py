@@ -1,6 +1,6 @@
 """Reading Hugging Face's picture tables with pyarrow alone: a picture is `struct{bytes, path}`, a label a number.
 
-Label names stand in the file's own metadata, under the key `huggingface`. Files are read a few rows at a time: a row
+Label names are in the file's own metadata, under the key `huggingface`. Files are read a few rows at a time: a row
 group of WikiArt is half a gigabyte.
 """
 

@@ -1,6 +1,6 @@
 """Opening pictures as people have them: every mode becomes upright 8-bit RGB, and what can't be used says why.
 
-The reasons, as they stand in `rejects.csv`:
+The reasons, as written in `rejects.csv`:
 
 - `missing`: there is no such file
 - `broken`: not a picture, or damaged
@@ -61,7 +61,7 @@ class UnusablePictureError(PictureError):
 
 @dataclass(frozen=True)
 class Kind:
-    """How a picture is stored, read from its header: what it is, and whether it can serve as it lies."""
+    """How a picture is stored, read from its header: what it is, and whether it can be used unchanged."""
 
     format: str
     mode: str
@@ -77,7 +77,7 @@ class Kind:
 
     @property
     def upright(self) -> bool:
-        """Whether its pixels stand as the picture is meant; 0 is written by some cameras for 1."""
+        """Whether its pixels are upright as stored; 0 is written by some cameras for 1."""
         return self.orientation in (0, 1)
 
     @property
@@ -256,7 +256,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _depth(image: Image.Image) -> int:
-    """Bits a channel. Pillow reports 16-bit RGB as mode "RGB": only the raw mode of its decoder still tells."""
+    """Bits a channel. Pillow reports 16-bit RGB as mode "RGB": only the raw mode of its decoder shows it."""
     raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
     if image.mode in _SIXTEEN_BIT or "16" in str(raw_modes):
         return 16

@@ -39,7 +39,7 @@ class Placement:
         (directory / "images").mkdir(parents=True, exist_ok=True)
 
     def is_in_place(self, row: PictureRow) -> bool:
-        """Whether the row's file still stands as this run would make it."""
+        """Whether the row's file is still as this run would make it."""
         if not row.usable:
             return True
         path = self._directory / str(row.extra["path"])
@@ -83,7 +83,7 @@ class Placement:
         if not kind.plain or kind.pixels > self._max_pixels:
             path = f"images/{identity}.png"
             return {"path": path, **_convert(picture.content, self._directory / path, self._max_pixels)}
-        # As it lies: decoding and encoding again would cost quality. The ending says what the bytes are.
+        # Unchanged: decoding and encoding again would cost quality. The ending says what the bytes are.
         path = f"images/{identity}{kind.extension}"
         if isinstance(picture.content, bytes):
             write_bytes(self._directory / path, picture.content)

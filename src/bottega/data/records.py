@@ -7,7 +7,7 @@
 | `Fill50kRow` | `fill50k/fill50k.jsonl` | outline, filled circle and prompt |
 | `Pair` | `pairs/{train,val,test}.jsonl` | a content, a style, the prompt and the target seeds |
 
-The fields stand in the order of the columns, so that a table is written from its class; only pair lists are put
+The fields are in the order of the columns, so that a table is written from its class; only pair lists are put
 together from text (`pairs`), for a million of them. Paths are relative to the data root, those of a `StyleRow` to its
 own folder.
 """
@@ -54,7 +54,7 @@ class ContentRow:
 class StyleRow:
     """A style picture; `caption` is what it shows as far as that is known, else empty.
 
-    The split is no column of `meta.csv`: it stands in `splits/`.
+    The split is no column of `meta.csv`: it is in `splits/`.
     """
 
     id: Id
@@ -88,7 +88,7 @@ class Fill50kRow:
 class Pair:
     """Which content meets which style. Paths are relative to the data root; a list has every key in every line.
 
-    Lists from elsewhere may leave out the keys that have a default here: `seeds` None stands for all that are asked
+    Lists from elsewhere may leave out the keys that have a default here: `seeds` None means all that are asked
     for, `style` and `split` only label results.
     """
 
@@ -150,7 +150,7 @@ def _read_splits(folder: Path) -> dict[str, str]:
 def style_captions(data_root: Path, paths: Iterable[str]) -> dict[str, str]:
     """What style pictures show, by their paths relative to the data root; those of which nothing is known are left out.
 
-    A picture's caption stands in the `meta.csv` of the nearest folder above it, as far up as the data root.
+    A picture's caption is in the `meta.csv` of the nearest folder above it, as far up as the data root.
     """
     tables: dict[str, dict[str, str]] = {}  # folder -> path from it -> caption; each table is read once
     found = {}

@@ -49,7 +49,7 @@ def difference_hash(picture: Image.Image) -> int:
 
 
 def frequency_hash(picture: Image.Image) -> int:
-    """64 bits, each telling whether one of the 8x8 lowest cosine frequencies lies above their median (pHash)."""
+    """64 bits, each for whether one of the 8x8 lowest cosine frequencies is above their median (pHash)."""
     small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float64)  # [32, 32]
     low = _cosines() @ grey @ _cosines().T  # [8, 8]

@@ -1,4 +1,4 @@
-"""Train, val and test: near-identical pictures stay together, no artist is only in test, earlier decisions stand."""
+"""Train, val and test: near-identical pictures stay together, no artist is only in test, earlier decisions are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assign(
         members: the pictures, in any order; only ids, groups, artists and styles matter.
         fractions: of train, val and test; they sum to 1.
         seed: another seed, other splits.
-        previous: splits of an earlier, smaller run. They stand, so that a picture trained on never becomes a test
+        previous: splits of an earlier, smaller run. They are kept, so that a picture trained on never becomes a test
             picture. Where new pictures join groups of several splits, the whole group goes to train.
     """
     earlier = previous or {}

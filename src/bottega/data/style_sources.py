@@ -45,7 +45,7 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
     """
     if isinstance(config, StyleFolderConfig):
         return StyleFolder(source)
-    # What lies on this disk comes first: if it is whole, and without a network also in part.
+    # What is on this disk comes first: if it is whole, and without a network also in part.
     offline = config.offline or hub.is_offline()
     files = hub.parquet_files(source)
     if not files:
@@ -158,7 +158,7 @@ class StyleFolder:
                 "caption": first_line or painting_caption(inside.stem, artist, ""),
                 "wanted": inside.stem,
             }
-            # The text's own stamp stands beside the picture's, so that a changed caption is read again.
+            # The text's own stamp is kept beside the picture's, so that a changed caption is read again.
             stamped = (path, path.with_suffix(".txt"))
             stamp = "".join(file_stamp(file) for file in stamped if file.is_file())
             yield SourcePicture(inside.as_posix(), stamp, path, labels)
@@ -167,7 +167,7 @@ class StyleFolder:
 def painting_caption(stem: str, artist: str, genre: str) -> str:
     """What a painting shows, from its file's name `artist_the-title-1889` and its genre; "" where neither says.
 
-    Numbers at the end are a year, or tell equal titles apart. A genre that is a manner and no scene says nothing.
+    Numbers at the end are a year, or distinguish equal titles. A genre that is a manner and no scene says nothing.
     """
     title = stem[len(artist) + 1 :] if stem.startswith(f"{artist}_") else ""
     words = title.replace("_", "-").split("-")

@@ -2,7 +2,7 @@
 
     find the source -> inspect each picture -> id, file in images/ -> group the near-identical -> splits -> tables
 
-Every step is a stream; what is known of a picture stands in `index.sqlite`, so that a stopped run continues.
+Every step is a stream; what is known of a picture is in `index.sqlite`, so that a stopped run continues.
 """
 
 from __future__ import annotations

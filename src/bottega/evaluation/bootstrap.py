@@ -33,7 +33,7 @@ class BootstrapEstimate:
 
     Attributes:
         value: the mean.
-        low, high: its interval; None where there are fewer than two contents or two styles, for one of either tells
+        low, high: its interval; None where there are fewer than two contents or two styles, for one of either says
             nothing about others.
         n: cells with a score.
         contents, styles: rows and columns with a score.

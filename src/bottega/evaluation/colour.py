@@ -42,7 +42,7 @@ def palette(picture: Picture) -> npt.NDArray[np.float32]:
 
 
 def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
-    """How far two palettes lie apart as *sets* of colours, in ΔE: the mean distance from a colour of either to the
+    """How far two palettes are apart as *sets* of colours, in ΔE: the mean distance from a colour of either to the
     nearest of the other.
 
     The symmetric Chamfer distance. Distances of distributions (a sliced Wasserstein distance was tried) also ask for

@@ -1,7 +1,7 @@
 """The rows of every table: the student, and what its numbers must be read against.
 
 A number alone says little: a copy of the style picture wins every style metric, a copy of the content every content
-metric. So controls that need no network stand in every table, and a metric that does not order two of them as it must
+metric. So controls that need no network are in every table, and a metric that does not order two of them as it must
 is marked as not discriminating on this data.
 """
 

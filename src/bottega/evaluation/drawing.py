@@ -38,7 +38,7 @@ class Request:
         pairs: what to draw.
         batch_size: pictures drawn together.
         seed: of the pictures' noise.
-        fingerprint: stands for the weights and the settings; a picture made with another one is drawn again.
+        fingerprint: of the weights and the settings; a picture made with another one is drawn again.
         settings: JSON that `painters.load_painter` needs for this row.
     """
 
@@ -61,7 +61,7 @@ class Request:
         return Path(self.directory) / f"{pair.pair_id}.png"
 
     def key(self, pair: Pair) -> str:
-        """Stands for everything a picture depends on, but for what it is batched with."""
+        """Identifies everything a picture depends on, but for what it is batched with."""
         data_root = Path(self.data_root)
         sources = [_sha(data_root / path) for path in (pair.content_path, pair.style_path)]
         ids = [pair.content_id, pair.style_id, pair.prompt]

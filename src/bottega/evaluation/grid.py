@@ -80,7 +80,7 @@ def swapped_styles(labels: Mapping[str, str]) -> dict[str, str]:
         labels: the label of each style id.
 
     Returns:
-        style id -> the style id whose picture stands in for its own; empty where one label holds more than half of
+        style id -> the style id whose picture replaces its own; empty where one label holds more than half of
         the styles, for then there is none.
     """
     ordered = sorted(labels, key=lambda style: (labels[style], style))

@@ -47,7 +47,7 @@ class MetricCell(TypedDict):
 
 
 class MethodRecord(TypedDict):
-    """A row of the table. `source` is set for the teacher: whether a network or drawn truths stand behind it."""
+    """A row of the table. `source` is set for the teacher: whether its pictures are a network's or drawn truths."""
 
     title: str
     meaning: str

@@ -147,7 +147,7 @@ def _find_jobs(
         sha256 = sha256_file(file) if file is not None else ""
         key = sha256_json([row, sha256, identity])[:20]
         if key in known:
-            # The same picture may stand in a list under another name: name and row are this pair's.
+            # The same picture may be in a list under another name: name and row are this pair's.
             found.append(replace(known[key], pair_id=pair.pair_id, row=row))
             continue
         picture = load_square(file, sources.size) if file is not None else _make_control(row, pair, sources)

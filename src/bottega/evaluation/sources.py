@@ -2,7 +2,7 @@
 
 The last two are optional files, found by their place:
 
-- `coco/contents.jsonl` names a content's label map as `layout_path`; its classes stand in `labels.txt` beside it or in
+- `coco/contents.jsonl` names a content's label map as `layout_path`; its classes are in `labels.txt` beside it or in
   a folder above it, with lines `id: name`.
 - `truth/{pair_id}_seed{k}.png`, k = 0, 1, …: drawings of the right answer for a pair.
 """

@@ -69,7 +69,7 @@ def run(
     Args:
         directory: where everything is written.
         pairs: the test pairs; best crossed, every content with every style.
-        data_root: what the pairs' paths are relative to; label maps and drawn truths are looked for in it.
+        data_root: what the pairs' paths are relative to; label maps and drawn truths are searched there.
         adapter: the trained adapter; None leaves the student's row unavailable.
         models: what draws and what judges; what is absent makes its rows and metrics unavailable.
         teacher: its protocol; None leaves its row unavailable.
@@ -236,7 +236,7 @@ def _weights(row: str, models: ModelsConfig) -> dict[str, str]:
         if status.faults:
             raise _CannotDrawError(status.faults[0])
     for role in WEIGHTS[row]:
-        if role not in found and role != "sdxl_vae":  # SDXL brings an autoencoder of its own
+        if role not in found and role != "sdxl_vae":  # SDXL has an autoencoder of its own
             raise _CannotDrawError(f"no {role} among the recipe's models")
     return {role: identity(status.files) for role, status in found.items()}
 

@@ -75,7 +75,7 @@ def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[
     weak = [METRICS[name].title for name, found in discrimination.items() if not found["discriminates"]]
     if not weak:
         return []
-    return [f"Not discriminating here (two controls are not told apart): {', '.join(weak)}.", ""]
+    return [f"Not discriminating here (two controls are not distinguished): {', '.join(weak)}.", ""]
 
 
 def _differences(summary: SummaryRecord) -> list[str]:

@@ -1,6 +1,6 @@
 """Distance to the drawn truth, made so that neither a blur nor the right palette alone can win.
 
-A truth is one drawing of many: the strokes of another seed lie elsewhere, so pixels can't be compared. Compared are
+A truth is one drawing of many: the strokes of another seed are elsewhere, so pixels can't be compared. Compared are
 
 - colour: mean ΔE of the pictures area-averaged to 16 × 16 cells. What is where, in which colour; says nothing of
   strokes.
@@ -130,7 +130,7 @@ def _bands(side: int) -> npt.NDArray[np.float64]:
     """Weights of K Gaussian bands (log frequency × direction) of `rfft2`, each summing to 1, [K, N*(N/2+1)]."""
     y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
     radius, angle = np.hypot(x, y), np.mod(np.arctan2(y, x), np.pi)  # [N, N/2+1]
-    # `rfft2` leaves out one of each conjugate pair; its own mirror images lie in the first and the last column only.
+    # `rfft2` leaves out one of each conjugate pair; its own mirror images are in the first and the last column only.
     twice = np.where((np.arange(x.shape[1]) == 0) | (np.arange(x.shape[1]) == side // 2), 1.0, 2.0)
     # From one wave a patch to the Nyquist rate: a patch shows nothing coarser or finer.
     edges = np.geomspace(1 / side, 0.5, _SCALES + 1)

@@ -178,6 +178,6 @@ def _models(models: ModelsConfig, header: AdapterHeader) -> ModelsConfig:
     for role, name in header["models"].items():
         chosen = getattr(models, role) or name
         if chosen is None:
-            raise RequestError(f"the adapter's header does not say where its {role} lies; name it with --{role}")
+            raise RequestError(f"the adapter's header does not say where its {role} is; name it with --{role}")
         update[role] = chosen
     return models.model_copy(update=update)
