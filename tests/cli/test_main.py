@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,11 @@ def test_every_error_becomes_a_message_and_an_exit_code(error: BaseException, me
 def test_a_ctrl_c_that_nobody_waits_for_is_answered_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bottega.ldm.recipe.load_recipe", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    def press_ctrl_c(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)  # where torch's threads run, the kernel may hand the signal to one of them: it takes a moment
+
+    monkeypatch.setattr("bottega.ldm.recipe.load_recipe", press_ctrl_c)
     assert main(["train", "ldm", "--config", "any.yaml"]) == 130
     assert capsys.readouterr().err == "bottega: error: stopped; run the same command again to continue\n"
 

@@ -31,7 +31,7 @@ def test_the_teacher_is_the_stabilised_protocol(recipe: Recipe) -> None:
 def test_the_student_has_the_published_rates(recipe: Recipe) -> None:
     student, loop = recipe.student, recipe.student.loop
     assert (loop.learning_rate, loop.warmup_steps, loop.steps, loop.checkpoint_every) == (1e-4, 500, 20_000, 2000)
-    assert (student.adapter.layers, student.batch_size, student.window, student.fill50k_slots) == (4, 1, 4, 1)
+    assert (student.adapter.layers, student.batch_size, student.global_batch, student.fill50k_slots) == (4, 1, 4, 1)
 
 
 def test_the_ladder_in_the_head_is_made_of_overrides_that_the_recipe_takes() -> None:
