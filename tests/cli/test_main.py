@@ -131,7 +131,12 @@ def test_a_ctrl_c_that_nobody_waits_for_is_answered_too(
         time.sleep(30)  # where torch's threads run, the kernel may hand the signal to one of them: it takes a moment
 
     monkeypatch.setattr("bottega.ldm.recipe.load_recipe", press_ctrl_c)
-    assert main(["train", "ldm", "--config", "any.yaml"]) == 130
+    # A shell that starts the tests in the background lets them ignore SIGINT, and Python keeps that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["train", "ldm", "--config", "any.yaml"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "bottega: error: stopped; run the same command again to continue\n"
 
 
