@@ -1,6 +1,6 @@
 """What each package says is public: it has a docstring and `__all__`, every name is there, and none appears unnoticed.
 
-`public_names.txt` is the list. A changed one is a changed interface: say so in the changelog, and write it anew with
+`public_names.txt` is the list. A changed one is a changed interface: say so in the changelog, and write it again with
 `python tests/test_public_names.py`.
 """
 

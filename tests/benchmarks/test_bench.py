@@ -55,7 +55,7 @@ def test_the_exit_code_says_whether_the_claim_holds(
     assert (kept["form"], kept["held"]) == ("short", held)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is told of its parent's end")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process gets no signal when its parent ends")
 def test_a_killed_benchmark_leaves_no_child_behind() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT],
