@@ -22,6 +22,7 @@ from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.learn_pixart import CellReader, Example, variational_bound
+from bottega.miniature.builder.precision import autocast
 from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.ranges import GATE_SCENES
 from bottega.miniature.scenes import SHAPES, scene
@@ -80,7 +81,7 @@ class PixArtTask:
         noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32))
         alpha, sigma = self.alpha[timestep], self.sigma[timestep]  # [B]
         x = alpha.view(-1, 1, 1, 1) * target + sigma.view(-1, 1, 1, 1) * noise
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             output = self._predict(x, timestep, captions)
             reading = self.head.loss(labels)
         guess, variance = output.float().chunk(2, dim=1)

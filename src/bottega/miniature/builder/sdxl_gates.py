@@ -19,6 +19,7 @@ import torch
 from bottega.evaluation.truth_distance import describe, nearest
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.encoding import SDXLText, embed, encode
+from bottega.miniature.builder.precision import autocast
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
 from bottega.miniature.scenes import scene
@@ -78,7 +79,7 @@ def _predict(
     unet: Any, x: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor, pooled: torch.Tensor, styles: torch.Tensor
 ) -> torch.Tensor:
     conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [styles[:, None]]}
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         guess = unet(
             x.contiguous(memory_format=torch.channels_last),
             timestep,

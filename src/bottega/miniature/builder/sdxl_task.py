@@ -37,6 +37,7 @@ from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
 from bottega.miniature.builder.learn_teacher import TEACHER_START
+from bottega.miniature.builder.precision import autocast
 from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
 from bottega.miniature.scenes import Scene, scene
@@ -244,7 +245,7 @@ class SDXLTask:
 
     @torch.no_grad()
     def _encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             states, pooled = self.text(captions)
         return states.float(), pooled.float()
 
@@ -261,7 +262,7 @@ class SDXLTask:
         for processor in self.processors:
             processor.scale = [scale]
         conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [style]}
-        with torch.autocast("cpu", torch.bfloat16):  # a context of its own: weights cast without a graph are not kept
+        with autocast():  # a context of its own: weights cast without a graph are not kept
             guess = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
                 torch.from_numpy(np.asarray(timestep)),
