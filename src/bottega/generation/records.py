@@ -150,5 +150,7 @@ class Result:
     """About the whole request: a mislabelled prediction type, a tainted model."""
     model: str = ""
     model_sha256: str = ""
+    image_sha256: str = ""
+    """Of the file that img2img began with; empty: text to image."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: encode, denoise, decode."""

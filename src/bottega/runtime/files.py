@@ -202,13 +202,17 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(text.encode("ascii"))
 
 
-def write_png(path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> str:
+def write_png(
+    path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | None = None, *, latin_as_text: bool = False
+) -> str:
     """Write a picture as a lossless PNG, whole or not at all; returns the file's SHA-256.
 
     Args:
         path: the file.
         picture: uint8 [H, W, 3], RGB.
         text: what the file says of itself, by keyword, in Unicode.
+        latin_as_text: write a value whose characters are all in Latin-1 as tEXt, which every reader knows, and only
+            others as iTXt, which some do not.
 
     Raises:
         ValueError: the picture has another dtype or shape.
@@ -222,7 +226,10 @@ def write_png(path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | 
         raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
     metadata = PngInfo()
     for keyword, value in (text or {}).items():
-        metadata.add_itxt(keyword, value)
+        if latin_as_text:
+            metadata.add_text(keyword, value)  # falls back to iTXt by itself
+        else:
+            metadata.add_itxt(keyword, value)
     buffer = io.BytesIO()
     # Level 4 of zlib: files are hashed, so the level is fixed and no other may be taken for them.
     Image.fromarray(picture).save(buffer, format="PNG", compress_level=4, pnginfo=metadata)

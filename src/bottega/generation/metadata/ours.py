@@ -1,0 +1,140 @@
+"""What bottega itself writes of a picture: one JSON record, in the PNG's chunk `bottega` and in a file beside it.
+
+It holds what decides the picture and what was found of it, but neither times nor places: the same picture gives the
+same bytes. Of a batch it holds this picture alone, with its own seed, as if it had been asked for by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bottega import __version__
+from bottega.generation.metadata import values
+from bottega.generation.metadata.infotext import infotext
+from bottega.generation.metadata.records import LoRAMention, PictureMetadata
+from bottega.generation.records import Correction, GeneratedPicture, LoRAUse, Result, Settings
+from bottega.runtime.errors import RequestError
+from bottega.runtime.findings import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CHUNK = "bottega"
+PARAMETERS = "parameters"
+FORMAT = 1
+"""Raised when a key changes its meaning; new keys need none, for readers pass over those they do not know."""
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """The JSON record of one picture."""
+
+    format: int
+    version: str
+    settings: Settings
+    sha256: str
+    """Of the pixels."""
+    corrections: tuple[Correction, ...] = ()
+    loras: tuple[LoRAUse, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """Of the request first, then of the picture."""
+    model: str = ""
+    model_sha256: str = ""
+    image_sha256: str = ""
+
+
+def picture_record(result: Result, picture: GeneratedPicture) -> PictureRecord:
+    """The record of one picture of a result."""
+    return PictureRecord(
+        format=FORMAT,
+        version=__version__,
+        settings=dataclasses.replace(result.settings, seed=picture.seed, count=1),
+        sha256=picture.sha256,
+        corrections=result.corrections,
+        loras=result.loras,
+        findings=(*result.findings, *picture.findings),
+        model=result.model,
+        model_sha256=result.model_sha256,
+        image_sha256=result.image_sha256,
+    )
+
+
+def write_picture(path: Path, pixels: npt.NDArray[np.uint8], result: Result, picture: GeneratedPicture) -> str:
+    """Write a PNG that says how it was made, and the same as JSON beside it, each whole or not at all.
+
+    The JSON comes first: where a PNG is, its JSON is too.
+
+    Args:
+        path: the PNG; the JSON has the same name with the ending `.json`.
+        pixels: uint8 [H, W, 3], RGB.
+        result: the answer that the picture belongs to.
+        picture: which of its pictures.
+
+    Returns:
+        SHA-256 of the PNG file.
+
+    Raises:
+        ValueError: the pixels are not those whose hash the picture has, or have another dtype or shape.
+        StorageError: a file can't be written.
+    """
+    from bottega.runtime.files import sha256_bytes, write_json, write_png
+
+    measured = sha256_bytes(pixels.tobytes())
+    if picture.sha256 != measured:
+        raise ValueError(f"the pixels are those of the record, {picture.sha256}; received others, {measured}")
+    record = dataclasses.asdict(picture_record(result, picture))
+    # ASCII alone, so that the chunk is a tEXt, which every reader knows, whatever the prompt holds.
+    text = json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    write_json(path.with_suffix(".json"), record)
+    return write_png(path, pixels, {PARAMETERS: infotext(result, picture), CHUNK: text}, latin_as_text=True)
+
+
+def read_record(text: str) -> PictureRecord:
+    """The record of a chunk.
+
+    Raises:
+        RequestError: it is damaged, or of a later format.
+    """
+    from bottega.runtime.records import to_record
+
+    content = values.as_object(text)
+    if content is None:
+        raise RequestError(f"the chunk {CHUNK!r} holds one JSON object, received something else; use another picture")
+    record = to_record(PictureRecord, content, f"the chunk {CHUNK!r}")
+    if record.format > FORMAT:
+        raise RequestError(
+            f"the chunk {CHUNK!r} has format {record.format}, and this version reads up to {FORMAT}; update bottega"
+        )
+    return record
+
+
+def as_metadata(record: PictureRecord) -> PictureMetadata:
+    """The record in the form that all tools share."""
+    used = record.settings
+    loras = tuple(LoRAMention(use.name, use.weights.get("unet"), use.sha256) for use in record.loras)
+    return PictureMetadata(
+        tool="bottega",
+        version=record.version,
+        prompt=used.prompt,
+        negative_prompt=used.negative_prompt,
+        sampler=used.sampler,
+        our_sampler=used.sampler,
+        steps=used.steps,
+        guidance_scale=used.guidance_scale,
+        guidance_rescale=used.guidance_rescale,
+        seed=used.seed,
+        width=used.width,
+        height=used.height,
+        model=record.model,
+        model_hash=record.model_sha256,
+        loras=loras,
+        clip_skip=used.clip_skip,
+        strength=used.strength,
+        prediction_type=used.prediction_type,
+        other={"Profile": used.profile, "Guardrails": "; ".join(map(str, record.corrections))},
+    )
