@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from bottega.doctor.answer import Answer
 
 app = typer.Typer(help="Say what is wrong, and what to do first.", no_args_is_help=True, add_completion=False)
 
@@ -46,3 +49,31 @@ def training(
         typer.echo(dumps(verdict.record(), ensure_ascii=False, indent=2))
     else:
         typer.echo(as_text(verdict, shutil.get_terminal_size().columns))
+
+
+@app.command()
+def cache(
+    model_cache: Annotated[
+        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
+    hash_: Annotated[
+        bool, typer.Option("--hash", help="read each file whole and compare its hash with its name")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """Whether the models in the cache are whole: links, references, headers, sizes, permissions, hashes.
+
+    Each fault comes with the command that mends it; nothing is changed, and no network is asked.
+    """
+    from bottega.doctor.cache import examine
+    from bottega.models.cache import CacheRequest
+    from bottega.models.names import hub_cache
+
+    named = None if model_cache is None else str(model_cache)
+    _tell(examine(CacheRequest(hub_cache(named), is_named=named is not None, hash_files=hash_)), json)
+
+
+def _tell(answer: Answer, as_json: bool) -> NoReturn:
+    """Print an answer; the process ends with its exit code."""
+    typer.echo(answer.as_json() if as_json else answer.as_text())
+    raise typer.Exit(answer.exit_code)

@@ -88,30 +88,50 @@ def verify(
     hash_: Annotated[
         bool,
         typer.Option(
-            "--hash", help="also read each file whole and compare its SHA-256: the cache's, or the run directory's"
+            "--hash", help="also read each file whole and compare its hash: the cache's, or the run directory's"
         ),
+    ] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="look at every model in the cache, not at the recipe's alone")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Check that every model of a recipe is there, whole, and fits the others; exit code 2 where one is not.
+    """Check that every model of a recipe is there, whole, and fits the others; exit code 1 where one is not.
 
-    Looks at headers and configurations, so that a truncated file is found in milliseconds. With a run directory and
-    --hash, files are compared with those that the run was made with.
+    Looks at headers, links and configurations, so that a truncated file is found in milliseconds. Each fault comes with
+    the command that mends it; nothing is changed. With a run directory and --hash, files are compared with those that
+    the run was made with.
     """
+    from bottega.doctor.cache import examine_models
+    from bottega.models.cache import CacheRequest
     from bottega.models.recorded import content_faults
 
+    models = _models(recipe, set_, model_cache)
     found = _inspect(recipe, set_, model_cache)
-    faults = [f"models.{one.role}: {fault}" for one in found for fault in one.faults]
-    if hash_:
-        faults += content_faults(found, recipe)
+    recorded = content_faults(found, recipe) if hash_ and recipe.is_dir() else []
+    request = CacheRequest(
+        _cache(models, None),
+        is_named=models.cache is not None,
+        wanted=_wanted(models),
+        wanted_only=not all_,
+        hash_files=hash_,
+    )
+    answer = examine_models(request, str(recipe), found, recorded)
     if json_:
-        print_json({"models": [_row(f) for f in found], "faults": faults})
-    if faults:
-        if not json_:
-            typer.echo("\n".join(faults))
-        raise MissingError(f"{len(faults)} faults in the models of {recipe}; each is named above")
-    if not json_:
-        typer.echo(f"{len(found)} models of {recipe} are whole")
+        faults = [f"models.{one.role}: {fault}" for one in found for fault in one.faults] + recorded
+        print_json({"models": [_row(one) for one in found], "faults": faults, **answer.record()})
+    else:
+        typer.echo(answer.as_text())
+    raise typer.Exit(answer.exit_code)
+
+
+def _wanted(models: ModelsConfig) -> tuple[str, ...]:
+    """The models of a recipe that are looked up in the cache."""
+    from bottega.models.layout import ROLES
+    from bottega.models.names import hub_name, on_disk
+
+    names = [getattr(models, role) for role in ROLES]
+    return tuple(name for name in names if name is not None and not on_disk(name) and hub_name(name) is not None)
 
 
 def _models_for(names: list[str], recipe: Path, sets: list[str] | None) -> ModelsConfig | None:
