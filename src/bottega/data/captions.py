@@ -59,9 +59,10 @@ class Captions:
         # Without it, every picture's captions would be looked for among all of them.
         self._base.execute("CREATE INDEX IF NOT EXISTS by_image ON captions (part, number, place)")
 
-    def _add_item(self, part: str, key: str, item: dict[str, Any]) -> None:
+    def _add_item(self, part: str, key: str, item: Mapping[str, Any]) -> None:
         if key == "annotations" and "caption" in item:
-            self._add_caption(part, str(item["image_id"]), int(item.get("id", 0)), str(item["caption"]))
+            place = int(item.get("id", 0))
+            self._add_caption(part, str(item["image_id"]), place, str(item["caption"]))
         elif key == "images" and "sentences" not in item:
             self._add_image(part, str(item["id"]), str(item["file_name"]))
         elif key in ("images", ""):
@@ -69,10 +70,10 @@ class Captions:
 
     def _add_row(self, part: str, row: Mapping[str, Any]) -> None:
         """A row that names the picture and holds its captions; its file's name is used for a missing id."""
-        names = [row[key] for key in ("file_name", "filename", "image") if isinstance(row.get(key), str)]
-        if not names:
+        candidates = (row.get("file_name"), row.get("filename"), row.get("image"))
+        name = next((found for found in candidates if isinstance(found, str)), None)
+        if name is None:
             return
-        name = names[0]
         own_part = str(row.get("filepath") or part)
         self._add_image(own_part, name, name)
         for place, caption in enumerate(captions_in(row)):
@@ -134,6 +135,7 @@ def sidecar(path: Path) -> list[str]:
     text = path.with_suffix(".txt")
     if not text.is_file():
         return []
+    # "-sig": Windows editors begin a UTF-8 file with a mark, which would become part of the first word.
     lines = map(tidy, text.read_text(encoding="utf-8-sig", errors="replace").splitlines())
     return list(dict.fromkeys(line for line in lines if line))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]
+from bottega.visual.pictures import Picture
 
 # Names as CSS has them, written as separate words as in the data set's prompts.
 COLOUR_NAMES = {

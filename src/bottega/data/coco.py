@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,16 +74,21 @@ def caption_files(source: Path, parts: tuple[str, ...] = ()) -> list[tuple[Path,
             f"there is no folder {source}; unpack COCO's train2017.zip and annotations_trainval2017.zip there"
         )
     found = _official_files(source) or _metadata_files(source)
-    missing = [part for part in parts if part not in found]
-    if missing or not found:
-        names = ", ".join(f"captions_{part}.json" for part in missing) or "captions_*.json"
-        raise MissingError(
-            f"{source} has no {names} (nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega "
-            "writes no captions itself"
-        )
+    _require_parts(found, parts, source)
     # Sorted by path, so that pictures get their ids in the same order on every file system.
     wanted = parts or tuple(found)
     return sorted((found[part], part) for part in wanted)
+
+
+def _require_parts(found: Mapping[str, Path], parts: tuple[str, ...], source: Path) -> None:
+    missing = [part for part in parts if part not in found]
+    if found and not missing:
+        return
+    names = ", ".join(f"captions_{part}.json" for part in missing) or "captions_*.json"
+    raise MissingError(
+        f"{source} has no {names} (nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega "
+        "writes no captions itself"
+    )
 
 
 def _official_files(source: Path) -> dict[str, Path]:

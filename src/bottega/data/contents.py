@@ -66,9 +66,8 @@ def index_contents(
                 return row.rejected("duplicate", f"the same bytes as {other.id}")
         known = index.get(picture.source)
         identity = known.id if known is not None else None  # an id once given is kept: files are named after it
-        return PictureRow(
-            picture.source, picture.stamp, identity or ids.give(picture.extra["wanted"]), inspection, extra
-        )
+        identity = identity or ids.give(picture.extra["wanted"])
+        return PictureRow(picture.source, picture.stamp, identity, inspection, extra)
 
     with Progress(total, "contents", "pictures") as progress:
         pictures = (_source_picture(content, data_root) for content in contents)
@@ -96,7 +95,10 @@ def split_contents(index: Index, config: SplitConfig) -> dict[str, str]:
     Where the data set has its own val part, its train part stays train as a whole, and the val part is divided into
     val and test: so no model that was trained on the official train part is tested on it.
     """
-    own_split = {row.id: str(row.extra["split"]) for row in index.rows() if row.id is not None}
+    own_split: dict[str, str] = {}
+    for row in index.rows():
+        if row.id is not None:
+            own_split[row.id] = str(row.extra["split"])
     fractions: Sequence[float] = config.fractions
     previous: dict[str, str] = {}
     _, val, test = config.fractions
@@ -168,11 +170,14 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     require_source(files, folder)
     prompt = tidy(config.prompt or "")
 
+    fallback = [prompt] if prompt else []
+
     def captions_of(name: str) -> list[str]:
-        return listed.get(name) or sidecar(folder / name) or ([prompt] if prompt else [])
+        return listed.get(name) or sidecar(folder / name) or fallback
 
     names = [path.relative_to(folder).as_posix() for path in files]
-    _refuse_undecodable([path for path, name in zip(files, names, strict=True) if not listed.get(name)])
+    # A sidecar is read where the list says nothing of its picture.
+    _refuse_undecodable([folder / name for name in names if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
         index_contents(index, contents, len(files), data_root=data_root, limits=config.limits)
@@ -197,7 +202,8 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _refuse_undecodable(pictures: Sequence[Path]) -> None:
-    """Raise RequestError where a `.txt` beside a picture is not UTF-8: it would be read as nonsense, and learned."""
+    """Raise RequestError where a `.txt` beside a picture is not UTF-8."""
+    # Captions in GBK were once read as nonsense, and learned (docs/log.md).
     texts = [path.with_suffix(".txt") for path in pictures]
     bad = [text for text in texts if not is_utf8(text)]
     if bad:

@@ -200,7 +200,8 @@ def _from_list(listed: Path) -> Iterator[Fill50kExample]:
             return folder / name
 
         for number, row in enumerate(read_jsonl(listed), start=1):
-            source_name, target_name = _first_of(_SOURCE_KEYS, row), _first_of(_TARGET_KEYS, row)
+            source_name = _first_of(_SOURCE_KEYS, row)
+            target_name = _first_of(_TARGET_KEYS, row)
             if not (_stays_in_folder(source_name) and _stays_in_folder(target_name)):
                 raise RequestError(
                     f"{listed}, line {number} must name a source and a target in its folder, received {list(row)}; "
@@ -339,7 +340,8 @@ def _write(
                 continue
             split = _split(key, config)
             by_split[split] += 1
-            yield Fill50kRow(key, str(source.extra["path"]), str(target.extra["path"]), prompts[key], split)
+            source_path, target_path = str(source.extra["path"]), str(target.extra["path"])
+            yield Fill50kRow(key, source_path, target_path, prompts[key], split)
         if not any(by_split.values()):  # raised while the new list is still a draft: that of an earlier run stays
             write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)
             raise RequestError(f"no usable example in Fill50K; see rejects.csv in {directory} for each reason")
@@ -365,7 +367,7 @@ def _why_not(source: PictureRow, target: PictureRow, prompt: str) -> Reject | No
 
 
 def _split(key: str, config: Fill50KConfig) -> str:
-    """By the key's own hash, so that it never depends on which other examples there are."""
+    # By the key's own hash, so that it never depends on which other examples there are.
     train, val, _ = config.splits.fractions
     at = derive("fill50k split", config.splits.seed, key) / (1 << 63)
     if at < train:

@@ -19,7 +19,8 @@ def parquet_files(folder: Path) -> list[Path]:
     snapshots = sorted(folder.glob("**/snapshots/*/"))
     if len(snapshots) > 1:  # two versions of one data set: only the newest counts
         folder = max(snapshots, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return sorted(path for path in folder.rglob("*.parquet") if path.is_file() and not path.name.startswith("."))
+    found = [path for path in folder.rglob("*.parquet") if path.is_file()]
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def missing_shards(files: list[Path]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-ID_PATTERN = re.compile(r"[A-Za-z0-9.-]+")
 _OTHER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -30,21 +29,12 @@ class Ids:
     def give(self, text: str) -> str:
         """`clean_id(text)`, with a suffix where that id was given before."""
         wanted = clean_id(text)
-        candidate, number = wanted, self._next.get(wanted.lower(), 2)
+        candidate = wanted
+        # Not from 2 each time: ten thousand pictures of one name would then take fifty million steps.
+        number = self._next.get(wanted.lower(), 2)
         while candidate.lower() in self._taken:
-            candidate, number = f"{wanted}-{number}", number + 1
+            candidate = f"{wanted}-{number}"
+            number += 1
         self._next[wanted.lower()] = number
         self._taken.add(candidate.lower())
         return candidate
-
-
-def split_target_name(name: str) -> tuple[str, str, int]:
-    """Read `{content_id}_{style_id}_seed{seed}.png` back: (content id, style id, seed).
-
-    Raises:
-        ValueError: the name has another form.
-    """
-    match = re.fullmatch(r"([A-Za-z0-9.-]+)_([A-Za-z0-9.-]+)_seed(\d+)\.png", name)
-    if match is None:
-        raise ValueError(f'a target is named "{{content_id}}_{{style_id}}_seed{{seed}}.png", got "{name}"')
-    return match[1], match[2], int(match[3])

@@ -101,8 +101,6 @@ def _only_fresh(
 def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
     """Refuse to begin where not one picture of a source is there: an absent source says nothing of what was prepared.
 
-    Without this, a source that was moved away or whose disk is not mounted would empty what an earlier run prepared.
-
     Args:
         pictures: those of the source; read up to the first that is there.
         source: what to name in the message.
@@ -110,6 +108,7 @@ def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
     Raises:
         MissingError: none is there.
     """
+    # Without this, a source that was moved away or whose disk is not mounted would empty what an earlier run prepared.
     if not any(isinstance(picture, bytes) or picture.is_file() for picture in pictures):
         raise MissingError(
             f"there is no picture in {source}; put them back, or name another source. What was prepared before is kept"
@@ -134,17 +133,16 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
 
 
 def limits_stamp(stamp: str, limits: LimitsConfig) -> str:
-    """A picture's stamp together with the limits: under other limits it must be judged again."""
+    """A picture's stamp together with the limits."""
+    # Under other limits a picture must be judged again.
     return f"{stamp}|{limits.min_side}|{limits.max_pixels}"
 
 
 def _inspect_ahead(
     pictures: Iterable[SourcePicture], limits: LimitsConfig, measure: Measure | None
 ) -> Iterator[tuple[SourcePicture, Inspection]]:
-    """Each picture with its inspection, in order, a few pictures ahead.
-
-    In threads, for decoding releases Python's lock; only a few ahead, for each may hold the bytes of a large picture.
-    """
+    """Each picture with its inspection, in order, a few pictures ahead."""
+    # In threads, for decoding releases Python's lock; only a few ahead, for each may hold the bytes of a large picture.
     inspect = functools.partial(
         inspect_picture, min_side=limits.min_side, max_pixels=limits.max_pixels, measure=measure
     )
@@ -178,7 +176,10 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 def write_rejects(path: Path, index: Index) -> int:
     """Write `rejects.csv` (source, reason, detail) from the rows that are not usable."""
-    rejected = (row for row in index.rows() if not row.usable)
-    return write_csv(
-        path, REJECTS_HEADER, ((row.source, row.inspection.reason, row.inspection.detail) for row in rejected)
-    )
+
+    def rejected() -> Iterator[tuple[str, str, str]]:
+        for row in index.rows():
+            if not row.usable:
+                yield row.source, row.inspection.reason, row.inspection.detail
+
+    return write_csv(path, REJECTS_HEADER, rejected())

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from bottega.runtime.errors import MissingError, RequestError
 
-CHUNK = 1 << 16
+CHUNK = 1 << 16  # characters
 _SPACE = " \t\n\r"
 _AFTER = frozenset(_SPACE + ",]}:")
 
@@ -119,10 +119,11 @@ class _Reader:
                 return ""
 
     def _read_on(self) -> bool:
-        """Read another piece, at least as much again as is pending, so that a long value costs linear time."""
+        """Read another piece."""
         if self._ended:
             return False
         pending = self._text[self._at :]
+        # At least as much again as is pending, so that a long value, parsed anew with each piece, costs linear time.
         piece = self._stream.read(max(self._chunk, len(pending)))
         self._before += self._at
         self._text = pending + piece

@@ -66,7 +66,8 @@ class CocoLayout:
 
 def recognise(source: Path, parts: Sequence[str]) -> CocoLayout:
     """Recognise the layout by the folder's files, and the two kinds of PNG by the values of some of them."""
-    if (source / "imageLists").is_dir() or next((source / "annotations").glob("*.mat"), None) is not None:
+    matlab_file = next((source / "annotations").glob("*.mat"), None)
+    if (source / "imageLists").is_dir() or matlab_file is not None:
         return CocoLayout("10k", source)
     maps = _sample_maps(source, parts)
     if not maps:

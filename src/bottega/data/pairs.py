@@ -125,7 +125,11 @@ class Material:
     def shuffle(self) -> None:
         """Fix all orders; call once when everything is added."""
         self.contents.shuffle(self.seed, "content")
-        self.labels = sorted(self._by_label, key=lambda label: _hash(self.seed, "label", label.encode()))
+
+        def place(label: str) -> bytes:
+            return _hash(self.seed, "label", label.encode())
+
+        self.labels = sorted(self._by_label, key=place)
         for side in self.styles:
             side.shuffle(self.seed, "style")
 
@@ -297,16 +301,15 @@ def _crossed(
     possible = crossed
     if config.clip:
         sizes = material.sizes()
-        possible = (min(crossed[0], sizes["contents"]), min(crossed[1], sizes["styles"]))
+        contents, styles = crossed
+        possible = (min(contents, sizes["contents"]), min(styles, sizes["styles"]))
     lines = crossed_lines(material, *possible, config.seeds)
     return lines, () if possible == crossed else crossed
 
 
 def _lines(material: Material, positions: Iterable[Position], seeds: Sequence[int]) -> Iterator[bytes]:
-    """Rows as text, with every key of `records.Pair`.
-
-    Put together from prepared fragments: json.dumps would take most of the time of a million pairs.
-    """
+    """Rows as text, with every key of `records.Pair`."""
+    # Put together from prepared fragments: json.dumps would take most of the time of a million pairs.
     contents, styles = material.contents, material.styles
     end = f'"seeds": [{", ".join(map(str, seeds))}], "split": "{material.split}"}}\n'.encode()
     for row, label, picture in positions:

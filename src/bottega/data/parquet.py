@@ -27,7 +27,7 @@ class Table:
     names: Mapping[str, Sequence[str]]
     """Label names by column, from the metadata; empty for a file without."""
 
-    def read(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(self, columns: Sequence[str]) -> Iterator[Mapping[str, object]]:
         """The rows as dictionaries, as a stream."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -82,7 +82,8 @@ def _damaged(path: Path, error: Exception) -> RequestError:
 
 def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        written = json.loads(metadata.get(b"huggingface", b"{}"))
+        features = written.get("info", {}).get("features", {})
     except (ValueError, AttributeError):
         return {}
     names: dict[str, Sequence[str]] = {}

@@ -47,8 +47,8 @@ _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as many cameras write; the first is the picture
 _EXTENSIONS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+# Held while Pillow's own size limit is off, for that is a global of the library.
 _HEADER_LOCK = threading.Lock()
-"""Held while Pillow's own size limit is off, for that is a global of the library."""
 
 
 class UnusablePictureError(PictureError):

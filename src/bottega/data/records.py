@@ -33,8 +33,8 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]
 PairId = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+_[A-Za-z0-9.-]+$")]
 """`{content_id}_{style_id}`, which no other pair can share, since an id holds no `_`."""
 
+# Lists that people write by hand have `"content_id": 139` as often as `"139"`.
 _LENIENT = ConfigDict(coerce_numbers_to_str=True)
-"""Lists that people write by hand have `"content_id": 139` as often as `"139"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,16 @@ class Pair:
     split: str = ""
 
     __pydantic_config__: ClassVar[ConfigDict] = _LENIENT
+
+
+def truth_path(folder: Path, pair_id: str, number: int = 0) -> Path:
+    """Where a pair's drawn truth is, which need not be there.
+
+    Args:
+        folder: of the truths, `truth/` of a data root.
+        number: of the drawing: the same picture with other strokes.
+    """
+    return folder / f"{pair_id}_seed{number}.png"
 
 
 def read_contents(path: Path) -> Iterator[ContentRow]:

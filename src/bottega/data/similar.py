@@ -31,8 +31,8 @@ LARGEST_DIFFERENCE = 16
 
 JPEG at quality 75 and a resize by one half move a photograph's thumbnail by less than one level on average."""
 
+# (lowest bit, width) of the bands: copies whose hashes differ in four bits or fewer share at least one of five.
 _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
-"""(lowest bit, width) of the bands: copies whose hashes differ in four bits or fewer share at least one of five."""
 
 _LOW = 8  # cosine frequencies a side
 _BLOCK = 2048  # thumbnails compared at once: 0.8 MB of differences
@@ -93,7 +93,8 @@ def _cosines() -> npt.NDArray[np.float64]:
     """The first 8 rows of the orthonormal DCT-II of length 32, float64 [8, 32]."""
     frequency = np.arange(_LOW)[:, None]
     position = np.arange(32)[None, :]
-    rows: npt.NDArray[np.float64] = np.cos(np.pi * frequency * (2 * position + 1) / 64) * np.sqrt(2 / 32)
+    waves = np.cos(np.pi * frequency * (2 * position + 1) / 64)
+    rows: npt.NDArray[np.float64] = waves * np.sqrt(2 / 32)
     rows[0] /= np.sqrt(2)
     return rows
 
@@ -108,10 +109,8 @@ def _equal_runs(band: Hashes) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _join_alike(parent: npt.NDArray[np.int64], members: npt.NDArray[np.int64], thumbs: Thumbs) -> None:
-    """Join members whose thumbnails agree.
-
-    Sorted by mean brightness, only near neighbours need comparing, for mean |a - b| >= |mean a - mean b|.
-    """
+    """Join members whose thumbnails agree."""
+    # Sorted by mean brightness, only near neighbours need comparing, for mean |a - b| >= |mean a - mean b|.
     mean = thumbs[members].mean(axis=1)
     order = np.argsort(mean, kind="stable")
     members = members[order]
@@ -122,6 +121,7 @@ def _join_alike(parent: npt.NDArray[np.int64], members: npt.NDArray[np.int64], t
         near = near[parent[near] != _root(parent, member)]  # within a large group nearly all are joined already
         for start in range(0, len(near), _BLOCK):
             others = near[start : start + _BLOCK]
+            # In 16 bits: the difference of two unsigned levels would wrap around below 0.
             gap = np.abs(thumbs[others].astype(np.int16) - thumbs[member].astype(np.int16))  # [P, 192]
             alike = (gap.mean(axis=1) <= MEAN_DIFFERENCE) & (gap.max(axis=1) <= LARGEST_DIFFERENCE)
             _join(parent, member, others[alike])

@@ -70,7 +70,8 @@ def _gather(members: Sequence[Member], seed: int) -> list[_Group]:
 
 
 def _most_common(names: list[str]) -> str:
-    """The most frequent name; of equally frequent ones the first in the alphabet, so that no order matters."""
+    """The most frequent name."""
+    # Of equally frequent ones the first in the alphabet, so that no order of the pictures matters.
     counts = Counter(names)
     return min(counts, key=lambda name: (-counts[name], name))
 
@@ -139,7 +140,8 @@ def _train_groups_by_artist(groups: list[_Group], chosen: list[str]) -> Counter[
 
 
 def _keep_artists_in_train(groups: list[_Group], chosen: list[str]) -> None:
-    """Move to train what leaves an artist only in val or test; moving to train hurts no other artist."""
+    """Move to train what leaves an artist only in val or test."""
+    # One pass does it: moving a group to train hurts no other artist.
     in_train: set[str] = set()
     for group, where in zip(groups, chosen, strict=True):
         if where == "train":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bottega.data.config import DataConfig
 
 
-def run(config: DataConfig, directory: Path) -> dict[str, Any]:
+def run(config: DataConfig, directory: Path) -> dict[str, Mapping[str, object]]:
     """Prepare contents, styles and Fill50K under the data root `directory`.
 
     Written are `coco/contents.jsonl`, `wikiart/{images,meta.csv,splits}` and `fill50k/fill50k.jsonl`, each with a
@@ -28,7 +28,7 @@ def run(config: DataConfig, directory: Path) -> dict[str, Any]:
     """
     from bottega.data import coco, contents, fill50k, wikiart
 
-    summary: dict[str, Any] = {}
+    summary: dict[str, Mapping[str, object]] = {}
     if config.content_folder is not None:
         summary["contents"] = contents.run_folder(config.content_folder, directory / "coco", data_root=directory)
     elif config.coco is not None:

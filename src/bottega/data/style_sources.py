@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,15 +45,18 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
     """
     if isinstance(config, StyleFolderConfig):
         return StyleFolder(source)
-    # What is on this disk comes first: if it is whole, and without a network also in part.
-    offline = config.offline or hub.is_offline()
     files = hub.parquet_files(source)
-    if not files:
-        if source.is_dir() and next(picture_files(source), None) is not None:
-            return StyleFolder(source, artists=True)
-        files = hub.parquet_files(hub.user_cache(config.repository))
+    if not files and source.is_dir() and next(picture_files(source), None) is not None:
+        return StyleFolder(source, artists=True)
+    # What is on this disk comes first: if it is whole, and without a network also in part.
+    files = files or hub.parquet_files(hub.user_cache(config.repository))
+    offline = config.offline or hub.is_offline()
     if files and (offline or not hub.missing_shards(files)):
         return ParquetStyles(files)
+    return ParquetStyles(_fetched(config, source, offline=offline))
+
+
+def _fetched(config: WikiArtConfig, source: Path, *, offline: bool) -> list[Path]:
     if offline:
         raise MissingError(
             f"no parquet file or picture in {source}, and the network is off; put the files of {config.repository} "
@@ -66,7 +69,7 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
             f"{source} holds no parquet file of {config.repository} and none could be fetched; put the files there, or "
             "name a mirror (HF_ENDPOINT or data.wikiart.mirror)"
         )
-    return ParquetStyles(files)
+    return files
 
 
 class ParquetStyles:
@@ -104,7 +107,7 @@ class ParquetStyles:
                     content = b""  # an empty cell: rejected as broken, not passed over
                 yield SourcePicture(f"{prefix}{number:06d}", stamp, content, self._labels(table, row))
 
-    def _labels(self, table: parquet.Table, row: dict[str, Any]) -> dict[str, str]:
+    def _labels(self, table: parquet.Table, row: Mapping[str, object]) -> dict[str, str]:
         artist = _label(table, "artist", row.get("artist"), None, UNKNOWN_ARTIST)
         genre = _label(table, "genre", row.get("genre"), GENRES, "")
         wanted = parquet.picture_stem(row["image"]) or ""

@@ -83,10 +83,8 @@ def _refuse_own_output(source: Path, directory: Path) -> None:
 
 
 def _is_known_shard(index: Index, place: Placement, stamp: str, prefix: str, count: int) -> bool:
-    """Whether all rows of a parquet file are known and their files in place.
-
-    Then it need not be read again: 40 GB of WikiArt would be read to find that there is nothing to do.
-    """
+    """Whether all rows of a parquet file are known and their files in place."""
+    # Without this, 40 GB of WikiArt would be read to find that there is nothing to do.
     rows = list(index.rows(prefix))
     if len(rows) != count or not all(row.stamp == stamp and place.is_in_place(row) for row in rows):
         return False
@@ -101,7 +99,8 @@ def _split_styles(index: Index, config: SplitConfig) -> dict[str, str]:
     members = []
     for row in index.rows():
         if row.id is not None:
-            artist, style = str(row.extra.get("artist", "")), str(row.extra.get("style", ""))
+            artist = str(row.extra.get("artist", ""))
+            style = str(row.extra.get("style", ""))
             members.append(Member(row.id, group[row.id], artist, style))
     splits = assign(members, fractions=config.fractions, seed=config.seed, previous=index.splits())
     index.put_splits(splits)
@@ -134,8 +133,8 @@ def _write_tables(
 def _write_splits(folder: Path, splits: dict[str, str]) -> None:
     """One list of ids for each split, an empty one too: `records.read_styles` reads them."""
     for split in SPLITS:
-        members = [identity for identity, where in splits.items() if where == split]
-        write_text(folder / f"{split}.txt", "".join(f"{identity}\n" for identity in members))
+        lines = [f"{identity}\n" for identity, where in splits.items() if where == split]
+        write_text(folder / f"{split}.txt", "".join(lines))
 
 
 def _converted_row(row: PictureRow) -> tuple[object, ...]:
