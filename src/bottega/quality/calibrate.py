@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bottega.quality.config import Thresholds
+from bottega.quality.config import Thresholds, rounded_outward
 from bottega.quality.grade import CHECK_NAMES, Grader, pass_rates
 from bottega.quality.measure import Scores
 from bottega.runtime.errors import RequestError
@@ -26,7 +25,7 @@ from bottega.visual.pictures import Picture
 Column = npt.NDArray[np.float64]  # [N], values of one score
 
 _CERTAIN = ("untouched", "reencoded", "black", "flat", "noise")  # kinds of which nearly all must be graded C
-_MINIMUM = 8  # good examples; fewer tell nothing about quantiles
+MINIMUM = 8  # good examples; fewer tell nothing about quantiles
 # Limits without a wider margin for few truths were too tight: by those from 96, 8 of 100 unseen truths were C.
 _ENOUGH = 1000  # truths from which the margins are as planned: with fewer, the tail is not seen
 _UNSEEN = 0.06  # by which a margin grows for each time that the truths would fit into _ENOUGH once more
@@ -112,7 +111,7 @@ class Calibration:
     counts: dict[str, int]
     warnings: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Mapping[str, object]:
         """The whole table as plain data."""
         return {**asdict(self), "thresholds": self.thresholds.model_dump()}
 
@@ -120,15 +119,16 @@ class Calibration:
 def damaged(truth: Picture, content: Picture, index: int) -> dict[str, Picture]:
     """Known-bad pictures made from a good one, by kind: the cases that a check must not let pass."""
     size = truth.shape[0]
-    burnt = np.clip((truth.astype(np.float32) - 128) * 8 + 128, 0, 255).astype(np.uint8)
+    stretched = (truth.astype(np.float32) - 128) * 8 + 128
+    mean = truth.reshape(-1, 3).mean(0).astype(np.uint8)  # [3]
     return {
         "untouched": content,
         "reencoded": cv2.GaussianBlur(content, (0, 0), 0.004 * size),
         "black": np.zeros_like(truth),
-        "flat": np.broadcast_to(truth.reshape(-1, 3).mean(0).astype(np.uint8), truth.shape).copy(),
+        "flat": np.broadcast_to(mean, truth.shape).copy(),
         "noise": numpy_rng("calibration noise", index).integers(0, 256, truth.shape, dtype=np.uint8),
         "blurred": cv2.GaussianBlur(truth, (0, 0), 0.04 * size),
-        "burnt": burnt,
+        "burnt": np.clip(stretched, 0, 255).astype(np.uint8),
     }
 
 
@@ -153,9 +153,9 @@ def calibrate(
         RequestError: too few examples, or truths and untouched copies cannot be told apart.
     """
     base = defaults or Thresholds()
-    if len(good) < _MINIMUM:
+    if len(good) < MINIMUM:
         raise RequestError(
-            f"calibration needs {_MINIMUM} good pictures or more, received {len(good)}; draw more truths or use "
+            f"calibration needs {MINIMUM} good pictures or more, received {len(good)}; draw more truths or use "
             "the default limits"
         )
     # The limits: as strict as the truths allow.
@@ -194,15 +194,17 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
     values: dict[str, float] = {}
     for name, plan in PLANS.items():
         column = _column(good, plan.score)
-        if column.size >= _MINIMUM:
+        if column.size >= MINIMUM:
             low, high = _RANGES.get(name, (-1.0, 1.0))
             values[name] = float(np.clip(_planned_limit(column, plan, factor), low, high))
     for name in ("edge_64", "edge_128", "content_sim"):
         column = _column(good, name)
-        if column.size >= _MINIMUM:
-            values[f"{name}_a"] = max(float(np.quantile(column, 0.10)), values[f"{name}_c"])
+        if column.size >= MINIMUM:
+            quantile = float(np.quantile(column, 0.10))
+            values[f"{name}_a"] = max(quantile, values[f"{name}_c"])  # an A must not fail where a B passes
     values["change_min"] = _change_floor(good, untouched, base)
-    return base.model_copy(update={name: _outward(value, name) for name, value in values.items()})
+    rounded = {name: rounded_outward(value, name) for name, value in values.items()}
+    return base.model_copy(update=rounded)
 
 
 def _planned_limit(column: Column, plan: LimitPlan, factor: float) -> float:
@@ -211,15 +213,10 @@ def _planned_limit(column: Column, plan: LimitPlan, factor: float) -> float:
     scaled = np.log(np.maximum(column, 1e-6)) if ratio else column
     share = plan.share * factor
     edge = float(np.quantile(scaled, share if plan.lower else 1 - share))
+    median = float(np.median(scaled))
     margin = plan.margin + _UNSEEN * max(0.0, _ENOUGH / column.size - 1)
-    limit = edge + margin * (edge - float(np.median(scaled)))
+    limit = edge + margin * (edge - median)
     return math.exp(limit) if ratio else limit
-
-
-def _outward(value: float, name: str) -> float:
-    """Rounded to 4 decimals, away from the truths, so that the truth at the limit stays inside."""
-    rounded = math.ceil if name.endswith("_max") else math.floor
-    return rounded(value * 1e4) / 1e4
 
 
 def _change_floor(good: Sequence[Scores], untouched: Sequence[Scores], base: Thresholds) -> float:
@@ -250,6 +247,15 @@ def _grades(rows: Sequence[Scores], limits: Thresholds) -> dict[str, float]:
 
 
 def _warnings(rates: Mapping[str, Mapping[str, float]], grades: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Checks that catch everything good or nothing bad, and bad kinds that are not graded C."""
+    warnings = _idle_checks(rates)
+    for kind in _CERTAIN:
+        if kind in grades and grades[kind]["C"] < 0.95:
+            warnings.append(f"{kind}: {grades[kind]['C']:.0%} graded C, expected nearly all")
+    return warnings
+
+
+def _idle_checks(rates: Mapping[str, Mapping[str, float]]) -> list[str]:
     bad = [passed for kind, passed in rates.items() if kind != "good"]
     warnings = []
     for check in CHECK_NAMES:
@@ -258,7 +264,4 @@ def _warnings(rates: Mapping[str, Mapping[str, float]], grades: Mapping[str, Map
         least = min((passed[check] for passed in bad), default=0.0)
         if least >= 1 and check != "finite":  # no kind that is made from a file can fail `finite`
             warnings.append(f"check {check} passes every known-bad picture: it catches nothing here")
-    for kind in _CERTAIN:
-        if kind in grades and grades[kind]["C"] < 0.95:
-            warnings.append(f"{kind}: {grades[kind]['C']:.0%} graded C, expected nearly all")
     return warnings

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from bottega.runtime.config import Config
+
+
+def rounded_outward(value: float, limit: str) -> float:
+    """A limit rounded to 4 decimals, away from the good pictures, so that one that lies at the limit stays inside.
+
+    Args:
+        limit: its name; `…_max` bounds a score from above, any other from below.
+    """
+    rounded = math.ceil if limit.endswith("_max") else math.floor
+    return rounded(value * 1e4) / 1e4
 
 
 class Thresholds(Config):

@@ -47,14 +47,17 @@ def edge_map(luma: Luma, side: int) -> Map | None:
     """
     wide, narrow = _gaussian(2.0), _gaussian(1.0)
     small = cv2.sepFilter2D(resized(luma, side), cv2.CV_32F, wide, wide)
-    magnitude = cv2.magnitude(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
+    across = cv2.Sobel(small, cv2.CV_32F, 1, 0)
+    down = cv2.Sobel(small, cv2.CV_32F, 0, 1)
+    magnitude = cv2.magnitude(across, down)
     return _unit(cv2.sepFilter2D(magnitude, cv2.CV_32F, narrow, narrow), _FLAT)
 
 
 @functools.cache
 def _gaussian(sigma: float) -> Map:
     """A Gaussian of sigma px, cut at three sigma."""
-    return np.asarray(cv2.getGaussianKernel(2 * round(3 * sigma) + 1, sigma, cv2.CV_32F), np.float32)
+    length = 2 * round(3 * sigma) + 1
+    return np.asarray(cv2.getGaussianKernel(length, sigma, cv2.CV_32F), np.float32)
 
 
 def tone_map(luma: Luma) -> Map | None:
@@ -110,7 +113,8 @@ def middle_columns(values: Luma) -> Luma:
 def quantiles(values: npt.NDArray[np.uint8], shares: tuple[float, ...]) -> list[int]:
     """The levels of a plane below or at which these shares of it lie; of 256 rows and more every fourth is read."""
     values = values[::4] if values.shape[0] >= _LARGE else values
-    below = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().cumsum()
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256])
+    below = counts.ravel().cumsum()
     return [bisect_left(below, share * values.size) for share in shares]
 
 
@@ -153,9 +157,9 @@ def _strongest_phase(phases: list[float]) -> float:
 def _excess_of_steps(across: Luma, down: Luma) -> list[tuple[list[float], list[float]]]:
     """For each direction: by how much steps exceed their neighbours, and fall short of them.
 
-    Means in levels for each of 16 phases. `down` is transposed; both directions are put side by side, so that OpenCV
-    is called once for both.
+    Means in levels for each of 16 phases. `down` is transposed.
     """
+    # Both directions are put side by side, so that OpenCV is called once for both.
     rows = min(len(across), len(down))
     both = cv2.hconcat([across[:rows], down[:rows]])
     steps = cv2.absdiff(both[:, :-1], both[:, 1:])
@@ -175,9 +179,11 @@ def _excess_of_steps(across: Luma, down: Luma) -> list[tuple[list[float], list[f
 @functools.cache
 def _phases(across: int, down: int) -> npt.NDArray[np.float64]:
     """The weight of each step in the mean of each of the 16 phases of each direction, [steps, 32]."""
-    phase = np.concatenate([np.arange(across - 3) % (2 * _BLOCK), [-1] * 3, np.arange(down - 3) % (2 * _BLOCK)])
-    phase[across:] += 2 * _BLOCK
-    belongs = phase[:, None] == np.arange(4 * _BLOCK)  # the three steps where the directions meet: to none
+    num_phases = 2 * _BLOCK
+    # The three steps where the directions meet have no phase: -1.
+    phase = np.concatenate([np.arange(across - 3) % num_phases, [-1] * 3, np.arange(down - 3) % num_phases])
+    phase[across:] += num_phases
+    belongs = phase[:, None] == np.arange(2 * num_phases)
     return np.asarray(belongs / belongs.sum(0), np.float64)
 
 
@@ -196,15 +202,17 @@ def colour_noise(red: Luma, green: Luma, blue: Luma) -> float:
     high = red.shape[0]
     if high >= _LARGE:
         middle = slice(high // 4, high - high // 4)
-        red, green, blue = middle_columns(red[middle]), middle_columns(green[middle]), middle_columns(blue[middle])
+        red, green, blue = (middle_columns(plane[middle]) for plane in (red, green, blue))
     r, g, b = (cv2.Sobel(plane, cv2.CV_16S, 2, 2) for plane in (red, green, blue))  # OpenCV's kernel is that very mask
     rr, gg, bb = (cv2.norm(plane, cv2.NORM_L2SQR) for plane in (r, g, b))
     # 2ab = a^2 + b^2 - (a - b)^2, for OpenCV's norms are exact and fast
     rg = (rr + gg - cv2.norm(r, g, cv2.NORM_L2SQR)) / 2
     rb = (rr + bb - cv2.norm(r, b, cv2.NORM_L2SQR)) / 2
     gb = (gg + bb - cv2.norm(g, b, cv2.NORM_L2SQR)) / 2
-    _, eigenvalues, _ = cv2.eigen(np.array([[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]]))  # falling
-    return math.sqrt(max(float(eigenvalues[2, 0]), 0.0) / red.size) / 6
+    covariance = np.array([[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]])
+    _, eigenvalues, _ = cv2.eigen(covariance)  # falling
+    least = max(float(eigenvalues[2, 0]), 0.0)  # roundings may take it below 0
+    return math.sqrt(least / red.size) / 6
 
 
 @functools.cache
@@ -216,10 +224,8 @@ def _window(side: int) -> Map:
 
 @functools.cache
 def _window_twice() -> Map:
-    """The window of a tile for both parts of a complex plane.
-
-    Not by broadcasting: NumPy is slow in axes of length two, and that took half of the mesh's time.
-    """
+    """The window of a tile for both parts of a complex plane, [64, 64, 2]."""
+    # Not by broadcasting: NumPy is slow in axes of length two, and that took half of the mesh's time.
     return np.ascontiguousarray(np.repeat(_window(LINES)[..., None], 2, axis=2))
 
 
@@ -227,7 +233,8 @@ def _window_twice() -> Map:
 def _fine() -> Map:
     """0 at the rates of a mesh, -inf at coarser ones, [64, 64]."""
     rate = np.fft.fftfreq(LINES)
-    return np.where(np.hypot(rate[:, None], rate[None]) >= _LINES_FROM, 0, -np.inf).astype(np.float32)
+    is_fine = np.hypot(rate[:, None], rate[None]) >= _LINES_FROM
+    return np.where(is_fine, 0, -np.inf).astype(np.float32)
 
 
 def _wrapped(values: Map, margin: int) -> Map:
@@ -306,7 +313,8 @@ def _ring() -> Map:
     """0 at the lags of _LAGS, -inf elsewhere, [35, 35]."""
     lag = np.arange(-_SPAN, _SPAN + 1)
     length = np.hypot(lag[:, None], lag[None])
-    return np.where((length >= _LAGS[0]) & (length <= _LAGS[1]), 0, -np.inf).astype(np.float32)
+    is_searched = (length >= _LAGS[0]) & (length <= _LAGS[1])
+    return np.where(is_searched, 0, -np.inf).astype(np.float32)
 
 
 def echoes(luma: Luma) -> Map:

@@ -16,11 +16,11 @@ Files = tuple[Path, Path, Path]  # good picture, content, style
 
 def truths(files: Iterable[Path], data_root: Path) -> Iterator[Files]:
     """Files of the pairs that have a drawn truth `truth/{pair_id}_seed0.png`."""
-    from bottega.data.records import read_pairs
+    from bottega.data.records import read_pairs, truth_path
 
     for file in files:
         for pair in read_pairs(file):
-            truth = data_root / "truth" / f"{pair.pair_id}_seed0.png"
+            truth = truth_path(data_root / "truth", pair.pair_id)
             if truth.is_file():
                 yield truth, data_root / pair.content_path, data_root / pair.style_path
 

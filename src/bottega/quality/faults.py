@@ -107,7 +107,14 @@ def _levels(values: npt.NDArray[Any]) -> Picture:
 
 def _mixed(one: npt.NDArray[Any], other: npt.NDArray[Any] | float, weight: float) -> Picture:
     """`one` with `other` laid over it at an opacity of `weight`."""
-    return _levels(one.astype(np.float32) * (1 - weight) + np.asarray(other, np.float32) * weight)
+    over = np.asarray(other, np.float32) * weight
+    return _levels(one.astype(np.float32) * (1 - weight) + over)
+
+
+def _blurred(picture: Picture, share: float) -> Picture:
+    """By a Gaussian whose sigma is a share of the shorter side."""
+    sigma = share * min(picture.shape[:2])
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
 
 
 def _black(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
@@ -122,7 +129,8 @@ def _not_finite(subject: Subject, strength: float, rng: np.random.Generator) -> 
 
 
 def _flat(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return _mixed(subject.good, subject.good.reshape(-1, 3).mean(0), 1 - strength)
+    mean = subject.good.reshape(-1, 3).mean(0)
+    return _mixed(subject.good, mean, 1 - strength)
 
 
 def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
@@ -136,11 +144,10 @@ def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Pictu
 
 
 def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """Multiply the chroma until the mean of (largest - smallest channel) has risen by `strength`.
-
-    The picture is first tinted a little, for grey times any factor stays grey.
-    """
-    picture = subject.good.astype(np.float32) + rng.normal(0, 1, 3).astype(np.float32)
+    """Multiply the chroma until the mean of (largest - smallest channel) has risen by `strength`."""
+    # Tinted a little first, for grey times any factor stays grey.
+    tint = rng.normal(0, 1, 3).astype(np.float32)
+    picture = subject.good.astype(np.float32) + tint
     light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
 
     def vivid(factor: float) -> Floats:
@@ -148,7 +155,8 @@ def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> P
 
     def mean_span(values: Floats) -> float:
         red, green, blue = cv2.split(values)
-        largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+        largest = cv2.max(cv2.max(red, green), blue)
+        smallest = cv2.min(cv2.min(red, green), blue)
         return float(cv2.mean(largest)[0] - cv2.mean(smallest)[0]) / 255
 
     aim = min(mean_span(picture) + strength, 0.95)
@@ -159,17 +167,22 @@ def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> P
 
 def _mesh(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
     high, wide = subject.good.shape[:2]
-    turn, period = rng.uniform(0, np.pi / 2), rng.uniform(3, 6)
+    turn = rng.uniform(0, np.pi / 2)
+    period = rng.uniform(3, 6)
     rows, columns = np.indices((high, wide), np.float32) * (2 * np.pi / period)
     along = columns * np.cos(turn) + rows * np.sin(turn)
     across = rows * np.cos(turn) - columns * np.sin(turn)
-    return _levels(subject.good + strength * (np.cos(along) + np.cos(across))[..., None])
+    waves = np.cos(along) + np.cos(across)  # [H, W]
+    return _levels(subject.good + strength * waves[..., None])
 
 
 def _ghosting(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
     high, wide = subject.good.shape[:2]
-    length, turn = rng.uniform(0.04, 0.09) * min(high, wide), rng.uniform(0, 2 * np.pi)
-    move = np.array([[1, 0, length * np.cos(turn)], [0, 1, length * np.sin(turn)]], np.float32)
+    length = rng.uniform(0.04, 0.09) * min(high, wide)
+    turn = rng.uniform(0, 2 * np.pi)
+    right = length * np.cos(turn)
+    down = length * np.sin(turn)
+    move = np.array([[1, 0, right], [0, 1, down]], np.float32)
     # Reflected: a black border would be found for its edge and not for the ghost.
     copy = cv2.warpAffine(subject.good, move, (wide, high), borderMode=cv2.BORDER_REFLECT)
     return _mixed(subject.good, copy, strength)
@@ -182,11 +195,14 @@ def _scrambled(subject: Subject, strength: float, rng: np.random.Generator) -> P
     chosen = rng.choice(_TILES**2, round(strength * _TILES**2), replace=False)
     result = subject.good.copy()
     for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
-        top, left = divmod(int(place), _TILES)
-        row, column = divmod(int(source), _TILES)
-        tile = subject.good[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
-        result[top * high : (top + 1) * high, left * wide : (left + 1) * wide] = tile
+        result[_tile(int(place), high, wide)] = subject.good[_tile(int(source), high, wide)]
     return result
+
+
+def _tile(number: int, high: int, wide: int) -> tuple[slice, slice]:
+    """Rows and columns of a tile, counted row by row."""
+    row, column = divmod(number, _TILES)
+    return slice(row * high, (row + 1) * high), slice(column * wide, (column + 1) * wide)
 
 
 def _other_scene(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
@@ -195,7 +211,8 @@ def _other_scene(subject: Subject, strength: float, rng: np.random.Generator) ->
     rows, columns = np.indices((high, wide), np.float32)
     height = columns * np.cos(turn) + rows * np.sin(turn)
     # Cut at a quantile: the share of the area is exact at every angle.
-    return np.where((height <= np.quantile(height, strength))[..., None], subject.other, subject.good)
+    covered = height <= np.quantile(height, strength)  # [H, W]
+    return np.where(covered[..., None], subject.other, subject.good)
 
 
 def _untouched(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
@@ -203,16 +220,18 @@ def _untouched(subject: Subject, strength: float, _: np.random.Generator) -> Pic
     if strength < 1:
         return _mixed(subject.content, subject.good, 1 - strength)
     if strength > 1:
-        return _jpeg(cv2.GaussianBlur(subject.content, (0, 0), 0.003 * min(subject.content.shape[:2])), 50)
+        return _jpeg(_blurred(subject.content, 0.003), 50)
     return subject.content
 
 
 def _colour_noise(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    return _levels(subject.good + strength * rng.standard_normal(subject.good.shape, np.float32))
+    noise = rng.standard_normal(subject.good.shape, np.float32)
+    return _levels(subject.good + strength * noise)
 
 
 def _jpeg(picture: Picture, quality: float) -> Picture:
-    _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    settings = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
+    _, code = cv2.imencode(".jpg", picture[..., ::-1], settings)  # OpenCV's channels are blue, green, red
     decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(decoded[..., ::-1])
 
@@ -226,7 +245,7 @@ def _washed(subject: Subject, strength: float, _: np.random.Generator) -> Pictur
 
 
 def _blur(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return np.asarray(cv2.GaussianBlur(subject.good, (0, 0), strength * min(subject.good.shape[:2])), np.uint8)
+    return _blurred(subject.good, strength)
 
 
 _STRUCTURE = ("structure", "edge_64", "edge_128", "content")
@@ -312,9 +331,8 @@ def measure_faults(
         for fault, severity in damages:
             pictures.append(inject(fault, severity, subject, index))
         number = len(pictures)
-        scores = judge.measure(
-            pictures, [subject.content] * number, [subject.style] * number, keys=[(f"c{index}", f"s{index}")] * number
-        )
+        keys = [(f"c{index}", f"s{index}")] * number
+        scores = judge.measure(pictures, [subject.content] * number, [subject.style] * number, keys=keys)
         yield dict(zip([GOOD, *damages], scores, strict=True))
 
 

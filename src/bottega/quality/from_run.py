@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from bottega.quality.config import Thresholds
+from bottega.quality.config import Thresholds, rounded_outward
 from bottega.quality.grade import CHECKS, Check, Grader
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
@@ -39,6 +39,7 @@ _TAILS = ("edge_64_c", "edge_128_c", "content_sim_c", "hf_ratio_max")
 _RATIOS = frozenset({"hf_ratio"})
 _DOUBTS = frozenset({"style"})  # checks whose failure is a doubt, not a fault
 _BINS, _WIDE = 16, 48
+_POINTS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)  # quantiles that are recorded
 
 Column = npt.NDArray[np.float64]
 
@@ -86,8 +87,12 @@ def collect(rows: Iterable[Mapping[str, float]], limits: Thresholds, also: Seque
         limits: those that decide whether a sample has a hard fault.
         also: limits that are to be set besides the usual ones; their checks do not make a sample abnormal.
     """
+    # A check whose limit is set here can't decide which samples the limit is set by.
     free = {*_TAILS, *also}
-    hard = [check for check in CHECKS if check.name not in _DOUBTS and not {check.low, check.high} & free]
+    hard: list[Check] = []
+    for check in CHECKS:
+        if check.name not in _DOUBTS and free.isdisjoint({check.low, check.high}):
+            hard.append(check)
     found = Distribution()
     grader = Grader(limits)
     for scores in rows:
@@ -107,15 +112,10 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
         RequestError: fewer than 50 normal samples, or a name in `also` that is no limit of a check.
     """
     bounds = _checks_by_bound()
-    unknown = [name for name in also if name not in bounds]
-    if unknown:
-        raise RequestError(f"a limit to set must be one of {', '.join(sorted(bounds))}, received {unknown[0]}")
-    if found.normal_samples < ENOUGH:
-        worst = ", ".join(f"{name} {count}" for name, count in found.faults.most_common(3)) or "none"
-        raise RequestError(
-            f"limits come from {ENOUGH} normal pictures or more, received {found.normal_samples} of {found.samples} "
-            f"first tries (hard faults: {worst}); make more targets, or look at the contact sheet"
-        )
+    for name in also:
+        if name not in bounds:
+            raise RequestError(f"a limit to set must be one of {', '.join(sorted(bounds))}, received {name}")
+    _require_enough(found)
     values: dict[str, float] = {}
     for name in dict.fromkeys((*_TAILS, *also)):
         check = bounds[name]
@@ -126,9 +126,20 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
     for name, score in _BETTER.items():
         column = found.of(score)
         if column.size >= ENOUGH:
-            values[name] = max(_rounded(float(np.quantile(column, SHARE)), name), values[f"{score}_c"])
+            quantile = float(np.quantile(column, SHARE))
+            values[name] = max(rounded_outward(quantile, name), values[f"{score}_c"])
     # Validated, not copied: a new limit may contradict one that is kept, such as hf_ratio_min.
     return Thresholds.model_validate(limits.model_dump() | values)
+
+
+def _require_enough(found: Distribution) -> None:
+    if found.normal_samples >= ENOUGH:
+        return
+    worst = ", ".join(f"{name} {count}" for name, count in found.faults.most_common(3)) or "none"
+    raise RequestError(
+        f"limits come from {ENOUGH} normal pictures or more, received {found.normal_samples} of {found.samples} "
+        f"first tries (hard faults: {worst}); make more targets, or look at the contact sheet"
+    )
 
 
 def _checks_by_bound() -> dict[str, Check]:
@@ -157,7 +168,8 @@ def tail(values: Column, *, lower: bool, ratio: bool = False) -> float:
 def changed(old: Thresholds, new: Thresholds) -> dict[str, tuple[float, float]]:
     """Limit -> (old, new) of those that differ."""
     before, after = old.model_dump(), new.model_dump()
-    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+    differ = [name for name in after if before[name] != after[name]]
+    return {name: (before[name], after[name]) for name in differ}
 
 
 # --- for a person to look at -----------------------------------------------------------------------------------------
@@ -200,15 +212,16 @@ def draw(found: Distribution, old: Thresholds, new: Thresholds, path: Path) -> N
     figure = Figure(figsize=(16, 2.6 * max(1, rows)), layout="constrained")
     for place, score in enumerate(names, start=1):
         axes = figure.add_subplot(rows, 4, place)
-        values, marks = found.of(score, normal=False), _marks(score, old, new)
+        values = found.of(score, normal=False)
         edges = _edges(values, 60)
+        low, high = float(edges[0]), float(edges[-1])
         for column, colour in ((values, "0.8"), (found.of(score), "0.3")):
-            axes.hist(np.clip(column, edges[0], edges[-1]), edges.tolist(), color=colour)
-        axes.set_xlim(float(edges[0]), float(edges[-1]))
-        for name, limit in marks:
-            if edges[0] <= limit <= edges[-1]:
-                is_old = name.endswith(" old")
-                axes.axvline(limit, color="0.4" if is_old else "tab:red", linestyle="--" if is_old else "-")
+            axes.hist(np.clip(column, low, high), edges.tolist(), color=colour)
+        axes.set_xlim(low, high)
+        for name, limit in _marks(score, old, new):
+            if low <= limit <= high:
+                colour, line = ("0.4", "--") if name.endswith(" old") else ("tab:red", "-")
+                axes.axvline(limit, color=colour, linestyle=line)
         axes.set_title(score, fontsize=9)
         axes.tick_params(labelsize=7)
     figure.suptitle(
@@ -218,15 +231,26 @@ def draw(found: Distribution, old: Thresholds, new: Thresholds, path: Path) -> N
         figure.savefig(temporary, format="png")
 
 
-def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> dict[str, Any]:
+class RunEvidence(TypedDict):
+    """What limits were set from: counts of first tries, and quantiles of the normal ones' scores, by their share."""
+
+    source: str
+    samples: int
+    normal_samples: int
+    hard_faults: dict[str, int]
+    changed: dict[str, dict[str, float]]
+    thresholds: dict[str, float]
+    quantiles: dict[str, dict[str, float]]
+
+
+def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> RunEvidence:
     """What the limits were set from, as plain data."""
-    points = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
     quantiles: dict[str, dict[str, float]] = {}
     for score in shown(found):
         column = found.of(score)
         if column.size:
-            values = np.quantile(column, points).tolist()
-            quantiles[score] = {str(point): round(value, 6) for point, value in zip(points, values, strict=True)}
+            values = np.quantile(column, _POINTS).tolist()
+            quantiles[score] = {str(point): round(value, 6) for point, value in zip(_POINTS, values, strict=True)}
     return {
         "source": "run",
         "samples": found.samples,
@@ -269,9 +293,4 @@ def _inside(name: str, value: float) -> float:
             value = max(value, low)
         elif high is not None:
             value = min(value, high)
-    return _rounded(value, name)
-
-
-def _rounded(value: float, name: str) -> float:
-    rounded = math.ceil if name.endswith("_max") else math.floor
-    return rounded(value * 1e4) / 1e4
+    return rounded_outward(value, name)

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict, cast
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ def scan(
     encoder: ImageEncoder | None = None,
     encoder_id: str | None = None,
     processes: int = 1,
-) -> dict[str, Any]:
+) -> ScanSummary:
     """Judge every picture and write one JSON line each: `file_name`, `grade`, `weight`, `reasons`, `scores`.
 
     A picture, content or style that cannot be read gives a row with grade C, no scores and the reason
@@ -63,9 +63,6 @@ def scan(
         encoder_id: identifies that encoder; a part begun with another one is not continued.
         processes: how many judge; this one is among them, unless CLIP keeps it busy.
 
-    Returns:
-        `pictures`, `grades` (A, B, C) and `unreadable`.
-
     Raises:
         RequestError: no pictures, or fewer than one process.
         Interrupted: asked to stop; what is judged is saved.
@@ -77,7 +74,8 @@ def scan(
         raise RequestError(f"pictures are judged by 1 process or more, received {processes}")
     part = output.with_name(output.name + ".part")
     # Other limits, another encoder or other pictures are another request: its rows must not stand in the same output.
-    request = sha256_json([limits.model_dump(mode="json"), encoder_id, [_identity(job) for job in jobs]])
+    identities = [_identity(job) for job in jobs]
+    request = sha256_json([limits.model_dump(mode="json"), encoder_id, identities])
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
     clip = ClipScorer(encoder) if encoder is not None else None
@@ -176,14 +174,16 @@ class ClipScorer:
                 continue
             size = _size(one.picture)
             more = similarities(next(own), known[job.content, size], known[job.style, size])
-            found.append(Judged(one.scores | {name: round(value, 6) for name, value in more.items()}))
+            rounded = {name: round(value, 6) for name, value in more.items()}
+            found.append(Judged(one.scores | rounded))
         return found
 
     def _vectors(self, wanted: Iterable[tuple[str, Size]]) -> dict[tuple[str, Size], Vector]:
         asked = list(dict.fromkeys(wanted))
         found = {key: self._kept[key] for key in asked if key in self._kept}
         missing = [key for key in asked if key not in found]
-        fresh = dict(zip(missing, self._encode([fitted(*key) for key in missing]), strict=True))
+        pictures = [fitted(path, size) for path, size in missing]
+        fresh = dict(zip(missing, self._encode(pictures), strict=True))
         self._kept.update(fresh)
         return found | fresh
 
@@ -195,7 +195,8 @@ class ClipScorer:
         vectors: dict[int, Vector] = {}
         for places in by_size.values():
             batch = np.stack([pictures[i] for i in places])  # [N, H, W, 3]
-            vectors.update(zip(places, np.asarray(self._encoder(batch), np.float32), strict=True))
+            encoded = np.asarray(self._encoder(batch), np.float32)  # [N, D]
+            vectors.update(zip(places, encoded, strict=True))
         return [vectors[i] for i in range(len(pictures))]
 
 
@@ -207,10 +208,8 @@ def _size(picture: Picture) -> Size:
 
 
 def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> Iterator[list[Judged]]:
-    """The chunks' results in their order; at most two chunks a worker are under way.
-
-    Without CLIP this process has nothing else to do: it is one of `processes`, and begins while the others start.
-    """
+    """The chunks' results in their order; at most two chunks a worker are under way."""
+    # Without CLIP this process has nothing else to do: it is one of `processes`, and begins while the others start.
     # 402 pictures took 3 s with two processes, a third of it until the second had imported its libraries.
     helps = processes == 1 or not with_picture
     workers = processes - helps
@@ -238,12 +237,13 @@ def _in_order(
     scorer = Scorer()
     while True:
         # Hand out chunks until every worker has two: one at work and the next at hand.
-        room = 2 * workers - sum(not one.done() for one in under_way)
-        for chunk in islice(waiting, max(0, room)):
+        busy = sum(not one.done() for one in under_way)
+        for chunk in islice(waiting, max(0, 2 * workers - busy)):
             under_way.append(pool.submit(judge_chunk, chunk, with_picture))
         # While the first of them is not done, judge a chunk here.
-        first_is_done = bool(under_way) and under_way[0].done()
-        own = next(waiting, None) if helps and len(under_way) < _AHEAD and not first_is_done else None
+        own = None
+        if helps and _may_judge(under_way):
+            own = next(waiting, None)
         if own is not None:
             under_way.append(Future())
             under_way[-1].set_result([scorer.judge(job, with_picture=with_picture) for job in own])
@@ -253,7 +253,20 @@ def _in_order(
             return
 
 
+def _may_judge(under_way: Sequence[Future[list[Judged]]]) -> bool:
+    """Whether this process may judge a chunk now: nothing is ready to be written, and not too much is held."""
+    return not under_way or (len(under_way) < _AHEAD and not under_way[0].done())
+
+
 # --- rows and files ---------------------------------------------------------------------------------------------------
+
+
+class ScanSummary(TypedDict):
+    """What a scan found: pictures, how many have each grade (A, B, C), and how many could not be read."""
+
+    pictures: int
+    grades: dict[str, int]
+    unreadable: int
 
 
 class ScoreRow(TypedDict):
@@ -296,14 +309,15 @@ def _begin(part: Path, request: str) -> int:
     return 0
 
 
-def _finish(part: Path, output: Path) -> dict[str, Any]:
+def _finish(part: Path, output: Path) -> ScanSummary:
     """Move the rows to `output`, without the head, and count them."""
     grades: Counter[str] = Counter()
     unreadable = 0
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[ScoreRow]:
         nonlocal unreadable
-        for row in islice(read_jsonl(part), 1, None):
+        for line in islice(read_jsonl(part), 1, None):
+            row = cast(ScoreRow, line)
             grades[row["grade"]] += 1
             unreadable += any(reason.startswith("unreadable:") for reason in row["reasons"])
             yield row
@@ -314,7 +328,7 @@ def _finish(part: Path, output: Path) -> dict[str, Any]:
     return {"pictures": pictures, "grades": {letter: grades[letter] for letter in "ABC"}, "unreadable": unreadable}
 
 
-def _identity(job: Job) -> list[Any]:
+def _identity(job: Job) -> list[str | int]:
     """A job by its paths, and its picture's size and time: a part is not continued when a picture has changed."""
     try:
         state = os.stat(job.picture)
@@ -330,15 +344,14 @@ def _pair_of(file: Path) -> str:
 
 
 def _chunks(jobs: Sequence[Job], processes: int) -> Iterator[list[Job]]:
-    """Neighbours by name share their content: it is decoded by one worker only.
-
-    Towards the end chunks get smaller, so that all processes end at about the same time.
-    """
+    """Neighbours by name share their content: it is decoded by one worker only."""
     chunk: list[Job] = []
     left = len(jobs)
     for job in jobs:
+        # Smaller towards the end, so that all processes end at about the same time.
         size = min(_CHUNK, max(_SMALLEST, left // (8 * processes)))
-        if len(chunk) >= size and (job.content != chunk[-1].content or len(chunk) >= 4 * size):
+        is_full = len(chunk) >= size
+        if is_full and (job.content != chunk[-1].content or len(chunk) >= 4 * size):
             yield chunk
             left -= len(chunk)
             chunk = []

@@ -61,7 +61,10 @@ class Scorer:
         try:
             picture = np.asarray(open_picture(Path(job.picture)), np.uint8)
             size = (picture.shape[1], picture.shape[0])
-            scores = compare(reference(picture), self._reference(job.content, size), self._reference(job.style, size))
+            own = reference(picture)
+            content = self._reference(job.content, size)
+            style = self._reference(job.style, size)
+            scores = compare(own, content, style)
         except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
             return Judged({}, " ".join(str(error).split()))
         return Judged(scores, picture=picture if with_picture else None)

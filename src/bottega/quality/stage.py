@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from bottega.quality.calibrate import Calibration, calibrate, damaged
+from bottega.quality.calibrate import MINIMUM, Calibration, calibrate, damaged
 from bottega.quality.config import QualityConfig, Thresholds
+from bottega.quality.fault_run import truths
 from bottega.quality.measure import ImageEncoder, Judge, Scores
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
@@ -39,9 +40,18 @@ _KINDS = (
 )
 
 
+class CalibrationSummary(TypedDict):
+    """Where the limits come from (`calibrated` or `default`), how many truths, their grades by kind, and warnings."""
+
+    source: str
+    truths: int
+    grades: dict[str, dict[str, float]]
+    warnings: list[str]
+
+
 def run(
     config: QualityConfig, directory: Path, *, pairs: Path | Sequence[Path], data_root: Path, models: ModelsConfig
-) -> dict[str, Any]:
+) -> CalibrationSummary:
     """Write `thresholds.json` and `calibration.json` to `directory`; a second call with the same request changes
     nothing.
 
@@ -50,9 +60,6 @@ def run(
             are used.
         data_root: the folder that the pairs' paths and `truth/` are relative to.
         models: of it `clip` is used; without one the similarities are not measured.
-
-    Returns:
-        Where the limits come from (`calibrated` or `default`), how many truths, their grades, and warnings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     request = sha256_json({"config": config.model_dump(mode="json"), "clip": encoder_identity(models)})
@@ -61,7 +68,8 @@ def run(
     if table.is_file() and (directory / "thresholds.json").is_file():
         kept = read_json(table)
         if kept.get("request") == request:
-            return dict(kept["summary"])
+            found: CalibrationSummary = kept["summary"]
+            return found
     # Set them on the drawn truths, where there are any.
     files = [pairs] if isinstance(pairs, Path) else list(pairs)
     calibration = _calibrate(config, files, data_root, models) if config.calibrate else None
@@ -69,10 +77,8 @@ def run(
     limits = calibration.thresholds if calibration is not None else config.thresholds
     # The table last: its request says that both files are in place.
     write_json(directory / "thresholds.json", limits.model_dump(mode="json"))
-    write_json(
-        table,
-        {"request": request, "summary": summary, "table": calibration.as_json() if calibration is not None else None},
-    )
+    evidence = calibration.as_json() if calibration is not None else None
+    write_json(table, {"request": request, "summary": summary, "table": evidence})
     for warning in summary["warnings"]:
         LOGGER.warning("%s", warning)
     return summary
@@ -124,7 +130,7 @@ def identity_of(folder: Path) -> str:
     return sha256_json(sorted(sha256_file(file) for file in weight_files(folder)))
 
 
-def _summarise(calibration: Calibration | None) -> dict[str, Any]:
+def _summarise(calibration: Calibration | None) -> CalibrationSummary:
     if calibration is None:
         return {"source": "default", "truths": 0, "grades": {}, "warnings": []}
     return {
@@ -137,7 +143,7 @@ def _summarise(calibration: Calibration | None) -> dict[str, Any]:
 
 def _calibrate(config: QualityConfig, files: list[Path], data_root: Path, models: ModelsConfig) -> Calibration | None:
     triples = list(_triples(config, files, data_root))
-    if len(triples) < 8:
+    if len(triples) < MINIMUM:
         LOGGER.info("%d drawn truths under %s: the default limits are used", len(triples), data_root / "truth")
         return None
     scores = _measure_kinds(triples, load_encoder(models))
@@ -150,27 +156,18 @@ def _calibrate(config: QualityConfig, files: list[Path], data_root: Path, models
 def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Iterator[Triple]:
     """(truth, content, style) of the first pairs that have a truth; unreadable pictures are left out."""
     from bottega.data.pictures import load_square
-    from bottega.data.records import read_pairs
 
     found = 0
-    for file in files:
-        for pair in read_pairs(file):
-            truth = data_root / "truth" / f"{pair.pair_id}_seed0.png"
-            if not truth.is_file():
-                continue
-            try:
-                triple = (
-                    load_square(truth, config.size),
-                    load_square(data_root / pair.content_path, config.size),
-                    load_square(data_root / pair.style_path, config.size),
-                )
-            except PictureError as error:
-                LOGGER.warning("left out of the calibration: %s", error)
-                continue
-            yield triple
-            found += 1
-            if found == config.sample:
-                return
+    for paths in truths(files, data_root):
+        try:
+            truth, content, style = (load_square(path, config.size) for path in paths)
+        except PictureError as error:
+            LOGGER.warning("left out of the calibration: %s", error)
+            continue
+        yield truth, content, style
+        found += 1
+        if found == config.sample:
+            return
 
 
 def _measure_kinds(triples: list[Triple], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
