@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_contents_of_another_size_and_sizes_that_do_not_fit_are_refused(generato
 def test_what_is_recorded_of_a_try_is_what_was_run(generator: Generator) -> None:
     signal = float(generator.pipeline.scheduler.alphas_cumprod[401])
     assert generator.parameters(Settings.of(PROTOCOL)) == {
-        **Settings.of(PROTOCOL).as_json(),
+        **asdict(Settings.of(PROTOCOL)),
         "sampler": "ddim",
         "protocol": PROTOCOL.name,
         "unet_calls": 3,

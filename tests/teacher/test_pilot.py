@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,10 @@ def test_a_pilot_shows_what_each_cell_keeps_and_where_copies_come_out(
     monkeypatch.setattr("bottega.teacher.models.TeacherModels.hashes", lambda self, ledger: {})
     told = pilot(config, tmp_path / "pilot", **where)
     assert teacher.made == 9 * 4
-    assert [cell["targets"] for cell in told["cells"]] == [4] * 9
-    assert [cell["unchanged"] for cell in told["cells"]] == [1.0] * 3 + [0.0] * 6
-    assert sum("untouched copies" in words for words in told["warnings"]) == 3
-    assert read_json(tmp_path / "pilot/pilot.json") == told
+    assert [cell.targets for cell in told.cells] == [4] * 9
+    assert [cell.unchanged for cell in told.cells] == [1.0] * 3 + [0.0] * 6
+    assert sum("untouched copies" in words for words in told.warnings) == 3
+    assert read_json(tmp_path / "pilot/pilot.json") == asdict(told)
     with Image.open(tmp_path / "pilot/contact_sheet.png") as sheet:
         assert sheet.width > 11 * 112
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 50

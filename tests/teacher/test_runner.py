@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -280,7 +281,7 @@ class Faulty:
         return None
 
     def parameters(self, settings: Settings) -> dict:
-        return settings.as_json()
+        return asdict(settings)
 
 
 class GivenModels(TeacherModels):

@@ -114,6 +114,6 @@ def _pilot(config: TeacherConfig, directory: Path, request: dict[str, Any]) -> N
 
     found = pilot(config, directory, **request)
     typer.echo(table(found))
-    print_warnings(found["warnings"])
+    print_warnings(found.warnings)
     if proposal := advice(found, directory):
         typer.echo(proposal)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from bottega.runtime.files import write_bytes
@@ -21,8 +21,8 @@ WINDOW = 32  # targets loaded and encoded together: 50 MB of pictures at 512 px
 _QUERY = 512  # targets asked of the ledger at once
 _MAX_HASHES = 65_536  # kept while what is done is passed over: bounds the memory that a long list takes
 
+# What a row takes from the pair that its target is called by now.
 _RENAMED = ("pair_id", "content_id", "style_id", "content_path", "style_path", "style", "split")
-"""What a row takes from the pair that its target is called by now."""
 
 
 class Backlog:
@@ -84,7 +84,7 @@ class Backlog:
         # One query and one check of the files for many targets: asking for each takes minutes on a long list.
         stream = iter(work)
         while block := list(islice(stream, max(1, _QUERY // self.chunk))):
-            flat = [one for chunk in block for one in chunk]
+            flat = list(chain.from_iterable(block))
             known = self.ledger.known([one.target for one in flat])
             hashes = self._hash_inputs(flat)
             done = 0
@@ -101,9 +101,12 @@ class Backlog:
         """Hashes by path, those of these contents and styles among them."""
         if len(self._hashes) > _MAX_HASHES:
             self._hashes = {}
-        paths = {one.pair.content_path for one in works} | {one.pair.style_path for one in works}
-        new = [path for path in paths if path not in self._hashes]
-        self._hashes |= self.ledger.file_hashes({path: f"{self.data_root}/{path}" for path in new})
+        new: dict[str, str] = {}
+        for one in works:
+            for path in (one.pair.content_path, one.pair.style_path):
+                if path not in self._hashes:
+                    new[path] = f"{self.data_root}/{path}"
+        self._hashes |= self.ledger.file_hashes(new)
         return self._hashes
 
     def _not_done(
@@ -112,7 +115,8 @@ class Backlog:
         targets: list[PendingTarget] = []
         for work in chunk:
             found = known.get(work.target)
-            # `os.access` in there, not a hash: a picture that was damaged is found by whoever reads it.
+            # `os.access` in there, not a hash: reading every picture again would take minutes, and one that was damaged
+            # is found by whoever reads it.
             if found is not None and self._is_done(work, found, hashes):
                 continue
             content, style = hashes[work.pair.content_path], hashes[work.pair.style_path]
@@ -140,23 +144,19 @@ class Backlog:
         return self._list_pair_ids()
 
     def _adopt(self, work: WorkItem, content: str, style: str) -> bool:
-        """Whether the ledger has rows for the same bytes under names that no pair list has any more.
-
-        Then they were renamed: the rows and files get the new names, and nothing is made again.
-        """
+        """Whether the ledger has rows for the same bytes under names that no pair list has any more."""
         if "missing" in (content, style):
             return False  # two files that are not there are not the same picture
         for rows in self.ledger.same_inputs(content, style, work.seed, work.pair.prompt):
             if rows[0].pair_id in self._pair_ids or rows[0].pair_id == work.pair.pair_id:
                 continue
+            # Its picture or folder was renamed: rows and files get the new names, and nothing is made again.
             return self._rename(rows, work)
         return False
 
     def _rename(self, rows: Sequence[TryRow], work: WorkItem) -> bool:
-        """Copy the pictures, rename the rows, remove the old pictures; False where a picture is not there.
-
-        In this order: a kill in between leaves an extra copy, never a row without its picture.
-        """
+        """Copy the pictures, rename the rows, remove the old pictures; False where a picture is not there."""
+        # In this order: a kill in between leaves an extra copy, never a row without its picture.
         renamed = [_renamed(row, work) for row in rows]
         for old, new in zip(rows, renamed, strict=True):
             if old.output_path is None or new.output_path is None:

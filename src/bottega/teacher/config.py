@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field, field_validator, model_validator
@@ -19,7 +20,19 @@ ORACLE_MEANING = "drawn truths in the teacher's place: nothing was painted, so i
 
 AUTO_BATCH = 8  # the most that `batch_size: auto` puts together
 
-PRESETS: dict[str, dict[str, Any]] = {
+
+class Preset(TypedDict):
+    """The values of a named protocol, see `Protocol`."""
+
+    steps: int
+    guidance_scale: float
+    strength: float
+    ip_adapter_scale: float
+    sampler: str
+    size: int
+
+
+PRESETS: Mapping[str, Preset] = {
     "stabilised": {
         "steps": 25,
         "guidance_scale": 3.5,
@@ -181,6 +194,6 @@ class TeacherConfig(Protocol):
         """The models that a run loads, by their names in the recipe: the judge's, and the teacher's own."""
         return ("clip",) if self.source == "oracle" else ("sdxl", "sdxl_vae", "ip_adapter", "clip")
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> Mapping[str, object]:
         """The values that decide how a target looks, and nothing about how many there are or in what batches."""
         return {key: getattr(self, key) for key in Protocol.model_fields if key != "seeds"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -24,15 +24,15 @@ SCORE_NAMES = (
 _PAGE = 1000  # rows read at once
 _GROUP = 4096  # rows of a Parquet row group
 
+# Keys of a line of `metadata.jsonl` that are columns of the ledger.
 _NAMES = (
     "target", "pair_id", "content_id", "style_id", "content_path", "style_path", "style", "prompt", "seed", "split",
     "grade", "weight", "try_index", "rung",
 )  # fmt: skip
-"""Keys of a line of `metadata.jsonl` that are columns of the ledger."""
 _KEYS = ("file_name", *_NAMES, "sha256", "reasons", *SCORE_NAMES)
 
 
-def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
+def metadata(ledger: Ledger) -> Iterator[Mapping[str, object]]:
     """One object a target that has a picture, every key in each: `file_name` is relative to the teacher's folder.
 
     Where drawn truths replace the teacher's pictures, each says `"source": "oracle"`.
@@ -42,9 +42,11 @@ def metadata(ledger: Ledger) -> Iterator[dict[str, Any]]:
     while page := list(islice(rows, _PAGE)):
         parsed = json_of_many([row[-1] for row in page])
         for (*values, reasons, _), scores in zip(page, parsed, strict=True):
+            # Most rows have no reason: nothing is parsed for those.
             text = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
             known = [scores.get(name) for name in SCORE_NAMES]
-            yield {**dict(zip(_KEYS, (*values, text, *known), strict=True)), **source}
+            line = dict(zip(_KEYS, (*values, text, *known), strict=True))
+            yield line | source
 
 
 class Override(TypedDict):
@@ -54,8 +56,8 @@ class Override(TypedDict):
     try_index: int
     rung: str
     causes: list[str]
-    changed: dict[str, Any]
-    parameters: dict[str, Any]
+    changed: Mapping[str, object]
+    parameters: Mapping[str, object]
     noise_seed: int
     grade_before: str
     grade: str
@@ -70,7 +72,7 @@ class _Retried(NamedTuple):
     noise_seed: int
     grade: str
     reasons: list[str]
-    parameters: dict[str, Any]
+    parameters: Mapping[str, object]
 
 
 def overrides(ledger: Ledger) -> Iterator[Override]:
@@ -117,7 +119,8 @@ def write_csv(ledger: Ledger, path: Path) -> int:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for row in ledger.current():
-            writer.writerow([_text(getattr(row, column)) for column in COLUMNS])
+            values = [getattr(row, column) for column in COLUMNS]
+            writer.writerow(map(_text, values))
             count += 1
     return count
 

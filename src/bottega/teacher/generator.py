@@ -15,11 +15,11 @@ or a value that is not finite is decoded again in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
-from bottega.teacher.items import FloatPicture, Item, Made, Picture, Settings
-from bottega.visual.pictures import from_signed, to_signed, to_uint8
+from bottega.teacher.items import Item, Made, Settings
+from bottega.visual.pictures import FloatPicture, Picture, from_signed, to_signed, to_uint8
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -49,6 +49,16 @@ class Latent:
 
     values: torch.Tensor
     ready: Any = None
+
+
+class _Conditioning(TypedDict):
+    """The pipeline's inputs from prompts and styles; the negative ones are there with guidance only."""
+
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+    ip_adapter_image_embeds: list[torch.Tensor]
+    negative_prompt_embeds: NotRequired[torch.Tensor]
+    negative_pooled_prompt_embeds: NotRequired[torch.Tensor]
 
 
 class Generator:
@@ -109,7 +119,8 @@ class Generator:
         depend on that beyond ±1/255.
         """
         self.encode(items)
-        return [made.picture for made in self.finish(items, self.denoise(items, batch or len(items)))]
+        latents = self.denoise(items, batch or len(items))
+        return [made.picture for made in self.finish(items, latents)]
 
     @torch.no_grad()
     def encode(self, items: Sequence[Item]) -> None:
@@ -132,7 +143,8 @@ class Generator:
         for members in groups.values():
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
-                latents.update(zip(part, self._group([items[i] for i in part]), strict=True))
+                denoised = self._group([items[i] for i in part])
+                latents.update(zip(part, denoised, strict=True))
         return [latents[i] for i in range(len(items))]
 
     @torch.no_grad()
@@ -151,12 +163,13 @@ class Generator:
         with self._vae_lock:
             dtype = self.pipeline.vae.dtype
             picture = self._decode(latent.values)
-            again = not (share == 1.0 and np.isfinite(picture).all()) and dtype != torch.float32
+            is_finite = share == 1.0 and bool(np.isfinite(picture).all())
+            again = not is_finite and dtype != torch.float32
             if again:
                 with _in_fp32(self.pipeline.vae):
                     picture = self._decode(latent.values)
-        facts = {"latents_finite": share, "decode_dtype": _name(torch.float32 if again else dtype)}
-        return Made(picture, {**facts, "decoded_again": again})
+        used = torch.float32 if again else dtype
+        return Made(picture, {"latents_finite": share, "decode_dtype": _name(used), "decoded_again": again})
 
     @torch.no_grad()
     def round_trip(self, item: Item) -> Picture | None:
@@ -172,10 +185,10 @@ class Generator:
 
         return get_or_compute(self._trips, item.keys[0], compute, lock=self._cache_lock)
 
-    def parameters(self, settings: Settings) -> dict[str, Any]:
+    def parameters(self, settings: Settings) -> Mapping[str, object]:
         """Settings, schedule, precision and device of a try."""
         return {
-            **settings.as_json(),
+            **asdict(settings),
             **ddim.schedule(settings.steps, settings.strength, self.protocol.sampler),
             "sampler": self.protocol.sampler,
             "protocol": self.protocol.name,
@@ -190,29 +203,35 @@ class Generator:
         """Denoise items that share their settings, all at once."""
         settings = self._settings(items[0])
         self.pipeline.set_ip_adapter_scale(settings.ip_adapter_scale)
+        # On the CPU: a GPU's generator gives other numbers, so a target would depend on the device.
+        noise = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in items]
         with self._rows_as_given():
             latents = self.pipeline(
                 image=self._rows([self._latent(item) for item in items]),  # [B, 4, h, w]
                 strength=settings.strength,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
-                # On the CPU: a GPU's generator gives other numbers, so a target would depend on the device.
-                generator=[torch.Generator("cpu").manual_seed(item.noise_seed) for item in items],
+                generator=noise,
                 **self._conditioning(items, guided=settings.guidance_scale > 1),
                 output_type="latent",
             ).images
-        ready = torch.cuda.current_stream(self.device).record_event() if self._stream is not None else None
+        ready = None
+        if self._stream is not None:
+            ready = torch.cuda.current_stream(self.device).record_event()
         return [Latent(one, ready) for one in latents.split(1)]
 
-    def _conditioning(self, items: list[Item], *, guided: bool) -> dict[str, Any]:
-        """The pipeline's inputs from prompts and styles, a row an item; without guidance no negative rows."""
+    def _conditioning(self, items: list[Item], *, guided: bool) -> _Conditioning:
+        """A row an item; without guidance no negative rows."""
         texts = [self._text(item.prompt) for item in items]
+        all_states, all_pooled = zip(*texts, strict=True)
         styles = torch.stack([self._style(item) for item in items], 1)  # [2, B, 1, D]
         rows = styles.flatten(0, 1)  # negative rows, then positive: [2 B, 1, D]
-        conditioning: dict[str, Any] = {
-            "prompt_embeds": self._rows([states for states, _ in texts]),
-            "pooled_prompt_embeds": self._rows([pooled for _, pooled in texts]),
-            "ip_adapter_image_embeds": [rows if guided else rows[len(items) :]],
+        if not guided:
+            rows = rows[len(items) :]
+        conditioning: _Conditioning = {
+            "prompt_embeds": self._rows(all_states),
+            "pooled_prompt_embeds": self._rows(all_pooled),
+            "ip_adapter_image_embeds": [rows],
         }
         if guided:
             states, pooled = self._without_text()
@@ -229,11 +248,9 @@ class Generator:
 
     @contextmanager
     def _rows_as_given(self) -> Iterator[None]:
-        """Let the pipeline take picture embeddings row by row.
-
-        By itself it repeats what it is given once for each item of the batch, so that a batch could only have one
-        style.
-        """
+        """Let the pipeline take picture embeddings row by row."""
+        # By itself it repeats what it is given once for each item of the batch, so that a batch could only have one
+        # style.
 
         def as_given(
             _image: Any, embeds: list[torch.Tensor], device: Any, _repeats: int, _guided: bool
@@ -303,9 +320,8 @@ class Generator:
         vae = self.pipeline.vae
         mean, std = self._statistics(latent)
         with _without_autocast(self.device):
-            pixels = vae.decode(
-                (latent.float() * std / vae.config.scaling_factor + mean).to(vae.dtype), return_dict=False
-            )[0]
+            unscaled = latent.float() * std / vae.config.scaling_factor + mean
+            pixels = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0]
         picture: FloatPicture = from_signed(pixels, keep_infinite=True)[0]
         return picture
 
@@ -393,8 +409,10 @@ def load_generator(models: ModelsConfig, config: TeacherConfig) -> Generator:
 
     autoencoder = locate(models, "sdxl_vae") if models.sdxl_vae is not None else None
     places = locate(models, "sdxl"), locate(models, "ip_adapter")
+    # Not in `channels_last`: it takes 10 % off a batch of 8, but costs a single picture 15 % (docs/log.md, seventh
+    # session).
     pipeline = load_teacher_pipeline(*places, dtype=models.dtype, device=models.device, vae=autoencoder)
     if pipeline.device.type == "cpu":
-        memory.keep_heap()
+        memory.keep_heap()  # takes 15 % off the U-Net's time (likewise)
     capacity = max(_CAPACITY, 2 * config.chunk)
     return Generator(pipeline, config, upcast_vae=config.upcast_vae, low_vram=config.low_vram, capacity=capacity)

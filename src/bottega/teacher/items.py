@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from bottega.runtime.seeds import derive
 from bottega.teacher.config import Protocol as TeacherProtocol
 from bottega.teacher.protocol import unet_calls
-
-Picture = npt.NDArray[np.uint8]  # [H, W, 3]
-FloatPicture = npt.NDArray[np.float32]  # [H, W, 3] in 0..1, NaN where generation failed
+from bottega.visual.pictures import FloatPicture, Picture
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,6 @@ class Settings:
     def with_(self, **changes: Any) -> Settings:
         """A copy with some values changed."""
         return replace(self, **changes)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +80,28 @@ class Item:
         return self.content_key or pixel_hash(self.content), self.style_key or pixel_hash(self.style)
 
 
+class Facts(TypedDict, total=False):
+    """How a picture came out; the oracle, which decodes nothing, states none of the first three.
+
+    Attributes:
+        latents_finite: share of the latent's values that are finite, 0..1.
+        decode_dtype: the precision of the decoding that counted.
+        decoded_again: whether that was the second one, in fp32.
+        batch: how many pictures went through the U-Net at once.
+    """
+
+    latents_finite: float
+    decode_dtype: str
+    decoded_again: bool
+    batch: int
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A picture as it came out, and how: `latents_finite` (share, 0..1), `decode_dtype`, `decoded_again`."""
+    """A picture as it came out, NaN where generation failed, and how."""
 
     picture: FloatPicture
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
 
 class Teacher(Protocol):
@@ -114,7 +123,7 @@ class Teacher(Protocol):
     def round_trip(self, item: Item) -> Picture | None:
         """The item's content after the autoencoder alone, uint8; None where the teacher has none."""
 
-    def parameters(self, settings: Settings) -> dict[str, Any]:
+    def parameters(self, settings: Settings) -> Mapping[str, object]:
         """What is recorded of a try with these settings: all that shaped its picture, nothing that did not."""
 
 
@@ -125,4 +134,5 @@ def target_name(content_id: str, style_id: str, seed: int) -> str:
 
 def pixel_hash(picture: Picture) -> str:
     """Hash of a picture's pixels and shape, for caches."""
-    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+    pixels = np.ascontiguousarray(picture).tobytes()
+    return hashlib.sha256(repr(picture.shape).encode() + pixels).hexdigest()

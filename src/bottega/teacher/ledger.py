@@ -26,6 +26,8 @@ LEDGER = "ledger.sqlite"
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 _JSON = ("reasons", "scores", "parameters")
+# Made once: `json.dumps` makes an encoder for every call. Not orjson, which would halve the time of reading but writes
+# NaN as null (docs/log.md, eighth session).
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _SORTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
@@ -51,7 +53,7 @@ class TryRow:
     weight: float
     reasons: list[str]
     scores: dict[str, float]
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     noise_seed: int
     prompt: str
     style: str
@@ -70,12 +72,20 @@ class TryRow:
 COLUMNS = tuple(field.name for field in fields(TryRow))
 _KINDS = {"seed": "INTEGER", "try_index": "INTEGER", "noise_seed": "INTEGER", "weight": "REAL", "seconds": "REAL"}
 _OPTIONAL = {"output_path", "output_sha256"}
+
+
+def _declared(column: str) -> str:
+    """A column as the table declares it."""
+    declared = f"{column} {_KINDS.get(column, 'TEXT')}"
+    return declared if column in _OPTIONAL else f"{declared} NOT NULL"
+
+
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT
 NOT NULL); CREATE TABLE IF NOT EXISTS tries (
     id INTEGER PRIMARY KEY,
-    {", ".join(f"{c} {_KINDS.get(c, 'TEXT')}{'' if c in _OPTIONAL else ' NOT NULL'}" for c in COLUMNS)},
+    {", ".join(map(_declared, COLUMNS))},
     current INTEGER NOT NULL DEFAULT 1
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_row_a_try ON tries (target, try_index) WHERE current;
@@ -111,6 +121,7 @@ class Scored(NamedTuple):
     scores: dict[str, float]
 
 
+# A tuple and not a frozen dataclass: one is made for each target of a long list that is passed over.
 class Known(NamedTuple):
     """What decides whether a target is done: the inputs of its first try, and every file of its tries."""
 
@@ -237,7 +248,8 @@ class Ledger:
 
     def file_hashes(self, files: Mapping[str, Path | str]) -> dict[str, str]:
         """The same of many files, by their names in the ledger."""
-        known = {row[0]: row for row in self._select("SELECT * FROM files WHERE name IN ({})", list(files))}
+        recorded = self._select("SELECT * FROM files WHERE name IN ({})", list(files))
+        known = {row[0]: row for row in recorded}
         hashes: dict[str, str] = {}
         for name, path in files.items():
             hashes[name] = self._hash(name, path, self._hashes.get(name) or known.get(name))
@@ -279,15 +291,14 @@ class Ledger:
         Raises:
             StorageError: the disk is full or the file read-only; nothing of the chunk was entered.
         """
-        # Old rows first: the unique index on (target, try_index) admits one current row of each.
         marks = ", ".join("?" * len(COLUMNS))
+        insert = f"INSERT INTO tries ({', '.join(COLUMNS)}) VALUES ({marks})"
         try:
             with _Transaction(self._db):
+                # Old rows first: the unique index on (target, try_index) admits one current row of each.
                 for target in superseded:
                     self._db.execute("UPDATE tries SET current = 0 WHERE target = ? AND current", (target,))
-                self._db.executemany(
-                    f"INSERT INTO tries ({', '.join(COLUMNS)}) VALUES ({marks})", [_values(row) for row in rows]
-                )
+                self._db.executemany(insert, map(_values, rows))
                 self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._hashes.values())
             self._hashes.clear()
         except sqlite3.OperationalError as error:
@@ -325,7 +336,8 @@ class Ledger:
         """Targets made from the same bytes with the same seed and prompt, each as its list of tries."""
         where = "current AND content_sha256 = ? AND style_sha256 = ? AND seed = ? AND prompt = ?"
         query = f"SELECT DISTINCT target FROM tries WHERE {where} ORDER BY target"
-        targets = [row["target"] for row in self._db.execute(query, (content_sha256, style_sha256, seed, prompt))]
+        found = self._tuples(query, (content_sha256, style_sha256, seed, prompt))
+        targets = [target for (target,) in found]
         return list(self.tries(targets).values())
 
     def rename(self, old: str, new: Sequence[TryRow]) -> None:
@@ -338,11 +350,12 @@ class Ledger:
         change = f"UPDATE tries SET {marks} WHERE target = ? AND try_index = ? AND current"
         with _Transaction(self._db):
             for row in new:
-                self._db.execute(change, [*(getattr(row, key) for key in keys), old, row.try_index])
+                values = [getattr(row, key) for key in keys]
+                self._db.execute(change, [*values, old, row.try_index])
 
     def best(self) -> Iterator[TryRow]:
         """The best try of each target (grade, then fewest reasons, then the earliest), in the order of the work."""
-        return (self._row(row) for row in self._db.execute("SELECT * FROM best ORDER BY seed, id"))
+        return map(self._row, self._db.execute("SELECT * FROM best ORDER BY seed, id"))
 
     def best_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Some columns, unparsed, of the best try of each target that has a picture, in the order of the work."""
@@ -359,7 +372,7 @@ class Ledger:
 
     def current(self) -> Iterator[TryRow]:
         """All current tries in the order they were entered."""
-        return (self._row(row) for row in self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
+        return map(self._row, self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
 
     def retried_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Some columns, unparsed, of the current tries of all targets that have more than one, target by target,
@@ -381,7 +394,8 @@ class Ledger:
 
     def seconds(self) -> float:
         """Time that all current tries took together."""
-        return float(self._db.execute("SELECT COALESCE(SUM(seconds), 0) FROM tries WHERE current").fetchone()[0])
+        total = "SELECT COALESCE(SUM(seconds), 0) FROM tries WHERE current"
+        return float(self._db.execute(total).fetchone()[0])
 
     def regrade(self, graded: Iterable[tuple[str, float, str, int]], meta: Mapping[str, str]) -> None:
         """Set (grade, weight, `reasons_text`) of rows by id, and values of the whole ledger, in one transaction."""
@@ -404,7 +418,8 @@ class Ledger:
         # caller may write.
         last = ("", -1)
         while page := self._tuples(query, (*last, _PAGE)).fetchall():
-            for row, scores in zip(page, json_of_many([row[-1] for row in page]), strict=True):
+            parsed = json_of_many([row[-1] for row in page])
+            for row, scores in zip(page, parsed, strict=True):
                 yield Scored._make((*row[:-1], scores))
             last = page[-1][2:4]
 
@@ -416,15 +431,15 @@ class Ledger:
         """
         target = row["target"]
         where = f"{self.path}, target {target}"
-        values: dict[str, Any] = {name: row[name] for name in COLUMNS}
+        values: dict[str, object] = {name: row[name] for name in COLUMNS}
         for name in _JSON:
             try:
-                values[name] = json.loads(values[name])
+                values[name] = json.loads(row[name])
             except (TypeError, json.JSONDecodeError) as error:
                 raise RequestError(
                     f"{where}: {name} must be JSON, received {row[name]!r}; restore the ledger"
                 ) from error
-        self._require_inside(target, values["output_path"])
+        self._require_inside(target, row["output_path"])
         return to_record(TryRow, values, where)
 
     def picture_file(self, target: str, output_path: str) -> Path:
@@ -467,8 +482,9 @@ def json_of_many(texts: Sequence[str]) -> list[Any]:
 
 def _values(row: TryRow) -> list[Any]:
     """A row as the table has it, in the order of its columns."""
-    values: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
-    values["reasons"] = reasons_text(row.reasons)
-    values["scores"] = _SORTED.encode(row.scores)
-    values["parameters"] = _SORTED.encode(row.parameters)
-    return list(values.values())
+    encoded = {
+        "reasons": reasons_text(row.reasons),
+        "scores": _SORTED.encode(row.scores),
+        "parameters": _SORTED.encode(row.parameters),
+    }
+    return [encoded[name] if name in encoded else getattr(row, name) for name in COLUMNS]

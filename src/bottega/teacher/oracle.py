@@ -6,15 +6,16 @@ Nothing is painted, so all that it makes is labelled `config.ORACLE`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bottega.data.pictures import load_square
+from bottega.data.records import truth_path
 from bottega.runtime.errors import MissingError
-from bottega.teacher.items import FloatPicture, Item, Made, Picture, Settings
+from bottega.teacher.items import Item, Made, Settings
+from bottega.visual.pictures import FloatPicture, Picture
 
 
 class Oracle:
@@ -53,14 +54,14 @@ class Oracle:
         """None: nothing was encoded."""
         return None
 
-    def parameters(self, settings: Settings) -> dict[str, Any]:
+    def parameters(self, settings: Settings) -> Mapping[str, object]:
         """That a truth was returned, and which: of a protocol nothing was run."""
         return {"source": "oracle", "noise": settings.noise}
 
     def _one(self, item: Item) -> FloatPicture:
         drawn: list[Path] = []
         for k in itertools.count():
-            path = self._truth / f"{item.pair_id}_seed{k}.png"
+            path = truth_path(self._truth, item.pair_id, k)
             if not path.is_file():
                 break
             drawn.append(path)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
 from bottega.runtime.errors import PictureError
@@ -56,12 +56,13 @@ class PilotCell:
         return f"strength {self.strength:g}, ip {self.ip_adapter_scale:g}"
 
 
-class Pilot(TypedDict):
+@dataclass(frozen=True)
+class Pilot:
     """`pilot.json`: every cell, the one that is proposed (None where none keeps enough), and warnings."""
 
     source: str
-    cells: list[dict[str, Any]]
-    proposed: dict[str, Any] | None
+    cells: list[PilotCell]
+    proposed: PilotCell | None
     warnings: list[str]
 
 
@@ -111,25 +112,29 @@ def pilot(
         Interrupted: asked to stop; the same command resumes.
     """
     loaded = TeacherModels(config, data_root, models)
-    where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models, "thresholds": thresholds}
     cells: list[PilotCell] = []
     folders: list[Path] = []
     for one in grid(config):
         folder = directory / f"strength{one.strength:g}_ip{one.ip_adapter_scale:g}"
-        summary = run(one, folder, **where, limit=count, loaded=loaded)
+        summary = run(
+            one,
+            folder,
+            pairs=pairs,
+            data_root=data_root,
+            models=models,
+            thresholds=thresholds,
+            limit=count,
+            loaded=loaded,
+        )
         cells.append(_cell(one, folder, summary))
         folders.append(folder)
     # Propose, draw, and write the file last: `pilot.json` means that all of the pilot is there.
-    best = proposed(cells)
-    heads = [ORACLE if config.source == "oracle" else f"{c.strength:g} / {c.ip_adapter_scale:g}" for c in cells]
+    found = Pilot(config.source, cells, proposed(cells), warnings(cells))
+    heads = [f"{cell.strength:g} / {cell.ip_adapter_scale:g}" for cell in cells]
+    if config.source == "oracle":
+        heads = [ORACLE] * len(cells)
     _draw(heads, folders, data_root, directory / "contact_sheet.png")
-    found: Pilot = {
-        "source": config.source,
-        "cells": [asdict(cell) for cell in cells],
-        "proposed": asdict(best) if best is not None else None,
-        "warnings": warnings(cells),
-    }
-    write_json(directory / "pilot.json", found)
+    write_json(directory / "pilot.json", asdict(found))
     return found
 
 
@@ -159,27 +164,28 @@ def warnings(cells: Sequence[PilotCell]) -> list[str]:
 def table(found: Pilot) -> str:
     """The cells as text, a line each."""
     lines = ["strength     ip  steps    n   kept      A  unchanged  style gain  edges  s each"]
-    if found["source"] == "oracle":
+    if found.source == "oracle":
         lines.insert(0, f"{ORACLE}: {ORACLE_MEANING}")
-    for values in found["cells"]:
-        cell = PilotCell(**values)
-        numbers = (_number(cell.style_gain, 10, 3), _number(cell.edge_64, 6, 2), _number(cell.seconds, 7, 2))
+    for cell in found.cells:
+        gain = _number(cell.style_gain, 10, 3)
+        edges = _number(cell.edge_64, 6, 2)
+        seconds = _number(cell.seconds, 7, 2)
         lines.append(
             f"{cell.strength:8g} {cell.ip_adapter_scale:6g} {cell.unet_calls:6} {cell.targets:4} {cell.kept:6.0%} "
-            f"{cell.grade_a:6.0%} {cell.unchanged:10.0%}  {' '.join(numbers)}"
+            f"{cell.grade_a:6.0%} {cell.unchanged:10.0%}  {gain} {edges} {seconds}"
         )
     return "\n".join(lines)
 
 
 def advice(found: Pilot, directory: Path) -> str:
     """Which cell comes nearest to the styles, and how to take its values; empty where none keeps enough."""
-    best = found["proposed"]
+    best = found.proposed
     if best is None:
         return ""
     return (
-        f"nearest to the styles among those that keep enough: {PilotCell(**best).name}. Look at "
+        f"nearest to the styles among those that keep enough: {best.name}. Look at "
         f"{directory / 'contact_sheet.png'}; to take other values than the protocol's, say so: "
-        f"--set teacher.strength={best['strength']:g} --set teacher.ip_adapter_scale={best['ip_adapter_scale']:g}"
+        f"--set teacher.strength={best.strength:g} --set teacher.ip_adapter_scale={best.ip_adapter_scale:g}"
     )
 
 
@@ -204,11 +210,15 @@ def _cell(config: TeacherConfig, folder: Path, summary: TeacherSummary) -> Pilot
         targets=targets,
         kept=summary["accepted"] / max(1, targets),
         grade_a=summary["grades"]["A"] / max(1, targets),
-        style_gain=sum(gains) / len(gains) if gains else None,
-        edge_64=sum(edges) / len(edges) if edges else None,
+        style_gain=_mean(gains),
+        edge_64=_mean(edges),
         unchanged=1 - summary["pass_rates"]["unchanged"],
         seconds=summary["seconds_per_picture"],
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _draw(heads: Sequence[str], folders: Sequence[Path], data_root: Path, path: Path) -> None:
@@ -222,11 +232,7 @@ def _draw(heads: Sequence[str], folders: Sequence[Path], data_root: Path, path: 
         ]
         for folder, column in zip(folders, columns, strict=True):
             row = column.get(target)
-            if row is None:
-                line.append((None, ""))
-            else:
-                place = inside(folder, row.output_path, f"{folder.name}, target {target}") if row.output_path else None
-                line.append((_picture(place) if place is not None else None, row.grade))
+            line.append((_target_of(row, folder), row.grade) if row is not None else (None, ""))
         lines.append(line)
     draw_grid(["content", "style", *heads], lines, path, side=_SIDE)
 
@@ -235,6 +241,12 @@ def _best_tries(folder: Path) -> dict[str, TryRow]:
     """The best try of each target whose inputs could be read, by target, in the order of the work."""
     with Ledger(folder / LEDGER) as ledger:
         return {row.target: row for row in ledger.best() if row.status != "broken"}
+
+
+def _target_of(row: TryRow, folder: Path) -> Picture | None:
+    if not row.output_path:
+        return None
+    return _picture(inside(folder, row.output_path, f"{folder.name}, target {row.target}"))
 
 
 def _picture(path: Path) -> Picture | None:

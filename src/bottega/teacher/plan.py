@@ -14,8 +14,7 @@ from bottega.teacher.work import PairLists
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
 
-_BYTES_PER_PIXEL = 1.8
-"""Of a lossless PNG of a painted picture, as measured on targets of 512 px."""
+_BYTES_PER_PIXEL = 1.8  # of a lossless PNG of a painted picture, as measured on targets of 512 px
 
 
 def describe_plan(

@@ -8,19 +8,22 @@ protocol, and `cautions` says what is known of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import PRESETS, Protocol
 
-DDIM: dict[str, Any] = {
-    "num_train_timesteps": 1000,
+_TRAINED = 1000  # timesteps that SDXL was trained on
+_OFFSET = 1  # added to every timestep
+DDIM: Mapping[str, object] = {
+    "num_train_timesteps": _TRAINED,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "trained_betas": None,
-    "steps_offset": 1,
+    "steps_offset": _OFFSET,
     "clip_sample": False,
     "set_alpha_to_one": False,
     "thresholding": False,
@@ -31,7 +34,7 @@ DDIM: dict[str, Any] = {
 
 _LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing")
 _LIKE_DDIM = {key: DDIM[key] for key in (*_LEVELS, "steps_offset")}
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "ddim": ("DDIMScheduler", DDIM),
     "euler": ("EulerDiscreteScheduler", {**_LIKE_DDIM, "use_karras_sigmas": False, "interpolation_type": "linear"}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", _LIKE_DDIM),
@@ -51,6 +54,7 @@ _IP_SAFE = 0.35  # ip_adapter_scale above which ghosting and mesh are known (SDX
 
 def cautions(protocol: Protocol) -> list[str]:
     """One line for each value that departs from the named protocol, with what is known of it."""
+    strongest = max(preset["strength"] for preset in PRESETS.values())
     lines = []
     for key, value in protocol.departures().items():
         line = f"teacher.{key} departs from `{protocol.name}`: {value['here']} instead of {value['protocol']}"
@@ -58,7 +62,7 @@ def cautions(protocol: Protocol) -> list[str]:
             line += f"; {_KNOWN[protocol.sampler]}"
         if key == "ip_adapter_scale" and protocol.ip_adapter_scale > _IP_SAFE:
             line += f"; above {_IP_SAFE} ghosting and mesh are known (SDXL at 512 px)"
-        if key == "strength" and protocol.strength > max(p["strength"] for p in PRESETS.values()):
+        if key == "strength" and protocol.strength > strongest:
             line += "; the more is redrawn, the more structure is lost"
         lines.append(line)
     return lines
@@ -90,8 +94,8 @@ def schedule(steps: int, strength: float, sampler: str = "ddim") -> EffectiveSch
     """The schedule that img2img runs with these settings."""
     calls = unet_calls(steps, strength)
     if sampler == "ddim":  # in closed form: a plan is shown without importing diffusers, which takes seconds
-        spacing = DDIM["num_train_timesteps"] // steps
-        last = int(DDIM["steps_offset"])
+        spacing = _TRAINED // steps
+        last = _OFFSET
         first = (calls - 1) * spacing + last
     else:
         scheduler = make_scheduler(sampler, "epsilon")

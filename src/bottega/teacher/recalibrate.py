@@ -57,7 +57,7 @@ def calibrate(
         new = limits_of(found, old, also)
         regraded = regrade(ledger, new)
         warnings = alarms(pass_rates(ledger.first_scores(), new), found.samples)
-    table = as_json(found, old, new) | {"regraded": regraded, "warnings": warnings}
+    table = {**as_json(found, old, new), "regraded": regraded, "warnings": warnings}
     draw(found, old, new, output_dir / "histograms.png")
     write_json(output_dir / "calibration.json", table)
     write_json(output_dir / "thresholds.json", new.model_dump(mode="json"))
@@ -88,7 +88,8 @@ def limits_of_run(ledger: Ledger) -> Thresholds:
     """The limits that a run was graded by; those that are newer than the run have their defaults."""
     parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
     kept = parts.get("thresholds", {})
-    return Thresholds(**{name: value for name, value in kept.items() if name in Thresholds.model_fields})
+    known = {name: value for name, value in kept.items() if name in Thresholds.model_fields}
+    return Thresholds(**known)
 
 
 def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grader
@@ -56,7 +56,8 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
             f"limits and scores must be of one definition, this ledger's scores are of version {measured_by}, this "
             f"program's of {SCORES_VERSION}; measure its pictures again: bottega qc score --teacher-dir"
         )
-    updates = _updates(ledger, thresholds, _ladder(parts), counts)
+    ladder = _ladder(parts.get("teacher", {}).get("ladder", {}))
+    updates = _updates(ledger, thresholds, ladder, counts)
     if write:
         parts["thresholds"] = thresholds.model_dump(mode="json")
         meta = {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
@@ -148,8 +149,8 @@ def _worth(judged: _Judged) -> tuple[str, int, int]:
     return judged.letter, judged.reasons, judged.one.try_index
 
 
-def _ladder(parts: dict[str, Any]) -> Ladder:
-    """The run's own ladder; one from before weights shrank with the rung leaves them as they were."""
-    recorded = parts.get("teacher", {}).get("ladder", {})
+def _ladder(recorded: Mapping[str, object]) -> Ladder:
+    """The run's own ladder, as its fingerprint recorded it."""
     known = {name: value for name, value in recorded.items() if name in Ladder.model_fields}
-    return Ladder(**{"rung_weight": 1.0, **known})
+    # A run from before weights shrank with the rung recorded none: its weights stay as they were.
+    return Ladder.model_validate({"rung_weight": 1.0, **known})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bottega.quality.config import Thresholds
 from bottega.quality.measure import SCORES_VERSION
@@ -137,7 +137,9 @@ def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> Non
             )
 
 
-def _fingerprint_parts(config: TeacherConfig, limits: Thresholds, hashes: dict[str, str | None]) -> dict[str, Any]:
+def _fingerprint_parts(
+    config: TeacherConfig, limits: Thresholds, hashes: Mapping[str, str | None]
+) -> Mapping[str, Mapping[str, object]]:
     """All that the bytes and rows depend on: protocol, retries, limits (retries follow from grades) and weights."""
     settings = bound_settings(config, "stage")
     if not config.quality_filter:

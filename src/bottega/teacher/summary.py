@@ -98,6 +98,12 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
     grades = Counter(row.grade for row in ledger.best() if row.status != "broken")
     graded = sum(grades.values())
     accepted = grades["A"] + grades["B"]
+    by_rung: dict[str, dict[str, int]] = {}
+    for rung, counts in sorted(tally.grades.items()):
+        by_rung[rung] = dict(sorted(counts.items()))
+    gains: dict[str, float] = {}
+    for rung, (count, total) in sorted(tally.gains.items()):
+        gains[rung] = round(total / count, 4)
     rates = pass_rates(ledger.first_scores(), thresholds)
     return {
         "targets": graded + tally.status["broken"],
@@ -112,8 +118,8 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
         "seconds_per_picture": _ratio(tally.seconds, tally.tries, 4),
         "seconds_per_accepted": _ratio(tally.seconds, accepted, 4),
         "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
-        "grades_by_rung": {rung: dict(sorted(counts.items())) for rung, counts in sorted(tally.grades.items())},
-        "style_gain_by_rung": {rung: round(total / count, 4) for rung, (count, total) in sorted(tally.gains.items())},
+        "grades_by_rung": by_rung,
+        "style_gain_by_rung": gains,
         "warnings": alarms(rates, graded),
     }
 

@@ -12,7 +12,7 @@ from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.retry import next_settings
 from bottega.teacher.work import NextTry, PendingTarget, Try
-from bottega.visual.pictures import to_uint8
+from bottega.visual.pictures import Picture, to_uint8
 
 
 class TryGrader:
@@ -37,21 +37,21 @@ class TryGrader:
             made: what came out.
         """
         tries: list[Try] = []
-        for target, item, one, scores in zip(targets, items, made, self._scores(items, made), strict=True):
+        found = self._scores(items, made)
+        for target, item, one, scores in zip(targets, items, made, found, strict=True):
             assert target.plan is not None and item.settings is not None  # the caller takes planned targets only
-            tries.append(
-                Try(
-                    settings=item.settings,
-                    rung=target.plan.rung,
-                    picture=to_uint8(one.picture) if scores["finite"] == 1 else None,
-                    scores=scores,
-                    grade=grade(scores, self._thresholds),
-                    noise_seed=item.noise_seed,
-                    seconds=0.0,
-                    facts={**one.facts, "batch": target.batch},
-                )
+            graded = Try(
+                settings=item.settings,
+                rung=target.plan.rung,
+                picture=to_uint8(one.picture) if scores["finite"] == 1 else None,
+                scores=scores,
+                grade=grade(scores, self._thresholds),
+                noise_seed=item.noise_seed,
+                seconds=0.0,
+                facts={**one.facts, "batch": target.batch},
             )
-            target.tries.append(tries[-1])
+            tries.append(graded)
+            target.tries.append(graded)
             target.plan = self._next_plan(target)
         return tries
 
@@ -60,12 +60,18 @@ class TryGrader:
             return []
         # With round trips: limits from drawn truths graded half of the miniature SDXL's targets C for the cells of its
         # autoencoder. What that does to any picture is no fault of a try (docs/log.md, seventh session).
+        round_trips: list[Picture | None] = []
+        keys: list[tuple[str, str]] = []
+        for item in items:
+            content, style = item.keys
+            round_trips.append(self._models.teacher.round_trip(item))
+            keys.append((f"content {content}", f"style {style}"))
         found = self._models.judge.measure(
             [one.picture for one in made],
             [item.content for item in items],
             [item.style for item in items],
-            round_trips=[self._models.teacher.round_trip(item) for item in items],
-            keys=[("content " + item.keys[0], "style " + item.keys[1]) for item in items],
+            round_trips=round_trips,
+            keys=keys,
         )
         for scores, one in zip(found, made, strict=True):
             if "latents_finite" in one.facts:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bottega.data.records import Pair, read_pairs
 from bottega.quality.grade import Grade
 from bottega.quality.measure import Scores
 from bottega.runtime.files import count_lines
-from bottega.teacher.items import Item, Picture, Settings, target_name
+from bottega.teacher.items import Facts, Item, Settings, target_name
 from bottega.teacher.ledger import TryRow
+from bottega.visual.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class PairLists:
 
     def ids(self) -> frozenset[str]:
         """All pair ids, those beyond the limit too."""
-        return frozenset(pair.pair_id for file in self.files for pair in read_pairs(file))
+        found: set[str] = set()
+        for file in self.files:
+            found.update(pair.pair_id for pair in read_pairs(file))
+        return frozenset(found)
 
     def count(self) -> int:
         """Pairs of all lists, by their lines."""
@@ -70,7 +74,7 @@ class Try:
     grade: Grade
     noise_seed: int
     seconds: float
-    facts: dict[str, Any]
+    facts: Facts
 
     @property
     def rank(self) -> tuple[bool, str, int]:
@@ -105,7 +109,8 @@ class PendingTarget:
     @property
     def best(self) -> int:
         """Index of the best try: best grade, then fewest reasons, then the earliest."""
-        return min(range(len(self.tries)), key=lambda index: (*self.tries[index].rank, index))
+        # `min` keeps the first of equals: the earliest.
+        return min(range(len(self.tries)), key=lambda index: self.tries[index].rank)
 
 
 @dataclass
@@ -132,9 +137,11 @@ def chunks(lists: Iterable[Callable[[], Iterator[Pair]]], seeds: Sequence[int], 
         for open_list in lists:
             pairs = open_list()
             while part := list(islice(pairs, batch)):
+                # Cut before pairs without this seed are left out: a chunk is fixed by the list's lines alone.
                 chunk: list[WorkItem] = []
                 for pair in part:
                     if pair.seeds is None or seed in pair.seeds:
-                        chunk.append(WorkItem(pair, seed, target_name(pair.content_id, pair.style_id, seed)))
+                        name = target_name(pair.content_id, pair.style_id, seed)
+                        chunk.append(WorkItem(pair, seed, name))
                 if chunk:
                     yield chunk

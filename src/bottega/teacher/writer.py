@@ -45,13 +45,17 @@ class TargetWriter:
 
     def _write_try(self, target: PendingTarget, index: int, one: Try) -> TryRow:
         name = target.work.target
+        is_best = index == target.best
         path = f"tries/{name}_try{index}.png"
-        if index == target.best:
+        if is_best:
             path = f"rejected/{name}.png" if one.grade.letter == "C" else f"images/{name}.png"
-        kept = one.picture if index == target.best or self._config.keep_tries == "all" else None
-        sha256 = write_png(self._ledger.picture_file(name, path), kept) if kept is not None else None
-        facts = {key: value for key, value in one.facts.items() if key != "latents_finite"}  # it is among the scores
-        row = self._row(target, index, one.rung, "failed" if one.picture is None else "ok", one.grade)
+        sha256 = None
+        if one.picture is not None and (is_best or self._config.keep_tries == "all"):
+            sha256 = write_png(self._ledger.picture_file(name, path), one.picture)
+        facts = one.facts.copy()
+        facts.pop("latents_finite", None)  # it is among the scores
+        status: Status = "failed" if one.picture is None else "ok"
+        row = self._row(target, index, one.rung, status, one.grade)
         return replace(
             row,
             weight=round(row.weight * rung_weight(one.rung, self._config.ladder), 6),
