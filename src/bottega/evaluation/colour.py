@@ -30,8 +30,8 @@ def from_lab(lab: Lab) -> Picture:
     """CIE Lab to sRGB uint8 [H, W, 3]; colours outside of sRGB are clipped."""
     import cv2
 
-    rgb = np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB), dtype=np.float32)
-    return to_uint8(rgb)
+    rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return to_uint8(np.asarray(rgb, dtype=np.float32))
 
 
 def palette(picture: Picture) -> npt.NDArray[np.float32]:
@@ -59,7 +59,8 @@ def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.floa
     left = np.hstack([-2 * first, (first**2).sum(1, keepdims=True), first_ones])  # [P, 5]
     right = np.hstack([second, second_ones, (second**2).sum(1, keepdims=True)])  # [P, 5]
     squared = left @ right.T  # [P, P]
-    there, back = np.maximum(squared.min(1), 0), np.maximum(squared.min(0), 0)
+    there = np.maximum(squared.min(1), 0)  # roundings may take a distance of 0 below it
+    back = np.maximum(squared.min(0), 0)
     return float(np.sqrt(there).mean() + np.sqrt(back).mean()) / 2
 
 
@@ -72,8 +73,10 @@ def transfer_colours(content: Picture, style: Picture) -> Picture:
     source = to_lab(content).reshape(-1, 3).astype(np.float64)  # [H*W, 3]
     target = to_lab(style).reshape(-1, 3).astype(np.float64)
     floor = 1e-3 * np.eye(3)  # (ΔE)² of variance: keeps the map of a picture of one colour finite
-    before, after = np.cov(source.T) + floor, np.cov(target.T) + floor  # [3, 3]
-    root, inverse = _power(before, 0.5), _power(before, -0.5)
+    before = np.cov(source.T) + floor  # [3, 3]
+    after = np.cov(target.T) + floor
+    root = _power(before, 0.5)
+    inverse = _power(before, -0.5)
     linear = inverse @ _power(root @ after @ root, 0.5) @ inverse
     moved = (source - source.mean(0)) @ linear + target.mean(0)
     return from_lab(moved.reshape(content.shape).astype(np.float32))
@@ -81,7 +84,8 @@ def transfer_colours(content: Picture, style: Picture) -> Picture:
 
 def _power(symmetric: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[np.float64]:
     values, vectors = np.linalg.eigh(symmetric)
-    powered: npt.NDArray[np.float64] = (vectors * np.maximum(values, 1e-9) ** exponent) @ vectors.T
+    scaled = vectors * np.maximum(values, 1e-9) ** exponent
+    powered: npt.NDArray[np.float64] = scaled @ vectors.T
     return powered
 
 
@@ -90,4 +94,5 @@ def _places(pixels: int) -> npt.NDArray[np.intp]:
     """Which pixels are taken: drawn once for each size, for a regular grid would interfere with a regular texture."""
     if pixels <= _PIXELS:
         return np.arange(pixels)
-    return np.sort(numpy_rng("palette pixels", pixels).permutation(pixels)[:_PIXELS])
+    shuffled = numpy_rng("palette pixels", pixels).permutation(pixels)
+    return np.sort(shuffled[:_PIXELS])

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
@@ -25,6 +25,15 @@ from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import to_record
 from bottega.visual.pictures import Picture, to_uint8
+
+
+class MadeLine(TypedDict):
+    """A line of `made.jsonl`: the hash of a pair's picture, or the error for which it has none."""
+
+    pair_id: str
+    key: str
+    sha256: NotRequired[str]
+    error: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Request:
 
     @property
     def made(self) -> Path:
-        """The lines of what was drawn: `{pair_id, key, sha256 | error}`."""
+        """The file of what was drawn, `MadeLine`s."""
         return Path(self.directory) / "made.jsonl"
 
     def picture(self, pair: Pair) -> Path:
@@ -63,7 +72,7 @@ class Request:
     def key(self, pair: Pair) -> str:
         """Identifies everything a picture depends on, but for what it is batched with."""
         data_root = Path(self.data_root)
-        sources = [_sha(data_root / path) for path in (pair.content_path, pair.style_path)]
+        sources = [_sha(data_root / pair.content_path), _sha(data_root / pair.style_path)]
         ids = [pair.content_id, pair.style_id, pair.prompt]
         return sha256_json([self.fingerprint, self.row, self.seed, ids, sources])[:20]
 
@@ -89,7 +98,8 @@ def _drawn(request: Request) -> dict[str, Path]:
     made = _read_made(request)
     files: dict[str, Path] = {}
     for pair in request.pairs:
-        if "sha256" in made.get(pair.pair_id, {}):
+        line = made.get(pair.pair_id)
+        if line is not None and "sha256" in line:
             files[pair.pair_id] = request.picture(pair)
     return files
 
@@ -108,17 +118,19 @@ def draw_here(request: Request, painter: PairPainter) -> None:
             stop.check()
 
 
-def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -> list[dict[str, Any]]:
+def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -> list[MadeLine]:
     """Draw and write a batch; its lines for `made.jsonl`. A broken source costs its own pair only."""
-    lines: dict[str, dict[str, Any]] = {}
+    lines: dict[str, MadeLine] = {}
     pairs: list[Pair] = []
     sources: list[tuple[Picture, Picture]] = []
+    data_root = Path(request.data_root)
     for pair in batch:
+        lines[pair.pair_id] = {"pair_id": pair.pair_id, "key": request.key(pair)}
         try:
-            paths = [Path(request.data_root) / path for path in (pair.content_path, pair.style_path)]
-            content, style = (load_square(path, painter.size) for path in paths)
+            content = load_square(data_root / pair.content_path, painter.size)
+            style = load_square(data_root / pair.style_path, painter.size)
         except PictureError as error:
-            lines[pair.pair_id] = {"error": str(error)}
+            lines[pair.pair_id]["error"] = str(error)
             continue
         pairs.append(pair)
         sources.append((content, style))
@@ -126,10 +138,10 @@ def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -
     pictures = painter.draw(pairs, sources, request.seed) if pairs else []
     for pair, picture in zip(pairs, pictures, strict=True):
         try:
-            lines[pair.pair_id] = {"sha256": write_png(request.picture(pair), to_uint8(picture))}
+            lines[pair.pair_id]["sha256"] = write_png(request.picture(pair), to_uint8(picture))
         except NonFiniteError as error:
-            lines[pair.pair_id] = {"error": str(error)}
-    return [{"pair_id": pair.pair_id, "key": request.key(pair), **lines[pair.pair_id]} for pair in batch]
+            lines[pair.pair_id]["error"] = str(error)
+    return [lines[pair.pair_id] for pair in batch]
 
 
 def _missing_batches(request: Request) -> list[Sequence[Pair]]:
@@ -138,21 +150,23 @@ def _missing_batches(request: Request) -> list[Sequence[Pair]]:
     missing: list[Sequence[Pair]] = []
     for start in range(0, len(request.pairs), request.batch_size):
         batch = request.pairs[start : start + request.batch_size]
-        if not all(_is_made(request, made.get(pair.pair_id, {}), pair) for pair in batch):
+        # As a whole: a picture's last bits depend on what it is batched with, and a repeated evaluation is to have the
+        # pictures of an uninterrupted one.
+        if not all(_is_made(request, made.get(pair.pair_id), pair) for pair in batch):
             missing.append(batch)
     return missing
 
 
-def _read_made(request: Request) -> dict[str, dict[str, Any]]:
+def _read_made(request: Request) -> dict[str, MadeLine]:
     """The lines of `made.jsonl` by pair id; the last of a pair counts."""
     if not request.made.is_file():
         return {}
-    return {str(line["pair_id"]): line for line in read_jsonl(request.made)}
+    return {str(line["pair_id"]): cast(MadeLine, line) for line in read_jsonl(request.made)}
 
 
-def _is_made(request: Request, line: Mapping[str, Any], pair: Pair) -> bool:
+def _is_made(request: Request, line: MadeLine | None, pair: Pair) -> bool:
     """Whether the pair was drawn for this very request, and its picture, if any came out, is still the same."""
-    if line.get("key") != request.key(pair):
+    if line is None or line.get("key") != request.key(pair):
         return False
     return "sha256" not in line or _sha(request.picture(pair)) == line["sha256"]
 
@@ -169,7 +183,8 @@ def _run_child(requests: Sequence[Request]) -> None:
     with tempfile.TemporaryDirectory(prefix="bottega-") as folder:
         file = Path(folder) / "requests.json"
         write_json(file, [asdict(request) for request in requests])
-        run_child(["evaluate", "--draw", str(file)], f"drawing of {' and '.join(r.row for r in requests)}")
+        rows = " and ".join(request.row for request in requests)
+        run_child(["evaluate", "--draw", str(file)], f"drawing of {rows}")
 
 
 def draw_from(file: Path) -> None:

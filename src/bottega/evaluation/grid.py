@@ -27,9 +27,12 @@ class Grid:
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> Grid:
         """The grid of some pairs; a pair that comes twice counts once."""
-        kept = {p.pair_id: p for p in pairs}
-        contents = dict.fromkeys(p.content_id for p in kept.values())
-        labels = {p.style_id: p.style for p in kept.values()}
+        kept = {pair.pair_id: pair for pair in pairs}
+        contents: dict[str, None] = {}  # as an ordered set
+        labels: dict[str, str] = {}
+        for pair in kept.values():
+            contents[pair.content_id] = None
+            labels[pair.style_id] = pair.style
         return cls(tuple(kept.values()), tuple(contents), tuple(labels), labels)
 
     def __len__(self) -> int:
@@ -58,7 +61,8 @@ class Grid:
             columns = max(1, min(columns, round(limit**0.5)))
         contents = set(self.contents[: max(1, limit // columns)])
         styles = set(by_turns(self.styles, self.labels)[:columns])
-        return Grid.of([p for p in self.pairs if p.content_id in contents and p.style_id in styles][:limit])
+        crossed = [pair for pair in self.pairs if pair.content_id in contents and pair.style_id in styles]
+        return Grid.of(crossed[:limit])
 
 
 def by_turns(styles: Sequence[str], labels: Mapping[str, str]) -> list[str]:

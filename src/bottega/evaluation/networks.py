@@ -40,7 +40,7 @@ def load_networks(models: ModelsConfig) -> Networks:
     from bottega.models.layout import inspect
 
     found = Networks()
-    kinds: dict[str, Any] = {
+    kinds: dict[str, type[Any]] = {
         "clip": encoders.ClipEncoder,
         "style_classifier": encoders.StyleClassifier,
         "structure_encoder": encoders.StructureEncoder,

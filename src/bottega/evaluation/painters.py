@@ -52,7 +52,9 @@ def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str])
 
 
 class _Teacher:
-    """The teacher at its protocol, one try a picture: no retries, for a retry would be chosen by the judge."""
+    """The teacher at its protocol, one try a picture."""
+
+    # No retries, for a retry would be chosen by the judge.
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         from bottega.models.config import ModelsConfig
@@ -73,28 +75,25 @@ class _Teacher:
     def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
         from bottega.teacher.items import Item
 
-        items = [
-            Item(
-                pair_id=pair.pair_id,
-                content_id=pair.content_id,
-                style_id=pair.style_id,
-                prompt=pair.prompt,
-                seed=seed,
-                content=content,
-                style=style,
+        items: list[Item] = []
+        for pair, (content, style) in zip(pairs, sources, strict=True):
+            items.append(
+                Item(
+                    pair_id=pair.pair_id,
+                    content_id=pair.content_id,
+                    style_id=pair.style_id,
+                    prompt=pair.prompt,
+                    seed=seed,
+                    content=content,
+                    style=style,
+                )
             )
-            for pair, (content, style) in zip(pairs, sources, strict=True)
-        ]
         drawn: Sequence[npt.NDArray[np.float32]] = self._generator.generate(items)
         return drawn
 
 
 class _Student:
-    """PixArt with the adapter, or without it: everything else the same, to the noise.
-
-    T5 is freed once the captions are encoded, before the transformer is loaded, so that the two
-    are never in memory together.
-    """
+    """PixArt with the adapter, or without it: everything else the same, to the noise."""
 
     def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
         from bottega.models.config import ModelsConfig
@@ -113,6 +112,7 @@ class _Student:
         encoder = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device)
         # The empty caption too: guidance on the text compares with it.
         self._texts = {caption: encoder.encode([caption])[0] for caption in {*captions, ""}}
+        # T5 goes before the transformer is loaded: the two are never in memory together.
         del encoder
         self._clip = load_clip(clip, models.device) if with_adapter else None
         self._parts = load_parts(pixart, dtype=models.dtype, device=models.device)
@@ -135,7 +135,10 @@ class _Student:
             if len(pairs) == 1:
                 return [np.full((self.size, self.size, 3), np.nan, np.float32)]
         # One picture of the batch failed: the others are drawn one by one.
-        return [self.draw([pair], [source], seed)[0] for pair, source in zip(pairs, sources, strict=True)]
+        drawn: list[npt.NDArray[np.float32]] = []
+        for pair, source in zip(pairs, sources, strict=True):
+            drawn += self.draw([pair], [source], seed)
+        return drawn
 
     def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> npt.NDArray[np.float32]:
         import numpy as np
@@ -177,8 +180,11 @@ class _Student:
             embedded = torch.from_numpy(clip.text([caption])[0])
             return embedded if caption else torch.zeros_like(embedded)
 
-        captions = [by_path.get(pair.style_path, "") for pair in pairs]
-        return torch.stack([get_or_compute(self._known, ("caption", c), partial(embed, c)) for c in captions])
+        rows: list[torch.Tensor] = []
+        for pair in pairs:
+            caption = by_path.get(pair.style_path, "")
+            rows.append(get_or_compute(self._known, ("caption", caption), partial(embed, caption)))
+        return torch.stack(rows)
 
     def _clip_features(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
         """CLIP's features of styles and of contents that the adapter takes; None for what it does not."""
@@ -187,21 +193,22 @@ class _Student:
         clip, adapter = self._clip, self._adapter
         if clip is None or adapter is None:
             return None, None
-        if adapter.reads_patches:
-            return self._each_once("patches", styles, lambda p: torch.from_numpy(clip.patches(p[None])[0])), None
+
+        def patches(picture: Picture) -> torch.Tensor:
+            return torch.from_numpy(clip.patches(picture[None])[0])
 
         def embed(picture: Picture) -> torch.Tensor:
             return torch.from_numpy(clip.image(picture[None])[0])
 
+        if adapter.reads_patches:
+            return self._each_once("patches", styles, patches), None
         return self._each_once("clip", styles, embed), self._each_once("clip", contents, embed)
 
     def _each_once(self, what: str, pictures: npt.NDArray[np.uint8], call: Callable[[Any], Any]) -> Any:
-        """What `call` gives for each picture, stacked.
-
-        Each picture is passed to it once and alone, for the pairs of a crossed grid share theirs.
-        """
+        """What `call` gives for each picture, stacked."""
         import torch
 
+        # Each picture is passed to it once and alone, for the pairs of a crossed grid share theirs.
         found = []
         for picture in pictures:
             key = (what, sha256_bytes(picture.tobytes()))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from cachetools import LRUCache
 
 from bottega.data.pictures import load_square
@@ -33,6 +34,8 @@ from bottega.runtime.files import append_jsonl, read_jsonl, sha256_bytes, sha256
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.visual.pictures import Picture
+
+Array = npt.NDArray[Any]
 
 METRICS_VERSION = 1
 """Raise it when a metric changes its meaning: records of another version are measured again."""
@@ -103,7 +106,8 @@ def measure_all(
     known: dict[str, Record] = {}
     if kept.is_file():
         for line in read_jsonl(kept):
-            known[line["key"]] = Record(line["pair_id"], line["row"], line["sha256"], line["key"], line["scores"])
+            record = Record(line["pair_id"], line["row"], line["sha256"], line["key"], line["scores"])
+            known[record.key] = record
     measured = Measured()
     measurer = _Measurer(config, sources, networks, made_from)
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
@@ -174,9 +178,9 @@ class _Measurer:
         self._classes = same_classes(sources.classes, reader.labels) if reader else {}
 
     def __call__(self, jobs: Sequence[_Job]) -> list[Record]:
-        scores: list[dict[str, float]] = [{} for _ in jobs]
         if not jobs:
             return []
+        scores: list[dict[str, float]] = [{} for _ in jobs]
         # Does it have the style?
         self._kinds(jobs, scores)
         self._palettes(jobs, scores)
@@ -186,16 +190,17 @@ class _Measurer:
         # Does it show what the caption says, and how far is it from the right answer?
         self._texts(jobs, scores)
         self._truths(jobs, scores)
-        return [
-            Record(job.pair.pair_id, job.row, job.sha256, job.key, found)
-            for job, found in zip(jobs, scores, strict=True)
-        ]
+        records: list[Record] = []
+        for job, found in zip(jobs, scores, strict=True):
+            records.append(Record(job.pair.pair_id, job.row, job.sha256, job.key, found))
+        return records
 
     def _kinds(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
         classifier = self.networks.style_classifier
         if classifier is None:
             return
-        for found, probabilities in zip(scores, self._features("kind", jobs, classifier.probabilities), strict=True):
+        read = self._features("kind", jobs, classifier.probabilities)
+        for found, probabilities in zip(scores, read, strict=True):
             found["kind"] = float(probabilities.argmax())
 
     def _palettes(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
@@ -207,21 +212,29 @@ class _Measurer:
         reader = self.networks.scene_reader
         if reader is None or not self._classes:
             return
-        for job, found, read in zip(jobs, scores, self._features("scene", jobs, reader.segment), strict=True):
+        scenes = self._features("scene", jobs, reader.segment)
+        for job, found, read in zip(jobs, scores, scenes, strict=True):
             labels = self.sources.labels(job.pair)
             if labels is None:
                 continue
             overlaps = object_overlap(read, labels, self._classes, self.config.object_floor)
             if overlaps:
+                is_found = np.array(overlaps) >= self.config.object_overlap
                 found["objects_iou"] = 100 * float(np.mean(overlaps))
-                found["objects_found"] = 100 * float(np.mean(np.array(overlaps) >= self.config.object_overlap))
+                found["objects_found"] = 100 * float(np.mean(is_found))
 
     def _structures(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
         encoder = self.networks.structure_encoder
         if encoder is None:
             return
-        for job, found, keys in zip(jobs, scores, self._features("keys", jobs, encoder.keys), strict=True):
-            content = self._once("keys", self.sources.content(job.pair), lambda p: encoder.keys(p[None])[0])
+
+        def keys_of(picture: Picture) -> Array:
+            keys: Array = encoder.keys(picture[None])[0]
+            return keys
+
+        features = self._features("keys", jobs, encoder.keys)
+        for job, found, keys in zip(jobs, scores, features, strict=True):
+            content = self._once("keys", self.sources.content(job.pair), keys_of)
             found["structure"] = structure_distance(keys, content)
 
     def _texts(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
@@ -245,12 +258,14 @@ class _Measurer:
             others = [truth for k, truth in enumerate(described[pair_id]) if k != made_from]
             if others:
                 distance = nearest(describe(job.picture), others)
-                found |= {"truth": distance.total, "truth_colour": distance.colour, "truth_texture": distance.texture}
+                found["truth"] = distance.total
+                found["truth_colour"] = distance.colour
+                found["truth_texture"] = distance.texture
 
-    def _features(self, what: str, jobs: Sequence[_Job], call: Any) -> list[Any]:
+    def _features(self, what: str, jobs: Sequence[_Job], call: Callable[[Picture], Array]) -> list[Array]:
         """What a network gives for each job's picture; equal ones, such as a content of many pairs, are shown once."""
         unique = {job.sha256: job for job in jobs}
-        found: dict[str, Any] = {}
+        found: dict[str, Array] = {}
         new: list[_Job] = []
         for sha256, job in unique.items():
             key = _feature_key(what, job.picture)
@@ -258,7 +273,9 @@ class _Measurer:
                 found[sha256] = self._shared[key]
             else:
                 new.append(job)
-        features = call(np.stack([job.picture for job in new])) if new else []
+        features: Iterable[Array] = ()
+        if new:
+            features = call(np.stack([job.picture for job in new]))
         for job, feature in zip(new, features, strict=True):
             found[job.sha256] = feature
             if job.row in ("content", "style"):  # every other picture is asked for once

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bottega.data.pictures import load_square
-from bottega.data.records import Pair, read_contents
+from bottega.data.records import Pair, read_contents, truth_path
 from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import sha256_file
@@ -52,7 +52,7 @@ class Sources:
 
     def truth_paths(self, pair: Pair) -> list[Path]:
         """The drawn truths of a pair that exist, in the order of their seeds."""
-        named = (self.data_root / "truth" / f"{pair.pair_id}_seed{k}.png" for k in range(self._truths))
+        named = [truth_path(self.data_root / "truth", pair.pair_id, k) for k in range(self._truths)]
         return [path for path in named if path.is_file()]
 
     def truths(self, pair: Pair, count: int | None = None) -> list[Picture]:

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from bottega.data.records import read_pairs
+from bottega.data.records import read_pairs, truth_path
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS
@@ -92,7 +92,8 @@ def run(
     # Draw the rows that are made by networks.
     started = time.monotonic()
     files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
-    drawn = time.monotonic()
+    seconds = {"drawing": round(time.monotonic() - started, 1)}
+    started = time.monotonic()
 
     # Measure every row's pictures of every pair.
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
@@ -110,7 +111,8 @@ def run(
     summary["broken"] = measured.broken
     summary["size"] = sources.size
     summary["networks"] = networks.identities
-    summary["seconds"] = {"drawing": round(drawn - started, 1), "measuring": round(time.monotonic() - drawn, 1)}
+    seconds["measuring"] = round(time.monotonic() - started, 1)
+    summary["seconds"] = seconds
     write_json(directory / "summary.json", summary)
     write_text(directory / "table.md", markdown(summary))
     return summary
@@ -190,7 +192,7 @@ class _CannotDrawError(Exception):
 class _Plan:
     """How a row is drawn: JSON for its painter, and a fingerprint of the weights and settings behind its pictures."""
 
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     fingerprint: str
 
 
@@ -214,7 +216,7 @@ def _plan_student(row: str, adapter: Path | None, grid: Grid, data_root: Path, m
     if adapter is None:
         raise _CannotDrawError("no adapter was given, whose header says how to draw")
     weights = _weights(row, models)
-    settings: dict[str, Any] = {"models": models.model_dump(mode="json"), "adapter": str(adapter)}
+    settings: dict[str, object] = {"models": models.model_dump(mode="json"), "adapter": str(adapter)}
     # The base too: the adapter's header says from which strength and in how many steps both draw.
     made_from = sha256_file(adapter)
     captions = _captions(adapter, grid, data_root) if row == "student" else None
@@ -293,8 +295,10 @@ def _size(files: Files, grid: Grid, data_root: Path) -> int:
     """The side at which all pictures are measured: that of what was drawn, of the truth, or a default."""
     from PIL import Image
 
-    candidates = [path for row in ("student", "base", "teacher") for path in files.get(row, {}).values()]
-    candidates += [data_root / "truth" / f"{pair.pair_id}_seed0.png" for pair in grid.pairs]
+    candidates: list[Path] = []
+    for row in ("student", "base", "teacher"):
+        candidates += files.get(row, {}).values()
+    candidates += [truth_path(data_root / "truth", pair.pair_id) for pair in grid.pairs]
     for path in candidates:
         if path.is_file():
             with Image.open(path) as image:

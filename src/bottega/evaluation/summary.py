@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from bottega.data.records import Pair
 from bottega.evaluation.bootstrap import BootstrapEstimate, Matrix, crossed_difference, crossed_mean
@@ -52,11 +53,9 @@ def score_lines(grid: Grid, measured: Measured, labels: Sequence[str]) -> Iterat
 
 
 def _kind_lines(row: str, grid: Grid, records: Mapping[str, Record], labels: Sequence[str]) -> Iterator[ScoreLine]:
-    """Is the style label of a pair recognised in its own picture, and in the same content's picture of another label?
-
-    The swap is made within the styles that this row has pictures of, so that it stays a derangement of them.
-    """
+    """Whether a pair's style label is recognised in its picture, and in the same content's picture of another label."""
     known = _label_numbers(grid, labels)
+    # Within the styles that this row has pictures of, so that the swap stays a derangement of them.
     swap = swapped_styles({style: grid.labels[style] for style in known})
     by_cell = {_cell_of(pair): records[pair.pair_id] for pair in grid.pairs}
     for (content, style), record in by_cell.items():
@@ -82,14 +81,21 @@ def _label_numbers(grid: Grid, labels: Sequence[str]) -> dict[str, int]:
 
 
 def _line(pair_id: str, row: str, metric: str, value: float, record: Record) -> ScoreLine:
-    return {"pair_id": pair_id, "row": row, "metric": metric, "value": round(float(value), 6), "sha256": record.sha256}
+    return {
+        "pair_id": pair_id,
+        "row": row,
+        "metric": metric,
+        "value": round(float(value), 6),
+        "sha256": record.sha256,
+    }
 
 
 def by_row(lines: Iterable[ScoreLine]) -> Scores:
     """Score lines as (row, metric) -> pair id -> value."""
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for line in lines:
-        scores.setdefault((line["row"], line["metric"]), {})[line["pair_id"]] = line["value"]
+        of_row = scores.setdefault((line["row"], line["metric"]), {})
+        of_row[line["pair_id"]] = line["value"]
     return scores
 
 
@@ -114,7 +120,13 @@ def table(grid: Grid, scores: Scores, config: EvaluationConfig, absent: Mapping[
             else:
                 cells[name] = {"status": _why_no_score(name, status, absent)}
         info = ROWS[row]
-        rows[row] = {"title": info.title, "meaning": info.meaning, "status": status, "pairs": pairs, "metrics": cells}
+        rows[row] = {
+            "title": info.title,
+            "meaning": info.meaning,
+            "status": status,
+            "pairs": pairs,
+            "metrics": cells,
+        }
     return rows
 
 
@@ -157,8 +169,9 @@ def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[st
 def _difference(
     grid: Grid, scores: Scores, config: EvaluationConfig, metric: str, first: str, second: str
 ) -> BootstrapEstimate | None:
-    one, two = scores.get((first, metric)), scores.get((second, metric))
-    if not one or not two or not one.keys() & two.keys():
+    one = scores.get((first, metric), {})
+    two = scores.get((second, metric), {})
+    if not one.keys() & two.keys():
         return None
     return crossed_difference(
         _matrix(grid, one),
@@ -194,14 +207,11 @@ def claims(
     `met` is None where a number that the claim needs could not be measured.
     """
     gain = rows["student"]["metrics"]["kind_gain"].get("low") if "student" in rows else None
-    preserved = gaps.get("base", {}).get("objects_found")
+    gap = gaps.get("base", {}).get("objects_found")
+    preserved = None if gap is None else gap["value"]
     found = [
         _at_least("style gain, lower bound", config.style_bar, gain),
-        _at_least(
-            "objects preserved against the frozen base",
-            -config.content_bar,
-            None if preserved is None else preserved["value"],
-        ),
+        _at_least("objects preserved against the frozen base", -config.content_bar, preserved),
     ]
     for row in ("base", "content", "style", "colours", "blurred"):
         if row not in rows:
@@ -237,7 +247,8 @@ def examples(grid: Grid, scores: Scores, count: int, row: str = "student") -> Ex
     for (_, metric), values in scores.items():
         if metric == "palette":  # which every measured picture has
             everywhere &= values.keys()
-    ranked = sorted((order[pair.pair_id], pair.pair_id) for pair in grid.pairs if pair.pair_id in everywhere)
+    shown = [pair.pair_id for pair in grid.pairs if pair.pair_id in everywhere]
+    ranked = sorted((order[pair_id], pair_id) for pair_id in shown)
     count = min(count, len(ranked) // 3)
     start = (len(ranked) - count) // 2
     worst_first = ranked[::-1]
@@ -256,16 +267,23 @@ def _example_pairs(ranked: Iterable[tuple[float, str]]) -> list[ExamplePair]:
 
 def _order(scores: Scores, row: str) -> tuple[str, Mapping[str, float]]:
     """What the pairs of a row are ordered by, and its values, lower is better."""
-    if truth := scores.get((row, "truth")):
+    truth = scores.get((row, "truth"))
+    if truth:
         return "truth", truth
-    palette, text = scores.get((row, "palette"), {}), scores.get((row, "text"), {})
+    palette = scores.get((row, "palette"), {})
+    text = scores.get((row, "text"), {})
     if not text:
         return "palette", palette
     shared = sorted(palette.keys() & text.keys())
-    palette_rank = np.argsort(np.argsort([palette[pair_id] for pair_id in shared]))
-    text_rank = np.argsort(np.argsort([-text[pair_id] for pair_id in shared]))  # a larger CLIPScore is better
-    ranks = palette_rank + text_rank
-    return "palette and text", {pair_id: float(rank) for pair_id, rank in zip(shared, ranks, strict=True)}
+    distances = [palette[pair_id] for pair_id in shared]
+    misfits = [-text[pair_id] for pair_id in shared]  # a larger CLIPScore is better
+    ranks = _ranks(distances) + _ranks(misfits)
+    return "palette and text", dict(zip(shared, ranks.astype(float).tolist(), strict=True))
+
+
+def _ranks(values: Sequence[float]) -> npt.NDArray[np.intp]:
+    """The place of each value in ascending order."""
+    return np.argsort(np.argsort(values))
 
 
 def per_label(grid: Grid, scores: Scores, row: str = "student") -> dict[str, dict[str, float]]:
@@ -277,13 +295,18 @@ def per_label(grid: Grid, scores: Scores, row: str = "student") -> dict[str, dic
         for pair_id, value in scores.get((row, metric), {}).items():
             if pair_id in labels:
                 by_label.setdefault(labels[pair_id], []).append(value)
-        for label in sorted(by_label):
-            found.setdefault(label, {})[metric] = round(float(np.mean(by_label[label])), 4)
+        for label, of_label in sorted(by_label.items()):
+            mean = float(np.mean(of_label))
+            found.setdefault(label, {})[metric] = round(mean, 4)
     return found
 
 
 def _matrix(grid: Grid, values: Mapping[str, float]) -> Matrix:
-    return grid.matrix({_cell_of(p): values[p.pair_id] for p in grid.pairs if p.pair_id in values})
+    by_cell: dict[tuple[str, str], float] = {}
+    for pair in grid.pairs:
+        if pair.pair_id in values:
+            by_cell[_cell_of(pair)] = values[pair.pair_id]
+    return grid.matrix(by_cell)
 
 
 def _cell_of(pair: Pair) -> tuple[str, str]:

@@ -14,11 +14,11 @@ def markdown(summary: SummaryRecord) -> str:
     """`table.md` from what `summary.json` holds."""
     rows = summary["rows"]
     reasons: dict[str, int] = {}
-    head = [f"{m.title} {_ARROWS[m.better]} ({m.unit})" for m in METRICS.values()]
-    lines = ["| method | " + " | ".join(head) + " | n |", "|---" * (len(head) + 2) + "|"]
+    head = [f"{metric.title} {_ARROWS[metric.better]} ({metric.unit})" for metric in METRICS.values()]
+    lines = _head("method", *head, "n")
     for row in rows.values():
         cells = [_cell(row["metrics"][name], reasons) for name in METRICS]
-        lines.append(f"| {row['title']} | " + " | ".join(cells) + f" | {row['pairs']} |")
+        lines.append(_row(row["title"], *cells, str(row["pairs"])))
     interval = summary["interval"]
     text = [
         "# Evaluation",
@@ -37,9 +37,19 @@ def markdown(summary: SummaryRecord) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
+def _head(*titles: str) -> list[str]:
+    """The head of a table: the titles, and the line that Markdown has under them."""
+    return [_row(*titles), "|---" * len(titles) + "|"]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _cell(cell: MetricCell, reasons: dict[str, int]) -> str:
     if cell["status"] != "measured":
-        return f"— ({reasons.setdefault(cell['status'], len(reasons) + 1)})"
+        number = reasons.setdefault(cell["status"], len(reasons) + 1)
+        return f"— ({number})"
     return _estimate(cell)
 
 
@@ -56,7 +66,8 @@ def _number(value: float) -> str:
 def _notes(reasons: Mapping[str, int]) -> list[str]:
     if not reasons:
         return []
-    return [*(f"({number}) {reason}  " for reason, number in reasons.items()), ""]
+    notes = [f"({number}) {reason}  " for reason, number in reasons.items()]  # two blanks: Markdown's line break
+    return [*notes, ""]
 
 
 def _claims(claims: Sequence[ClaimRecord]) -> list[str]:
@@ -67,7 +78,7 @@ def _claims(claims: Sequence[ClaimRecord]) -> list[str]:
     for claim in claims:
         bar = f"{claim['side']} {_number(claim['bar'])}"
         value = "—" if claim["value"] is None else _number(claim["value"])
-        lines.append(f"| {claim['claim']} | {bar} | {value} | {verdicts[claim['met']]} |")
+        lines.append(_row(claim["claim"], bar, value, verdicts[claim["met"]]))
     return [*lines, ""]
 
 
@@ -81,16 +92,16 @@ def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[
 def _differences(summary: SummaryRecord) -> list[str]:
     if not summary["differences"]:
         return []
-    names = [name for name in METRICS if any(name in found for found in summary["differences"].values())]
-    lines = [
-        "Student minus …, on the same pairs (paired; bold where the interval excludes 0):",
-        "",
-        "| minus | " + " | ".join(METRICS[name].title for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+    measured: set[str] = set()
+    for found in summary["differences"].values():
+        measured.update(found)
+    names = [name for name in METRICS if name in measured]
+    titles = [METRICS[name].title for name in names]
+    lines = ["Student minus …, on the same pairs (paired; bold where the interval excludes 0):", ""]
+    lines += _head("minus", *titles)
     for row, found in summary["differences"].items():
         cells = [_bold(found[name]) if name in found else "—" for name in names]
-        lines.append(f"| {summary['rows'][row]['title']} | " + " | ".join(cells) + " |")
+        lines.append(_row(summary["rows"][row]["title"], *cells))
     return [*lines, ""]
 
 

@@ -85,8 +85,10 @@ def between(first: Description, second: Description) -> TruthDistance:
         raise ValueError(
             f"pictures must be of one size to be compared, got patches {first.texture.shape} and {second.texture.shape}"
         )
-    colour = float(np.linalg.norm(first.colour - second.colour, axis=-1).mean()) / COLOUR_UNIT
-    texture = float(np.abs(first.texture - second.texture).mean()) / TEXTURE_UNIT
+    colours = np.linalg.norm(first.colour - second.colour, axis=-1)  # [16, 16]
+    textures = np.abs(first.texture - second.texture)
+    colour = float(colours.mean()) / COLOUR_UNIT
+    texture = float(textures.mean()) / TEXTURE_UNIT
     return TruthDistance((colour + texture) / 2, colour, texture)
 
 
@@ -98,7 +100,8 @@ def nearest(picture: Description, truths: Sequence[Description]) -> TruthDistanc
     """
     if not truths:
         raise ValueError("a distance to the truth needs at least one drawn truth, got none")
-    return min((between(picture, truth) for truth in truths), key=lambda d: d.total)
+    distances = [between(picture, truth) for truth in truths]
+    return min(distances, key=lambda distance: distance.total)
 
 
 def _texture(lightness: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -109,10 +112,12 @@ def _texture(lightness: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     window = _window(side)
     level = (patches * window**2).mean((2, 3), keepdims=True)  # the mean under the window, so that nothing flat leaks
     spectrum = np.fft.rfft2((patches - level) * window)  # [G, G, N, N/2+1]
-    power = (np.abs(spectrum) ** 2 / side**2).reshape(*patches.shape[:2], -1) @ _bands(side).T  # -> [G, G, K]
+    density = np.abs(spectrum) ** 2 / side**2
+    power = density.reshape(*patches.shape[:2], -1) @ _bands(side).T  # [G, G, K]
     # Neighbours are averaged before the logarithm: of few coefficients a band, one patch's power is a rough estimate.
-    power = (power[:-1, :-1] + power[1:, :-1] + power[:-1, 1:] + power[1:, 1:]) / 4  # [G-1, G-1, K]
-    amplitude: npt.NDArray[np.float32] = (0.5 * np.log(power + _FLOOR)).astype(np.float32)
+    top, bottom = power[:-1], power[1:]
+    mean = (top[:, :-1] + bottom[:, :-1] + top[:, 1:] + bottom[:, 1:]) / 4  # [G-1, G-1, K]
+    amplitude: npt.NDArray[np.float32] = (0.5 * np.log(mean + _FLOOR)).astype(np.float32)
     return amplitude
 
 
@@ -128,20 +133,27 @@ def _window(side: int) -> npt.NDArray[np.float64]:
 @functools.cache
 def _bands(side: int) -> npt.NDArray[np.float64]:
     """Weights of K Gaussian bands (log frequency × direction) of `rfft2`, each summing to 1, [K, N*(N/2+1)]."""
-    y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
-    radius, angle = np.hypot(x, y), np.mod(np.arctan2(y, x), np.pi)  # [N, N/2+1]
+    y = np.fft.fftfreq(side)[:, None]
+    x = np.fft.rfftfreq(side)[None, :]
+    radius = np.hypot(x, y)  # [N, N/2+1]
+    angle = np.mod(np.arctan2(y, x), np.pi)
     # `rfft2` leaves out one of each conjugate pair; its own mirror images are in the first and the last column only.
-    twice = np.where((np.arange(x.shape[1]) == 0) | (np.arange(x.shape[1]) == side // 2), 1.0, 2.0)
+    column = np.arange(x.shape[1])
+    twice = np.where((column == 0) | (column == side // 2), 1.0, 2.0)
     # From one wave a patch to the Nyquist rate: a patch shows nothing coarser or finer.
     edges = np.geomspace(1 / side, 0.5, _SCALES + 1)
     octaves = np.log2(np.maximum(radius, 1e-9))
     bands = []
     for low, high in itertools.pairwise(edges):
         width = np.log2(high / low) / 2
-        ring = np.exp(-0.5 * ((octaves - np.log2(low * high) / 2) / width) ** 2) * (radius > 0)
+        middle = np.log2(low * high) / 2
+        ring = np.exp(-0.5 * ((octaves - middle) / width) ** 2) * (radius > 0)
         for turn in range(_TURNS):
-            off = np.abs(np.mod(angle - turn * np.pi / _TURNS + np.pi / 2, np.pi) - np.pi / 2)
-            bands.append(ring * np.exp(-0.5 * (off / (np.pi / _TURNS / 2)) ** 2) * twice)
+            # Directions repeat after half a turn: the difference is taken on that circle.
+            shifted = np.mod(angle - turn * np.pi / _TURNS + np.pi / 2, np.pi)
+            off = np.abs(shifted - np.pi / 2)
+            sector = np.exp(-0.5 * (off / (np.pi / _TURNS / 2)) ** 2)
+            bands.append(ring * sector * twice)
     weights = np.stack(bands).reshape(len(bands), -1)
     normed: npt.NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return normed
