@@ -131,12 +131,14 @@ def lay_out(summary: EvaluationSummary) -> EvaluationTable:
 
 
 def _weak_metrics(summary: EvaluationSummary) -> set[str]:
-    """Those that do not tell two controls apart that they should: a difference between methods then says little."""
+    """Those that do not tell two controls apart that they should."""
+    # A difference between two methods says little there, so the page marks the column.
     return {name for name, found in summary.discrimination.items() if not found.discriminates}
 
 
 def _shown_metrics(summary: EvaluationSummary) -> list[str]:
-    """Those that some row has a number of: a column of dashes only makes the table wider."""
+    """Those that some row has a number of."""
+    # A column of dashes only makes the table wider.
     shown = []
     for name in summary.metrics:
         if any(summary.measured(row, name) for row in summary.rows):
@@ -147,7 +149,8 @@ def _shown_metrics(summary: EvaluationSummary) -> list[str]:
 def _groups(
     summary: EvaluationSummary, shown: Sequence[str], notes: dict[str, int]
 ) -> list[tuple[str, list[TableRow]]]:
-    """The rows by group; what is neither a method nor the ceiling is a control, whatever its name."""
+    """The rows by group."""
+    # What is neither a method nor the ceiling is a control, whatever its name.
     controls = [key for key in summary.rows if key not in (*METHODS, CEILING)]
     groups = []
     for group, keys in (("methods", METHODS), ("controls", controls), ("ceiling", [CEILING])):
@@ -207,7 +210,8 @@ def _plot(summary: EvaluationSummary, name: str) -> str:
     for key in summary.rows:
         score = summary.measured(key, name)
         if score is not None and score.value is not None:
-            intervals.append(Interval(summary.title(key), score.value, score.low, score.high, key == "student"))
+            is_student = key == "student"
+            intervals.append(Interval(summary.title(key), score.value, score.low, score.high, is_student))
     arrow, words = _ARROWS.get(metric.better, ("", ""))
     title = f"{metric.title} of every method with its interval, {words}"
     return draw_intervals(intervals, title, f"{metric.unit}   {arrow} {words}".strip())
@@ -247,8 +251,9 @@ def _labels(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[
         cells = []
         for name in shown:
             column = [other.get(name) for other in means.values()]
-            better = summary.metrics[name].better
-            cells.append(LabelCell(figure(found.get(name)), _place(found.get(name), column, better)))
+            value = found.get(name)
+            place = _place(value, column, summary.metrics[name].better)
+            cells.append(LabelCell(figure(value), place))
         rows.append(TitledRow(label, cells))
     return rows
 

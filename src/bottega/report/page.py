@@ -61,7 +61,10 @@ def run(run_directory: Path) -> Path:
     taught = [] if tries is None else _targets(found)
     titles = sheets.headings(oracle=found.is_oracle)
     sheets.write_sheet(evaluated or taught, directory / SHEET, heads=titles)
-    thumbs = Thumbnails.of(cell.path for line in (*evaluated, *taught) for cell in line.cells)
+    paths: list[Path] = []
+    for line in (*evaluated, *taught):
+        paths += [cell.path for cell in line.cells]
+    thumbs = Thumbnails.of(paths)
     samples = found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples"))
 
     # Lay it out.
@@ -158,7 +161,8 @@ def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
 
 
 def _broken_pairs(broken: Mapping[str, str]) -> list[str]:
-    """The first ones by name: where hundreds are broken, their list would bury everything else."""
+    """The first ones by name, and the number of the others."""
+    # Where hundreds are broken, their list would bury everything else.
     lines = []
     for pair, why in list(broken.items())[:MAX_BROKEN]:
         lines.append(f"pair {pair}: left out of every row, {why}")

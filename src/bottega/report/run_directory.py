@@ -32,11 +32,8 @@ STAGES: Mapping[str, str] = {
 }
 """Stages in the order of a run, with what each does."""
 
-_FOLDERS = {"world": "data/raw", "truth": "data/truth", "student": "training"}
-"""Where a stage works, if not in the folder of its name."""
-
-_OPTIONAL = {"world", "truth"}
-"""A run on real data has neither."""
+_FOLDERS = {"world": "data/raw", "truth": "data/truth", "student": "training"}  # if not the folder of the stage's name
+_OPTIONAL = {"world", "truth"}  # a run on real data has neither
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ class RunDirectory:
             self.problems.append(text)
             return None
 
-    def json(self, name: str) -> dict[str, Any] | None:
+    def json(self, name: str) -> Mapping[str, Any] | None:
         """A JSON object by its path in the run directory; None where there is none."""
         return self.attempt(name, lambda: self._object(name))
 
@@ -127,7 +124,7 @@ class RunDirectory:
         """The records of a JSON lines file, by its path in the run directory; empty where there is none."""
         return self.attempt(name, lambda: list(read_records(self.directory / name, kind))) or []
 
-    def _object(self, name: str) -> dict[str, Any]:
+    def _object(self, name: str) -> Mapping[str, Any]:
         value = read_json(self.directory / name)
         if not isinstance(value, dict):
             raise ValueError(f"an object was expected, received {type(value).__name__}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
-from bottega.data.records import Pair
+from bottega.data.records import Pair, truth_path
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.format import Number
 from bottega.report.run_directory import RunDirectory
@@ -174,12 +174,13 @@ def _line_of_pair(run: RunDirectory, part: str, pair: Pair, scores: ScoresOfRow)
 
 
 def _truth(root: Path, pair_id: str, words: str = "") -> list[SheetCell]:
-    path = root / "truth" / f"{pair_id}_seed0.png"
+    path = truth_path(root / "truth", pair_id)
     return [SheetCell("truth", path, words)] if path.is_file() else []
 
 
 def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
-    """Of the named pairs, from `scores.jsonl`, which has a line for each pair, row and metric: only those are kept."""
+    """Of the named pairs, from `scores.jsonl`."""
+    # It has a line for each pair, row and metric: only those of the named pairs are kept in memory.
     found: dict[tuple[str, str], dict[str, float]] = {}
 
     def collect() -> None:

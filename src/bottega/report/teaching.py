@@ -61,7 +61,8 @@ class TryCounts:
 
 @contextmanager
 def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that can't write; where the folder is read-only too, SQLite must know that nobody else writes."""
+    """A connection that can't write."""
+    # Where the folder is read-only too, SQLite must be told that nobody else writes: it can't make its files there.
     for mode in ("mode=ro", "immutable=1"):
         db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
         db.row_factory = sqlite3.Row
@@ -114,8 +115,13 @@ def count_tries(path: Path) -> TryCounts:
         broken=status["broken"],
         failed=status["failed"],
         rescued=rescued,
-        causes=tuple(sorted(causes.items(), key=lambda cause: (-cause[1], cause[0]))),
+        causes=tuple(sorted(causes.items(), key=_most_frequent_first)),
     )
+
+
+def _most_frequent_first(cause: tuple[str, int]) -> tuple[int, str]:
+    name, count = cause
+    return -count, name  # by name where two are as frequent, whatever the order of the rows
 
 
 def examples(path: Path, count: int) -> dict[str, list[GradedTarget]]:

@@ -27,7 +27,8 @@ F64 = NDArray[np.float64]
 # matplotlib knows no CSS: these stand in the drawing for colours of the page, and are replaced in its SVG.
 _INK, _FAINT = "#010101", "#020202"
 _SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
-_VARIABLES = {_INK: "var(--ink-2)", _FAINT: "var(--line)"} | {c: f"var(--c{k})" for k, c in enumerate(_SERIES, start=1)}
+_VARIABLES = {_INK: "var(--ink-2)", _FAINT: "var(--line)"}
+_VARIABLES |= {colour: f"var(--c{number})" for number, colour in enumerate(_SERIES, start=1)}
 
 MAX_POINTS = 400
 """Points of a curve: more than its width in pixels tells nothing."""
@@ -189,8 +190,8 @@ def draw_braille(curve: Curve, width: int, over: str, *, rows: int = 10) -> list
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of `width` × `height` inches with bare axes, made without pyplot and its global state."""
-    from matplotlib.figure import Figure
+    """A figure of `width` × `height` inches with bare axes."""
+    from matplotlib.figure import Figure  # not pyplot, which has a global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -234,13 +235,15 @@ def _thinned(steps: F64, values: F64) -> tuple[F64, F64]:
 
 
 def _leave_out_spikes(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Keep a few early spikes from flattening the rest: the axis ends at the 99.5 % quantile."""
+    """End the axis at the 99.5 % quantile."""
+    # A few early spikes would flatten all the rest.
     values = np.concatenate([np.asarray(curve.values, float) for curve in curves])
     values = values[np.isfinite(values)]
     if len(values) > 50:
         low, high = float(values.min()), float(np.quantile(values, 0.995))
         if high > low:
-            axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+            margin = 0.04 * (high - low)
+            axes.set_ylim(low - margin, high + margin)
 
 
 def _use_log_scale(axes: Axes) -> None:

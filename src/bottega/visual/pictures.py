@@ -82,7 +82,8 @@ def _to_uint8_by_blocks(floats: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8
 
 def _rounded(floats: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Clamp, multiply and round in the precision of `floats`."""
-    levels: npt.NDArray[np.uint8] = np.rint(np.clip(floats, 0, 1) * floats.dtype.type(255)).astype(np.uint8)
+    scaled = np.clip(floats, 0, 1) * floats.dtype.type(255)
+    levels: npt.NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
     return levels
 
 
