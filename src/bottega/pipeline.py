@@ -31,7 +31,15 @@ from bottega.runtime.children import run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
-from bottega.runtime.fingerprint import changes, divide, fingerprint, flatten, resumable_settings, without_resumable
+from bottega.runtime.fingerprint import (
+    Settings,
+    changes,
+    divide,
+    fingerprint,
+    flatten,
+    resumable_settings,
+    without_resumable,
+)
 from bottega.runtime.locks import device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
@@ -123,7 +131,7 @@ class StageRecord(BaseModel):
     """
 
     fingerprint: str = ""
-    size: dict[str, Any] = Field(default_factory=dict)
+    size: dict[str, object] = Field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_mb: float = 0.0
     peak_vram_mb: float = 0.0
@@ -214,12 +222,14 @@ class Pipeline:
             return "to be continued" if was_started else "to do"
         return "done" if record.size == free else "to be continued"
 
-    def settings(self, stage: Stage, weights: Mapping[str, ModelWeights]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def settings(
+        self, stage: Stage, weights: Mapping[str, ModelWeights]
+    ) -> tuple[dict[str, object], dict[str, object]]:
         """(bound, free) settings of a stage and of all that it uses, as flat names such as `teacher.strength`."""
         recipe = portable(self._limited, self.directory, self._limited.settings())
         resumable = resumable_settings(self._limited, "run")
-        bound: dict[str, Any] = {}
-        free: dict[str, Any] = {}
+        bound: dict[str, object] = {}
+        free: dict[str, object] = {}
         for used in self._with_all_it_uses(stage):
             bound_here, free_here = divide(flatten(recipe[used.name], used.name), resumable)
             bound |= bound_here
@@ -294,14 +304,14 @@ class Pipeline:
         config: Config = getattr(self._limited, stage.name)
         return config, places.get(stage.name, self.directory / stage.folder)
 
-    def _inputs(self, stage: Stage) -> dict[str, Any]:
+    def _inputs(self, stage: Stage) -> Mapping[str, object]:
         """What a stage reads of the others: every hand-over between stages is here."""
         at = self.directory
         recipe = self._limited
         train, val, test = (at / "pairs" / f"{split}.jsonl" for split in ("train", "val", "test"))
-        root: dict[str, Any] = {"data_root": recipe.data_root(at)}
+        root: dict[str, object] = {"data_root": recipe.data_root(at)}
         root_and_models = {**root, "models": recipe.models}
-        inputs: dict[str, dict[str, Any]] = {
+        inputs: dict[str, Mapping[str, object]] = {
             "world": {},
             "data": {},
             "pairs": root,
@@ -385,12 +395,13 @@ class Pipeline:
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 
-    def _refuse_changes(self, stage: Stage, recorded: Mapping[str, Any], bound: Mapping[str, Any]) -> None:
+    def _refuse_changes(self, stage: Stage, recorded: Settings, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, with the folders to delete."""
         # A model that is not on this machine cannot be compared; a stage that must load it will say so.
-        comparable = {
-            name: value for name, value in recorded.items() if name in bound or not name.startswith("models.")
-        }
+        comparable: dict[str, object] = {}
+        for name, value in recorded.items():
+            if name in bound or not name.startswith("models."):
+                comparable[name] = value
         resumable = resumable_settings(self._limited, "run")
         changed = [str(change) for change in without_resumable(changes(comparable, bound), resumable)]
         if not changed:

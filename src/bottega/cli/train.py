@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,13 +159,13 @@ class _Trainer:
     name: str
     device: str
     directory: Path
-    train: Callable[[Processes], dict[str, Any]]
+    train: Callable[[Processes], Mapping[str, Any]]
     verify: Callable[[int], Comparison]
     replay: Callable[[Path], Examination]
     prepare: Callable[[], None] = lambda: None
 
 
-def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | None) -> dict[str, Any] | None:
+def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | None) -> Mapping[str, Any] | None:
     """Train, or verify or replay where that is asked for, within the locks.
 
     Returns:
@@ -212,7 +212,7 @@ def _require_one_job(verify_steps: int | None, replay_file: Path | None) -> None
         raise RecipeError("--verify-resume and --replay are two jobs, received both; give one of them")
 
 
-def _report_ldm(directory: Path, done: dict[str, Any], *, prompted: bool) -> None:
+def _report_ldm(directory: Path, done: Mapping[str, Any], *, prompted: bool) -> None:
     """What a person wants to know when a training has ended: where the files are, how it went, what next."""
     from bottega.doctor import examine
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,9 @@ from bottega.ldm.data import CaptionedPicture
 from bottega.ldm.latents import Latents
 from bottega.ldm.model import LatentDiffusion
 from bottega.runtime.seeds import numpy_rng, torch_generator
+from bottega.training.log import Row
 from bottega.training.sampling import stratified_timesteps
-from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, ParameterGroup, Workload
 
 BINS = 10
 """Of the timesteps, in which losses are compared with the least that is possible."""
@@ -69,7 +69,7 @@ class LatentWorkload(Workload):
         self.fingerprint = {}
         self.floor: list[float] | None = None
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Weight decay on matrices and kernels only: norms, biases and embeddings have none."""
         decayed: list[torch.nn.Parameter] = []
         undecayed: list[torch.nn.Parameter] = []
@@ -94,7 +94,7 @@ class LatentWorkload(Workload):
             return self.sampler.ends(step, self.recipe.training.save_every_epochs)
         return super().due(step, every)
 
-    def metrics(self, step: int) -> dict[str, Any]:
+    def metrics(self, step: int) -> Row:
         """Epoch (from 1), prediction type, and the number of samples."""
         return {
             "epoch": self.sampler.at(step).epoch + 1,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from bottega.ldm.batch_sampler import SegmentRecord
+from bottega.training.job import TrainingSummary
 
 
 class CheckpointRecord(TypedDict):
@@ -19,3 +22,17 @@ class CheckpointRecord(TypedDict):
     statistics: dict[str, float]
     shape: list[int]
     course: list[SegmentRecord]
+
+
+class LDMSummary(TrainingSummary):
+    """What summary.json holds.
+
+    epochs: begun. parameters: of the model. samples: to train on. latents: statistics of theirs. checkpoint: the newest
+    one, relative to the run directory.
+    """
+
+    epochs: int
+    parameters: int
+    samples: int
+    latents: dict[str, float]
+    checkpoint: str | None

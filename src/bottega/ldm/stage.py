@@ -11,17 +11,18 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
-from bottega.ldm.records import CheckpointRecord
+from bottega.ldm.records import CheckpointRecord, LDMSummary
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_json, write_text
-from bottega.runtime.fingerprint import bound_settings, resumable_settings
+from bottega.runtime.fingerprint import Settings, bound_settings, resumable_settings
 from bottega.training.config import LoopConfig
 from bottega.training.processes import ALONE, Processes
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from bottega.ldm.objective import LatentWorkload
     from bottega.ldm.text import ClipText
     from bottega.training.checkpoint import Checkpoint
-    from bottega.training.job import TrainingJob
+    from bottega.training.job import TrainingJob, TrainingSummary
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
 
@@ -45,7 +46,7 @@ RECIPE_NAMES = {"ldm": "", "loop": "training"}
 """What the parts of a checkpoint's fingerprint are called in a recipe."""
 
 
-def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> dict[str, Any]:
+def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> LDMSummary | TrainingSummary:
     """Train in `directory`, from the newest checkpoint there if there is one.
 
     Args:
@@ -54,7 +55,7 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
         processes: that train together; the first writes.
 
     Returns:
-        {steps, epochs, loss, seconds, parameters, samples, checkpoint, …}, written as summary.json too.
+        What summary.json holds; in all processes but the first, only what the loop returned.
 
     Raises:
         MissingError: data or weights are absent.
@@ -62,18 +63,26 @@ def run(recipe: LDMRecipe, directory: Path, *, processes: Processes = ALONE) -> 
         FingerprintError: the checkpoint is of another recipe.
     """
     from bottega.training import checkpoint as checkpoints
-    from bottega.training.job import train_job
+    from bottega.training.loop import train
 
     processes.require(recipe.training.parts, "training.parts")
     with processes.first_before_others():  # it writes the latents that they read
         job = prepare(recipe, directory, write=processes.first)
         if processes.first:
             _write_head(recipe, directory)
-    result = train_job(job, directory, processes=processes)
+    with closing(job):
+        result = train(
+            job.work,
+            job.config,
+            directory,
+            validate=job.validate,
+            write_samples=job.write_samples,
+            processes=processes,
+        )
     if not processes.first:
-        return dict(result)
+        return result
     newest = checkpoints.latest(directory / "checkpoints")
-    summary = {
+    summary: LDMSummary = {
         **result,
         "epochs": job.work.sampler.at(max(result["steps"] - 1, 0)).epoch + 1,
         "parameters": sum(parameter.numel() for parameter in job.work.model.parameters()),
@@ -161,9 +170,10 @@ def verify(recipe: LDMRecipe, directory: Path, steps: int) -> Comparison:
 
 def replay(recipe: LDMRecipe, directory: Path, file: Path) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
-    from bottega.training.job import replay_job
+    from bottega.training.replay import replay as replay_step
 
-    return replay_job(prepare(recipe, directory), file)
+    with closing(prepare(recipe, directory)) as job:
+        return replay_step(job.work, file)
 
 
 def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
@@ -194,17 +204,18 @@ def _write_head(recipe: LDMRecipe, directory: Path) -> None:
         write_json(directory / "provenance.json", describe(files))
 
 
-def _settings(recipe: LDMRecipe) -> dict[str, Any]:
-    """The recipe's part of the fingerprint; the loop records its own values, models are recorded by their weights."""
-    settings = bound_settings(recipe, "stage")
-    training = settings["training"]
-    settings["training"] = {name: training[name] for name in training if name not in LoopConfig.model_fields}
-    for source in SOURCES:
-        settings["data"][source] = settings["data"][source] or {}  # as it was always recorded
-    return settings
+def _settings(recipe: LDMRecipe) -> dict[str, object]:
+    """The recipe's part of the fingerprint; models are recorded by their weights."""
+    training = bound_settings(recipe.training, "stage")
+    for name in LoopConfig.model_fields:  # the loop records its own values
+        training.pop(name, None)
+    data = bound_settings(recipe.data, "stage")
+    for source in SOURCES:  # a source that is not used was always recorded as an empty section
+        data[source] = data[source] or {}
+    return {**bound_settings(recipe, "stage"), "training": training, "data": data}
 
 
-def _require_same(checkpoint: Checkpoint, now: dict[str, Any], resumable: dict[str, str]) -> None:
+def _require_same(checkpoint: Checkpoint, now: Settings, resumable: Mapping[str, str]) -> None:
     """Raise FingerprintError where the run was started with other values than `now`, part by part."""
     from bottega.training.checkpoint import require_same_run
 
@@ -212,7 +223,7 @@ def _require_same(checkpoint: Checkpoint, now: dict[str, Any], resumable: dict[s
     require_same_run(recorded, now, resumable, RECIPE_NAMES)
 
 
-def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder, ClipText | None, dict[str, Any]]:
+def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder, ClipText | None, dict[str, object]]:
     """The autoencoder, CLIP where the recipe has it, and both by their weights, for the fingerprint."""
     from bottega.ldm.autoencoder import open_autoencoder
     from bottega.ldm.text import ClipText
@@ -220,7 +231,7 @@ def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder
     from bottega.models.names import resolve
 
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
-    frozen: dict[str, Any] = {"autoencoder": autoencoder.facts}
+    frozen: dict[str, object] = {"autoencoder": autoencoder.facts}
     if recipe.text.kind != "clip":
         return autoencoder, None, frozen
     folder = resolve(str(recipe.text.model))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -21,8 +20,11 @@ from bottega.runtime.config import Config, Resumable, Scope, recorded_name
 from bottega.runtime.errors import FingerprintError
 from bottega.runtime.files import sha256_json
 
+Settings = Mapping[str, object]
+"""Settings by name, flat or nested, as JSON has them: they are compared, hashed and recorded, never computed with."""
 
-def bound_settings(config: Config, within: Scope) -> dict[str, Any]:
+
+def bound_settings(config: Config, within: Scope) -> dict[str, object]:
     """The settings that finished work depends on, as nested JSON.
 
     Args:
@@ -30,7 +32,7 @@ def bound_settings(config: Config, within: Scope) -> dict[str, Any]:
         within: what is continued, see `Resumable`.
     """
     settings = config.settings()
-    bound: dict[str, Any] = {}
+    bound: dict[str, object] = {}
     for name, field in type(config).model_fields.items():
         recorded = recorded_name(name, field)
         if recorded not in settings or _policy(field, within) is not None:
@@ -63,25 +65,25 @@ def resumable_settings(config: Config, within: Scope, prefix: str = "") -> dict[
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as one flat mapping: `{"a": {"b": 1}}` with prefix `x` is `{"x.a.b": 1}`; lists stay whole."""
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, item in value.items():
         flat.update(flatten(item, _joined(prefix, str(key))))
     return flat
 
 
-def divide(settings: Mapping[str, Any], resumable: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def divide(settings: Settings, resumable: Collection[str]) -> tuple[dict[str, object], dict[str, object]]:
     """(bound, resumable) of flat settings.
 
     Args:
         settings: by flat names.
         resumable: names of settings and of whole sections, as `resumable_settings` gives them.
     """
-    bound: dict[str, Any] = {}
-    free: dict[str, Any] = {}
+    bound: dict[str, object] = {}
+    free: dict[str, object] = {}
     for name, value in settings.items():
         if _is_within(name, resumable):
             free[name] = value
@@ -90,7 +92,7 @@ def divide(settings: Mapping[str, Any], resumable: Collection[str]) -> tuple[dic
     return bound, free
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
+def fingerprint(settings: Settings) -> str:
     """SHA-256 of settings, whatever their order."""
     return sha256_json(dict(settings))
 
@@ -100,14 +102,14 @@ class Change:
     """A setting that differs between two records; None where a record does not have it."""
 
     name: str
-    before: Any
-    after: Any
+    before: object
+    after: object
 
     def __str__(self) -> str:
         return f"{self.name}: {_short(self.before)} -> {_short(self.after)}"
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[Change]:
+def changes(old: Settings, new: Settings, names: Mapping[str, str] | None = None) -> list[Change]:
     """The settings that differ, in the order in which they explain themselves best.
 
     Settings that both records have come first: a changed choice says more than the settings that it brings with it or
@@ -136,8 +138,8 @@ def without_resumable(found: Iterable[Change], resumable: Collection[str]) -> li
 
 
 def require_unchanged(
-    recorded: Mapping[str, Any],
-    now: Mapping[str, Any],
+    recorded: Settings,
+    now: Settings,
     *,
     where: str,
     cure: str,
@@ -177,16 +179,16 @@ def _is_within(name: str, sections: Collection[str]) -> bool:
     return any(".".join(parts[:length]) in sections for length in range(1, len(parts) + 1))
 
 
-def _named(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _named(settings: Settings, names: Mapping[str, str]) -> dict[str, object]:
     """Flat settings with the first part of each name replaced."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for name, value in settings.items():
         first, _, rest = name.partition(".")
         result[_joined(names.get(first, first), rest)] = value
     return result
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> object:
     """A value as JSON gives it back, so that one that was recorded equals one that was not."""
     if value == {}:
         return None
@@ -197,6 +199,6 @@ def _joined(prefix: str, name: str) -> str:
     return ".".join(part for part in (prefix, name) if part)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "(absent)" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"

@@ -30,6 +30,7 @@ from bottega.student.config import AdapterConfig
 from bottega.student.purification import Purification, Removal
 from bottega.student.resampler import Resampler
 from bottega.student.steps import style_factor
+from bottega.training.workload import ParameterGroup
 
 COORD_AMPLITUDE = 16.0
 """Of the coordinate features. The map from them starts at zero, AdamW moves it by about the learning rate a step, and
@@ -369,7 +370,7 @@ class StyleAdapter(nn.Module):
                 gates[name] = gate
         return gates
 
-    def parameter_groups(self, weight_decay: float, gate_lr_multiplier: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, weight_decay: float, gate_lr_multiplier: float) -> list[ParameterGroup]:
         """AdamW's groups: matrices with decay; vectors without; gates without decay, with a learning rate of their own.
 
         Weight decay on a gate would pull it back to zero.
@@ -390,7 +391,7 @@ class StyleAdapter(nn.Module):
             {"params": gates, "weight_decay": 0.0, "lr_multiplier": gate_lr_multiplier},
         ]
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """Configuration and geometry as JSON, for the header and the fingerprint."""
         return {"adapter": self.config.model_dump(mode="json"), "geometry": self.geometry.described()}
 

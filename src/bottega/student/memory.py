@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bottega.runtime.errors import MemoryPressureError
+from bottega.student.records import ActivationFacts
 
 if TYPE_CHECKING:
     from bottega.student.objective import StyleWorkload
@@ -47,7 +48,7 @@ class Activations:
             f"{self.checkpointed / _MB:.0f} MB with checkpointing; {self.free / _MB:.0f} MB were free"
         )
 
-    def summary(self) -> dict[str, str | float | None]:
+    def summary(self) -> ActivationFacts:
         """The same for `training.json`."""
         return {
             "gradient_checkpointing": "on" if self.chosen else "off",

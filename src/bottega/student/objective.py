@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,9 @@ from bottega.student.features import null_text_key
 from bottega.student.records import SampleRow
 from bottega.student.store import FeatureStore, pad_text, split_tasks
 from bottega.student.trajectory import NoisingTrajectory
+from bottega.training.log import Row
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
-from bottega.training.workload import ALL_MICROBATCHES, Microbatch, Workload
+from bottega.training.workload import ALL_MICROBATCHES, Microbatch, ParameterGroup, Workload
 
 TASKS = ("main", "fill50k")
 Mask = npt.NDArray[np.bool_]
@@ -79,6 +80,9 @@ class StyleWorkload(Workload):
         store: of the features.
         rows: samples to train on.
 
+    Attributes:
+        model_hashes: of the weights that the samples and the backbone come from, as far as the adapter reads them.
+
     Raises:
         MissingError: a task that the mixture asks for has no sample.
     """
@@ -97,6 +101,7 @@ class StyleWorkload(Workload):
         self.config = config
         self.store = store
         self.fingerprint = {}
+        self.model_hashes: dict[str, str] = {}
         self.loss_scaling = backbone.dtype == torch.float16
         self.checkpointed = False  # see `bottega.student.memory.choose_checkpointing`
         self.trajectory = NoisingTrajectory.of(adapter.config, backbone.schedule)
@@ -118,11 +123,11 @@ class StyleWorkload(Workload):
                 f"the features hold no {task} sample, the mixture asks for {self.slots[task]} a step; {cure}"
             )
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """See `StyleAdapter.parameter_groups`."""
         return self.adapter.parameter_groups(self.config.loop.weight_decay, self.config.gate_lr_multiplier)
 
-    def metrics(self, step: int) -> dict[str, Any]:
+    def metrics(self, step: int) -> Row:
         """Epoch of the main task, prediction type, gates."""
         epoch = 0.0
         if self.streams["main"]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bottega.runtime.files import sha256_file
 from bottega.student.config import FeaturesConfig, StudentConfig
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+    from bottega.student.records import SharedReport, TrainingReport
 
 
 def overfit_one(
@@ -26,7 +27,7 @@ def overfit_one(
     models: ModelsConfig,
     config: StudentConfig | None = None,
     steps: int = 600,
-) -> dict[str, Any]:
+) -> TrainingReport | SharedReport:
     """Train an adapter on one pair alone; writes `directory`/{teacher, features, training}.
 
     Args:

@@ -11,6 +11,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from bottega.runtime.errors import StorageError
+from bottega.training.diagnosis import FindingRecord
+from bottega.training.job import TrainingSummary
 
 T = TypeVar("T")
 
@@ -94,6 +96,45 @@ class TrainingFacts(TypedDict, total=False):
     text_tokens: int
     steps: int
     recipe_sha256: str
+
+
+class ActivationFacts(TypedDict):
+    """What training.json says of the memory of a microbatch; None where it does not fit without checkpointing."""
+
+    gradient_checkpointing: str
+    activations_mb: float | None
+    activations_mb_checkpointed: float
+
+
+class PreparedFacts(ActivationFacts):
+    """What training.json says of the data and the model.
+
+    samples: to train on, by task. validated_on: which samples are held out. validation_pictures: how many.
+    """
+
+    samples: dict[str, int]
+    validated_on: str
+    validation_pictures: int
+    parameters: int
+
+
+class SharedReport(PreparedFacts, TrainingSummary):
+    """The part of `TrainingReport` that every process knows."""
+
+
+class TrainingReport(SharedReport):
+    """What training.json holds.
+
+    adapter: the file beside it. learning, evidence, advice, findings: see `training.diagnosis.TrainingVerdict`. gates:
+    by name.
+    """
+
+    adapter: str
+    learning: str
+    evidence: str
+    advice: str
+    findings: list[FindingRecord]
+    gates: dict[str, float]
 
 
 @with_config(ConfigDict(extra="allow"))

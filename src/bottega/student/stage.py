@@ -5,8 +5,9 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
     from bottega.student.adapter import StyleAdapter
     from bottega.student.objective import StyleWorkload
-    from bottega.student.records import SampleRow, TrainingFacts
+    from bottega.student.records import PreparedFacts, SampleRow, SharedReport, TrainingFacts, TrainingReport
     from bottega.student.store import FeatureStore
     from bottega.training.job import TrainingJob
     from bottega.training.replay import Examination
@@ -37,7 +38,7 @@ def run(
     features_dir: Path,
     models: ModelsConfig,
     processes: Processes = ALONE,
-) -> dict[str, Any]:
+) -> TrainingReport | SharedReport:
     """Train a StyleAdapter on a feature cache, from the newest checkpoint if there is one, and export it.
 
     Args:
@@ -48,8 +49,7 @@ def run(
         processes: that train together; the first exports.
 
     Returns:
-        {steps, loss, samples, parameters, adapter, validation, learning, evidence, advice, findings, …}; in any process
-        but the first, what is known there.
+        What training.json holds; in all processes but the first, what is known there.
 
     Raises:
         RequestError: features of other models, or more processes than microbatches.
@@ -57,26 +57,29 @@ def run(
     """
     from bottega.student.export import save_adapter
     from bottega.training.diagnosis import as_verdict, diagnose_folder
-    from bottega.training.job import train_job
+    from bottega.training.loop import train
 
     processes.require(config.accumulation, "student.accumulation", "and lower student.batch_size by as much")
     with processes.fail_together():
         job, facts = prepare(config, features_dir, models)
     work = job.work
-    result = train_job(job, directory, processes=processes)
+    with closing(job):
+        result = train(
+            work, job.config, directory, validate=job.validate, write_samples=job.write_samples, processes=processes
+        )
     if not processes.first:
-        return result | facts
+        return {**result, **facts}
     save_adapter(directory / ADAPTER, work.adapter, training_facts(config, work, models, result["steps"]))
     verdict = as_verdict(diagnose_folder(directory))
-    summary = {**result, **facts, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
-    write_json(directory / REPORT, summary)
-    return summary
+    report: TrainingReport = {**result, **facts, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
+    write_json(directory / REPORT, report)
+    return report
 
 
 def prepare(
     config: StudentConfig, features_dir: Path, models: ModelsConfig
-) -> tuple[TrainingJob[StyleWorkload], dict[str, Any]]:
-    """Everything that training needs, and facts for the report: {samples, validated_on, parameters, …}."""
+) -> tuple[TrainingJob[StyleWorkload], PreparedFacts]:
+    """Everything that training needs, and facts for the report."""
     from bottega.models.hashes import model_hash
     from bottega.models.loading import locate
     from bottega.student.adapter import Geometry, StyleAdapter
@@ -123,14 +126,15 @@ def prepare(
     models_read = {kind: value for kind, value in store.manifest["models"].items() if adapter.reads(kind)}
     settings_read = {kind: value for kind, value in store.manifest["settings"].items() if adapter.reads(kind)}
     work.resumable = resumable_settings(config, "stage", "student")
+    work.model_hashes = {**models_read, "transformer": model_hash(pixart / "transformer")}
     work.fingerprint = {
         "student": settings,
         "geometry": geometry.described(),
-        "models": {**models_read, "transformer": model_hash(pixart / "transformer")},
+        "models": work.model_hashes,
         "features": settings_read,
         "dtype": str(backbone.dtype),
     }
-    facts = {
+    facts: PreparedFacts = {
         "samples": {task: len(stream) for task, stream in work.streams.items()},
         "validated_on": validated_on,
         "validation_pictures": validation.pictures,
@@ -155,9 +159,11 @@ def verify(
 
 def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: ModelsConfig) -> Examination:
     """The step that a stopped training left in `file`, computed again. See `bottega.training.replay`."""
-    from bottega.training.job import replay_job
+    from bottega.training.replay import replay as replay_step
 
-    return replay_job(prepare(config, features_dir, models)[0], file)
+    job, _ = prepare(config, features_dir, models)
+    with closing(job):
+        return replay_step(job.work, file)
 
 
 def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, steps: int) -> TrainingFacts:
@@ -167,7 +173,7 @@ def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsCon
     sampling = config.sampling.model_dump(mode="json")
     return {
         "models": {"pixart": _portable(models.pixart), "clip": _portable(models.clip)},
-        "model_hashes": work.fingerprint["models"],
+        "model_hashes": work.model_hashes,
         "sampling": {"sampler": SAMPLER, "start": work.trajectory.start, **sampling},
         "prediction_type": work.backbone.schedule.prediction_type,
         "pixels_per_cell": work.backbone.pixels_per_cell,

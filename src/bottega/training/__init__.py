@@ -5,7 +5,7 @@ A trainer provides a `Workload` (what is trained, and the loss of a step); the l
 
 training.config.LoopConfig     length, learning rate, warm-up, clipping, checkpoints; what may change on resume
 training.workload              Workload and Microbatch: the interface between a trainer and the loop
-training.job                   what a stage prepares, and how it is trained or replayed
+training.job                   what a stage prepares, and what a training returns
 training.loop.train            one global batch after another, stopped and resumed at any instant
 training.checkpoint            folders that appear whole or not at all; the last N are kept
 training.resume                from a checkpoint that somebody names, also of another run
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bottega.training.config import LoopConfig
     from bottega.training.diagnosis import diagnose_folder
-    from bottega.training.job import TrainingJob, replay_job, train_job
-    from bottega.training.loop import TrainingSummary, train
+    from bottega.training.job import TrainingJob, TrainingSummary
+    from bottega.training.loop import train
     from bottega.training.processes import ALONE, Processes, joined
     from bottega.training.verify import verify_resume
     from bottega.training.workload import Microbatch, Workload
@@ -43,9 +43,7 @@ __all__ = [
     "Workload",
     "diagnose_folder",
     "joined",
-    "replay_job",
     "train",
-    "train_job",
     "verify_resume",
 ]
 
@@ -55,13 +53,11 @@ _HOMES = {
     "Microbatch": "workload",
     "Processes": "processes",
     "TrainingJob": "job",
-    "TrainingSummary": "loop",
+    "TrainingSummary": "job",
     "Workload": "workload",
     "diagnose_folder": "diagnosis",
     "joined": "processes",
-    "replay_job": "job",
     "train": "loop",
-    "train_job": "job",
     "verify_resume": "verify",
 }
 

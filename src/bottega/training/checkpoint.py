@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from bottega.runtime.files import is_storage_error, sha256_file, storage_error, sync
-from bottega.runtime.fingerprint import require_unchanged
+from bottega.runtime.fingerprint import Settings, require_unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class StateFile(BaseModel):
 
     format: int
     step: int
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, object]
     sha256: dict[str, str]
     loss_scale: dict[str, int | float] | None = None
     remembered: dict[str, Any] | None = None
@@ -80,7 +80,7 @@ class Checkpoint:
 
     folder: Path
     step: int
-    fingerprint: dict[str, Any]
+    fingerprint: Settings
     loss_scale: Mapping[str, float] | None = None
     remembered: dict[str, Any] = field(default_factory=dict)
 
@@ -94,11 +94,11 @@ def save(
     directory: Path,
     step: int,
     state: State,
-    fingerprint: dict[str, Any],
+    fingerprint: Settings,
     keep: int,
     *,
     name: str | None = None,
-    remembered: dict[str, Any] | None = None,
+    remembered: Mapping[str, object] | None = None,
     due: bool = True,
 ) -> Path:
     """Write the checkpoint of `step` into `directory` and delete all others but the last `keep` that were due.
@@ -125,10 +125,10 @@ def save(
         recorded = StateFile(
             format=_FORMAT,
             step=step,
-            fingerprint=fingerprint,
+            fingerprint=dict(fingerprint),
             sha256=hashes,
             loss_scale=None if state.scale is None else state.scale.state(),
-            remembered=remembered or None,
+            remembered=dict(remembered) if remembered else None,
             due=due,
         )
         (temporary / _STATE).write_text(recorded.text(), encoding="utf-8")
@@ -233,8 +233,8 @@ def restore(checkpoint: Checkpoint, state: State) -> None:
 
 
 def require_same_run(
-    recorded: Mapping[str, Any],
-    now: Mapping[str, Any],
+    recorded: Settings,
+    now: Settings,
     resumable: Iterable[str],
     names: Mapping[str, str] | None = None,
 ) -> None:

@@ -9,10 +9,10 @@ where it is all there is, the evidence says so. docs/is-it-learning.md explains 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl
@@ -70,7 +70,7 @@ class PairedValidation:
     copy_base: float | None = None
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> PairedValidation | None:
+    def of_row(cls, row: Mapping[str, object]) -> PairedValidation | None:
         """From a row of the log; None where it has no validation."""
         gain = _real(row.get("val_gain"))
         if gain is None:
@@ -108,7 +108,7 @@ class Watcher:
         rows: those of the log so far, in the order of their steps.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, object]] = ()) -> None:
         self.step = 0
         self.losses: dict[str, Blocks] = {}
         self.gradients = Blocks()
@@ -121,9 +121,10 @@ class Watcher:
         for row in rows:
             self.add(row)
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, object]) -> None:
         """Take in one row of the log: constant time, bounded memory."""
-        self.step = int(row.get("step", self.step))
+        step = _real(row.get("step"))
+        self.step = self.step if step is None else int(step)
         for name, value in row.items():
             if name == "loss" or name.startswith("loss_"):
                 self._add_logarithm(self.losses.setdefault(name, Blocks()), name, value)
@@ -138,7 +139,7 @@ class Watcher:
             if validation.gain > self.best[0]:
                 self.best = (validation.gain, self.step)
 
-    def _add_logarithm(self, blocks: Blocks, name: str, value: Any) -> None:
+    def _add_logarithm(self, blocks: Blocks, name: str, value: object) -> None:
         real = _real(value)
         if real is None:
             self.not_finite = self.not_finite or (name, self.step)
@@ -200,10 +201,17 @@ class Watcher:
             return last_quarter
         return Trend.of(self.gains, since=self.step * 0.5)
 
-    def _tasks(self) -> dict[str, Blocks]:
-        """The losses by task, or the whole loss where there are no tasks."""
-        tasks = {name.removeprefix("loss_"): blocks for name, blocks in self.losses.items() if name != "loss"}
-        return tasks or {"all samples": self.losses.get("loss", Blocks())}
+    def _by_task(self, measure: Callable[[Blocks], Estimate | None]) -> dict[str, Estimate]:
+        """What is measured on each task's loss, where it can be; on the whole loss where there are no tasks."""
+        streams = {name.removeprefix("loss_"): blocks for name, blocks in self.losses.items() if name != "loss"}
+        if not streams and "loss" in self.losses:
+            streams = {"all samples": self.losses["loss"]}
+        measured: dict[str, Estimate] = {}
+        for task, blocks in streams.items():
+            estimate = measure(blocks)
+            if estimate is not None:
+                measured[task] = estimate
+        return measured
 
     def _diverging(self, trend: Trend | None) -> Finding | None:
         """Every task's loss rises significantly, and the gradient, the validation, or the size of the rise confirms
@@ -219,11 +227,7 @@ class Watcher:
             return Finding("diverging", f"{self.validation}, where it began", advice)
 
         # Every task must rise: one that rises alone is starved, see `_task_starved`.
-        rises: dict[str, Estimate] = {}
-        for task, losses in self._tasks().items():
-            rise = _rise(losses)
-            if rise is not None:
-                rises[task] = rise
+        rises = self._by_task(_rise)
         smallest = min((rise.low for rise in rises.values()), default=0.0)
         if smallest <= LOSS_RISE:
             return None
@@ -251,10 +255,7 @@ class Watcher:
         """One task's loss rose significantly over its own beginning while another's fell significantly."""
         rising: dict[str, Estimate] = {}
         falling: dict[str, Estimate] = {}
-        for task, losses in self._tasks().items():
-            factor = _since_beginning(losses)
-            if factor is None:
-                continue
+        for task, factor in self._by_task(_since_beginning).items():
             if factor.low > STARVED_RISE:
                 rising[task] = factor
             if factor.high < STARVED_FALL:
@@ -327,7 +328,7 @@ class Watcher:
         return f"{gain:.1%} at step {step}"
 
 
-def diagnose(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def diagnose(rows: Iterable[Mapping[str, object]]) -> list[Finding]:
     """The findings of a run that is over."""
     return Watcher(rows).findings(ended=True)
 
@@ -369,34 +370,66 @@ def as_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def as_verdict(findings: Sequence[Finding]) -> dict[str, Any]:
-    """{learning: yes|no|unknown, evidence, advice, findings}: one word for a headline, and all that it rests on.
+class FindingRecord(TypedDict):
+    """A `Finding` as JSON."""
 
-    The evidence begins with what the word rests on. The advice is that of what is wrong; that a run which has learned
-    came to a plateau, or was validated too rarely to judge, is not a fault.
+    name: str
+    evidence: str
+    advice: str
+
+
+class TrainingVerdict(TypedDict):
+    """One word for a headline, `yes`, `no` or `unknown`, and all that it rests on.
+
+    evidence: begins with what the word rests on. advice: of what is wrong, or `findings.NONE`. findings: all of them.
     """
-    names = {finding.name for finding in findings}
-    if "learning" in names:
-        learning = "yes"
-    elif names & {"diverging", "not learning", "under-trained"}:
-        learning = "no"
-    else:
-        learning = "unknown"
+
+    learning: str
+    evidence: str
+    advice: str
+    findings: list[FindingRecord]
+
+
+def as_verdict(findings: Sequence[Finding]) -> TrainingVerdict:
+    """The findings of a run as one verdict."""
+    learning = _learning(findings)
     basis = {"unknown"} if learning == "unknown" else {"learning", "not learning"}
-    first = [finding for finding in findings if finding.name in basis]
-    others = [finding for finding in findings if finding.name not in basis and finding.name != "unknown"]
+    first: list[Finding] = []
+    others: list[Finding] = []
+    for finding in findings:
+        if finding.name in basis:
+            first.append(finding)
+        elif finding.name != "unknown":
+            others.append(finding)
     evidence = [finding.evidence for finding in first]
     evidence += [f"{finding.name}: {finding.evidence}" for finding in others]
-    advice: list[str] = []
-    for finding in (*first, *others):
-        if finding.name != "plateaued" and finding.advice != NONE and finding.advice not in advice:
-            advice.append(finding.advice)
     return {
         "learning": learning,
         "evidence": "; ".join(evidence),
-        "advice": "; ".join(advice) or NONE,
-        "findings": [asdict(finding) for finding in findings],
+        "advice": "; ".join(_advice([*first, *others])) or NONE,
+        "findings": [{"name": f.name, "evidence": f.evidence, "advice": f.advice} for f in findings],
     }
+
+
+def _learning(findings: Sequence[Finding]) -> str:
+    names = {finding.name for finding in findings}
+    if "learning" in names:
+        return "yes"
+    if names & {"diverging", "not learning", "under-trained"}:
+        return "no"
+    return "unknown"
+
+
+def _advice(findings: Sequence[Finding]) -> list[str]:
+    """What to try, each cure once."""
+    advice: list[str] = []
+    for finding in findings:
+        # That a run which has learned came to a plateau is no fault, so nothing is to be cured.
+        if finding.name == "plateaued" or finding.advice == NONE:
+            continue
+        if finding.advice not in advice:
+            advice.append(finding.advice)
+    return advice
 
 
 def _style_ignored(validation: PairedValidation) -> Finding | None:
@@ -436,7 +469,7 @@ def _content_copied(validation: PairedValidation) -> Finding | None:
     return Finding("content copied", evidence, advice)
 
 
-def _real(value: Any) -> float | None:
+def _real(value: object) -> float | None:
     """A finite number, or None for anything else: the log writes null for what is not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None

@@ -1,26 +1,23 @@
-"""What a stage that trains prepares, and the three ways to run it: train, verify, replay.
+"""What goes into a training and what comes out: the job that a stage prepares, and the summary.
 
-A stage writes one function that prepares a job, from nothing but its configuration and folders, and then
+A stage writes one function that prepares a job, from nothing but its configuration and folders. There are three uses of
+it, all within `with closing(job)`:
 
-    result = train_job(job, directory, processes=processes)      # run
-    compared = verify_resume(prepare_job, directory, steps)       # bottega.training.verify, prepares it three times
-    seen = replay_job(job, file)                                  # a step that was not finite, computed again
+    training.loop.train             train it
+    training.verify.verify_resume   train it three times: is a resumed run equal to an uninterrupted one?
+    training.replay.replay          compute a step again that was not finite
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12, see `student.records`
 
 from bottega.training.config import LoopConfig
-from bottega.training.processes import ALONE, Processes
-from bottega.training.workload import Validate, Workload, WriteSamples
-
-if TYPE_CHECKING:
-    from bottega.training.loop import TrainingSummary
-    from bottega.training.replay import Examination
+from bottega.training.workload import Metrics, Validate, Workload, WriteSamples
 
 W = TypeVar("W", bound=Workload, covariant=True)
 
@@ -48,37 +45,12 @@ class TrainingJob(Generic[W]):
     close: Callable[[], None] = _nothing_to_close
 
 
-def train_job(
-    job: TrainingJob[Workload],
-    directory: Path,
-    *,
-    config: LoopConfig | None = None,
-    until: int | None = None,
-    processes: Processes = ALONE,
-) -> TrainingSummary:
-    """Train a job in `directory` and close it, see `bottega.training.loop.train`; `config` in place of the job's."""
-    from bottega.training.loop import train
+class TrainingSummary(TypedDict):
+    """What a training came to. `loss` is that of the last step; None where no step was run and none is logged.
+    `validation` is empty in all processes but the first, and where there is none."""
 
-    try:
-        return train(
-            job.work,
-            job.config if config is None else config,
-            directory,
-            validate=job.validate,
-            write_samples=job.write_samples,
-            until=until,
-            processes=processes,
-        )
-    finally:
-        job.close()
-
-
-def replay_job(job: TrainingJob[Workload], file: Path) -> Examination:
-    """Compute the step that a stopped training left in `file` again, and close the job; see
-    `bottega.training.replay`."""
-    from bottega.training.replay import replay
-
-    try:
-        return replay(job.work, file)
-    finally:
-        job.close()
+    steps: int
+    resumed_from: int
+    seconds: float
+    loss: float | None
+    validation: Metrics

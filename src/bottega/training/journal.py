@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.progress import Progress
 from bottega.training.config import LoopConfig
 from bottega.training.diagnosis import Watcher, as_text
-from bottega.training.log import TrainingLog, summary_line
+from bottega.training.log import Row, StepRecord, TrainingLog, summary_line
 
 
 class Journal:
@@ -53,15 +52,15 @@ class Journal:
         """Write one line for people."""
         self._log.line(text)
 
-    def step(self, row: dict[str, Any], overflow: str | None, *, last: bool) -> None:
+    def step(self, record: StepRecord, row: Row, overflow: str | None, *, last: bool) -> None:
         """Write a step's row, and for people its line and the verdict where they are due; overflow: see `LossScale`."""
         self._log.row(row)
         self._watcher.add(row)
         if overflow is not None:
-            self.line(f"step {row['step']}: {overflow}")
-        if last or row["step"] % self._config.log_every == 0:
-            self.line(summary_line(row, self._config.steps) + _validation_text(row))
-            self._log.points(row)
+            self.line(f"step {record.step}: {overflow}")
+        if last or record.step % self._config.log_every == 0:
+            self.line(summary_line(record, row, self._config.steps))
+            self._log.points(record.step, row)
         if "val_gain" in row:
             self.line(as_text(self._watcher.findings(ended=last)))
 
@@ -72,8 +71,3 @@ class Journal:
     def progress(self, loss: float) -> None:
         """Move the bar on by one step."""
         self._progress.update(loss=loss)
-
-
-def _validation_text(row: dict[str, Any]) -> str:
-    gain = row.get("val_gain")
-    return "" if gain is None else f" val_gain {gain:.4f}"

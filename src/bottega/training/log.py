@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from bottega.runtime.files import read_jsonl, storage_error, write_jsonl
 
@@ -22,6 +22,9 @@ METRICS = "metrics.jsonl"
 LOG = "train.log"
 BOARD = "tensorboard"
 _GROUPS = ("loss", "val", "gate", "cosine")
+
+Row = Mapping[str, float | str | None]
+"""A row of metrics.jsonl: columns with numbers, or with a text such as the prediction type."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,19 @@ class StepRecord:
     metrics: Mapping[str, float]
     loss_scale: float | None = None
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float | str | None]:
         """As a row of metrics.jsonl, without the loss scale, whose column comes after the workload's."""
-        row: dict[str, Any] = {"step": self.step, "loss": self.loss}
+        row: dict[str, float | str | None] = {"step": self.step, "loss": self.loss}
         for task, loss in self.task_losses.items():
             row[f"loss_{task}"] = loss
-        row |= {"learning_rate": self.learning_rate, "grad_norm": self.grad_norm, "seconds": self.seconds}
+        row["learning_rate"] = self.learning_rate
+        row["grad_norm"] = self.grad_norm
+        row["seconds"] = self.seconds
         row["rss_mb"] = self.rss_mb
         if self.vram_mb:
             row["vram_mb"] = self.vram_mb
-        return row | dict(self.metrics)
+        row.update(self.metrics)
+        return row
 
 
 class TrainingLog:
@@ -102,9 +108,9 @@ class TrainingLog:
         if self._board is not None:
             self._board.close()
 
-    def row(self, values: dict[str, Any]) -> None:
+    def row(self, values: Row) -> None:
         """Append one step's numbers; a number that is not finite becomes null, since JSON has none."""
-        clean: dict[str, Any] = {}
+        clean: dict[str, float | str | None] = {}
         for name, value in values.items():
             is_not_finite = isinstance(value, float) and not math.isfinite(value)
             clean[name] = None if is_not_finite else value
@@ -114,15 +120,17 @@ class TrainingLog:
         """Append one line for people."""
         self._write(self._lines, text + "\n", self.text)
 
-    def points(self, values: dict[str, Any]) -> None:
+    def points(self, step: int, values: Row) -> None:
         """Add a row's numbers to TensorBoard, if that was asked for: `loss_main` as `loss/main`, and so on."""
         if self._board is None:
             return
         for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value) and name != "step":
-                group, _, rest = name.partition("_")
-                tag = f"{group}/{rest}" if group in _GROUPS and rest else name
-                self._board.add_scalar(tag, value, values["step"])
+            if name == "step" or not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            # TensorBoard folds the curves that share the part before the slash into one section.
+            group, _, rest = name.partition("_")
+            tag = f"{group}/{rest}" if group in _GROUPS and rest else name
+            self._board.add_scalar(tag, value, step)
 
     def sync(self) -> None:
         """Write everything to the disk; called before a checkpoint, so that no checkpoint is ahead of its log."""
@@ -146,13 +154,21 @@ class TrainingLog:
             raise storage_error(error, path) from error
 
 
-def summary_line(values: dict[str, Any], steps: int) -> str:
-    """`step 100/1500 Loss: 0.1234 main 0.1300 fill50k 0.1000 lr 1.00e-03 grad 0.52 0.09 s` from a row of metrics."""
+def summary_line(record: StepRecord, row: Row, steps: int) -> str:
+    """`step 100/1500 Loss: 0.1234 main 0.1300 fill50k 0.1000 lr 1.00e-03 grad 0.52 0.09 s 512 MB`.
+
+    Args:
+        record: the numbers of the step.
+        row: the same step's row, of which every column `loss_…` is shown, and the gain of a validation.
+        steps: of the whole training.
+    """
     tasks: list[str] = []
-    for name, value in values.items():
-        if name.startswith("loss_") and value is not None:
+    for name, value in row.items():
+        if name.startswith("loss_") and isinstance(value, int | float):
             tasks.append(f"{name.removeprefix('loss_')} {value:.4g}")
-    return (
-        f"step {values['step']}/{steps} Loss: {values['loss']:.4g} {' '.join(tasks)} lr {values['learning_rate']:.2e} "
-        f"grad {values['grad_norm']:.3g} {values['seconds']:.2f} s {values['rss_mb']:.0f} MB"
+    text = (
+        f"step {record.step}/{steps} Loss: {record.loss:.4g} {' '.join(tasks)} lr {record.learning_rate:.2e} "
+        f"grad {record.grad_norm:.3g} {record.seconds:.2f} s {record.rss_mb:.0f} MB"
     )
+    gain = row.get("val_gain")
+    return f"{text} val_gain {gain:.4f}" if isinstance(gain, int | float) else text

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 from bottega.runtime.errors import (
     Interrupted,
@@ -32,29 +32,19 @@ from bottega.training import checkpoint as checkpoints
 from bottega.training.config import LoopConfig
 from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
+from bottega.training.job import TrainingSummary
 from bottega.training.journal import Journal
-from bottega.training.log import METRICS, StepRecord
+from bottega.training.log import METRICS, Row, StepRecord
 from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
 from bottega.training.scaling import LossScale
-from bottega.training.workload import Microbatch, Validate, Workload, WriteSamples
+from bottega.training.workload import Metrics, Microbatch, Validate, Workload, WriteSamples
 
 if TYPE_CHECKING:
     from torch import nn
 
 MIN_CREEP_BLOCK = 64
 """Steps whose memory is averaged before a rise is judged, at least: fewer are dominated by the allocator's noise."""
-
-
-class TrainingSummary(TypedDict):
-    """What a training came to. `loss` is that of the last step; None where no step was run and none is logged.
-    `validation` is empty in all processes but the first, and where there is none."""
-
-    steps: int
-    resumed_from: int
-    seconds: float
-    loss: float | None
-    validation: dict[str, Any]
 
 
 def train(
@@ -91,56 +81,45 @@ def train(
     # Set up: equal weights in all processes, then all that the newest checkpoint holds.
     # Before `_Run`, whose averages begin as copies of these parameters.
     processes.broadcast(work.module)
-    run = _Run(work, config, directory, processes)
-    start = run.resume()
     end = config.steps if until is None else min(until, config.steps)
+    run = _Run(work, config, directory, processes, end)
+    start = run.resume()
     loss = run.logged_loss(start)
-    validation: dict[str, Any] = {}
+    validation: Metrics = {}
     guard = guard or _memory_guard(config)
     began = time.monotonic()
 
     # One stack: however the loop ends, the signal handlers are put back first and the logs are closed last.
     with torch_threads(config.threads), ExitStack() as opened:
-        # Open the logs, in the process that writes; the others have no journal.
         with processes.fail_together():
-            journal = run.open_journal(start, end) if processes.first else None
-            if journal is not None:
-                opened.enter_context(journal)
-                journal.begin(work.notes, processes.count)
+            journal = run.open_journal(start, opened)
         interruption = opened.enter_context(Interruption(quiet=not processes.first))
 
         for step in range(start, end):
             # Gradients of the global batch, then a step of the optimizer.
             step_began = time.monotonic()
-            is_last = step + 1 == end
             rate = run.set_learning_rate(step)
-            try:
-                microbatches, norm = run.compute_gradients(step)
-            except NonFiniteError as error:
-                raise run.explained(error, step, journal) from error
+            microbatches, norm = run.compute_gradients(step, journal)
             run.update_parameters(step)
             record = run.record(step, microbatches, rate, norm, step_began)
             overflow = run.update_loss_scale()
             loss = record.loss
 
             # Validate and log.
-            validation_is_due = is_last or work.due(step + 1, config.validate_every)
+            validation_is_due = run.is_due(step, config.validate_every)
             with processes.fail_together():
                 if journal is not None:
-                    if validation_is_due and validate is not None:
-                        validation = run.validated(validate)
-                    numbers = validation if validation_is_due else {}
-                    journal.step(run.row(record, numbers), overflow, last=is_last)
+                    validation = run.validated(validate) if validation_is_due else {}
+                    journal.step(record, run.row(record, validation), overflow, last=run.is_last(step))
 
             # Save where that is due, or where something ends the run after this step.
             # All processes decide together, before the first one writes: one that left alone would hang the others.
-            stop = run.reason_to_stop(interruption, None if is_last else guard.check(step + 1))
+            stop = run.reason_to_stop(step, interruption, guard)
             with processes.fail_together():
                 if journal is not None:
                     # Checkpoint before pictures: whatever drawing does, the step is saved.
-                    run.save_if_due(step, journal, stop, is_last=is_last)
-                    if validation_is_due and write_samples is not None:
-                        run.write_samples(write_samples, step, journal)
+                    run.save_if_due(step, journal, stop)
+                    run.draw_samples(write_samples if validation_is_due else None, step, journal)
                     journal.progress(loss)
             if stop is not None:
                 raise stop
@@ -148,8 +127,8 @@ def train(
     # Leave the result in the module, and its validation in the summary.
     run.leave_result()
     seconds = time.monotonic() - began
-    if not validation and validate is not None and processes.first:
-        validation = validate()  # nothing was left to train
+    if start >= end:  # nothing was left to train
+        validation = run.validated(validate)
     return {"steps": end, "resumed_from": start, "seconds": seconds, "loss": loss, "validation": validation}
 
 
@@ -167,11 +146,12 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 class _Run:
     """The phases of a step, on what all of them need: the state, the folders, the processes. All steps count from 0."""
 
-    def __init__(self, work: Workload, config: LoopConfig, directory: Path, processes: Processes) -> None:
+    def __init__(self, work: Workload, config: LoopConfig, directory: Path, processes: Processes, end: int) -> None:
         self.work = work
         self.config = config
         self.directory = directory
         self.processes = processes
+        self.end = end
         self.checkpoints = directory / "checkpoints"
         self.parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
         self.state = _initial_state(work, self.parameters, config)
@@ -211,11 +191,23 @@ class _Run:
                 return loss
         return None
 
-    def open_journal(self, start: int, end: int) -> Journal:
-        """The logs; StorageError now, and not at the first checkpoint, where nothing can be written."""
-        if start < end:
+    def open_journal(self, start: int, opened: ExitStack) -> Journal | None:
+        """The logs, open until `opened` is closed; None in the processes that do not write."""
+        if not self.processes.first:
+            return None
+        if start < self.end:  # StorageError now, and not hours later at the first checkpoint
             checkpoints.require_writable(self.checkpoints)
-        return Journal(self.directory, start, self.config)
+        journal = opened.enter_context(Journal(self.directory, start, self.config))
+        journal.begin(self.work.notes, self.processes.count)
+        return journal
+
+    def is_last(self, step: int) -> bool:
+        """Whether the training ends with this step."""
+        return step + 1 == self.end
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether what is to be done `every` so many steps is done after this one; always after the last."""
+        return self.is_last(step) or self.work.due(step + 1, every)
 
     def set_learning_rate(self, step: int) -> float:
         """Set the rates of all parameter groups; returns the rate before the groups' multipliers."""
@@ -224,17 +216,23 @@ class _Run:
             group["lr"] = rate * group["lr_multiplier"]
         return rate
 
-    def compute_gradients(self, step: int) -> tuple[list[Microbatch], float]:
+    def compute_gradients(self, step: int, journal: Journal | None) -> tuple[list[Microbatch], float]:
         """Compute the gradients of a step, clipped.
-
-        Where they overflow, they are computed again with half the loss scale, as long as there is one to halve.
 
         Returns:
             The microbatches of this process, and the norm of the global batch's gradient before clipping.
 
         Raises:
-            NonFiniteError: before anything that is not finite could reach the parameters.
+            NonFiniteError: before anything that is not finite could reach the parameters; it says what was first.
         """
+        try:
+            return self._finite_gradients(step)
+        except NonFiniteError as error:
+            raise self._explained(error, step, journal) from error
+
+    def _finite_gradients(self, step: int) -> tuple[list[Microbatch], float]:
+        """As `compute_gradients`. Where the gradients overflow, they are computed again with half the loss scale, as
+        long as there is one to halve."""
         scale = self.state.scale
         while True:
             with self.processes.fail_together():
@@ -259,7 +257,7 @@ class _Run:
             done.append(replace(batch, loss=batch.loss.detach(), sample_losses=batch.sample_losses.detach()))
         return done
 
-    def explained(self, error: NonFiniteError, step: int, journal: Journal | None) -> NonFiniteError:
+    def _explained(self, error: NonFiniteError, step: int, journal: Journal | None) -> NonFiniteError:
         """The error with its cause, for which the first process computes the global batch again."""
         with self.processes.fail_together():
             if journal is None:
@@ -309,9 +307,10 @@ class _Run:
             loss_scale=None if self.state.scale is None else self.state.scale.value,
         )
 
-    def row(self, record: StepRecord, validation: dict[str, Any]) -> dict[str, Any]:
+    def row(self, record: StepRecord, validation: Metrics) -> Row:
         """A step's row of metrics.jsonl."""
-        row = record.row() | self.work.metrics(record.step - 1)
+        row = {**record.row(), **self.work.metrics(record.step - 1)}
+        # After the workload's columns, where earlier versions wrote it: a resumed log keeps one order.
         if record.loss_scale is not None:
             row["loss_scale"] = record.loss_scale
         for name, value in validation.items():
@@ -319,15 +318,19 @@ class _Run:
                 row[name] = value
         return row
 
-    def validated(self, validate: Validate) -> dict[str, Any]:
-        """The numbers of a validation, of what would be exported now."""
+    def validated(self, validate: Validate | None) -> Metrics:
+        """The numbers of a validation, of what would be exported now; empty where there is none, and in all processes
+        but the first."""
+        if validate is None or not self.processes.first:
+            return {}
         with self.state.exported():
             return validate()
 
     def reason_to_stop(
-        self, interruption: Interruption, pressure: MemoryPressureError | None
+        self, step: int, interruption: Interruption, guard: MemoryGuard
     ) -> Interrupted | MemoryPressureError | None:
         """What ends the run after this step, in whichever process it arose; a signal goes before memory."""
+        pressure = None if self.is_last(step) else guard.check(step + 1)
         signum = interruption.signum
         message = None if pressure is None else str(pressure)
         own = None if signum is None and message is None else (signum, message)
@@ -338,13 +341,11 @@ class _Run:
                 return Interrupted(signum)
         return MemoryPressureError(reasons[0][1]) if reasons else None
 
-    def save_if_due(
-        self, step: int, journal: Journal, stop: Interrupted | MemoryPressureError | None, *, is_last: bool
-    ) -> None:
+    def save_if_due(self, step: int, journal: Journal, stop: Interrupted | MemoryPressureError | None) -> None:
         """Write a checkpoint, where one is due after the step or the run stops there."""
         if isinstance(stop, MemoryPressureError):
             journal.line(str(stop))
-        due = is_last or self.work.due(step + 1, self.config.checkpoint_every)
+        due = self.is_due(step, self.config.checkpoint_every)
         if not due and stop is None:
             return
         journal.sync()  # a checkpoint that is ahead of its log would leave a gap in it
@@ -355,17 +356,15 @@ class _Run:
             self.fingerprint,
             self.config.keep_last,
             name=self.work.checkpoint_name(step + 1),
-            remembered=dict(self.work.remembered),
+            remembered=self.work.remembered,
             due=due,
         )
 
-    def leave_result(self) -> None:
-        """Put the averages in the place of the parameters, where there are any."""
-        if self.state.average is not None:
-            self.state.average.copy_to_module()
-
-    def write_samples(self, write_samples: WriteSamples, step: int, journal: Journal) -> None:
-        """Draw for people; pictures for which there is no room, or no autoencoder, are reported and stop nothing."""
+    def draw_samples(self, write_samples: WriteSamples | None, step: int, journal: Journal) -> None:
+        """Draw for people, where a drawer is given; pictures for which there is no room, or no autoencoder, are
+        reported and stop nothing."""
+        if write_samples is None:
+            return
         try:
             with self.state.exported():
                 write_samples(self.directory, step + 1)
@@ -375,6 +374,11 @@ class _Run:
                 raise
             journal.line(f"step {step + 1}: no pictures were drawn ({error})")
 
+    def leave_result(self) -> None:
+        """Put the averages in the place of the parameters, where there are any."""
+        if self.state.average is not None:
+            self.state.average.copy_to_module()
+
 
 def _initial_state(
     work: Workload, parameters: Sequence[tuple[str, nn.Parameter]], config: LoopConfig
@@ -383,9 +387,8 @@ def _initial_state(
     import torch
 
     # Fused: one kernel for all parameters; its step count is on the parameter's device, see `checkpoints.restore`.
-    optimizer = torch.optim.AdamW(
-        work.parameter_groups(), lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
-    )
+    groups = [dict(group) for group in work.parameter_groups()]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
     scale = LossScale() if work.loss_scaling else None
     average = None if config.ema_decay is None else Average(parameters, config.ema_decay)
     return checkpoints.State(work.module, optimizer, scale, average)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ from torch import nn
 
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
-from bottega.runtime.fingerprint import require_unchanged
+from bottega.runtime.fingerprint import Settings, require_unchanged
 from bottega.training.checkpoint import module_tensors
 from bottega.training.guards import name_samples
 
@@ -81,6 +81,21 @@ class Examination:
             remark = "" if math.isfinite(loss) else "  not finite"
             lines.append(f"  {name}  t={timestep}  {task}  loss {loss:.6g}{remark}")
         return "\n".join([*lines, self.where()])
+
+
+class ReplayFacts(TypedDict):
+    """The metadata of a replay file: `Examination`'s fields, and what the step was computed with."""
+
+    format: str
+    step: int
+    sample_ids: list[str]
+    timesteps: list[int]
+    tasks: list[str]
+    losses: list[float]
+    suspects: list[int]
+    first_module: str
+    cause: str
+    fingerprint: Settings
 
 
 class Watch:
@@ -209,13 +224,13 @@ def replay(work: Workload, file: Path) -> Examination:
     return seen
 
 
-def read_facts(file: Path) -> dict[str, Any]:
-    """What was seen when a replay file was written: `Examination`'s fields, and the fingerprint. Errors as `replay`."""
+def read_facts(file: Path) -> ReplayFacts:
+    """What was seen when a replay file was written. Errors as `replay`."""
     if not file.is_file():
         raise MissingError(f"there is no {file}; name a file that a stopped run left in its folder {FOLDER}/")
     try:
         with safe_open(file, framework="pt") as handle:
-            facts: dict[str, Any] = json.loads((handle.metadata() or {})[_KEY])
+            facts: ReplayFacts = json.loads((handle.metadata() or {})[_KEY])
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{file} can't be read as safetensors ({error}); copy it again") from error
     except (KeyError, ValueError) as error:
@@ -224,7 +239,8 @@ def read_facts(file: Path) -> dict[str, Any]:
         raise RequestError(
             f"{file} is {facts.get('format')!r}, not {FORMAT!r}; name a file in a run's folder {FOLDER}/"
         )
-    return facts | {"losses": [float(loss) for loss in facts["losses"]]}
+    facts["losses"] = [float(loss) for loss in facts["losses"]]
+    return facts
 
 
 def _judge(work: Workload, loss: torch.Tensor, indices: range, seen: Examination, watch: Watch) -> None:

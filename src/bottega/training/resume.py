@@ -75,9 +75,8 @@ def resume_from(checkpoint: Path, directory: Path, carry: Sequence[str] = ()) ->
         return  # this command was given before, and stopped; what it named may be gone by now
 
     found = require_checkpoint(checkpoint)
-    origin = Origin(checkpoint.resolve().name, sha256_file(found.folder / "state.json"))
     if newest is not None and newest.folder.resolve() == checkpoint.resolve():
-        write_json(directory / ORIGIN, asdict(origin))
+        _write_origin(found, checkpoint, directory)
         return
     if newest is not None:
         raise RequestError(
@@ -85,6 +84,11 @@ def resume_from(checkpoint: Path, directory: Path, carry: Sequence[str] = ()) ->
             "from it, or give --output-dir a new folder, which begins as a copy of this checkpoint"
         )
 
+    _copy_run(found, checkpoint, directory, carry)
+
+
+def _copy_run(found: checkpoints.Checkpoint, checkpoint: Path, directory: Path, carry: Sequence[str]) -> None:
+    """Begin the run in `directory` as a copy of a checkpoint, with the log up to it and the folders in `carry`."""
     source = run_directory_of(checkpoint)
     log = source / METRICS
     if log.exists():
@@ -97,7 +101,7 @@ def resume_from(checkpoint: Path, directory: Path, carry: Sequence[str] = ()) ->
     shutil.copytree(checkpoint, temporary)
     for name in carry:
         _link_folder(source / name, directory / name)
-    write_json(directory / ORIGIN, asdict(origin))
+    _write_origin(found, checkpoint, directory)
     os.rename(temporary, place)
 
 
@@ -128,6 +132,11 @@ def require_checkpoint(folder: Path) -> checkpoints.Checkpoint:
 def run_directory_of(checkpoint: Path) -> Path:
     """The run directory in whose `checkpoints` a folder is; relative if the given path is."""
     return Path(os.path.normpath(checkpoint / ".." / ".."))
+
+
+def _write_origin(found: checkpoints.Checkpoint, checkpoint: Path, directory: Path) -> None:
+    origin = Origin(checkpoint.resolve().name, sha256_file(found.folder / "state.json"))
+    write_json(directory / ORIGIN, asdict(origin))
 
 
 def _origin(directory: Path) -> Origin | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from bottega.runtime.errors import RequestError, WorkError
 from bottega.runtime.memory import trim
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import VERIFY_STEPS
-from bottega.training.job import TrainingJob, train_job
-from bottega.training.loop import TrainingSummary
+from bottega.training.job import TrainingJob, TrainingSummary
+from bottega.training.loop import train
 from bottega.training.workload import Workload
 
 GPU_TOLERANCE = 1e-2
@@ -124,7 +124,8 @@ def verify_resume(fresh: Callable[[], TrainingJob[Workload]], output: Path, step
 def _train(job: TrainingJob[Workload], steps: int, directory: Path, until: int | None = None) -> TrainingSummary:
     """Train a job with its length and intervals made as short as `steps`."""
     short = job.config.model_copy(update={"steps": steps, "checkpoint_every": steps, "validate_every": steps})
-    return train_job(job, directory, config=short, until=until)
+    with closing(job):
+        return train(job.work, short, directory, validate=job.validate, write_samples=job.write_samples, until=until)
 
 
 def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) -> float | None:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from bottega.runtime.fingerprint import resumable_settings
+from bottega.runtime.fingerprint import Settings, resumable_settings
 from bottega.training.checkpoint import step_name
 from bottega.training.config import LoopConfig
+from bottega.training.log import Row
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 ALL_MICROBATCHES = slice(None)
 """The share of a process that computes the global batch alone."""
 
-Validate = Callable[[], dict[str, Any]]
+Metrics = Mapping[str, float | None]
+"""Numbers by their column of the log; None where one could not be measured."""
+
+Validate = Callable[[], Metrics]
 """Returns the numbers of a validation, for the log."""
 
 WriteSamples = Callable[[Path, int], list[Path]]
@@ -52,6 +56,14 @@ class Microbatch:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+class ParameterGroup(TypedDict):
+    """Parameters that AdamW treats alike. lr_multiplier: their learning rate, as a factor on that of the step."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+    lr_multiplier: float
+
+
 class Workload(ABC):
     """What is trained, and how the loss of a step is computed.
 
@@ -67,15 +79,15 @@ class Workload(ABC):
     """
 
     module: nn.Module
-    fingerprint: dict[str, Any]
+    fingerprint: Settings
     resumable: Mapping[str, str] = MappingProxyType(resumable_settings(LoopConfig(), "stage", "loop"))
     notes: Sequence[str] = ()
     loss_scaling: bool = False
-    remembered: Mapping[str, Any] = MappingProxyType({})
+    remembered: Mapping[str, object] = MappingProxyType({})
 
     @abstractmethod
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """AdamW's groups: `params`, `weight_decay`, and `lr_multiplier`, by which the group's learning rate differs."""
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """AdamW's groups; together they hold every parameter that is trained, once."""
 
     @abstractmethod
     def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
@@ -89,7 +101,7 @@ class Workload(ABC):
         """Whether what is to be done `every` so many steps is done after `step` steps."""
         return step % every == 0
 
-    def metrics(self, step: int) -> dict[str, Any]:
+    def metrics(self, step: int) -> Row:
         """What each row of the log holds besides the loop's own numbers."""
         return {}
 
