@@ -65,6 +65,9 @@ class GenerationRequest(Config):
         "auto", description="what the network predicts; auto: as measured"
     )
     preset: str | None = Field(None, max_length=40, description="of the profile: values for fields that are not given")
+    quality_tags: bool = Field(
+        True, description="add the tags that the profile's family wants; only where guardrails correct"
+    )
     guardrails: GuardrailMode = Field("correct", description="what to do with values outside the profile's limits")
 
     @field_validator("prompt", "negative_prompt")
@@ -96,6 +99,8 @@ class Settings:
     """None: text to image."""
     prediction_type: PredictionType
     profile: str
+    loras: tuple[LoRASpec, ...] = ()
+    """With the weights that are used."""
 
 
 @dataclass(frozen=True)

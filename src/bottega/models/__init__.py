@@ -5,6 +5,7 @@ their modules, which keeps torch out of what only reads a recipe:
 
 - `config.ModelsConfig`: the recipe's section
 - `layout`: `inspect`, `locate`, `missing`, `weight_files`
+- `identify`: `identify`, `CheckpointIdentity`
 - `loading`: `load_teacher_pipeline`, `load_pixart_parts`, `choose_device`, `choose_dtype`
 - `encoders`: `ClipEncoder`, `StyleClassifier`, `StructureEncoder`, `SceneReader`
 - `fetch`: `requests`, `plan`, `fetch`
@@ -12,10 +13,12 @@ their modules, which keeps torch out of what only reads a recipe:
 
 __all__ = [
     "autoencoder",
+    "checkpoint_keys",
     "config",
     "encoders",
     "fetch",
     "hashes",
+    "identify",
     "ip_adapter",
     "layout",
     "libraries",

@@ -57,39 +57,81 @@ def read_header(path: Path) -> SafetensorsHeader:
                 length = struct.unpack("<Q", first)[0]
             if length >= _HEADER_LIMIT or 8 + length > size:
                 raise _incomplete(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
-            content = json.loads(file.read(length))
+            content = json.loads(file.read(length), object_pairs_hook=_each_key_once)
     except OSError as error:
         raise StorageError(
             f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again"
         ) from error
-    except ValueError as error:
+    except _DoubleKeyError as error:
+        raise _incomplete(path, f"its header has the key {error} twice") from error
+    except (ValueError, RecursionError) as error:  # brackets nested by the thousand end in the latter
         raise _incomplete(path, "its header is not JSON") from error
     return _check_header(path, content, data_bytes=size - 8 - length)
+
+
+class _DoubleKeyError(ValueError):
+    """A header's JSON object has a key twice."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where a key comes twice: two readers could take two different tensors for the same."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _DoubleKeyError(repr(key[:60]))
+        found[key] = value
+    return found
 
 
 def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeader:
     if not isinstance(content, Mapping):
         raise _incomplete(path, "its header is not a JSON object")
     metadata = content.get("__metadata__", {})
+    if not isinstance(metadata, Mapping):
+        raise _incomplete(path, "its header's metadata is not a JSON object")
     tensors: dict[str, TensorInfo] = {}
+    places: list[tuple[int, int]] = []
     end = 0
     for name, entry in content.items():
         if name == "__metadata__":
             continue
         try:
-            tensor = TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"])))
-            first, last = map(int, entry["data_offsets"])
+            tensor = TensorInfo(str(entry["dtype"]), _whole_numbers(entry["shape"]))
+            first, last = _whole_numbers(entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise _incomplete(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
         needed = _tensor_bytes(tensor)
-        if first < 0 or (needed is not None and last - first != needed):
+        if last < first or (needed is not None and last - first != needed):
             raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
         tensors[name] = tensor
+        places.append((first, last))
         end = max(end, last)
     # Too short: a torn download. Too long: not the file that this header was written for.
     if end != data_bytes:
         raise _incomplete(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
+    _refuse_overlaps(path, places)
     return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()})
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    """A JSON list of whole numbers from 0 on. Raises TypeError or ValueError for anything else."""
+    if not isinstance(values, list):
+        raise TypeError(f"a list is wanted, received {type(values).__name__}")
+    for value in values:
+        # 1.5, "12" and true would each pass int() as another number than the format's own reader sees.
+        if type(value) is not int or value < 0:
+            raise ValueError(f"a whole number from 0 on is wanted, received {value!r}")
+    return tuple(values)
+
+
+def _refuse_overlaps(path: Path, places: list[tuple[int, int]]) -> None:
+    """Refuse tensors that share bytes, and bytes of no tensor: the format forbids both, as they hide content."""
+    reached = 0
+    for first, last in sorted(places):
+        if first != reached:
+            what = "belong to no tensor" if first > reached else "belong to two tensors"
+            raise _incomplete(path, f"bytes {min(first, reached)} to {max(first, reached)} of its data {what}")
+        reached = last
 
 
 def _tensor_bytes(tensor: TensorInfo) -> int | None:
