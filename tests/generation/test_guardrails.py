@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bottega.generation.guardrails import add_tags, advise, fit_sides, resolve, split_prompt
+from bottega.generation.guardrails import add_tags, advise, fit_sides, resolve, split_prompt, used_loras
 from bottega.generation.profiles import FOLDER, ORDER, Profile, choose_profile, load_profile, profile_names
 from bottega.generation.records import Correction, GenerationRequest, LoRASpec, Settings
 from bottega.models.identify import CheckpointIdentity, Statement
@@ -65,17 +65,23 @@ def test_the_anime_limits_hold_at_their_edges(field: str, asked: float, used: fl
     ("asked", "used"), [(0.3, 0.5), (0.5, 0.5), (1.0, 1.0), (1.4, 1.0), (-0.2, -0.5), (-0.8, -0.8), (0.0, 0.0)]
 )
 def test_a_lora_weight_keeps_its_sign_and_zero_switches_it_off(asked: float, used: float) -> None:
-    result, corrections = ask(loras=[LoRASpec(path=Path("a.safetensors"), weight=asked)])
-    assert result.loras[0].weight == used
+    loras = [LoRASpec(path=Path("a.safetensors"), weight=asked)]
+    _, corrections = ask(loras=loras)
+    assert used_loras(GenerationRequest(loras=loras), ANIME)[0].weight == used
     assert changes(corrections) == ({} if asked == used else {"loras[0].weight": (asked, used)})
 
 
 def test_each_component_of_each_lora_is_looked_at() -> None:
     loras = [LoRASpec(path=Path("a")), LoRASpec(path=Path("b"), weight=0.9, unet=2.0, text_encoder=0.0)]
-    result, corrections = ask(loras=loras)
+    _, corrections = ask(loras=loras)
     assert changes(corrections) == {"loras[1].unet": (2.0, 1.0)}
-    assert result.loras[0] == loras[0]
-    assert result.loras[1].weight_of("text_encoder") == 0.0
+    used = used_loras(GenerationRequest(loras=loras), ANIME)
+    assert used[0] == loras[0]
+    assert used[1].weight_of("text_encoder") == 0.0
+    notes = advise(ask()[0], ANIME, [LoRASpec(path=Path("a.safetensors"), weight=-0.6)])
+    assert notes == [
+        "the weight of a.safetensors 0.6: 0.8 to 1 is recommended (official: field notes of the checkpoint)"
+    ]
 
 
 @pytest.mark.parametrize(("preset", "expected"), [("anime", (768, 768, 25, 7.0)), ("quality", (1024, 1024, 30, 7.5))])
@@ -217,7 +223,7 @@ def test_off_leaves_everything_that_the_model_can_do() -> None:
     lora = LoRASpec(path=Path("a"), weight=3)
     used, corrections = ask(**asked, loras=[lora], guardrails="off")
     assert {name: getattr(used, name) for name in asked} == asked
-    assert used.loras == (lora,)
+    assert used_loras(GenerationRequest(loras=[lora], guardrails="off"), ANIME) == (lora,)
     assert corrections == []
     with pytest.raises(RequestError, match="multiples of 8"):
         ask(width=513, height=512, guardrails="off")
@@ -317,7 +323,9 @@ FIELDS = (
 )  # fmt: skip
 
 
-def _check_each_value_is_told(request: GenerationRequest, used: Settings, told: dict[str, tuple[Any, Any]]) -> None:
+def _check_each_value_is_told(
+    request: GenerationRequest, used: Settings, loras: tuple[LoRASpec, ...], told: dict[str, tuple[Any, Any]]
+) -> None:
     """Each value is the one that was asked for, or a correction says which it was and which it is."""
     for field in FIELDS:
         asked, got = getattr(request, field), getattr(used, field)
@@ -326,7 +334,7 @@ def _check_each_value_is_told(request: GenerationRequest, used: Settings, told: 
             assert told[field][0] != got, "a correction changes something"
         elif asked is not None:
             assert got == asked, field
-    for number, (asked_lora, used_lora) in enumerate(zip(request.loras, used.loras, strict=True)):
+    for number, (asked_lora, used_lora) in enumerate(zip(request.loras, loras, strict=True)):
         for part in ("weight", "unet", "text_encoder", "text_encoder_2"):
             if getattr(asked_lora, part) != getattr(used_lora, part):
                 assert told[f"loras[{number}].{part}"] == (getattr(asked_lora, part), getattr(used_lora, part))
@@ -343,7 +351,7 @@ def test_nothing_changes_in_silence(name: str, values: dict[str, Any], measured:
         return  # refused in words; which, is tested above
     told = changes(corrections)
     assert len(told) == len(corrections), "a field is corrected once"
-    _check_each_value_is_told(request, used, told)
+    _check_each_value_is_told(request, used, used_loras(request, profile), told)
     expected = measured if request.prediction_type == "auto" else request.prediction_type
     assert used.prediction_type == expected
     # Unless they are off, what comes out is within the limits; a second pass finds nothing more to say.
@@ -354,7 +362,7 @@ def test_nothing_changes_in_silence(name: str, values: dict[str, Any], measured:
         assert low <= getattr(used, field) <= high
     if request.guardrails == "correct":
         same = {field: getattr(used, field) for field in FIELDS}
-        again = request.model_copy(update={**same, "loras": used.loras, "preset": None})
+        again = request.model_copy(update={**same, "loras": used_loras(request, profile), "preset": None})
         assert resolve(again, profile, prediction_type=measured) == (used, [])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from bottega.generation.profiles import Limit, Pixels, Preset, Profile, QualityT
 from bottega.generation.records import Correction, GenerationRequest, LoRASpec, PredictionType, Settings
 from bottega.runtime.errors import RequestError
 
-__all__ = ["advise", "choose_profile", "resolve"]
+__all__ = ["advise", "choose_profile", "resolve", "used_loras"]
 
 SEEDS = 2**32
 """Seeds are drawn below this: AUTOMATIC1111's interface takes no larger ones."""
@@ -65,8 +66,8 @@ def resolve(
         strength=_strength(request, profile, found),
         prediction_type=prediction_type if request.prediction_type == "auto" else request.prediction_type,
         profile=profile.name,
-        loras=_loras(request, profile, found),
     )
+    _correct_loras(request, profile, found)
     if request.guardrails == "correct":
         return _with_tags(settings, request, profile, found), found.corrections
     found.refuse(request.guardrails)
@@ -139,26 +140,43 @@ def _strength(request: GenerationRequest, profile: Profile, found: _Findings) ->
     return _number("strength", request.strength, None, profile.strength, found)
 
 
-def _loras(request: GenerationRequest, profile: Profile, found: _Findings) -> tuple[LoRASpec, ...]:
-    if request.loras and profile.lora_weight is None:
-        raise RequestError(f"a model of the profile {profile.name} takes no LoRAs, received {len(request.loras)}")
+def used_loras(request: GenerationRequest, profile: Profile) -> tuple[LoRASpec, ...]:
+    """The LoRAs of a request with the weights that are used; `resolve` says what differs.
+
+    Raises:
+        RequestError: the model takes no LoRAs.
+    """
+    if request.guardrails == "off":
+        return request.loras
+    return _correct_loras(request, profile, _Findings())
+
+
+def _correct_loras(request: GenerationRequest, profile: Profile, found: _Findings) -> tuple[LoRASpec, ...]:
+    limit = profile.lora_weight
+    if not request.loras:
+        return ()
+    if limit is None:
+        raise RequestError(
+            f"a model of the profile {profile.name} takes no LoRAs, received {len(request.loras)}; leave them out"
+        )
     used = []
     for number, lora in enumerate(request.loras):
         changes: dict[str, float] = {}
         for name in _WEIGHTS:
             asked: float | None = getattr(lora, name)
-            weight = None if asked is None else _lora_weight(asked, profile.lora_weight)
-            if weight is not None and asked is not None and weight != asked:
-                assert profile.lora_weight is not None
-                found.add(Correction(f"loras[{number}].{name}", asked, weight, _outside(profile.lora_weight)))
+            if asked is None:
+                continue
+            weight = _lora_weight(asked, limit)
+            if weight != asked:
+                found.add(Correction(f"loras[{number}].{name}", asked, weight, _outside(limit)))
                 changes[name] = weight
         used.append(lora.model_copy(update=changes))
     return tuple(used)
 
 
-def _lora_weight(asked: float, limit: Limit | None) -> float:
+def _lora_weight(asked: float, limit: Limit) -> float:
     """A weight within the limits. The sign stays, for a slider is turned around by it, and 0 switches a part off."""
-    if limit is None or asked == 0:
+    if asked == 0:
         return asked
     return math.copysign(limit.correct(abs(asked)), asked)
 
@@ -410,10 +428,10 @@ def _as_asked(settings: Settings, request: GenerationRequest, sides: tuple[int, 
         given["strength"] = request.strength
     if sides is not None:
         given["width"], given["height"] = sides
-    return replace(settings, loras=request.loras, **given)
+    return replace(settings, **given)
 
 
-def advise(settings: Settings, profile: Profile) -> list[str]:
+def advise(settings: Settings, profile: Profile, loras: Iterable[LoRASpec] = ()) -> list[str]:
     """A sentence for each value that is allowed but not recommended, and for a prediction type that does not fit."""
     notes = []
     limits: tuple[tuple[str, float | None, Limit | None], ...] = (
@@ -421,7 +439,7 @@ def advise(settings: Settings, profile: Profile) -> list[str]:
         ("guidance_scale", settings.guidance_scale, profile.guidance_scale),
         ("guidance_rescale", settings.guidance_rescale, profile.guidance_rescale),
         ("strength", settings.strength, profile.strength),
-        *((f"the weight of {lora.path.name}", abs(lora.weight), profile.lora_weight) for lora in settings.loras),
+        *((f"the weight of {lora.path.name}", abs(lora.weight), profile.lora_weight) for lora in loras),
     )
     for name, value, limit in limits:
         if value is None or limit is None or limit.recommended is None:

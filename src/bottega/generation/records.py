@@ -99,8 +99,6 @@ class Settings:
     """None: text to image."""
     prediction_type: PredictionType
     profile: str
-    loras: tuple[LoRASpec, ...] = ()
-    """With the weights that are used."""
 
 
 @dataclass(frozen=True)
