@@ -178,3 +178,22 @@ def test_when_every_picture_is_damaged_the_list_of_an_earlier_run_stays(tmp_path
     with pytest.raises(RequestError, match="no usable example in Fill50K"):
         fill50k.run(Fill50KConfig(source="raw"), tmp_path / "fill50k", data_root=tmp_path)
     assert (tmp_path / "fill50k" / "fill50k.jsonl").read_bytes() == before
+
+
+def test_the_two_most_frequent_colours_and_the_nearly_black_are_measured_by_their_shares():
+    picture = Image.new("RGB", (10, 10), (200, 30, 30))
+    picture.paste((30, 200, 30), (0, 0, 10, 3))
+    picture.paste((5, 5, 5), (0, 3, 10, 4))
+    assert fill50k.measure(picture) == {"dark": pytest.approx(0.1), "flat": pytest.approx(0.6 + 0.3)}
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("name", ["../elsewhere.png", 7, None])
+def test_an_example_with_either_side_outside_of_its_folder_is_refused(tmp_path, encoded, side, name):
+    write(tmp_path / "raw", "folders", encoded)
+    (tmp_path / "elsewhere.png").write_bytes(encoded(example(0)[0]))
+    lines = (tmp_path / "raw" / "prompt.json").read_text().splitlines()
+    lines[3] = json.dumps({**json.loads(lines[3]), side: name})
+    (tmp_path / "raw" / "prompt.json").write_text("\n".join(lines))
+    with pytest.raises(RequestError, match="line 4 must name a source and a target in its folder"):
+        prepared(tmp_path)

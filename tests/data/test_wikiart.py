@@ -129,6 +129,24 @@ def test_pictures_without_a_name_are_called_after_artist_and_content(tmp_path, p
     assert {row["id"] for row in rows} == {f"{row['artist'].replace('_', '-')}-{row['sha256'][:10]}" for row in rows}
 
 
+def test_a_cell_without_bytes_names_a_file_beside_its_table_and_an_empty_one_is_recorded(
+    tmp_path, photo, encoded, write_parquet
+):
+    cells = [
+        {"bytes": None, "path": "a.png"},
+        {"bytes": None, "path": None},
+        {"bytes": encoded(photo(1)), "path": "b.png"},
+    ]
+    write_parquet(tmp_path / "raw" / "list.parquet", cells, [0, 1, 2], [0, 1, 2])
+    (tmp_path / "raw" / "a.png").write_bytes(encoded(photo(0)))
+    wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+    rows = {row["id"]: row for row in table(tmp_path / "out" / "meta.csv")}
+    assert set(rows) == {"a", "b"}
+    assert (tmp_path / "out" / rows["a"]["path"]).read_bytes() == encoded(photo(0))
+    (rejected,) = table(tmp_path / "out" / "rejects.csv")
+    assert rejected["reason"] == "broken"
+
+
 def test_without_metadata_the_published_names_stand_in(tmp_path, photo, encoded, write_parquet):
     assert len(STYLES) == 27
     cells = [{"bytes": encoded(photo(k)), "path": None} for k in range(3)]
@@ -425,3 +443,21 @@ def test_when_every_picture_is_damaged_the_tables_stay(folder):
         wikiart.run(config, folder / "wikiart", data_root=folder)
     changed = {name for name, data in prepared(folder / "wikiart").items() if before.get(name) != data}
     assert changed <= {"rejects.csv", "index.sqlite"}
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_a_source_that_is_the_stages_own_output_is_refused(folder, inside):
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    if inside:  # a folder below the output counts where a table of its own makes it look like one
+        shutil.copy(folder / "wikiart" / "meta.csv", folder / "wikiart" / inside)
+    before = outputs(folder / "wikiart")
+    own = OFFLINE.model_copy(update={"source": f"wikiart/{inside}"})
+    with pytest.raises(RequestError, match="own output"):
+        wikiart.run(own, folder / "wikiart", data_root=folder)
+    assert outputs(folder / "wikiart") == before
+
+
+def test_a_table_of_the_same_name_elsewhere_does_not_make_a_source_the_stages_own(folder):
+    (folder / "raw" / "meta.csv").write_text("id,caption\n")
+    wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
+    assert len(table(folder / "wikiart" / "meta.csv")) == 25

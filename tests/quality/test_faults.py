@@ -120,7 +120,8 @@ def test_blocks_on_any_grid_stand_out_and_noise_does_not() -> None:
     plain = blocking(rng.integers(0, 256, (128, 128), np.uint8))
     assert plain is not None
     assert plain[0] < 0.2
-    assert blocking(blocks[:40, :40]) is None
+    for high, wide in ((40, 40), (40, 128), (128, 40)):
+        assert blocking(blocks[:high, :wide]) is None  # fewer than six blocks along a side
 
 
 def ink(content: np.ndarray) -> np.ndarray:
@@ -163,3 +164,24 @@ def test_ink_posters_stippling_and_night_pass_the_default_limits_where_the_style
         given = grade(measure(way(one), one, way(other), encoder=None), Thresholds())
         accused += [given.reasons] if given.letter == "C" else []
     assert not accused
+
+
+def test_a_mesh_is_two_waves_across_each_other_of_3_to_6_pixels_with_the_peak_that_is_asked_for() -> None:
+    side = 240
+    grey = np.full((side, side, 3), 128, np.uint8)
+    turned = []
+    for index in range(8):
+        picture = inject("mesh", "severe", Subject(grey, grey, grey, grey), index)
+        wave = (picture.astype(float) - 128)[..., 1]
+        assert wave.max() == pytest.approx(2 * 45, abs=2)  # where both waves of 45 levels peak
+        window = np.hanning(side)[:, None] * np.hanning(side)
+        power = np.abs(np.fft.rfft2(wave * window)) ** 2
+        rates = np.stack(np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"), axis=-1)
+        first = rates[np.unravel_index(np.argmax(power), power.shape)]
+        near_first = np.minimum(np.hypot(*(rates - first).T), np.hypot(*(rates + first).T)).T < 0.02
+        second = rates[np.unravel_index(np.argmax(np.where(near_first, 0, power)), power.shape)]
+        for rate in (first, second):
+            assert 1 / 6 - 0.005 <= np.hypot(*rate) <= 1 / 3 + 0.005
+        assert abs(first @ second) / (np.hypot(*first) * np.hypot(*second)) < 0.05
+        turned.append(round(float(np.hypot(*first)), 2))
+    assert len(set(turned)) > 3  # not one period for all

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from bottega.quality.config import Thresholds
-from bottega.quality.from_run import changed, collect, histograms, limits_of, tail
+from bottega.quality.from_run import Distribution, changed, collect, draw, histograms, limits_of, shown, tail
 from bottega.quality.grade import Grader, grade
 from bottega.runtime.errors import RequestError
 
@@ -100,3 +103,51 @@ def test_the_grades_that_a_run_gets_follow_its_new_limits() -> None:
     failed = [check.name for row in rows() for check in Grader(new).failed(row)]
     assert set(failed) <= {"edge_64", "edge_128", "content", "frequency"}
     assert 0 < len(failed) <= 0.02 * 4000
+
+
+def halves() -> Distribution:
+    """Edges half at 0 and half at 1, so that sixteen bins have their bounds at the sixteenths of 0 to 1."""
+    return collect([{**SOUND, "edge_64": float(k % 2)} for k in range(400)], Thresholds())
+
+
+def test_a_limit_on_the_bound_of_two_bins_is_marked_once_in_the_upper_one() -> None:
+    limits = Thresholds(edge_64_c=0.0, edge_64_a=0.25)
+    text = histograms(halves(), limits, limits)
+    block = next(part for part in text.split("\n\n") if part.startswith("edge_64:"))
+    lines = block.splitlines()[1:]
+    marked = [line.split() for line in lines if "<- " in line]
+    assert [(words[0], words[2], words[-1]) for words in marked] == [
+        ("0.0000", "0.0625", "edge_64_c"),
+        ("0.2500", "0.3125", "edge_64_a"),
+    ]
+    assert [int(line.split()[3]) for line in lines] == [200, *[0] * 14, 200]
+
+
+def drawn(found: Distribution, old: Thresholds, new: Thresholds, path: Path) -> np.ndarray:
+    draw(found, old, new, path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(("count", "rows_of_four"), [(1, 1), (4, 1), (5, 2)])
+def test_the_drawing_has_a_row_for_every_four_scores_or_part_of_them(
+    count: int, rows_of_four: int, tmp_path: Path
+) -> None:
+    found = collect(rows(60), Thresholds())
+    chosen = shown(found)[:count]
+    found.columns = {name: found.columns[name] for name in chosen}
+    assert shown(found) == chosen
+    picture = drawn(found, Thresholds(), Thresholds(), tmp_path / "drawn.png")
+    assert picture.shape == (260 * rows_of_four, 1600, 3)
+
+
+@pytest.mark.parametrize(("limit", "is_drawn"), [(0.5, True), (1.0, True), (-0.01, False)])
+def test_a_limit_is_drawn_where_it_lies_within_the_histogram_or_on_its_end(
+    limit: float, is_drawn: bool, tmp_path: Path
+) -> None:
+    found = halves()
+    found.columns = {"edge_64": found.columns["edge_64"]}
+    limits = Thresholds(edge_64_c=-0.9, edge_64_a=limit)  # the first is far to the left, where nothing is drawn
+    picture = drawn(found, limits, limits, tmp_path / "drawn.png")
+    red = picture[..., 0] - picture[..., 2] > 40  # on the end the frame of the axes covers half of the line
+    assert bool(red.any()) == is_drawn

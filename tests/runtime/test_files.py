@@ -167,3 +167,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting needs root")
     yield place
     subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", 0),
+        ("\n", 1),
+        ("one", 1),
+        ("one\n", 1),
+        ("one\ntwo", 2),
+        ("one\n\nthree\n", 3),
+        ("x" * 3_000_000 + "\nend", 2),
+    ],
+)
+def test_lines_are_counted_a_last_one_without_its_end_too(text: str, lines: int, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(text)
+    assert files.count_lines(tmp_path / "text") == lines
+
+
+def test_the_lines_of_an_absent_file_are_not_counted_as_none(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no such file"):
+        files.count_lines(tmp_path / "text")

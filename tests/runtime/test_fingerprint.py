@@ -81,6 +81,13 @@ def test_free_settings_are_kept_apart_from_bound_ones() -> None:
     assert free == {"student.steps": 5, "data.coco.limits.workers": 2}
 
 
+def test_a_section_of_the_first_level_holds_its_own_settings_and_no_others() -> None:
+    settings = {"sampling.eta": 0.5, "sampling": None, "samplings": 1, "loop.sampling": 2}
+    bound, free = divide(settings, {"sampling"})
+    assert free == {"sampling.eta": 0.5, "sampling": None}
+    assert bound == {"samplings": 1, "loop.sampling": 2}
+
+
 def test_a_fingerprint_depends_on_values_not_on_their_order() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
 

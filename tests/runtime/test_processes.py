@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bottega.runtime.children import run_child
 from bottega.runtime.errors import Interrupted, LockedError, RequestError
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import device_lock, lock
@@ -119,6 +120,16 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize(("quiet", "lines"), [(False, 1), (True, 0)])
+def test_a_person_is_told_once_that_the_item_in_hand_is_being_finished(
+    quiet: bool, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted), Interruption(quiet=quiet):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capsys.readouterr().err.count("finishing the item in hand") == lines
+
+
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interruption():
@@ -169,6 +180,13 @@ def test_a_child_and_its_workers_die_with_a_killed_parent() -> None:
     while any(map(_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(_alive, pids))
+
+
+def test_a_childs_error_comes_back_in_its_own_words_and_one_without_words_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^the report: .*recipe\.yaml"):
+        run_child(["stage", "report", str(tmp_path)], "the report")
+    with pytest.raises(RequestError, match=r"^the report: it ended without saying why; run it again with --debug$"):
+        run_child(["stage", "report", str(tmp_path), "--no-such-option"], "the report")
 
 
 def _alive(pid: int) -> bool:

@@ -156,3 +156,9 @@ def test_a_mixture_without_its_stream_is_refused(features: Path, models: ModelsC
 def test_a_share_that_no_window_can_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="whole number"):
         StudentConfig(batch_size=2, accumulation=1)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulation"])
+def test_a_microbatch_or_a_window_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        StudentConfig.model_validate({name: 0})

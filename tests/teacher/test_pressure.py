@@ -92,3 +92,13 @@ def test_the_load_of_this_machine_is_a_share() -> None:
     now = load()
     assert 0 < now.ram < 1
     assert 0 <= now.vram < 1
+
+
+def test_an_automatic_batch_may_fill_the_memory_up_to_its_limit_exactly() -> None:
+    readings = filled([0.25, 0.5, 0.75])
+    pressure = Pressure(0.75, 8, measure=lambda: next(readings), sleep=lambda seconds: None, grows=True)
+    found = []
+    for _ in range(3):
+        pressure.relieve()
+        found.append(pressure.batch)
+    assert found == [1, 2, 2]  # 0.5 and 0.25 more are the limit; 0.75 and 0.5 more are not within it

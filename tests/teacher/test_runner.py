@@ -35,6 +35,7 @@ from bottega.runtime.errors import (
 )
 from bottega.runtime.files import read_jsonl, sha256_file, write_png
 from bottega.teacher.config import TeacherConfig
+from bottega.teacher.export import write_csv
 from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.ledger import Ledger
 from bottega.teacher.models import TeacherModels
@@ -400,6 +401,9 @@ def test_csv_and_parquet_hold_every_try(teach: Teach, tmp_path: Path) -> None:
     assert (
         [row["target"] for row in table] == [row["target"] for row in parquet] == [dict(r)["target"] for r in expected]
     )
+    with Ledger(tmp_path / "teacher/ledger.sqlite") as ledger:
+        assert write_csv(ledger, tmp_path / "again.csv") == len(expected)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "teacher/ledger.csv").read_bytes()
     assert parquet[0]["noise_seed"] == int(table[0]["noise_seed"]) == dict(expected[0])["noise_seed"]
 
 

@@ -120,6 +120,7 @@ def test_a_slope_needs_two_points_and_as_many_steps_as_values() -> None:
         (-0.0005, 0.0005, 1.0, "flat"),  # sure, and of 3 % of the median: it does not matter
         (-0.0005, 0.0005, 0.1, "falling"),  # the same fall, of 30 % of it
         (0.00002, 0.000001, 0.0, "flat"),  # 0.0013 in all, under the least that matters
+        (0.00004, 0.000001, 0.0, "rising"),  # 0.0025 in all, above it
     ],
 )
 def test_a_trend_is_called_by_what_its_interval_leaves_out(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bottega.runtime.errors import Interrupted, RequestError, WorkError
+from bottega.training import checkpoint as checkpoints
 from bottega.training.verify import GPU_TOLERANCE, Comparison, relative_difference, verify_resume
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch
 
@@ -69,6 +70,22 @@ def test_what_a_step_depends_on_and_no_checkpoint_holds_is_an_error_that_names_a
     with pytest.raises(WorkError, match=r"must equal.*largest relative difference .*, in (exp_avg|exp_avg_sq|)\w*:"):
         compared.require()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_difference_that_is_told_is_the_largest_of_all_tensors(tmp_path: Path) -> None:
+    compared = verify_resume(lambda: job(Counting(), CONFIG), tmp_path / "run", 6)
+    short = CONFIG.model_copy(update={"steps": 6, "checkpoint_every": 6, "validate_every": 6})
+    train(Counting(), short, tmp_path / "whole")
+    train(Counting(), short, tmp_path / "cut", until=3)
+    train(Counting(), short, tmp_path / "cut")
+    tensors = []
+    for name in ("whole", "cut"):
+        found = checkpoints.latest(tmp_path / name / "checkpoints")
+        assert found is not None
+        tensors.append(checkpoints.read_tensors(found))
+    differences = {name: relative_difference(tensors[0][name], tensors[1][name]) or 0.0 for name in tensors[0]}
+    assert len(set(differences.values())) > 2
+    assert compared.difference == differences[compared.worst] == max(differences.values())
 
 
 def test_somebody_who_stops_the_comparison_gets_it_stopped_and_nothing_left(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from bottega.visual.contact_sheet import ContactSheet, Layout, Triple, draw_grid, draw_triples, tile
 from bottega.visual.pictures import Picture
@@ -76,3 +76,19 @@ def test_text_never_leaves_its_width(whole_words: bool) -> None:
     used = np.flatnonzero((np.asarray(sheet.image) != 255).any(axis=(0, 2)))
     assert 0 < used.max() <= 100
     assert ImageFont.load_default(size=12).getlength("edges 0.71, style gain 0.13 and more") > 100
+
+
+def test_a_head_begins_at_the_left_edge_of_its_column_and_ends_within_it(tmp_path: Path) -> None:
+    heads = ["one", "a head that is wider than two columns", "three"]
+    sheet = pixels(draw_grid(heads, [[(flat(10), "")] * 3], tmp_path / "grid.png", side=32))
+    band = sheet[:24]
+    for column, head in ((0, "one"), (2, "three")):
+        alone = Image.new("RGB", (6 + 3 * 38, 24), (255, 255, 255))
+        ImageDraw.Draw(alone).text(
+            (6 + 38 * column, 6), head, fill=(110, 110, 110), font=ImageFont.load_default(size=12)
+        )
+        assert np.array_equal(
+            band[:, 38 * column + 3 : 38 * column + 41], np.asarray(alone)[:, 38 * column + 3 :][:, :38]
+        )
+    used = np.flatnonzero((band[:, 40:79] != 255).any(axis=(0, 2))) + 40
+    assert 44 <= used.min() <= 46 and used.max() < 44 + 32
