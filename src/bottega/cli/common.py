@@ -5,7 +5,7 @@ It is imported by every verb, also for its `--help`: whatever is heavy is import
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,36 +19,40 @@ if TYPE_CHECKING:
     from bottega.runtime.config import Config
 
 C = TypeVar("C", bound="Config")
+Sets = Sequence[str] | None
+"""The option --set as typer hands it on: None where it was not given."""
 
 FUNCTIONS = {"world": "bottega.miniature.datasets:run_world", "truth": "bottega.miniature.datasets:run_truth"}
 """The stages of a drawn world: only the command line knows of it."""
 
 
-def read_section(kind: type[C], name: str, recipe: Path | None, sets: list[str]) -> C:
+def read_section(kind: type[C], name: str, recipe: Path | None, sets: Sets) -> C:
     """One section of a recipe with its overrides; the defaults where there is no recipe."""
     from bottega.runtime.config import apply_sets, load_yaml, parse
 
-    data = apply_sets(load_yaml(recipe) if recipe is not None else {}, sets)
+    data = load_yaml(recipe) if recipe is not None else {}
+    data = apply_sets(data, sets or [])
     return parse(kind, data.get(name) or {}, f"{recipe or 'command line'}: {name}")
 
 
-def read_models(recipe: Path | None, sets: list[str], **named: str | None) -> ModelsConfig:
+def read_models(recipe: Path | None, sets: Sets, **named: str | None) -> ModelsConfig:
     """The section `models`; a model that the command line names (`pixart=`, `clip=`) takes the recipe's place."""
     from bottega.models.config import ModelsConfig
 
     models = read_section(ModelsConfig, "models", recipe, sets)
-    return models.model_copy(update={role: name for role, name in named.items() if name is not None})
+    given = {role: name for role, name in named.items() if name is not None}
+    return models.model_copy(update=given)
 
 
-def read_recipe(path: Path, sets: list[str]) -> Recipe:
+def read_recipe(path: Path, sets: Sets) -> Recipe:
     """The recipe of a file or of a run directory, with the sections of the drawn world where it has them."""
     from bottega.recipe import load_recipe
 
     file = path / "recipe.yaml" if path.is_dir() else path
-    return load_recipe(file, sets, {"world": _world, "truth": _truth})
+    return load_recipe(file, sets or [], {"world": _world, "truth": _truth})
 
 
-def open_pipeline(recipe: Path, directory: Path | None, size: Size, sets: list[str]) -> Pipeline:
+def open_pipeline(recipe: Path, directory: Path | None, size: Size, sets: Sets) -> Pipeline:
     """The pipeline of a recipe file, or of the run directory that holds one."""
     from bottega.pipeline import Pipeline
 

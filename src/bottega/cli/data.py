@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,7 +40,8 @@ def wikiart(
 
     asked = {"source": str((cache_dir or output_dir / "raw").absolute()), "mode": mode, "mirror": mirror}
     config = parse(WikiArtConfig, {**asked, "offline": offline, **_shared(min_side, workers, seed)}, "data wikiart")
-    _print(module.run(config, output_dir, data_root=output_dir.parent), output_dir / "meta.csv", json_)
+    summary = module.run(config, output_dir, data_root=output_dir.parent)
+    _print(summary, output_dir / "meta.csv", json_)
 
 
 @app.command()
@@ -60,7 +62,8 @@ def coco(
     from bottega.data.config import CocoConfig
     from bottega.runtime.config import parse
 
-    asked = {"source": str(source.absolute()), "parts": [part.strip() for part in parts.split(",") if part.strip()]}
+    named = [part.strip() for part in parts.split(",")]
+    asked = {"source": str(source.absolute()), "parts": [part for part in named if part]}
     config = parse(CocoConfig, {**asked, **_shared(min_side, workers, seed)}, "data coco")
     summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
     _print(summary, output_dir / "contents.jsonl", json_)
@@ -112,12 +115,13 @@ def folder(
     if contents is None and styles is None:
         raise RequestError("nothing to prepare was named; give --contents FOLDER, --styles FOLDER or both")
     shared = _shared(min_side, workers, seed)
-    asked: dict[str, Any] = {"coco": None, "wikiart": None, "fill50k": None}
+    asked: dict[str, object] = {"coco": None, "wikiart": None, "fill50k": None}
     if contents is not None:
         asked["content_folder"] = {"source": str(contents.absolute()), "prompt": prompt, **shared}
     if styles is not None:
         asked["style_folder"] = {"source": str(styles.absolute()), "mode": mode, **shared}
-    _print(stage.run(parse(DataConfig, asked, "data folder"), data_root), data_root, json_)
+    config = parse(DataConfig, asked, "data folder")
+    _print(stage.run(config, data_root), data_root, json_)
 
 
 @app.command()
@@ -143,23 +147,34 @@ def pairs(
     from bottega.runtime.config import parse
 
     asked = {"num_pairs": num_pairs, "seeds": read_numbers("seeds", seeds), "seed": seed, "split": split}
-    grid = None if crossed is None else read_numbers("crossed", crossed.lower(), separator="x", example="20x20")
-    config = parse(ListConfig, {**asked, "crossed": grid}, "data pairs")
-    _print(module.write_list(config, output, data_root=data_root, contents=contents, styles=styles), output, json_)
+    if crossed is not None:
+        grid = read_numbers("crossed", crossed.lower(), separator="x", example="20x20")
+        asked = {**asked, "crossed": grid}
+    config = parse(ListConfig, asked, "data pairs")
+    summary = module.write_list(config, output, data_root=data_root, contents=contents, styles=styles)
+    _print(summary, output, json_)
 
 
-def _shared(min_side: int, workers: int, seed: int) -> dict[str, Any]:
+def _shared(min_side: int, workers: int, seed: int) -> dict[str, dict[str, int]]:
+    """What every kind of data is asked for."""
     return {"limits": {"min_side": min_side, "workers": workers}, "splits": {"seed": seed}}
 
 
-def _print(summary: dict[str, Any], output: Path, as_json: bool) -> None:
+def _print(summary: Mapping[str, object], output: Path, as_json: bool) -> None:
     """One line for people, or the whole summary."""
     if as_json:
         print_json(summary)
         return
-    nested = all(isinstance(value, dict) for value in summary.values())
-    parts = summary if nested else {"": summary}
-    for name, counts in parts.items():
-        line = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
-        typer.echo(f"{name}: {line}" if name else line)
+    # of several kinds of data each has its own counts; one alone has them at the top
+    nested = {name: counts for name, counts in summary.items() if isinstance(counts, Mapping)}
+    if len(nested) == len(summary):
+        for name, counts in nested.items():
+            typer.echo(f"{name}: {_counts(counts)}")
+    else:
+        typer.echo(_counts(summary))
     typer.echo(f"wrote {output}")
+
+
+def _counts(counts: Mapping[str, object]) -> str:
+    """`12 pictures, 3 too small`."""
+    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())

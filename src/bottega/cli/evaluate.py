@@ -36,7 +36,7 @@ def command(
 
     if recipe is None:
         raise RequestError("evaluate needs a run directory or a recipe, received neither; try runs/miniature")
-    pipeline = open_pipeline(recipe, None, read_size(None, None), set_ or [])
+    pipeline = open_pipeline(recipe, None, read_size(None, None), set_)
     found, directory = pipeline.recipe, pipeline.directory
     output = output or directory / "evaluation"
     summary = run(

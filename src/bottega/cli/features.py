@@ -23,8 +23,8 @@ def command(
     from bottega.student.config import FeaturesConfig
     from bottega.student.features import run
 
-    models = read_models(recipe, set_ or [], pixart=pixart, clip=clip)
-    config = read_section(FeaturesConfig, "features", recipe, set_ or [])
+    models = read_models(recipe, set_, pixart=pixart, clip=clip)
+    config = read_section(FeaturesConfig, "features", recipe, set_)
     with locked(models.device, output_dir, "features"):
         found = run(config, output_dir, teacher_dir=teacher_dir, data_root=data_root, models=models)
     typer.echo(

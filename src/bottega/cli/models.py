@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -67,7 +67,9 @@ def fetch(
         _print_models(found, json_)
     else:
         typer.echo(f"nothing to fetch: {recipe} reads its models from folders")
-    faults = [f"{one.name}: {fault}" for one in found for fault in one.faults]
+    faults = []
+    for one in found:
+        faults += [f"{one.name}: {fault}" for fault in one.faults]
     if faults:
         raise MissingError(f"{len(faults)} faults in what was fetched into {place}; first {faults[0]}")
 
@@ -104,6 +106,7 @@ def verify(
     """
     from bottega.doctor.cache import examine_models
     from bottega.models.cache import CacheRequest
+    from bottega.models.layout import fault_lines
     from bottega.models.recorded import content_faults
 
     models = _models(recipe, set_, model_cache)
@@ -118,8 +121,8 @@ def verify(
     )
     answer = examine_models(request, str(recipe), found, recorded)
     if json_:
-        faults = [f"models.{one.role}: {fault}" for one in found for fault in one.faults] + recorded
-        print_json({"models": [_row(one) for one in found], "faults": faults, **answer.record()})
+        rows = [_row(one) for one in found]
+        print_json({"models": rows, "faults": fault_lines(found) + recorded, **answer.record()})
     else:
         typer.echo(answer.as_text())
     raise typer.Exit(answer.exit_code)
@@ -153,7 +156,7 @@ def _cache(models: ModelsConfig | None, model_cache: Path | None) -> Path:
 
 
 def _models(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> ModelsConfig:
-    models = read_recipe(recipe, sets or []).models
+    models = read_recipe(recipe, sets).models
     return models if model_cache is None else models.model_copy(update={"cache": str(model_cache)})
 
 
@@ -170,15 +173,19 @@ def _print_models(found: list[ModelStatus], as_json: bool) -> None:
         typer.echo(_table(found))
 
 
-def _row(found: ModelStatus) -> dict[str, Any]:
+class ModelRow(TypedDict):
+    """A model as `--json` prints it."""
+
+    role: str
+    name: str
+    folder: str | None
+    bytes: int
+    faults: list[str]
+
+
+def _row(found: ModelStatus) -> ModelRow:
     place = None if found.folder is None else str(found.folder)
-    return {
-        "role": found.role,
-        "name": found.name,
-        "folder": place,
-        "bytes": _size(found),
-        "faults": list(found.faults),
-    }
+    return ModelRow(role=found.role, name=found.name, folder=place, bytes=_size(found), faults=list(found.faults))
 
 
 def _size(found: ModelStatus) -> int:
@@ -196,19 +203,33 @@ def _table(found: list[ModelStatus]) -> str:
     return "\n".join(lines) or "the recipe names no models"
 
 
+class PlanRow(TypedDict):
+    """A model that is to be fetched, as `--json` prints it. files: bytes of each."""
+
+    role: str
+    name: str
+    endpoint: str
+    commit: str
+    files: dict[str, int]
+    bytes: int
+    bytes_to_fetch: int
+
+
+def _plan_row(planned: PlannedModel) -> PlanRow:
+    sizes = {file.path: file.size for file in planned.files}
+    return PlanRow(
+        role=planned.request.role,
+        name=planned.request.name,
+        endpoint=planned.listing.endpoint,
+        commit=planned.listing.commit,
+        files=sizes,
+        bytes=sum(sizes.values()),
+        bytes_to_fetch=sum(planned.remaining().values()),
+    )
+
+
 def _show_plan(planned: list[PlannedModel], place: Path, need: int, free: int, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [
-        {
-            "role": one.request.role,
-            "name": one.request.name,
-            "endpoint": one.listing.endpoint,
-            "commit": one.listing.commit,
-            "files": {file.path: file.size for file in one.files},
-            "bytes": sum(file.size for file in one.files),
-            "bytes_to_fetch": sum(one.remaining().values()),
-        }
-        for one in planned
-    ]
+    rows = [_plan_row(one) for one in planned]
     if as_json:
         print_json({"cache": str(place), "bytes_to_fetch": need, "bytes_free": free, "models": rows})
         return

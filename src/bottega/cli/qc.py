@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bottega.cli.common import print_warnings, read_models, read_section
+from bottega.cli.common import Sets, print_warnings, read_models, read_section
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
+    from bottega.quality.config import Thresholds
+    from bottega.quality.fault_run import Files
     from bottega.quality.scorer import Job
     from bottega.teacher.regrade import Regraded
 
@@ -42,10 +45,11 @@ def calibrate(
     from bottega.runtime.errors import RequestError
 
     from_run = teacher_dir is not None or thresholds is not None or bool(also)
-    if teacher_dir is not None and pairs is None and data_root is None:
-        _calibrate_from_run(teacher_dir, output_dir, thresholds, also or [])
+    on_truths = pairs is not None or data_root is not None
+    if teacher_dir is not None and not on_truths:
+        _calibrate_from_run(teacher_dir, output_dir, thresholds, also)
     elif pairs and data_root is not None and not from_run:
-        _calibrate_on_truths(pairs, data_root, output_dir, recipe, set_ or [])
+        _calibrate_on_truths(pairs, data_root, output_dir, recipe, set_)
     else:
         raise RequestError(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
@@ -53,9 +57,7 @@ def calibrate(
         )
 
 
-def _calibrate_on_truths(
-    pairs: list[Path], data_root: Path, output_dir: Path, recipe: Path | None, sets: list[str]
-) -> None:
+def _calibrate_on_truths(pairs: list[Path], data_root: Path, output_dir: Path, recipe: Path | None, sets: Sets) -> None:
     from bottega.quality.config import QualityConfig
     from bottega.quality.stage import run, table
 
@@ -67,12 +69,11 @@ def _calibrate_on_truths(
     print_warnings(summary["warnings"])
 
 
-def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str]) -> None:
-    from bottega.quality.stage import load_thresholds
+def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | None, also: list[str] | None) -> None:
     from bottega.teacher.recalibrate import calibrate as calibrate_from_run
 
-    limits = load_thresholds(thresholds) if thresholds is not None else None
-    found = calibrate_from_run(teacher_dir, output_dir, limits=limits, also=also)
+    limits = _read_limits(thresholds)
+    found = calibrate_from_run(teacher_dir, output_dir, limits=limits, also=also or [])
     typer.echo(found["histograms"] + "\n")
     for name, (before, after) in found["changed"].items():
         typer.echo(f"{name}: {before:g} -> {after:g}")
@@ -83,13 +84,23 @@ def _calibrate_from_run(teacher_dir: Path, output_dir: Path, thresholds: Path | 
     print_warnings(found["warnings"])
 
 
+def _read_limits(thresholds: Path | None) -> Thresholds | None:
+    """The limits in a file; None where none is named."""
+    from bottega.quality.stage import load_thresholds
+
+    return None if thresholds is None else load_thresholds(thresholds)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """`A 12, B 3`."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
 def _print_regrading(found: Regraded) -> None:
-    changes = ", ".join(f"{kind} {count}" for kind, count in found["changes"].items()) or "none"
+    changes = _counts(found["changes"]) or "none"
+    entered = "entered" if found["written"] else "nothing written"
     typer.echo(f"{found['tries']} tries; grades that change: {changes}; targets {found['before']} -> {found['after']}")
-    typer.echo(
-        f"another try is now the best for {found['another_try_wins']} targets; "
-        f"{'entered' if found['written'] else 'nothing written'}"
-    )
+    typer.echo(f"another try is now the best for {found['another_try_wins']} targets; {entered}")
     if found["unkept_try_wins"]:
         typer.echo(
             f"for {found['unkept_try_wins']} targets a try would win whose picture was not kept (teacher.keep_tries: "
@@ -125,12 +136,12 @@ def score(
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
     from bottega.quality.config import Thresholds
     from bottega.quality.scan import processors, scan
-    from bottega.quality.stage import encoder_identity, load_encoder, load_thresholds
+    from bottega.quality.stage import encoder_identity, load_encoder
     from bottega.runtime.locks import lock
 
-    limits = load_thresholds(thresholds) if thresholds is not None else Thresholds()
+    limits = _read_limits(thresholds) or Thresholds()
     jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
-    models = read_models(recipe, set_ or [], clip=clip)
+    models = read_models(recipe, set_, clip=clip)
     with lock(output.with_name(f".{output.name}.lock"), "bottega qc score"), _held(models, "bottega qc score"):
         found = scan(
             jobs,
@@ -140,7 +151,7 @@ def score(
             encoder_id=encoder_identity(models),
             processes=processes or processors(),
         )
-    grades = ", ".join(f"{letter} {count}" for letter, count in found["grades"].items())
+    grades = _counts(found["grades"])
     typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
 
 
@@ -222,15 +233,17 @@ def faults(
     from bottega.quality import fault_run
     from bottega.quality.config import QualityConfig
     from bottega.quality.faults import table
-    from bottega.quality.stage import load_encoder, load_thresholds
+    from bottega.quality.stage import load_encoder
     from bottega.runtime.errors import RequestError
     from bottega.teacher.recalibrate import accepted_of_run
 
     if (teacher_dir is None) == (not pairs):
         raise RequestError("good pictures come from --pairs or from --teacher-dir, received both or none; give one")
-    config = read_section(QualityConfig, "quality", recipe, set_ or [])
-    models = read_models(recipe, set_ or [])
-    limits = load_thresholds(thresholds) if thresholds is not None else config.thresholds
-    files = fault_run.truths(pairs or [], data_root) if teacher_dir is None else accepted_of_run(teacher_dir, data_root)
+    config = read_section(QualityConfig, "quality", recipe, set_)
+    models = read_models(recipe, set_)
+    limits = _read_limits(thresholds) or config.thresholds
+    files: Iterable[Files] = fault_run.truths(pairs or [], data_root)
+    if teacher_dir is not None:
+        files = accepted_of_run(teacher_dir, data_root)
     tallies = fault_run.run(files, limits, encoder=load_encoder(models), size=config.size, count=count)
     typer.echo(table(tallies))

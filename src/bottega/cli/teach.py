@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bottega.cli.common import locked, print_warnings, read_models, read_numbers, read_section, stay_offline
 
 if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
     from bottega.teacher.config import TeacherConfig
     from bottega.teacher.summary import TeacherSummary
 
@@ -73,16 +75,34 @@ def command(
     if dry_run:
         typer.echo(describe_plan(config, models, output_dir, pairs=pairs, limit=limit, seeds=chosen))
         return
-    where: dict[str, Any] = {"pairs": pairs, "data_root": data_root, "models": models}
-    with locked(models.device, output_dir, f"teach {recipe or ''}".strip()):
+    holder = "teach" if recipe is None else f"teach {recipe}"
+    with locked(models.device, output_dir, holder):
         if thresholds is None:
-            thresholds = own_thresholds(output_dir, read_section(QualityConfig, "quality", recipe, sets).thresholds)
-        where["thresholds"] = thresholds
+            quality = read_section(QualityConfig, "quality", recipe, sets)
+            thresholds = own_thresholds(output_dir, quality.thresholds)
         try:
             if pilot is not None:
-                _pilot(config, output_dir / "pilot", {**where, "count": pilot})
+                _pilot(
+                    config,
+                    output_dir / "pilot",
+                    pairs=pairs,
+                    data_root=data_root,
+                    models=models,
+                    thresholds=thresholds,
+                    count=pilot,
+                )
                 return
-            summary = run(config, output_dir, **where, limit=limit, seeds=chosen, retry_failed=retry_failed)
+            summary = run(
+                config,
+                output_dir,
+                pairs=pairs,
+                data_root=data_root,
+                models=models,
+                thresholds=thresholds,
+                limit=limit,
+                seeds=chosen,
+                retry_failed=retry_failed,
+            )
             _print(output_dir, summary)
             return
         except StartAfresh as error:
@@ -90,30 +110,45 @@ def command(
     restart_command()  # the locks were given up above
 
 
-def _overrides(section: str, values: dict[str, Any]) -> list[str]:
+def _overrides(section: str, values: Mapping[str, object]) -> list[str]:
     """Options that were given, as `--set` would have them."""
-    return [f"{section}.{name}={_yaml(value)}" for name, value in values.items() if value is not None]
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    sets = []
+    for name, value in values.items():
+        if value is not None:
+            text = str(value).lower() if isinstance(value, bool) else str(value)  # YAML's true, not Python's True
+            sets.append(f"{section}.{name}={text}")
+    return sets
 
 
 def _print(output_dir: Path, done: TeacherSummary) -> None:
     grades = ", ".join(f"{count} {letter}" for letter, count in done["grades"].items())
     oracle = "oracle: drawn truths, nothing was painted; " if done["source"] == "oracle" else ""
+    # None where nothing was accepted
+    tries = done["tries_per_accepted"] or 0
+    seconds = done["seconds_per_accepted"] or 0
     typer.echo(
         f"{output_dir}: {oracle}{done['accepted']} of {done['targets']} targets accepted ({grades}; "
-        f"{done['broken']} broken), "
-        f"{done['tries_per_accepted'] or 0:.2f} tries each, {done['seconds_per_accepted'] or 0:.2f} s each"
+        f"{done['broken']} broken), {tries:.2f} tries each, {seconds:.2f} s each"
     )
 
 
-def _pilot(config: TeacherConfig, directory: Path, request: dict[str, Any]) -> None:
+def _pilot(
+    config: TeacherConfig,
+    directory: Path,
+    *,
+    pairs: list[Path],
+    data_root: Path,
+    models: ModelsConfig,
+    thresholds: Path,
+    count: int,
+) -> None:
     from bottega.teacher.pilot import advice, pilot, table
 
-    found = pilot(config, directory, **request)
+    found = pilot(
+        config, directory, pairs=pairs, data_root=data_root, models=models, thresholds=thresholds, count=count
+    )
     typer.echo(table(found))
     print_warnings(found.warnings)
-    if proposal := advice(found, directory):
+    proposal = advice(found, directory)
+    if proposal:
         typer.echo(proposal)

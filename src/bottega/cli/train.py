@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bottega.training.processes import Processes
     from bottega.training.replay import Examination
     from bottega.training.verify import Comparison
+
 
 app = typer.Typer(help="Train a StyleAdapter, or a model from scratch.", no_args_is_help=True, add_completion=False)
 
@@ -65,16 +67,15 @@ def style(
     from bottega.student import stage
     from bottega.student.config import StudentConfig
 
-    models = read_models(recipe, set_ or [], pixart=pixart, clip=clip)
-    config = read_section(StudentConfig, "student", recipe, set_ or [])
-    inputs: dict[str, Any] = {"features_dir": features_dir, "models": models}
+    models = read_models(recipe, set_, pixart=pixart, clip=clip)
+    config = read_section(StudentConfig, "student", recipe, set_)
     trainer = _Trainer(
         name="train style",
         device=models.device,
         directory=output_dir,
-        train=lambda processes: stage.run(config, output_dir, processes=processes, **inputs),
-        verify=lambda steps: stage.verify(config, output_dir, steps, **inputs),
-        replay=lambda file: stage.replay(config, file, **inputs),
+        train=partial(stage.run, config, output_dir, features_dir=features_dir, models=models),
+        verify=partial(stage.verify, config, output_dir, features_dir=features_dir, models=models),
+        replay=partial(stage.replay, config, features_dir=features_dir, models=models),
     )
     done = _perform(trainer, verify_resume, replay)
     if done is None:
@@ -133,9 +134,9 @@ def ldm(
         device=recipe.training.device,
         directory=directory,
         prepare=prepare,
-        train=lambda processes: stage.run(recipe, directory, processes=processes),
-        verify=lambda steps: stage.verify(recipe, directory, steps),
-        replay=lambda file: stage.replay(recipe, directory, file),
+        train=partial(stage.run, recipe, directory),
+        verify=partial(stage.verify, recipe, directory),
+        replay=partial(stage.replay, recipe, directory),
     )
     done = _perform(trainer, verify_resume, replay)
     if done is not None:
@@ -159,7 +160,7 @@ class _Trainer:
     name: str
     device: str
     directory: Path
-    train: Callable[[Processes], Mapping[str, Any]]
+    train: Callable[..., Mapping[str, Any]]
     verify: Callable[[int], Comparison]
     replay: Callable[[Path], Examination]
     prepare: Callable[[], None] = lambda: None
@@ -192,7 +193,7 @@ def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | No
             typer.echo(str(compared))
             compared.require()
             return None
-        done = trainer.train(processes)
+        done = trainer.train(processes=processes)
         return done if processes.first else None
 
 
@@ -236,9 +237,8 @@ def _report_ldm(directory: Path, done: Mapping[str, Any], *, prompted: bool) -> 
 def with_number(words: list[str], option: str, number: int) -> list[str]:
     """The words, with `number` after each `option` that no number follows."""
     result: list[str] = []
-    for index, word in enumerate(words):
+    for word, after in zip(words, [*words[1:], ""], strict=True):
         result.append(word)
-        after = words[index + 1] if index + 1 < len(words) else ""
         if word == option and not after.isdigit():
             result.append(str(number))
     return result

@@ -93,7 +93,8 @@ def actions(case: Case) -> tuple[Action, ...]:
 
 def _state_and_evidence(case: Case) -> tuple[str, str]:
     """A key of `REMEDIES`, and what it rests on: a plateau and a NaN have more than one cause."""
-    state, evidence = case.findings[0].name, case.findings[0].evidence
+    first = case.findings[0]
+    state, evidence = first.name, first.evidence
     rate, peak = case.curve.rate, case.curve.peak_rate
     if state == "not finite" and not case.curve.num_nonfinite_at_end:
         return "not finite for a while", evidence
@@ -266,7 +267,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
     "constant": (
         Remedy("check that anything is trained", "{evidence}: no step changes it, nor does another picture"),
-        Remedy("check what is logged", "a value that is computed once, or rounded to too few digits, looks so too"),
+        Remedy("check what is logged", "a value that is computed once, or rounded too far, is constant as well"),
     ),
     "rising": (
         Remedy(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bottega.doctor.logs.lines import to_float
 from bottega.runtime.errors import RequestError
@@ -39,7 +38,7 @@ LEVELS = (
     (0.0, "sharp"),
 )
 """What a network that learns one picture draws, down to which ε loss. Known of the red circle: above 0.1 nothing, about
-0.02 colours and outline, below 0.002 sharp; between them stand their geometric means."""
+0.02 colours and outline, below 0.002 sharp; between them are their geometric means."""
 
 SAMPLE_LEVELS = (
     (0.2, "nothing to be seen yet"),
@@ -76,7 +75,7 @@ class TimestepBins:
     floor: tuple[float, ...] | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any] | None) -> TimestepBins | None:
+    def of(cls, row: Mapping[str, object] | None) -> TimestepBins | None:
         """From a row of metrics.jsonl; None where it has no usable bins."""
         if row is None:
             return None
@@ -87,16 +86,18 @@ class TimestepBins:
 
     @property
     def above(self) -> tuple[float, ...]:
-        """How far each bin lies above the least possible. Both are estimates: a difference below zero is none."""
-        floor = self.floor or (0.0,) * NUM_BINS
-        return tuple(max(t - f, 0.0) for t, f in zip(self.train, floor, strict=True))
+        """How far each bin is above the least possible."""
+        floors = self.floor or (0.0,) * NUM_BINS
+        # both are estimates: a difference below zero is none
+        return tuple(max(loss - floor, 0.0) for loss, floor in zip(self.train, floors, strict=True))
 
     def farthest(self) -> str:
-        """`bins 0, 1 (low noise, which decides detail), 71 % of it all`; empty where nothing lies above."""
+        """`bins 0, 1 (low noise, which decides detail), 71 % of it all`; empty where none is above the floor."""
         above = self.above
-        if max(above) <= 0:
+        farthest = max(above)
+        if farthest <= 0:
             return ""
-        chosen = [b for b in range(NUM_BINS) if above[b] >= MOST * max(above)]
+        chosen = [b for b in range(NUM_BINS) if above[b] >= MOST * farthest]
         share = sum(above[b] for b in chosen) / sum(above)
         return f"{_bin_numbers(chosen)} ({'; '.join(_regions(chosen))}), {share:.0%} of it all"
 
@@ -185,11 +186,13 @@ def _above_the_floor(bins: TimestepBins, floors: tuple[float, ...]) -> str:
         return (
             f"level unknown: {own:.4g} at step {bins.step:.0f} lies below the floor in the log, {floor:.4g}: it is none"
         )
-    # where the floor is almost zero, a factor of it says nothing
-    times = f" ({own / floor:.3g} times it)" if floor > own / 1000 else ""
+    times = ""
+    if floor > own / 1000:  # where the floor is almost zero, a factor of it says nothing
+        times = f" ({own / floor:.3g} times it)"
     text = f"at step {bins.step:.0f} {own:.4g} on training pictures, {max(own - floor, 0.0):.4g} above the least "
     text += f"possible {floor:.4g} on this set{times}"
-    if where := bins.farthest():
+    where = bins.farthest()
+    if where:
         text += f"; farthest above: {where}"
     if bins.held_out is not None and own > 0:
         held_out = _mean(bins.held_out)
@@ -224,7 +227,7 @@ def _numbers(values: tuple[float, ...]) -> list[str]:
     return texts
 
 
-def _bins(row: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+def _bins(row: Mapping[str, object], name: str) -> tuple[float, ...] | None:
     """The ten numbers of that name; None where one is missing or no loss."""
     values = []
     for b in range(NUM_BINS):

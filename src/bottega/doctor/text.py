@@ -33,7 +33,7 @@ def as_text(verdict: Verdict, width: int = 80) -> str:
         lines.append("the plan, by a rule of thumb for text-to-image, and the loss if the trend continues:")
         lines += [*_marks(verdict), ""]
 
-    # What to do; the command stands on a line of its own, so that it can be copied whole.
+    # What to do; the command is on a line of its own, so that it can be copied whole.
     lines.append("what to do:")
     for number, action in enumerate(verdict.actions, start=1):
         lines.append(f"  {number}. {action.do}{_about(action.hours)}: {action.why}")

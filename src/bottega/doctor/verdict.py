@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bottega.doctor.advice import Action, Case, actions
 from bottega.doctor.curve import LossCurve, judge
@@ -51,10 +50,9 @@ class Verdict:
     curve: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """For JSON: what is not finite becomes null."""
-        plain: dict[str, Any] = _as_json(asdict(self))
-        return plain
+        return {name: _as_json(value) for name, value in asdict(self).items()}
 
 
 def examine(path: Path | str, *, prediction_type: str | None = None, one_picture: bool = False) -> Verdict:
@@ -173,7 +171,7 @@ def _how_often(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     if isinstance(value, dict):
         return {name: _as_json(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

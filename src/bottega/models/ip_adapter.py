@@ -73,7 +73,7 @@ def _adapter_in(folder: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (folder / name).exists():
             return folder / name
-    found = sorted(path for path in folder.glob("*.safetensors") if re.match(r"ip[-_]adapter", path.name))
+    found = sorted(folder.glob("ip[-_]adapter*.safetensors"))
     if len(found) == 1:
         return found[0]
     if found:

@@ -24,7 +24,7 @@ _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One role's model on this machine: where it lies, its weight files, and all that is wrong with it."""
+    """One role's model on this machine: where it is, its weight files, and all that is wrong with it."""
 
     role: str
     name: str
@@ -52,8 +52,13 @@ def inspect(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | Non
 
 def missing(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[str]:
     """One line for each thing that a run with these models lacks on this machine, with the command that gets it."""
+    return fault_lines(inspect(models, roles, base))
+
+
+def fault_lines(found: Iterable[ModelStatus]) -> list[str]:
+    """One line for each fault of these models."""
     lines = []
-    for status in inspect(models, roles, base):
+    for status in found:
         lines += [f"models.{status.role}: {fault}" for fault in status.faults]
     return lines
 
@@ -66,13 +71,21 @@ def _status(models: ModelsConfig, role: str, base: Path | None) -> ModelStatus:
         return ModelStatus(role, name, None, (), (str(error),))
     survey = _Survey(role, folder)
     faults = survey.faults
-    if faults and not name.startswith(PACKAGE):
-        faults = [f"{fault} (get it: {fetch_command(name, models.cache)})" for fault in faults]
-    elif not faults and role == "ip_adapter" and models.sdxl is not None:
-        faults = _mismatch(models, folder, base)
-    elif not faults and role == "pixart" and needs_sentencepiece(folder / "tokenizer"):
-        faults = [SENTENCEPIECE]
+    if not faults:
+        faults = _unusable(models, role, folder, base)
+    elif not name.startswith(PACKAGE):  # what is broken in the package is not fetched, but installed again
+        command = fetch_command(name, models.cache)
+        faults = [f"{fault} (get it: {command})" for fault in faults]
     return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults))
+
+
+def _unusable(models: ModelsConfig, role: str, folder: Path, base: Path | None) -> list[str]:
+    """Why a model whose files are whole can still not be used here."""
+    if role == "ip_adapter" and models.sdxl is not None:
+        return _mismatch(models, folder, base)
+    if role == "pixart" and needs_sentencepiece(folder / "tokenizer"):
+        return [SENTENCEPIECE]
+    return []
 
 
 def _mismatch(models: ModelsConfig, folder: Path, base: Path | None) -> list[str]:

@@ -74,14 +74,7 @@ class Preprocessing:
             crop = _sides(config.get("crop_size"))
         if "ConvNext" in kind and isinstance(size, int):
             size, crop = _convnext(size, float(config.get("crop_pct") or 224 / 256))
-        factor = 1.0
-        if config.get("do_rescale", True):
-            factor = float(config.get("rescale_factor", 1 / 255))
-        mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-        std: tuple[float, ...] = (1.0, 1.0, 1.0)
-        if config.get("do_normalize", True):
-            mean = tuple(map(float, config["image_mean"]))
-            std = tuple(map(float, config["image_std"]))
+        factor, mean, std = _scaling(config)
         resample = int(config.get("resample", Image.Resampling.BILINEAR))
         return cls(size, resample, crop, factor, mean, std)
 
@@ -124,6 +117,19 @@ def _size(config: Mapping[str, Any], short_side: bool) -> tuple[int, int] | int 
     if isinstance(size, int) and short_side:
         return size
     return _sides(size)
+
+
+def _scaling(config: Mapping[str, Any]) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """Factor, means and deviations; those that change nothing where a step is switched off."""
+    factor = 1.0
+    if config.get("do_rescale", True):
+        factor = float(config.get("rescale_factor", 1 / 255))
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if config.get("do_normalize", True):
+        mean = tuple(map(float, config["image_mean"]))
+        std = tuple(map(float, config["image_std"]))
+    return factor, mean, std
 
 
 def _sides(size: Any) -> tuple[int, int] | None:

@@ -193,8 +193,7 @@ class _Tree:
                 f"{self.name}: {folder or 'the top folder'} of the repository lacks {self._what_lacks(folder)}; look "
                 "for another repository or revision"
             )
-        named = sorted(key for key in sets if key is not None)
-        preferred = [key for key in (None, variant, "fp16", "bf16", *named) if key in sets]
+        preferred = _by_preference(sets, variant)
         # What is here already comes first: other weights of the same model are no reason to fetch gigabytes.
         for key in preferred:
             if all(file in self.already_here for file in sets[key]):
@@ -234,6 +233,12 @@ class _Tree:
     def _what_lacks(self, folder: str) -> str:
         some = sorted(name for name in self.names_in(folder) if _WEIGHTS.fullmatch(name))
         return f"shards of its weights (it has {some[0]})" if some else "weights, such as model.safetensors"
+
+
+def _by_preference(sets: Mapping[str | None, object], wanted: str | None) -> list[str | None]:
+    """The variants that there are, with repetitions: the plain weights, then the wanted ones, then any others."""
+    named = sorted(key for key in sets if key is not None)
+    return [key for key in (None, wanted, "fp16", "bf16", *named) if key in sets]
 
 
 def _kind_order(kind: tuple[str, str | None]) -> tuple[bool, str, str]:

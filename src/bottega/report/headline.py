@@ -30,7 +30,7 @@ def headline(
     """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all."""
     failed = _first_in_state(run, "failed")
     if failed is not None:
-        kept = "What was finished before it is kept; the same command goes on from there."
+        kept = "What was finished before it is kept; the same command resumes there."
         return Headline("bad", f"Stopped: stage {failed.name} failed", (failed.error, kept))
 
     # The latest stage first: numbers of an earlier one would judge the run by what it has improved on since.

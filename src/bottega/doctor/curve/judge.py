@@ -20,7 +20,7 @@ REVERSALS = 5
 """Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
 
 VALIDATION_RISE = 1.05
-"""An overfitting run's last validations all lie above its best by this factor, besides rising significantly."""
+"""An overfitting run's last validations are all above its best by this factor, besides rising significantly."""
 
 _NORMAL_MAD = 0.6745
 """The median of a normal variable's distance from zero, in standard deviations."""
@@ -73,7 +73,7 @@ def _not_finite(curve: LossCurve, unit: Unit) -> Finding | None:
 
 
 def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
-    """The end lies significantly above the lowest stretch before it, and the loss still rises or has doubled."""
+    """The end is significantly above the lowest stretch before it, and the loss still rises or has doubled."""
     # after a jump the loss is higher by the resume's doing: what followed it is in the trend alone
     windows = [] if curve.jumps else curve.logs.windows()
     if windows:
@@ -84,17 +84,20 @@ def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | Non
 
 
 def _diverging_by_windows(curve: LossCurve, windows: list[Block], move: Move | None, unit: Unit) -> Finding | None:
-    """The last eighth of the log, or a shorter end, lies above the lowest eighth."""
+    """The last eighth of the log, or a shorter end, is above the lowest eighth."""
     is_rising = move is not None and move.direction == "rising"
     lowest = min(windows[:-1], key=lambda window: window.mean)
+    # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
     lag = curve.lag.correlation
+    z_of_an_average = Z999 * math.sqrt((1 + lag) / (1 - lag))
     ends = {"eighth": windows[-1], **curve.logs.ends(lowest.step)}
     for name, last in ends.items():
-        # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
         rise = change(lowest, last, Z999).exp()
-        rise_of_an_average = change(lowest, last, Z999 * math.sqrt((1 + lag) / (1 - lag))).exp()
-        goes_on = is_rising or name == "sixteenth"
-        if rise.low > LOSS_BLOWN or (rise_of_an_average.low > LOSS_RISE and goes_on):
+        has_blown = rise.low > LOSS_BLOWN
+        still_rises = is_rising or name == "sixteenth"
+        if not has_blown and still_rises:
+            has_blown = change(lowest, last, z_of_an_average).exp().low > LOSS_RISE
+        if has_blown:
             where = f"around {unit} {curve.step_at(lowest.step):.0f}"
             evidence = f"the last {name} of the log lies {_times(rise)} above the lowest one, {where}"
             return Finding("diverging", evidence)
@@ -103,19 +106,21 @@ def _diverging_by_windows(curve: LossCurve, windows: list[Block], move: Move | N
 
 def _diverging_by_trend(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
     """Of a log with too few losses to compare its eighths, or with a jump in it."""
-    values = [block.mean for block, _ in curve.whole_blocks()]
+    values = _means(curve)
     early, late = values[:-3], values[-3:]
-    # that the three largest of twelve come last by chance happens once in 220 runs
-    if not curve.jumps and min(late) > max(early) and min(late) > median(early) + math.log(LOSS_BLOWN):
-        factor = math.exp(median(late) - median(early))
-        return Finding("diverging", f"the last three losses are the largest of all, {factor:.3g} times the median")
+    if not curve.jumps:
+        # that the three largest of twelve come last by chance happens once in 220 runs
+        bar = max(*early, median(early) + math.log(LOSS_BLOWN))
+        if min(late) > bar:
+            factor = math.exp(median(late) - median(early))
+            return Finding("diverging", f"the last three losses are the largest of all, {factor:.3g} times the median")
     if move is not None and move.direction == "rising" and move.change.low > math.log(LOSS_RISE):
         return Finding("diverging", f"{_span(move, unit)} the loss moves by {move}")
     return None
 
 
 def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, unit: Unit) -> Finding | None:
-    """Validation rises significantly, and lies above its best, while the training loss does not rise."""
+    """Validation rises significantly, and is above its best, while the training loss does not rise."""
     if move is not None and move.direction == "rising":
         return None  # then the run itself goes wrong, which is another finding
     steps, losses = _usable(validations)
@@ -125,7 +130,7 @@ def _overfitting(validations: Sequence[tuple[float, float]], move: Move | None, 
     best = min(losses)
     best_step = steps[losses.index(best)]
 
-    # a rise alone may be the noise's: the end must also lie clear of the best, which is low by chance
+    # a rise alone may be the noise's: the end must also be clear of the best, which is low by chance
     places = [float(place) for place in range(len(window))]
     rise = slope(places, window, Z99)
     if rise.low <= 0 or min(window[-3:]) < best + math.log(VALIDATION_RISE):
@@ -168,12 +173,11 @@ def _oscillating(curve: LossCurve, unit: Unit, *, is_average: bool) -> Finding |
     # the first move is no turn yet; what ended in the first two thirds is over
     if len(turns) < REVERSALS + 1 or turns[-1].place < len(blocks) * 2 // 3:
         return None
-    first = curve.step_at(blocks[turns[0].place].step)
-    last = curve.step_at(blocks[turns[-1].place].step)
+    first, last = blocks[turns[0].place], blocks[turns[-1].place]
     factor = math.exp(median(turn.size for turn in turns))
     evidence = (
-        f"between {unit} {first:.0f} and {last:.0f} the loss turned {len(turns) - 1} times, each time by a factor of "
-        f"{factor:.2g} or so, beyond its noise"
+        f"between {unit} {curve.step_at(first.step):.0f} and {curve.step_at(last.step):.0f} the loss turned "
+        f"{len(turns) - 1} times, each time by a factor of {factor:.2g} or so, beyond its noise"
     )
     return Finding("oscillating", evidence)
 
@@ -249,13 +253,18 @@ def _undecided(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:
 
 
 def _first_fall(curve: LossCurve) -> float:
-    """By how much the last half lies below the first sixteenth of the log, or three blocks, at the least. The noise is
-    that of the last half: what falls scatters by its fall, too."""
-    values = [block.mean for block, _ in curve.whole_blocks()]
+    """By how much the last half is below the first sixteenth of the log, or three blocks, at the least."""
+    values = _means(curve)
     first = values[: max(len(values) // 16, 3)]
     last = values[len(values) // 2 :]
+    # the noise of the last half for both: what falls scatters by its fall, too
     error = stdev(last) * math.sqrt(1 / len(first) + 1 / len(last))
     return mean(first) - mean(last) - Z99 * error
+
+
+def _means(curve: LossCurve) -> list[float]:
+    """Mean logarithms of the losses, of each block."""
+    return [block.mean for block, _ in curve.whole_blocks()]
 
 
 def _times(rise: Estimate) -> str:

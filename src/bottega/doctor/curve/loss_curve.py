@@ -83,7 +83,7 @@ class Move:
 
 
 class LossCurve:
-    """All that is kept of a log's losses: their blocks, extremes, and what stood around the last resumes.
+    """All that is kept of a log's losses: their blocks, extremes, and what came before and after the last resumes.
 
     count: finite, positive losses; their number is the abscissa of all blocks. logs, values, steps: of the logarithm,
     the loss itself, and its step. num_nonfinite, num_nonpositive: losses that are neither kept nor in a block; the same
@@ -93,12 +93,18 @@ class LossCurve:
 
     def __init__(self) -> None:
         self.count = 0
-        self.logs, self.values, self.steps = Blocks(), Blocks(), Blocks()
+        self.logs = Blocks()
+        self.values = Blocks()
+        self.steps = Blocks()
         self.lag = LagCorrelation()
-        self.low, self.high = math.inf, -math.inf
-        self.rate = self.peak_rate = math.nan
-        self.num_nonfinite = self.num_nonfinite_at_end = 0
-        self.num_nonpositive = self.num_nonpositive_at_end = 0
+        self.low = math.inf
+        self.high = -math.inf
+        self.rate = math.nan
+        self.peak_rate = math.nan
+        self.num_nonfinite = 0
+        self.num_nonfinite_at_end = 0
+        self.num_nonpositive = 0
+        self.num_nonpositive_at_end = 0
         self.first_nonfinite: float | None = None
         self.jumps: list[Jump] = []
         self._tail: deque[float] = deque(maxlen=RECENT)  # logarithms
@@ -131,7 +137,7 @@ class LossCurve:
             self._keep(batch.steps[positive], batch.losses[positive])
 
     def settle(self) -> None:
-        """Compare what lies on the two sides of the last resume, once both are known: after the last loss."""
+        """Compare the losses before and after the last resume, once both are known: after the last loss."""
         before, after = self._before, np.array(self._after)
         self._before = None
         if before is None or min(len(before), len(after)) < NEAR:
@@ -144,8 +150,10 @@ class LossCurve:
 
     def _begin_resume(self, step: float) -> None:
         self.settle()
-        self._before, self._after = np.array(self._tail), []
-        self._resumed_at, self._place = step, self.count
+        self._before = np.array(self._tail)
+        self._after = []
+        self._resumed_at = step
+        self._place = self.count
         self._tail.clear()
 
     def _keep(self, steps: F64, losses: F64) -> None:
@@ -165,7 +173,7 @@ class LossCurve:
     # What the judgement asks for.
 
     def step_at(self, place: float) -> float:
-        """The step of the log in which the loss of that number stood, about."""
+        """The step of the log at which the loss of that number is, about."""
         # steps may be uneven or go back at a resume: the place is looked up in the blocks and not interpolated
         steps = self.steps.blocks[0]
         for block, block_steps in zip(self.logs.blocks, self.steps.blocks, strict=True):
@@ -284,21 +292,31 @@ def _failures_at_end(passed: NDArray[np.bool_], before: int) -> int:
 
 def _slope(places: list[float], values: list[float], z: float) -> Estimate:
     """Theil–Sen, its interval widened where what is left beside the line lasts from one block to the next: by
-    √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise). What is bent, and not
-    noisy, looks so too: hence never wider than `AGREED` of all pairs."""
-    # The correlation of what is left beside the line, at most 0.9: the interval is then 4.4 times as wide.
+    √((1+r)/(1−r)), r the correlation of neighbours (Bartlett 1935 for an autoregressive noise)."""
     tilt = slope(places, values).value
-    rest = [v - tilt * p for p, v in zip(places, values, strict=True)]
-    centre = sum(rest) / len(rest)
-    variance = sum((x - centre) ** 2 for x in rest)
-    covariance = sum((a - centre) * (b - centre) for a, b in pairwise(rest))
-    r = min(max(covariance / variance, 0.0), 0.9) if variance > 0 else 0.0
+    r = _correlation_of_neighbours([v - tilt * p for p, v in zip(places, values, strict=True)])
+    wider = z * math.sqrt((1 + r) / (1 - r))
 
-    # The z at which an interval holds the middle `AGREED` of all pairs; the root is Sen's (1968) standard deviation.
+    # A bent curve without noise has such a correlation as well: hence never wider than `AGREED` of all pairs. That is
+    # the z at which an interval holds the middle ones; the root is Sen's (1968) standard deviation.
     n = len(values)
-    widest = AGREED * n * (n - 1) / 2 / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    return slope(places, values, min(z * math.sqrt((1 + r) / (1 - r)), max(widest, z)))
+    deviation = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    widest = AGREED * n * (n - 1) / 2 / deviation
+    return slope(places, values, min(wider, max(widest, z)))
+
+
+def _correlation_of_neighbours(values: list[float]) -> float:
+    """At least 0, and at most 0.9: an interval is then 4.4 times as wide."""
+    centre = sum(values) / len(values)
+    distances = [value - centre for value in values]
+    variance = sum(distance**2 for distance in distances)
+    if not variance > 0:
+        return 0.0
+    covariance = sum(before * after for before, after in pairwise(distances))
+    return min(max(covariance / variance, 0.0), 0.9)
 
 
 def _block(values: F64) -> Block:
-    return Block(len(values), 0.0, float(values.mean()), float(((values - values.mean()) ** 2).sum()))
+    mean = values.mean()
+    squares = ((values - mean) ** 2).sum()
+    return Block(len(values), 0.0, float(mean), float(squares))

@@ -8,7 +8,7 @@ from bottega.doctor.losses import F64, Unit
 
 NEARLY_DONE = 0.9
 """From this share of its length on, a bar that begins again has ended before: where a log prints every tenth step or
-so, the last line of an epoch stands before its end."""
+so, the last line of an epoch comes before its end."""
 
 
 class StepCounter:
@@ -28,7 +28,7 @@ class StepCounter:
         self.first_step: float | None = None
         self.step_total: int | None = None  # as a log that counts over the whole run states it
         self._first_epoch: float | None = None  # the number that the log gives its first epoch
-        self._last_epoch = 0.0  # in which the last loss line stood
+        self._last_epoch = 0.0  # of the last loss line
         self._epoch_starts: list[tuple[float, float]] = []  # (epoch, its first step): the first and the last
 
     def begin_new_run(self) -> None:
@@ -44,7 +44,7 @@ class StepCounter:
             resumed: a line in between says that the run was resumed.
         """
         if self.unit == "epoch":
-            return self.epoch or 0.0
+            return self._epoch_now
         if self.unit != "step" or row.step is None:
             return self.num_losses + 1.0
         if self._first_epoch is None:
@@ -53,8 +53,13 @@ class StepCounter:
         if self.in_epoch:
             return self._count_over_epochs(row, row.step, before, began_again)
         self.step_total = row.step_total or self.step_total
-        self._last_epoch = self.epoch or 0.0
+        self._last_epoch = self._epoch_now
         return float(row.step)
+
+    @property
+    def _epoch_now(self) -> float:
+        """0 where no line has named one."""
+        return self.epoch or 0.0
 
     def _count_over_epochs(self, row: LogLine, step: int, before: LogLine, began_again: bool) -> float:
         """A step within its epoch, with all steps of the epochs before."""
@@ -62,7 +67,7 @@ class StepCounter:
         is_same_epoch = self.epoch in (None, self._last_epoch)
         if began_again and is_same_epoch and row.epoch is None:
             self.epoch = self._last_epoch + 1  # a bar within epochs that bear no number
-        self._last_epoch = self.epoch or 0.0
+        self._last_epoch = self._epoch_now
         epochs_before = self._last_epoch - (self._first_epoch or 0.0)
         return step + epochs_before * (self.plan.per_epoch or 0)
 
@@ -95,7 +100,7 @@ class StepCounter:
         self.step = float(steps[-1])
 
     def mark_epoch(self, epoch: float, step: float) -> None:
-        """A loss at that step stands in an epoch of that number."""
+        """A loss at that step belongs to an epoch of that number."""
         is_new = not self._epoch_starts or epoch != self._epoch_starts[-1][0]
         if is_new and epoch == int(epoch):
             self._epoch_starts = [*self._epoch_starts[:1], (epoch, step)]
@@ -113,18 +118,22 @@ class StepCounter:
         if before.step is None:
             return False
         fell = self.num_losses > 0 and step < before.step and not resumed
-        is_later_epoch = self._last_epoch < (self.epoch or 0.0)
-        is_full_bar = is_later_epoch and step == before.step == row.step_total  # a line an epoch: 52/52
-        if self.in_epoch or not (fell or is_full_bar):
+        if self.in_epoch:
             return fell
-        # A resume goes back, too: only an epoch that is named, or a bar that had reached its end, proves epochs.
+
         starts_over = self._starts_over(step, before.step)
-        is_proved = is_later_epoch or _is_next_bar(row, before)
-        self.in_epoch = is_full_bar or (starts_over and is_proved)
-        return starts_over
+        is_later_epoch = self._last_epoch < self._epoch_now
+        if is_later_epoch and step == before.step == row.step_total:  # a line an epoch: 52/52
+            self.in_epoch = True
+            return starts_over
+        if fell and starts_over:
+            # A resume goes back, too: only an epoch that is named, or a bar that had reached its end, proves epochs.
+            self.in_epoch = is_later_epoch or _is_next_bar(row, before)
+            return True
+        return False
 
     def _starts_over(self, step: int, before: int) -> bool:
-        """Whether a step that fell stands near the beginning of the count, not somewhere on the way."""
+        """Whether a step that fell is near the beginning of the count, not somewhere on the way."""
         return step <= (self.first_step or 0.0) or 2 * step <= before
 
     def _learn_steps_per_epoch(self, row: LogLine, step: int, before: LogLine, began_again: bool) -> None:

@@ -1,4 +1,4 @@
-"""One line of a training log: which numbers stand in it, whatever the trainer that wrote it.
+"""One line of a training log: which numbers are in it, whatever the trainer that wrote it.
 
 Everything works on bytes: a log may be torn, of mixed encodings, or no text at all.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -116,7 +117,7 @@ class LogLine:
     """The numbers of a line; None where it has none.
 
     kind: of `loss`. tasks: the parts of the loss by name. pace: seconds a step. seconds_left: to the end of the run.
-    clock: seconds since 1970. num_pictures: of the training set. spans: where loss, step and epoch stand in the line.
+    clock: seconds since 1970. num_pictures: of the training set. spans: where loss, step and epoch are in the line.
     json: the whole object, where the line is one. held_out: the line speaks of a validation.
     """
 
@@ -135,7 +136,7 @@ class LogLine:
     prediction_type: str | None = None
     num_pictures: int | None = None
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    json: dict[str, Any] | None = None
+    json: Mapping[str, object] | None = None
     held_out: bool = False
 
     def add_loss(self, name: str, value: float, context: str = "") -> bool:
@@ -184,22 +185,24 @@ def parse(line: bytes) -> LogLine:
     row.held_out = _HELD_OUT.search(line) is not None
     _read_losses(line, row)
     _read_epoch_and_step(line, row)
-    if rate := _RATE.search(line):
+    rate = _RATE.search(line)
+    if rate is not None:
         row.rate = to_float(rate[1])
     row.pace = _pace(line)
     row.seconds_left = _seconds_left(line)
     row.clock = _clock(line)
-    if prediction := _PREDICTION.search(line):
+    prediction = _PREDICTION.search(line)
+    if prediction is not None:
         row.prediction_type = prediction[1].decode()
     return row
 
 
-def from_object(found: dict[str, Any]) -> LogLine:
+def from_object(found: Mapping[str, object]) -> LogLine:
     """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
     row = LogLine(json=found)
 
     # Losses go by their whole name, all else by its last part: train/global_step is global_step.
-    short: dict[str, Any] = {}
+    short: dict[str, object] = {}
     for key, value in found.items():
         if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
             value = value["mean"]
@@ -223,7 +226,7 @@ def from_object(found: dict[str, Any]) -> LogLine:
     return row
 
 
-def _first_number(values: dict[str, Any], *names: str) -> int | None:
+def _first_number(values: Mapping[str, object], *names: str) -> int | None:
     for name in names:
         number = _finite(values.get(name))
         if number is not None:
@@ -235,7 +238,8 @@ def planned_lengths(line: bytes) -> dict[str, int]:
     """Lengths that the head of a log announces: epochs, steps, per_epoch (steps an epoch)."""
     lengths = {}
     for name, pattern in _PLANS:
-        if found := pattern.search(line):
+        found = pattern.search(line)
+        if found is not None:
             lengths[name] = _to_int(found[1])
     return lengths
 
@@ -256,7 +260,7 @@ def may_draw_pictures(line: bytes) -> bool:
 def to_float(value: Any) -> float:
     """A number as a program or a person wrote it; NaN for anything else, and for null."""
     if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
+        value = _decoded(value)
     if isinstance(value, str):
         is_decimal_comma = value.lstrip("+-").startswith("0,")
         value = value.replace(",", "." if is_decimal_comma else "")
@@ -285,11 +289,13 @@ def _classify(name: str, context: str) -> tuple[LossKind, str]:
 
 def _read_losses(line: bytes, row: LogLine) -> None:
     for found in _LOSS.finditer(line):
-        before = _BEFORE.search(line[max(0, found.start() - 44) : found.start()])
-        context, prefix = (before[1], before[2]) if before else (b"", b"")
-        name = prefix + b"loss" + found[1]
-        value = to_float(found[2])
-        if row.add_loss(name.decode("ascii", "replace"), value, context.decode("ascii", "replace")):
+        begin = found.start()
+        context = prefix = b""
+        before = _BEFORE.search(line[max(0, begin - 44) : begin])
+        if before is not None:
+            context, prefix = before[1], before[2]
+        name = _decoded(prefix + b"loss" + found[1])
+        if row.add_loss(name, to_float(found[2]), _decoded(context)):
             row.spans["loss"] = found.span(2)
     if row.loss == 0.0 and _BROKEN.search(line):
         row.loss = math.nan  # transformers' Trainer writes 0 for it (logging_nan_inf_filter)
@@ -301,7 +307,8 @@ def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
     step = _named_step(line)
     if step is not None:
         row.step = _to_int(step[2])
-        row.step_total = _to_int(step[3]) if step[3] else None
+        if step[3]:
+            row.step_total = _to_int(step[3])
         row.spans["step"] = step.span(2)
         return
     count = _count_of_steps(line, epoch_span)
@@ -312,17 +319,20 @@ def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
 
 
 def _read_epoch(line: bytes, row: LogLine) -> tuple[int, int]:
-    """The epoch and their number; returns where they stand, so that `12/200` is not taken for steps as well."""
-    if bar := _EPOCH_BAR.search(line):
+    """The epoch and their number; returns where they are, so that `12/200` is not taken for steps as well."""
+    bar = _EPOCH_BAR.search(line)
+    if bar is not None:
         row.epoch = float(bar[1])
         row.epochs = int(bar[2])
         return bar.span()
-    if epoch := _EPOCH.search(line):
-        row.epoch = float(epoch[1])
-        row.epochs = int(epoch[2]) if epoch[2] else None
-        row.spans["epoch"] = epoch.span(1)
-        return epoch.span()
-    return (0, 0)
+    epoch = _EPOCH.search(line)
+    if epoch is None:
+        return (0, 0)
+    row.epoch = float(epoch[1])
+    if epoch[2]:
+        row.epochs = int(epoch[2])
+    row.spans["epoch"] = epoch.span(1)
+    return epoch.span()
 
 
 def _named_step(line: bytes) -> re.Match[bytes] | None:
@@ -381,6 +391,10 @@ def _clock(line: bytes) -> float | None:
         return datetime.strptime(f"{day.decode()} {time.decode()}", form).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("ascii", "replace")
 
 
 def _to_int(digits: bytes) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -94,12 +93,13 @@ class LogReader:
         self._draws_pictures = True
         self._prediction_type: str | None = None
         self._num_pictures: int | None = None
-        self._timestep_bins: Mapping[str, Any] | None = None
+        self._timestep_bins: Mapping[str, object] | None = None
         self._last_line = LogLine()  # with a loss
         self._saw_resume = False  # in a line after the last loss
         self._template: LineTemplate | None = None
         self._model: tuple[bytes, LogLine] | None = None  # the last loss line, of which a template can be made
-        self._num_bytes = self._num_lines = 0
+        self._num_bytes = 0
+        self._num_lines = 0
         self._is_torn = False
 
     def batches(self) -> Iterator[LossBatch]:
@@ -119,11 +119,14 @@ class LogReader:
 
     def summary(self) -> LogSummary:
         """What the log, and the files of a run of bottega beside it, say beside the losses; once all is read."""
-        counter, unit = self._counter, self._counter.unit
+        counter = self._counter
+        unit = counter.unit
         if unit is None:
             raise RuntimeError("a log is read to its end before its summary is asked for")
         plan = self._whole_plan()
-        bar = self._bars.of_the_whole_run(counter.epoch, plan.epochs) if unit == "epoch" else None
+        bar = None
+        if unit == "epoch":
+            bar = self._bars.of_the_whole_run(counter.epoch, plan.epochs)
         log = LogSummary(
             path=self.path,
             trainer=self._trainer,
@@ -175,15 +178,16 @@ class LogReader:
         yield from self._last_without_a_line_feed(self._normalized(rest))
 
     def _last_without_a_line_feed(self, line: bytes) -> Iterator[bytes]:
-        """The last line where nothing is missing of it: an object that parses, or a loss that more text follows. Of a
-        run under way `loss: 0.0` may be the beginning of 0.0876, and a loss of zero would be a finding."""
+        """The last line where nothing is missing of it: an object that parses, or a loss that more text follows."""
         if not line:
             return
         row = parse(line)
-        ends = []
+        is_whole = row.json is not None
         if "loss" in row.spans and not line.startswith(b'{"'):
-            ends = [end for _, end in row.spans.values()]
-        if row.json is not None or max(ends, default=len(line)) < len(line.rstrip()):
+            # of a run under way `loss: 0.0` may be the beginning of 0.0876, and a loss of zero would be a finding
+            last_number = max(end for _, end in row.spans.values())
+            is_whole = last_number < len(line.rstrip())
+        if is_whole:
             yield line + b"\n"
         elif b"oss" in line or line.startswith(b"{"):
             self._is_torn = True
@@ -214,8 +218,10 @@ class LogReader:
                 yield from self._read_block(block[:middle])
                 yield from self._read_block(block[middle:])
                 return
-        is_head = self._counter.num_losses < _RECOGNISED_BY
-        for line in _lines_with(block, _HEAD_MARKS if is_head else MARKS):
+        marks: tuple[bytes, ...] = MARKS
+        if self._counter.num_losses < _RECOGNISED_BY:
+            marks = _HEAD_MARKS
+        for line in _lines_with(block, marks):
             yield from self._read_line(line)
 
     def _usable_template(self) -> LineTemplate | None:
@@ -237,16 +243,25 @@ class LogReader:
             return None
 
         # From here on the block is taken: the counter and what the last line says move on as line by line.
-        if epochs is not None and self._counter.unit == "step":
-            before = math.nan if self._counter.epoch is None else self._counter.epoch
-            for place in np.flatnonzero(np.diff(epochs, prepend=before)):
-                self._counter.mark_epoch(float(epochs[place]), float(steps[place]))
-        self._counter.take_many(steps, None if epochs is None else float(epochs[-1]))
+        last_epoch = None
+        if epochs is not None:
+            last_epoch = float(epochs[-1])
+            self._mark_epochs(epochs, steps)
+        self._counter.take_many(steps, last_epoch)
         last_loss = max(block.rfind(b"oss"), block.rfind(b"OSS"))
         begin = block.rfind(b"\n", 0, last_loss) + 1
         end = block.find(b"\n", last_loss)
         self._take_note(parse(block[begin:end]))
         return self._queue.batch(steps, losses, np.full(len(losses), self._pace.rate))
+
+    def _mark_epochs(self, epochs: F64, steps: F64) -> None:
+        """Tell a counter of steps where epochs begin among many losses, [N] each."""
+        counter = self._counter
+        if counter.unit != "step":
+            return
+        before = math.nan if counter.epoch is None else counter.epoch  # NaN differs from any first epoch
+        for place in np.flatnonzero(np.diff(epochs, prepend=before)):
+            counter.mark_epoch(float(epochs[place]), float(steps[place]))
 
     def _steps_at_once(self, columns: Mapping[str, F64], count: int) -> F64 | None:
         """The steps of a block's losses over the whole run, [N]; None where they do not rise as those of one run do."""
@@ -266,7 +281,7 @@ class LogReader:
     # One line at a time.
 
     def _read_line(self, line: bytes) -> Iterator[LossBatch]:
-        # What stands around the losses: the plan, resumes, the trainer.
+        # What is around the losses: the plan, resumes, the trainer.
         row = parse(line)
         if row.loss is None:
             self._read_announcement(line)
@@ -352,7 +367,8 @@ class LogReader:
     def _begin_new_run(self) -> None:
         """Another run in the same file: what was said before no longer counts."""
         self._num_runs += 1
-        self._queue.begins_new_run, self._queue.resumed = True, False
+        self._queue.begins_new_run = True
+        self._queue.resumed = False
         self._pace.restart_clock()
         self._counter.begin_new_run()
         self._resumes = []
@@ -391,13 +407,13 @@ class LogReader:
         if numbers and math.isfinite(to_float(numbers.get("step", 0))):
             self._watcher.add(numbers)
 
-    def _columns_of(self, row: LogLine) -> Mapping[str, Any]:
+    def _columns_of(self, row: LogLine) -> Mapping[str, object]:
         """A loss line as a row of metrics.jsonl has it; empty where it has neither parts nor a paired validation."""
         if row.json is not None and (row.tasks or "val_gain" in row.json):
             return row.json
         if not row.tasks:
             return {}
-        columns: dict[str, Any] = {"step": row.step or self._counter.num_losses + 1, "loss": row.loss}
+        columns: dict[str, object] = {"step": row.step or self._counter.num_losses + 1, "loss": row.loss}
         for name, value in row.tasks.items():
             columns[f"loss_{name}"] = value
         return columns
@@ -466,7 +482,7 @@ class _PaceMeter:
             self._clock = row.clock
 
     def restart_clock(self) -> None:
-        """What lies between two runs is no time of a step."""
+        """Forget the clock: the time between two runs is no time of a step."""
         self._started = None
 
     def seconds_per_step(self, step: float) -> float | None:

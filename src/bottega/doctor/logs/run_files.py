@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bottega.doctor.logs.lines import parse, to_float
 from bottega.doctor.logs.summary import LogSummary, TrainingLength
@@ -48,7 +47,7 @@ def _plan_of_train_log(path: Path) -> dict[str, int | None]:
     return {}
 
 
-def _with_recipe(log: LogSummary, recipe: Mapping[str, Any], folder: Path) -> LogSummary:
+def _with_recipe(log: LogSummary, recipe: Mapping[str, object], folder: Path) -> LogSummary:
     """Epochs and samples; where it is a recipe of `bottega train ldm` all else, too."""
     training = _section(recipe, "training")
     epochs = _positive(training, "num_epochs")
@@ -83,8 +82,10 @@ def _with_epochs_done(log: LogSummary, epochs: int | None, batch: int, num_pictu
         # counted from the end: the number of samples may have changed on the way
         epochs_done = epochs - (steps - log.step) / per_epoch
         return replace(log, plan=TrainingLength(log.plan.epochs, steps, per_epoch), epochs_done=epochs_done)
-    # it counts steps: epochs end amid a batch, or many of them lie within one
-    seen = log.step * batch / num_pictures if num_pictures >= batch else None
+    # it counts steps: epochs end amid a batch, or many of them pass within one
+    seen = None
+    if num_pictures >= batch:
+        seen = log.step * batch / num_pictures
     return replace(log, epoch=seen, epochs_done=seen)
 
 
@@ -97,11 +98,11 @@ def _latent_range(manifest: Path) -> float | None:
     return width if 0 < width < math.inf else None
 
 
-def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _section(recipe: Mapping[str, object], name: str) -> Mapping[str, object]:
     section = recipe.get(name)
     return section if isinstance(section, dict) else {}
 
 
-def _positive(section: Mapping[str, Any], name: str) -> int | None:
+def _positive(section: Mapping[str, object], name: str) -> int | None:
     number = section.get(name)
     return number if isinstance(number, int) and number > 0 else None

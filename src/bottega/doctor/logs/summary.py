@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bottega.doctor.logs.bars import Bar
 from bottega.doctor.losses import Unit
@@ -66,7 +65,7 @@ class LogSummary:
     draws_pictures: bool
     num_pictures: int | None
     prediction_type: str | None
-    timestep_bins: Mapping[str, Any] | None
+    timestep_bins: Mapping[str, object] | None
     reads_text: bool = True
     latent_range: float | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, object] = field(default_factory=dict)

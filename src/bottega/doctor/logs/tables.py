@@ -14,7 +14,7 @@ HEAD = 1 << 16
 """Bytes of a chunk in which the header of a table is looked for, as long as no loss was found."""
 
 MAX_PAIRS = 100
-"""Cells of one record whose names stand beside them: more lines without a rule between are no record."""
+"""Cells of one record whose names are beside them: more lines without a rule between are no record."""
 
 _NAME = re.compile(rb"[A-Za-z_][\w /.()@%-]{0,60}")
 _WANTED = re.compile(rb"loss|epoch|step|iter|^lr|learning", re.I)
@@ -33,7 +33,7 @@ class TableRewriter:
     def __init__(self) -> None:
         self._separator: bytes | None = None
         self._names: list[bytes] = []  # of the columns, once a header was found
-        self._is_paired = False  # a name stands beside each value
+        self._is_paired = False  # a name is beside each value
         self._pairs: Cells = []  # of the record that is being read
 
     def rewrite(self, text: bytes, *, search: bool) -> bytes:

@@ -30,7 +30,7 @@ class LineTemplate:
     """
 
     def __init__(self, line: bytes, row: LogLine) -> None:
-        # The line as a regular expression: its numbers become groups, what stands between them stays as it is.
+        # The line as a regular expression: its numbers become groups, what is between them stays as it is.
         names = {span: name for name, span in row.spans.items()}
         end = max(stop for _, stop in names)
         pieces: list[bytes] = []
@@ -58,8 +58,11 @@ class LineTemplate:
         found = self._pattern.findall(block)
         # where every line has the form, only a second loss in one of them could be missed
         marks = MARKS[:1] if len(found) == block.count(b"\n") else MARKS
-        if not found or any(block.count(mark) != self._marks[mark] * len(found) for mark in marks):
+        if not found:
             return None
+        for mark in marks:
+            if block.count(mark) != self._marks[mark] * len(found):
+                return None
         numbers = found if len(self.fields) == 1 else list(chain.from_iterable(found))
         try:
             with warnings.catch_warnings():
