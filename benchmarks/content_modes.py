@@ -19,13 +19,12 @@ few steps on a few pairs show that the parts work; they are too few for a verdic
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.arms import METRICS, SHORT, Arm, difference, estimate, loop, measured, told
-from common.bench import Arguments, conclude, say, verdict
+from common.arms import METRICS, Arm, difference, estimate, measured, run_experiment, table_line
+from common.bench import conclude, say, verdict
 
 GAIN, KEPT = 40.0, 5.0
 MODE = "student.adapter.content_mode"
@@ -63,22 +62,12 @@ def results(run: Path, folder: Path, seeds: int, sets: Mapping[str, Any]) -> dic
 
 def main() -> int:
     """Print the table; 1 where a bar is missed."""
-    arguments = Arguments(__doc__)
-    arguments.add_size("--seeds", short=1, full=3)
-    arguments.add_argument("--run", type=Path, help="run directory  [default: runs/miniature, or one of its own]")
-    arguments.add_argument("--folder", type=Path, help="of the arms  [default: build/arms, or one of its own]")
-    asked = arguments.parse()
-    with tempfile.TemporaryDirectory() as temporary:
-        at = Path() if asked.full else Path(temporary)
-        run, folder = asked.run or at / "runs/miniature", asked.folder or at / "build/arms"
-        sets = {} if asked.full else SHORT
-        say("the run up to its features")
-        found = results(loop(run, sets), folder, asked.seeds, sets)
+    asked, found = run_experiment(__doc__, results)
     lines = []
     for name, row in found["rows"].items():
-        lines.append("  ".join([f"{name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+        lines.append(table_line(f"{name:18}", row))
     for name, row in found["latent minus"].items():
-        lines.append("  ".join([f"latent − {name:18}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+        lines.append(table_line(f"latent − {name:18}", row))
     for name, (value, side, bar) in found["bars"].items():
         outcome = verdict(found["held_each"][name] if asked.full else None)
         lines.append(f"{outcome}: {name} {value:.2f} (bar {side} {bar:g})")

@@ -17,13 +17,12 @@ the recipe's arm is shared with it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.arms import METRICS, SHORT, Arm, difference, estimate, loop, measured, told
-from common.bench import Arguments, conclude, say
+from common.arms import METRICS, Arm, difference, estimate, measured, run_experiment, table_line
+from common.bench import conclude, say
 
 KIND, SCENE = "student.adapter.purification", "student.adapter.scene_removal"
 ARMS = {
@@ -48,22 +47,12 @@ def results(run: Path, folder: Path, seeds: int, sets: Mapping[str, Any]) -> dic
 
 def main() -> int:
     """Print the tables."""
-    arguments = Arguments(__doc__)
-    arguments.add_size("--seeds", short=1, full=3)
-    arguments.add_argument("--run", type=Path, help="run directory  [default: runs/miniature, or one of its own]")
-    arguments.add_argument("--folder", type=Path, help="of the arms  [default: build/arms, or one of its own]")
-    asked = arguments.parse()
-    with tempfile.TemporaryDirectory() as temporary:
-        at = Path() if asked.full else Path(temporary)
-        run, folder = asked.run or at / "runs/miniature", asked.folder or at / "build/arms"
-        sets = {} if asked.full else SHORT
-        say("the run up to its features")
-        found = results(loop(run, sets), folder, asked.seeds, sets)
+    asked, found = run_experiment(__doc__, results)
     lines = []
     for name, row in found["rows"].items():
-        lines.append("  ".join([f"{name:14}", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+        lines.append(table_line(f"{name:14}", row))
     for name, row in found["minus none"].items():
-        lines.append("  ".join([f"{name:12} − none", *(f"{m} {told(row[m], 2)}" for m in METRICS)]))
+        lines.append(table_line(f"{name:12} − none", row))
     return conclude(asked, {**found, "held": True if asked.full else None}, lines)
 
 

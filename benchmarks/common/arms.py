@@ -6,15 +6,17 @@ Everything is kept in a folder and used again, so that a stopped experiment goes
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bottega.data.records import Pair, read_pairs
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
-from common.bench import bottega
+from common.bench import Arguments, bottega, say
 from common.leaks import leaks
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "miniature.yaml"
@@ -188,3 +190,33 @@ def _read(file: Path, key: str) -> Scores | None:
 def _sets(values: Mapping[str, Any]) -> Iterator[str]:
     for key, value in values.items():
         yield from ("--set", f"{key}={json.dumps(value)}")
+
+
+def run_experiment(
+    description: str | None, results: Callable[[Path, Path, int, Mapping[str, Any]], dict[str, Any]]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read the command line of an experiment, make its run up to the features, and call `results`.
+
+    With --full the run and the arms are kept below the working directory, otherwise in a folder that is removed.
+
+    Args:
+        description: what --help says.
+        results: from the run, the folder of the arms, the number of seeds and what to set in the recipe.
+    """
+    arguments = Arguments(description)
+    arguments.add_size("--seeds", short=1, full=3)
+    arguments.add_argument("--run", type=Path, help="run directory  [default: runs/miniature, or one of its own]")
+    arguments.add_argument("--folder", type=Path, help="of the arms  [default: build/arms, or one of its own]")
+    asked = arguments.parse()
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path() if asked.full else Path(temporary)
+        run = asked.run or at / "runs/miniature"
+        folder = asked.folder or at / "build/arms"
+        sets = {} if asked.full else SHORT
+        say("the run up to its features")
+        return asked, results(loop(run, sets), folder, asked.seeds, sets)
+
+
+def table_line(title: str, row: Mapping[str, Any]) -> str:
+    """A row of the table: its title, and each metric with its interval."""
+    return "  ".join([title, *(f"{metric} {told(row[metric], 2)}" for metric in METRICS)])

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,16 @@ _VAL_OFFSET = 500_000  # val scenes are numbered apart, so that either part can 
 _SHARD = 16  # painters a parquet file
 
 
-def run_world(config: WorldConfig, directory: Path) -> dict[str, Any]:
+class WorldSummary(TypedDict):
+    """How many there are of each kind."""
+
+    contents: int
+    paintings: int
+    painters: int
+    fill50k: int
+
+
+def run_world(config: WorldConfig, directory: Path) -> WorldSummary:
     """Write the drawn world under `directory/raw`; returns what there is of each kind."""
     raw = directory / "raw"
     _write_coco(raw / "coco", config)
@@ -104,19 +113,27 @@ def _pixel_map(folder: Path, part: str, index: int) -> Path:
 
 def _draw_content(job: tuple[Path, str, int]) -> None:
     folder, part, index = job
-    write_bytes(folder / "images" / part / _file_name(index), png(render(scene(index), None)))
-    write_bytes(_pixel_map(folder, part, index), png(label_map(scene(index))))
+    view = scene(index)
+    picture = folder / "images" / part / _file_name(index)
+    write_bytes(picture, png(render(view, None)))
+    write_bytes(_pixel_map(folder, part, index), png(label_map(view)))
 
 
-def _captions(indices: Iterable[int]) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+def _captions(indices: Iterable[int]) -> dict[str, object]:
+    """COCO's file of captions, five a picture as there."""
+    images = []
+    annotations = []
     for index in indices:
         images.append({"id": index, "file_name": _file_name(index), "height": 128, "width": 128, "license": 1})
+        view = scene(index)
         for k in range(5):
-            annotations.append({"id": index * 10 + k, "image_id": index, "caption": scene(index).caption(k)})
-    info = {"description": "bottega's drawn world", "version": "1"}
-    return {"info": info, "licenses": [{"id": 1, "name": "Apache-2.0"}], "images": images, "annotations": annotations}
+            annotations.append({"id": index * 10 + k, "image_id": index, "caption": view.caption(k)})
+    return {
+        "info": {"description": "bottega's drawn world", "version": "1"},
+        "licenses": [{"id": 1, "name": "Apache-2.0"}],
+        "images": images,
+        "annotations": annotations,
+    }
 
 
 # --- WikiArt ------------------------------------------------------------------------------------------------------
@@ -130,6 +147,7 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
     artists = [painter(WORLD_PAINTERS + number).name for number in range(config.painters)]
     schema = _wikiart_schema(artists)
     for shard, start in enumerate(range(0, config.painters, _SHARD)):
+        # the name says what is in it: a larger world has other shards
         path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
         if path.exists():
             continue
@@ -188,12 +206,16 @@ def painting_scene(by: int, number: int) -> Scene:
 def _write_fill50k(folder: Path, config: WorldConfig) -> None:
     for side in ("source", "target"):
         (folder / side).mkdir(parents=True, exist_ok=True)
-    jobs = [(folder, i) for i in range(config.fill50k) if not (folder / "target" / f"{i}.png").exists()]
-    _each(_draw_circle, jobs, config.workers, "drawing Fill50K")
+    jobs = []
     lines = []
     for i in range(config.fill50k):
+        name = f"{i}.png"
+        if not (folder / "target" / name).exists():  # the target is written after the source
+            jobs.append((folder, i))
         _, _, prompt = fill50k_example(i, 8)  # small: the prompt alone is wanted
-        lines.append(json.dumps({"source": f"source/{i}.png", "target": f"target/{i}.png", "prompt": prompt}) + "\n")
+        row = {"source": f"source/{name}", "target": f"target/{name}", "prompt": prompt}
+        lines.append(json.dumps(row) + "\n")
+    _each(_draw_circle, jobs, config.workers, "drawing Fill50K")
     write_text(folder / "prompt.json", "".join(lines))
 
 
@@ -214,7 +236,14 @@ class _TruthJob(NamedTuple):
     seed: int
 
 
-def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], data_root: Path) -> dict[str, Any]:
+class TruthSummary(TypedDict):
+    """drawn: by this call. truths: that are there."""
+
+    drawn: int
+    truths: int
+
+
+def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], data_root: Path) -> TruthSummary:
     """Draw the truths of the pair lists into `directory` as `{pair_id}_seed{k}.png`.
 
     Test pairs get `config.seeds` truths each, the first `config.calibration_pairs` pairs of the other lists (None: all)

@@ -10,7 +10,7 @@ Symbols: N pictures or texts, D width of an embedding, K labels, T tokens, E hid
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,8 @@ class ClipEncoder(_Encoder):
         """
         captured: list[torch.Tensor] = []
 
-        def capture_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            captured[:] = [args[0] if args else kwargs["hidden_states"]]  # transformers 5 passes it by name
+        def capture_input(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            captured[:] = args[:1] or [kwargs["hidden_states"]]  # transformers 5 passes it by name
 
         def hidden_states(pixels: torch.Tensor) -> torch.Tensor:
             self.model.vision_model(pixel_values=pixels)
@@ -170,7 +170,7 @@ class StyleClassifier(_Encoder):
 
 
 class StructureEncoder(_Encoder):
-    """The keys of a ViT's last block: what lies where, with little of how it looks.
+    """The keys of a ViT's last block: what is where, with little of how it looks.
 
     Source: Tumanyan et al. 2022 (Splice), whose structure distance is the mean squared difference of the tokens'
     self-similarity matrices; the caller computes it.

@@ -40,7 +40,7 @@ class FetchRequest:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model with the files that it is read from, and where they will lie."""
+    """A model with the files that it is read from, and where they will be."""
 
     request: FetchRequest
     hub: HubName
@@ -60,7 +60,7 @@ class PlannedModel:
         return self.snapshot / file.path
 
     def blob(self, file: RemoteFile) -> Path:
-        """Where a file's content lies, named by its hash."""
+        """Where a file's content is, named by its hash."""
         return self.entry / "blobs" / file.digest
 
     def partial(self, file: RemoteFile) -> Path:
@@ -108,11 +108,13 @@ def requests(names: Sequence[str], models: ModelsConfig | None) -> list[FetchReq
 
 
 def _request(given: str, values: dict[str, str | None]) -> FetchRequest:
+    name: str | None = given
+    role = ""
     if given in ROLES:
-        role, name = given, values.get(given)
-    else:
-        roles = [role for role, value in values.items() if value == given]
-        role, name = (roles or [""])[0], given
+        role = given
+        name = values.get(given)
+    elif given in values.values():
+        role = next(known for known, value in values.items() if value == given)
     if name is None:
         raise MissingError(f"models.{role}: the recipe names none; set models.{role}, or name an `org/name`")
     if on_disk(name) or hub_name(name) is None:
@@ -152,7 +154,9 @@ def _cached_commit(entry: Path) -> str | None:
     if not reference.is_file():
         return None
     commit = reference.read_text("utf-8").strip()
-    return commit if commit and (entry / "snapshots" / commit).is_dir() else None
+    if commit and (entry / "snapshots" / commit).is_dir():
+        return commit
+    return None
 
 
 def fetch(
@@ -279,7 +283,9 @@ def _statuses(planned: Sequence[PlannedModel], cache: Path, sdxl: str | None) ->
 
 def _status(model: PlannedModel, cache: Path, sdxl: str | None) -> ModelStatus:
     kind, name = model.choice.kind, model.request.name
-    role = model.request.role or (kind if kind in ROLES else "")
+    role = model.request.role
+    if not role and kind in ROLES:
+        role = kind
     if role:
         settings: dict[str, str | None] = {"cache": str(cache), role: name}
         if role == "ip_adapter":

@@ -283,7 +283,7 @@ def _parts_named(path: Path, index: Mapping[str, Any]) -> list[str]:
     return [name for name in _NETWORKS if name in (*named, *beside)]
 
 
-def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def _config(folder: Path, name: str = "config.json") -> Mapping[str, Any]:
     """A configuration, or nothing where there is none."""
     return read_config(folder / name) if (folder / name).exists() else {}
 

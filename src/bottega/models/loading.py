@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,7 @@ def load_pixart_parts(
     parts: Iterable[str] = PIXART_PARTS,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Parts of a folder in the layout of PixArtAlphaPipeline, by name: only what is asked for is read.
 
     While an adapter trains, T5 (9 GB in bfloat16) and the autoencoder need not be in memory. Models are in evaluation

@@ -2,7 +2,7 @@
 
 A name is a folder; or `bottega:miniature/weights/sdxl`, inside the installed package; or the id of a repository on the
 Hugging Face Hub, `org/name`, with a sub-folder after it (`h94/IP-Adapter/sdxl_models`) and `@revision` at the end where
-wanted, looked up in the Hub's cache as it lies on disk:
+wanted, looked up in the Hub's cache as it is on disk:
 
     <cache>/models--org--name/refs/<revision>      a file with the commit
     <cache>/models--org--name/snapshots/<commit>/  the files, as links into ../../blobs/
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +98,10 @@ def fetch_command(name: str, cache: str | None = None) -> str:
     """The exact command that fetches the model `name` into the cache."""
     if hub_name(name) is None:
         return f"put the model's folder at {name}"
-    return f"bottega models fetch {name}" + (f" --model-cache {shlex.quote(cache)}" if cache else "")
+    command = f"bottega models fetch {name}"
+    if cache:
+        command += f" --model-cache {shlex.quote(cache)}"
+    return command
 
 
 def _in_package(name: str) -> Path:
@@ -169,10 +173,15 @@ def _only_snapshot(name: str, snapshots: Path) -> Path | None:
 
 def _check_links(name: str, found: Path, get: str) -> None:
     """Refuse links that lead nowhere: copied without the blobs, or a download that was killed."""
-    files = [found] if found.is_symlink() or found.is_file() else found.rglob("*")
-    links = [path for path in files if path.suffix in _OPENED and path.is_symlink()]
-    dangling = sorted(link for link in links if not link.exists())
+    files: Iterable[Path] = [found]
+    if not found.is_symlink() and not found.is_file():
+        files = found.rglob("*")
+    dangling = []
+    for path in files:
+        if path.suffix in _OPENED and path.is_symlink() and not path.exists():
+            dangling.append(path)
     if dangling:
+        dangling.sort()
         raise StorageError(
             f"{name}: {len(dangling)} files in the cache are links that lead nowhere, first "
             f"{dangling[0]}; get them again: {get}"

@@ -101,7 +101,9 @@ def _pipeline(tree: _Tree, inside: str) -> Choice:
     else:
         heavy = [part for part in folders if tree.holds_weights(start + part)]
         light = folders
-    variant = "fp16" if kind == "sdxl" or _plain_bytes(tree, start, heavy) > HEAVY else None
+    variant = None
+    if kind == "sdxl" or _plain_bytes(tree, start, heavy) > HEAVY:
+        variant = "fp16"
     files = [f"{start}model_index.json"]
     for part in heavy:
         files += tree.small_files(start + part)
@@ -142,7 +144,7 @@ def _adapter(tree: _Tree, file: str) -> Choice:
 
 def _adapter_in(tree: _Tree, inside: str) -> str:
     """The IP-Adapter's file in a folder: one of a known name, or the only one."""
-    found = sorted(name for name in tree.names_in(inside) if _ADAPTER.fullmatch(name))
+    found = sorted(filter(_ADAPTER.fullmatch, tree.names_in(inside)))
     known = [name for name in WEIGHT_NAMES if name in found]
     if known:
         return _prefix(inside) + known[0]
@@ -174,7 +176,7 @@ class _Tree:
         return {name for place, name in split if place == folder}
 
     def folders_in(self, folder: str) -> list[str]:
-        """Names of what lies directly in a folder, files and folders, sorted."""
+        """Names of what is directly in a folder, files and folders, sorted."""
         start = _prefix(folder)
         paths = [path.removeprefix(start) for path in self.sizes if path.startswith(start)]
         return sorted({path.split("/")[0] for path in paths})
@@ -231,8 +233,10 @@ class _Tree:
             )
 
     def _what_lacks(self, folder: str) -> str:
-        some = sorted(name for name in self.names_in(folder) if _WEIGHTS.fullmatch(name))
-        return f"shards of its weights (it has {some[0]})" if some else "weights, such as model.safetensors"
+        some = sorted(filter(_WEIGHTS.fullmatch, self.names_in(folder)))
+        if some:
+            return f"shards of its weights (it has {some[0]})"
+        return "weights, such as model.safetensors"
 
 
 def _by_preference(sets: Mapping[str | None, object], wanted: str | None) -> list[str | None]:

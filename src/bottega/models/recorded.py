@@ -16,7 +16,7 @@ def content_faults(found: Sequence[ModelStatus], run: Path) -> list[str]:
     """Files whose content is not what the cache, or the run's record, says; each file is read whole.
 
     Args:
-        found: the models, as they lie on this machine.
+        found: the models, as they are on this machine.
         run: a run directory; where it is a recipe file, or has no record yet, only the cache's hashes are compared.
 
     Raises:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +51,8 @@ def read_header(path: Path) -> SafetensorsHeader:
         size = path.stat().st_size
         with path.open("rb") as file:
             first = file.read(8)
-            length = _HEADER_LIMIT
-            if len(first) == 8:
-                length = struct.unpack("<Q", first)[0]
-            if length >= _HEADER_LIMIT or 8 + length > size:
+            length = int.from_bytes(first, "little")
+            if len(first) < 8 or length >= _HEADER_LIMIT or 8 + length > size:
                 raise _incomplete(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
             content = json.loads(file.read(length), object_pairs_hook=_each_key_once)
     except OSError as error:
@@ -144,7 +141,7 @@ def _incomplete(path: Path, what: str) -> StorageError:
     return StorageError(f"{path}: not a whole safetensors file: {what}; delete it and fetch it again")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Mapping[str, Any]:
     """A JSON object from a model folder.
 
     Raises:
@@ -262,17 +259,19 @@ def hash_faults(files: Iterable[Path], known: Mapping[Path, str] | None = None) 
     faults = []
     for file in files:
         content = file.resolve()
-        in_cache = content.parent.name == "blobs"
-        if in_cache and DIGEST.fullmatch(content.name) and file_digest(content, content.name) != content.name:
+        name = content.name
+        is_blob = content.parent.name == "blobs" and DIGEST.fullmatch(name) is not None
+        if is_blob and file_digest(content, name) != name:
             faults.append(
-                f"{file}: its content does not match its blob {content.name[:12]}…; delete the blob and fetch it again"
+                f"{file}: its content does not match its blob {name[:12]}…; delete the blob and fetch it again"
             )
             continue
         expected = recorded.get(file)
         if not expected:
             continue
-        named_by_hash = in_cache and _SHA256.fullmatch(content.name)  # just compared: it need not be read again
-        actual = content.name if named_by_hash else sha256_file(content)
+        actual = name
+        if not (is_blob and _SHA256.fullmatch(name)):  # else its content was just compared: it need not be read again
+            actual = sha256_file(content)
         if actual != expected:
             faults.append(
                 f"{file}: its content is not what the run was made with ({expected[:12]}…); put that file back, or "

@@ -1,4 +1,4 @@
-"""Draws the corpus and trains every model of the miniature; `bottega miniature build` and `train` stand on it.
+"""Draws the corpus and trains every model of the miniature; `bottega miniature build` and `train` call it.
 
-Nothing that a run needs lies here: scenes, painters, data sets and the shipped weights live one level up.
+Nothing that a run needs is here: scenes, painters, data sets and the shipped weights are one level up.
 """

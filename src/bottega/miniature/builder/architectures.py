@@ -1,11 +1,12 @@
 """Architectures of the miniature: the classes of the full models, at about a thousandth of the size.
 
-Each function makes one model with random weights. The sizes stand here and nowhere else: all other code reads them
+Each function makes one model with random weights. The sizes are here and nowhere else: all other code reads them
 from the folders' own configurations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bottega.miniature.painters import KINDS
@@ -77,15 +78,16 @@ def second_text_encoder(vocabulary: int, end_token: int) -> CLIPTextModelWithPro
     return CLIPTextModelWithProjection(CLIPTextConfig(**_text(vocabulary, end_token), projection_dim=WIDTH))
 
 
-def _text(vocabulary: int, end_token: int) -> dict[str, Any]:
-    tokens = {"bos_token_id": end_token - 1, "eos_token_id": end_token, "pad_token_id": end_token}
+def _text(vocabulary: int, end_token: int) -> dict[str, int]:
     return {
         "vocab_size": vocabulary,
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        **tokens,
+        "bos_token_id": end_token - 1,
+        "eos_token_id": end_token,
+        "pad_token_id": end_token,
     }
 
 
@@ -151,17 +153,19 @@ def t5(vocabulary: int) -> T5EncoderModel:
     """Text for PixArt: token states [B, L, 128]."""
     from transformers import T5Config, T5EncoderModel
 
-    size = {"d_model": WIDTH, "d_kv": 32, "d_ff": 2 * WIDTH, "num_layers": 3, "num_heads": 4}
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary,
-            **size,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=WIDTH,
+        d_kv=32,
+        d_ff=2 * WIDTH,
+        num_layers=3,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
     )
+    return T5EncoderModel(config)
 
 
 def pixart() -> PixArtTransformer2DModel:
@@ -212,15 +216,19 @@ def style_classifier() -> Any:
     """Tells the painters' kinds apart; serves evaluation only."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    labels = dict(enumerate(KINDS))
-    size = {"embedding_size": 24, "hidden_sizes": [24, 48, 96, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    return ResNetForImageClassification(
-        ResNetConfig(**size, id2label=labels, label2id={v: k for k, v in labels.items()})
+    config = ResNetConfig(
+        embedding_size=24,
+        hidden_sizes=[24, 48, 96, 128],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(KINDS)),
+        label2id={kind: number for number, kind in enumerate(KINDS)},
     )
+    return ResNetForImageClassification(config)
 
 
 def structure_encoder() -> Any:
-    """A ViT whose keys say what lies where, whoever painted it; serves evaluation only."""
+    """A ViT whose keys say what is where, whoever painted it; serves evaluation only."""
     from transformers import ViTConfig, ViTModel
 
     size = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -231,22 +239,26 @@ def scene_reader() -> Any:
     """The oracle that reads scenes: class of each pixel (0 background, k + 1 for shape k), at the picture's size."""
     from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
 
-    labels = {0: "background", **{k + 1: shape for k, shape in enumerate(SHAPES)}}
-    size = {"embedding_size": 24, "hidden_sizes": [24, 48, 80, 112], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    backbone = ResNetConfig(**size, out_features=["stage1", "stage2", "stage3", "stage4"])
-    return UperNetForSemanticSegmentation(
-        UperNetConfig(
-            backbone_config=backbone,
-            hidden_size=32,
-            pool_scales=[1, 2],
-            use_auxiliary_head=False,
-            id2label=labels,
-            label2id={v: k for k, v in labels.items()},
-        )
+    classes = ("background", *SHAPES)
+    backbone = ResNetConfig(
+        embedding_size=24,
+        hidden_sizes=[24, 48, 80, 112],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
     )
+    config = UperNetConfig(
+        backbone_config=backbone,
+        hidden_size=32,
+        pool_scales=[1, 2],
+        use_auxiliary_head=False,
+        id2label=dict(enumerate(classes)),
+        label2id={name: number for number, name in enumerate(classes)},
+    )
+    return UperNetForSemanticSegmentation(config)
 
 
-def teacher_scheduler() -> dict[str, Any]:
+def teacher_scheduler() -> Mapping[str, Any]:
     """SDXL's noise schedule as its folder states it."""
     return {
         "num_train_timesteps": 1000,
@@ -261,7 +273,7 @@ def teacher_scheduler() -> dict[str, Any]:
     }
 
 
-def pixart_scheduler() -> dict[str, Any]:
+def pixart_scheduler() -> Mapping[str, Any]:
     """PixArt-α's noise schedule as its folder states it: linear betas, not Stable Diffusion's."""
     return {
         "num_train_timesteps": 1000,

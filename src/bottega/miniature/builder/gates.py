@@ -5,6 +5,7 @@ Each gate is one function from models to numbers. Pictures are uint8 [N, H, W, 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,12 +118,25 @@ def score_scene(picture: Picture, found: Labels, view: Scene) -> SceneScore:
         area = areas[item.shape]
         alone = len(view.objects) > 1 or area >= 0.8 * max(areas.values())
         shapes.append(area > 0.01 and alone)
-        mask = found == SHAPES.index(item.shape) + 1
-        something = mask if area > 0.005 else found > 0
-        colours.append(bool(something.sum() > 20) and colour_named(picture, something, COLOURS) == item.colour)
+        mask = found > 0  # a colour may be right where the shape is not
+        if area > 0.005:
+            mask = found == SHAPES.index(item.shape) + 1
+        is_seen = bool(mask.sum() > 20)
+        colours.append(is_seen and colour_named(picture, mask, COLOURS) == item.colour)
     ground = found == 0
-    behind = bool(ground.sum() > 100) and colour_named(picture, ground, BACKGROUNDS) == view.background
+    is_seen = bool(ground.sum() > 100)
+    behind = is_seen and colour_named(picture, ground, BACKGROUNDS) == view.background
     return SceneScore(float(np.mean(shapes)), float(np.mean(colours)), float(behind))
+
+
+def mean_score(reader: Any, pictures: Pictures, views: Sequence[Scene]) -> SceneScore:
+    """The mean over pictures, each of which was drawn from a caption of its scene."""
+    read = labels_of(reader, pictures)
+    scores = []
+    for picture, found, view in zip(pictures, read, views, strict=True):
+        scores.append(score_scene(picture, found, view))
+    shapes, colours, grounds = np.mean(scores, axis=0)
+    return SceneScore(float(shapes), float(colours), float(grounds))
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------
@@ -147,7 +161,7 @@ def measure_encoders(
         "classifier_kept": kept / accuracy,
         "clip_probe": _probe(clip, known, corpus),
         "reader_iou_painted": float(np.mean(overlaps)),
-        "reader_found_painted": _preserved(overlaps),
+        "reader_found_painted": preserved(overlaps),
     }
 
 
@@ -239,7 +253,7 @@ def measure_teacher(
         f"{prefix}_style_own": own,
         f"{prefix}_style_shuffled": swapped,
         f"{prefix}_style_gap": own - swapped,
-        f"{prefix}_in_place": _preserved(overlaps),
+        f"{prefix}_in_place": preserved(overlaps),
         f"{prefix}_iou": float(np.mean(overlaps)),
     }
 
@@ -278,7 +292,8 @@ def _kinds(corpus: Corpus, count: int) -> npt.NDArray[np.int64]:
     return np.array([corpus.painter_of(i) % len(KINDS) for i in range(count)])
 
 
-def _preserved(overlaps: list[float]) -> float:
+def preserved(overlaps: Sequence[float]) -> float:
+    """Share of objects that are preserved, from the IoU of each."""
     return float(np.mean(np.array(overlaps) >= PRESERVED_IOU))
 
 

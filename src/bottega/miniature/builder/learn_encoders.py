@@ -64,8 +64,11 @@ def learn_vae(
         latents = vae.encode(target).latents  # [B, 4, 16, 16]
         shaken = latents + 0.05 * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
         error = vae.decode(shaken).sample - target
-        small = vae.decode(F.avg_pool2d(latents, 2)).sample - F.avg_pool2d(target, 2)
-        spread = latents.mean((0, 2, 3)).square().mean() + (latents.std((0, 2, 3)) - 1).square().mean()
+        half = vae.decode(F.avg_pool2d(latents, 2)).sample
+        small = half - F.avg_pool2d(target, 2)
+        mean = latents.mean((0, 2, 3))  # [C]
+        deviation = latents.std((0, 2, 3))
+        spread = mean.square().mean() + (deviation - 1).square().mean()
         return {
             "mse": error.square().mean(),
             "l1": 0.02 * error.abs().mean(),
@@ -107,25 +110,36 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLI
         captions = []
         rows = rng.choice(len(corpus), size=batch, replace=False)
         for k, row in enumerate(rows):
-            content = scene(corpus.scene_of(int(row))).caption(int(rng.integers(5)))
-            style = f"{STYLE_PHRASE} {painter(corpus.painter_of(int(row))).words}"
+            view = scene(corpus.scene_of(int(row)))
+            by = painter(corpus.painter_of(int(row)))
+            content = view.caption(int(rng.integers(5)))
+            style = f"{STYLE_PHRASE} {by.words}"
             pictures[k] = corpus.plain[row] if k % 4 == 0 else corpus.painted[row]
             captions.append((content, content, f"{content} {style}", style)[k % 4])
         tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         pooled = clip.vision_model(pixel_values=to_clip(pictures)).pooler_output
         seen = F.normalize(clip.visual_projection(pooled), dim=-1)  # [B, D]
-        read = clip.text_projection(clip.text_model(input_ids=tokens.input_ids).pooler_output)  # [B, D]
+        states = clip.text_model(input_ids=tokens.input_ids).pooler_output
+        read = clip.text_projection(states)  # [B, D]
         also = second(input_ids=tokens.input_ids).text_embeds
+
+        # The contrast, both ways: a picture finds its caption, a caption its picture.
         scale = clip.logit_scale.exp().clamp(max=60)
+        answer = torch.arange(batch)
         parts = {}
         for name, text in (("first", read), ("second", also)):
             logits = scale * seen @ F.normalize(text, dim=-1).T  # [B, B]
-            answer = torch.arange(batch)
-            parts[name] = (F.cross_entropy(logits, answer) + F.cross_entropy(logits.T, answer)) / 2
+            to_text = F.cross_entropy(logits, answer)
+            to_picture = F.cross_entropy(logits.T, answer)
+            parts[name] = (to_text + to_picture) / 2
+
+        # What the head reads of the painted pictures.
         painted = np.arange(batch) % 4 > 0
         painters = torch.from_numpy(rows[painted] % corpus.painters)
+        kinds = (corpus.first_painter + painters) % len(KINDS)
+        # a unit vector times √D has components of mean square 1
         read_off = head(seen[torch.from_numpy(painted)] * architectures.WIDTH**0.5)
-        parts["kind"] = F.cross_entropy(read_off[:, : len(KINDS)], (corpus.first_painter + painters) % len(KINDS))
+        parts["kind"] = F.cross_entropy(read_off[:, : len(KINDS)], kinds)
         parts["facts"] = F.mse_loss(read_off[:, len(KINDS) :], facts[painters])
         return parts
 
@@ -152,15 +166,26 @@ def learn_style_classifier(corpus: Corpus, folder: Path, steps: int) -> Any:
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature style", step)
         rows = rng.integers(len(corpus), size=48)
-        pictures = to_clip(np.stack([corpus.painted[r] for r in rows]))
-        pictures = pictures[:, rng.permutation(3)] * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-0.2, 0.2))
-        pictures = pictures.flip(3) if rng.random() < 0.5 else pictures
-        pictures = pictures + 0.08 * torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32))
-        kinds = torch.tensor([corpus.painter_of(int(r)) % len(KINDS) for r in rows])
-        return {"cross_entropy": F.cross_entropy(model(pixel_values=pictures).logits, kinds)}
+        pictures = to_clip(np.stack([corpus.painted[row] for row in rows]))
+        pictures = pictures[:, rng.permutation(3)]
+        contrast = float(rng.uniform(0.8, 1.2))
+        brightness = float(rng.uniform(-0.2, 0.2))
+        pictures = pictures * contrast + brightness
+        if rng.random() < 0.5:
+            pictures = pictures.flip(3)
+        pictures = _noised(pictures, rng)
+        kinds = torch.tensor([corpus.painter_of(int(row)) % len(KINDS) for row in rows])
+        logits = model(pixel_values=pictures).logits
+        return {"cross_entropy": F.cross_entropy(logits, kinds)}
 
     fit(folder, "style_classifier", {"model": model}, losses, steps=steps, learning_rate=2e-3)
     return model
+
+
+def _noised(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Pictures [B, 3, H, W] with noise of deviation 0.08."""
+    noise = rng.standard_normal(pictures.shape, dtype=np.float32)
+    return pictures + 0.08 * torch.from_numpy(noise)
 
 
 def learn_scene_reader(corpus: Corpus, folder: Path, steps: int) -> Any:
@@ -178,16 +203,21 @@ def learn_scene_reader(corpus: Corpus, folder: Path, steps: int) -> Any:
         rng = numpy_rng("miniature reader", step)
         rows = rng.integers(len(corpus), size=16)
         plain = rng.random(len(rows)) < max(0.25, 0.8 - 1.1 * step / steps)
-        shown = [corpus.plain[r] if p else corpus.painted[r] for r, p in zip(rows, plain, strict=True)]
+        shown = []
+        cells = []
+        for row, is_plain in zip(rows, plain, strict=True):
+            source = corpus.plain if is_plain else corpus.painted
+            shown.append(source[row])
+            cells.append(corpus.labels[row, 2::4, 2::4])  # the middle of every 4 × 4 pixels
         pictures = to_clip(np.stack(shown))
-        labels = torch.from_numpy(np.stack([corpus.labels[r, 2::4, 2::4] for r in rows])).long()  # [B, H/4, W/4]
+        labels = torch.from_numpy(np.stack(cells)).long()  # [B, H/4, W/4]
         if rng.random() < 0.5:
             pictures, labels = pictures.flip(3), labels.flip(2)
         if rng.random() < 0.5:
             pictures, labels = pictures.transpose(2, 3), labels.transpose(1, 2)
-        pictures = pictures[:, rng.permutation(3)]
-        pictures = pictures + 0.08 * torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32))
-        logits = model.decode_head(model.backbone.forward_with_filtered_kwargs(pictures).feature_maps)
+        pictures = _noised(pictures[:, rng.permutation(3)], rng)
+        features = model.backbone.forward_with_filtered_kwargs(pictures).feature_maps
+        logits = model.decode_head(features)
         return {"cross_entropy": F.cross_entropy(logits, labels, weight=weight)}
 
     fit(folder, "scene_reader", {"model": model}, losses, steps=steps, learning_rate=1.5e-3)
@@ -208,14 +238,19 @@ def learn_structure_encoder(corpus: Corpus, folder: Path, steps: int) -> Any:
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature structure", step)
         rows = rng.integers(len(corpus), size=16)
-        pictures = np.stack([*(corpus.plain[r] for r in rows), *(corpus.painted[r] for r in rows)])
+        plain_rows = [corpus.plain[row] for row in rows]
+        painted_rows = [corpus.painted[row] for row in rows]
+        pictures = np.stack([*plain_rows, *painted_rows])
         patches = model(pixel_values=to_clip(pictures)).last_hidden_state[:, 1:]  # [2B, L, D]
-        labels = torch.from_numpy(np.stack([corpus.labels[r] for r in rows])).long()
+        labels = torch.from_numpy(np.stack([corpus.labels[row] for row in rows])).long()
         shares = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
-        shares = F.avg_pool2d(shares, architectures.PICTURE // 8).flatten(2).transpose(1, 2)  # [B, L, classes]
-        reading = F.cross_entropy(head(patches).flatten(0, 1), shares.repeat(2, 1, 1).flatten(0, 1))
+        shares = F.avg_pool2d(shares, architectures.PICTURE // 8)
+        shares = shares.flatten(2).transpose(1, 2)  # [B, L, classes]
+        wanted = shares.repeat(2, 1, 1).flatten(0, 1)
+        reading = F.cross_entropy(head(patches).flatten(0, 1), wanted)
         plain, painted = F.normalize(patches, dim=-1).chunk(2)
-        return {"reading": reading, "agreement": 0.5 * (1 - (plain * painted).sum(-1)).mean()}
+        cosine = (plain * painted).sum(-1)
+        return {"reading": reading, "agreement": 0.5 * (1 - cosine).mean()}
 
     fit(folder, "structure_encoder", {"model": model, "head": head}, losses, steps=steps, learning_rate=1e-3)
     return model

@@ -75,7 +75,8 @@ def learn_pixart(
         captions = [row.caption if rng.random() > 0.1 else "" for row in rows]
         tokens = tokenizer(captions, padding=True, truncation=True, max_length=120, return_tensors="pt")
         states = t5(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state  # [B, L, D]
-        timestep = torch.from_numpy(np.floor((np.arange(BATCH) + rng.random(BATCH)) / BATCH * 1000).astype(np.int64))
+        shares = (np.arange(BATCH) + rng.random(BATCH)) / BATCH  # one from each of as many equal parts
+        timestep = torch.from_numpy(np.floor(shares * 1000).astype(np.int64))
         noise = torch.from_numpy(rng.standard_normal(target.shape, dtype=np.float32))
         x = alpha[timestep].view(-1, 1, 1, 1) * target + sigma[timestep].view(-1, 1, 1, 1) * noise
         output = transformer(
@@ -87,10 +88,12 @@ def learn_pixart(
         ).sample
         guess, variance = output.chunk(2, dim=1)
         now = alpha_bar.float()[timestep]
-        weight = torch.clamp(5 * (1 - now) / now, max=1.0) * torch.clamp(1 / now, max=1000.0)
+        min_snr = torch.clamp(5 * (1 - now) / now, max=1.0)
+        weight = min_snr * torch.clamp(1 / now, max=1000.0)
+        error = (guess - noise).square().mean((1, 2, 3))  # [B]
         labels = torch.from_numpy(np.stack([row.labels for row in rows]))  # [B, H, W]
         return {
-            "mse": (weight * (guess - noise).square().mean((1, 2, 3))).mean(),
+            "mse": (weight * error).mean(),
             "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, timestep, alpha_bar),
             "reading": 0.2 * head.loss(labels),
         }
@@ -116,10 +119,16 @@ class _Examples:
     def __init__(
         self, corpus: Corpus, plain: Latents, painted: Latents, vae: Any, scaling: float, circles: int
     ) -> None:
-        self.corpus, self.plain, self.painted = corpus, plain, painted
-        filled = [fill50k_example(i) for i in range(circles)]
-        self.prompts = [prompt for _, _, prompt in filled]
-        self.filled = encode(vae, np.stack([target for _, target, _ in filled]), scaling)
+        self.corpus = corpus
+        self.plain = plain
+        self.painted = painted
+        self.prompts = []
+        targets = []
+        for index in range(circles):
+            _, target, prompt = fill50k_example(index)
+            self.prompts.append(prompt)
+            targets.append(target)
+        self.filled = encode(vae, np.stack(targets), scaling)
 
     def draw(self, rng: np.random.Generator, plain: bool) -> Example:
         """One in ten is a circle; else a scene, plain or painted, with one of its captions."""
@@ -179,7 +188,8 @@ def variational_bound(
         t: timesteps, [B].
         alpha_bar: float64 [T].
     """
-    previous = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])[t].view(-1, 1, 1, 1)
+    before = torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])  # ᾱ_{t−1}; 1 before the first
+    previous = before[t].view(-1, 1, 1, 1)
     now = alpha_bar[t].view(-1, 1, 1, 1)
     beta = 1 - now / previous
     posterior = (beta * (1 - previous) / (1 - now)).clamp(min=1e-10)
@@ -189,5 +199,6 @@ def variational_bound(
     ratio = posterior.log() - log_model
     divergence = 0.5 * (ratio.exp() - ratio - 1 + difference.square() * (-log_model).exp())
     counted = (t > 0).double().view(-1, 1, 1, 1)
-    bound: torch.Tensor = ((divergence * counted).mean() / math.log(2)).float()
+    nats = (divergence * counted).mean()
+    bound: torch.Tensor = (nats / math.log(2)).float()
     return bound

@@ -101,12 +101,8 @@ class PixArtTask:
         views = [scene(GATE_SCENES + 500_000 + i, 1) for i in range(self.pictures)]
         pictures = gates.draw_captions(self._pipeline(), views, 1, guidance=4.5, steps=20)
         self.head.states.clear()  # the hook kept those of the drawing
-        read = gates.labels_of(self.reader, pictures)
-        scores = []
-        for picture, found, view in zip(pictures, read, views, strict=True):
-            scores.append(gates.score_scene(picture, found, view))
-        shapes, colours, grounds = np.mean(scores, axis=0)
-        return {"pixart_shape": float(shapes), "pixart_colours": float(colours), "pixart_ground": float(grounds)}
+        score = gates.mean_score(self.reader, pictures, views)
+        return {"pixart_shape": score.shapes, "pixart_colours": score.colours, "pixart_ground": score.ground}
 
     def _pipeline(self) -> Any:
         from diffusers import DDIMScheduler, PixArtAlphaPipeline

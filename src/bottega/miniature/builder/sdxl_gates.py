@@ -53,9 +53,10 @@ def draw(
     scheduler = DDIMScheduler(**architectures.teacher_scheduler())
     scheduler.set_timesteps(STEPS)
     shape = (architectures.CHANNELS, architectures.LATENT, architectures.LATENT)
-    noise = torch.from_numpy(
-        np.stack([numpy_rng("gate sdxl", seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
-    )
+    noises = []
+    for seed in seeds:
+        noises.append(numpy_rng("gate sdxl", seed).standard_normal(shape, dtype=np.float32))
+    noise = torch.from_numpy(np.stack(noises))
     timesteps, x = scheduler.timesteps, noise
     if given.content is not None:
         timesteps = timesteps[-int(STEPS * STRENGTH) :]
@@ -64,7 +65,9 @@ def draw(
         if hasattr(processor, "scale"):
             processor.scale = [scale]
     states, pooled = text(list(given.captions))
-    styles = torch.zeros(len(noise), architectures.WIDTH) if given.styles is None else given.styles
+    styles = given.styles
+    if styles is None:
+        styles = torch.zeros(len(noise), architectures.WIDTH)
     for timestep in timesteps:
         guess = _predict(unet, x, timestep, states, pooled, styles)
         if guidance > 1:
@@ -129,17 +132,19 @@ class SDXLGates:
         kinds = np.array([p % len(KINDS) for p in self.painters])
         own, swapped = gates.style_agreement(seen, kinds)
         overlaps: list[float] = []
-        distances, colours = [], []
+        distances = []
+        colours = []
         for i, view in enumerate(self.contents):
             overlaps += gates.object_overlaps(read[i], view)
             by = painter(self.painters[i])
+            # seed 0 is the painter's own painting
             truths = [describe(render(view, by, 1 + k)) for k in range(_TRUTHS)]
             distance = nearest(describe(pictures[i]), truths)
             distances.append(distance.total)
             colours.append(distance.colour)
         return {
             f"{prefix}_style_gap": own - swapped,
-            f"{prefix}_objects_preserved": float(np.mean(np.array(overlaps) >= 0.5)),
+            f"{prefix}_objects_preserved": gates.preserved(overlaps),
             f"{prefix}_iou": float(np.mean(overlaps)),
             f"{prefix}_distance": float(np.mean(distances)),
             f"{prefix}_distance_colour": float(np.mean(colours)),
@@ -148,13 +153,10 @@ class SDXLGates:
     def words(self, unet: Any) -> dict[str, float]:
         """One object by caption: its shape, its colour and the ground's."""
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
-        pictures = self._from_words(unet, [view.caption(i % 2) for i, view in enumerate(views)])
-        read = gates.labels_of(self.reader, pictures)
-        scores = []
-        for picture, found, view in zip(pictures, read, views, strict=True):
-            scores.append(gates.score_scene(picture, found, view))
-        shapes, colours, grounds = np.mean(scores, axis=0)
-        return {"words_shape": float(shapes), "words_colours": float(colours), "words_ground": float(grounds)}
+        captions = [view.caption(i % 2) for i, view in enumerate(views)]
+        pictures = self._from_words(unet, captions)
+        score = gates.mean_score(self.reader, pictures, views)
+        return {"words_shape": score.shapes, "words_colours": score.colours, "words_ground": score.ground}
 
     def style_words(self, unet: Any) -> dict[str, float]:
         """Paintings by caption alone: is the kind of stroke the one that was named?"""
