@@ -73,6 +73,28 @@ def cache(
     _tell(examine(CacheRequest(hub_cache(named), is_named=named is not None, hash_files=hash_)), json)
 
 
+@app.command()
+def model(
+    model: Annotated[
+        str, typer.Argument(help="a .safetensors file, a model's folder, or a name as in a recipe", metavar="MODEL")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(help="show this profile's limits in place of the one that is chosen")
+    ] = None,
+    model_cache: Annotated[
+        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """What a checkpoint is: family, precision, prediction type and where it says so, what lacks, what is foreign.
+
+    And the guardrails that it would be drawn with. Headers alone are read: no weight is loaded, no network is asked.
+    """
+    from bottega.doctor.model import examine_model
+
+    _tell(examine_model(model, profile=profile, model_cache=None if model_cache is None else str(model_cache)), json)
+
+
 def _tell(answer: Answer, as_json: bool) -> NoReturn:
     """Print an answer; the process ends with its exit code."""
     typer.echo(answer.as_json() if as_json else answer.as_text())

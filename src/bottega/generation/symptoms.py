@@ -1,0 +1,94 @@
+"""What a poor picture looks like, what it may come of, and what to do: the one home of that table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from bottega.generation.profiles import Limit, Profile
+from bottega.generation.records import Settings
+from bottega.runtime.config import Config, parse
+from bottega.runtime.errors import RequestError
+
+FILE = Path(__file__).with_name("symptoms.yaml")
+
+Side = Literal["low", "high", "other"]
+"""Where a setting lies, if it is the cause: below what is recommended, above it, or another name than the profile's."""
+
+
+class Cause(Config):
+    """One thing that a symptom may come of."""
+
+    cause: str = Field(min_length=3, description="in words")
+    cure: str = Field(min_length=3, description="what to do")
+    fields: dict[str, Side] = Field(default_factory=dict, description="settings that show it, where some do")
+
+
+class Symptom(Config):
+    """How a picture looks, and its causes, the likeliest first."""
+
+    name: str
+    looks: str
+    causes: tuple[Cause, ...] = Field(min_length=1)
+
+
+class _Table(Config):
+    symptoms: tuple[Symptom, ...]
+
+
+@cache
+def load_symptoms() -> tuple[Symptom, ...]:
+    """All symptoms, in the order of the table."""
+    content: Any = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return parse(_Table, {"symptoms": content}, FILE.name).symptoms
+
+
+def likely_causes(name: str, settings: Settings, profile: Profile) -> tuple[Cause, ...]:
+    """The causes of a symptom; those that the settings of the picture show come first.
+
+    Args:
+        name: of the symptom.
+        settings: that the picture was made with.
+        profile: of its model.
+
+    Raises:
+        RequestError: there is no such symptom.
+    """
+    symptom = next((each for each in load_symptoms() if each.name == name), None)
+    if symptom is None:
+        known = ", ".join(each.name for each in load_symptoms())
+        raise RequestError(f"no symptom {name!r}; there are {known}")
+    sides = _where_settings_lie(settings, profile)
+    return tuple(sorted(symptom.causes, key=lambda cause: not _is_shown(cause, sides)))
+
+
+def _is_shown(cause: Cause, sides: Mapping[str, Side]) -> bool:
+    return any(sides.get(name) == side for name, side in cause.fields.items())
+
+
+def _where_settings_lie(settings: Settings, profile: Profile) -> dict[str, Side]:
+    """On which side of what is recommended each setting lies; those that are well are left out."""
+    pixels = profile.pixels
+    least, most = pixels.recommended or (pixels.least, pixels.most)
+    side = (settings.width * settings.height) ** 0.5
+    found = {"width": _side(side, least, most), "height": _side(side, least, most)}
+    for name in ("steps", "guidance_scale"):
+        limit: Limit = getattr(profile, name)
+        low, high = limit.recommended or limit.allowed
+        found[name] = _side(getattr(settings, name), low, high)
+    usual = profile.guidance_rescale.default
+    found["guidance_rescale"] = _side(settings.guidance_rescale, usual, usual)
+    found["sampler"] = None if settings.sampler == profile.sampler.default else "other"
+    found["clip_skip"] = None if settings.clip_skip == profile.clip_skip.default else "other"
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _side(value: float, low: float, high: float) -> Side | None:
+    if value < low:
+        return "low"
+    return "high" if value > high else None
