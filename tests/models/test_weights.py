@@ -86,3 +86,10 @@ def test_pickled_weights_are_refused_for_what_they_are(tmp_path: Path, name: str
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"model\.safetensors, diffusion_pytorch_model\.safetensors"):
         find_weights(tmp_path)
+
+
+def test_a_header_tells_where_its_tensors_lie(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(WHOLE)
+    header = read_header(tmp_path / "m.safetensors")
+    first, last = header.places["a"]
+    assert np.array_equal(np.frombuffer(WHOLE[first:last], np.float32), np.arange(6))

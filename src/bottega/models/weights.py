@@ -39,10 +39,16 @@ class SafetensorsHeader(NamedTuple):
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    places: dict[str, tuple[int, int]]
+    """First byte of each tensor in the file, and the first byte behind it."""
 
 
-def read_header(path: Path) -> SafetensorsHeader:
+def read_header(path: Path, limit: int = _HEADER_LIMIT) -> SafetensorsHeader:
     """The header of a safetensors file, checked against the size of the file.
+
+    Args:
+        path: the file.
+        limit: bytes; a header of this length or more is refused before it is read.
 
     Raises:
         StorageError: the file is incomplete (shorter or longer than its header says) or not safetensors at all.
@@ -52,8 +58,10 @@ def read_header(path: Path) -> SafetensorsHeader:
         with path.open("rb") as file:
             first = file.read(8)
             length = int.from_bytes(first, "little")
-            if len(first) < 8 or length >= _HEADER_LIMIT or 8 + length > size:
+            if len(first) < 8 or 8 + length > size:
                 raise _incomplete(path, f"{size} bytes, too few for the header that its first 8 bytes announce")
+            if length >= limit:
+                raise _incomplete(path, f"a header of {length} bytes; at most {limit} are read")
             content = json.loads(file.read(length), object_pairs_hook=_each_key_once)
     except OSError as error:
         raise StorageError(
@@ -63,7 +71,7 @@ def read_header(path: Path) -> SafetensorsHeader:
         raise _incomplete(path, f"its header has the key {error} twice") from error
     except (ValueError, RecursionError) as error:  # brackets nested by the thousand end in the latter
         raise _incomplete(path, "its header is not JSON") from error
-    return _check_header(path, content, data_bytes=size - 8 - length)
+    return _check_header(path, content, data_begin=8 + length, data_bytes=size - 8 - length)
 
 
 class _DoubleKeyError(ValueError):
@@ -80,14 +88,14 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeader:
+def _check_header(path: Path, content: Any, *, data_begin: int, data_bytes: int) -> SafetensorsHeader:
     if not isinstance(content, Mapping):
         raise _incomplete(path, "its header is not a JSON object")
     metadata = content.get("__metadata__", {})
     if not isinstance(metadata, Mapping):
         raise _incomplete(path, "its header's metadata is not a JSON object")
     tensors: dict[str, TensorInfo] = {}
-    places: list[tuple[int, int]] = []
+    places: dict[str, tuple[int, int]] = {}
     end = 0
     for name, entry in content.items():
         if name == "__metadata__":
@@ -101,13 +109,13 @@ def _check_header(path: Path, content: Any, data_bytes: int) -> SafetensorsHeade
         if last < first or (needed is not None and last - first != needed):
             raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
         tensors[name] = tensor
-        places.append((first, last))
+        places[name] = (data_begin + first, data_begin + last)
         end = max(end, last)
     # Too short: a torn download. Too long: not the file that this header was written for.
     if end != data_bytes:
         raise _incomplete(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
-    _refuse_overlaps(path, places)
-    return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()})
+    _refuse_overlaps(path, places.values(), data_begin)
+    return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()}, places)
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...]:
@@ -121,13 +129,14 @@ def _whole_numbers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _refuse_overlaps(path: Path, places: list[tuple[int, int]]) -> None:
+def _refuse_overlaps(path: Path, places: Iterable[tuple[int, int]], begin: int) -> None:
     """Refuse tensors that share bytes, and bytes of no tensor: the format forbids both, as they hide content."""
-    reached = 0
+    reached = begin
     for first, last in sorted(places):
         if first != reached:
             what = "belong to no tensor" if first > reached else "belong to two tensors"
-            raise _incomplete(path, f"bytes {min(first, reached)} to {max(first, reached)} of its data {what}")
+            low, high = sorted((first - begin, reached - begin))
+            raise _incomplete(path, f"bytes {low} to {high} of its data {what}")
         reached = last
 
 
