@@ -273,7 +273,9 @@ class Pipeline:
         folder = self.directory / stage.folder
         with lock(self.directory / ".stage.lock", f"stage {stage.name}"), self._device(stage):
             bound, free = self.settings(stage, self._recorded_weights())
+            # Before any work: whatever a kill leaves behind, it is known with which settings it was begun.
             write_json(folder / "settings.json", bound)
+            # The page would show the error of an earlier try as long as this one runs.
             (folder / "error.json").unlink(missing_ok=True)
             before = self._record(stage) or StageRecord()
             start = time.monotonic()
@@ -289,6 +291,7 @@ class Pipeline:
                 machine=torch_facts(),
                 summary=summary,
             )
+            # After the last work: a stage without this file is continued.
             write_json(folder / "stage.json", record.model_dump())
         return record
 
@@ -368,6 +371,7 @@ class Pipeline:
 
     def _run_stage(self, stage: Stage) -> None:
         """One stage in a process of its own, then the page, also where the stage failed."""
+        # A process of its own: its memory is given back whole, and a crash of a library takes no other stage along.
         try:
             while not self._ran_to_its_end(stage):
                 pass  # a fresh process continues after what is saved
@@ -397,7 +401,7 @@ class Pipeline:
 
     def _refuse_changes(self, stage: Stage, recorded: Settings, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, with the folders to delete."""
-        # A model that is not on this machine cannot be compared; a stage that must load it will say so.
+        # A model that is not on this machine cannot be compared; a stage that must load it says so itself.
         comparable: dict[str, object] = {}
         for name, value in recorded.items():
             if name in bound or not name.startswith("models."):

@@ -102,12 +102,12 @@ def load_recipe(
     return parse(Recipe, data, path.name)
 
 
-def resolved(recipe: Recipe) -> dict[str, Any]:
+def resolved(recipe: Recipe) -> dict[str, object]:
     """Every value of a recipe, defaults included, as plain data."""
     return recipe.model_dump(mode="json", exclude_none=False)
 
 
-def portable(recipe: Recipe, directory: Path, data: dict[str, Any] | None = None) -> dict[str, Any]:
+def portable(recipe: Recipe, directory: Path, data: dict[str, object] | None = None) -> dict[str, object]:
     """The resolved recipe, or `data` made of it, without absolute paths: they are written relative to the run
     directory."""
     data = resolved(recipe) if data is None else data
@@ -193,7 +193,7 @@ def _seeded(kind: type[Config], section: Any, seed: Any) -> Any:
     return section
 
 
-def _expanded(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _expanded(data: dict[str, object], folder: Path) -> dict[str, object]:
     """`./` and `../` paths as paths relative to where the command runs."""
     for text in _texts_of_sections(data):
         if text.may_be_path and text.value.startswith(("./", "../")):
@@ -207,7 +207,7 @@ class _RecipeText:
 
     name: str
     value: str
-    holder: dict[str, Any]
+    holder: dict[str, object]
     key: str
 
     @property
@@ -231,7 +231,7 @@ def _texts_of_sections(data: Mapping[str, Any]) -> list[_RecipeText]:
     return found
 
 
-def _texts(content: dict[str, Any], prefix: str) -> list[_RecipeText]:
+def _texts(content: dict[str, object], prefix: str) -> list[_RecipeText]:
     found: list[_RecipeText] = []
     for key, value in content.items():
         name = f"{prefix}.{key}"

@@ -37,10 +37,12 @@ def spaced_timesteps(timesteps: int, steps: int, spacing: str) -> list[int]:
     if spacing == "trailing":
         # diffusers' arange, so that halves round the same way. Over fractions of a timestep it sometimes has one value
         # too many, timestep -1: hence the cut.
-        return [int(t) - 1 for t in np.round(np.arange(timesteps, 0, -timesteps / steps))[:steps]]
+        ends = np.round(np.arange(timesteps, 0, -timesteps / steps))[:steps]
+        return [int(end) - 1 for end in ends]
     if steps == 1:
         raise RequestError("linspace has two ends and needs at least 2 steps, received 1; take spacing trailing")
-    return [int(t) for t in np.linspace(0, timesteps - 1, steps).round()[::-1]]
+    rising = np.linspace(0, timesteps - 1, steps).round()
+    return [int(timestep) for timestep in rising[::-1]]
 
 
 @dataclass(frozen=True)

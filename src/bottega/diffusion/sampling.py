@@ -74,7 +74,11 @@ def seeded_noise(seeds: Sequence[int], step: int, like: torch.Tensor | Sequence[
         like: the shape of one picture (float32 on the CPU), or a batch whose shape, dtype and device are taken.
     """
     shape = like.shape[1:] if isinstance(like, torch.Tensor) else like
-    noise = torch.stack([torch.randn(*shape, generator=torch_generator("sampling", seed, step)) for seed in seeds])
+    draws = []
+    for seed in seeds:
+        generator = torch_generator("sampling", seed, step)
+        draws.append(torch.randn(*shape, generator=generator))
+    noise = torch.stack(draws)
     return noise.to(like) if isinstance(like, torch.Tensor) else noise
 
 

@@ -43,7 +43,7 @@ CHECKPOINT_PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 # diffusion's own schedule ends at 0.068.
 LARGEST_LAST_ALPHA = 0.1
 
-_BETAS: dict[str, dict[str, Any]] = {
+_BETAS: dict[str, dict[str, str | float]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},  # Ho et al. 2020, sec. 4
     "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},  # Rombach 2022
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},  # Nichol & Dhariwal 2021, eq. 17

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bottega.runtime.lazy import importer
+
 if TYPE_CHECKING:
     from bottega.ldm.checkpoint import Trained, open_trained
     from bottega.ldm.config import LDMRecipe
@@ -37,11 +39,4 @@ _HOMES = {
 }
 __all__ = ["LDMRecipe", "Trained", "draw_latents", "load_recipe", "open_trained"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module when it is first asked for: a recipe is read without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

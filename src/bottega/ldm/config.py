@@ -15,9 +15,6 @@ from bottega.runtime.errors import RequestError
 from bottega.training.config import NEW_RATE, NOT_LEARNED, OTHER_SUMS, STRETCHED, LoopConfig
 
 Count = Annotated[int, Field(ge=1)]
-Rgb = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
-]
 
 
 def _checked(check: Callable[[], object]) -> None:

@@ -98,6 +98,7 @@ def red_circle(size: int) -> Picture:
 
 def held_out_pairs(share: float) -> list[tuple[str, str]]:
     """The (inside, outside) pairs of colours that are never drawn for training: the same in every run of this share."""
+    # In an order drawn from the names alone: a larger share holds out the pairs of a smaller one, and more.
     pairs = sorted(_colour_pairs(), key=lambda pair: derive("held-out pair of colours", *pair))
     return pairs[: round(share * len(pairs))]
 
@@ -232,9 +233,10 @@ def _check_count(count: int, config: LDMDataConfig, directory: Path) -> None:
 
 
 def _warn_if_enlarged(paths: list[Path], size: int) -> None:
-    """Warn of pictures with fewer pixels than `size`: their blur is learned, and no training removes it."""
+    """Warn of pictures with fewer pixels than `size`."""
     from bottega.data.pictures import read_kind
 
+    # The blur of an enlarged picture is learned, and no training removes it.
     kinds = [read_kind(path) for path in paths if path.is_file()]
     short_sides = [min(kind.width, kind.height) for kind in kinds]
     small = [side for side in short_sides if side < size]

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def generate(
     device: str = "auto",
     watch: Callable[[StepStatistics], None] | None = None,
     **sampling: Any,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Draw each prompt `num_images` times and write a PNG each.
 
     A picture depends on its prompt and seed; on the others drawn with it to less than 1e-5. Each file says how it was
@@ -84,7 +84,7 @@ def generate(
     # Settings that differ are part of the file name: trying a sampler does not overwrite what another one drew.
     suffix = _changed_settings(config, recipe.sampling)
     requests = [(prompt, seed + index) for prompt in prompts for index in range(num_images)]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     with Progress(len(requests), "pictures", "pictures") as progress, Interruption() as stop:
 
         def on_step(statistics: StepStatistics) -> None:
@@ -111,11 +111,12 @@ def generate(
                 rows.append(_write(output_dir, stem, picture, facts))
                 progress.update()
             stop.check()
+    # The mean, for pictures are drawn together: none has a time of its own.
     seconds = (time.monotonic() - began) / len(rows)
     return [row | {"seconds": seconds} for row in rows]
 
 
-def overridden(config: LDMSamplingConfig, values: dict[str, Any]) -> LDMSamplingConfig:
+def overridden(config: LDMSamplingConfig, values: Mapping[str, object]) -> LDMSamplingConfig:
     """The recipe's sampling with the request's values in its place.
 
     Raises:
@@ -166,8 +167,9 @@ def _check_guidance(recipe: LDMRecipe, config: LDMSamplingConfig) -> None:
 
 
 def _check_vocabulary(words: WordEncoder | None, prompts: Sequence[str]) -> None:
-    """Raise RequestError for a prompt without any known word: it would draw what the empty prompt draws."""
+    """Raise RequestError for a prompt without any known word."""
     for prompt in prompts:
+        # Unknown words are left out, so it would draw what the empty prompt draws.
         if words is None or words.knows_any(prompt):
             continue
         some = ", ".join(words.vocabulary[:_WORDS_IN_MESSAGE])
@@ -188,7 +190,7 @@ def _changed_settings(config: LDMSamplingConfig, standard: LDMSamplingConfig) ->
     return "".join(parts)
 
 
-def _facts(trained: Trained, config: LDMSamplingConfig, prompt: str, seed: int) -> dict[str, Any]:
+def _facts(trained: Trained, config: LDMSamplingConfig, prompt: str, seed: int) -> dict[str, object]:
     """How a picture was made, as JSON."""
     return {
         "prompt": prompt,
@@ -200,13 +202,14 @@ def _facts(trained: Trained, config: LDMSamplingConfig, prompt: str, seed: int) 
     }
 
 
-def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write a picture in 0…1 with its facts; NonFiniteError instead of the black that a cast makes of NaN."""
+def _write(folder: Path, stem: str, picture: FloatPictures, facts: Mapping[str, object]) -> dict[str, object]:
+    """Write a picture in 0…1 with its facts; NonFiniteError where it is not finite."""
     import numpy as np
 
     from bottega.runtime.files import write_png
     from bottega.visual.pictures import to_uint8
 
+    # A cast to uint8 makes black of NaN, which looks like a picture.
     if not bool(np.isfinite(picture).all()):
         raise NonFiniteError(
             f"a picture holds NaN or infinity after the autoencoder, received it for seed {facts['seed']}; check its "
@@ -218,7 +221,7 @@ def _write(folder: Path, stem: str, picture: FloatPictures, facts: dict[str, Any
     return {"file": str(file), "sha256": sha256, **facts}
 
 
-def _free_path(folder: Path, stem: str, facts: dict[str, Any], metadata: str) -> Path:
+def _free_path(folder: Path, stem: str, facts: Mapping[str, object], metadata: str) -> Path:
     """Where a picture goes: its plain name, unless another picture has it (of another checkpoint, or of a prompt that
     differs in punctuation alone)."""
     plain = folder / f"{stem}.png"

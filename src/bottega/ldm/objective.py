@@ -183,8 +183,11 @@ class LatentWorkload(Workload):
         # Bins, because the loss varies with the timestep far more than with progress: one mean would hide a blur.
         self.model.eval()
         found: dict[str, float] = {}
-        sets = {"train": (self.latents.training, self.samples), "val": (self.latents.held_out, self.held_out)}
-        for name, (latents, samples) in sets.items():
+        sets = (
+            ("train", self.latents.training, self.samples),
+            ("val", self.latents.held_out, self.held_out),
+        )
+        for name, latents, samples in sets:
             if not len(latents):
                 continue
             bins = self._grid_losses(latents, samples)
@@ -228,8 +231,9 @@ class LatentWorkload(Workload):
         # training loss lay below its own floor, 0.019 against 0.055 (docs/log.md, tenth session).
         captions = None
         if self.recipe.text.kind != "none":
-            numbers: dict[str, int] = {}
-            captions = torch.tensor([numbers.setdefault(sample.captions[0], len(numbers)) for sample in self.samples])
+            first_captions = [sample.captions[0] for sample in self.samples]
+            numbers = {caption: number for number, caption in enumerate(dict.fromkeys(first_captions))}
+            captions = torch.tensor([numbers[caption] for caption in first_captions])  # [N]
         noise = grid_noise(self.recipe.validation.pictures, latents)
         floor = loss_floor(self.schedule, latents, noise, bins=BINS, captions=captions)
         return [float(value) for value in floor]

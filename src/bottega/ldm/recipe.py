@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bottega.ldm.config import LDMRecipe
 from bottega.models.names import PACKAGE, on_disk
@@ -32,7 +31,7 @@ def load_recipe(path: Path, sets: Sequence[str] = ()) -> LDMRecipe:
     return read_recipe({"name": path.stem, **data}, path.parent, path.name, sets)
 
 
-def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[str] = ()) -> LDMRecipe:
+def read_recipe(data: dict[str, object], folder: Path, where: str, sets: Sequence[str] = ()) -> LDMRecipe:
     """A recipe from plain data.
 
     Args:
@@ -53,7 +52,7 @@ def read_recipe(data: dict[str, Any], folder: Path, where: str, sets: Sequence[s
     return recipe
 
 
-def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:
+def portable(recipe: LDMRecipe, directory: Path) -> dict[str, object]:
     """Every value of the recipe as plain data, without absolute paths.
 
     Paths are written relative to the run directory, sources of data relative to the data root.
@@ -74,7 +73,7 @@ def portable(recipe: LDMRecipe, directory: Path) -> dict[str, Any]:
     return data
 
 
-def _with_home_expanded(data: dict[str, Any]) -> dict[str, Any]:
+def _with_home_expanded(data: dict[str, object]) -> dict[str, object]:
     """The recipe with `~` as the user's own folder, which no shell expands inside a word like data.root=~/pictures."""
     data = copy.deepcopy(data)
     places = [(data.get(section), key) for section, key in _PATHS]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from typing_extensions import TypedDict
 
 from bottega.ldm.batch_sampler import SegmentRecord
@@ -17,7 +15,7 @@ class CheckpointRecord(TypedDict):
     shape: C, h, w of a latent. course: the segments of `EpochSampler`.
     """
 
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     words: list[str]
     statistics: dict[str, float]
     shape: list[int]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bottega.runtime.lazy import importer
+
 if TYPE_CHECKING:
     from bottega.quality.calibrate import Calibration, calibrate
     from bottega.quality.config import QualityConfig, Thresholds
@@ -29,11 +31,4 @@ _HOMES = {
 }
 __all__ = ["Calibration", "Grade", "Judge", "QualityConfig", "Thresholds", "calibrate", "grade", "measure"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module when it is first asked for: OpenCV is not loaded for `--help`."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

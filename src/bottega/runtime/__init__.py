@@ -1,7 +1,7 @@
 """The ground floor, which every other package stands on and which imports none of them.
 
 Whatever is written: `files` (whole or not at all), `records` (typed rows), `paths` (inside a folder), `locks`.
-Whatever runs: `children`, `interrupt`, `progress`, `memory`, `caching`, `threads`.
+Whatever runs: `children`, `interrupt`, `progress`, `memory`, `caching`, `lazy`, `threads`.
 Whatever is decided and said: `config`, `fingerprint`, `errors`, `findings`, `provenance`, `seeds`.
 """
 

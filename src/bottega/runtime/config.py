@@ -88,12 +88,12 @@ class Config(BaseModel):
             present[name] = present.pop(former)
         return present
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """As JSON, for comparison with what an earlier version wrote: without the fields that were `Added` and stand
         at what was done before them, and renamed fields under their former names. Sections are looked into, lists and
         mappings of them are not."""
         plain = self.model_dump(mode="json")
-        kept: dict[str, Any] = {}
+        kept: dict[str, object] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if _stands_at_what_was_before(value, field):

@@ -129,11 +129,9 @@ def changes(old: Settings, new: Settings, names: Mapping[str, str] | None = None
 
 
 def without_resumable(found: Iterable[Change], resumable: Collection[str]) -> list[Change]:
-    """The changes that matter: not those of settings that may differ.
-
-    Bound settings hold no resumable one, but a record may: a field that was marked `Resumable` after the work had been
-    begun is still in it, and must not refuse that work.
-    """
+    """The changes that matter: not those of settings that may differ."""
+    # Bound settings hold no resumable one, but a record may: a field that was marked `Resumable` after the work had
+    # been begun is still in it, and must not refuse that work.
     return [change for change in found if not _is_within(change.name, resumable)]
 
 
@@ -190,6 +188,7 @@ def _named(settings: Settings, names: Mapping[str, str]) -> dict[str, object]:
 
 def _comparable(value: object) -> object:
     """A value as JSON gives it back, so that one that was recorded equals one that was not."""
+    # A section that was left out is recorded as absent or as empty, by version: both mean the same.
     if value == {}:
         return None
     return list(value) if isinstance(value, tuple) else value

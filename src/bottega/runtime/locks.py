@@ -83,12 +83,11 @@ def device_lock(device: str, holder: str) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    """The lock file's descriptor; nothing in the file is changed before the lock is held.
-
-    A link is not followed: the holder's record would replace the content of whatever file it leads to.
-    """
+    """The lock file's descriptor; nothing in the file is changed before the lock is held."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A link is not followed: the holder's record would replace the content of whatever file it leads to. And
+        # without O_NONBLOCK, opening a named pipe would wait for its other end.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP and path.is_symlink():
@@ -120,8 +119,9 @@ def _acquire(descriptor: int, path: Path, patience_s: float) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock, as its file says: empty for a moment between taking the lock and writing the name."""
+    """Who holds the lock, as its file says."""
     try:
+        # Empty for a moment between taking the lock and writing the name.
         record = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {record['pid']} on {record['host']} ({record['holder']})"
     except (ValueError, KeyError, TypeError):

@@ -42,10 +42,8 @@ def load() -> Load:
 
 
 def _control_group_load(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """The share of a container's limit that is in use; 0 where there is none.
-
-    The machine may have room while the container has not: the kernel then kills the process without a message.
-    """
+    """The share of a container's limit that is in use; 0 where there is none."""
+    # The machine may have room while the container has not: the kernel then kills the process without a message.
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
@@ -103,15 +101,16 @@ class Creep:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was not enough, on the GPU (torch's own class) or on the CPU.
-
-    By the class's name, for torch may not be loaded; on the CPU torch raises a plain RuntimeError, known by its text:
-    "DefaultCPUAllocator: can't allocate memory" or "not enough memory: you tried to allocate".
-    """
+    """Whether an error says that memory was not enough, on the GPU (torch's own class) or on the CPU."""
+    # By the class's name, for torch may not be loaded.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if not isinstance(error, RuntimeError):
+        return False
+    # On the CPU torch raises a plain RuntimeError, known by its text: "DefaultCPUAllocator: can't allocate memory" or
+    # "not enough memory: you tried to allocate".
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    return "can't allocate memory" in text or "not enough memory" in text
 
 
 def rss_mb() -> float:
@@ -122,11 +121,9 @@ def rss_mb() -> float:
 
 
 def peak_rss_mb() -> float:
-    """The largest resident memory of this process so far, in MiB.
-
-    On Linux from VmHWM: `getrusage` starts from the parent's memory at the moment of the fork, so that a small stage
-    started by a large process would be reported as large.
-    """
+    """The largest resident memory of this process so far, in MiB."""
+    # On Linux from VmHWM: `getrusage` starts from the parent's memory at the moment of the fork, so that a small stage
+    # started by a large process would be reported as large.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -167,10 +164,8 @@ def keep_heap() -> None:
 
 
 def trim() -> None:
-    """Collect garbage and hand freed memory back to the system, on the GPU too.
-
-    In this order: tensors that only a reference cycle holds are not free for the GPU's cache before the collection.
-    """
+    """Collect garbage and hand freed memory back to the system, on the GPU too."""
+    # First the garbage: tensors that only a reference cycle holds are not free for the GPU's cache before it.
     gc.collect()
     cuda = _cuda()
     if cuda is not None:

@@ -371,15 +371,14 @@ class StyleAdapter(nn.Module):
         return gates
 
     def parameter_groups(self, weight_decay: float, gate_lr_multiplier: float) -> list[ParameterGroup]:
-        """AdamW's groups: matrices with decay; vectors without; gates without decay, with a learning rate of their own.
-
-        Weight decay on a gate would pull it back to zero.
-        """
+        """AdamW's groups: matrices with decay; vectors without; gates without decay, with a learning rate of their
+        own."""
         gates = []
         matrices = []
         vectors = []
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2] in ("gate", "gate_logit"):
+                # Weight decay on a gate would pull it back to zero, where the adapter does nothing.
                 gates.append(parameter)
             elif parameter.ndim >= 2 and not name.endswith((".null", ".queries")):
                 matrices.append(parameter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,9 @@ from bottega.student import records
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
 from bottega.student.records import AdapterHeader
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = "bottega-style-adapter"
 VERSION = 1
@@ -35,7 +38,9 @@ def save_adapter(path: Path, adapter: StyleAdapter, facts: Mapping[str, Any]) ->
         facts: what else the header says, as JSON; see `records.TrainingFacts`.
     """
     header = {"format": FORMAT, "version": VERSION, **adapter.description(), **facts}
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in adapter.state_dict().items():
+        tensors[name] = tensor.detach().float().cpu().contiguous()
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header, sort_keys=True)})
 

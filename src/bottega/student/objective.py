@@ -22,7 +22,7 @@ from bottega.runtime.errors import MissingError
 from bottega.runtime.seeds import numpy_rng, torch_generator
 from bottega.student.adapter import StyleAdapter
 from bottega.student.attach import Attachment
-from bottega.student.backbone import Backbone
+from bottega.student.backbone import Backbone, Prefix
 from bottega.student.config import StudentConfig
 from bottega.student.features import null_text_key
 from bottega.student.records import SampleRow
@@ -197,15 +197,13 @@ class StyleWorkload(Workload):
         share = draw.shares[where].to(device)  # [B]
 
         # 1. Features, from the cache.
-        target = self.store.latents([row["target"] for row in rows]).to(device)  # [B, C, h, w]
-        content = self.store.latents([row["content"] for row in rows]).to(device)  # [B, C, h, w]
-        text, mask = self.text(rows, draw.drop_text[where])  # [B, M, P], [B, M]
+        target, content = self.latents(rows)  # each [B, C, h, w]
         inputs = self.styles(rows, draw.drop_style[where])
 
         # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter. No gradient can reach the
         # prefix, so none of its activations is kept.
         noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)  # each [B, C, h, w]
-        state = self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
+        state = self.prefix(rows, draw.drop_text[where], noised, times)
         tokens, cosines = self.adapter.style(*inputs)  # [B, N, X]
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
 
@@ -240,6 +238,25 @@ class StyleWorkload(Workload):
         schedule = self.backbone.schedule
         alpha, sigma = schedule.coefficients(times, times.float())  # each [B]
         return min_snr_weight(schedule.prediction_type, alpha, sigma, self.config.min_snr_gamma)
+
+    def latents(self, rows: Sequence[SampleRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of targets and contents, float32 [B, C, h, w] each, on the backbone's device."""
+        target = self.store.latents([row["target"] for row in rows])
+        content = self.store.latents([row["content"] for row in rows])
+        return target.to(self.backbone.device), content.to(self.backbone.device)
+
+    def prefix(self, rows: Sequence[SampleRow], dropped: Mask, noised: torch.Tensor, times: torch.Tensor) -> Prefix:
+        """What the frozen blocks before the first adapted one make of x_t [B, C, h, w] and the captions.
+
+        Args:
+            rows: B samples.
+            dropped: bool [B], whose caption is replaced by the null prompt.
+            noised: x_t.
+            times: int [B].
+        """
+        text, mask = self.text(rows, dropped)  # [B, M, P], [B, M]
+        device = self.backbone.device
+        return self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
 
     def text(self, rows: Sequence[SampleRow], dropped: Mask) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states [B, M, P] and their mask [B, M]; a dropped caption becomes the null prompt with its own mask."""

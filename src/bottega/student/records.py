@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from bottega.runtime.errors import StorageError
-from bottega.training.diagnosis import FindingRecord
+from bottega.training.diagnosis import VerdictFinding
 from bottega.training.job import TrainingSummary
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class TrainingFacts(TypedDict, total=False):
 
     models: ModelNames
     model_hashes: dict[str, str]
-    sampling: dict[str, Any]
+    sampling: dict[str, object]
     prediction_type: str
     pixels_per_cell: int
     text_tokens: int
@@ -133,7 +133,7 @@ class TrainingReport(SharedReport):
     learning: str
     evidence: str
     advice: str
-    findings: list[FindingRecord]
+    findings: list[VerdictFinding]
     gates: dict[str, float]
 
 
@@ -143,7 +143,7 @@ class AdapterHeader(TrainingFacts):
 
     format: Required[str]
     version: Required[int]
-    adapter: Required[dict[str, Any]]
+    adapter: Required[dict[str, object]]
     geometry: Required[dict[str, int]]
 
 

@@ -108,9 +108,14 @@ class FeatureStore:
         self._places: dict[str, dict[str, int]] = {}
         index = ShardIndex(directory)
         for kind in KINDS:
-            shards = [(row["file"], row["keys"]) for row in index.rows[kind] if row["file"] is not None]
-            self._shards[kind] = [file for file, _ in shards]
-            self._places[kind] = _places(keys for _, keys in shards)
+            files: list[str] = []
+            keys: list[list[str]] = []
+            for row in index.rows[kind]:
+                if row["file"] is not None:
+                    files.append(row["file"])
+                    keys.append(row["keys"])
+            self._shards[kind] = files
+            self._places[kind] = _places(keys)
         self._memory: dict[str, list[dict[str, torch.Tensor]]] = {}
 
     def require_weights_of(self, pixart: Path) -> None:
@@ -213,10 +218,11 @@ class FeatureStore:
         return self._memory[kind]
 
     def _read(self, file: str, kind: str, row: int) -> torch.Tensor:
-        """Open the file for this row alone, which takes a tenth of a millisecond: a file that stays open stays mapped,
-        and in the end the whole cache would count as this process's memory."""
+        """One row of a file that is not held in memory."""
         from safetensors import safe_open
 
+        # Opened for this row alone, which takes a tenth of a millisecond: a file that stays open stays mapped, and in
+        # the end the whole cache would count as this process's memory.
         with safe_open(self.directory / file, framework="pt") as handle:
             if kind != "text":
                 return handle.get_slice("rows")[row].clone()  # type: ignore[no-any-return]

@@ -168,7 +168,6 @@ class Validation:
         self.work = work
         self.pictures = len(rows)
         self._picture_rows = rows
-        self._timesteps_per_picture = config.timesteps
         last = work.trajectory.last(work.backbone.schedule)
         fractions = (np.arange(config.timesteps) + 0.5) / config.timesteps  # [K]: the middles of K equal parts
         self._timesteps = np.round(fractions * last).astype(np.int64)  # [K]
@@ -308,7 +307,7 @@ class Validation:
                 generator = torch_generator(work.config.seed, "validation", row["sample_id"], timestep)
                 draws.append(torch.randn(work.shape, generator=generator))
             noise = torch.stack(draws).to(device)  # [B, C, h, w]
-            target, content = self._latents(rows[part])
+            target, content = work.latents(rows[part])
             times = times.to(device)
             noised, wanted = work.corrupt(target, content, noise, times)
             state = self._prefix(rows[part], noised, times)
@@ -318,7 +317,7 @@ class Validation:
         """Pictures at the start timestep, from their noised content or from noise alone."""
         work = self.work
         device = work.backbone.device
-        target, content = self._latents(rows)
+        target, content = work.latents(rows)
         draws = []
         for row in rows:
             generator = torch_generator(work.config.seed, "validation start", row["sample_id"])
@@ -330,19 +329,8 @@ class Validation:
             noised = add_noise(content, noised, alpha, sigma)
         return _Start(rows, self._prefix(rows, noised, times), content, target, noised, times)
 
-    def _latents(self, rows: Sequence[SampleRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents of targets and contents, [B, C, h, w] each, on the backbone's device."""
-        store = self.work.store
-        device = self.work.backbone.device
-        target = store.latents([row["target"] for row in rows]).to(device)
-        content = store.latents([row["content"] for row in rows]).to(device)
-        return target, content
-
     def _prefix(self, rows: Sequence[SampleRow], noised: torch.Tensor, times: torch.Tensor) -> Prefix:
-        work = self.work
-        device = work.backbone.device
-        text, mask = work.text(rows, np.zeros(len(rows), dtype=bool))
-        return work.backbone.prefix(noised, times, text.to(device), mask.to(device), work.adapter.first_block)
+        return self.work.prefix(rows, np.zeros(len(rows), dtype=bool), noised, times)
 
     def _parts(self, count: int) -> list[slice]:
         """`count` points in batches."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bottega.runtime.lazy import importer
+
 if TYPE_CHECKING:
     from bottega.teacher.config import Protocol, TeacherConfig
     from bottega.teacher.generator import Generator
@@ -30,11 +32,4 @@ _HOMES = {
 }
 __all__ = ["Generator", "Item", "Ledger", "Oracle", "Protocol", "Settings", "TeacherConfig", "TeacherModels", "TryRow"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module when it is first asked for: torch is not loaded for `--help`."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

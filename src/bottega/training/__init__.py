@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bottega.runtime.lazy import importer
+
 if TYPE_CHECKING:
     from bottega.training.config import LoopConfig
     from bottega.training.diagnosis import diagnose_folder
@@ -61,11 +63,4 @@ _HOMES = {
     "verify_resume": "verify",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module when it is first asked for: a configuration is read without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = importer(__name__, _HOMES)

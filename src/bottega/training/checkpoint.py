@@ -274,7 +274,11 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """A module's parameters and buffers, copied to the CPU as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        # Cloned: safetensors refuses two names for one storage, as tied weights have.
+        tensors[name] = tensor.detach().cpu().contiguous().clone()
+    return tensors
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -290,7 +294,9 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 def folders(directory: Path) -> list[Path]:
     """All checkpoints, whole or not, in the order of the numbers in their names."""
-    return sorted((path for path in directory.glob("[a-z]*") if path.is_dir() and _numbers(path)), key=_numbers)
+    # Names begin with a letter: `.NAME.tmp` and `.NAME.old` are half written or half deleted.
+    found = [path for path in directory.glob("[a-z]*") if path.is_dir() and _numbers(path)]
+    return sorted(found, key=_numbers)
 
 
 def _numbers(folder: Path) -> tuple[int, ...]:
@@ -298,17 +304,21 @@ def _numbers(folder: Path) -> tuple[int, ...]:
 
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
-    """Delete all but `newest` and the last `keep` up to it that were due; what comes after it is torn, or the run
-    would have resumed from it."""
+    """Delete all but `newest` and the last `keep` up to it that were due."""
     found = folders(directory)
-    due = [folder for folder in found if _numbers(folder) <= _numbers(newest) and _was_due(folder)]
+    due: list[Path] = []
+    for folder in found:
+        # What comes after the newest is torn, or the run would have resumed from it.
+        if _numbers(folder) <= _numbers(newest) and _was_due(folder):
+            due.append(folder)
     kept = {newest, *due[-keep:]}
     for folder in found:
         if folder in kept:
             continue
         doomed = folder.with_name(f".{folder.name}.old")
         try:
-            os.rename(folder, doomed)  # a kill during the deletion then leaves nothing that looks like a checkpoint
+            # Renamed first: a kill during the deletion then leaves nothing that looks like a checkpoint.
+            os.rename(folder, doomed)
             shutil.rmtree(doomed)
         except OSError as error:
             LOGGER.warning("cannot delete the old checkpoint %s: %s", folder.name, error)
@@ -318,15 +328,17 @@ def _prune(directory: Path, newest: Path, keep: int) -> None:
 
 
 def _was_due(folder: Path) -> bool:
-    """Whether a checkpoint was not made by a stop; one that cannot be read counts as due."""
+    """Whether a checkpoint was not made by a stop."""
     try:
         return json.loads((folder / _STATE).read_bytes()).get("due", True) is True
     except (OSError, ValueError, AttributeError):
+        # Unreadable: counted as due, it grows old and is deleted like the others.
         return True
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    """The error of the disk that safetensors wraps in one of its own, such as "… (os error 28)"; None for others."""
+    """The error of the disk that safetensors wraps in one of its own; None for others."""
+    # Rust's text, such as "No space left on device (os error 28)", is all that safetensors keeps of it.
     found = re.search(r"os error (\d+)", str(error))
     if found is None:
         return None

@@ -130,6 +130,7 @@ class Watcher:
                 self._add_logarithm(self.losses.setdefault(name, Blocks()), name, value)
             elif name == "grad_norm":
                 self._add_logarithm(self.gradients, name, value)
+        # A row may lack it, and a schedule may end at 0: the last rate above 0 is kept.
         self.rate = _real(row.get("learning_rate")) or self.rate
         self.peak_rate = max(self.peak_rate, self.rate)
         validation = PairedValidation.of_row(row)
@@ -195,7 +196,9 @@ class Watcher:
         return Finding("unknown", evidence, "train for more steps, or lower student.loop.validate_every")
 
     def _trend(self) -> Trend | None:
-        """Of the gain over the last quarter of the run where that decides, else over the last half."""
+        """Of the gain over the end of the run."""
+        # The last quarter tells how it stands now; where it holds too few validations to decide, the last half is
+        # asked.
         last_quarter = Trend.of(self.gains, since=self.step * 0.75)
         if last_quarter is not None and last_quarter.direction != "undecided":
             return last_quarter
@@ -370,7 +373,7 @@ def as_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-class FindingRecord(TypedDict):
+class VerdictFinding(TypedDict):
     """A `Finding` as JSON."""
 
     name: str
@@ -387,7 +390,7 @@ class TrainingVerdict(TypedDict):
     learning: str
     evidence: str
     advice: str
-    findings: list[FindingRecord]
+    findings: list[VerdictFinding]
 
 
 def as_verdict(findings: Sequence[Finding]) -> TrainingVerdict:

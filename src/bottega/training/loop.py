@@ -139,8 +139,9 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     if config.schedule == "constant":
         return config.learning_rate
     done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    cosine = 1 + math.cos(math.pi * min(done, 1.0))  # from 2 to 0
     low = config.final_fraction
-    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+    return config.learning_rate * (low + (1 - low) * 0.5 * cosine)
 
 
 class _Run:
@@ -395,7 +396,7 @@ def _initial_state(
 
 
 def _memory_guard(config: LoopConfig) -> MemoryGuard:
-    """A rise is judged by blocks that each hold a validation: what the first one keeps is no leak."""
+    # A block of the rise holds at least one validation: what the first one keeps in memory is no leak.
     creep = Creep(block=max(MIN_CREEP_BLOCK, config.validate_every))
     return MemoryGuard(config.memory_limit, config.log_every, creep=creep)
 

@@ -144,9 +144,15 @@ class Processes:
         import torch
         from torch import distributed
 
+        flat: list[torch.Tensor] = []
+        has_gradient: list[float] = []
+        for parameter in parameters:
+            own = parameter.grad
+            # Zeros where there is none: all processes must send equally many numbers.
+            flat.append(torch.zeros_like(parameter).flatten() if own is None else own.flatten())
+            has_gradient.append(0.0 if own is None else 1.0)
         # One message for gradients and counts: a second one would double the latency.
-        flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-        held = torch.tensor([float(p.grad is not None) for p in parameters]).to(flat[0])
+        held = torch.tensor(has_gradient).to(flat[0])
         message = torch.cat([*flat, held])  # [sum of sizes + number of parameters]
         _exchange(distributed.all_reduce, message)
         *summed, counts = torch.split(message, [len(part) for part in (*flat, held)])

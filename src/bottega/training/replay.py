@@ -133,6 +133,7 @@ class Watch:
             return
         returned = list(_tensors(output))
         if all(_finite(tensor) for tensor in returned):
+            # A gradient may still be wrong where the values are not, so the way back is watched too.
             for tensor in returned:
                 if tensor.requires_grad:
                     tensor.register_hook(partial(self._check_backward, name))  # type: ignore[no-untyped-call]
@@ -152,10 +153,10 @@ def examine(work: Workload, step: int) -> Examination:
     """Compute the global batch of `step` (from 0) again under watch, up to its gradients.
 
     No parameter is changed; gradients are cleared before and after. Only the first microbatch that something is wrong
-    with is examined; of those after it the losses are entered. There is no loss scale here: a step is given up only
-    when its gradient is not finite without one.
+    with is examined; of those after it the losses are entered.
     """
     seen = Examination(step + 1)
+    # Without a loss scale: a step is given up only when its gradient is not finite at the smallest one.
     # The failed step was clipped by a NaN norm, which made every gradient NaN: the first parameter would be blamed.
     work.module.zero_grad(set_to_none=True)
     with Watch(work.modules()) as watch:

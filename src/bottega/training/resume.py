@@ -92,7 +92,9 @@ def _copy_run(found: checkpoints.Checkpoint, checkpoint: Path, directory: Path, 
     source = run_directory_of(checkpoint)
     log = source / METRICS
     if log.exists():
-        write_jsonl(directory / METRICS, (row for row in read_jsonl(log) if row["step"] <= found.step))
+        # Up to the checkpoint: the steps after it are trained, and logged, again.
+        earlier = (row for row in read_jsonl(log) if row["step"] <= found.step)
+        write_jsonl(directory / METRICS, earlier)
     # The checkpoint last, by a rename: a command killed before it finds no checkpoint here and does all of this again.
     place = directory / "checkpoints" / checkpoint.resolve().name
     temporary = place.with_name(f".{place.name}.tmp")
@@ -153,6 +155,7 @@ def _is_of_another_run(checkpoint: Path, directory: Path) -> bool:
     state = checkpoint / "state.json"
     if origin is None or origin.state is None or not state.exists():
         return False
+    # In the run's own folder a checkpoint of this name is written again when its step is: it is still this run's.
     if run_directory_of(checkpoint.resolve()) == directory.resolve():
         return False
     return sha256_file(state) != origin.state
@@ -171,12 +174,14 @@ def _whole_checkpoints_near(folder: Path) -> list[Path]:
 
 def _link_folder(source: Path, place: Path) -> None:
     """Take a folder along from another run, as links where both lie on one disk; nothing where there is none, or where
-    this run has its own. Whether its contents are still the right ones is asked when they are read."""
+    this run has its own."""
+    # Its contents are not compared here: whoever reads them asks whether they are the right ones.
     if not source.is_dir() or place.exists():
         return
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)  # files of a run are replaced, never written into
+    # Links are safe: the files of a run are replaced, never written into.
+    shutil.copytree(source, temporary, copy_function=_link)
     os.rename(temporary, place)
 
 

@@ -136,7 +136,9 @@ def relative_difference(one: torch.Tensor | None, other: torch.Tensor | None) ->
     if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
     # As bytes: `torch.equal` on floats calls 0 and -0 equal, and NaN different from itself.
-    if torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)):
+    bytes_of_one = one.reshape(-1).view(torch.uint8)
+    bytes_of_other = other.reshape(-1).view(torch.uint8)
+    if torch.equal(bytes_of_one, bytes_of_other):
         return None
     a = one.double()
     b = other.double()
