@@ -338,6 +338,47 @@ def test_full_size_sdxl_is_told_from_a_miniature_and_from_a_pruned_one(tmp_path:
         assert (found.family, found.width, found.depth, found.size) == ("sdxl", 320, depth, size)
 
 
+UNET = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048, "use_linear_projection": True,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+PIXART = {"num_layers": 28, "sample_size": 128, "caption_channels": 4096}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "family", "size", "parameters"),
+    [
+        ("UNet2DConditionModel", SDXL, "sdxl", "published", 2_567_463_684),
+        ("UNet2DConditionModel", UNET, "sd1", "published", 859_520_964),
+        ("PixArtTransformer2DModel", PIXART, "pixart", "published", 611_349_152),
+        ("SD3Transformer2DModel", {"num_layers": 2, "caption_projection_dim": 1152}, "sd3", None, None),
+        ("AutoencoderKL", VAE, "vae", None, 83_653_863),
+    ],
+)
+def test_full_size_networks_of_diffusers_are_whole_in_our_eyes(
+    tmp_path: Path, kind: str, config: dict[str, Any], family: str, size: str | None, parameters: int | None
+) -> None:
+    """Made without memory for their weights; no tensor may be called missing, and the count is the known one."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        network = getattr(diffusers, kind)(**config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = identify(headers_only(tmp_path / "x.safetensors", shapes))
+    assert (found.family, found.size) == (family, size)
+    assert found.parts[0].gaps == ()
+    assert parameters in (None, found.parts[0].parameters)
+
+
 def test_a_full_size_refiner_without_its_text_encoder_is_told_by_its_widths(tmp_path: Path) -> None:
     shapes = {
         "input_blocks.0.0.weight": (384, 4, 3, 3),
@@ -440,6 +481,31 @@ def test_any_bytes_end_in_an_answer_or_in_one_of_our_errors(
         assert isinstance(identify(file), CheckpointIdentity)
     except BottegaError:
         pass
+
+
+KNOWN = [
+    "input_blocks.0.0.weight", "time_embed.0.weight", "label_emb.0.0.weight", "conv_in.weight",
+    "time_embedding.linear_1.weight", "add_embedding.linear_1.weight", "mid_block.attentions.0.proj_in.weight",
+    "middle_block.1.transformer_blocks.7.attn2.to_k.weight", "adaln_single.linear.weight", "pos_embed",
+    "caption_projection.linear_1.weight", "pos_embed.proj.weight", "t_block.1.weight", "y_embedder.y_embedding",
+    "y_embedder.y_proj.fc1.weight", "x_embedder.proj.weight", "joint_blocks.0.context_block.adaLN_modulation.1.bias",
+    "double_blocks.0.img_attn.norm.key_norm.scale", "img_in.weight", "decoder.conv_in.weight", "shared.weight",
+    "decoder.conv_out.weight", "resblocks.9.x", "up_blocks.3.x", "v_pred", "a.lora_A.weight", "a.alpha",
+]  # fmt: skip
+PREFIXES = ["", "model.diffusion_model.", "first_stage_model.", "conditioner.embedders.1.model.", "cond_stage_model."]
+ENTRIES = st.tuples(
+    st.sampled_from(PREFIXES), st.sampled_from(KNOWN), st.lists(st.integers(0, 3), max_size=5).map(tuple)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ENTRIES, max_size=12))
+def test_known_names_with_shapes_that_they_never_have_end_in_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, str, tuple[int, ...]]]
+) -> None:
+    shapes = {prefix + name: shape for prefix, name, shape in entries}
+    found = identify(headers_only(tmp_path_factory.mktemp("odd") / "x.safetensors", shapes))
+    assert found.why
 
 
 def test_what_is_not_there_and_what_is_unclear_are_refused(tmp_path: Path) -> None:

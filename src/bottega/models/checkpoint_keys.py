@@ -174,7 +174,7 @@ def _unet_family(tensors: Tensors, label: str, context: int | None, encoders: se
     if context is None:
         return "unknown", "a U-Net that reads no text"
     if label in tensors:
-        inputs = tensors[label].shape[-1]
+        inputs = _side(tensors[label], -1)
         # 2560 = 1280 + 5 · 256: the refiner is told an aesthetic score in place of a size and a crop.
         if encoders == {"text_encoder_2"} or (inputs == 2560 and context == 1280):
             return "sdxl_refiner", f"a U-Net with size embedding ({label}) and the second text encoder alone"
@@ -213,14 +213,14 @@ def _pixart(tensors: Tensors, layout: str, patches: str, captions: str) -> Denoi
         tokens = 64 * 64  # of α, only the model for 1024 pixels is told the size of its pictures
     # α keeps 120 tokens of T5, Σ 300; in diffusers' layout the weights do not tell them apart.
     null_text = tensors.get("y_embedder.y_embedding")
-    variant = "sigma" if null_text is not None and null_text.shape[0] == 300 else ""
+    variant = "sigma" if null_text is not None and _side(null_text, 0) == 300 else ""
     return Denoiser(
         family="pixart",
         variant=variant,
         layout=layout,
         width=shape[0],
         depth=_blocks(tensors),
-        context=tensors[captions].shape[-1],
+        context=_side(tensors[captions], -1),
         in_channels=shape[1],
         levels=1,
         why=f"a transformer with one modulation for all blocks, and a caption projection ({captions})",
@@ -229,9 +229,14 @@ def _pixart(tensors: Tensors, layout: str, patches: str, captions: str) -> Denoi
 
 
 def _other(tensors: Tensors, family: str, layout: str, first: str, blocks: str) -> Denoiser:
-    width = tensors[first].shape[0] if first in tensors else 0
+    width = (_side(tensors[first], 0) or 0) if first in tensors else 0
     depth = len({name.split(".")[1] for name in tensors if name.startswith(f"{blocks}.")})
     return Denoiser(family, "", layout, width, depth, None, None, 1, f"the blocks `{blocks}`")
+
+
+def _side(info: TensorInfo, axis: int) -> int | None:
+    """Length of the first (0) or last (-1) axis; None for a single number, which a hostile file may put anywhere."""
+    return info.shape[axis] if info.shape else None
 
 
 def _has(tensors: Tensors, prefix: str) -> bool:

@@ -347,7 +347,7 @@ def _network(
         family, variant, why = _family_of(denoiser, "")
         part = "unet" if _is_unet(family) else "transformer"
         layout: Layout = "original" if denoiser.layout == "original" else "component"
-        kind = f"{'unet' if part == 'unet' else family} {denoiser.layout}"
+        kind = _kind(part, own, {})
         return CheckpointIdentity(
             path=path,
             family=family,
