@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from bottega.data.captions import stem_of
@@ -91,12 +92,12 @@ def _sample_maps(source: Path, parts: Sequence[str]) -> list[Path]:
     return maps
 
 
-def class_ids(path: Path, name: Name) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def class_ids(path: Path, name: Name) -> npt.NDArray[np.uint8]:
     """A label map's class ids, uint8 [H, W], 0 = unlabeled, whichever layout it comes from."""
     values = _values(path)
     return values + np.uint8(1) if name == "stuffthingmaps" else values  # 255 + 1 = 0 in uint8
 
 
-def _values(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _values(path: Path) -> npt.NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.asarray(image if image.mode in ("L", "P") else image.convert("L"), dtype=np.uint8)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bottega.runtime.errors import PictureError
+from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +113,7 @@ def open_picture(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) ->
         return _upright_rgb(image, _name(source))
 
 
-def load_square(path: Path | str | bytes, size: int) -> npt.NDArray[np.uint8]:
+def load_square(path: Path | str | bytes, size: int) -> Picture:
     """The centre square of a picture, uint8 [size, size, 3] in sRGB, resized with Lanczos.
 
     A picture that already has this size comes back unchanged to the bit. A JPEG far larger than needed is decoded

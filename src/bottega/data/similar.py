@@ -37,8 +37,9 @@ _BANDS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 _LOW = 8  # cosine frequencies a side
 _BLOCK = 2048  # thumbnails compared at once: 0.8 MB of differences
 
-Hashes = npt.NDArray[np.uint64]
-Thumbs = npt.NDArray[np.uint8]
+Hashes = npt.NDArray[np.uint64]  # [N]
+Thumbs = npt.NDArray[np.uint8]  # [N, 192]
+Indices = npt.NDArray[np.int64]  # of pictures
 
 
 def difference_hash(picture: Image.Image) -> int:
@@ -61,7 +62,7 @@ def thumbnail(picture: Image.Image) -> bytes:
     return picture.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX).tobytes()
 
 
-def groups(difference: Hashes, frequency: Hashes, thumbs: Thumbs) -> npt.NDArray[np.int64]:
+def groups(difference: Hashes, frequency: Hashes, thumbs: Thumbs) -> Indices:
     """For each picture the lowest index of the pictures that it is linked with by near-identical pairs.
 
     Args:
@@ -99,7 +100,7 @@ def _cosines() -> npt.NDArray[np.float64]:
     return rows
 
 
-def _equal_runs(band: Hashes) -> Iterator[npt.NDArray[np.int64]]:
+def _equal_runs(band: Hashes) -> Iterator[Indices]:
     """The index sets, of two or more, in which `band` has one value."""
     order = np.argsort(band, kind="stable")
     edges = np.flatnonzero(np.diff(band[order])) + 1
@@ -108,7 +109,7 @@ def _equal_runs(band: Hashes) -> Iterator[npt.NDArray[np.int64]]:
             yield members
 
 
-def _join_alike(parent: npt.NDArray[np.int64], members: npt.NDArray[np.int64], thumbs: Thumbs) -> None:
+def _join_alike(parent: Indices, members: Indices, thumbs: Thumbs) -> None:
     """Join members whose thumbnails agree."""
     # Sorted by mean brightness, only near neighbours need comparing, for mean |a - b| >= |mean a - mean b|.
     mean = thumbs[members].mean(axis=1)
@@ -127,14 +128,14 @@ def _join_alike(parent: npt.NDArray[np.int64], members: npt.NDArray[np.int64], t
             _join(parent, member, others[alike])
 
 
-def _root(parent: npt.NDArray[np.int64], index: int) -> int:
+def _root(parent: Indices, index: int) -> int:
     while parent[index] != index:
         parent[index] = parent[parent[index]]  # halves the path, so that the next search is shorter
         index = int(parent[index])
     return index
 
 
-def _join(parent: npt.NDArray[np.int64], member: int, others: npt.NDArray[np.int64]) -> None:
+def _join(parent: Indices, member: int, others: Indices) -> None:
     root = _root(parent, member)
     for other in others.tolist():
         low, high = sorted((root, _root(parent, other)))

@@ -22,6 +22,7 @@ from bottega.evaluation.records import DifferenceRecord, EstimateRecord
 from bottega.runtime.seeds import numpy_rng
 
 Matrix = npt.NDArray[np.float64]  # [C, S]
+Draws = npt.NDArray[np.float64]  # [B]
 
 METHOD = "crossed bootstrap over contents and styles, expanded percentiles"
 """What the intervals are, in a few words, for reports."""
@@ -128,7 +129,7 @@ def _without_empty_lines(values: Matrix) -> Matrix:
     return values[present.any(1)][:, present.any(0)]
 
 
-def _resampled_means(values: Matrix, draws: int, seed: int) -> npt.NDArray[np.float64]:
+def _resampled_means(values: Matrix, draws: int, seed: int) -> Draws:
     """Means of `draws` matrices whose rows and columns were drawn with replacement, independently, [B]."""
     contents, styles = values.shape
     rng = numpy_rng("crossed bootstrap", seed, contents, styles)
@@ -142,7 +143,7 @@ def _resampled_means(values: Matrix, draws: int, seed: int) -> npt.NDArray[np.fl
     counts = ((rows @ present.astype(np.float64)) * columns).sum(1)
     # A sparse matrix can be drawn without a single score: such a draw says nothing and is left out.
     some = counts > 0
-    means: npt.NDArray[np.float64] = sums[some] / counts[some]
+    means: Draws = sums[some] / counts[some]
     return means
 
 

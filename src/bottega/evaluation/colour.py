@@ -14,6 +14,8 @@ from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture, to_uint8
 
 Lab = npt.NDArray[np.float32]  # [H, W, 3]: L* in 0..100, a* and b* in about ±110
+Palette = npt.NDArray[np.float32]  # [P, 3], Lab
+Covariance = npt.NDArray[np.float64]  # [3, 3]
 
 _PIXELS = 1024  # of a palette: all distances of two palettes are then a matrix of 4 MB
 
@@ -34,14 +36,14 @@ def from_lab(lab: Lab) -> Picture:
     return to_uint8(np.asarray(rgb, dtype=np.float32))
 
 
-def palette(picture: Picture) -> npt.NDArray[np.float32]:
+def palette(picture: Picture) -> Palette:
     """The Lab colours of at most 1 024 pixels, the same places in every picture of a size, [P, 3]."""
     lab = to_lab(picture).reshape(-1, 3)  # [H*W, 3]
-    seen: npt.NDArray[np.float32] = lab[_places(len(lab))]
+    seen: Palette = lab[_places(len(lab))]
     return seen
 
 
-def palette_distance(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+def palette_distance(first: Palette, second: Palette) -> float:
     """How far two palettes are apart as *sets* of colours, in ΔE: the mean distance from a colour of either to the
     nearest of the other.
 
@@ -82,10 +84,10 @@ def transfer_colours(content: Picture, style: Picture) -> Picture:
     return from_lab(moved.reshape(content.shape).astype(np.float32))
 
 
-def _power(symmetric: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[np.float64]:
+def _power(symmetric: Covariance, exponent: float) -> Covariance:
     values, vectors = np.linalg.eigh(symmetric)
     scaled = vectors * np.maximum(values, 1e-9) ** exponent
-    powered: npt.NDArray[np.float64] = scaled @ vectors.T
+    powered: Covariance = scaled @ vectors.T
     return powered
 
 

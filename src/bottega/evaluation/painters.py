@@ -12,11 +12,9 @@ from cachetools import LRUCache
 from bottega.data.records import Pair
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.files import sha256_bytes
-from bottega.visual.pictures import Picture
+from bottega.visual.pictures import FloatPicture, FloatPictures, Picture, Pictures
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
 _KEPT_BYTES = 1_000_000_000  # of latents and CLIP features; a style's patch tokens take 1.3 MB, a latent 64 KB
@@ -30,7 +28,7 @@ class PairPainter(Protocol):
 
     size: int
 
-    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
+    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[FloatPicture]:
         """A picture of each pair, float32 [H, W, 3] in 0..1, NaN where it failed."""
 
 
@@ -72,7 +70,7 @@ class _Teacher:
 
             self._generator = load_generator(ModelsConfig.model_validate(settings["models"]), config)
 
-    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
+    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[FloatPicture]:
         from bottega.teacher.items import Item
 
         items: list[Item] = []
@@ -88,7 +86,7 @@ class _Teacher:
                     style=style,
                 )
             )
-        drawn: Sequence[npt.NDArray[np.float32]] = self._generator.generate(items)
+        drawn: Sequence[FloatPicture] = self._generator.generate(items)
         return drawn
 
 
@@ -124,7 +122,7 @@ class _Student:
             _KEPT_BYTES, getsizeof=lambda tensor: tensor.nbytes
         )
 
-    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[npt.NDArray[np.float32]]:
+    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[FloatPicture]:
         import numpy as np
 
         from bottega.runtime.errors import NonFiniteError
@@ -135,12 +133,12 @@ class _Student:
             if len(pairs) == 1:
                 return [np.full((self.size, self.size, 3), np.nan, np.float32)]
         # One picture of the batch failed: the others are drawn one by one.
-        drawn: list[npt.NDArray[np.float32]] = []
+        drawn: list[FloatPicture] = []
         for pair, source in zip(pairs, sources, strict=True):
             drawn += self.draw([pair], [source], seed)
         return drawn
 
-    def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> npt.NDArray[np.float32]:
+    def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> FloatPictures:
         import numpy as np
 
         from bottega.runtime.seeds import derive
@@ -186,7 +184,7 @@ class _Student:
             rows.append(get_or_compute(self._known, ("caption", caption), partial(embed, caption)))
         return torch.stack(rows)
 
-    def _clip_features(self, styles: npt.NDArray[np.uint8], contents: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+    def _clip_features(self, styles: Pictures, contents: Pictures) -> tuple[Any, Any]:
         """CLIP's features of styles and of contents that the adapter takes; None for what it does not."""
         import torch
 
@@ -204,7 +202,7 @@ class _Student:
             return self._each_once("patches", styles, patches), None
         return self._each_once("clip", styles, embed), self._each_once("clip", contents, embed)
 
-    def _each_once(self, what: str, pictures: npt.NDArray[np.uint8], call: Callable[[Any], Any]) -> Any:
+    def _each_once(self, what: str, pictures: Pictures, call: Callable[[Any], Any]) -> Any:
         """What `call` gives for each picture, stacked."""
         import torch
 

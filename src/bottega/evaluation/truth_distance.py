@@ -28,6 +28,9 @@ import numpy.typing as npt
 from bottega.evaluation.colour import to_lab
 from bottega.visual.pictures import Picture
 
+Floats = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float64]
+
 COLOUR_UNIT = 5.0
 """ΔE between two drawings of the same picture with other strokes (docs/evaluation.md)."""
 
@@ -45,8 +48,8 @@ _FLOOR = 0.3  # (L*)²: strokes fainter than about half a step of lightness, as 
 class Description:
     """What is compared of a picture: `colour` [16, 16, 3] Lab, `texture` [G-1, G-1, K] log amplitude."""
 
-    colour: npt.NDArray[np.float32]
-    texture: npt.NDArray[np.float32]
+    colour: Floats
+    texture: Floats
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def nearest(picture: Description, truths: Sequence[Description]) -> TruthDistanc
     return min(distances, key=lambda distance: distance.total)
 
 
-def _texture(lightness: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _texture(lightness: Floats) -> Floats:
     """Log amplitude in every band of every local patch of a lightness plane [H, W], averaged over 2 × 2 neighbours."""
     side = min(lightness.shape) // _PATCHES_ACROSS // 2 * 2
     everywhere = np.lib.stride_tricks.sliding_window_view(lightness, (side, side))
@@ -117,21 +120,21 @@ def _texture(lightness: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     # Neighbours are averaged before the logarithm: of few coefficients a band, one patch's power is a rough estimate.
     top, bottom = power[:-1], power[1:]
     mean = (top[:, :-1] + bottom[:, :-1] + top[:, 1:] + bottom[:, 1:]) / 4  # [G-1, G-1, K]
-    amplitude: npt.NDArray[np.float32] = (0.5 * np.log(mean + _FLOOR)).astype(np.float32)
+    amplitude: Floats = (0.5 * np.log(mean + _FLOOR)).astype(np.float32)
     return amplitude
 
 
 @functools.cache
-def _window(side: int) -> npt.NDArray[np.float64]:
+def _window(side: int) -> Weights:
     """A Hann window of mean square 1, [N, N]."""
     line = np.hanning(side + 2)[1:-1]
     window = np.outer(line, line)
-    scaled: npt.NDArray[np.float64] = window / np.sqrt((window**2).mean())
+    scaled: Weights = window / np.sqrt((window**2).mean())
     return scaled
 
 
 @functools.cache
-def _bands(side: int) -> npt.NDArray[np.float64]:
+def _bands(side: int) -> Weights:
     """Weights of K Gaussian bands (log frequency × direction) of `rfft2`, each summing to 1, [K, N*(N/2+1)]."""
     y = np.fft.fftfreq(side)[:, None]
     x = np.fft.rfftfreq(side)[None, :]
@@ -155,5 +158,5 @@ def _bands(side: int) -> npt.NDArray[np.float64]:
             sector = np.exp(-0.5 * (off / (np.pi / _TURNS / 2)) ** 2)
             bands.append(ring * sector * twice)
     weights = np.stack(bands).reshape(len(bands), -1)
-    normed: npt.NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
+    normed: Weights = weights / weights.sum(1, keepdims=True)
     return normed

@@ -78,7 +78,7 @@ def resized(luma: Luma, side: int) -> Luma:
     return np.asarray(cv2.resize(luma, (side, side), interpolation=method))
 
 
-def _unit(values: npt.NDArray[np.float32], flat: float) -> Map | None:
+def _unit(values: Map, flat: float) -> Map | None:
     values = values - np.float32(cv2.mean(values)[0])
     norm = cv2.norm(values, cv2.NORM_L2)
     if norm <= flat * values.shape[0]:
@@ -110,7 +110,7 @@ def middle_columns(values: Luma) -> Luma:
     return values[:, quarter : values.shape[1] - quarter]
 
 
-def quantiles(values: npt.NDArray[np.uint8], shares: tuple[float, ...]) -> list[int]:
+def quantiles(values: Luma, shares: tuple[float, ...]) -> list[int]:
     """The levels of a plane below or at which these shares of it lie; of 256 rows and more every fourth is read."""
     values = values[::4] if values.shape[0] >= _LARGE else values
     counts = cv2.calcHist([values], [0], None, [256], [0, 256])
@@ -180,8 +180,10 @@ def _excess_of_steps(across: Luma, down: Luma) -> list[tuple[list[float], list[f
 def _phases(across: int, down: int) -> npt.NDArray[np.float64]:
     """The weight of each step in the mean of each of the 16 phases of each direction, [steps, 32]."""
     num_phases = 2 * _BLOCK
+    first = np.arange(across - 3) % num_phases
+    second = np.arange(down - 3) % num_phases
     # The three steps where the directions meet have no phase: -1.
-    phase = np.concatenate([np.arange(across - 3) % num_phases, [-1] * 3, np.arange(down - 3) % num_phases])
+    phase = np.concatenate([first, [-1] * 3, second])
     phase[across:] += num_phases
     belongs = phase[:, None] == np.arange(2 * num_phases)
     return np.asarray(belongs / belongs.sum(0), np.float64)

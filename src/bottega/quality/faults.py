@@ -48,6 +48,7 @@ _WASH = 160.0  # the grey of a washed picture, levels
 _TILES = 8
 
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ class Fault:
         checks: those meant to find it.
     """
 
-    apply: Callable[[Subject, float, np.random.Generator], npt.NDArray[Any]]
+    apply: Callable[[Subject, float, np.random.Generator], Array]
     strengths: tuple[float, float, float]
     checks: tuple[str, ...]
 
 
-def inject(fault: str, severity: str, subject: Subject, index: int) -> npt.NDArray[Any]:
+def inject(fault: str, severity: str, subject: Subject, index: int) -> Array:
     """The damaged picture: uint8 [H, W, 3], or float32 in 0..1 for `not_finite`.
 
     Args:
@@ -101,11 +102,11 @@ def inject(fault: str, severity: str, subject: Subject, index: int) -> npt.NDArr
     return kind.apply(subject, strength, numpy_rng("injected fault", fault, severity, index))
 
 
-def _levels(values: npt.NDArray[Any]) -> Picture:
+def _levels(values: Array) -> Picture:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def _mixed(one: npt.NDArray[Any], other: npt.NDArray[Any] | float, weight: float) -> Picture:
+def _mixed(one: Array, other: Array | float, weight: float) -> Picture:
     """`one` with `other` laid over it at an opacity of `weight`."""
     over = np.asarray(other, np.float32) * weight
     return _levels(one.astype(np.float32) * (1 - weight) + over)

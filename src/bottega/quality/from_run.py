@@ -250,13 +250,17 @@ def as_json(found: Distribution, old: Thresholds, new: Thresholds) -> RunEvidenc
         column = found.of(score)
         if column.size:
             values = np.quantile(column, _POINTS).tolist()
-            quantiles[score] = {str(point): round(value, 6) for point, value in zip(_POINTS, values, strict=True)}
+            rounded = [round(value, 6) for value in values]
+            quantiles[score] = dict(zip(map(str, _POINTS), rounded, strict=True))
+    differences: dict[str, dict[str, float]] = {}
+    for name, (before, after) in changed(old, new).items():
+        differences[name] = {"old": before, "new": after}
     return {
         "source": "run",
         "samples": found.samples,
         "normal_samples": found.normal_samples,
         "hard_faults": dict(sorted(found.faults.items())),
-        "changed": {name: {"old": before, "new": after} for name, (before, after) in changed(old, new).items()},
+        "changed": differences,
         "thresholds": new.model_dump(mode="json"),
         "quantiles": quantiles,
     }

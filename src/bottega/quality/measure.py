@@ -51,7 +51,8 @@ from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.visual.pictures import Picture, finite_share, to_uint8
 
-Map = npt.NDArray[np.float32]
+Map = detectors.Map
+AnyPicture = npt.NDArray[Any]  # [H, W, 3], uint8 or float in 0..1
 Vector = npt.NDArray[np.float32]  # [D], of unit norm
 Scores = dict[str, float]  # by name, of SCORE_NAMES; one that could not be measured is absent
 ImageEncoder = Callable[[Picture], npt.NDArray[np.float32]]  # uint8 [N, H, W, 3] -> unit vectors [N, D]
@@ -122,7 +123,7 @@ class Reference:
         return detectors.near(self.echoes)
 
 
-def luminance(picture: Picture) -> npt.NDArray[np.uint8]:
+def luminance(picture: Picture) -> detectors.Luma:
     """Rec. 601 luminance, uint8 [H, W]."""
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
@@ -137,7 +138,8 @@ def reference(picture: Picture, embedding: Vector | None = None) -> Reference:
     Raises:
         RequestError: not uint8 RGB, or a side under 16 px.
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < 16:
+    is_rgb = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    if not is_rgb or min(picture.shape[:2]) < 16:
         raise RequestError(
             f"a judged picture must be uint8 [H, W, 3] with sides of 16 px or more, received {picture.dtype} "
             f"{picture.shape}; convert it first"
@@ -325,7 +327,7 @@ def _expected(content: float, style: float) -> float:
 
 
 def measure(
-    picture: npt.NDArray[Any],
+    picture: AnyPicture,
     content: Picture,
     style: Picture,
     *,
@@ -355,7 +357,7 @@ class Judge:
 
     def measure(
         self,
-        pictures: Sequence[npt.NDArray[Any]],
+        pictures: Sequence[AnyPicture],
         contents: Sequence[Picture],
         styles: Sequence[Picture],
         *,
@@ -410,7 +412,7 @@ class Judge:
         return get_or_compute(self._kept, key, lambda: self._references([picture])[0])
 
 
-def _finite_levels(pictures: Sequence[npt.NDArray[Any]]) -> tuple[dict[int, Picture], dict[int, float]]:
+def _finite_levels(pictures: Sequence[AnyPicture]) -> tuple[dict[int, Picture], dict[int, float]]:
     """By number, the pictures that are finite as uint8, and the share of finite values of the others."""
     levels: dict[int, Picture] = {}
     shares: dict[int, float] = {}

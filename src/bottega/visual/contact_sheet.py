@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from bottega.runtime.files import write_png
@@ -184,7 +183,7 @@ def tile(pictures: Pictures | Sequence[Picture], columns: int, *, gap: int = 4) 
     rows = -(-len(pictures) // columns)
     layout = Layout(side=side, gap=gap, left=gap, top=gap, row_gap=gap)
     width, height = layout.corner(rows, columns)
-    canvas: npt.NDArray[np.uint8] = np.full((height, width, 3), 255, np.uint8)
+    canvas: Picture = np.full((height, width, 3), 255, np.uint8)
     for number, picture in enumerate(pictures):
         x, y = layout.corner(*divmod(number, columns))
         canvas[y : y + side, x : x + side] = picture

@@ -94,7 +94,15 @@ def draw_curves(
         _use_log_scale(axes)
     elif zero is not None:
         axes.axhline(0, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.annotate(zero, (1, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=_INK, fontsize=9)
+        axes.annotate(
+            zero,
+            (1, 0),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=_INK,
+            fontsize=9,
+        )
     elif smooth:
         _leave_out_spikes(axes, curves)
 
@@ -230,7 +238,8 @@ def _thinned(steps: F64, values: F64) -> tuple[F64, F64]:
     """At most `MAX_POINTS` points, evenly spaced, the last one always among them."""
     if len(steps) <= MAX_POINTS:
         return steps, values
-    kept = np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int))
+    even = np.linspace(0, len(steps) - 1, MAX_POINTS)
+    kept = np.unique(even.round().astype(int))
     return steps[kept], values[kept]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Picture = npt.NDArray[np.uint8]  # [H, W, 3] sRGB
 Pictures = npt.NDArray[np.uint8]  # [N, H, W, 3] sRGB
 FloatPicture = npt.NDArray[np.float32]  # [H, W, 3] in 0…1
+FloatPictures = npt.NDArray[np.float32]  # [N, H, W, 3] in 0…1
 
 MAGENTA = (1.0, 0.0, 1.0)  # no model here draws it in an area, so a person sees at once that a value was not finite
 
@@ -114,7 +115,7 @@ def to_signed(pictures: Pictures, device: torch.device | str = "cpu") -> torch.T
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1.0  # [N, 3, H, W]
 
 
-def from_signed(pixels: torch.Tensor, *, keep_infinite: bool = False) -> npt.NDArray[np.float32]:
+def from_signed(pixels: torch.Tensor, *, keep_infinite: bool = False) -> FloatPictures:
     """What an autoencoder gave, [N, 3, H, W] about -1…1, as floats [N, H, W, 3] clamped to 0…1, on the CPU.
 
     NaN stays NaN, so that `to_uint8` can refuse it. keep_infinite: infinities stay too, instead of becoming black or
@@ -126,5 +127,6 @@ def from_signed(pixels: torch.Tensor, *, keep_infinite: bool = False) -> npt.NDA
     clamped = scaled.clamp(0, 1)
     if keep_infinite:
         clamped = torch.where(scaled.isfinite(), clamped, scaled)
-    floats: npt.NDArray[np.float32] = clamped.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [N, H, W, 3]
+    channels_last = clamped.permute(0, 2, 3, 1).contiguous()
+    floats: FloatPictures = channels_last.cpu().numpy()
     return floats
