@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("bottega.cli.doctor", "what is wrong with a training, and what to do first"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
+    "lora": ("bottega.cli.lora", "what a LoRA file is, and whether it fits a model"),
     "models": ("bottega.cli.models", "which models are on this machine; fetch and verify the others"),
 }
 HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
