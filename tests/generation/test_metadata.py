@@ -774,6 +774,21 @@ CASES: dict[str, tuple[Maker, dict[str, Any]]] = {
         ),
         {"prompt": "a cat", "steps": 20, "guidance_scale": 7.0, "version": "stable-diffusion.cpp"},
     ),
+    "a model from scratch of ours": (
+        lambda f: png(
+            f,
+            bottega='{"prompt": "a red circle", "seed": 3, "model": "fill50k", "checkpoint": "epoch-118", '
+            '"averaged": true, "steps": 30, "scheduler": "ddim", "guidance_scale": 4.0, "eta": 0.0}',
+        ),
+        {
+            "tool": "bottega",
+            "prompt": "a red circle",
+            "seed": 3,
+            "steps": 30,
+            "model": "fill50k epoch-118",
+            "notes": (),
+        },
+    ),
     "no metadata": (lambda f: png(f), {"tool": "unknown", "prompt": None, "is_empty": True}),
     "a caption, not settings": (
         lambda f: png(f, parameters="a cat: on a mat, at noon", comment="made by hand"),

@@ -95,6 +95,27 @@ def model(
     _tell(examine_model(model, profile=profile, model_cache=None if model_cache is None else str(model_cache)), json)
 
 
+@app.command()
+def image(
+    file: Annotated[Path, typer.Argument(help="a picture, of any tool")],
+    content: Annotated[Path | None, typer.Option(help="what it was drawn from: was its structure kept?")] = None,
+    style: Annotated[Path | None, typer.Option(help="the style picture: was its style taken over?")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, for its likeness to both")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """Which fault a picture has, its likely cause, and the cure; reads the metadata of A1111, ComfyUI and others."""
+    from bottega.doctor.image import ImageRequest, examine
+
+    encoder = None
+    if clip is not None:
+        from bottega.cli.common import read_models
+        from bottega.models.encoders import ClipEncoder
+        from bottega.models.loading import locate
+
+        encoder = ClipEncoder(locate(read_models(None, [], clip=clip), "clip")).image
+    _tell(examine(ImageRequest(file, content, style, encoder)), json)
+
+
 def _tell(answer: Answer, as_json: bool) -> NoReturn:
     """Print an answer; the process ends with its exit code."""
     typer.echo(answer.as_json() if as_json else answer.as_text())

@@ -1,7 +1,8 @@
-"""The one vocabulary of findings: what may be found wrong with a run, how severe it is, and from which value on.
+"""The one vocabulary of findings: what may be found wrong with a run or a picture, how severe it is, and from when on.
 
-`bottega.training.diagnosis` finds them in a run's paired validation, `bottega.doctor` in the loss of any trainer's log.
-Both use these names, severities and thresholds, so that one word means the same in a terminal, a JSON file and a page.
+`bottega.training.diagnosis` finds them in a run's paired validation, `bottega.doctor` in the loss of any trainer's log,
+`bottega.generation.checks` in a picture. All use these names, severities and thresholds, so that one word means the
+same in a terminal, a JSON file and a page.
 """
 
 from __future__ import annotations
@@ -41,8 +42,16 @@ SEVERITIES: Mapping[str, Severity] = {
     "oscillating": Severity.ERROR,
     "resumed with a jump": Severity.ERROR,
     "constant": Severity.ERROR,
+    "black": Severity.ERROR,
+    "one colour": Severity.ERROR,
+    "noise": Severity.ERROR,
+    "one channel": Severity.ERROR,
     "rising": Severity.WARNING,
     "under-trained": Severity.WARNING,
+    "burnt": Severity.WARNING,
+    "over-saturated": Severity.WARNING,
+    "dull": Severity.WARNING,
+    "decoded again": Severity.WARNING,
     "falling": Severity.INFO,
     "falling slowly": Severity.INFO,
     "plateaued": Severity.INFO,
@@ -51,7 +60,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "not enough to tell": Severity.UNKNOWN,
     "unknown": Severity.UNKNOWN,
 }
-"""Every finding by its name. docs/is-it-learning.md and docs/doctor-training.md explain each to a user."""
+"""Every finding by its name. docs/is-it-learning.md, docs/doctor-training.md and docs/bad-pictures.md explain each."""
 
 NONE = "none needed"
 """The advice of a finding that asks for nothing."""

@@ -41,7 +41,8 @@ def read_invoke(text: str) -> PictureMetadata | None:
         loras=_invoke_loras(said.get("loras")),
         clip_skip=None if skipped is None else skipped + 1,  # it counts the layers that are left out
         strength=values.share_of(said.get("strength")),
-        other=_plain_rest(said, ("generation_mode", "rand_device", "positive_style_prompt", "negative_style_prompt")),
+        other=_invoke_base(said.get("model"))
+        | _plain_rest(said, ("generation_mode", "rand_device", "positive_style_prompt", "negative_style_prompt")),
     )
 
 
@@ -51,6 +52,12 @@ def _invoke_model(model: object) -> tuple[str, str]:
         return values.as_name(model), ""
     name = values.as_name(model.get("name")) or values.as_name(model.get("model_name"))
     return name, values.as_name(model.get("hash"))
+
+
+def _invoke_base(model: object) -> dict[str, str]:
+    """The family, such as `sdxl`."""
+    base = values.as_name(model.get("base") or model.get("base_model")) if isinstance(model, dict) else ""
+    return {"base": base} if base else {}
 
 
 def _invoke_loras(listed: object) -> tuple[LoRAMention, ...]:

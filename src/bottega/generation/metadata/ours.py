@@ -16,7 +16,7 @@ from bottega import __version__
 from bottega.generation.metadata import values
 from bottega.generation.metadata.infotext import infotext
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata
-from bottega.generation.records import Correction, GeneratedPicture, LoRAUse, Result, Settings
+from bottega.generation.records import MAX_PROMPT, Correction, GeneratedPicture, LoRAUse, Result, Settings
 from bottega.runtime.errors import RequestError
 from bottega.runtime.findings import Finding
 
@@ -137,4 +137,20 @@ def as_metadata(record: PictureRecord) -> PictureMetadata:
         strength=used.strength,
         prediction_type=used.prediction_type,
         other={"Profile": used.profile, "Guardrails": "; ".join(map(str, record.corrections))},
+    )
+
+
+def read_facts(text: str) -> PictureMetadata | None:
+    """What `bottega generate` writes of a model from scratch into the same chunk; None where it is something else."""
+    said = values.as_object(text)
+    if said is None or "checkpoint" not in said:
+        return None
+    return PictureMetadata(
+        tool="bottega",
+        prompt=values.as_text(said.get("prompt"), MAX_PROMPT),
+        sampler=values.as_name(said.get("scheduler")),
+        steps=values.steps_of(said.get("steps")),
+        guidance_scale=values.guidance_of(said.get("guidance_scale")),
+        seed=values.seed_of(said.get("seed")),
+        model=f"{values.as_name(said.get('model'))} {values.as_name(said.get('checkpoint'))}",
     )

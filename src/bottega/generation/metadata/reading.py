@@ -9,7 +9,7 @@ from pathlib import Path
 from bottega.generation.metadata.comfyui import read_comfyui
 from bottega.generation.metadata.infotext import read_infotext
 from bottega.generation.metadata.others import read_dream, read_fooocus, read_invoke, read_invoke_2, read_novelai
-from bottega.generation.metadata.ours import CHUNK, PARAMETERS, as_metadata, read_record
+from bottega.generation.metadata.ours import CHUNK, PARAMETERS, as_metadata, read_facts, read_record
 from bottega.generation.metadata.records import PictureMetadata
 from bottega.generation.metadata.text import read_texts
 from bottega.runtime.errors import RequestError
@@ -44,6 +44,9 @@ def read_metadata(path: Path) -> PictureMetadata:
 def _read_ours(texts: Mapping[str, str], notes: list[str]) -> PictureMetadata | None:
     if CHUNK not in texts:
         return None
+    facts = read_facts(texts[CHUNK])
+    if facts is not None:
+        return facts
     try:
         return as_metadata(read_record(texts[CHUNK]))
     except RequestError as error:
