@@ -1,7 +1,10 @@
 """Requests in, pictures out: the home of what serves a person who wants a picture.
 
-request.py   one content and one style file -> one PNG, with a StyleAdapter
-lora/        what a LoRA file is, whether it fits a model, and its change in one form
+guardrails.py   a request and a profile -> settings, with every change told
+lora/           what a LoRA file is, whether it fits a model, and its change in one form
+profiles.py     what each model family wants, from profiles/*.yaml, and which one a checkpoint has
+request.py      one content and one style file -> one PNG, with a StyleAdapter
+symptoms.py     what a poor picture looks like -> likely causes, cures
 """
 
 from __future__ import annotations
