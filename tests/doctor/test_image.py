@@ -77,6 +77,8 @@ def test_a_good_picture_has_no_fault_and_says_what_was_not_judged(tmp_path: Path
         (said("noobaiXLVpred_v10", more=", Prediction type: epsilon"), ["other prediction type"], 1),
         (said("sdxl_lightning_4step", cfg=1, steps=4), [], 0),
         (said(more=", Denoising strength: 0.05"), ["too few steps"], 0),
+        (said("PixArt-XL-2-512x512", cfg=4.5, size="512x512", steps=20), [], 0),
+        (said("PixArt-XL-2-1024-MS", cfg=4.5, size="256x256", steps=20), ["too small"], 1),
         (said("unknown_mix", cfg=90, size="64x64"), [], 0),
     ],
 )

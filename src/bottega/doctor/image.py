@@ -27,7 +27,12 @@ _DISTILLED = re.compile(r"lightning|turbo|\blcm\b|hyper|dmd|schnell|distill", re
 """Models and LoRAs that are drawn with in few steps and hardly any guidance."""
 
 _V_PREDICTION = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
-_FAMILY_NAMES = (("sdxl_base", r"sd[-_ ]?xl|xl(?![a-z])"), ("pixart_1024", r"pixart"))
+# PixArt first: its own name goes on with XL.
+_FAMILY_NAMES = (
+    ("pixart_512", r"pixart.*512"),
+    ("pixart_1024", r"pixart"),
+    ("sdxl_base", r"sd[-_ ]?xl|xl(?![a-z])"),
+)
 _FAR = 1.25  # beyond a limit by this factor it is a fault, up to there a warning
 _STRUCTURE_CHECKS = ("structure", "edge_64", "edge_128", "unchanged")
 _MORE_STYLE = "raise style scale, strength or the style's guidance"
