@@ -198,6 +198,16 @@ def test_clipping_makes_what_there_is_and_says_so(tmp_path):
     assert "asked" not in summary["val"]
 
 
+@pytest.mark.parametrize(("asked", "made"), [((3, 50), 3 * 12), ((50, 5), 8 * 5), ((3, 5), 3 * 5)])
+def test_contents_and_styles_of_a_crossed_list_are_clipped_each_by_its_own_number(tmp_path, asked, made):
+    root = write_root(tmp_path)
+    config = PairsConfig(train=4, val=2, crossed=asked, seeds=(0,), clip=True)
+    summary = pairs.run(config, root / "pairs", data_root=root)
+    assert summary["test"]["pairs"] == made
+    assert summary["test"].get("asked", asked) == asked
+    assert ("asked" in summary["test"]) == (made != asked[0] * asked[1])
+
+
 def test_lists_of_ten_thousand_stream_in_little_memory(tmp_path):
     root = write_root(tmp_path, 400, 400)
     pairs.write_list(ListConfig(num_pairs=10), root / "a.jsonl", data_root=root)

@@ -17,7 +17,7 @@ from bottega.data.config import LimitsConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.labels import STYLES
 from bottega.data.pictures import open_picture, read_kind
 from bottega.data.records import read_styles
-from bottega.data.style_sources import painting_caption
+from bottega.data.style_sources import StyleFolder, painting_caption
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import sha256_file
 
@@ -443,6 +443,14 @@ def test_when_every_picture_is_damaged_the_tables_stay(folder):
         wikiart.run(config, folder / "wikiart", data_root=folder)
     changed = {name for name, data in prepared(folder / "wikiart").items() if before.get(name) != data}
     assert changed <= {"rejects.csv", "index.sqlite"}
+
+
+def test_a_folder_of_styles_counts_its_pictures_and_one_without_any_is_missing(folder):
+    assert StyleFolder(folder / "raw").count() == 25
+    (folder / "empty").mkdir()
+    (folder / "empty" / "notes.md").write_text("no picture")
+    with pytest.raises(MissingError, match="holds no picture"):
+        StyleFolder(folder / "empty").count()
 
 
 @pytest.mark.parametrize("inside", ["", "images"])

@@ -271,6 +271,12 @@ def test_layers_are_the_last_ones_all_of_them_or_a_list() -> None:
             resolve_layers(wrong, 6)
 
 
+@pytest.mark.parametrize("layers", [[], [8, 8], [8, 9, 8]])
+def test_a_list_of_layers_that_names_none_or_one_twice_is_refused(layers: list[int]) -> None:
+    with pytest.raises(ValueError, match="names at least one block and none twice"):
+        AdapterConfig.model_validate({"layers": layers})
+
+
 def test_the_published_sizes_of_the_full_models_adapter() -> None:
     geometry = Geometry(28, 1152, 1152, 16, 2, 4, 1000, 768)
     adapter = StyleAdapter(AdapterConfig(tokens=4), geometry)
