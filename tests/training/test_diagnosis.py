@@ -212,6 +212,14 @@ def test_without_a_validation_a_blown_up_loss_is_told_with_its_weakness() -> Non
     assert (unknown.name, unknown.evidence) == ("unknown", "no validation has been run")
 
 
+def test_a_gradient_that_rises_again_is_set_against_its_lowest_and_not_against_how_it_began() -> None:
+    rows = synthetic(0, main=blown, fill=blown, gradient=lambda p: 1.0 if 0.3 < p < 0.8 else 6.0)
+    (diverging,) = [finding for finding in diagnose(rows) if finding.name == "diverging"]
+    told = re.search(r"the gradient's norm is ([\d.]+)", diverging.evidence)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(6, rel=0.15)
+
+
 def test_a_single_wild_loss_is_no_divergence() -> None:
     rows = synthetic(1)
     for row in rows[-3:]:
