@@ -198,6 +198,12 @@ def test_clipping_makes_what_there_is_and_says_so(tmp_path):
     assert "asked" not in summary["val"]
 
 
+def test_by_default_a_pair_of_a_single_list_has_three_different_seeds(tmp_path):
+    root = write_root(tmp_path)
+    pairs.write_list(ListConfig(num_pairs=3), root / "list.jsonl", data_root=root)
+    assert [pair.seeds for pair in read_pairs(root / "list.jsonl")] == [(0, 1, 2)] * 3
+
+
 @pytest.mark.parametrize(("asked", "made"), [((3, 50), 3 * 12), ((50, 5), 8 * 5), ((3, 5), 3 * 5)])
 def test_contents_and_styles_of_a_crossed_list_are_clipped_each_by_its_own_number(tmp_path, asked, made):
     root = write_root(tmp_path)
