@@ -10,12 +10,25 @@ import typer
 if TYPE_CHECKING:
     from bottega.doctor.answer import Answer
 
-app = typer.Typer(help="Say what is wrong, and what to do first.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Say what is wrong, and what to do first.", add_completion=False)
 
 
-@app.callback()
-def _group() -> None:
-    """Say what is wrong, and what to do first."""
+@app.callback(invoke_without_command=True)
+def _group(
+    context: typer.Context, json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False
+) -> None:
+    """Say what is wrong, and what to do first.
+
+    Without a verb: this machine, the model cache, the newest run under runs/ and its training, in one answer.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from bottega.cli.doctor_requests import recipe_needs, run_request
+    from bottega.doctor.everything import RUNS, examine_everything, newest_run
+
+    run = newest_run(Path())
+    request = None if run is None else run_request(run, check_all=False)
+    _tell(examine_everything(recipe_needs(), request, RUNS), json)
 
 
 @app.command()
@@ -114,6 +127,36 @@ def image(
 
         encoder = ClipEncoder(locate(read_models(None, [], clip=clip), "clip")).image
     _tell(examine(ImageRequest(file, content, style, encoder)), json)
+
+
+@app.command()
+def env(json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False) -> None:
+    """What this machine has and lacks: Python, torch, GPU, memory, disks, versions, and what each recipe needs.
+
+    No model is loaded, and no GPU is needed or used.
+    """
+    from bottega.cli.doctor_requests import recipe_needs
+    from bottega.doctor.environment import examine, read_machine
+    from bottega.doctor.everything import RUNS
+    from bottega.models.names import hub_cache
+
+    _tell(examine(read_machine(hub_cache(), RUNS), recipe_needs()), json)
+
+
+@app.command()
+def run(
+    directory: Annotated[Path, typer.Argument(help="a run directory, such as runs/miniature", metavar="DIR")],
+    all_: Annotated[bool, typer.Option("--all", help="compare every hash, not those of a sample")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """Whether a run directory is whole: hashes, ledger, stages, torn files, locks, what a killed process left.
+
+    Each fault comes with the command that mends it; nothing is changed.
+    """
+    from bottega.cli.doctor_requests import run_request
+    from bottega.doctor.run_directory import examine
+
+    _tell(examine(run_request(directory, all_)), json)
 
 
 def _tell(answer: Answer, as_json: bool) -> NoReturn:

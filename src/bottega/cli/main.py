@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stylize": ("bottega.cli.stylize", "draw contents in the style of a picture with an adapter"),
     "generate": ("bottega.cli.generate", "draw prompts with a model that `bottega train ldm` made"),
     "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
-    "doctor": ("bottega.cli.doctor", "what is wrong with a training, a model or the cache, and what to do first"),
+    "doctor": ("bottega.cli.doctor", "what is wrong: machine, cache, model, picture, run, training; what to do first"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
     "lora": ("bottega.cli.lora", "what a LoRA file is, and whether it fits a model"),

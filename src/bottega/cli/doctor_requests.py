@@ -1,0 +1,87 @@
+"""What the doctor must be told of recipes: it stands below them, and reads run directories as files alone."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bottega.doctor.environment import RecipeNeed
+    from bottega.doctor.run_directory import RunRequest
+
+
+def run_request(directory: Path, check_all: bool) -> RunRequest:
+    """What a reader of recipes knows of a run directory."""
+    from bottega.cli.common import FUNCTIONS, read_recipe
+    from bottega.doctor.run_directory import RunRequest
+    from bottega.models.layout import inspect
+    from bottega.pipeline import STAGES, Pipeline
+    from bottega.runtime.errors import FingerprintError, MissingError, RecipeError, StorageError
+
+    bare = RunRequest(directory, check_all)
+    try:
+        recipe = read_recipe(directory, [])
+    except MissingError:
+        return bare
+    except RecipeError as error:
+        if "trains a model from scratch" in str(error):
+            return bare
+        there = tuple((stage.name, stage.folder) for stage in STAGES if (directory / stage.folder).is_dir())
+        return replace(bare, stages=there, refusal=str(error))
+    pipeline = Pipeline(recipe, directory, functions=FUNCTIONS)
+    refusal = ""
+    for stage in pipeline.stages():
+        try:
+            pipeline.state(stage, {})
+        except FingerprintError as error:
+            refusal = refusal or str(error)
+        except StorageError:
+            continue  # a torn file, which is told as such
+    stages = tuple((stage.name, stage.folder) for stage in pipeline.stages())
+    models = tuple(inspect(recipe.models))
+    return RunRequest(directory, check_all, stages, recipe.data_root(directory), models, refusal)
+
+
+def recipe_needs() -> list[RecipeNeed]:
+    """What each recipe in recipes/ lacks on this machine."""
+    return [_recipe_need(file) for file in sorted(Path("recipes").glob("*.yaml"))]
+
+
+def _recipe_need(file: Path) -> RecipeNeed:
+    from bottega.cli.common import FUNCTIONS, read_recipe
+    from bottega.doctor.environment import RecipeNeed
+    from bottega.pipeline import Pipeline
+    from bottega.runtime.errors import BottegaError, RecipeError
+
+    try:
+        recipe = read_recipe(file, [])
+    except RecipeError as error:
+        if "trains a model from scratch" in str(error):
+            return RecipeNeed(file.stem, tuple(_missing_of_ldm(file)))
+        return RecipeNeed(file.stem, (str(error),))
+    except BottegaError as error:
+        return RecipeNeed(file.stem, (str(error),))
+    lacks = Pipeline(recipe, Path("runs") / recipe.name, functions=FUNCTIONS).missing()
+    get = f"bottega models fetch --recipe {shlex.quote(str(file))}"
+    return RecipeNeed(file.stem, tuple(lacks), get if any(line.startswith("models.") for line in lacks) else None)
+
+
+def _missing_of_ldm(file: Path) -> list[str]:
+    """The models that a training from scratch reads and that are not here."""
+    from bottega.models.names import resolve
+    from bottega.runtime.config import load_yaml
+    from bottega.runtime.errors import BottegaError
+
+    recipe = load_yaml(file)
+    lacks = []
+    for name in ("autoencoder", "text"):
+        section = recipe.get(name)
+        model = section.get("model") if isinstance(section, dict) else None
+        if isinstance(model, str):
+            try:
+                resolve(model, file.parent)
+            except BottegaError as error:
+                lacks.append(f"{name}.model: {error}")
+    return lacks

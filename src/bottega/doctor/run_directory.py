@@ -1,0 +1,757 @@
+"""`bottega doctor run DIR`: whether what lies in a run directory is whole, and is what the run says it is.
+
+Reads files and changes none: no lock is kept, the ledger is opened read-only, and no model is loaded. Read `examine`
+from top to bottom. A cure that deletes names files that the run makes again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bottega.doctor.answer import Answer, DoctorFinding, FactValue, NotJudged
+from bottega.models.layout import ModelStatus
+from bottega.models.names import fetch_command, hub_name, on_disk
+from bottega.models.weights import read_header
+from bottega.runtime.errors import BottegaError, MissingError
+from bottega.runtime.files import sha256_file
+from bottega.runtime.findings import Severity
+from bottega.runtime.fingerprint import fingerprint
+from bottega.runtime.paths import stays_inside
+from bottega.teacher.ledger import LEDGER
+from bottega.training.checkpoint import folders
+from bottega.training.checkpoint import read as read_checkpoint
+
+SAMPLE = 64
+"""Pictures, and pictures that were their inputs, whose hashes are compared without `--all`: a second or two."""
+
+FRESH_S = 60.0
+"""A temporary file that changed within this time may still be written."""
+
+SHOWN = 3
+"""Files that a finding or a command names; a longer list is told by its count."""
+
+Item = TypeVar("Item")
+
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class _StageFile(BaseModel):
+    """What is read of a stage.json."""
+
+    fingerprint: str = ""
+    seconds: float = 0.0
+    summary: Any = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to look at, and what only a reader of recipes knows.
+
+    directory: of the run. check_all: every hash, not a sample. stages: (name, folder in the directory) in order.
+    data_root: what paths of inputs are relative to. models: the recipe's models, as they lie on this machine. refusal:
+    why the run would refuse to continue, "" where it would not.
+    """
+
+    directory: Path
+    check_all: bool = False
+    stages: tuple[tuple[str, str], ...] = ()
+    data_root: Path | None = None
+    models: tuple[ModelStatus, ...] = ()
+    refusal: str = ""
+
+
+@dataclass
+class _Examination:
+    """What is being found."""
+
+    request: RunRequest
+    findings: list[DoctorFinding] = field(default_factory=list)
+    not_judged: list[NotJudged] = field(default_factory=list)
+    facts: dict[str, FactValue] = field(default_factory=dict)
+    busy: bool = False
+
+    @property
+    def directory(self) -> Path:
+        return self.request.directory
+
+    def add(self, name: str, severity: Severity, evidence: str, cure: str = "", command: str | None = None) -> None:
+        self.findings.append(DoctorFinding(name, severity, evidence, cure, command))
+
+    def leave_out(self, what: str, why: str) -> None:
+        self.not_judged.append(NotJudged(what, why))
+
+    def again(self) -> str:
+        """The command that continues the run."""
+        quoted = shlex.quote(str(self.directory))
+        if self.request.stages:
+            return f"bottega run {quoted}"
+        return f"bottega train ldm --config {shlex.quote(str(self.directory / 'recipe.yaml'))} --output-dir {quoted}"
+
+    def redo(self, *files: Path) -> str:
+        """The command that deletes files, with the records of the stages that made them, and makes them again."""
+        paths = list(dict.fromkeys([*files, *filter(None, map(self._record_of, files))]))
+        return f"rm -r {_quoted(paths)} && {self.again()}"
+
+    def _record_of(self, file: Path) -> Path | None:
+        """The stage.json of the stage whose folder a file lies in: while that stands, the stage counts as done."""
+        for _, folder in sorted(self.request.stages, key=lambda stage: len(stage[1]), reverse=True):
+            record = self.directory / folder / "stage.json"
+            if file.is_relative_to(self.directory / folder) and record.exists():
+                return record
+        return None
+
+
+def examine(request: RunRequest) -> Answer:
+    """Check a run directory from end to end.
+
+    Raises:
+        MissingError: there is no such folder, or no run in it.
+    """
+    directory = request.directory
+    if not directory.is_dir():
+        raise MissingError(f"{directory}: there is no such run directory; name one, such as runs/miniature")
+    if not any((directory / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "summary.json")):
+        raise MissingError(f"{directory}: neither recipe.yaml nor metrics.jsonl is in it; name a run directory")
+    found = _Examination(request)
+
+    # Whoever writes now explains temporary files and half-written ones.
+    _check_locks(found)
+    _check_temporary_names(found)
+
+    # Stages: what each recorded, against what it was begun with.
+    _check_stages(found)
+    _check_summary(found)
+    if request.refusal:
+        found.add("recipe was changed", Severity.ERROR, request.refusal)
+
+    # Files by themselves, then against those who name them.
+    _check_files(found)
+    _check_ledger(found)
+    _check_features(found)
+    _check_checkpoints(found)
+    _check_weights(found)
+    return Answer.of(f"the run {directory}", found.findings, found.not_judged, found.facts)
+
+
+# --- who writes ---------------------------------------------------------------------------------------------------
+
+
+def _check_locks(found: _Examination) -> None:
+    for path in _named(found.directory, lambda name: name.startswith(".") and name.endswith(".lock")):
+        if path.is_symlink() or not path.is_file():
+            found.add(
+                "lock is no file",
+                Severity.ERROR,
+                f"{path} is a link or a folder: every command would refuse to work here",
+                "delete it",
+                f"rm -r {shlex.quote(str(path))}",
+            )
+            continue
+        holder = _holder(path)
+        if _is_held(path):
+            found.busy = True
+            found.leave_out(str(path.parent), f"{holder or 'a process'} works on it now: its files change")
+        elif holder:
+            found.add(
+                "stale lock",
+                Severity.INFO,
+                f"{path} names {holder}, which ended without a word: it was killed; nobody holds the lock",
+                "nothing stands in the way: the next command takes it over",
+                found.again(),
+            )
+
+
+def _holder(path: Path) -> str:
+    try:
+        record = json.loads(path.read_bytes())
+        return f"process {record['pid']} on {record['host']} ({record['holder']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _is_held(path: Path) -> bool:
+    """Whether another process holds the lock; asks for it, and gives it back at once."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False  # it may not be written, so it is nobody's of this user
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)  # gives it back, too
+
+
+def _check_temporary_names(found: _Examination) -> None:
+    left = []
+    for path in _named(found.directory, lambda name: name.startswith(".") and name.endswith(".tmp")):
+        if found.busy or time.time() - path.lstat().st_mtime < FRESH_S:
+            found.leave_out(str(path), "it may be written at this moment")
+        else:
+            left.append(path)
+    if left:
+        found.add(
+            "leftover of a killed process",
+            Severity.WARNING,
+            f"{_listed(left)}: under a temporary name, never finished",
+            "delete it; the next command would overwrite it",
+            f"rm -r {_quoted(left)}",
+        )
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+def _check_stages(found: _Examination) -> None:
+    done = []
+    for name, folder in found.request.stages:
+        place = found.directory / folder
+        error = _json(place / "error.json")
+        if isinstance(error, dict):
+            found.add(
+                "stage failed",
+                Severity.ERROR,
+                f"{name}: {error.get('error')}",
+                "remove the cause, and run it again",
+                found.again(),
+            )
+        settings, record = place / "settings.json", place / "stage.json"
+        if not record.exists():
+            if settings.exists() and not found.busy and not isinstance(error, dict):
+                found.add(
+                    "stage not finished",
+                    Severity.WARNING,
+                    f"{name} was begun and has no stage.json",
+                    "run the same command again: it continues",
+                    found.again(),
+                )
+            continue
+        done.append(name)
+        _check_stage_record(found, name, settings, record)
+    if found.request.stages:
+        found.facts["stages done"] = done
+
+
+def _check_stage_record(found: _Examination, name: str, settings: Path, record: Path) -> None:
+    """Whether the settings that a stage was begun with are those that its record was made from."""
+    content = _json(record)
+    if content is None:
+        return  # told as a torn file
+    try:
+        stage = _StageFile.model_validate(content)
+    except ValidationError as error:
+        found.add(
+            "record of another form",
+            Severity.ERROR,
+            f"{record}: {error.errors()[0]['msg']}",
+            "delete it: the stage continues",
+            found.redo(record),
+        )
+        return
+    begun_with = _json(settings)
+    if begun_with is None:
+        if not settings.exists():
+            found.add(
+                "settings are missing",
+                Severity.ERROR,
+                f"{settings} is absent beside stage.json",
+                "do the stage again, which writes both",
+                found.redo(record),
+            )
+        return
+    if stage.fingerprint and fingerprint(begun_with) != stage.fingerprint:
+        found.add(
+            "record does not fit its settings",
+            Severity.ERROR,
+            f"{name}: the fingerprint in stage.json ({stage.fingerprint[:12]}…) is not that of settings.json "
+            f"({fingerprint(begun_with)[:12]}…)",
+            "one of them was edited or copied: let the stage write both again",
+            found.redo(settings, record),
+        )
+
+
+def _check_summary(found: _Examination) -> None:
+    """summary.json against each stage's own record."""
+    file = found.directory / "summary.json"
+    content = _json(file)
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not found.request.stages or not isinstance(stages, dict):
+        return
+    differing = []
+    for name, folder in found.request.stages:
+        record = _json(found.directory / folder / "stage.json")
+        recorded = record.get("summary") if isinstance(record, dict) else None
+        told = stages.get(name)
+        summary = told.get("summary") if isinstance(told, dict) else None
+        if recorded != summary:
+            differing.append(name)
+    if differing and not found.busy:
+        found.add(
+            "summary is out of date",
+            Severity.WARNING,
+            f"{file} says other than the stage.json of {', '.join(differing)}",
+            "it is written by every run",
+            found.again(),
+        )
+
+
+# --- files by themselves ------------------------------------------------------------------------------------------
+
+
+def _check_files(found: _Examination) -> None:
+    """JSON, JSON lines, safetensors and pictures that are not whole."""
+    counted = 0
+    pictures = []
+    torn: dict[Path, str] = {}
+    for file in _files(found.directory):
+        if file.suffix == ".png":
+            pictures.append(file)
+            continue
+        fault = _file_fault(file)
+        counted += file.suffix in (".json", ".jsonl", ".safetensors")
+        if fault is None:
+            continue
+        if file.suffix == ".jsonl":
+            _add_line_fault(found, file, fault)
+        else:
+            torn[file] = fault
+    if torn:
+        first, fault = next(iter(torn.items()))
+        more = f"; and {_listed(list(torn)[1:])}" if len(torn) > 1 else ""
+        # One command for all of them: a run stops at the first torn file that it meets.
+        found.add(
+            "torn file",
+            Severity.ERROR,
+            f"{first}: {fault}{more}",
+            "delete what is torn, and let the run make it again",
+            found.redo(*torn),
+        )
+    chosen = _sample(found, pictures, "the end of each picture", 10 * SAMPLE)
+    for file in chosen:
+        if not _ends_as_png(file):
+            found.add(
+                "torn picture",
+                Severity.ERROR,
+                f"{file}: its end is missing",
+                "delete it, and let the run make it again",
+                found.redo(file),
+            )
+    found.facts["files read"] = counted + len(chosen)
+
+
+def _file_fault(file: Path) -> str | None:
+    """What is wrong with a file by itself."""
+    try:
+        if file.suffix == ".safetensors":
+            read_header(file)
+        elif file.suffix == ".json":
+            json.loads(file.read_bytes())
+        elif file.suffix == ".jsonl":
+            return _line_fault(file)
+    except BottegaError as error:
+        return str(error).removeprefix(f"{file}: ").rpartition(";")[0]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _line_fault(file: Path) -> str | None:
+    """`line 7` of the first line that is no JSON object, `torn` for a last one without its end."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip() or _is_object(line):
+                continue
+            return f"line {number}" if line.endswith(b"\n") else "torn"
+    return None
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _add_line_fault(found: _Examination, file: Path, fault: str) -> None:
+    if fault == "torn":
+        found.add(
+            "torn last line",
+            Severity.WARNING,
+            f"{file}: the last line has no end; readers pass it over, and the next writer cuts it off",
+            "cut it off",
+            f"sed -i '$d' {shlex.quote(str(file))}",
+        )
+        return
+    number = fault.split()[1]
+    found.add(
+        "damaged line",
+        Severity.ERROR,
+        f"{file}, {fault} is no JSON object",
+        "delete that line",
+        f"sed -i {number}d {shlex.quote(str(file))}",
+    )
+
+
+def _ends_as_png(file: Path) -> bool:
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - len(_PNG_END)))
+        return stream.read() == _PNG_END
+
+
+# --- the ledger ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is compared of a row: a picture and its two inputs, with their hashes."""
+
+    target: str
+    picture: str | None
+    picture_hash: str | None
+    inputs: tuple[tuple[str, str], tuple[str, str]]
+
+
+def _check_ledger(found: _Examination) -> None:
+    folder = found.directory / "teacher"
+    file = folder / LEDGER
+    if not file.exists():
+        if (folder / "stage.json").exists():
+            found.add(
+                "ledger is missing",
+                Severity.ERROR,
+                f"{file} is absent, and the stage counts as done",
+                "make the targets again",
+                found.redo(folder / "stage.json"),
+            )
+        return
+    try:
+        with closing(_open_read_only(file)) as ledger:
+            _check_database(ledger, found.request.check_all)
+            rows = _rows(ledger)
+    except sqlite3.DatabaseError as error:
+        away = shlex.quote(str(file.with_name(f"{LEDGER}.damaged")))
+        more = (
+            f" && {found.redo(folder / 'stage.json')}" if (folder / "stage.json").exists() else f" && {found.again()}"
+        )
+        found.add(
+            "damaged ledger",
+            Severity.ERROR,
+            f"{file}: {error}",
+            "put a copy back, or move it away and make the targets again",
+            f"mv {shlex.quote(str(file))} {away}{more}",
+        )
+        return
+    found.facts["targets in the ledger"] = len({row.target for row in rows})
+    log = file.with_name(f"{LEDGER}-wal")
+    if log.exists() and log.stat().st_size and not found.busy:
+        found.add(
+            "ledger with an open log",
+            Severity.INFO,
+            f"{log} holds what was committed last: whoever copies the ledger alone would miss it",
+            "the next command folds it in",
+            found.again(),
+        )
+    _check_pictures(found, folder, rows)
+    _check_inputs(found, rows)
+
+
+def _open_read_only(file: Path) -> sqlite3.Connection:
+    """The ledger, without a write: where no log is open, SQLite is told so and makes no file beside it."""
+    log = file.with_name(f"{LEDGER}-wal")
+    mode = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
+
+
+def _check_database(ledger: sqlite3.Connection, whole: bool) -> None:
+    pragma = "integrity_check" if whole else "quick_check"
+    said = ledger.execute(f"PRAGMA {pragma}(1)").fetchone()
+    if said is None or said[0] != "ok":
+        raise sqlite3.DatabaseError(said[0] if said else "no answer")
+
+
+def _rows(ledger: sqlite3.Connection) -> list[_Row]:
+    query = (
+        "SELECT target, output_path, output_sha256, content_path, content_sha256, style_path, style_sha256 "
+        "FROM tries WHERE current ORDER BY id"
+    )
+    rows = []
+    for target, picture, digest, content, content_hash, style, style_hash in ledger.execute(query):
+        rows.append(_Row(target, picture, digest, ((content, content_hash), (style, style_hash))))
+    return rows
+
+
+def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> None:
+    outside = [row for row in rows if row.picture is not None and not stays_inside(row.picture)]
+    for row in outside[:1]:
+        found.add(
+            "row leads out of the run",
+            Severity.ERROR,
+            f"{folder / LEDGER}, target {row.target}: output_path is {row.picture!r}, outside of the run",
+            "put a copy of the ledger back: every command refuses this one",
+        )
+    there: list[_Row] = []
+    absent: list[_Row] = []
+    for row in rows:
+        if row.picture is None or row in outside:
+            continue
+        (there if (folder / row.picture).is_file() else absent).append(row)
+    if absent:
+        paths = [folder / str(row.picture) for row in absent]
+        found.add(
+            "missing pictures",
+            Severity.ERROR,
+            f"{len(absent)} of {len(rows)} rows name a picture that is not there: {_listed(paths)}",
+            "let the teacher make them again: it looks for every file",
+            found.redo(folder / "stage.json") if (folder / "stage.json").exists() else found.again(),
+        )
+    changed = []
+    for row in _sample(found, there, "the hashes of pictures", SAMPLE):
+        path = folder / str(row.picture)
+        if row.picture_hash is not None and sha256_file(path) != row.picture_hash:
+            changed.append(path)
+    if changed:
+        found.add(
+            "changed pictures",
+            Severity.ERROR,
+            f"the content of {_listed(changed)} is not what the ledger recorded",
+            "delete them, and let the teacher make them again",
+            found.redo(*changed),
+        )
+    _check_nameless_pictures(found, folder, rows)
+
+
+def _check_nameless_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> None:
+    named = {str(folder / row.picture) for row in rows if row.picture is not None}
+    nameless = []
+    for part in ("images", "rejected", "tries"):
+        pictures = (folder / part).rglob("*.png") if (folder / part).is_dir() else ()
+        nameless += [path for path in sorted(pictures) if str(path) not in named]
+    if nameless and not found.busy:
+        found.add(
+            "pictures without a row",
+            Severity.WARNING,
+            f"no row of the ledger names {_listed(nameless)}: what a killed chunk left, or an older try",
+            "delete them: nothing reads them",
+            f"rm {_quoted(nameless)}",
+        )
+
+
+def _check_inputs(found: _Examination, rows: Sequence[_Row]) -> None:
+    """Contents and styles: whether they are still those that the targets were made from."""
+    root = found.request.data_root
+    if root is None or not root.is_dir():
+        if rows:
+            found.leave_out("the pictures that targets were made from", f"no folder {root} is here")
+        return
+    expected: dict[str, str] = {}
+    for row in rows:
+        expected |= dict(row.inputs)
+    chosen = _sample(found, sorted(expected), "the hashes of input pictures", SAMPLE)
+    changed = []
+    for name in chosen:
+        path = root / name
+        if not stays_inside(name) or not path.is_file() or sha256_file(path) != expected[name]:
+            changed.append(path)
+    if changed:
+        again = [found.directory / folder / "stage.json" for folder in ("data", "teacher")]
+        drawn = [found.directory / folder for name, folder in found.request.stages if name == "world"]
+        source = "put them back, and let the run prepare its data again and make those targets anew"
+        if drawn:
+            source = "let the run draw its world again, prepare its data and make those targets anew"
+        found.add(
+            "changed inputs",
+            Severity.ERROR,
+            f"{_listed(changed)}: absent, or not what targets were made from",
+            source,
+            f"rm -rf {_quoted([*drawn, *again])} && {found.again()}",
+        )
+
+
+# --- features, checkpoints, weights -------------------------------------------------------------------------------
+
+
+def _check_features(found: _Examination) -> None:
+    """Shards that the index names."""
+    folder = found.directory / "features"
+    index = folder / "index.jsonl"
+    if not index.exists():
+        return
+    absent = []
+    for row in _objects(index):
+        file = row.get("file")
+        if isinstance(file, str) and not (folder / file).is_file():
+            absent.append(folder / file)
+    if absent:
+        record = folder / "stage.json"
+        found.add(
+            "missing features",
+            Severity.ERROR,
+            f"the index names {_listed(absent)}, and it is not there",
+            "let the stage compute it again",
+            found.redo(record) if record.exists() else found.again(),
+        )
+
+
+def _check_checkpoints(found: _Examination) -> None:
+    for place in (found.directory / "training" / "checkpoints", found.directory / "checkpoints"):
+        there = folders(place)
+        if not there:
+            continue
+        chosen = there if found.request.check_all else there[-1:]
+        if len(chosen) < len(there):
+            found.leave_out(
+                f"{len(there) - len(chosen)} older checkpoints", "only the newest is read; --all reads each"
+            )
+        for folder in chosen:
+            if read_checkpoint(folder) is None:
+                before = "the one before it is resumed from" if folder != there[0] else "there is none before it"
+                found.add(
+                    "damaged checkpoint",
+                    Severity.ERROR,
+                    f"{folder}: its files are not those that state.json names; {before}",
+                    "delete it, and train on",
+                    f"rm -r {shlex.quote(str(folder))} && {found.again()}",
+                )
+        found.facts["checkpoints"] = len(there)
+
+
+def _check_weights(found: _Examination) -> None:
+    """The models' files against provenance.json: by size and time, and by content where these differ."""
+    file = found.directory / "provenance.json"
+    content = _json(file)
+    if not isinstance(content, dict):
+        if not file.exists() and found.request.stages:
+            found.add(
+                "provenance is missing",
+                Severity.WARNING,
+                f"{file} is absent: nobody can tell what the run was made with",
+                "every run writes it",
+                found.again(),
+            )
+        return
+    recorded = content.get("weights")
+    if not isinstance(recorded, dict):
+        return
+    here = {status.role: status for status in found.request.models if status.folder is not None}
+    for role, model in recorded.items():
+        status = here.get(role)
+        if status is None:
+            found.leave_out(f"the weights of models.{role}", "that model is not on this machine")
+            continue
+        files = model.get("files") if isinstance(model, dict) else None
+        changed = _changed_weights(status, files, found.request.check_all) if isinstance(files, dict) else []
+        if changed:
+            _add_changed_weights(found, status, changed)
+    if recorded and not found.request.check_all:
+        found.leave_out("the content of weights of unchanged size and time", "it takes reading them whole: --all")
+
+
+def _changed_weights(status: ModelStatus, recorded: Mapping[str, Any], read_all: bool) -> list[str]:
+    if status.folder is None:
+        return []
+    base = status.folder if status.folder.is_dir() else status.folder.parent
+    now = {}
+    for file in status.files:
+        now[file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name] = file
+    changed = sorted(now.keys() ^ recorded.keys())
+    for name in now.keys() & recorded.keys():
+        facts = recorded[name]
+        stat = now[name].stat()
+        is_known = facts.get("bytes") == stat.st_size and facts.get("mtime_ns") == stat.st_mtime_ns
+        if (read_all or not is_known) and sha256_file(now[name]) != facts.get("sha256"):
+            changed.append(name)
+    return changed
+
+
+def _add_changed_weights(found: _Examination, status: ModelStatus, changed: Sequence[str]) -> None:
+    directory = found.directory
+    again = directory.with_name(f"{directory.name}-again")
+    command = f"bottega run {shlex.quote(str(directory / 'recipe.yaml'))} --directory {shlex.quote(str(again))}"
+    cure = "put the files of then back, or begin another run"
+    if not on_disk(status.name) and hub_name(status.name) is not None:
+        cure = "fetch the model again, which verifies it; where it was updated, begin another run"
+        command = fetch_command(status.name)
+    found.add(
+        "other weights than recorded",
+        Severity.ERROR,
+        f"models.{status.role} ({status.name}): {', '.join(changed[:SHOWN])} differ from provenance.json",
+        cure,
+        command,
+    )
+
+
+# --- what all use -------------------------------------------------------------------------------------------------
+
+
+def _sample(found: _Examination, items: Sequence[Item], what: str, count: int) -> list[Item]:
+    """All of them, or `count` spread evenly; says what was left out."""
+    if found.request.check_all or len(items) <= count:
+        return list(items)
+    found.leave_out(f"{what}: {len(items) - count} of {len(items)}", "a sample was read; --all reads each")
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Every file of a run but its data sets, which may be links to what belongs to others, and temporary ones."""
+    for folder, subfolders, names in os.walk(directory):
+        here = Path(folder)
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and not (here / name).is_symlink()
+        )
+        if here == directory / "data":
+            subfolders[:] = []
+        for name in sorted(names):
+            if not name.startswith(".") and (here / name).is_file():
+                yield here / name
+
+
+def _named(directory: Path, is_meant: Callable[[str], bool]) -> list[Path]:
+    """Files and folders by their names, anywhere in the run."""
+    found = []
+    for folder, subfolders, names in os.walk(directory):
+        found += [Path(folder) / name for name in sorted([*subfolders, *names]) if is_meant(name)]
+        subfolders[:] = [name for name in subfolders if not is_meant(name)]
+    return found
+
+
+def _json(file: Path) -> Any:
+    """The content of a JSON file; None where there is none, or it is torn (which is told as such)."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # told as a damaged line
+            if isinstance(row, dict):
+                yield row
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:SHOWN])
+    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
+
+
+def _quoted(paths: Sequence[Path]) -> str:
+    return " ".join(shlex.quote(str(path)) for path in paths)
