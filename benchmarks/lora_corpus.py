@@ -67,7 +67,9 @@ def open_world(*, live: bool = True) -> World:
 def _live() -> dict[str, dict[str, torch.nn.Module]]:
     from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     options = {"local_files_only": True}
     sdxl, pixart = MODELS / "sdxl", MODELS / "pixart"
     single = {"dtype": torch.float32, **options}

@@ -13,7 +13,7 @@ import torch
 
 from bottega.generation.lora import Architecture, LoRACache, read_lora, to_peft
 from bottega.generation.lora.conversion import MAX_RANK, _cut_full, _cut_kron, _cut_product
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import RequestError, StorageError
 
 
 def test_a_plain_lora_keeps_its_numbers_and_their_format(cases: dict[str, Any], sdxl: Architecture) -> None:
@@ -130,3 +130,26 @@ def test_a_configuration_beside_a_file_of_pefts_is_read_each_time(
     config.write_text("{")
     with pytest.raises(RequestError, match="must hold a JSON object"):
         cache.read(file, sdxl)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_kept(
+    cases: dict[str, Any], sdxl: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its factors would stand under the hash of the other file."""
+    from bottega.generation.lora import conversion
+
+    file = tmp_path / "a.safetensors"
+    shutil.copy(cases["kohya-rank4"].file, file)
+    examine = conversion.examine
+
+    def replace_meanwhile(*arguments: Any, **options: Any) -> Any:
+        found = examine(*arguments, **options)
+        (tmp_path / "new").write_bytes(cases["kohya-alpha-zero"].file.read_bytes())
+        (tmp_path / "new").replace(file)
+        return found
+
+    monkeypatch.setattr(conversion, "examine", replace_meanwhile)
+    cache = LoRACache()
+    with pytest.raises(StorageError, match="changed while it was read"):
+        cache.read(file, sdxl)
+    assert cache.nbytes == 0

@@ -166,6 +166,7 @@ def _convert(file: LoRAFile, architecture: Architecture, *, partial_depth: bool)
             weight = architecture.components[placed.component][placed.module]
             parts = {part: _usable(opened.get_tensor(key)) for part, key in placed.keys.parts.items()}
             components.setdefault(placed.component, {})[placed.module] = _factors(placed, parts, weight)
+    file.require_unchanged()
     error = _whole_error(components)
     if error > MAX_ERROR:
         raise RequestError(

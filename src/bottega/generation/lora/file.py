@@ -50,6 +50,13 @@ class LoRAFile:
     sha256: str
     size: int
     header: SafetensorsHeader
+    stamp: tuple[int, int, int]
+    """Of the file system: place, size and time of change."""
+
+    def require_unchanged(self) -> None:
+        """Raise StorageError where the file was replaced since it was opened: its hash would be another file's."""
+        if _stamp(self.path) != self.stamp:
+            raise StorageError(f"{self.path}: the file changed while it was read; read it again once it is written")
 
     def values(self, key: str) -> NDArray[np.float64]:
         """A small tensor, such as alpha, flat and in float64."""
@@ -91,7 +98,7 @@ def open_lora(path: Path) -> LoRAFile:
     if not path.is_file():
         raise RequestError(f"{path}: a LoRA is one file, received a folder; name the .safetensors file in it")
     try:
-        size = path.stat().st_size
+        stamp = _stamp(path)
         with path.open("rb") as file:
             begin = file.read(64)
     except OSError as error:
@@ -102,7 +109,12 @@ def open_lora(path: Path) -> LoRAFile:
         raise RequestError(
             f"{path}: a LoRA has at most {MAX_TENSORS} tensors, received {len(header.tensors)}; take another file"
         )
-    return LoRAFile(path, sha256_file(path), size, header)
+    return LoRAFile(path, sha256_file(path), stamp[1], header, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _refuse_foreign(path: Path, begin: bytes) -> None:
