@@ -59,6 +59,9 @@ _NOT_CONVERTED = {
 _BEYOND_WEIGHTS = {"bias", "set_weight"}
 _SHOWN = 8  # of a list of keys
 _STACK = re.compile(r"(?:^|\.)(transformer_blocks|attentions|resnets|layers|block)(?=\.(\d+)\.)")
+_DEPTHS = (("transformer_blocks",), ("layers",), ("block",), ("attentions", "resnets"))
+"""Stacks whose depths a model's configuration sets together: attentions and ResNets are those of `layers_per_block`."""
+
 _PIXART_WIDTH = 1152
 
 
@@ -231,6 +234,8 @@ def _place(
             fault = str(error)
     rank = rank_of(keys, algorithm, shapes) if fault is None else None
     component = _component(keys, architecture)
+    if rank is None and algorithm == "lokr" and scales.beside is not None:
+        rank = scales.beside.r  # peft divides by it even where both matrices are whole; LyCORIS then does not
     alpha = _alpha(keys, file, scales, component, rank)
     placed = Placed(keys, algorithm, component, shape, rank, alpha, fault)
     if architecture is None or fault is not None:
@@ -504,12 +509,13 @@ def _shallower(modules: tuple[Placed, ...], architecture: Architecture) -> str |
     for component, shapes in architecture.components.items():
         own = [module.module for module in modules if module.component == component and module.module is not None]
         there, touched = _stacks(shapes), _stacks(own)
-        for kind in sorted({kind for kind, _ in touched}):
-            deep = {stack: blocks for stack, blocks in there.items() if stack[0] == kind and len(blocks) > 1}
+        for kinds in _DEPTHS:
+            deep = {stack: blocks for stack, blocks in there.items() if stack[0] in kinds and len(blocks) > 1}
             used = {stack: touched[stack] for stack in deep if stack in touched}
             first_only = [stack for stack, blocks in used.items() if blocks == set(range(len(blocks))) != deep[stack]]
-            if used and len(first_only) == len(used) and 2 * len(used) > len(deep):
-                _, prefix = example = first_only[0]
+            of_these = [stack for stack in deep if stack[0] in {kind for kind, _ in used}]
+            if used and len(first_only) == len(used) and 2 * len(used) > len(of_these):
+                kind, prefix = example = first_only[0]
                 return (
                     f"{component}: it covers blocks 0 to {len(used[example]) - 1} of {len(deep[example])} in "
                     f"{prefix}{kind}, and likewise everywhere: it is made for a shallower model; use that one"
