@@ -130,14 +130,16 @@ def examine(request: RunRequest) -> Answer:
     _check_locks(found)
     _check_temporary_names(found)
 
+    # Files by themselves, before what they say: a cure that runs a stage would stop at the first torn one.
+    _check_files(found)
+
     # Stages: what each recorded, against what it was begun with.
     _check_stages(found)
     _check_summary(found)
     if request.refusal:
         found.add("recipe was changed", Severity.ERROR, request.refusal)
 
-    # Files by themselves, then against those who name them.
-    _check_files(found)
+    # Files against those who name them.
     _check_ledger(found)
     _check_features(found)
     _check_checkpoints(found)
@@ -332,13 +334,13 @@ def _check_files(found: _Examination) -> None:
     if torn:
         first, fault = next(iter(torn.items()))
         more = f"; and {_listed(list(torn)[1:])}" if len(torn) > 1 else ""
-        # One command for all of them: a run stops at the first torn file that it meets.
+        # One command for all of them, and for edited settings: a run stops at the first of these that it meets.
         found.add(
             "torn file",
             Severity.ERROR,
             f"{first}: {fault}{more}",
             "delete what is torn, and let the run make it again",
-            found.redo(*torn),
+            found.redo(*torn, *_edited(found)),
         )
     chosen = _sample(found, pictures, "the end of each picture", 10 * SAMPLE)
     for file in chosen:
@@ -351,6 +353,19 @@ def _check_files(found: _Examination) -> None:
                 found.redo(file),
             )
     found.facts["files read"] = counted + len(chosen)
+
+
+def _edited(found: _Examination) -> list[Path]:
+    """Settings, with their stage's record, of stages whose fingerprint says that one of the two was edited."""
+    paths = []
+    for _, folder in found.request.stages:
+        settings, record = found.directory / folder / "settings.json", found.directory / folder / "stage.json"
+        begun_with, content = _json(settings), _json(record)
+        if isinstance(content, dict) and isinstance(begun_with, dict):
+            recorded = content.get("fingerprint")
+            if recorded and recorded != fingerprint(begun_with):
+                paths += [settings, record]
+    return paths
 
 
 def _file_fault(file: Path) -> str | None:
