@@ -23,6 +23,9 @@ from bottega.visual.pictures import Picture
 from .conftest import draw, plain_encoder
 
 GOLDEN: dict[str, Scores] = json.loads((Path(__file__).parent / "golden_scores.json").read_text())
+TOLERANCES = {"blocking": 1e-3}
+"""OpenCV's paths differ in the last bits. Without AVX-512 a picture that is resized to 300 x 260 px has other levels in
+places, and `blocking`, a difference of neighbouring steps, is -0.0043 instead of -0.0052; its limits are 0.02 apart."""
 CASES = {
     "small": (128, 128, ""),
     "large": (512, 512, ""),
@@ -56,7 +59,7 @@ def test_scores_are_those_of_the_golden_file(case: str) -> None:
     scores = score(case)
     assert list(scores) == list(GOLDEN[case])
     for name, value in scores.items():
-        assert value == pytest.approx(GOLDEN[case][name], abs=2e-4), name  # OpenCV's paths differ in the last bits
+        assert value == pytest.approx(GOLDEN[case][name], abs=TOLERANCES.get(name, 2e-4)), name
 
 
 def test_the_golden_file_is_of_this_version_and_has_every_score() -> None:

@@ -1,9 +1,9 @@
-"""`bottega generate`: prompts -> PNG files, with a model that was trained from scratch."""
+"""`bottega generate`: prompts -> PNG files, with SDXL, PixArt, or a model that was trained from scratch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,57 +11,318 @@ from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
+    from bottega.generation.engine import Progress
+    from bottega.generation.files import EngineOptions, Generated
+    from bottega.generation.metadata import RequestAgain
+    from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec
+
+_SCRATCH = "Model trained from scratch"
+_ENGINE = "SDXL and PixArt"
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Option(help="runs/NAME/checkpoints/epoch-118, or runs/NAME for the newest")],
-    prompt: Annotated[list[str] | None, typer.Option(help="what to draw; may be given several times")] = None,
-    subject: Annotated[str, typer.Option(help="prompt helper: what is to be seen, such as 'orange circle'")] = "",
-    details: Annotated[str, typer.Option(help="prompt helper: what it looks like")] = "",
-    setting: Annotated[str, typer.Option(help="prompt helper: where it is, such as 'teal background'")] = "",
-    style: Annotated[str, typer.Option(help="prompt helper: style and quality")] = "",
+    model: Annotated[
+        str | None,
+        typer.Option(help="a diffusers folder, org/name of the model cache, bottega:…, or a .safetensors checkpoint"),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="of `bottega train ldm`: runs/NAME/checkpoints/epoch-118, or runs/NAME for the newest",
+            rich_help_panel=_SCRATCH,
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="what to draw; several times with a model trained from scratch")
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="folder of the PNG files")] = Path("outputs"),
-    num_images: Annotated[int, typer.Option(min=1, help="pictures a prompt, with seeds that follow each other")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="of the first picture's noise")] = 0,
+    num_images: Annotated[int | None, typer.Option(min=1, help="pictures, with seeds that follow each other")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of the first picture's noise  [default: drawn; told]")
+    ] = None,
     num_inference_steps: Annotated[
         int | None, typer.Option(min=1, help="sampling steps  [default: the model's]")
     ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++  [default: the model's]")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="guidance on the prompt; 1: none")] = None,
-    eta: Annotated[float | None, typer.Option(help="ddim: share of the posterior's noise")] = None,
-    spacing: Annotated[str | None, typer.Option(help="of the timesteps: trailing, leading or linspace")] = None,
-    thresholding: Annotated[str | None, typer.Option(help="of the clean estimate: off, static or dynamic")] = None,
-    statistics: Annotated[bool, typer.Option("--statistics", help="show the latents' range at every step")] = False,
+    guidance_scale: Annotated[float | None, typer.Option(help="guidance on the prompt (CFG); 1: none")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="what to keep out of the picture", rich_help_panel=_ENGINE)
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="pixels", rich_help_panel=_ENGINE)] = None,
+    height: Annotated[int | None, typer.Option(help="pixels", rich_help_panel=_ENGINE)] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler_a, dpmpp_2m_karras, ddim, unipc, lcm …", rich_help_panel=_ENGINE)
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="picture to start from (img2img)", rich_help_panel=_ENGINE)] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="img2img: how much is redrawn, 0 to 1", rich_help_panel=_ENGINE)
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="FILE or FILE:WEIGHT; several times", rich_help_panel=_ENGINE)
+    ] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="as AUTOMATIC1111 counts; 2 is SDXL's own", rich_help_panel=_ENGINE)
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None, typer.Option(help="share of rescaled guidance, 0 to 1", rich_help_panel=_ENGINE)
+    ] = None,
+    prediction_type: Annotated[
+        str | None,
+        typer.Option(help="epsilon, v_prediction or flow  [default: as measured]", rich_help_panel=_ENGINE),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="guardrails of a model family, such as anime  [default: found]", rich_help_panel=_ENGINE),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="of the profile, such as quality", rich_help_panel=_ENGINE)] = None,
+    guardrails: Annotated[
+        str | None, typer.Option(help="correct, strict or off  [default: correct]", rich_help_panel=_ENGINE)
+    ] = None,
+    quality_tags: Annotated[
+        bool, typer.Option(help="add the tags that the model's family wants", rich_help_panel=_ENGINE)
+    ] = True,
+    from_picture: Annotated[
+        Path | None,
+        typer.Option("--from", help="make the picture in this file again, by its metadata", rich_help_panel=_ENGINE),
+    ] = None,
+    lora_folder: Annotated[
+        list[Path] | None,
+        typer.Option(help="where --from looks for LoRAs, by content; several times", rich_help_panel=_ENGINE),
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="another autoencoder's folder", rich_help_panel=_ENGINE)] = None,
+    configs: Annotated[
+        str | None,
+        typer.Option(help="folder with the configuration of a single-file checkpoint", rich_help_panel=_ENGINE),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16", rich_help_panel=_ENGINE)] = "auto",
+    offload: Annotated[
+        bool, typer.Option("--offload", help="keep on the GPU only what computes", rich_help_panel=_ENGINE)
+    ] = False,
+    model_cache: Annotated[
+        str | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE's]", rich_help_panel=_ENGINE)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the result as JSON", rich_help_panel=_ENGINE)] = False,
+    subject: Annotated[str, typer.Option(help="prompt helper: what is to be seen", rich_help_panel=_SCRATCH)] = "",
+    details: Annotated[str, typer.Option(help="prompt helper: what it looks like", rich_help_panel=_SCRATCH)] = "",
+    setting: Annotated[
+        str, typer.Option(help="prompt helper: where it is, such as 'teal background'", rich_help_panel=_SCRATCH)
+    ] = "",
+    style: Annotated[str, typer.Option(help="prompt helper: style and quality", rich_help_panel=_SCRATCH)] = "",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="ddpm, ddim or dpmsolver++  [default: the model's]", rich_help_panel=_SCRATCH),
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="ddim: share of the posterior's noise", rich_help_panel=_SCRATCH)
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="of the timesteps: trailing, leading or linspace", rich_help_panel=_SCRATCH),
+    ] = None,
+    thresholding: Annotated[
+        str | None, typer.Option(help="of the clean estimate: off, static or dynamic", rich_help_panel=_SCRATCH)
+    ] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="show the latents' range at every step", rich_help_panel=_SCRATCH)
+    ] = False,
 ) -> None:
-    """Draw prompts with a model that `bottega train ldm` made."""
-    from bottega.ldm.generate import generate
-    from bottega.ldm.prompts import compose
-
+    """Draw prompts: with SDXL or PixArt (--model), or with a model that `bottega train ldm` made (--checkpoint)."""
+    engine_only: dict[str, Any] = {
+        "negative_prompt": negative_prompt,
+        "width": width,
+        "height": height,
+        "sampler": sampler,
+        "image": image,
+        "strength": strength,
+        "clip_skip": clip_skip,
+        "guidance_rescale": guidance_rescale,
+        "prediction_type": prediction_type,
+        "preset": preset,
+        "guardrails": guardrails,
+    }
+    scratch_only: dict[str, Any] = {
+        "scheduler": scheduler,
+        "eta": eta,
+        "spacing": spacing,
+        "thresholding": thresholding,
+    }
     prompts = list(prompt or [])
     if any((subject, details, setting, style)):
-        if prompts:
-            raise RequestError(
-                "a prompt is either whole or made of parts, received --prompt and parts; give one of them"
-            )
-        prompts = [compose(subject, details, setting, style)]
-        typer.echo(f"prompt: {prompts[0]}")
-    rows = generate(
-        checkpoint,
-        prompts or [""],
-        output_dir,
-        seed=seed,
-        num_images=num_images,
+        prompts = [_composed(prompts, subject, details, setting, style)]
+    if checkpoint is not None:
+        _refuse("--checkpoint", {"model": model, "lora": lora, "from": from_picture, **engine_only})
+        _draw_from_scratch(
+            checkpoint,
+            prompts,
+            output_dir,
+            seed=seed or 0,
+            num_images=num_images or 1,
+            device=device,
+            statistics=statistics,
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            **scratch_only,
+        )
+        return
+    _refuse("--model", {"statistics": statistics or None, **scratch_only})
+    again = _again(from_picture, lora_folder or [])
+    name = model or (again.model if again is not None else "")
+    if not name:
+        raise RequestError("something must say which model draws, received neither --model nor --checkpoint; give one")
+    if len(prompts) > 1:
+        raise RequestError(f"--model draws one prompt, received {len(prompts)}; use --num-images for several pictures")
+    given = {
+        "prompt": prompts[0] if prompts else None,
+        "seed": seed,
+        "count": num_images,
+        "steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "quality_tags": None if quality_tags else False,
+        "loras": [read_lora_option(text) for text in lora or []] or None,
+        **engine_only,
+    }
+    from bottega.generation.files import EngineOptions
+
+    options = EngineOptions(
+        model=name,
+        profile=profile,
+        vae=vae,
+        configs=configs,
+        cache=model_cache,
         device=device,
-        watch=_print_statistics if statistics else None,
-        steps=num_inference_steps,
-        scheduler=scheduler,
-        guidance_scale=guidance_scale,
-        eta=eta,
-        spacing=spacing,
-        thresholding=thresholding,
+        dtype=dtype,
+        offload=offload,
     )
-    for row in rows:
+    _draw_with_engine(options, _request(given, again), output_dir, again, as_json=as_json)
+
+
+# --- SDXL and PixArt --------------------------------------------------------------------------------------------------
+
+
+def read_lora_option(text: str) -> LoRASpec:
+    """FILE or FILE:WEIGHT.
+
+    Raises:
+        RequestError: the weight is no number, or out of range.
+    """
+    from bottega.generation.records import LoRASpec
+    from bottega.runtime.config import parse
+
+    file, colon, weight = text.rpartition(":")
+    values: dict[str, Any] = {"path": text}
+    if colon and _is_number(weight):
+        values = {"path": file, "weight": float(weight)}
+    return parse(LoRASpec, values, f"--lora {text}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _again(picture: Path | None, folders: list[Path]) -> RequestAgain | None:
+    if picture is None:
+        return None
+    from bottega.generation.metadata import request_from
+
+    again = request_from(picture, folders)
+    for left_out in again.left_out:
+        typer.echo(f"not taken over from {picture.name}: {left_out}", err=True)
+    return again
+
+
+def _request(given: dict[str, Any], again: RequestAgain | None) -> GenerationRequest:
+    from bottega.generation.records import GenerationRequest
+    from bottega.runtime.config import parse
+
+    base = again.request.model_dump(exclude_unset=True) if again is not None else {}
+    values = {**base, **{name: value for name, value in given.items() if value is not None}}
+    return parse(GenerationRequest, values, "generate")
+
+
+def _draw_with_engine(
+    options: EngineOptions, request: GenerationRequest, folder: Path, again: RequestAgain | None, *, as_json: bool
+) -> None:
+    from contextlib import ExitStack
+    from dataclasses import asdict
+
+    from bottega.cli.common import print_json
+    from bottega.generation.files import generate_files
+    from bottega.runtime.progress import Progress as Bar
+
+    with ExitStack() as open_bars:
+        bars: list[Bar] = []
+
+        def on_progress(progress: Progress) -> None:
+            if not bars:  # how many steps there are is known only now, after the guardrails
+                bars.append(open_bars.enter_context(Bar(progress.steps * request.count, "drawing", "steps")))
+            finished = progress.picture * progress.steps + progress.step * progress.size
+            bars[0].update(finished - bars[0].done)
+
+        def on_file(path: Path, picture: GeneratedPicture) -> None:
+            if not as_json:
+                typer.echo(f"{path}: seed {picture.seed}")
+
+        done = generate_files(options, request, folder, on_progress=on_progress, on_file=on_file)
+    if as_json:
+        print_json({**asdict(done.result), "files": [str(file) for file in done.files]})
+        return
+    _tell(done, again)
+
+
+def _tell(done: Generated, again: RequestAgain | None) -> None:
+    """What was used, every change and its reason, and what was found."""
+    result = done.result
+    used = result.settings
+    typer.echo(
+        f"{used.width} x {used.height}, {used.sampler} in {used.steps} steps, guidance {used.guidance_scale:g}, "
+        f"{used.prediction_type}; profile {used.profile} ({done.why_profile}); {sum(result.seconds.values()):.1f} s"
+    )
+    for change in result.corrections:
+        typer.echo(f"  corrected  {change}")
+    for use in result.loras:
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in use.weights.items())
+        typer.echo(f"  LoRA       {use.name}: {use.matched:.0%} of its keys matched; {weights}")
+    for note in result.notes:
+        typer.echo(f"  note       {note}")
+    for finding in result.findings:
+        typer.echo(f"  found      {finding}")
+    for picture in result.pictures:
+        for finding in picture.findings:
+            typer.echo(f"  picture {picture.seed}  {finding}")
+    if again is not None and again.pixels_sha256:
+        same = result.pictures[0].sha256 == again.pixels_sha256
+        typer.echo("the same picture, bit for bit" if same else "another picture than the one in the file")
+
+
+# --- trained from scratch ---------------------------------------------------------------------------------------------
+
+
+def _composed(prompts: list[str], subject: str, details: str, setting: str, style: str) -> str:
+    from bottega.ldm.prompts import compose
+
+    if prompts:
+        raise RequestError("a prompt is either whole or made of parts, received --prompt and parts; give one of them")
+    prompt = compose(subject, details, setting, style)
+    typer.echo(f"prompt: {prompt}")
+    return prompt
+
+
+def _refuse(mode: str, options: dict[str, Any]) -> None:
+    """Refuse options of the other kind of model: they would change nothing."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None and value != []]
+    if given:
+        raise RequestError(f"{mode} does not take {', '.join(given)}; leave them out, or name the other kind of model")
+
+
+def _draw_from_scratch(checkpoint: Path, prompts: list[str], folder: Path, *, statistics: bool, **options: Any) -> None:
+    from bottega.ldm.generate import generate
+
+    watch = _print_statistics if statistics else None
+    for row in generate(checkpoint, prompts or [""], folder, watch=watch, **options):
         typer.echo(
             f"{row['file']}: seed {row['seed']}, {row['scheduler']} in {row['steps']} steps, guidance "
             f"{row['guidance_scale']:g}, {row['seconds']:.1f} s"

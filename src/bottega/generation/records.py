@@ -151,6 +151,8 @@ class Result:
     loras: tuple[LoRAUse, ...] = ()
     findings: tuple[Finding, ...] = ()
     """About the whole request: a mislabelled prediction type, a tainted model."""
+    notes: tuple[str, ...] = ()
+    """Values that are allowed but not recommended, a sentence each."""
     model: str = ""
     model_sha256: str = ""
     image_sha256: str = ""

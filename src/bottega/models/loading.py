@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
 __all__ = [
-    "PIXART_PARTS", "choose_device", "choose_dtype", "inspect", "load_pixart_parts", "load_teacher_pipeline",
-    "load_tokenizer", "load_transformers", "load_vae", "locate", "missing", "resolve", "weight_files",
+    "PIXART_PARTS", "choose_device", "choose_dtype", "inspect", "load_diffusers", "load_pixart_parts",
+    "load_scheduler", "load_teacher_pipeline", "load_tokenizer", "load_transformers", "load_vae", "locate",
+    "missing", "resolve", "weight_files",
 ]  # fmt: skip
 PIXART_PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 FULL_SIZE = 500_000_000
@@ -126,8 +127,8 @@ def load_teacher_pipeline(
         text_encoder_2=load_transformers(CLIPTextModelWithProjection, sdxl / "text_encoder_2", kind),
         tokenizer=load_tokenizer(sdxl / "tokenizer"),
         tokenizer_2=load_tokenizer(sdxl / "tokenizer_2"),
-        unet=_load_diffusers(UNet2DConditionModel, sdxl / "unet", kind),
-        scheduler=_scheduler(sdxl / "scheduler"),
+        unet=load_diffusers(UNet2DConditionModel, sdxl / "unet", kind),
+        scheduler=load_scheduler(sdxl / "scheduler"),
         image_encoder=load_transformers(CLIPVisionModelWithProjection, encoder, kind),
         feature_extractor=_feature_extractor(encoder),
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
@@ -207,13 +208,13 @@ def _pixart_part(folder: Path, part: str, dtype: torch.dtype, device: torch.devi
     if part == "tokenizer":
         return load_tokenizer(folder)
     if part == "scheduler":
-        return _scheduler(folder)
+        return load_scheduler(folder)
     if part == "vae":
         model = load_vae(folder, dtype)
     elif part == "text_encoder":
         model = load_transformers(T5EncoderModel, folder, dtype)
     else:
-        model = _load_diffusers(PixArtTransformer2DModel, folder, dtype)
+        model = load_diffusers(PixArtTransformer2DModel, folder, dtype)
     return model.to(device).requires_grad_(False)
 
 
@@ -227,7 +228,7 @@ def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
         raise RequestError(
             f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder"
         )
-    return _load_diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
+    return load_diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -246,7 +247,8 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _scheduler(folder: Path) -> Any:
+def load_scheduler(folder: Path) -> Any:
+    """The scheduler that a folder names, with its configuration."""
     import diffusers
 
     name = read_config(folder / "scheduler_config.json").get("_class_name")
@@ -274,7 +276,8 @@ def load_transformers(kind: Any, folder: Path, dtype: torch.dtype, **options: An
     return _from_pretrained(kind, folder, dtype=dtype, trust_remote_code=False, **options)
 
 
-def _load_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model of the diffusers class `kind` from a folder's safetensors, complete or not at all, for evaluation."""
     return _from_pretrained(kind, folder, torch_dtype=dtype)
 
 

@@ -1,0 +1,592 @@
+"""One engine for a model: requests in, pictures out.
+
+    engine = open_engine(load_modules("bottega:miniature/weights/sdxl"))
+    answer = engine.generate(GenerationRequest(prompt="a red circle", seed=3))
+
+One lock, `Engine.lock`, serialises requests: LoRAs change the modules that all requests share. Text-to-image and
+image-to-image are two pipelines around the same modules, so a LoRA that is loaded for one is loaded for both. Every
+request gets a scheduler of its own, every picture a generator of its own, so a picture depends on its seed and not on
+how many were drawn with it.
+
+Dimensions: B pictures of a batch, C latent channels, h w latent sides, H W picture sides.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bottega.generation.checks import NumericTrail, check_picture, explain_black
+from bottega.generation.guardrails import advise, resolve, used_loras
+from bottega.generation.lora.manager import LoRAManager, free_memory
+from bottega.generation.modules import Modules
+from bottega.generation.prediction import MeasuredPrediction, Network, measure_prediction_type
+from bottega.generation.profiles import choose_profile
+from bottega.generation.prompts import PixArtConditions, TextConditions, encode_pixart, encode_sdxl
+from bottega.generation.records import (
+    Correction,
+    GeneratedPicture,
+    GenerationRequest,
+    LoRASpec,
+    PredictionType,
+    Result,
+    Settings,
+)
+from bottega.generation.samplers import SAMPLERS, can_draw, make_scheduler
+from bottega.models.decoding import Decoded, decode
+from bottega.runtime.errors import Interrupted, MemoryPressureError, NonFiniteError, RequestError
+from bottega.runtime.files import sha256_bytes, sha256_file
+from bottega.runtime.findings import Finding
+from bottega.visual.pictures import to_uint8
+
+Pixels = npt.NDArray[np.uint8]
+
+BATCH = 4
+"""Pictures that go through the network together on a GPU. On a CPU it is one: a batch gains no speed there, and a
+picture drawn alone is the same bit for bit."""
+
+ZERO_SNR_RESCALE = 0.7
+"""Guidance rescale of a model with zero terminal SNR where neither request nor profile say one (arXiv 2305.08891)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: finished steps of the batch of `size` pictures that begins with picture `picture`."""
+
+    picture: int
+    size: int
+    step: int
+    steps: int
+
+
+@dataclass
+class Answer:
+    """A result with its pixels, uint8 [H, W, 3], in the order of `result.pictures`."""
+
+    result: Result
+    pixels: list[Pixels]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on while a request is drawn.
+
+    on_progress: called after each step. on_picture: takes each picture when it is done; pixels are not kept then, so
+    that memory does not grow with their number. cancel: when it is set, the request ends after the step in hand.
+    """
+
+    on_progress: Callable[[Progress], None] | None = None
+    on_picture: OnPicture | None = None
+    cancel: Event | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A finished step: index from 0, steps in all, and its timestep."""
+
+    index: int
+    total: int
+    timestep: float
+
+
+OnPicture = Callable[[Result, GeneratedPicture, Pixels], None]
+"""Called with each picture when it is done; the result holds all but the pictures."""
+
+
+@dataclass
+class _Work:
+    """One request on its way."""
+
+    settings: Settings
+    image: Pixels | None
+    watch: Watch
+    about: Result
+    """The answer as far as it is known before drawing."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    """Steps whose latents were looked at."""
+    bad_step: int | None = None
+    """First step after which a latent was not finite, from 1."""
+    bad_timestep: float | None = None
+
+    def add_seconds(self, phase: str, began: float) -> None:
+        """Count the time since `began` to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+
+_NOBODY = Watch()
+
+Conditions = TypeVar("Conditions", bound=TextConditions | PixArtConditions)
+
+
+class Engine(ABC, Generic[Conditions]):
+    """Draws with one model; a subclass knows its family's pipelines.
+
+    Args:
+        modules: of the model; the engine owns them from now on.
+        profile: name of the guardrails' profile; None: chosen by the checkpoint.
+        batch: pictures that go through the network together; None: 1 on a CPU, else `BATCH`.
+        offload: keep each network on the GPU only while it computes, for small memory. The LoRAs go with them.
+    """
+
+    def __init__(
+        self, modules: Modules, *, profile: str | None = None, batch: int | None = None, offload: bool = False
+    ) -> None:
+        self.modules = modules
+        self.batch = batch or (1 if modules.device.type == "cpu" else BATCH)
+        self.loras = LoRAManager(modules.adapted)
+        self.lock = self.loras.lock
+        self.measured = self._measure()
+        self.profile, self.why_profile = choose_profile(
+            modules.identity, profile, prediction_type=self.measured.prediction_type
+        )
+        self._hooks = _offload(modules) if offload else []
+
+    # --- a request ------------------------------------------------------------------------------------------------
+
+    def generate(self, request: GenerationRequest, watch: Watch = _NOBODY) -> Answer:
+        """Draw what a request asks for, within the guardrails of the model's profile.
+
+        Args:
+            request: fields that are None are the profile's choice.
+            watch: progress, pictures one by one, and cancelling.
+
+        Returns:
+            The pictures with the settings that were used, and every change to what was asked.
+
+        Raises:
+            RequestError: the request cannot be drawn, or the guardrails are strict and would change it.
+            PictureError: the picture to start from cannot be read.
+            Interrupted: it was cancelled.
+            MemoryPressureError: memory was short for even one picture; the engine can be used again.
+            NonFiniteError: NaN or infinity where no picture can be made of it.
+        """
+        image = None if request.image is None else _read_image(request)
+        size = None if image is None else (image.width, image.height)
+        predicted = self.measured.prediction_type
+        resolved, corrections = resolve(request, self.profile, prediction_type=predicted, image_size=size)
+        fitting, sampler_corrections = self._with_fitting_sampler(request, resolved)
+        settings = self._with_rescale(request, fitting)
+        pixels = None
+        if image is not None:
+            pixels = np.asarray(image.convert("RGB").resize((settings.width, settings.height), _LANCZOS), np.uint8)
+        about = Result(
+            settings=settings,
+            pictures=(),
+            corrections=(*corrections, *sampler_corrections),
+            findings=self._mislabelled(request),
+            notes=tuple(advise(settings, self.profile)),
+            model=self.modules.name,
+            model_sha256=self.modules.sha256,
+            image_sha256="" if request.image is None else sha256_file(request.image),
+        )
+        return self._draw(_Work(settings, pixels, watch, about), used_loras(request, self.profile))
+
+    def draw(
+        self,
+        settings: Settings,
+        loras: Sequence[LoRASpec] = (),
+        image: Pixels | None = None,
+        watch: Watch = _NOBODY,
+    ) -> Answer:
+        """Draw with settings in which nothing is open, past the guardrails; errors as of `generate`.
+
+        Args:
+            settings: all values.
+            loras: at work in the picture; others are taken out.
+            image: the picture to start from, uint8 [H, W, 3] in the settings' size; None: text to image.
+            watch: progress, pictures one by one, and cancelling.
+        """
+        about = Result(settings=settings, pictures=(), model=self.modules.name)
+        return self._draw(_Work(settings, image, watch, about), loras)
+
+    def _draw(self, work: _Work, loras: Sequence[LoRASpec]) -> Answer:
+        with self.lock:
+            work.about = replace(work.about, loras=self.loras.apply(loras))
+            try:
+                return self._draw_all(work)
+            finally:
+                for hook in self._hooks:
+                    hook.offload()
+
+    def _draw_all(self, work: _Work) -> Answer:
+        # 1. Encode the prompt once for all pictures.
+        began = time.monotonic()
+        conditions = self._encode(work.settings)
+        if not conditions.finite():
+            raise NonFiniteError(str(explain_black(NumericTrail(loras_finite=True, text_finite=False))))
+        work.add_seconds("encode", began)
+
+        # 2. Denoise batch by batch, decode picture by picture: memory does not grow with the number of pictures.
+        pictures: list[GeneratedPicture] = []
+        pixels: list[Pixels] = []
+        for latents in self._batches(work, conditions):
+            for latent in latents.chunk(len(latents)):
+                began = time.monotonic()
+                decoded = decode(self.modules.vae, latent)
+                trail = _trail(work, self.modules, decoded)
+                drawn = _to_pixels(decoded, trail)
+                index = len(pictures)
+                picture = _picture(index, work.settings.seed + index, drawn, trail)
+                pictures.append(picture)
+                work.add_seconds("decode", began)
+                if work.watch.on_picture is None:
+                    pixels.append(drawn)
+                else:
+                    work.watch.on_picture(work.about, picture, drawn)
+        result = replace(work.about, pictures=tuple(pictures), seconds=work.seconds)
+        return Answer(result, pixels)
+
+    def _batches(self, work: _Work, conditions: Conditions) -> Iterator[torch.Tensor]:
+        """Latents [B, C, h, w], in the order of the pictures; the batch is halved when memory is short."""
+        batch = self.batch
+        done = 0
+        while done < work.settings.count:
+            size = min(batch, work.settings.count - done)
+            began = time.monotonic()
+            latents = self._try_batch(work, conditions, done, size)
+            work.add_seconds("denoise", began)
+            if latents is not None:
+                yield latents
+                done += size
+                continue
+            free_memory()
+            if size == 1:
+                raise MemoryPressureError(
+                    f"one picture of {work.settings.width} x {work.settings.height} must fit into memory, it does "
+                    "not; draw a smaller one, with fewer LoRAs, or with the networks offloaded"
+                )
+            batch = size // 2
+
+    def _try_batch(self, work: _Work, conditions: Conditions, first: int, size: int) -> torch.Tensor | None:
+        """The batch's latents, or None where memory was short."""
+        try:
+            return self._denoise(work, conditions, first, size)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            # The error is dropped here, before memory is freed: the frames that its traceback holds keep every tensor
+            # of the failed step alive.
+            if not _is_out_of_memory(error):
+                raise
+            return None
+
+    def _denoise(self, work: _Work, conditions: Conditions, first: int, size: int) -> torch.Tensor:
+        settings = work.settings
+        scheduler = make_scheduler(
+            settings.sampler,
+            self.modules.scheduler_config,
+            settings.prediction_type,
+            zero_terminal_snr=self.zero_terminal_snr(settings.prediction_type),
+        )
+        # On the CPU: a GPU's generator gives other numbers, so a picture would depend on the device.
+        generators = [torch.Generator("cpu").manual_seed(settings.seed + k) for k in range(first, first + size)]
+        return self._run_pipeline(work, conditions, scheduler, generators, first)
+
+    def _after_step(self, work: _Work, first: int, step: _Step, latents: torch.Tensor) -> None:
+        """Between two steps: cancelling, progress, and the first step whose latents are not finite."""
+        if work.watch.cancel is not None and work.watch.cancel.is_set():
+            raise Interrupted
+        work.steps += 1
+        if work.bad_step is None and not bool(latents.isfinite().all()):
+            work.bad_step, work.bad_timestep = step.index + 1, step.timestep
+        if work.watch.on_progress is not None:
+            work.watch.on_progress(Progress(first, len(latents), step.index + 1, step.total))
+
+    # --- what the model is ----------------------------------------------------------------------------------------
+
+    def zero_terminal_snr(self, prediction_type: PredictionType) -> bool:
+        """Whether the model's schedule ends without any signal, as its configuration or its file says."""
+        if prediction_type != "v_prediction":
+            return False  # ε cannot be predicted from a level without signal, and flow has its own schedule
+        configured = bool(self.modules.scheduler_config.get("rescale_betas_zero_snr"))
+        return configured or bool(self.modules.identity.zero_terminal_snr)
+
+    def _mislabelled(self, request: GenerationRequest) -> tuple[Finding, ...]:
+        stated = self.modules.identity.prediction
+        measured = self.measured
+        if stated is None or stated.type == measured.prediction_type:
+            return ()
+        used = measured.prediction_type if request.prediction_type == "auto" else request.prediction_type
+        evidence = (
+            f"{stated.where} says {stated.type}, but on pure noise the network's output correlates by "
+            f"{measured.correlation:.2f} with its input, as of {measured.prediction_type}; drawn as {used}"
+        )
+        return (Finding("prediction type mislabelled", evidence, "correct the label, or give --prediction-type"),)
+
+    def _with_fitting_sampler(
+        self, request: GenerationRequest, settings: Settings
+    ) -> tuple[Settings, tuple[Correction, ...]]:
+        """Another sampler where the one chosen cannot draw with this kind of model; only where guardrails correct."""
+        zero_snr = self.zero_terminal_snr(settings.prediction_type)
+        fits = can_draw(settings.sampler, settings.prediction_type, zero_terminal_snr=zero_snr)
+        if fits or request.guardrails != "correct" or settings.sampler not in SAMPLERS:
+            return settings, ()
+        kind = "zero terminal SNR" if zero_snr else f"prediction type {settings.prediction_type}"
+        reason = f"{settings.sampler} cannot draw with {kind}"
+        correction = Correction("sampler", request.sampler, "euler", reason)
+        return replace(settings, sampler="euler"), (correction,)
+
+    def _with_rescale(self, request: GenerationRequest, settings: Settings) -> Settings:
+        """Rescaled guidance for a model with zero terminal SNR, whose pictures guidance would over-expose."""
+        left_open = request.guidance_rescale is None and settings.guidance_rescale == 0
+        if left_open and self.zero_terminal_snr(settings.prediction_type):
+            return replace(settings, guidance_rescale=ZERO_SNR_RESCALE)
+        return settings
+
+    def _measure(self) -> MeasuredPrediction:
+        """What the network predicts, by one pass with an empty prompt."""
+        config = self.modules.network.config
+        last = int(self.modules.scheduler_config["num_train_timesteps"]) - 1
+        shape = (int(config.in_channels), int(config.sample_size), int(config.sample_size))
+        return measure_prediction_type(
+            self._unconditional(), shape, timestep=last, dtype=self.modules.dtype, device=self.modules.device
+        )
+
+    # --- what a family knows --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _encode(self, settings: Settings) -> Conditions:
+        """What conditions the network, for one picture."""
+
+    @abstractmethod
+    def _run_pipeline(
+        self, work: _Work, conditions: Conditions, scheduler: Any, generators: list[torch.Generator], first: int
+    ) -> torch.Tensor:
+        """Latents [B, C, h, w] of the pictures from `first` on, one for each generator."""
+
+    @abstractmethod
+    def _unconditional(self) -> Network:
+        """The network with empty conditions."""
+
+
+class SDXLEngine(Engine[TextConditions]):
+    """SDXL and its descendants: text to image and image to image."""
+
+    def __init__(self, modules: Modules, **options: Any) -> None:
+        from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
+        parts = {**modules.parts, "add_watermarker": False}
+        self.txt2img = StableDiffusionXLPipeline(**parts)
+        self.img2img = StableDiffusionXLImg2ImgPipeline(**parts)
+        for pipeline in (self.txt2img, self.img2img):
+            pipeline.set_progress_bar_config(disable=True)
+        super().__init__(modules, **options)
+
+    def _encode(self, settings: Settings) -> TextConditions:
+        return encode_sdxl(
+            self.txt2img,
+            settings.prompt,
+            settings.negative_prompt,
+            settings.clip_skip,
+            guided=settings.guidance_scale > 1,
+            device=self.modules.device,
+        )
+
+    def _run_pipeline(
+        self, work: _Work, conditions: TextConditions, scheduler: Any, generators: list[torch.Generator], first: int
+    ) -> torch.Tensor:
+        settings, size = work.settings, len(generators)
+        inputs: dict[str, Any] = {"width": settings.width, "height": settings.height}
+        pipeline = self.txt2img
+        if work.image is not None:
+            pipeline = self.img2img
+            inputs = {"image": _image_input(work.image, size), "strength": settings.strength}
+
+        def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            step = _Step(index, pipeline.num_timesteps, float(timestep))
+            self._after_step(work, first, step, values["latents"])
+            return values
+
+        pipeline.scheduler = scheduler
+        latents: torch.Tensor = pipeline(
+            **conditions.repeated(size),
+            **inputs,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            guidance_rescale=settings.guidance_rescale,
+            generator=generators,
+            output_type="latent",
+            callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=["latents"],
+        ).images
+        return latents
+
+    def _unconditional(self) -> Network:
+        unet, device, dtype = self.modules.network, self.modules.device, self.modules.dtype
+        pixels = int(unet.config.sample_size) * self.modules.latent_scale
+        pooled_width = int(self.modules.parts["text_encoder_2"].config.projection_dim)
+        states_width = int(unet.config.cross_attention_dim)
+        size_ids = torch.tensor([pixels, pixels, 0, 0, pixels, pixels], device=device, dtype=dtype)
+
+        def network(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            added = {
+                "text_embeds": torch.zeros(len(x), pooled_width, device=device, dtype=dtype),
+                "time_ids": size_ids.repeat(len(x), 1),
+            }
+            states = torch.zeros(len(x), _TOKENS, states_width, device=device, dtype=dtype)
+            predicted: torch.Tensor = unet(x, timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
+            return predicted
+
+        return network
+
+
+class PixArtEngine(Engine[PixArtConditions]):
+    """PixArt-α: text to image."""
+
+    def __init__(self, modules: Modules, **options: Any) -> None:
+        from diffusers import PixArtAlphaPipeline
+
+        self.txt2img = PixArtAlphaPipeline(**modules.parts)
+        self.txt2img.set_progress_bar_config(disable=True)
+        super().__init__(modules, **options)
+
+    def _encode(self, settings: Settings) -> PixArtConditions:
+        return encode_pixart(
+            self.txt2img,
+            settings.prompt,
+            settings.negative_prompt,
+            guided=settings.guidance_scale > 1,
+            device=self.modules.device,
+        )
+
+    def _run_pipeline(
+        self, work: _Work, conditions: PixArtConditions, scheduler: Any, generators: list[torch.Generator], first: int
+    ) -> torch.Tensor:
+        settings = work.settings
+        if work.image is not None:
+            raise RequestError(
+                "image to image needs an SDXL model, received PixArt; leave --image out, or use `bottega stylize`"
+            )
+
+        def after_step(index: int, timestep: Any, latents: torch.Tensor) -> None:
+            step = _Step(index, len(scheduler.timesteps), float(timestep))
+            self._after_step(work, first, step, latents)
+
+        self.txt2img.scheduler = scheduler
+        latents: torch.Tensor = self.txt2img(
+            **conditions.repeated(len(generators)),
+            negative_prompt=None,
+            width=settings.width,
+            height=settings.height,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            generator=generators,
+            output_type="latent",
+            use_resolution_binning=False,  # the guardrails chose the sides, and would not be asked again
+            callback=after_step,
+        ).images
+        return latents
+
+    def _unconditional(self) -> Network:
+        transformer, device, dtype = self.modules.network, self.modules.device, self.modules.dtype
+        width = int(transformer.config.caption_channels)
+
+        def network(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = transformer(
+                x,
+                encoder_hidden_states=torch.zeros(len(x), 1, width, device=device, dtype=dtype),
+                timestep=timesteps,
+                added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            ).sample
+            return output[:, : x.shape[1]]  # the second half is the variance
+
+        return network
+
+
+def open_engine(
+    modules: Modules, *, profile: str | None = None, batch: int | None = None, offload: bool = False
+) -> SDXLEngine | PixArtEngine:
+    """The engine for a model's family; arguments as of `Engine`."""
+    kind = SDXLEngine if modules.family == "sdxl" else PixArtEngine
+    return kind(modules, profile=profile, batch=batch, offload=offload)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+_TOKENS = 77
+_LANCZOS = 1  # PIL.Image.Resampling.LANCZOS, without importing PIL for it
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also of the CPU's allocator, which raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def _offload(modules: Modules) -> list[Any]:
+    """accelerate's hooks, which bring each network to the device when it is called and the one before it back."""
+    from accelerate import cpu_offload_with_hook
+
+    order = ("text_encoder", "text_encoder_2", "unet", "transformer", "vae")
+    hooks: list[Any] = []
+    previous = None
+    for name in order:
+        if name in modules.parts:
+            module = modules.parts[name].to("cpu")
+            _, previous = cpu_offload_with_hook(module, modules.device, prev_module_hook=previous)
+            hooks.append(previous)
+    free_memory()
+    return hooks
+
+
+def _read_image(request: GenerationRequest) -> Any:
+    from bottega.data.pictures import open_picture
+
+    assert request.image is not None
+    return open_picture(request.image)
+
+
+def _image_input(image: Pixels, size: int) -> torch.Tensor:
+    """uint8 [H, W, 3] -> [B, 3, H, W] in 0..1, which the pipeline maps to -1..1."""
+    one = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    return one[None].repeat(size, 1, 1, 1)
+
+
+def _to_pixels(decoded: Decoded, trail: NumericTrail) -> Pixels:
+    try:
+        pixels: Pixels = to_uint8(decoded.pixels)
+    except NonFiniteError as error:
+        raise NonFiniteError(str(explain_black(trail))) from error
+    return pixels
+
+
+def _trail(work: _Work, modules: Modules, decoded: Decoded) -> NumericTrail:
+    """What was seen of the numbers on the way to one picture."""
+    finite = bool(np.isfinite(decoded.pixels).all())
+    return NumericTrail(
+        loras_finite=True,  # others are refused before they are applied
+        text_finite=True,  # else nothing is drawn
+        steps=work.steps,
+        first_bad_step=work.bad_step,
+        timestep=work.bad_timestep,
+        decoded_finite=finite and not decoded.again,
+        decoded_in=_name(modules.vae.dtype),
+        fp32_finite=finite if decoded.again else None,
+        network_in=_name(modules.dtype),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _picture(index: int, seed: int, pixels: Pixels, trail: NumericTrail) -> GeneratedPicture:
+    findings = list(check_picture(pixels))
+    if trail.cured:
+        findings.append(explain_black(trail))
+    return GeneratedPicture(
+        index=index,
+        seed=seed,
+        sha256=sha256_bytes(pixels.tobytes()),
+        findings=tuple(findings),
+    )
+
+
+__all__ = ["Answer", "Engine", "PixArtEngine", "Progress", "SDXLEngine", "open_engine"]

@@ -1,0 +1,97 @@
+"""A request to PNG files: loads the model, draws, writes each picture with its metadata as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bottega.generation.records import GeneratedPicture, GenerationRequest, Result
+from bottega.runtime.config import Config
+
+if TYPE_CHECKING:
+    from bottega.generation.engine import Pixels, Progress
+
+
+class EngineOptions(Config):
+    """Which model draws, and how it is held in memory."""
+
+    model: str
+    profile: str | None = None
+    vae: str | None = None
+    configs: str | None = None
+    cache: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int | None = None
+    offload: bool = False
+
+
+@dataclass
+class Generated:
+    """What was drawn: the result without its pictures' pixels, and the files in order."""
+
+    result: Result
+    files: list[Path] = field(default_factory=list)
+    why_profile: str = ""
+
+
+def generate_files(
+    options: EngineOptions,
+    request: GenerationRequest,
+    folder: Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_file: Callable[[Path, GeneratedPicture], None] | None = None,
+) -> Generated:
+    """Draw a request and write its pictures.
+
+    Args:
+        options: the model.
+        request: what to draw.
+        folder: of the PNG files, each with a JSON file of the same name beside it; made where it is absent.
+        on_progress: called after each step.
+        on_file: called after each file.
+
+    Raises:
+        BottegaError: as `Engine.generate`, or the model cannot be loaded. Files that were written stay.
+    """
+    from bottega.generation.engine import Watch, open_engine
+    from bottega.generation.metadata import write_picture
+    from bottega.generation.modules import load_modules
+
+    modules = load_modules(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        vae=options.vae,
+        configs=options.configs,
+        cache=options.cache,
+    )
+    engine = open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+
+    def write(result: Result, picture: GeneratedPicture, pixels: Pixels) -> None:
+        path = free_path(folder, result.settings.prompt, picture)
+        write_picture(path, pixels, result, picture)
+        files.append(path)
+        if on_file is not None:
+            on_file(path, picture)
+
+    answer = engine.generate(request, Watch(on_progress=on_progress, on_picture=write))
+    return Generated(answer.result, files, engine.why_profile)
+
+
+def free_path(folder: Path, prompt: str, picture: GeneratedPicture) -> Path:
+    """Where a picture goes: by the first words of its prompt and its seed; a number where another has that name."""
+    from bottega.ldm.generate import file_stem
+
+    stem = f"{file_stem(prompt)}-{picture.seed}"
+    path = folder / f"{stem}.png"
+    number = 2
+    while path.exists() or path.with_suffix(".json").exists():
+        path = folder / f"{stem}-{number}.png"
+        number += 1
+    return path

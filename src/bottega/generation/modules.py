@@ -1,0 +1,203 @@
+"""The modules of one model, loaded once and owned in one place.
+
+Text-to-image and image-to-image are two pipelines around the same modules: `Pipeline(**components)`. diffusers'
+`from_pipe` would cast shared bfloat16 modules to float32 and double their memory (diffusers #12754, measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bottega.models.hashes import file_hash
+from bottega.models.identify import CheckpointIdentity, identify
+from bottega.models.layout import weight_files
+from bottega.models.libraries import prepare
+from bottega.models.loading import (
+    PIXART_PARTS,
+    choose_device,
+    choose_dtype,
+    load_diffusers,
+    load_pixart_parts,
+    load_scheduler,
+    load_tokenizer,
+    load_transformers,
+    load_vae,
+    refuse_fp32,
+)
+from bottega.models.names import resolve
+from bottega.models.weights import read_header
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import sha256_json
+
+Family = Literal["sdxl", "pixart"]
+
+SDXL_CONFIGS = "stabilityai/stable-diffusion-xl-base-1.0"
+"""Whose configuration files and tokenizers a single-file checkpoint borrows; it holds weights alone."""
+
+_TORCH_MODULES = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+
+
+@dataclass(eq=False)
+class Modules:
+    """The parts of a model by diffusers' names, and what they came from.
+
+    family: sdxl or pixart. identity: what its headers say. name: as the user gave it. path: the folder or file. parts:
+    modules, tokenizers and the scheduler. device: where the networks compute.
+    """
+
+    family: Family
+    identity: CheckpointIdentity
+    name: str
+    path: Path
+    parts: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def network(self) -> Any:
+        """The denoiser: diffusers' UNet2DConditionModel or PixArtTransformer2DModel."""
+        return self.parts["unet" if self.family == "sdxl" else "transformer"]
+
+    @property
+    def adapted(self) -> Mapping[str, torch.nn.Module]:
+        """The components that LoRAs may change."""
+        names = ("unet", "text_encoder", "text_encoder_2") if self.family == "sdxl" else ("transformer",)
+        return {name: self.parts[name] for name in names}
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.parts["vae"]
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The configuration of the model's own scheduler, for its noise schedule."""
+        config: Mapping[str, Any] = self.parts["scheduler"].config
+        return config
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels a latent cell."""
+        blocks = getattr(self.vae.config, "block_out_channels", None) or self.vae.config.decoder_block_out_channels
+        return int(2 ** (len(blocks) - 1))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights: of the file, or of the list of the files' hashes by name."""
+        if self.path.is_file():
+            return file_hash(self.path)
+        return sha256_json({str(file.relative_to(self.path)): file_hash(file) for file in weight_files(self.path)})
+
+
+def load_modules(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    vae: str | None = None,
+    configs: str | None = None,
+    cache: str | None = None,
+) -> Modules:
+    """Load a model for generation.
+
+    Args:
+        name: a diffusers folder, a name in the model cache, `bottega:…`, or a `.safetensors` checkpoint in the
+            original key layout.
+        device: auto, cpu, cuda, cuda:1 …
+        dtype: auto, float32, bfloat16 or float16.
+        vae: another autoencoder's folder, such as the one that is safe in float16.
+        configs: for a single file: the folder whose configuration and tokenizers it takes; None: SDXL base 1.0 from
+            the model cache.
+        cache: the model cache, if not the one that the environment names.
+
+    Raises:
+        MissingError: it is not on this machine; the message says how to get it.
+        RequestError: no model that can generate.
+        StorageError: a file is incomplete.
+    """
+    path = resolve(name, cache=cache)
+    identity = identify(path)
+    family = _family_of(identity)
+    target, kind = choose_device(device), choose_dtype(dtype, device)
+    autoencoder = resolve(vae, cache=cache) if vae is not None else None
+    prepare()
+    if path.is_file():
+        folder = resolve(configs or SDXL_CONFIGS, cache=cache)
+        parts = _single_file_parts(path, folder, kind, autoencoder)
+    else:
+        parts = _folder_parts(family, path, kind, autoencoder)
+    for part in _TORCH_MODULES:
+        if part in parts:
+            parts[part].to(target).eval().requires_grad_(False)
+    return Modules(family, identity, name, path, parts, target, kind)
+
+
+def _family_of(identity: CheckpointIdentity) -> Family:
+    if identity.family in ("sdxl", "pixart"):
+        return identity.family
+    raise RequestError(
+        f"{identity.path}: a model for generation is one of SDXL or PixArt, received one of the family "
+        f"{identity.family} ({identity.why}); name another"
+    )
+
+
+def _folder_parts(family: Family, folder: Path, dtype: torch.dtype, vae: Path | None) -> dict[str, Any]:
+    if family == "pixart":
+        parts = dict(load_pixart_parts(folder, PIXART_PARTS, dtype, "cpu"))
+        if vae is not None:
+            parts["vae"] = load_vae(vae, dtype)
+        return parts
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    refuse_fp32(folder / "unet", dtype)
+    return {
+        "vae": load_vae(vae or folder / "vae", dtype),
+        "text_encoder": load_transformers(CLIPTextModel, folder / "text_encoder", dtype),
+        "text_encoder_2": load_transformers(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
+        "tokenizer": load_tokenizer(folder / "tokenizer"),
+        "tokenizer_2": load_tokenizer(folder / "tokenizer_2"),
+        "unet": load_diffusers(UNet2DConditionModel, folder / "unet", dtype),
+        "scheduler": load_scheduler(folder / "scheduler"),
+    }
+
+
+def _single_file_parts(path: Path, folder: Path, dtype: torch.dtype, vae: Path | None) -> dict[str, Any]:
+    """By diffusers' own converter, which knows the original key layout."""
+    from diffusers import StableDiffusionXLPipeline
+
+    read_header(path)  # an incomplete file, or a pickle, is refused before anything opens it
+    given: dict[str, Any] = {"vae": load_vae(vae, dtype)} if vae is not None else {}
+    try:
+        pipeline = StableDiffusionXLPipeline.from_single_file(
+            str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, **given
+        )
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:  # shapes or keys that differ
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RequestError(
+            f"{path}: the checkpoint's tensors don't fit the configuration in {folder}: {reason}; name a checkpoint "
+            "of this architecture, or its configuration's folder"
+        ) from error
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    for name in _TORCH_MODULES:
+        if name in parts:
+            _require_whole(path, name, parts[name])
+    return {name: parts[name] for name in (*_SDXL_PARTS,)}
+
+
+_SDXL_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+
+
+def _require_whole(path: Path, name: str, module: torch.nn.Module) -> None:
+    """A weight that the file lacks stays on the meta device, and would fail only at the first picture."""
+    absent = [key for key, value in module.state_dict().items() if value.is_meta]
+    if absent:
+        raise RequestError(
+            f"{path}: the checkpoint lacks {len(absent)} tensors of {name}, first {absent[0]}; name a whole checkpoint"
+        )
