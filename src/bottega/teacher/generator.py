@@ -21,18 +21,18 @@ from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-import numpy as np
 import torch
 from cachetools import LRUCache
 from PIL import Image
 
+from bottega.models.decoding import decode, latent_statistics, without_autocast
 from bottega.runtime import memory
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
 from bottega.teacher.items import Item, Made, Settings
-from bottega.visual.pictures import FloatPicture, Picture, from_signed, to_signed, to_uint8
+from bottega.visual.pictures import FloatPicture, Picture, to_signed, to_uint8
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -159,17 +159,16 @@ class Generator:
         if latent.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(latent.ready)
             latent.values.record_stream(torch.cuda.current_stream(self.device))
-        share = float(latent.values.isfinite().float().mean())
         with self._vae_lock:
-            dtype = self.pipeline.vae.dtype
-            picture = self._decode(latent.values)
-            is_finite = share == 1.0 and bool(np.isfinite(picture).all())
-            again = not is_finite and dtype != torch.float32
-            if again:
-                with _in_fp32(self.pipeline.vae):
-                    picture = self._decode(latent.values)
-        used = torch.float32 if again else dtype
-        return Made(picture, {"latents_finite": share, "decode_dtype": _name(used), "decoded_again": again})
+            decoded = decode(self.pipeline.vae, latent.values)
+        return Made(
+            decoded.pixels,
+            {
+                "latents_finite": decoded.finite_latents,
+                "decode_dtype": decoded.dtype,
+                "decoded_again": decoded.again,
+            },
+        )
 
     @torch.no_grad()
     def round_trip(self, item: Item) -> Picture | None:
@@ -308,34 +307,12 @@ class Generator:
         vae = self.pipeline.vae
         # Contiguous: with channels last the autoencoder's convolutions round differently, in the last bit.
         pixels = to_signed(picture[None]).contiguous()  # [1, 3, H, W] in -1..1
-        with self._vae_lock, _without_autocast(self.device):
+        with self._vae_lock, without_autocast(self.device):
             encoded = vae.encode(pixels.to(self.device, vae.dtype))
         latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        mean, std = self._statistics(latent)
+        mean, std = latent_statistics(vae, latent)
         scaled_latent: torch.Tensor = (latent.float() - mean) * vae.config.scaling_factor / std
         return scaled_latent.to(self.dtype).cpu()
-
-    def _decode(self, latent: torch.Tensor) -> FloatPicture:
-        """A scaled latent [1, 4, h, w] -> float32 [H, W, 3] in 0..1, values that are not finite left in."""
-        vae = self.pipeline.vae
-        mean, std = self._statistics(latent)
-        with _without_autocast(self.device):
-            unscaled = latent.float() * std / vae.config.scaling_factor + mean
-            pixels = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0]
-        picture: FloatPicture = from_signed(pixels, keep_infinite=True)[0]
-        return picture
-
-    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latents a channel, [1, 4, 1, 1]; 0 and 1 for most SDXL autoencoders."""
-        config = self.pipeline.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is None or std is None:
-            mean, std = [0.0] * 4, [1.0] * 4
-
-        def shaped(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, 4, 1, 1)
-
-        return shaped(mean), shaped(std)
 
     def _style(self, item: Item) -> torch.Tensor:
         """The style picture's embeddings [2, 1, ...]: negative half, positive half; on the CPU."""
@@ -376,22 +353,6 @@ def _check_autoencoder(pipeline: Any, size: int) -> None:
         raise RequestError(
             f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received {size}"
         )
-
-
-@contextmanager
-def _in_fp32(vae: Any) -> Iterator[None]:
-    """The autoencoder in fp32 for a moment. Every fp16 or bf16 value is an fp32 value: casting back is exact."""
-    dtype = vae.dtype
-    vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        vae.to(dtype)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast would run the autoencoder in the very precision that it must be kept from."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def _name(dtype: torch.dtype) -> str:
