@@ -7,13 +7,14 @@ Text-to-image and image-to-image are two pipelines around the same modules: `Pip
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from bottega.generation.single_file import load_single_file
 from bottega.models.hashes import file_hash
 from bottega.models.identify import CheckpointIdentity, identify
 from bottega.models.layout import weight_files
@@ -31,7 +32,6 @@ from bottega.models.loading import (
     refuse_fp32,
 )
 from bottega.models.names import resolve
-from bottega.models.weights import read_header
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
 
@@ -58,6 +58,8 @@ class Modules:
     parts: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    left_aside: Mapping[str, int] = field(default_factory=dict)
+    """Tensors of a single file that belong to no part, by kind."""
 
     @property
     def network(self) -> Any:
@@ -127,15 +129,18 @@ def load_modules(
     target, kind = choose_device(device), choose_dtype(dtype, device)
     autoencoder = resolve(vae, cache=cache) if vae is not None else None
     prepare()
+    left_aside: Mapping[str, int] = {}
     if path.is_file():
+        _require_sdxl_checkpoint(identity)
         folder = resolve(configs or SDXL_CONFIGS, cache=cache)
-        parts = _single_file_parts(path, folder, kind, autoencoder)
+        loaded = load_single_file(path, folder, kind, target, autoencoder)
+        parts, left_aside = loaded.parts, loaded.left_aside
     else:
         parts = _folder_parts(family, path, kind, autoencoder)
     for part in _TORCH_MODULES:
         if part in parts:
             parts[part].to(target).eval().requires_grad_(False)
-    return Modules(family, identity, name, path, parts, target, kind)
+    return Modules(family, identity, name, path, parts, target, kind, left_aside)
 
 
 def _family_of(identity: CheckpointIdentity) -> Family:
@@ -145,6 +150,14 @@ def _family_of(identity: CheckpointIdentity) -> Family:
         f"{identity.path}: a model for generation is one of SDXL or PixArt, received one of the family "
         f"{identity.family} ({identity.why}); name another"
     )
+
+
+def _require_sdxl_checkpoint(identity: CheckpointIdentity) -> None:
+    if identity.family != "sdxl" or identity.layout != "original":
+        raise RequestError(
+            f"{identity.path}: a single file must be a whole checkpoint of SDXL in the original key layout, received "
+            f"{identity.family} in the layout `{identity.layout}`; name the model's folder"
+        )
 
 
 def _folder_parts(family: Family, folder: Path, dtype: torch.dtype, vae: Path | None) -> dict[str, Any]:
@@ -166,38 +179,3 @@ def _folder_parts(family: Family, folder: Path, dtype: torch.dtype, vae: Path | 
         "unet": load_diffusers(UNet2DConditionModel, folder / "unet", dtype),
         "scheduler": load_scheduler(folder / "scheduler"),
     }
-
-
-def _single_file_parts(path: Path, folder: Path, dtype: torch.dtype, vae: Path | None) -> dict[str, Any]:
-    """By diffusers' own converter, which knows the original key layout."""
-    from diffusers import StableDiffusionXLPipeline
-
-    read_header(path)  # an incomplete file, or a pickle, is refused before anything opens it
-    given: dict[str, Any] = {"vae": load_vae(vae, dtype)} if vae is not None else {}
-    try:
-        pipeline = StableDiffusionXLPipeline.from_single_file(
-            str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, **given
-        )
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:  # shapes or keys that differ
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(
-            f"{path}: the checkpoint's tensors don't fit the configuration in {folder}: {reason}; name a checkpoint "
-            "of this architecture, or its configuration's folder"
-        ) from error
-    parts = {name: part for name, part in pipeline.components.items() if part is not None}
-    for name in _TORCH_MODULES:
-        if name in parts:
-            _require_whole(path, name, parts[name])
-    return {name: parts[name] for name in (*_SDXL_PARTS,)}
-
-
-_SDXL_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
-
-
-def _require_whole(path: Path, name: str, module: torch.nn.Module) -> None:
-    """A weight that the file lacks stays on the meta device, and would fail only at the first picture."""
-    absent = [key for key, value in module.state_dict().items() if value.is_meta]
-    if absent:
-        raise RequestError(
-            f"{path}: the checkpoint lacks {len(absent)} tensors of {name}, first {absent[0]}; name a whole checkpoint"
-        )

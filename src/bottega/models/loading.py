@@ -17,7 +17,7 @@ from bottega.models import ip_adapter as adapters
 from bottega.models.layout import SENTENCEPIECE, inspect, locate, missing, needs_sentencepiece, weight_files
 from bottega.models.libraries import prepare
 from bottega.models.names import resolve
-from bottega.models.weights import find_weights, read_config, read_headers
+from bottega.models.weights import TensorInfo, find_weights, read_config, read_headers
 from bottega.runtime.errors import MissingError, RequestError
 
 if TYPE_CHECKING:
@@ -146,15 +146,19 @@ def refuse_fp32(folder: Path, dtype: torch.dtype) -> None:
     Raises:
         RequestError: the network has more than `FULL_SIZE` weights.
     """
+    refuse_fp32_tensors(folder, read_headers(find_weights(folder).files), dtype)
+
+
+def refuse_fp32_tensors(path: Path, tensors: Mapping[str, TensorInfo], dtype: torch.dtype) -> None:
+    """As `refuse_fp32`, for a network whose header is read already; `path` is named in the message."""
     import torch
 
     if dtype != torch.float32:
         return
-    tensors = read_headers(find_weights(folder).files)
     num_weights = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if num_weights > FULL_SIZE:
         raise RequestError(
-            f"{folder}: a network of full size must run in bfloat16 or float16, received float32 for "
+            f"{path}: a network of full size must run in bfloat16 or float16, received float32 for "
             f"{num_weights / 1e9:.1f} billion weights ({num_weights * 4 / 1e9:.0f} GB); set models.dtype to bfloat16"
         )
 
