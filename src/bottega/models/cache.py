@@ -27,9 +27,8 @@ from bottega.models.cached_repository import (
 )
 from bottega.models.names import fetch_command, hub_cache, hub_entry, hub_name
 from bottega.runtime.findings import Severity
-from bottega.runtime.progress import Progress
+from bottega.runtime.progress import MEGABYTE, ByteCounter, Progress
 
-_MB = 1_000_000
 _PREFIX = "models--"
 
 
@@ -362,27 +361,13 @@ def _hash_findings(to_hash: Iterable[tuple[CachedRepository, Path, Path]]) -> li
         by_blob.setdefault(blob, (repository, file))
     total = sum(blob.stat().st_size for blob in by_blob)
     found = []
-    with Progress(max(1, round(total / _MB)), "hashes", "MB") as progress:
-        counter = _Megabytes(progress)
+    with Progress(max(1, round(total / MEGABYTE)), "hashes", "MB") as progress:
+        counter = ByteCounter(progress)
         for blob, (repository, file) in by_blob.items():
             actual = content_digest(blob, blob.name, counter)
             if actual != blob.name:
                 found.append(wrong_content(repository, file, actual))
     return found
-
-
-class _Megabytes:
-    """Takes bytes, and moves a bar that counts megabytes."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bytes = 0
-
-    def __call__(self, count: int) -> None:
-        self._bytes += count
-        whole, self._bytes = divmod(self._bytes, _MB)
-        if whole:
-            self._progress.update(whole)
 
 
 def content_digest(path: Path, like: str, on_bytes: Callable[[int], None]) -> str:

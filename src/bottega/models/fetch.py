@@ -24,10 +24,9 @@ from bottega.models.weights import file_digest, read_header
 from bottega.runtime.errors import BottegaError, MissingError, RequestError, StorageError
 from bottega.runtime.files import storage_error, write_text
 from bottega.runtime.locks import lock
-from bottega.runtime.progress import Progress
+from bottega.runtime.progress import MEGABYTE, ByteCounter, Progress
 
 LOGGER = logging.getLogger(__name__)
-_MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -180,8 +179,8 @@ def fetch(
     """
     check_room(planned, cache)  # first: a disk that fills up after an hour leaves nothing to use
     total = sum(file.size for model in planned for file in model.files)
-    with Progress(max(1, round(total / _MB)), "models", "MB") as progress:
-        count_bytes = _ByteCounter(progress)
+    with Progress(max(1, round(total / MEGABYTE)), "models", "MB") as progress:
+        count_bytes = ByteCounter(progress)
         for model in planned:
             with lock(cache / ".locks" / f"{model.entry.name}.bottega.lock", "bottega models fetch"):
                 first = model.listing.endpoint  # whoever gave the list has the files of its commit
@@ -214,21 +213,7 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (whole, *whole.parents) if folder.exists())
 
 
-class _ByteCounter:
-    """Takes bytes, and moves a bar that counts megabytes."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bytes = 0
-
-    def __call__(self, count: int) -> None:
-        self._bytes += count
-        whole, self._bytes = divmod(self._bytes, _MB)
-        if whole:
-            self._progress.update(whole)
-
-
-def _ensure_file(model: PlannedModel, file: RemoteFile, endpoints: Sequence[str], count_bytes: _ByteCounter) -> None:
+def _ensure_file(model: PlannedModel, file: RemoteFile, endpoints: Sequence[str], count_bytes: ByteCounter) -> None:
     """Have a file here, verified: what is here already first, then the rest of it from the endpoints."""
     link, blob = model.link(file), model.blob(file)
     # What is here is verified too: a file of the right size may have been damaged on the disk.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+MEGABYTE = 1_000_000
 LINE_EVERY_S = 30.0
 """Seconds between two lines without a terminal: few enough that a day's log stays readable."""
 
@@ -102,6 +103,24 @@ class Progress:
         )
         self._task = self._bar.add_task(self._what, total=self.total, completed=self.done, state="")
         self._bar.start()
+
+
+class ByteCounter:
+    """Takes numbers of bytes, and moves a bar that counts megabytes.
+
+    Args:
+        progress: the bar, whose total is in megabytes.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bytes = 0
+
+    def __call__(self, count: int) -> None:
+        self._bytes += count
+        whole, self._bytes = divmod(self._bytes, MEGABYTE)
+        if whole:
+            self._progress.update(whole)
 
 
 def _clock(seconds: float) -> str:
