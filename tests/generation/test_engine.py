@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from tests.generation.conftest import settings
+from safetensors.torch import save_file
+from tests.generation.conftest import random_lora, settings
 
 from bottega.generation.engine import PixArtEngine, SDXLEngine, Watch
 from bottega.generation.modules import load_modules
@@ -265,9 +266,35 @@ def test_networks_that_are_offloaded_draw_the_same_with_loras(lora_files: list[P
     assert np.array_equal(offloaded.draw(settings(), specs).pixels[0], expected)
 
 
-def test_pixart_draws_what_diffusers_own_call_draws() -> None:
-    engine = PixArtEngine(load_modules("bottega:miniature/weights/pixart", device="cpu"))
-    used = settings(sampler="ddim", width=128, height=128, profile="miniature_pixart")
+@pytest.fixture(scope="module")
+def pixart() -> PixArtEngine:
+    return PixArtEngine(load_modules("bottega:miniature/weights/pixart", device="cpu"))
+
+
+PIXART = settings(sampler="ddim", width=128, height=128, profile="miniature_pixart")
+
+
+def test_pixart_takes_loras_too_and_gives_its_own_weights_back(pixart: PixArtEngine, tmp_path: Path) -> None:
+    tensors = random_lora(pixart.modules, 4, seed=0, parts=("transformer",))
+    save_file(tensors, tmp_path / "pixart.safetensors")
+    base = pixart.draw(PIXART).pixels[0]
+    answer = pixart.draw(PIXART, [LoRASpec(path=tmp_path / "pixart.safetensors", weight=0.5)])
+    assert answer.result.loras[0].weights == {"transformer": 0.5}
+    assert largest_difference(answer.pixels[0], base) > 8
+    assert np.array_equal(pixart.draw(PIXART).pixels[0], base)
+
+
+def test_a_lora_for_another_architecture_is_refused_before_the_model_is_touched(
+    pixart: PixArtEngine, lora_files: list[Path]
+) -> None:
+    base = pixart.draw(PIXART).pixels[0]
+    with pytest.raises(RequestError, match=r"random0\.safetensors"):
+        pixart.draw(PIXART, [LoRASpec(path=lora_files[0])])
+    assert np.array_equal(pixart.draw(PIXART).pixels[0], base)
+
+
+def test_pixart_draws_what_diffusers_own_call_draws(pixart: PixArtEngine) -> None:
+    engine, used = pixart, PIXART
     drawn = engine.draw(used).pixels[0]
     engine.txt2img.scheduler = make_scheduler("ddim", engine.modules.scheduler_config, "epsilon")
     pixels = engine.txt2img(

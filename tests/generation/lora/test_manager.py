@@ -275,3 +275,61 @@ def test_names_in_the_model_are_of_one_width_without_dots(lora_files: list[Path]
     assert len(set(names)) == 2
     assert len({len(name) for name in names}) == 1
     assert not any("." in name for name in names)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, -0.5])
+def test_a_dora_goes_its_weight_of_the_way_from_the_model_to_the_whole_result(
+    engine: SDXLEngine, base: Pixels, tmp_path: Path, weight: float
+) -> None:
+    """W' = W + weight · (m (W + ΔW) / ‖W + ΔW‖ − W), row by row (arXiv 2402.09353), for linear and convolution."""
+    unet = engine.modules.network
+    generator = torch.Generator().manual_seed(1)
+    names = [
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+        "down_blocks.0.resnets.0.conv1",
+    ]
+    tensors: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
+    for name in names:
+        original = unet.get_submodule(name).weight.detach().clone()
+        down = torch.randn(2, *original.shape[1:], generator=generator) * 0.2
+        up = torch.randn(original.shape[0], 2, *[1] * (original.ndim - 2), generator=generator) * 0.2
+        magnitude = original.flatten(1).norm(dim=1) * (0.5 + torch.rand(original.shape[0], generator=generator))
+        prefix = "lora_unet_" + name.replace(".", "_")
+        tensors[f"{prefix}.lora_down.weight"] = down
+        tensors[f"{prefix}.lora_up.weight"] = up
+        tensors[f"{prefix}.alpha"] = torch.tensor(1.0)
+        tensors[f"{prefix}.dora_scale"] = magnitude.view(-1, *[1] * (original.ndim - 1))
+        changed = original + 0.5 * (up.flatten(1) @ down.flatten(1)).view_as(original)
+        rows = changed.flatten(1)
+        whole = (magnitude[:, None] * rows / rows.norm(dim=1, keepdim=True)).view_as(original)
+        expected[name] = original + weight * (whole - original)
+    save_file(tensors, tmp_path / "dora.safetensors")
+    engine.loras.apply([spec(tmp_path / "dora.safetensors", weight)])
+    for name, weights in expected.items():
+        layer = unet.get_submodule(name)
+        plain = layer.get_base_layer()
+        x = torch.randn(2, weights.shape[1], *[8] * (weights.ndim - 2), generator=generator)
+        if weights.ndim == 2:
+            wanted = torch.nn.functional.linear(x, weights, plain.bias)
+        else:
+            wanted = torch.nn.functional.conv2d(x, weights, plain.bias, plain.stride, plain.padding)
+        assert torch.allclose(layer(x), wanted, atol=2e-5)
+
+
+def test_a_dora_beside_a_lora_and_out_again(
+    engine: SDXLEngine, base: Pixels, lora_files: list[Path], tmp_path: Path
+) -> None:
+    tensors = load_file(lora_files[3])
+    with_magnitudes = dict(tensors)
+    for key in tensors:
+        if key.endswith("lora_A.weight"):
+            path = key.removeprefix("unet.").removesuffix(".lora_A.weight")
+            lengths = engine.modules.network.get_submodule(path).weight.norm(dim=1)
+            with_magnitudes[key.replace("lora_A.weight", "lora_magnitude_vector")] = lengths * 1.1
+    save_file(with_magnitudes, tmp_path / "dora.safetensors")
+    dora = spec(tmp_path / "dora.safetensors", 0.5)
+    only_lora = picture(engine, spec(lora_files[0], 0.5))
+    both = picture(engine, spec(lora_files[0], 0.5), dora)
+    assert not np.array_equal(both, only_lora)
+    assert np.array_equal(picture(engine, spec(lora_files[0], 0.5)), only_lora)
