@@ -261,12 +261,12 @@ def test_names_of_networks_as_deep_as_the_published_are_those_of_diffusers_own_c
         norm_num_groups=4,
         layers_per_block=2,
     )
-    for module, sources, convert in (
-        (unet, _unet_sources, convert_ldm_unet_checkpoint),
-        (vae, _vae_sources, convert_ldm_vae_checkpoint),
+    for module, prefix, sources, convert in (
+        (unet, "model.diffusion_model.", _unet_sources, convert_ldm_unet_checkpoint),
+        (vae, "first_stage_model.", _vae_sources, convert_ldm_vae_checkpoint),
     ):
         state = module.state_dict()
-        named = {source.key: state[key] for key, source in sources(state).items()}
+        named = {prefix + source.key: state[key] for key, source in sources(state).items()}
         assert len(named) == len(state)
         back = convert(named, dict(module.config))
         assert back.keys() == state.keys()
