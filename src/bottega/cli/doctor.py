@@ -109,6 +109,24 @@ def model(
 
 
 @app.command()
+def lora(
+    file: Annotated[Path, typer.Argument(help="the LoRA's .safetensors file; a pickle is never opened")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="also say whether it fits this model: a diffusers folder, or a name as in a recipe"),
+    ] = None,
+    model_cache: Annotated[
+        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """What a LoRA file is, whether it can be used, and which share of it fits a model. No model is loaded."""
+    from bottega.doctor.lora import examine_lora
+
+    _tell(examine_lora(file, model, model_cache=None if model_cache is None else str(model_cache)), json)
+
+
+@app.command()
 def image(
     file: Annotated[Path, typer.Argument(help="a picture, of any tool")],
     content: Annotated[Path | None, typer.Option(help="what it was drawn from: was its structure kept?")] = None,
