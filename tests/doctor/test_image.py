@@ -221,3 +221,24 @@ def test_a_small_picture_is_not_judged(tmp_path: Path) -> None:
     answer = doctor(save(tmp_path, GOOD[:8, :8]))
     assert names(answer) == [] and "pixels" in {item.what for item in answer.not_judged}
     assert dataclasses.is_dataclass(answer)
+
+
+def test_what_a_person_sees_is_explained_by_the_pictures_own_settings_first(tmp_path: Path) -> None:
+    path = save(tmp_path, GOOD, said(cfg=25))
+    answer = examine(ImageRequest(path, symptom="over-saturated"))
+    seen = [finding for finding in answer.findings if finding.name == "over-saturated"]
+    assert seen[0].evidence.endswith("the picture's own settings show it")
+    assert seen[0].evidence.startswith("guidance above")
+    assert len(seen) == 3
+    assert not any("show it" in finding.evidence for finding in seen[1:])
+
+
+def test_a_symptom_of_a_picture_that_says_nothing_gets_the_causes_in_their_usual_order(tmp_path: Path) -> None:
+    answer = examine(ImageRequest(save(tmp_path, GOOD), symptom="blurred"))
+    seen = [finding.evidence for finding in answer.findings if finding.name == "blurred"]
+    assert seen[0] == "fewer steps than the sampler needs"
+
+
+def test_an_unknown_symptom_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "image", str(save(tmp_path, GOOD)), "--symptom", "ugly"]) == 2
+    assert "there are blurred, lacking detail" in capsys.readouterr().err

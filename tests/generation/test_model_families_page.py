@@ -72,8 +72,10 @@ SETTINGS = Settings(
 def test_what_the_settings_show_comes_first(symptom: str, changes: dict[str, float], first: str) -> None:
     from dataclasses import replace
 
-    causes = likely_causes(symptom, replace(SETTINGS, **changes), load_profile("anime"))  # type: ignore[arg-type]
+    suspicions = likely_causes(symptom, replace(SETTINGS, **changes), load_profile("anime"))  # type: ignore[arg-type]
+    causes = [suspicion.cause for suspicion in suspicions]
     assert causes[0].cause.startswith(first)
+    assert suspicions[0].shown == bool(changes)
     everything = next(each for each in load_symptoms() if each.name == symptom).causes
     assert sorted(causes, key=str) == sorted(everything, key=str)
 

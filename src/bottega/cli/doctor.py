@@ -132,6 +132,9 @@ def image(
     content: Annotated[Path | None, typer.Option(help="what it was drawn from: was its structure kept?")] = None,
     style: Annotated[Path | None, typer.Option(help="the style picture: was its style taken over?")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, for its likeness to both")] = None,
+    symptom: Annotated[
+        str | None, typer.Option(help="what you see: blurred, lacking detail, over-saturated, dull, LoRA too weak …")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
 ) -> None:
     """Which fault a picture has, its likely cause, and the cure; reads the metadata of A1111, ComfyUI and others."""
@@ -144,7 +147,7 @@ def image(
         from bottega.models.loading import locate
 
         encoder = ClipEncoder(locate(read_models(None, [], clip=clip), "clip")).image
-    _tell(examine(ImageRequest(file, content, style, encoder)), json)
+    _tell(examine(ImageRequest(file, content, style, encoder, symptom)), json)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from bottega.runtime.findings import Finding, Severity
 if TYPE_CHECKING:
     from bottega.generation.metadata import LoRAMention, PictureMetadata
     from bottega.generation.profiles import Limit, Profile
+    from bottega.generation.records import Settings
     from bottega.quality.measure import ImageEncoder, Reference
     from bottega.visual.pictures import Picture
 
@@ -73,7 +74,8 @@ _HEADS = (
 class ImageRequest:
     """What to examine.
 
-    content, style: what the picture was drawn from, where it was stylised. encoder: CLIP's, pictures uint8 [N, H, W, 3]
+    content, style: what the picture was drawn from, where it was stylised. symptom: what a person sees, such as
+    `blurred`, of `bottega.generation.symptoms`. encoder: CLIP's, pictures uint8 [N, H, W, 3]
     to unit vectors [N, D]; None leaves the similarities out.
     """
 
@@ -81,6 +83,7 @@ class ImageRequest:
     content: Path | None = None
     style: Path | None = None
     encoder: ImageEncoder | None = None
+    symptom: str | None = None
 
 
 def examine(request: ImageRequest) -> Answer:
@@ -88,7 +91,7 @@ def examine(request: ImageRequest) -> Answer:
 
     Raises:
         MissingError: there is no such file.
-        RequestError: a folder was named.
+        RequestError: a folder was named, or there is no such symptom.
         PictureError: content or style can't be read.
     """
     import numpy as np
@@ -125,6 +128,10 @@ def examine(request: ImageRequest) -> Answer:
 
     # 5. Beside its content and style.
     findings += _beside(request, picture, facts, not_judged)
+
+    # 6. What a person sees, which no measure here does.
+    if request.symptom is not None:
+        findings += _by_symptom(request.symptom, metadata, (picture.shape[1], picture.shape[0]))
     return Answer.of(str(request.path), findings, not_judged, facts)
 
 
@@ -391,6 +398,47 @@ def _likely_cause(name: str, metadata: PictureMetadata, settings: Sequence[Docto
     if heavy and name != "one channel":
         return f"the weight of the LoRA {heavy[0]}"
     return ""
+
+
+# --- what a person sees ----------------------------------------------------------------------------------------------
+
+
+def _by_symptom(symptom: str, metadata: PictureMetadata, size: tuple[int, int]) -> list[DoctorFinding]:
+    """The causes of a symptom, the likeliest first; what the file does not say counts as usual."""
+    from bottega.generation.symptoms import likely_causes
+
+    profile = None if metadata.is_empty else _profile(metadata)
+    settings = None if profile is None else _known_settings(metadata, profile, size)
+    findings = []
+    for suspicion in likely_causes(symptom, settings, profile):
+        shown = "; the picture's own settings show it" if suspicion.shown else ""
+        findings.append(
+            DoctorFinding(symptom, Severity.WARNING, f"{suspicion.cause.cause}{shown}", suspicion.cause.cure)
+        )
+    return findings
+
+
+def _known_settings(metadata: PictureMetadata, profile: Profile, size: tuple[int, int]) -> Settings:
+    """The settings that the file says; the profile's own where it says nothing, so that they accuse nobody."""
+    from bottega.generation.records import Settings
+
+    rescale = metadata.guidance_rescale
+    return Settings(
+        prompt=metadata.prompt or "",
+        negative_prompt=metadata.negative_prompt or "",
+        width=metadata.width or size[0],
+        height=metadata.height or size[1],
+        steps=metadata.steps or int(profile.steps.default or 0),
+        guidance_scale=metadata.guidance_scale or float(profile.guidance_scale.default or 0),
+        guidance_rescale=float(profile.guidance_rescale.default or 0) if rescale is None else rescale,
+        sampler=metadata.our_sampler or profile.sampler.default,
+        seed=metadata.seed or 0,
+        count=1,
+        clip_skip=metadata.clip_skip or profile.clip_skip.default,
+        strength=metadata.strength,
+        prediction_type="epsilon",
+        profile=profile.name,
+    )
 
 
 # --- beside content and style ----------------------------------------------------------------------------------------

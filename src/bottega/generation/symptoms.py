@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field
@@ -48,13 +48,20 @@ def load_symptoms() -> tuple[Symptom, ...]:
     return parse(_Table, {"symptoms": content}, FILE.name).symptoms
 
 
-def likely_causes(name: str, settings: Settings, profile: Profile) -> tuple[Cause, ...]:
+class Suspicion(NamedTuple):
+    """A cause, and whether a setting of the picture shows it."""
+
+    cause: Cause
+    shown: bool
+
+
+def likely_causes(name: str, settings: Settings | None, profile: Profile | None) -> tuple[Suspicion, ...]:
     """The causes of a symptom; those that the settings of the picture show come first.
 
     Args:
         name: of the symptom.
-        settings: that the picture was made with.
-        profile: of its model.
+        settings: that the picture was made with; None: not known, so that nothing is shown by them.
+        profile: of its model; None: not known.
 
     Raises:
         RequestError: there is no such symptom.
@@ -63,8 +70,11 @@ def likely_causes(name: str, settings: Settings, profile: Profile) -> tuple[Caus
     if symptom is None:
         known = ", ".join(each.name for each in load_symptoms())
         raise RequestError(f"no symptom {name!r}; there are {known}")
-    sides = _where_settings_lie(settings, profile)
-    return tuple(sorted(symptom.causes, key=lambda cause: not _is_shown(cause, sides)))
+    sides: Mapping[str, Side] = {}
+    if settings is not None and profile is not None:
+        sides = _where_settings_lie(settings, profile)
+    found = [Suspicion(cause, _is_shown(cause, sides)) for cause in symptom.causes]
+    return tuple(sorted(found, key=lambda suspicion: not suspicion.shown))
 
 
 def _is_shown(cause: Cause, sides: Mapping[str, Side]) -> bool:
