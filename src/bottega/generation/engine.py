@@ -258,7 +258,7 @@ class Engine(ABC, Generic[Conditions]):
                 yield latents
                 done += size
                 continue
-            free_memory()
+            self.loras.forget()
             if size == 1:
                 raise MemoryPressureError(
                     f"one picture of {work.settings.width} x {work.settings.height} must fit into memory, it does "

@@ -98,6 +98,12 @@ class LoRAManager:
         """Take all LoRAs out and prove that the model is its own again."""
         self.apply(())
 
+    def forget(self) -> None:
+        """Give back the memory of LoRAs that are out of the model; the next use of one reads its file again."""
+        with self.lock:
+            self._warm.clear()
+            free_memory()
+
     def verify(self) -> None:
         """Prove that without its adapters the model is what was loaded.
 
