@@ -1,4 +1,4 @@
-"""`bottega lora`: what a LoRA file is, and whether it fits a model."""
+"""`bottega lora`: what a LoRA file is, whether it fits a model, and what it does there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bottega.generation.lora import LoRAReport
+    from bottega.generation.lora_trial import LoRATrial
 
-app = typer.Typer(no_args_is_help=True, help="What a LoRA file is, and whether it fits a model.")
+app = typer.Typer(no_args_is_help=True, help="What a LoRA file is, whether it fits a model, and what it does there.")
+
+PROMPT = "a house by a lake"
+"""Drawn by `test` where neither a prompt is given nor the file names trigger words."""
 
 
 @app.callback()
 def _group() -> None:
-    """What a LoRA file is, and whether it fits a model."""
+    """What a LoRA file is, whether it fits a model, and what it does there."""
 
 
 @app.command()
@@ -77,3 +81,85 @@ def _lines(report: LoRAReport, model: str | None) -> list[str]:
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
     return ", ".join(f"{value} ({count} ×)" if len(counts) > 1 else f"{value}" for value, count in counts.items())
+
+
+@app.command("test")
+def try_out(
+    file: Annotated[Path, typer.Argument(help="the LoRA's .safetensors file")],
+    model: Annotated[str, typer.Option(help="a diffusers folder, a .safetensors checkpoint, or org/name in the cache")],
+    prompt: Annotated[str | None, typer.Option(help="what to draw  [default: the file's trigger words]")] = None,
+    seed: Annotated[int, typer.Option(help="of all pictures")] = 0,
+    steps: Annotated[int | None, typer.Option(help="sampling steps  [default: the profile's]")] = None,
+    output: Annotated[Path | None, typer.Option(help="write all pictures on one sheet there, a PNG")] = None,
+    configs: Annotated[
+        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="another autoencoder's folder")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    model_cache: Annotated[
+        Path | None, typer.Option("--model-cache", help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON on stdout")] = False,
+) -> None:
+    """Draw without a LoRA, with it at weights 0, 0.5 and 1, and after it; prove that nothing of it is left.
+
+    Exit code 1 where something is left, or weight 0 changes the picture; 2 where the file does not fit.
+    """
+    from bottega.generation.engine import open_engine
+    from bottega.generation.lora.inspection import inspect_lora
+    from bottega.generation.lora_trial import try_lora
+    from bottega.generation.modules import load_modules
+    from bottega.generation.records import GenerationRequest
+    from bottega.runtime.config import parse
+
+    told = inspect_lora(file).metadata  # a pickle or a torn file is refused before a model is loaded
+    words = prompt if prompt is not None else ", ".join(told.trigger_words) or PROMPT
+    request = parse(GenerationRequest, {"prompt": words, "seed": seed, "steps": steps}, "command line")
+    cache = None if model_cache is None else str(model_cache)
+    modules = load_modules(model, device=device, dtype=dtype, vae=vae, configs=configs, cache=cache)
+    trial = try_lora(open_engine(modules), file, request)
+    if output is not None:
+        _draw_sheet(trial, output)
+    if json_:
+        print_json(trial.record())
+    else:
+        typer.echo("\n".join(_trial_lines(trial)))
+    if not trial.passed:
+        raise typer.Exit(1)
+
+
+def _draw_sheet(trial: LoRATrial, output: Path) -> None:
+    from bottega.visual.contact_sheet import draw_grid
+
+    heads = ["without", *(f"at {change.weight:g}" for change in trial.changes), "after"][: len(trial.pictures)]
+    changes = ["", *(f"{change.mean:.1f} levels" for change in trial.changes), ""]
+    draw_grid(heads, [list(zip(trial.pictures, changes, strict=False))], output)
+
+
+def _trial_lines(trial: LoRATrial) -> list[str]:
+    settings, remains = trial.settings, trial.remains
+    size = f"{settings.width} × {settings.height}"
+    lines = [
+        f"{trial.use.name}: {trial.use.matched:.1%} of its keys match, in {', '.join(trial.use.weights)}",
+        f"drawn: {settings.prompt!r}, seed {settings.seed}, {size}, {settings.steps} steps, {settings.sampler}",
+        "",
+        "weight  mean change  largest  pixels changed",
+    ]
+    for change in trial.changes:
+        lines.append(f"{change.weight:6g}  {change.mean:11.2f}  {change.most:7d}  {change.pixels:14.1%}")
+    left = [f"{count} in {name}" for name, count in remains.layers.items() if count]
+    changed = [name for name, kept in remains.checksums_kept.items() if not kept]
+    lines += [
+        "",
+        "after it was taken out:",
+        f"  LoRA layers   {', '.join(left) or 'none'}",
+        f"  base weights  {'changed in ' + ', '.join(changed) if changed else 'the same checksums'}",
+        f"  picture       {'the same, bit for bit' if remains.same_picture else 'not the same'}",
+    ]
+    if remains.refused:
+        lines.append(f"  {remains.refused}")
+    if trial.changes_nothing:
+        lines.append("note: the LoRA changes nothing at any weight, as one that was never trained")
+    lines.append("passed" if trial.passed else "failed")
+    return lines
