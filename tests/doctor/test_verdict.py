@@ -200,6 +200,40 @@ def torn(seed: int) -> Lines:
     yield last[:-3]
 
 
+def with_columns(values: list[float], **columns: Callable[[float], float]) -> Lines:
+    """A JSON object a line; columns: what else it has, at the share of the log that is done."""
+    for i, v in enumerate(values):
+        row = {"step": i + 1, "loss": v, **{name: column(i / len(values)) for name, column in columns.items()}}
+        yield json.dumps(row)
+
+
+def sided(seed: int, course: Course = settled, **columns: Course) -> Lines:
+    """A run with columns of their own noise: a tenth for times, a third for the gradient's norm; the last one, and the
+    course of its loss, as given."""
+    rng = numpy_rng("sides", seed)
+    spread = {"grad_norm": 0.35, "step_time": 0.1, "data_time": 0.3, "rss_mb": 0.01}
+
+    def noisy(name: str, column: Course) -> Course:
+        return lambda p: column(p) * math.exp(spread.get(name, 0.0) * rng.standard_normal())
+
+    ordinary: dict[str, Course] = {
+        "learning_rate": lambda p: 1e-4 * min(1.0, 20 * p) * (1.02 + math.cos(math.pi * p)) / 2,
+        "grad_norm": lambda p: 0.3 + 3 * math.exp(-20 * p),
+        "step_time": lambda p: 0.5,
+        "data_time": lambda p: 0.02,
+        "rss_mb": lambda p: 9000.0,
+    }
+    return with_columns(losses(seed, 1500, course, 32), **{k: noisy(k, f) for k, f in (ordinary | columns).items()})
+
+
+def spiky(seed: int) -> Lines:
+    """Three spikes of six lines each, which come back."""
+    values = losses(seed, 1500, settled, 64)
+    for at in (300, 780, 1200):
+        values[at : at + 6] = [5 * v for v in values[at : at + 6]]
+    return plain(values)
+
+
 @dataclass(frozen=True)
 class Known:
     """A log's making, what it must be called, and where in its plan it stands."""
@@ -256,6 +290,28 @@ KNOWN = {
     "only the word and the number": Known(
         lambda s: (f"Loss: {v:.4f}" for v in losses(s, 5000, settled)), "plateaued", None
     ),
+    "a rate of zero": Known(lambda s: sided(s, lambda p: 0.11, learning_rate=lambda p: 0.0), "learning rate zero"),
+    "a rate of zero from mid-run on": Known(
+        lambda s: sided(s, learning_rate=lambda p: 1e-4 * (p < 0.6)), "learning rate zero"
+    ),
+    "a gradient that is not finite": Known(
+        lambda s: sided(s, grad_norm=lambda p: 0.5 if p < 0.7 else math.nan), "gradient not finite"
+    ),
+    "no gradient": Known(lambda s: sided(s, lambda p: 0.11, grad_norm=lambda p: 0.0), "no gradient"),
+    "a gradient that leaps": Known(
+        lambda s: sided(s, grad_norm=lambda p: 40.0 if 0.7 < p < 0.71 else 0.5), "gradient leaps"
+    ),
+    "a gradient that grows": Known(
+        lambda s: sided(s, grad_norm=lambda p: 0.5 * math.exp(9 * max(0.0, p - 0.6))), "gradient leaps"
+    ),
+    "spikes that come back": Known(spiky, "spiked"),
+    "waiting for data": Known(lambda s: sided(s, data_time=lambda p: 0.3), "waits for data"),
+    "steps that become slower": Known(lambda s: sided(s, step_time=lambda p: 0.5 if p < 0.7 else 1.2), "slowed down"),
+    "slow steps now and then": Known(
+        lambda s: sided(s, step_time=lambda p: 0.5 if round(1500 * p) % 50 else 9.0), "slow steps"
+    ),
+    "memory that grows": Known(lambda s: sided(s, rss_mb=lambda p: 9000 * (1 + 0.4 * p)), "memory grows"),
+    "columns in order": Known(sided, "plateaued"),
     "kohya": Known(lambda s: kohya(losses(s, 4000, healthy)), "falling", 0.5),
     "diffusers": Known(lambda s: diffusers(losses(s, 8000, settled)), "plateaued", 1.0),
     "transformers' Trainer": Known(lambda s: transformers(losses(s, 1000, lambda p: 0.3 * 0.1**p)), "falling"),

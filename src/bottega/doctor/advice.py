@@ -24,6 +24,13 @@ DRAWING_STEPS = 100
 """Inference steps to try, where there are as many timesteps."""
 
 
+MOST_REMEDIES = 5
+"""Things to do, at the most."""
+
+ASIDE = frozenset({"gradient leaps", "spiked", "waits for data", "slowed down", "slow steps", "memory grows"})
+"""Findings beside the loss's course: what is to be done about them does not replace what the course asks for."""
+
+
 @dataclass(frozen=True)
 class Action:
     """What to do, why, the command where it is known, and the hours expected."""
@@ -76,9 +83,8 @@ class Case:
 
 def actions(case: Case) -> tuple[Action, ...]:
     """Two to five things to do."""
-    state, evidence = _state_and_evidence(case)
     found = []
-    for remedy in REMEDIES[state]:
+    for remedy, evidence in _remedies(case):
         if not _fits(remedy, case.log):
             continue
         why = remedy.why.format(evidence=evidence)
@@ -88,19 +94,29 @@ def actions(case: Case) -> tuple[Action, ...]:
             found.append(Action(remedy.do, why, _drawing_command(case.log)))
         else:
             found.append(Action(remedy.do, why))
-    return tuple(found)
+    return tuple(found[:MOST_REMEDIES])
 
 
-def _state_and_evidence(case: Case) -> tuple[str, str]:
+def _remedies(case: Case) -> list[tuple[Remedy, str]]:
+    """Those of the most severe finding, each with the evidence; after one aside those of the loss's course, too."""
+    found = []
+    for finding in case.findings:
+        state, evidence = _state_and_evidence(case, finding)
+        found += [(remedy, evidence) for remedy in REMEDIES[state]]
+        if finding.name not in ASIDE:
+            break
+    return found
+
+
+def _state_and_evidence(case: Case, finding: Finding) -> tuple[str, str]:
     """A key of `REMEDIES`, and what it rests on: a plateau and a NaN have more than one cause."""
-    first = case.findings[0]
-    state, evidence = first.name, first.evidence
+    state, evidence = finding.name, finding.evidence
     rate, peak = case.curve.rate, case.curve.peak_rate
     if state == "not finite" and not case.curve.num_nonfinite_at_end:
         return "not finite for a while", evidence
     if state == "plateaued" and rate < DECAYED_RATE * peak:
         evidence = f"the learning rate is at {rate / peak:.0%} of its peak"
-        when = "" if case.ended else ", before the end"
+        when = ", before the end" if case.progress.share is not None and not case.ended else ""
         return f"plateaued, the rate come down{when}", evidence
     if state == "plateaued" and rate == peak:
         evidence += f", at a constant rate of {rate:.3g}"
@@ -268,6 +284,51 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "constant": (
         Remedy("check that anything is trained", "{evidence}: no step changes it, nor does another picture"),
         Remedy("check what is logged", "a value that is computed once, or rounded too far, is constant as well"),
+    ),
+    "learning rate zero": (
+        Remedy("mend the schedule, so that the learning rate is above zero", "a step at a rate of 0 changes no weight"),
+        Remedy(
+            "compare the number of steps that the schedule was given with that of the run",
+            "{evidence}; a schedule made for fewer steps, or counted once a process, ends before the run does",
+        ),
+        Remedy("go on from the last checkpoint before it", "what came after holds the same weights"),
+    ),
+    "gradient not finite": (
+        Remedy("go back to a checkpoint from before it began", "{evidence}"),
+        _PRECISION,
+        Remedy("look for NaN among the parameters", "some trainers print 0, or an old mean, for a loss that is NaN"),
+    ),
+    "no gradient": (
+        Remedy(
+            "check that the loss reaches the parameters",
+            "{evidence}; a detached tensor, frozen parameters, or checkpointing over frozen inputs cut it off",
+        ),
+        Remedy("check that the optimizer holds the parameters that are trained", "it steps those that it was given"),
+    ),
+    "gradient leaps": (
+        Remedy("clip the gradient's norm, at about twice its median", "{evidence}"),
+        Remedy("look at the samples of those steps", "a broken picture or an empty caption makes such gradients"),
+        Remedy("lengthen the warm-up, or lower the rate by a third", "where the leaps become more"),
+    ),
+    "spiked": (
+        Remedy("look at the samples of those steps, and clip the gradient's norm to 1", "{evidence}"),
+        Remedy("lower the rate by a third if the spikes become more", "one that comes back by itself does no harm"),
+    ),
+    "waits for data": (
+        Remedy("more workers for loading data, with prefetching and pinned memory", "{evidence}"),
+        Remedy("prepare the data once: decoded, resized, encoded to latents", "then a step has nothing to wait for"),
+    ),
+    "slowed down": (
+        Remedy("look for what shares the machine since then, and at clock and temperature", "{evidence}"),
+        Remedy("watch memory in use", "a process that swaps, or an allocator near its limit, slows all steps"),
+    ),
+    "slow steps": (
+        Remedy("find what runs in those steps, and run it less often or beside the training", "{evidence}"),
+        Remedy("keep the data loader's workers alive between epochs", "starting them anew costs the first step"),
+    ),
+    "memory grows": (
+        Remedy("look for a list of losses or outputs that holds its graph: keep numbers, not tensors", "{evidence}"),
+        Remedy("save checkpoints often until it is found", "the run ends when memory does"),
     ),
     "rising": (
         Remedy(

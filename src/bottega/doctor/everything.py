@@ -90,6 +90,7 @@ def as_answer(verdict: Verdict) -> Answer:
             cure, command = verdict.actions[0].do, verdict.actions[0].command
         findings.append(DoctorFinding(finding.name, finding.severity, finding.evidence, cure, command))
     not_judged = [NotJudged("how sure the verdict is", note) for note in verdict.notes]
+    not_judged += verdict.not_judged
     return Answer.of(
         f"the training {verdict.log}", findings, not_judged, {"loss": verdict.loss, "level": verdict.level}
     )

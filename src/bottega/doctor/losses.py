@@ -15,12 +15,27 @@ Unit = Literal["step", "epoch", "loss line"]
 
 
 @dataclass(frozen=True)
+class SideColumns:
+    """What the same lines have beside their losses, [N] each: NaN where a line has none, infinite where its number is
+    not finite. rates: the learning rate as that line names it. grad_norms: of the gradient. step_times, data_times: in
+    seconds. memory: in the log's own unit.
+    """
+
+    rates: F64
+    grad_norms: F64
+    step_times: F64
+    data_times: F64
+    memory: F64
+
+
+@dataclass(frozen=True)
 class LossBatch:
     """Losses in the order of the log, those that are not finite among them. N is their number.
 
     steps: [N], counted over the whole run, also where the log counts within an epoch; epochs or loss lines where it
     gives no steps (`Unit`). losses: [N]. learning_rates: [N], NaN where the log gives none. resumed: the first loss
-    follows a resume. new_run: the first loss is that of another run in the same file.
+    follows a resume. new_run: the first loss is that of another run in the same file. sides: None where they were not
+    read, as in most blocks of a very long log.
     """
 
     steps: F64
@@ -28,3 +43,4 @@ class LossBatch:
     learning_rates: F64
     resumed: bool
     new_run: bool = False
+    sides: SideColumns | None = None

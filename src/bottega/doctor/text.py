@@ -39,6 +39,11 @@ def as_text(verdict: Verdict, width: int = 80) -> str:
         lines.append(f"  {number}. {action.do}{_about(action.hours)}: {action.why}")
         if action.command:
             lines.append(f"       {action.command}")
+
+    # What was not looked at must not pass for what is in order.
+    if verdict.not_judged:
+        lines += ["", "not judged:"]
+        lines += [f"  {item.what}: {item.why}" for item in verdict.not_judged]
     return "\n".join(lines)
 
 

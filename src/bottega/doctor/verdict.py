@@ -9,12 +9,13 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bottega.doctor.advice import Action, Case, actions
-from bottega.doctor.curve import LossCurve, judge
+from bottega.doctor.advice import ASIDE, Action, Case, actions
+from bottega.doctor.answer import NotJudged
+from bottega.doctor.curve import LossCurve, judge, unjudged
 from bottega.doctor.levels import TimestepBins, level
 from bottega.doctor.logs import LogReader, LogSummary
 from bottega.doctor.progress import Outlook, PlanProgress, measure_progress, outlook
-from bottega.runtime.findings import Finding, Severity
+from bottega.runtime.findings import Finding, Severity, by_severity
 
 NO_PICTURES = "level unknown: by the words in the log, what is trained does not draw pictures"
 
@@ -33,7 +34,8 @@ class Verdict:
     """What is said of a log.
 
     state: the name of the first of `findings`, which come with the most severe first; bottega's own paired validation,
-    where there is one, goes before what is no fault. curve: (step, mean loss) of 64 stretches.
+    where there is one, goes before what is no fault. not_judged: faults of which the log shows neither the presence nor
+    the absence. curve: (step, mean loss) of 64 stretches.
     """
 
     log: str
@@ -47,6 +49,7 @@ class Verdict:
     outlook: tuple[Outlook, ...]
     actions: tuple[Action, ...]
     notes: tuple[str, ...]
+    not_judged: tuple[NotJudged, ...]
     curve: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
 
@@ -75,20 +78,24 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
 
     # Judge the curve. A running mean that is not called so would pass for a curve almost without noise.
     is_running_mean = curve.lag.correlation > RUNNING_MEAN
+    is_average = log.is_average or is_running_mean
     found = judge(
         curve,
         log.unit,
         validations=log.validations,
         others=[finding for finding in log.findings if finding.name == "task starved"],
-        is_average=log.is_average or is_running_mean,
+        is_average=is_average,
     )
     progress = measure_progress(log)
     todo = actions(Case(log, curve, found, progress))
-    marks = _marks_ahead(log, progress, curve, found[0])
+    course = next((finding for finding in found if finding.name not in ASIDE), found[0])
+    marks = _marks_ahead(log, progress, curve, course)
 
     # bottega's paired validation, where the noise cancels, knows better than a loss without fault: it goes first.
-    if log.has_paired_validation and found[0].severity < Severity.WARNING:
+    if log.has_paired_validation and course.severity < Severity.WARNING:
         found = [*log.findings, *found]
+        if any(finding.name in ASIDE for finding in found):
+            found = by_severity(found)
         todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
     # Say what the loss means.
@@ -113,6 +120,9 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         outlook=marks,
         actions=todo,
         notes=_notes(log, curve, is_running_mean),
+        not_judged=tuple(
+            NotJudged(what, why) for what, why in unjudged(curve, validations=log.validations, is_average=is_average)
+        ),
         curve=_points(curve),
         validation=log.validations[:: max(1, len(log.validations) // CURVE_POINTS)],
     )
@@ -129,11 +139,12 @@ def _read_curve(reader: LogReader) -> LossCurve:
     return curve
 
 
-def _marks_ahead(log: LogSummary, progress: PlanProgress, curve: LossCurve, first: Finding) -> tuple[Outlook, ...]:
-    """What the rest of the plan promises: a rule of thumb for text-to-image alone. first: the most severe finding."""
+def _marks_ahead(log: LogSummary, progress: PlanProgress, curve: LossCurve, course: Finding) -> tuple[Outlook, ...]:
+    """What the rest of the plan promises: a rule of thumb for text-to-image alone. course: the most severe finding
+    about the loss's course."""
     if not log.draws_pictures or not log.reads_text or log.has_paired_validation:
         return ()
-    is_falling = first.name in ("falling", "falling slowly")
+    is_falling = course.name in ("falling", "falling slowly")
     return outlook(progress, curve if is_falling else None)  # to extrapolate a flat or rising loss would mislead
 
 

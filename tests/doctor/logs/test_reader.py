@@ -192,7 +192,7 @@ def test_what_is_read_at_once_equals_what_is_read_line_by_line(
             if i % 2500 == 0:
                 print("INFO: checkpoint saved, val_loss: 0.5\nepoch done", file=stream)
     quick, *found = read(path)
-    monkeypatch.setattr(LogReader, "_read_at_once", lambda self, block, template: None)
+    monkeypatch.setattr(LogReader, "_read_at_once", lambda self, *_: None)
     slow, *each = read(path)
     assert np.array_equal(np.array(each), np.array(found), equal_nan=True)
     assert found[1][:50] == [float(v) for v in values[:50]] and len(found[1]) == 9000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bottega.doctor.curve.judge import judge
+from bottega.doctor.curve.judge import judge, unjudged
 from bottega.doctor.curve.loss_curve import LossCurve
 
-__all__ = ["LossCurve", "judge"]
+__all__ = ["LossCurve", "judge", "unjudged"]

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, median, stdev
 
+import numpy as np
+
+from bottega.doctor.curve.columns import judge_columns, rate_rose, unjudged_columns
 from bottega.doctor.curve.loss_curve import FLAT, MIN_LOSSES, NEAR, SWING, LossCurve, Move
-from bottega.doctor.losses import Unit
+from bottega.doctor.curve.spikes import MIN_LINES, Spikes, find_spikes
+from bottega.doctor.losses import F64, Unit
 from bottega.runtime.findings import LOSS_BLOWN, LOSS_RISE, Finding, Severity, by_severity
-from bottega.training.trends import TREND_POINTS, Z99, Z999, Block, Estimate, change, slope
+from bottega.training.trends import TREND_POINTS, Z99, Z999, Block, Blocks, Estimate, change, slope
 
 REVERSALS = 5
 """Turns that make an oscillation. One spike makes two, two spikes four: those are accidents."""
@@ -44,19 +48,73 @@ def judge(
         is_average: the log holds the trainer's running mean, whose neighbours are nearly the same.
     """
     move = curve.move()
+    falls = move is not None and move.direction.startswith("falling")
+    # neighbours in a running mean are alike, so that chance alone makes them leap together
+    spikes = Spikes((), curve.fine.means) if is_average else find_spikes(curve.fine)
+    logs = _without_spikes(curve, spikes)
     found = by_severity(
         [
             _not_finite(curve, unit),
-            _diverging(curve, move, unit),
+            _diverging(curve, logs, move, unit),
             _overfitting(validations, move, unit),
-            _oscillating(curve, unit, is_average=is_average),
+            _oscillating(curve, logs, unit, is_average=is_average),
             _jumped(curve, unit),
+            *judge_columns(curve, unit, falls=falls),
+            _spiked(spikes, unit),
             *others,
             _end_of_the_curve(curve, move, unit),
         ]
     )
     # "not enough to tell" is left out beside any finding that is certain
     return [finding for finding in found if finding.severity > Severity.UNKNOWN] or found
+
+
+def unjudged(
+    curve: LossCurve, *, validations: Sequence[tuple[float, float]], is_average: bool
+) -> list[tuple[str, str]]:
+    """What `judge` could not look at, each with the reason: a fault of that kind may be there.
+
+    Args:
+        curve: the losses, all of them.
+        validations: (step, loss) of each.
+        is_average: the log holds the trainer's running mean.
+    """
+    found = []
+    if len(validations) < TREND_POINTS:
+        why = f"the log has {len(validations) or 'no'} validation losses; at least {TREND_POINTS} are needed"
+        found.append(("overfitting", why))
+    if is_average:
+        found.append(("short spikes of the loss", "a running mean smooths them away"))
+    elif curve.count < MIN_LINES:
+        found.append(("short spikes of the loss", f"{curve.count} usable losses; at least {MIN_LINES} are needed"))
+    elif curve.fine.size > 1:
+        found.append(("spikes of single losses", f"of so long a log the means of {curve.fine.size} losses are kept"))
+    return [*found, *unjudged_columns(curve)]
+
+
+def _without_spikes(curve: LossCurve, spikes: Spikes) -> Blocks:
+    """The logarithms of the losses in blocks, those in spikes replaced by the level around them."""
+    if not spikes.found:
+        return curve.logs
+    blocks = Blocks()
+    size = curve.fine.size
+    places: F64 = (np.arange(len(spikes.without), dtype=np.float64) + 0.5) * size + 0.5
+    blocks.extend(places, spikes.without)
+    return blocks
+
+
+def _spiked(spikes: Spikes, unit: Unit) -> Finding | None:
+    if not spikes.found:
+        return None
+    worst = max(spikes.found, key=lambda spike: spike.factor)
+    places = [f"{spike.first:.0f}" for spike in spikes.found[:8]]
+    more = "" if len(spikes.found) <= len(places) else " …"
+    count = "once" if len(spikes.found) == 1 else f"{len(spikes.found)} times"
+    return Finding(
+        "spiked",
+        f"the loss leapt up {count} and came back, at {unit} {', '.join(places)}{more}; most by a factor of "
+        f"{worst.factor:.3g}, from {unit} {worst.first:.0f} to {worst.last:.0f}",
+    )
 
 
 def _not_finite(curve: LossCurve, unit: Unit) -> Finding | None:
@@ -69,28 +127,33 @@ def _not_finite(curve: LossCurve, unit: Unit) -> Finding | None:
     else:
         since = f"{curve.num_nonfinite} in all; the loss is finite again"
     at = f"{unit} {curve.first_nonfinite:.0f}"
+    rose = rate_rose(curve, curve.first_nonfinite or 0.0)
+    if rose is not None:
+        since = f"while the learning rate still rose ({rose:.3g} times its first value), {since}"
     return Finding("not finite", f"the loss is NaN or infinite for the first time at {at}, {since}")
 
 
-def _diverging(curve: LossCurve, move: Move | None, unit: Unit) -> Finding | None:
+def _diverging(curve: LossCurve, logs: Blocks, move: Move | None, unit: Unit) -> Finding | None:
     """The end is significantly above the lowest stretch before it, and the loss still rises or has doubled."""
     # after a jump the loss is higher by the resume's doing: what followed it is in the trend alone
-    windows = [] if curve.jumps else curve.logs.windows()
+    windows = [] if curve.jumps else logs.windows()
     if windows:
-        return _diverging_by_windows(curve, windows, move, unit)
+        return _diverging_by_windows(curve, logs, windows, move, unit)
     if curve.count < MIN_LOSSES:
         return None
     return _diverging_by_trend(curve, move, unit)
 
 
-def _diverging_by_windows(curve: LossCurve, windows: list[Block], move: Move | None, unit: Unit) -> Finding | None:
+def _diverging_by_windows(
+    curve: LossCurve, logs: Blocks, windows: list[Block], move: Move | None, unit: Unit
+) -> Finding | None:
     """The last eighth of the log, or a shorter end, is above the lowest eighth."""
     is_rising = move is not None and move.direction == "rising"
     lowest = min(windows[:-1], key=lambda window: window.mean)
     # the lowest of seven is low by chance: hence 99.9 %; a running mean has fewer numbers of its own
     lag = curve.lag.correlation
     z_of_an_average = Z999 * math.sqrt((1 + lag) / (1 - lag))
-    ends = {"eighth": windows[-1], **curve.logs.ends(lowest.step)}
+    ends = {"eighth": windows[-1], **logs.ends(lowest.step)}
     for name, last in ends.items():
         rise = change(lowest, last, Z999).exp()
         has_blown = rise.low > LOSS_BLOWN
@@ -162,12 +225,12 @@ class Turn:
     size: float
 
 
-def _oscillating(curve: LossCurve, unit: Unit, *, is_average: bool) -> Finding | None:
+def _oscillating(curve: LossCurve, logs: Blocks, unit: Unit, *, is_average: bool) -> Finding | None:
     """The blocks' means go up and down again and again, by more than their noise and by a quarter at least."""
-    blocks = [block for block, _ in curve.whole_blocks()]
+    blocks = [block for block in logs.blocks if 2 * block.count >= logs.size]
     if len(blocks) < 2 * MIN_LOSSES:
         return None
-    noise = _noise_of_blocks(blocks, curve.logs.size, is_average=is_average)
+    noise = _noise_of_blocks(blocks, logs.size, is_average=is_average)
     least = max(SWING, Z999 * math.sqrt(2) * noise)  # √2: a swing is the difference of two means
     turns = _turns([block.mean for block in blocks], least)
     # the first move is no turn yet; what ended in the first two thirds is over

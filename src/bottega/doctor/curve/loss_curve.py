@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega.doctor.curve.fine import FineSeries
 from bottega.doctor.curve.lag_correlation import LagCorrelation
-from bottega.doctor.losses import F64, LossBatch
+from bottega.doctor.losses import F64, LossBatch, SideColumns
 from bottega.training.trends import TREND_POINTS, Z95, Z99, Block, Blocks, Estimate, change, slope
 
 MIN_LOSSES = 2 * TREND_POINTS
@@ -88,7 +89,9 @@ class LossCurve:
     count: finite, positive losses; their number is the abscissa of all blocks. logs, values, steps: of the logarithm,
     the loss itself, and its step. num_nonfinite, num_nonpositive: losses that are neither kept nor in a block; the same
     with `_at_end`: at the end without a break. first_nonfinite: the step of the first. rate, peak_rate: the learning
-    rate now, and its highest; NaN where the log has none.
+    rate now, and its highest; NaN where the log has none. fine: of the logarithm, each by itself in a log that is not
+    long. rates, grad_norms, step_times, data_shares, memory: columns beside the loss; data_shares: of a step's time
+    that was waited for data. num_with_sides: losses whose other columns were read.
     """
 
     def __init__(self) -> None:
@@ -97,6 +100,14 @@ class LossCurve:
         self.values = Blocks()
         self.steps = Blocks()
         self.lag = LagCorrelation()
+        self.fine = FineSeries()
+        self.rates = FineSeries()
+        self.grad_norms = FineSeries()
+        self.step_times = FineSeries()
+        self.data_shares = FineSeries()
+        self.memory = FineSeries()
+        self.num_losses = 0
+        self.num_with_sides = 0
         self.low = math.inf
         self.high = -math.inf
         self.rate = math.nan
@@ -133,6 +144,10 @@ class LossCurve:
             self.rate = float(rates[-1])
             self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))  # fmax: the peak is NaN before the first
 
+        self.num_losses += len(finite)
+        if batch.sides is not None:
+            self._keep_sides(batch.steps, batch.sides)
+
         if positive.any():
             self._keep(batch.steps[positive], batch.losses[positive])
 
@@ -156,6 +171,14 @@ class LossCurve:
         self._place = self.count
         self._tail.clear()
 
+    def _keep_sides(self, steps: F64, sides: SideColumns) -> None:
+        self.num_with_sides += len(steps)
+        self.rates.extend(steps, sides.rates)
+        self.grad_norms.extend(steps, sides.grad_norms)
+        self.step_times.extend(steps, _positive(sides.step_times))
+        self.memory.extend(steps, _positive(sides.memory))
+        self.data_shares.extend(steps, _data_shares(sides))
+
     def _keep(self, steps: F64, losses: F64) -> None:
         places = np.arange(self.count + 1.0, self.count + 1.0 + len(losses))
         logs: F64 = np.log(losses)
@@ -163,6 +186,7 @@ class LossCurve:
         self.logs.extend(places, logs)
         self.values.extend(places, np.minimum(losses, CEILING))
         self.steps.extend(places, steps)
+        self.fine.extend(steps, logs)
         self.lag.add(logs)
         self.low = min(self.low, float(losses.min()))
         self.high = max(self.high, float(losses.max()))
@@ -197,12 +221,16 @@ class LossCurve:
         half = self._move(since, 0.5)
         most = self._move(since, 0.75)
 
+        whole = self._move(since, 1.0)
+
         if most is not None and most.direction != "flat":
             most = None  # what fell before the last half says nothing of now; what did not move since is flat
+        if whole is not None and whole.direction != "flat":
+            whole = None
         if quarter is not None and half is not None and _keeps_falling(quarter, half):
             quarter = None
 
-        for move in (quarter, half, most):
+        for move in (quarter, half, most, whole):
             if move is not None and move.direction != "undecided":
                 return move
         return half
@@ -252,6 +280,19 @@ class LossCurve:
         return steps.mean, values.mean, error
 
 
+def _positive(values: F64) -> F64:
+    """NaN for what is no duration and no size, [N]."""
+    return np.where((values > 0) & np.isfinite(values), values, np.nan)
+
+
+def _data_shares(sides: SideColumns) -> F64:
+    """Which share of a step is waiting for data, [N]; NaN where either time is absent."""
+    waited, step = sides.data_times, _positive(sides.step_times)
+    # some trainers count the waiting as part of the step, some do not: then it may be longer than the step
+    whole = np.where(waited > step, waited + step, step)
+    return np.where(np.isfinite(waited) & (waited >= 0), waited / whole, np.nan)
+
+
 def _as_share(log_change: float) -> float:
     """A difference of logarithms as a share, e - 1 = +172 % for 1; above e^9 its digits mean nothing."""
     return math.expm1(min(log_change, 9.0))
@@ -276,7 +317,8 @@ def _direction(moved: Estimate, surer: Estimate, part: float) -> str:
     flat, slow = 2 * part * FLAT, 2 * part * SLOW
     if moved.low > -flat and moved.high < flat:
         return "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
-    if moved.high < 0.0:
+    # a quarter is looked at first, so that a chance there is one more: hence 99 %, too
+    if (surer if part < 0.5 else moved).high < 0.0:
         return "falling"
     if surer.low > 0.0:  # to call a loss rising accuses the run: hence 99 %
         return "rising"

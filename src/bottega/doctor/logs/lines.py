@@ -15,6 +15,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
+from bottega.doctor.logs.sides import PATTERNS, Side, side_of
+
 # 1,234 and 0,12 are numbers too; possessive, so that no part of a longer number is taken for one.
 _NUMBER = rb"[-+]?(?>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|0,\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
 _VALUE = rb"(" + _NUMBER + rb"|[-+]?(?:nan|inf(?:inity)?)|null)(?![\w%/])"
@@ -39,6 +41,7 @@ _EPOCH = re.compile(
 )
 _EPOCH_BAR = re.compile(rb"epochs?\W{0,4}\d+%\|[^|]{0,400}\|\s*(\d{1,9})/(\d{1,9})", re.I)
 _RATE = re.compile(rb"(?<![a-z])(?:lr|learning[_ ]rate)[\w/]{0,12}[\"']?[\s:=]{1,3}[\"'\[]{0,2}" + _VALUE, re.I)
+_ROUNDED_TO_ZERO = re.compile(rb"[-+]?0?\.0{2,7}")
 _PACE = re.compile(
     rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|([\d.]+)(m?s)/(?:step|it)\b"
     rb"|(?:\bdt: |per iteration \(ms\): )([\d.]+)"
@@ -117,8 +120,9 @@ class LogLine:
     """The numbers of a line; None where it has none.
 
     kind: of `loss`. tasks: the parts of the loss by name. pace: seconds a step. seconds_left: to the end of the run.
-    clock: seconds since 1970. num_pictures: of the training set. spans: where loss, step and epoch are in the line.
-    json: the whole object, where the line is one. held_out: the line speaks of a validation.
+    clock: seconds since 1970. num_pictures: of the training set. sides: columns beside the loss, infinite where one is
+    not finite. spans: where loss, step, epoch, rate and sides are in the line. json: the whole object,
+    where the line is one. held_out: the line speaks of a validation.
     """
 
     loss: float | None = None
@@ -135,6 +139,7 @@ class LogLine:
     clock: float | None = None
     prediction_type: str | None = None
     num_pictures: int | None = None
+    sides: dict[Side, float] = field(default_factory=dict)
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     json: Mapping[str, object] | None = None
     held_out: bool = False
@@ -185,9 +190,9 @@ def parse(line: bytes) -> LogLine:
     row.held_out = _HELD_OUT.search(line) is not None
     _read_losses(line, row)
     _read_epoch_and_step(line, row)
-    rate = _RATE.search(line)
-    if rate is not None:
-        row.rate = to_float(rate[1])
+    _read_rate(line, row)
+    if row.loss is not None:
+        _read_sides(line, row)
     row.pace = _pace(line)
     row.seconds_left = _seconds_left(line)
     row.clock = _clock(line)
@@ -208,7 +213,14 @@ def from_object(found: Mapping[str, object]) -> LogLine:
             value = value["mean"]
         if "loss" in key.lower() and not isinstance(value, dict | list | bool):
             row.add_loss(key, to_float(value))
-        short.setdefault(key.lower().rsplit("/", 1)[-1], value)
+        name = key.lower().rsplit("/", 1)[-1]
+        short.setdefault(name, value)
+        side = side_of(name)
+        if side is not None and not isinstance(value, dict | list | bool):
+            row.sides.setdefault(side, side_value(value))
+
+    if "data_time" in row.sides and "step_time" not in row.sides and _finite(short.get("time")) is not None:
+        row.sides["step_time"] = to_float(short["time"])  # as detectron2 and mmengine have it; alone it may be a clock
 
     if row.loss == 0.0 and "grad_norm" in short and _finite(short["grad_norm"]) is None:
         row.loss = math.nan  # transformers' Trainer writes 0 for it, as in a line of text
@@ -224,6 +236,12 @@ def from_object(found: Mapping[str, object]) -> LogLine:
     if found.get("prediction_type"):
         row.prediction_type = str(found["prediction_type"])
     return row
+
+
+def side_value(value: Any) -> float:
+    """A number of a column beside the loss; infinite where it is not finite, or null."""
+    number = to_float(value)
+    return number if math.isfinite(number) else math.inf
 
 
 def _first_number(values: Mapping[str, object], *names: str) -> int | None:
@@ -299,6 +317,25 @@ def _read_losses(line: bytes, row: LogLine) -> None:
             row.spans["loss"] = found.span(2)
     if row.loss == 0.0 and _BROKEN.search(line):
         row.loss = math.nan  # transformers' Trainer writes 0 for it (logging_nan_inf_filter)
+
+
+def _read_rate(line: bytes, row: LogLine) -> None:
+    """The learning rate; a zero that may be a small rate rounded, as in 0.0000, is none."""
+    rate = _RATE.search(line)
+    if rate is None or _ROUNDED_TO_ZERO.fullmatch(rate[1]):
+        return
+    row.rate = to_float(rate[1])
+    row.spans["rate"] = rate.span(1)
+
+
+def _read_sides(line: bytes, row: LogLine) -> None:
+    """The columns beside the loss."""
+    for side, pattern in PATTERNS.items():
+        found = pattern.search(line)
+        if found is not None:
+            group = found.lastindex or 1
+            row.sides[side] = side_value(found[group])
+            row.spans[side] = found.span(group)
 
 
 def _read_epoch_and_step(line: bytes, row: LogLine) -> None:

@@ -32,10 +32,11 @@ from bottega.doctor.logs.lines import (
 )
 from bottega.doctor.logs.locate import HOW, find_log, is_binary
 from bottega.doctor.logs.run_files import with_run_files
+from bottega.doctor.logs.sides import Side
 from bottega.doctor.logs.summary import LogSummary, TrainingLength
 from bottega.doctor.logs.tables import TableRewriter
 from bottega.doctor.logs.template import LineTemplate
-from bottega.doctor.losses import F64, LossBatch, Unit
+from bottega.doctor.losses import F64, LossBatch, SideColumns, Unit
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import storage_error
 from bottega.training.diagnosis import Watcher
@@ -56,8 +57,16 @@ FEW = 16
 MAX_ROWS = 4096
 """Losses handed on at once, at the most, of those that are read one by one."""
 
+ALL_SIDES = 100_000
+"""Losses up to which every line's other columns are read, too. They take as long again as the losses: of a longer log
+they are read in one block of `SIDES_EVERY`, so that ten million lines still take some ten seconds."""
+
+SIDES_EVERY = 16
+
 MAX_RESUMES = 32
 """Resumes that are kept."""
+
+_SIDES: tuple[Side, ...] = ("grad_norm", "step_time", "data_time", "memory")  # in the order of `SideColumns`
 
 _RECOGNISED_BY = 64
 """Loss lines after which a trainer that was not recognised stays unknown, and no plan is looked for."""
@@ -96,7 +105,8 @@ class LogReader:
         self._timestep_bins: Mapping[str, object] | None = None
         self._last_line = LogLine()  # with a loss
         self._saw_resume = False  # in a line after the last loss
-        self._template: LineTemplate | None = None
+        self._templates: dict[bool, LineTemplate] = {}  # of the last loss line, by whether it reads the other columns
+        self._num_blocks = 0
         self._model: tuple[bytes, LogLine] | None = None  # the last loss line, of which a template can be made
         self._num_bytes = 0
         self._num_lines = 0
@@ -206,10 +216,12 @@ class LogReader:
     # From blocks to losses, many at once where they have one form.
 
     def _read_block(self, block: bytes) -> Iterator[LossBatch]:
-        template = self._usable_template()
+        self._num_blocks += 1
+        sides = self._counter.num_losses < ALL_SIDES or self._num_blocks % SIDES_EVERY == 0
+        template = self._usable_template(sides)
         if template is not None and block.count(b"oss") >= FEW:
             yield from self._queue.flush()  # what was read one by one comes before
-            batch = self._read_at_once(block, template)
+            batch = self._read_at_once(block, template, sides)
             if batch is not None:
                 yield batch
                 return
@@ -224,15 +236,16 @@ class LogReader:
         for line in _lines_with(block, marks):
             yield from self._read_line(line)
 
-    def _usable_template(self) -> LineTemplate | None:
+    def _usable_template(self, sides: bool) -> LineTemplate | None:
         """Of the last loss line; None right after a resume, whose first loss must be seen by itself."""
-        if self._template is None and self._model is not None:
-            self._template = LineTemplate(*self._model)
-        if self._template is None or not self._template.usable or self._saw_resume:
+        if sides not in self._templates and self._model is not None:
+            self._templates[sides] = LineTemplate(*self._model, sides=sides)
+        template = self._templates.get(sides)
+        if template is None or not template.usable or self._saw_resume:
             return None
-        return self._template
+        return template
 
-    def _read_at_once(self, block: bytes, template: LineTemplate) -> LossBatch | None:
+    def _read_at_once(self, block: bytes, template: LineTemplate, sides: bool) -> LossBatch | None:
         """All losses of a block whose loss lines have the form of the last one; None where anything is unusual."""
         columns = template.columns(block)
         if columns is None:
@@ -252,7 +265,8 @@ class LogReader:
         begin = block.rfind(b"\n", 0, last_loss) + 1
         end = block.find(b"\n", last_loss)
         self._take_note(parse(block[begin:end]))
-        return self._queue.batch(steps, losses, np.full(len(losses), self._pace.rate))
+        rates = columns.get("rate", np.full(len(losses), self._pace.rate))
+        return self._queue.batch(steps, losses, rates, _side_columns(columns, len(losses)) if sides else None)
 
     def _mark_epochs(self, epochs: F64, steps: F64) -> None:
         """Tell a counter of steps where epochs begin among many losses, [N] each."""
@@ -323,11 +337,11 @@ class LogReader:
         yield from self._notice_a_break(step)
         counter.take_one(step)
         self._take_note(row)
-        self._queue.add(step, loss, self._pace.rate)
+        self._queue.add(step, loss, self._pace.rate, row)
 
         # A template holds one loss a line: it would miss the parts of a loss, and a validation.
         is_plain = row.spans and not row.tasks and row.validation is None
-        self._template = None
+        self._templates = {}
         self._model = (line, row) if is_plain else None
         if self._queue.is_full:
             yield from self._queue.flush()
@@ -503,27 +517,42 @@ class _Queue:
     def __init__(self) -> None:
         self.resumed = False
         self.begins_new_run = False
-        self._rows: list[tuple[float, float, float]] = []
+        self._rows: list[tuple[float, ...]] = []
 
     @property
     def is_full(self) -> bool:
         return len(self._rows) >= MAX_ROWS
 
-    def add(self, step: float, loss: float, rate: float) -> None:
-        self._rows.append((step, loss, rate))
+    def add(self, step: float, loss: float, rate: float, row: LogLine) -> None:
+        """A loss. rate: the last one that was named. row: its line, for the columns beside it."""
+        named = math.nan if row.rate is None else row.rate
+        sides = [row.sides.get(side, math.nan) for side in _SIDES]
+        self._rows.append((step, loss, rate, named, *sides))
 
     def flush(self) -> Iterator[LossBatch]:
         """All that wait as a batch; none where none wait."""
         if self._rows:
-            steps, losses, rates = np.array(self._rows).T
+            steps, losses, rates, *sides = np.array(self._rows).T
             self._rows = []
-            yield self.batch(steps, losses, rates)
+            yield self.batch(steps, losses, rates, SideColumns(*sides))
 
-    def batch(self, steps: F64, losses: F64, rates: F64) -> LossBatch:
+    def batch(self, steps: F64, losses: F64, rates: F64, sides: SideColumns | None) -> LossBatch:
         """The next batch."""
-        batch = LossBatch(steps, losses, rates, self.resumed, self.begins_new_run)
+        batch = LossBatch(steps, losses, rates, self.resumed, self.begins_new_run, sides)
         self.resumed = self.begins_new_run = False
         return batch
+
+
+def _side_columns(columns: Mapping[str, F64], count: int) -> SideColumns:
+    """The columns beside the losses that a template found among [N] fields a name."""
+    absent = np.full(count, np.nan)
+    found = [columns.get("rate", absent)]
+    for side in _SIDES:
+        values = columns.get(side, absent)
+        if side in columns:
+            values = np.where(np.isfinite(values), values, np.inf)  # as line by line: NaN is for what is absent
+        found.append(values)
+    return SideColumns(*found)
 
 
 def _lines_with(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+from bottega.doctor.logs.sides import side_of
+
 HEAD = 1 << 16
 """Bytes of a chunk in which the header of a table is looked for, as long as no loss was found."""
 
@@ -82,7 +84,10 @@ class TableRewriter:
             return line
         wanted = []
         for name, cell in zip(self._names, cells, strict=False):
-            if _WANTED.search(name):
+            is_wanted = _WANTED.search(name) is not None
+            if _is_side(name):
+                is_wanted = _CELL.fullmatch(cell) is not None  # a time of 00:12 is no reason to drop the row
+            if is_wanted:
                 wanted.append((name, cell))
         # a sentence of as many words as there are columns is no row
         are_values = all(_CELL.fullmatch(cell) for _, cell in wanted)
@@ -105,7 +110,8 @@ class TableRewriter:
         """The pairs that were read so far as one line; the next pair begins another record."""
         wanted = []
         for name, cell in self._pairs:
-            if _WANTED.search(name) and _CELL.fullmatch(cell):
+            is_wanted = _WANTED.search(name) is not None or _is_side(name)
+            if is_wanted and _CELL.fullmatch(cell):
                 wanted.append((name, cell))
         self._pairs = []
         return _as_line(wanted)
@@ -118,6 +124,11 @@ def _as_line(cells: Cells) -> bytes:
         if cell.lower() == b"none":
             continue
         name = re.sub(rb"[^\w/]+", b"_", name)
+        side = _side(name)
+        if side is not None:  # under one name, so that seconds_per_step is not taken for a step
+            if cell:
+                parts.append(side.encode() + b"=" + cell)
+            continue
         is_loss = b"loss" in name.lower()
         if not is_loss and not name.startswith(b"lr"):
             name = name.rsplit(b"/", 1)[-1]
@@ -126,6 +137,15 @@ def _as_line(cells: Cells) -> bytes:
         if cell:
             parts.append(name + b"=" + cell)
     return b" ".join(parts)
+
+
+def _side(name: bytes) -> str | None:
+    """Which column beside the loss a name stands for."""
+    return side_of(name.lower().rsplit(b"/", 1)[-1].decode("ascii", "replace"))
+
+
+def _is_side(name: bytes) -> bool:
+    return _side(name) is not None
 
 
 def _whole_number(cell: bytes) -> bytes:

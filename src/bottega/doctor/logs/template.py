@@ -15,6 +15,8 @@ _TOKEN = re.compile(rb"[-+]?\d[\d.]*(?:e[-+]?\d+)?|\bnan\b|\binf\b", re.I)
 _WANTED_NUMBER = rb"([0-9nainfNAINF.e+-]+)"
 _OTHER_NUMBER = rb"[\w.+-]+"
 
+_MAIN = ("loss", "step", "epoch")
+
 LEAST_TEXT = 3
 """Bytes that a line must have up to its last number that counts: a shorter form would fit anything."""
 
@@ -27,11 +29,15 @@ class LineTemplate:
     Args:
         line: a loss line.
         row: what was read of it; its spans say which numbers count.
+        sides: the columns beside the loss count, too, which takes longer.
     """
 
-    def __init__(self, line: bytes, row: LogLine) -> None:
+    def __init__(self, line: bytes, row: LogLine, *, sides: bool) -> None:
         # The line as a regular expression: its numbers become groups, what is between them stays as it is.
-        names = {span: name for name, span in row.spans.items()}
+        names: dict[tuple[int, int], str] = {}
+        for field, span in row.spans.items():
+            if sides or field in _MAIN:
+                names[span] = field
         end = max(stop for _, stop in names)
         pieces: list[bytes] = []
         self.fields: list[str] = []
@@ -53,7 +59,8 @@ class LineTemplate:
 
     def columns(self, block: bytes) -> dict[str, F64] | None:
         """The fields of all loss lines of a block by name, [N] each; None where a line is in it that is not of this
-        form and might say something, or where a number is zero, which may stand for a NaN."""
+        form and might say something, or where a loss, a step, an epoch or a rate is zero: a loss of zero may stand for
+        a NaN."""
         # The form must account for every mark of a loss or an epoch in the block, or a line was missed.
         found = self._pattern.findall(block)
         # where every line has the form, only a second loss in one of them could be missed
@@ -70,6 +77,8 @@ class LineTemplate:
                 table = np.fromstring(b" ".join(numbers), sep=" ").reshape(-1, len(self.fields))
         except (ValueError, DeprecationWarning):
             return None
-        if not np.all(table):
-            return None
-        return dict(zip(self.fields, table.T, strict=True))
+        columns = dict(zip(self.fields, table.T, strict=True))
+        for name in (*_MAIN, "rate"):  # a rate of zero may be a small one rounded, which shows in its digits
+            if name in columns and not np.all(columns[name]):
+                return None
+        return columns
