@@ -127,6 +127,46 @@ def lora(
 
 
 @app.command()
+def generation(
+    model: Annotated[str, typer.Option(help="a diffusers folder, a .safetensors checkpoint, or a name as in a recipe")],
+    lora: Annotated[
+        list[Path] | None, typer.Option(help="a LoRA's file; several times  [default: two of random numbers]")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for a sheet of all pictures, generation.png")] = None,
+    seed: Annotated[int, typer.Option(help="of all pictures")] = 0,
+    profile: Annotated[str | None, typer.Option(help="guardrails of a model family  [default: found]")] = None,
+    configs: Annotated[
+        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="another autoencoder's folder")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    model_cache: Annotated[
+        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
+) -> None:
+    """Draw with bad and corrected parameters, load, swap, break and unload LoRAs, and say what passed.
+
+    The one verb that loads a model: about a minute for the miniature on a CPU.
+    """
+    from bottega.doctor.generation import GenerationCheck, examine_generation
+    from bottega.generation.files import EngineOptions
+
+    options = EngineOptions(
+        model=model,
+        profile=profile,
+        vae=vae,
+        configs=configs,
+        cache=None if model_cache is None else str(model_cache),
+        device=device,
+        dtype=dtype,
+    )
+    check = GenerationCheck(options, tuple(lora or ()), output, seed)
+    _tell(examine_generation(check, lambda line: typer.echo(line, err=True)), json)
+
+
+@app.command()
 def image(
     file: Annotated[Path, typer.Argument(help="a picture, of any tool")],
     content: Annotated[Path | None, typer.Option(help="what it was drawn from: was its structure kept?")] = None,
