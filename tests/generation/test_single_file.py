@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,9 @@ from safetensors.torch import save_file
 from tests.generation.conftest import settings
 from tests.models.originals import original, write_vae
 
+from bottega.cli.main import main
 from bottega.generation.engine import SDXLEngine
+from bottega.generation.lora.named import architecture_of
 from bottega.generation.modules import Modules, load_modules
 from bottega.generation.single_file import _unet_sources, _vae_sources
 from bottega.models.names import resolve
@@ -271,3 +274,18 @@ def test_names_of_networks_as_deep_as_the_published_are_those_of_diffusers_own_c
         back = convert(named, dict(module.config))
         assert back.keys() == state.keys()
         assert all(back[key] is state[key] or torch.equal(back[key], state[key]) for key in state)
+
+
+def test_a_files_architecture_is_that_of_its_folder(folder: Path, checkpoint: Path) -> None:
+    mine = architecture_of(str(checkpoint), configs=str(folder))
+    assert mine.digest == architecture_of(str(folder)).digest
+
+
+def test_the_doctor_says_whether_a_lora_fits_a_single_file(
+    folder: Path, checkpoint: Path, lora_files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--model", str(checkpoint), "--configs", str(folder)]
+    assert main(["doctor", "lora", str(lora_files[0]), *named, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["facts"]["share that matches"] == 1.0
+    assert main(["lora", "inspect", str(lora_files[0]), *named]) == 0
+    assert "160 of 160 keys match" in capsys.readouterr().out

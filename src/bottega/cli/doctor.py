@@ -115,6 +115,9 @@ def lora(
         str | None,
         typer.Option(help="also say whether it fits this model: a diffusers folder, or a name as in a recipe"),
     ] = None,
+    configs: Annotated[
+        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
+    ] = None,
     model_cache: Annotated[
         Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
     ] = None,
@@ -123,7 +126,8 @@ def lora(
     """What a LoRA file is, whether it can be used, and which share of it fits a model. No model is loaded."""
     from bottega.doctor.lora import examine_lora
 
-    _tell(examine_lora(file, model, model_cache=None if model_cache is None else str(model_cache)), json)
+    cache = None if model_cache is None else str(model_cache)
+    _tell(examine_lora(file, model, configs=configs, model_cache=cache), json)
 
 
 @app.command()

@@ -34,18 +34,22 @@ def inspect(
         str | None,
         typer.Option(help="also say whether it fits this model: a diffusers folder, or org/name in the cache"),
     ] = None,
+    configs: Annotated[
+        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
+    ] = None,
     model_cache: Annotated[
         Path | None, typer.Option("--model-cache", help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON on stdout")] = False,
 ) -> None:
     """Say what a LoRA file is; no model is loaded. Exit code 2 where it can't be used."""
-    from bottega.generation.lora import Architecture, inspect_lora
-    from bottega.models.names import resolve
+    from bottega.generation.lora import inspect_lora
+    from bottega.generation.lora.named import architecture_of
 
     architecture = None
     if model is not None:
-        architecture = Architecture.of_folder(resolve(model, cache=None if model_cache is None else str(model_cache)))
+        cache = None if model_cache is None else str(model_cache)
+        architecture = architecture_of(model, configs=configs, cache=cache)
     report = inspect_lora(file, architecture)
     if json_:
         print_json(report.record())

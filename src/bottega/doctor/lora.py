@@ -20,24 +20,26 @@ if TYPE_CHECKING:
 _NOTHING_ELSE = NotJudged("everything else", "the file cannot be read")
 
 
-def examine_lora(file: Path, model: str | None = None, *, model_cache: str | None = None) -> Answer:
+def examine_lora(
+    file: Path, model: str | None = None, *, configs: str | None = None, model_cache: str | None = None
+) -> Answer:
     """What is wrong with a LoRA file, and what it is.
 
     Args:
         file: the file; its content decides what it is, never its name.
         model: name or folder of the model that it is to be used with; None: nothing is said about fitting.
+        configs: folder with the configuration of a model that is a single file.
         model_cache: the Hub's cache, if not the one that the environment names.
 
     Raises:
         RequestError: there is no such file, or the model's name means nothing here.
     """
-    from bottega.generation.lora.architecture import Architecture
     from bottega.generation.lora.inspection import inspect_lora
-    from bottega.models.names import resolve
+    from bottega.generation.lora.named import architecture_of
 
     architecture = None
     if model is not None:
-        architecture = Architecture.of_folder(resolve(model, cache=model_cache))
+        architecture = architecture_of(model, configs=configs, cache=model_cache)
     try:
         report = inspect_lora(file, architecture)
     except MissingError:

@@ -131,7 +131,7 @@ def load_modules(
     prepare()
     left_aside: Mapping[str, int] = {}
     if path.is_file():
-        _require_sdxl_checkpoint(identity)
+        require_sdxl_checkpoint(identity)
         folder = resolve(configs or SDXL_CONFIGS, cache=cache)
         loaded = load_single_file(path, folder, kind, target, autoencoder)
         parts, left_aside = loaded.parts, loaded.left_aside
@@ -152,7 +152,8 @@ def _family_of(identity: CheckpointIdentity) -> Family:
     )
 
 
-def _require_sdxl_checkpoint(identity: CheckpointIdentity) -> None:
+def require_sdxl_checkpoint(identity: CheckpointIdentity) -> None:
+    """Refuse a single file that is not a whole SDXL in the original key layout."""
     if identity.family != "sdxl" or identity.layout != "original":
         raise RequestError(
             f"{identity.path}: a single file must be a whole checkpoint of SDXL in the original key layout, received "

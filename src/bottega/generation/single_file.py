@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bottega.generation.lora.architecture import original_names
+from bottega.generation.lora.architecture import Architecture, original_names
 from bottega.models.checkpoint_keys import kind_of_foreign, split_original
 from bottega.models.loading import load_scheduler, load_tokenizer, load_vae, refuse_fp32_tensors
 from bottega.models.weights import TensorInfo, read_config, read_header
@@ -159,6 +159,16 @@ def load_single_file(
     parts["tokenizer_2"] = load_tokenizer(configs / "tokenizer_2")
     parts["scheduler"] = load_scheduler(configs / "scheduler")
     return SingleFile(parts, left_aside)
+
+
+def read_architecture(path: Path, configs: Path) -> Architecture:
+    """The modules that LoRAs may change in a checkpoint; arguments and errors as of `load_single_file`."""
+    tensors = read_header(path).tensors
+    modules = {}
+    for name in ("unet", "text_encoder", "text_encoder_2"):
+        plan = _plan(path, name, configs / name, _prefix(path, name, tensors), tensors)
+        modules[name] = plan.module
+    return Architecture.of(**modules)
 
 
 def _prefix(path: Path, name: str, tensors: Iterable[str]) -> str:
