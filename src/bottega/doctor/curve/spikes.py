@@ -88,7 +88,7 @@ def find_spikes(series: FineSeries) -> Spikes:
     for first, last in _runs(inside):
         length = last - first + 1
         after = above[last + 1 : last + 1 + max(2 * length, 8)]
-        rise = float(above[first : last + 1].mean())
+        rise = float(above[first : last + 1][inside[first : last + 1]].mean())
         # what has not come back is no spike: another finding is about the end of the log
         if len(after) < 4 or float(np.median(after)) > rise / 3 or length > count // WINDOW_SHARE:
             continue
