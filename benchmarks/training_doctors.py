@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.bench import Arguments, conclude, mortal, say, verdict
+from common.bench import Arguments, conclude, say, start, verdict
 from common.sick_logs import CAUSES, healthy
 
 from bottega.doctor import examine
@@ -144,8 +144,7 @@ class Peers:
         if not python.is_file():
             return
         script = str(Path(__file__).parent / "common/peer_doctors.py")
-        words = mortal([str(python), script])
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = start([str(python), script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.versions = json.loads(self._line())
 
     def ask(self, path: Path) -> dict[str, set[str]]:

@@ -33,6 +33,9 @@ BARS = {1: 14.0, 3: 9.0, 5: 7.0, 9: 6.0}
 exponential one, which a raw diffusion loss of one sample a step comes near, each bar is passed once in some 10^6 lines.
 """
 
+EDGE = 2.0
+"""Standard deviations that a line must be above the level to belong to a spike: a window reaches beyond its ends."""
+
 MOST = 0.15
 """With a larger share of the lines in spikes, what is between them is no level."""
 
@@ -99,13 +102,14 @@ def find_spikes(series: FineSeries) -> Spikes:
 
 
 def _inside(above: F64, spread: float) -> NDArray[np.bool_]:
-    """Which lines belong to a spike, [N]: every line above half the bar in a stretch whose mean is above it."""
+    """Which lines belong to a spike, [N]: in a stretch whose mean is above the bar every line above half of it, and
+    beyond the noise."""
     inside = np.zeros(len(above), np.bool_)
     for width, bar in BARS.items():
         least = max(bar * spread / math.sqrt(width), LEAST)
         means = np.convolve(above, np.full(width, 1 / width), mode="valid")
         for place in np.flatnonzero(means > least):
-            inside[place : place + width] |= above[place : place + width] > least / 2
+            inside[place : place + width] |= above[place : place + width] > max(least / 2, EDGE * spread)
     return inside
 
 
