@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,16 @@ def test_a_lora_for_another_architecture_is_refused_before_the_model_is_touched(
     assert np.array_equal(pixart.draw(PIXART).pixels[0], base)
 
 
+@pytest.mark.parametrize(("steps", "strength"), [(5, 0.0), (5, 0.1), (1, 0.75)])
+def test_a_strength_that_leaves_no_step_is_refused_before_the_pipeline_fails(
+    engine: SDXLEngine, steps: int, strength: float
+) -> None:
+    start = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(RequestError, match="at least one step again"):
+        engine.draw(settings(steps=steps, strength=strength), (), start)
+    assert engine.draw(settings(steps=5, strength=0.2), (), start).pixels[0].shape == (64, 64, 3)
+
+
 def test_pixart_draws_what_diffusers_own_call_draws(pixart: PixArtEngine) -> None:
     engine, used = pixart, PIXART
     drawn = engine.draw(used).pixels[0]
@@ -312,3 +323,5 @@ def test_pixart_draws_what_diffusers_own_call_draws(pixart: PixArtEngine) -> Non
     assert largest_difference(drawn, (pixels * 255).round()) <= 1
     with pytest.raises(RequestError, match="image to image needs an SDXL model"):
         engine.draw(used, (), drawn)
+    with pytest.raises(RequestError, match=r"no rescaled guidance, received guidance_rescale 0\.5"):
+        engine.draw(replace(used, guidance_rescale=0.5))

@@ -30,7 +30,6 @@ STEPS = 4
 """Of the pictures that LoRAs are compared by: they need to be equal or not, never good."""
 
 RANK = 4  # of the LoRAs of random numbers
-_UNSURE = 0.05  # distance from the border between two prediction types below which the verdict is a guess
 _REPORT = "load the model again before you draw with it, and report this answer with the model's name"
 _SIDE = 192  # pixels of a picture on the sheet
 
@@ -135,8 +134,8 @@ def _check_prediction(engine: Engine[Any], log: _Log) -> None:
     """What the network predicts, against what its files say."""
     measured, stated = engine.measured, engine.modules.identity.prediction
     seen = f"{measured.prediction_type}, by a correlation of {measured.correlation:.2f} on pure noise"
-    if measured.distance < _UNSURE:
-        why = f"{seen}, is within {_UNSURE} of the border to another type"
+    if not measured.is_clear:
+        why = f"{seen}, is near the border to another type"
         log.not_judged.append(NotJudged("what the network predicts", why))
         return
     if stated is None:

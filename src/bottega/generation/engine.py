@@ -177,7 +177,7 @@ class Engine(ABC, Generic[Conditions]):
         settings = self._with_rescale(request, fitting)
         pixels = None
         if image is not None:
-            pixels = np.asarray(image.convert("RGB").resize((settings.width, settings.height), _LANCZOS), np.uint8)
+            pixels = np.array(image.convert("RGB").resize((settings.width, settings.height), _LANCZOS), np.uint8)
         about = Result(
             settings=settings,
             pictures=(),
@@ -209,6 +209,7 @@ class Engine(ABC, Generic[Conditions]):
         return self._draw(_Work(settings, image, watch, about), loras)
 
     def _draw(self, work: _Work, loras: Sequence[LoRASpec]) -> Answer:
+        self._require_drawable(work.settings, from_picture=work.image is not None)
         with self.lock:
             work.about = replace(work.about, loras=self.loras.apply(loras))
             try:
@@ -349,6 +350,17 @@ class Engine(ABC, Generic[Conditions]):
             self._unconditional(), shape, timestep=last, dtype=self.modules.dtype, device=self.modules.device
         )
 
+    def _require_drawable(self, settings: Settings, *, from_picture: bool) -> None:
+        """Refuse in words what the family's pipeline would fail at, or leave out in silence."""
+        if not from_picture:
+            return
+        strength = settings.strength or 0.0
+        if int(settings.steps * strength) < 1:  # as diffusers counts; it would go on with no step, and no picture
+            raise RequestError(
+                f"image to image draws at least one step again, received strength {strength:g} of {settings.steps} "
+                "steps; raise one of them"
+            )
+
     # --- what a family knows --------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -447,6 +459,17 @@ class PixArtEngine(Engine[PixArtConditions]):
         self.txt2img.set_progress_bar_config(disable=True)
         super().__init__(modules, **options)
 
+    def _require_drawable(self, settings: Settings, *, from_picture: bool) -> None:
+        if from_picture:
+            raise RequestError(
+                "image to image needs an SDXL model, received PixArt; leave --image out, or use `bottega stylize`"
+            )
+        if settings.guidance_rescale:
+            raise RequestError(
+                f"PixArt's pipeline has no rescaled guidance, received guidance_rescale {settings.guidance_rescale:g}; "
+                "leave it at 0"
+            )
+
     def _encode(self, settings: Settings) -> PixArtConditions:
         return encode_pixart(
             self.txt2img,
@@ -460,10 +483,6 @@ class PixArtEngine(Engine[PixArtConditions]):
         self, work: _Work, conditions: PixArtConditions, scheduler: Any, generators: list[torch.Generator], first: int
     ) -> torch.Tensor:
         settings = work.settings
-        if work.image is not None:
-            raise RequestError(
-                "image to image needs an SDXL model, received PixArt; leave --image out, or use `bottega stylize`"
-            )
 
         def after_step(index: int, timestep: Any, latents: torch.Tensor) -> None:
             step = _Step(index, len(scheduler.timesteps), float(timestep))

@@ -120,7 +120,15 @@ def parse(prompt: str) -> list[Fragment]:
         _multiply(found, begin, STEP)
     for begin in square_brackets:
         _multiply(found, begin, 1 / STEP)
+    _require_in_range(found)
     return _merged(found)
+
+
+def _require_in_range(found: list[list[Any]]) -> None:
+    """Brackets multiply: enough of them reach infinity, and NaN in the embeddings."""
+    for _, weight in found:
+        if not weight <= MAX_WEIGHT:
+            raise _out_of_range(weight)
 
 
 def _weight_in(token: str) -> float:
@@ -128,8 +136,12 @@ def _weight_in(token: str) -> float:
     assert match is not None  # the caller has matched it
     weight = float(match.group(1))
     if not 0 <= weight <= MAX_WEIGHT:
-        raise RequestError(f"a weight in a prompt is 0 to {MAX_WEIGHT:g}, received {weight:g}; use the negative prompt")
+        raise _out_of_range(weight)
     return weight
+
+
+def _out_of_range(weight: float) -> RequestError:
+    return RequestError(f"a weight in a prompt is 0 to {MAX_WEIGHT:g}, received {weight:g}; use the negative prompt")
 
 
 def _multiply(found: list[list[Any]], begin: int, factor: float) -> None:

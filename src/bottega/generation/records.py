@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bottega.runtime.config import Config
 from bottega.runtime.findings import Finding
@@ -69,6 +69,13 @@ class GenerationRequest(Config):
         True, description="add the tags that the profile's family wants; only where guardrails correct"
     )
     guardrails: GuardrailMode = Field("correct", description="what to do with values outside the profile's limits")
+
+    @model_validator(mode="after")
+    def _every_seed_can_be_asked_for(self) -> Self:
+        # The last picture's metadata would hold a seed that no request may have.
+        if self.seed is not None and self.seed + self.count > 2**63:
+            raise ValueError(f"the last picture's seed is below 2^63, got seed {self.seed} and count {self.count}")
+        return self
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
