@@ -358,5 +358,5 @@ def _fill(path: Path, plan: _Plan, dtype: torch.dtype, device: torch.device) -> 
             # A transposed copy keeps its strides, and a matrix product could round differently with them.
             state[key] = placed.contiguous()
     plan.module.load_state_dict(state, strict=True, assign=True)
-    # Buffers that are numbers of positions stay whole numbers; floating ones follow the weights.
-    return plan.module.to(device=device, dtype=dtype).eval()
+    # For the buffers, which are whole numbers. With a dtype, diffusers would warn of modules that are not there.
+    return plan.module.to(device).eval()
