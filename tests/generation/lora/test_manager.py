@@ -72,6 +72,26 @@ def test_several_are_at_work_at_once_each_with_its_weight(
     assert np.array_equal(picture(engine, spec(lora_files[0], 0.0)), base)
 
 
+def test_the_same_set_is_the_same_to_the_bit_whatever_was_loaded_before(
+    engine: SDXLEngine, base: Pixels, lora_files: list[Path]
+) -> None:
+    first, second = spec(lora_files[0]), spec(lora_files[1])
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+
+    def output(*sets: list[LoRASpec]) -> torch.Tensor:
+        engine.loras.clear()
+        for each in sets:
+            engine.loras.apply(each)
+        unet = engine.modules.network
+        layer = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+        return layer(x)  # type: ignore[no-any-return]
+
+    at_once = output([first, second])
+    assert torch.equal(output([second], [first, second]), at_once)
+    assert torch.equal(output([second, first], [first, second]), at_once)
+    assert not torch.equal(output([second, first]), at_once)  # the order of the request counts, and is kept
+
+
 def test_the_change_is_the_factors_times_weight_in_each_component(
     engine: SDXLEngine, base: Pixels, lora_files: list[Path]
 ) -> None:

@@ -11,7 +11,7 @@ LoRA to another moves references and copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,11 @@ class AdaptedModel:
         for _, layer in self.layers():
             if name in layer.lora_A:
                 _weigh(layer, name, weight)
+
+    def order(self, names: Sequence[str]) -> None:
+        """Let adapters add to a layer's output in this order, whichever came first: sums of floats depend on it."""
+        for _, layer in self.layers():
+            layer._active_adapter = [name for name in names if name in layer.lora_A]
 
     def sweep(self) -> None:
         """Give every module without an adapter its own layer back."""

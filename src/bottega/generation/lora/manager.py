@@ -150,6 +150,7 @@ class LoRAManager:
                 model.detach(one.adapter)
         for model in self.components.values():
             model.sweep()
+            model.order([one.adapter for one in result])
         self._attached = result
 
     def _attach(self, spec: LoRASpec, weights: LoRAWeights) -> _Attached:
