@@ -1,8 +1,8 @@
 """What three public training doctors say of logs: run by the Python of the environment that holds them.
 
-Reads paths of CSV files from stdin, one a line. Prints one JSON object first, the doctors that are installed with their
-versions, then one a log: the names of what each accuses the run of. It imports nothing else, since nothing else is
-there.
+Arguments are doctors to leave out. Reads paths of CSV files from stdin, one a line. Prints one JSON object first, the
+doctors that are installed with their versions, then one a log: the names of what each accuses the run of. It imports
+nothing else, since nothing else is there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DOCTORS: dict[str, Callable[[str], list[str]]] = {
 def main() -> None:
     """As the module's docstring says."""
     installed = {}
-    for name in DOCTORS:
+    for name in DOCTORS.keys() - set(sys.argv[1:]):
         with contextlib.suppress(PackageNotFoundError):
             installed[name] = version(name)
     print(json.dumps(installed), flush=True)

@@ -49,7 +49,7 @@ FEW = 20
 
 
 def judge_columns(curve: LossCurve, unit: Unit, *, falls: bool) -> list[Finding | None]:
-    """All that the columns show. falls: the loss falls significantly, by a tenth or more."""
+    """All that the columns show. falls: the loss falls by a tenth at the least."""
     return [
         _rate_zero(curve, unit, falls=falls),
         _gradient_not_finite(curve, unit),

@@ -48,8 +48,8 @@ def judge(
         is_average: the log holds the trainer's running mean, whose neighbours are nearly the same.
     """
     move = curve.move()
-    # by a tenth or more: of flat losses one log in thirty falls by some percent, as chance has it
-    falls = move is not None and move.direction == "falling" and move.change.value < -FLAT
+    # by a tenth at the least: of flat losses one log in thirty falls a little, as chance has it
+    falls = move is not None and move.direction == "falling" and move.change.high < -FLAT
     # neighbours in a running mean are alike, so that chance alone makes them leap together
     spikes = Spikes((), curve.fine.means) if is_average else find_spikes(curve.fine)
     logs = _without_spikes(curve, spikes)
