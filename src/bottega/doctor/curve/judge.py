@@ -296,7 +296,8 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
         return Finding("not enough to tell", few)
     if curve.low == curve.high:
         return Finding("constant", f"all {curve.count} losses are exactly {curve.low:.6g}")
-    if move is None or move.direction == "undecided":
+    is_chance = move is not None and move.direction == "rising" and not move.surely_rises
+    if move is None or move.direction == "undecided" or is_chance:
         return _undecided(curve, move, unit)
     evidence = f"{_span(move, unit)} the loss moved by {move}"
     if move.direction != "flat":

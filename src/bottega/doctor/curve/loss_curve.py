@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bottega.doctor.curve.fine import FineSeries
 from bottega.doctor.curve.lag_correlation import LagCorrelation
 from bottega.doctor.losses import F64, LossBatch, SideColumns
-from bottega.training.trends import TREND_POINTS, Z95, Z99, Block, Blocks, Estimate, change, slope
+from bottega.training.trends import TREND_POINTS, Z95, Z99, Z999, Block, Blocks, Estimate, change, slope
 
 MIN_LOSSES = 2 * TREND_POINTS
 """Losses, at the least: half of them must make a trend."""
@@ -68,13 +68,15 @@ class Move:
     """How the loss moved over a window of the log.
 
     change: of its logarithm. first, last: the steps at which the window begins and ends. direction: falling, falling
-    slowly, flat, rising or undecided.
+    slowly, flat, rising or undecided. surely_rises: with 99.9 %, as an accusation by itself needs: of healthy runs one
+    in a hundred rises with 99 %, as chance has it.
     """
 
     change: Estimate
     first: float
     last: float
     direction: str
+    surely_rises: bool
 
     def __str__(self) -> str:
         value = _as_share(self.change.value)
@@ -253,7 +255,8 @@ class LossCurve:
         length = places[-1] - places[0]
         moved = _slope(places, values, Z95).scaled(length)
         surer = _slope(places, values, Z99).scaled(length)
-        return Move(moved, window[0][1].mean, window[-1][1].mean, _direction(moved, surer, part))
+        surely_rises = _slope(places, values, Z999).low > 0.0
+        return Move(moved, window[0][1].mean, window[-1][1].mean, _direction(moved, surer, part), surely_rises)
 
     def exponent(self) -> Estimate | None:
         """p of loss ~ step^p over the last half: the slope of one logarithm over the other."""
