@@ -196,9 +196,9 @@ def labelled_folder(folder: Path, label: str) -> Path:
     return labelled
 
 
-def judge(network: Network, modules: Modules, label: str) -> tuple[MeasuredPrediction, list[str]]:
-    """What the engine measures, and what it gets wrong."""
-    modules.parts["unet"] = network.put_into(modules.parts["unet"])
+def judge(network: Network, modules: Modules, plain: Any, label: str) -> tuple[MeasuredPrediction, list[str]]:
+    """What the engine measures, and what it gets wrong; `plain` is the U-Net that was loaded with the modules."""
+    modules.parts["unet"] = network.put_into(plain)
     engine = SDXLEngine(modules)
     request = GenerationRequest(
         prompt="a red circle", width=64, height=64, steps=2, seed=1, sampler="euler", guardrails="off"
@@ -264,8 +264,9 @@ def main() -> int:
             labelled = labelled_folder(folder, LABELS[label])
             for dtype in DTYPES:
                 modules = load_modules(str(labelled), device="cpu", dtype=dtype)
+                plain = modules.network
                 for network in networks:
-                    found, faults = judge(network, modules, label)
+                    found, faults = judge(network, modules, plain, label)
                     measured.setdefault(network.name, {})[dtype] = found
                     wrong += faults
             say(f"labelled {label}: {len(wrong)} wrong so far")
