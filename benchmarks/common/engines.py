@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 from bottega.generation.engine import SDXLEngine
 from bottega.generation.modules import Modules, load_modules
-from bottega.generation.records import Settings
+from bottega.generation.records import PictureSettings
 
 MODEL = "bottega:miniature/weights/sdxl"
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
-SETTINGS = Settings(
+SETTINGS = PictureSettings(
     prompt="a red circle on a blue ground",
     negative_prompt="",
     width=64,

@@ -26,7 +26,14 @@ from bottega.generation.engine import Pixels, SDXLEngine
 from bottega.generation.guardrails import resolve, used_loras
 from bottega.generation.metadata import read_infotext, read_metadata, request_from, write_picture
 from bottega.generation.profiles import Profile, load_profile, profile_names
-from bottega.generation.records import Correction, GeneratedPicture, GenerationRequest, LoRASpec, Result, Settings
+from bottega.generation.records import (
+    Correction,
+    GeneratedPicture,
+    GenerationRequest,
+    LoRASpec,
+    PictureSettings,
+    Result,
+)
 from bottega.generation.samplers import SAMPLERS
 from bottega.runtime.config import parse
 from bottega.runtime.errors import BottegaError
@@ -290,7 +297,7 @@ def _made_again(file: Path, request: GenerationRequest, pixels: Pixels, world: F
 
 
 def silent_changes(
-    request: GenerationRequest, settings: Settings, corrections: list[Correction], loras: tuple[LoRASpec, ...]
+    request: GenerationRequest, settings: PictureSettings, corrections: list[Correction], loras: tuple[LoRASpec, ...]
 ) -> list[str]:
     """Values that differ from those asked for without a correction that says so, and corrections that are untrue."""
     told = {correction.field: (correction.requested, correction.used) for correction in corrections}

@@ -17,7 +17,7 @@ from bottega.cli.main import main
 from bottega.doctor.answer import Answer
 from bottega.doctor.image import ImageRequest, examine
 from bottega.generation.metadata import write_picture
-from bottega.generation.records import GeneratedPicture, Result, Settings
+from bottega.generation.records import GeneratedPicture, PictureSettings, Result
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
 from bottega.models.encoders import ClipEncoder
@@ -150,7 +150,9 @@ def test_a_truncated_picture_is_named_and_still_says_how_it_was_made(tmp_path: P
 
 
 def test_pixels_that_were_changed_since_are_noticed(tmp_path: Path) -> None:
-    settings = Settings("a cat", "", 1024, 1024, 30, 7.0, 0.0, "euler_a", 1, 1, 2, None, "epsilon", profile="sdxl_base")
+    settings = PictureSettings(
+        "a cat", "", 1024, 1024, 30, 7.0, 0.0, "euler_a", 1, 1, 2, None, "epsilon", profile="sdxl_base"
+    )
     picture = GeneratedPicture(0, 1, sha256_bytes(GOOD.tobytes()))
     path = tmp_path / "x.png"
     write_picture(path, GOOD, Result(settings, (picture,), model="any"), picture)
@@ -165,7 +167,9 @@ def test_pixels_that_were_changed_since_are_noticed(tmp_path: Path) -> None:
 
 
 def test_our_own_record_names_its_profile(tmp_path: Path) -> None:
-    settings = Settings("a cat", "", 512, 512, 10, 3.0, 0.0, "euler_a", 1, 1, 2, None, "epsilon", profile="anime")
+    settings = PictureSettings(
+        "a cat", "", 512, 512, 10, 3.0, 0.0, "euler_a", 1, 1, 2, None, "epsilon", profile="anime"
+    )
     picture = GeneratedPicture(0, 1, sha256_bytes(GOOD.tobytes()))
     write_picture(tmp_path / "x.png", GOOD, Result(settings, (picture,), model="any"), picture)
     assert set(names(doctor(tmp_path / "x.png"))) == {"too small", "guidance too low", "steps too low"}

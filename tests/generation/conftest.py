@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from bottega.generation.engine import SDXLEngine
 from bottega.generation.modules import Modules, load_modules
-from bottega.generation.records import Settings
+from bottega.generation.records import PictureSettings
 
-SETTINGS = Settings(
+SETTINGS = PictureSettings(
     prompt="a red circle on a blue ground",
     negative_prompt="",
     width=64,
@@ -33,7 +33,7 @@ SETTINGS = Settings(
 """64 px and 3 steps: a tenth of a second a picture, and every module takes part."""
 
 
-def settings(**changes: object) -> Settings:
+def settings(**changes: object) -> PictureSettings:
     """`SETTINGS` with changes."""
     return replace(SETTINGS, **changes)  # type: ignore[arg-type]
 

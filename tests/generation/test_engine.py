@@ -17,14 +17,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from tests.generation.conftest import random_lora, settings
 
-from bottega.generation.engine import PixArtEngine, SDXLEngine, Watch
+from bottega.generation.engine import Observer, PixArtEngine, SDXLEngine
 from bottega.generation.modules import load_modules
-from bottega.generation.records import GenerationRequest, LoRASpec, Settings
+from bottega.generation.records import GenerationRequest, LoRASpec, PictureSettings
 from bottega.generation.samplers import make_scheduler
 from bottega.runtime.errors import Interrupted, MemoryPressureError, NonFiniteError, RequestError, StorageError
 
 
-def by_diffusers(engine: SDXLEngine, used: Settings, image: Image.Image | None = None) -> npt.NDArray[np.int16]:
+def by_diffusers(engine: SDXLEngine, used: PictureSettings, image: Image.Image | None = None) -> npt.NDArray[np.int16]:
     """The same picture by a plain pipeline call: diffusers encodes, denoises and decodes."""
     pipeline = engine.txt2img if image is None else engine.img2img
     pipeline.scheduler = make_scheduler(used.sampler, engine.modules.scheduler_config, "epsilon")
@@ -129,14 +129,14 @@ def test_progress_is_told_after_each_step_and_a_request_can_be_cancelled_between
             cancel.set()
 
     with pytest.raises(Interrupted):
-        engine.draw(settings(steps=5), watch=Watch(on_progress=watch, cancel=cancel))
+        engine.draw(settings(steps=5), watch=Observer(on_progress=watch, cancel=cancel))
     assert seen == [(1, 5), (2, 5)]
     assert np.array_equal(engine.draw(settings()).pixels[0], before)
 
 
 def test_pictures_are_handed_over_one_by_one_and_not_kept(engine: SDXLEngine) -> None:
     taken = []
-    watch = Watch(on_picture=lambda result, picture, pixels: taken.append((result.settings.seed, picture.seed)))
+    watch = Observer(on_picture=lambda result, picture, pixels: taken.append((result.settings.seed, picture.seed)))
     answer = engine.draw(settings(count=2), watch=watch)
     assert taken == [(3, 3), (3, 4)]
     assert answer.pixels == []

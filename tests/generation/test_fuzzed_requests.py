@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bottega.generation.engine import SDXLEngine
-from bottega.generation.records import Correction, GenerationRequest, Settings
+from bottega.generation.records import Correction, GenerationRequest, PictureSettings
 from bottega.runtime.seeds import numpy_rng
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -74,8 +74,8 @@ def test_the_judge_sees_metadata_of_another_picture(fuzz: ModuleType, tmp_path: 
     assert "Steps: 20" in kept
 
 
-def _settings(*, steps: int) -> Settings:
-    return Settings(
+def _settings(*, steps: int) -> PictureSettings:
+    return PictureSettings(
         prompt="",
         negative_prompt="",
         width=64,

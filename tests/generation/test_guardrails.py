@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bottega.generation.guardrails import add_tags, advise, fit_sides, resolve, split_prompt, used_loras
 from bottega.generation.profiles import FOLDER, ORDER, Profile, choose_profile, load_profile, profile_names
-from bottega.generation.records import Correction, GenerationRequest, LoRASpec, Settings
+from bottega.generation.records import Correction, GenerationRequest, LoRASpec, PictureSettings
 from bottega.models.identify import CheckpointIdentity, Statement
 from bottega.runtime.errors import RequestError
 
@@ -23,7 +23,7 @@ ANIME = load_profile("anime")
 BASE = load_profile("sdxl_base")
 
 
-def ask(profile: Profile = ANIME, **values: Any) -> tuple[Settings, list[Correction]]:
+def ask(profile: Profile = ANIME, **values: Any) -> tuple[PictureSettings, list[Correction]]:
     values.setdefault("quality_tags", False)
     return resolve(GenerationRequest(**values), profile, prediction_type="epsilon")
 
@@ -324,7 +324,7 @@ FIELDS = (
 
 
 def _check_each_value_is_told(
-    request: GenerationRequest, used: Settings, loras: tuple[LoRASpec, ...], told: dict[str, tuple[Any, Any]]
+    request: GenerationRequest, used: PictureSettings, loras: tuple[LoRASpec, ...], told: dict[str, tuple[Any, Any]]
 ) -> None:
     """Each value is the one that was asked for, or a correction says which it was and which it is."""
     for field in FIELDS:

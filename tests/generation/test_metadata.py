@@ -23,13 +23,13 @@ from bottega.generation.metadata import infotext, read_infotext, read_metadata, 
 from bottega.generation.metadata import text as chunk_text
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata
 from bottega.generation.metadata.samplers import SAMPLERS, from_a1111, to_a1111
-from bottega.generation.records import Correction, GeneratedPicture, LoRAUse, Result, Settings
+from bottega.generation.records import Correction, GeneratedPicture, LoRAUse, PictureSettings, Result
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_json, sha256_bytes
 from bottega.runtime.findings import Finding
 from bottega.runtime.seeds import numpy_rng
 
-SETTINGS = Settings(
+SETTINGS = PictureSettings(
     prompt="a red circle, masterpiece",
     negative_prompt="blurry",
     width=768,

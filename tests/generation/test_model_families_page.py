@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bottega.generation.profiles import load_profile, profile_names
-from bottega.generation.records import Settings
+from bottega.generation.records import PictureSettings
 from bottega.generation.symptoms import likely_causes, load_symptoms
 from bottega.generation.tables import limits_table, notes_table, sources_table, symptoms_table
 from bottega.runtime.errors import RequestError
@@ -51,7 +51,7 @@ def test_the_symptoms_that_people_have_are_there() -> None:
     assert "768²" in memory.causes[1].cure
 
 
-SETTINGS = Settings(
+SETTINGS = PictureSettings(
     prompt="", negative_prompt="", width=1024, height=1024, steps=25, guidance_scale=7.0, guidance_rescale=0.0,
     sampler="euler_a", seed=0, count=1, clip_skip=2, strength=None, prediction_type="epsilon", profile="anime",
 )  # fmt: skip

@@ -11,7 +11,7 @@ from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
-    from bottega.generation.engine import Progress
+    from bottega.generation.engine import DrawProgress
     from bottega.generation.files import EngineOptions, Generated
     from bottega.generation.metadata import RequestAgain
     from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec
@@ -256,7 +256,7 @@ def _draw_with_engine(
     with ExitStack() as open_bars:
         bars: list[Bar] = []
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: DrawProgress) -> None:
             if not bars:  # how many steps there are is known only now, after the guardrails
                 bars.append(open_bars.enter_context(Bar(progress.steps * request.count, "drawing", "steps")))
             finished = progress.picture * progress.steps + progress.step * progress.size

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bottega.generation.files import EngineOptions
     from bottega.generation.lora.architecture import Architecture
     from bottega.generation.profiles import Profile
-    from bottega.generation.records import GenerationRequest, LoRASpec, Settings
+    from bottega.generation.records import GenerationRequest, LoRASpec, PictureSettings
 
 PROMPT = "a red circle on a blue ground"
 STEPS = 4
@@ -49,7 +49,7 @@ class GenerationCheck:
 
 
 @dataclass
-class _Log:
+class _CheckLog:
     """What was found so far, and the pictures for the sheet: head, label, pixels."""
 
     tell: Callable[[str], None]
@@ -110,7 +110,7 @@ def examine_generation(request: GenerationCheck, tell: Callable[[str], None] = l
         cache=options.cache,
     )
     engine = open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
-    log = _Log(tell)
+    log = _CheckLog(tell)
     log.facts["profile"] = f"{engine.profile.name} ({engine.why_profile})"
 
     with log.phase("prediction type"):
@@ -130,7 +130,7 @@ def examine_generation(request: GenerationCheck, tell: Callable[[str], None] = l
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-def _check_prediction(engine: Engine[Any], log: _Log) -> None:
+def _check_prediction(engine: Engine[Any], log: _CheckLog) -> None:
     """What the network predicts, against what its files say."""
     measured, stated = engine.measured, engine.modules.identity.prediction
     seen = f"{measured.prediction_type}, by a correlation of {measured.correlation:.2f} on pure noise"
@@ -170,7 +170,7 @@ def bad_request(profile: Profile, seed: int) -> GenerationRequest:
     )
 
 
-def _check_parameters(engine: Engine[Any], log: _Log, seed: int) -> None:
+def _check_parameters(engine: Engine[Any], log: _CheckLog, seed: int) -> None:
     """Bad parameters drawn as they are, refused, and corrected."""
     bad = bad_request(engine.profile, seed)
     raw = engine.generate(bad)
@@ -210,7 +210,7 @@ def _check_parameters(engine: Engine[Any], log: _Log, seed: int) -> None:
     )
 
 
-def _outside(values: GenerationRequest | Settings, profile: Profile) -> list[str]:
+def _outside(values: GenerationRequest | PictureSettings, profile: Profile) -> list[str]:
     """Fields that are outside the profile's limits."""
     found = []
     for name in ("steps", "guidance_scale"):
@@ -224,7 +224,7 @@ def _outside(values: GenerationRequest | Settings, profile: Profile) -> list[str
     return found
 
 
-def _parameters(settings: Settings) -> str:
+def _parameters(settings: PictureSettings) -> str:
     # With the letter x: the sheet's font has no sign of multiplication.
     return f"{settings.width} x {settings.height}, {settings.steps} steps, CFG {settings.guidance_scale:g}"
 
@@ -232,7 +232,7 @@ def _parameters(settings: Settings) -> str:
 # --- LoRAs ------------------------------------------------------------------------------------------------------------
 
 
-def _check_loras(engine: Engine[Any], log: _Log, request: GenerationCheck, folder: Path) -> None:
+def _check_loras(engine: Engine[Any], log: _CheckLog, request: GenerationCheck, folder: Path) -> None:
     """Load, swap, several at once, a load that fails on purpose, unload."""
     from bottega.generation.lora_trial import checksums, difference, take_out
     from bottega.generation.records import GenerationRequest, LoRASpec
@@ -285,7 +285,7 @@ def _check_loras(engine: Engine[Any], log: _Log, request: GenerationCheck, folde
         log.pictures.append(("after", "", after))
 
 
-def _usable_loras(engine: Engine[Any], log: _Log, request: GenerationCheck, folder: Path) -> list[Path]:
+def _usable_loras(engine: Engine[Any], log: _CheckLog, request: GenerationCheck, folder: Path) -> list[Path]:
     """The files that were given and fit, with random ones up to two."""
     from bottega.generation.lora.inspection import inspect_lora
 
@@ -336,7 +336,9 @@ def write_random_lora(path: Path, architecture: Architecture, seed: int, *, brok
     save_file(tensors, path)
 
 
-def _check_refused(engine: Engine[Any], log: _Log, settings: Settings, spec: LoRASpec, folder: Path) -> None:
+def _check_refused(
+    engine: Engine[Any], log: _CheckLog, settings: PictureSettings, spec: LoRASpec, folder: Path
+) -> None:
     """Two files that must be refused, and the LoRA that was at work before must be at work after each."""
     from bottega.generation.records import LoRASpec
 
@@ -357,7 +359,7 @@ def _check_refused(engine: Engine[Any], log: _Log, settings: Settings, spec: LoR
 
 
 def _check_break(
-    engine: Engine[Any], log: _Log, settings: Settings, specs: Sequence[LoRASpec], expected: Pixels
+    engine: Engine[Any], log: _CheckLog, settings: PictureSettings, specs: Sequence[LoRASpec], expected: Pixels
 ) -> None:
     """A swap breaks off half-way, and the LoRA that was at work before must be at work again, with its picture."""
     try:
@@ -399,7 +401,7 @@ def _equal(a: Pixels, b: Pixels) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def _draw_sheet(log: _Log, folder: Path) -> Path:
+def _draw_sheet(log: _CheckLog, folder: Path) -> Path:
     from bottega.visual.contact_sheet import draw_grid
 
     heads = [head for head, _, _ in log.pictures]

@@ -20,7 +20,7 @@ from bottega.runtime.findings import Finding, Severity
 if TYPE_CHECKING:
     from bottega.generation.metadata import LoRAMention, PictureMetadata
     from bottega.generation.profiles import Limit, Profile
-    from bottega.generation.records import Settings
+    from bottega.generation.records import PictureSettings
     from bottega.quality.measure import ImageEncoder, Reference
     from bottega.visual.pictures import Picture
 
@@ -245,7 +245,7 @@ def _printable(text: str) -> str:
 
 
 def _settings(metadata: PictureMetadata, not_judged: list[NotJudged]) -> list[DoctorFinding]:
-    """Settings outside of what the model's family is drawn with."""
+    """PictureSettings outside of what the model's family is drawn with."""
     if metadata.is_empty:
         not_judged.append(NotJudged("settings", "the file says nothing of how it was made"))
         return []
@@ -418,12 +418,12 @@ def _by_symptom(symptom: str, metadata: PictureMetadata, size: tuple[int, int]) 
     return findings
 
 
-def _known_settings(metadata: PictureMetadata, profile: Profile, size: tuple[int, int]) -> Settings:
+def _known_settings(metadata: PictureMetadata, profile: Profile, size: tuple[int, int]) -> PictureSettings:
     """The settings that the file says; the profile's own where it says nothing, so that they accuse nobody."""
-    from bottega.generation.records import Settings
+    from bottega.generation.records import PictureSettings
 
     rescale = metadata.guidance_rescale
-    return Settings(
+    return PictureSettings(
         prompt=metadata.prompt or "",
         negative_prompt=metadata.negative_prompt or "",
         width=metadata.width or size[0],

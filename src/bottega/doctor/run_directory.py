@@ -432,7 +432,7 @@ def _ends_as_png(file: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _TryRow:
     """What is compared of a row: a picture and its two inputs, with their hashes."""
 
     target: str
@@ -499,18 +499,18 @@ def _check_database(ledger: sqlite3.Connection, whole: bool) -> None:
         raise sqlite3.DatabaseError(said[0] if said else "no answer")
 
 
-def _rows(ledger: sqlite3.Connection) -> list[_Row]:
+def _rows(ledger: sqlite3.Connection) -> list[_TryRow]:
     query = (
         "SELECT target, output_path, output_sha256, content_path, content_sha256, style_path, style_sha256 "
         "FROM tries WHERE current ORDER BY id"
     )
     rows = []
     for target, picture, digest, content, content_hash, style, style_hash in ledger.execute(query):
-        rows.append(_Row(target, picture, digest, ((content, content_hash), (style, style_hash))))
+        rows.append(_TryRow(target, picture, digest, ((content, content_hash), (style, style_hash))))
     return rows
 
 
-def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> None:
+def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> None:
     outside = [row for row in rows if row.picture is not None and not stays_inside(row.picture)]
     for row in outside[:1]:
         found.add(
@@ -519,8 +519,8 @@ def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> 
             f"{folder / LEDGER}, target {row.target}: output_path is {row.picture!r}, outside of the run",
             "put a copy of the ledger back: every command refuses this one",
         )
-    there: list[_Row] = []
-    absent: list[_Row] = []
+    there: list[_TryRow] = []
+    absent: list[_TryRow] = []
     for row in rows:
         if row.picture is None or row in outside:
             continue
@@ -550,7 +550,7 @@ def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> 
     _check_nameless_pictures(found, folder, rows)
 
 
-def _check_nameless_pictures(found: _Examination, folder: Path, rows: Sequence[_Row]) -> None:
+def _check_nameless_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> None:
     named = {str(folder / row.picture) for row in rows if row.picture is not None}
     nameless = []
     for part in ("images", "rejected", "tries"):
@@ -566,7 +566,7 @@ def _check_nameless_pictures(found: _Examination, folder: Path, rows: Sequence[_
         )
 
 
-def _check_inputs(found: _Examination, rows: Sequence[_Row]) -> None:
+def _check_inputs(found: _Examination, rows: Sequence[_TryRow]) -> None:
     """Contents and styles: whether they are still those that the targets were made from."""
     root = found.request.data_root
     if root is None or not root.is_dir():

@@ -36,9 +36,9 @@ from bottega.generation.records import (
     GeneratedPicture,
     GenerationRequest,
     LoRASpec,
+    PictureSettings,
     PredictionType,
     Result,
-    Settings,
 )
 from bottega.generation.samplers import SAMPLERS, can_draw, make_scheduler
 from bottega.models.decoding import Decoded, decode
@@ -58,7 +58,7 @@ ZERO_SNR_RESCALE = 0.7
 
 
 @dataclass(frozen=True)
-class Progress:
+class DrawProgress:
     """How far a request is: finished steps of the batch of `size` pictures that begins with picture `picture`."""
 
     picture: int
@@ -68,7 +68,7 @@ class Progress:
 
 
 @dataclass
-class Answer:
+class Drawn:
     """A result with its pixels, uint8 [H, W, 3], in the order of `result.pictures`."""
 
     result: Result
@@ -76,14 +76,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Observer:
     """Who looks on while a request is drawn.
 
     on_progress: called after each step. on_picture: takes each picture when it is done; pixels are not kept then, so
     that memory does not grow with their number. cancel: when it is set, the request ends after the step in hand.
     """
 
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[DrawProgress], None] | None = None
     on_picture: OnPicture | None = None
     cancel: Event | None = None
 
@@ -105,9 +105,9 @@ OnPicture = Callable[[Result, GeneratedPicture, Pixels], None]
 class _Work:
     """One request on its way."""
 
-    settings: Settings
+    settings: PictureSettings
     image: Pixels | None
-    watch: Watch
+    watch: Observer
     about: Result
     """The answer as far as it is known before drawing."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class _Work:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
 
-_NOBODY = Watch()
+_NOBODY = Observer()
 
 Conditions = TypeVar("Conditions", bound=TextConditions | PixArtConditions)
 
@@ -152,7 +152,7 @@ class Engine(ABC, Generic[Conditions]):
 
     # --- a request ------------------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerationRequest, watch: Watch = _NOBODY) -> Answer:
+    def generate(self, request: GenerationRequest, watch: Observer = _NOBODY) -> Drawn:
         """Draw what a request asks for, within the guardrails of the model's profile.
 
         Args:
@@ -192,11 +192,11 @@ class Engine(ABC, Generic[Conditions]):
 
     def draw(
         self,
-        settings: Settings,
+        settings: PictureSettings,
         loras: Sequence[LoRASpec] = (),
         image: Pixels | None = None,
-        watch: Watch = _NOBODY,
-    ) -> Answer:
+        watch: Observer = _NOBODY,
+    ) -> Drawn:
         """Draw with settings in which nothing is open, past the guardrails; errors as of `generate`.
 
         Args:
@@ -208,7 +208,7 @@ class Engine(ABC, Generic[Conditions]):
         about = Result(settings=settings, pictures=(), model=self.modules.name)
         return self._draw(_Work(settings, image, watch, about), loras)
 
-    def _draw(self, work: _Work, loras: Sequence[LoRASpec]) -> Answer:
+    def _draw(self, work: _Work, loras: Sequence[LoRASpec]) -> Drawn:
         self._require_drawable(work.settings, from_picture=work.image is not None)
         with self.lock:
             work.about = replace(work.about, loras=self.loras.apply(loras))
@@ -218,7 +218,7 @@ class Engine(ABC, Generic[Conditions]):
                 for hook in self._hooks:
                     hook.offload()
 
-    def _draw_all(self, work: _Work) -> Answer:
+    def _draw_all(self, work: _Work) -> Drawn:
         # 1. Encode the prompt once for all pictures.
         began = time.monotonic()
         conditions = self._encode(work.settings)
@@ -244,7 +244,7 @@ class Engine(ABC, Generic[Conditions]):
                 else:
                     work.watch.on_picture(work.about, picture, drawn)
         result = replace(work.about, pictures=tuple(pictures), seconds=work.seconds)
-        return Answer(result, pixels)
+        return Drawn(result, pixels)
 
     def _batches(self, work: _Work, conditions: Conditions) -> Iterator[torch.Tensor]:
         """Latents [B, C, h, w], in the order of the pictures; the batch is halved when memory is short."""
@@ -298,7 +298,7 @@ class Engine(ABC, Generic[Conditions]):
         if work.bad_step is None and not bool(latents.isfinite().all()):
             work.bad_step, work.bad_timestep = step.index + 1, step.timestep
         if work.watch.on_progress is not None:
-            work.watch.on_progress(Progress(first, len(latents), step.index + 1, step.total))
+            work.watch.on_progress(DrawProgress(first, len(latents), step.index + 1, step.total))
 
     # --- what the model is ----------------------------------------------------------------------------------------
 
@@ -322,8 +322,8 @@ class Engine(ABC, Generic[Conditions]):
         return (Finding("prediction type mislabelled", evidence, "correct the label, or give --prediction-type"),)
 
     def _with_fitting_sampler(
-        self, request: GenerationRequest, settings: Settings
-    ) -> tuple[Settings, tuple[Correction, ...]]:
+        self, request: GenerationRequest, settings: PictureSettings
+    ) -> tuple[PictureSettings, tuple[Correction, ...]]:
         """Another sampler where the one chosen cannot draw with this kind of model; only where guardrails correct."""
         zero_snr = self.zero_terminal_snr(settings.prediction_type)
         fits = can_draw(settings.sampler, settings.prediction_type, zero_terminal_snr=zero_snr)
@@ -334,7 +334,7 @@ class Engine(ABC, Generic[Conditions]):
         correction = Correction("sampler", request.sampler, "euler", reason)
         return replace(settings, sampler="euler"), (correction,)
 
-    def _with_rescale(self, request: GenerationRequest, settings: Settings) -> Settings:
+    def _with_rescale(self, request: GenerationRequest, settings: PictureSettings) -> PictureSettings:
         """Rescaled guidance for a model with zero terminal SNR, whose pictures guidance would over-expose."""
         left_open = request.guidance_rescale is None and settings.guidance_rescale == 0
         if left_open and self.zero_terminal_snr(settings.prediction_type):
@@ -350,7 +350,7 @@ class Engine(ABC, Generic[Conditions]):
             self._unconditional(), shape, timestep=last, dtype=self.modules.dtype, device=self.modules.device
         )
 
-    def _require_drawable(self, settings: Settings, *, from_picture: bool) -> None:
+    def _require_drawable(self, settings: PictureSettings, *, from_picture: bool) -> None:
         """Refuse in words what the family's pipeline would fail at, or leave out in silence."""
         if not from_picture:
             return
@@ -364,7 +364,7 @@ class Engine(ABC, Generic[Conditions]):
     # --- what a family knows --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _encode(self, settings: Settings) -> Conditions:
+    def _encode(self, settings: PictureSettings) -> Conditions:
         """What conditions the network, for one picture."""
 
     @abstractmethod
@@ -391,7 +391,7 @@ class SDXLEngine(Engine[TextConditions]):
             pipeline.set_progress_bar_config(disable=True)
         super().__init__(modules, **options)
 
-    def _encode(self, settings: Settings) -> TextConditions:
+    def _encode(self, settings: PictureSettings) -> TextConditions:
         return encode_sdxl(
             self.txt2img,
             settings.prompt,
@@ -459,7 +459,7 @@ class PixArtEngine(Engine[PixArtConditions]):
         self.txt2img.set_progress_bar_config(disable=True)
         super().__init__(modules, **options)
 
-    def _require_drawable(self, settings: Settings, *, from_picture: bool) -> None:
+    def _require_drawable(self, settings: PictureSettings, *, from_picture: bool) -> None:
         if from_picture:
             raise RequestError(
                 "image to image needs an SDXL model, received PixArt; leave --image out, or use `bottega stylize`"
@@ -470,7 +470,7 @@ class PixArtEngine(Engine[PixArtConditions]):
                 "leave it at 0"
             )
 
-    def _encode(self, settings: Settings) -> PixArtConditions:
+    def _encode(self, settings: PictureSettings) -> PixArtConditions:
         return encode_pixart(
             self.txt2img,
             settings.prompt,
@@ -608,4 +608,4 @@ def _picture(index: int, seed: int, pixels: Pixels, trail: NumericTrail) -> Gene
     )
 
 
-__all__ = ["Answer", "Engine", "PixArtEngine", "Progress", "SDXLEngine", "open_engine"]
+__all__ = ["DrawProgress", "Drawn", "Engine", "PixArtEngine", "SDXLEngine", "open_engine"]

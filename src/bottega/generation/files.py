@@ -11,7 +11,7 @@ from bottega.generation.records import GeneratedPicture, GenerationRequest, Resu
 from bottega.runtime.config import Config
 
 if TYPE_CHECKING:
-    from bottega.generation.engine import Pixels, Progress
+    from bottega.generation.engine import DrawProgress, Pixels
 
 
 class EngineOptions(Config):
@@ -42,7 +42,7 @@ def generate_files(
     request: GenerationRequest,
     folder: Path,
     *,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[DrawProgress], None] | None = None,
     on_file: Callable[[Path, GeneratedPicture], None] | None = None,
 ) -> Generated:
     """Draw a request and write its pictures.
@@ -57,7 +57,7 @@ def generate_files(
     Raises:
         BottegaError: as `Engine.generate`, or the model cannot be loaded. Files that were written stay.
     """
-    from bottega.generation.engine import Watch, open_engine
+    from bottega.generation.engine import Observer, open_engine
     from bottega.generation.metadata import write_picture
     from bottega.generation.modules import load_modules
 
@@ -80,7 +80,7 @@ def generate_files(
         if on_file is not None:
             on_file(path, picture)
 
-    answer = engine.generate(request, Watch(on_progress=on_progress, on_picture=write))
+    answer = engine.generate(request, Observer(on_progress=on_progress, on_picture=write))
     return Generated(answer.result, files, engine.why_profile)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bottega.generation.profiles import Limit, Pixels, Preset, Profile, QualityTags, choose_profile
-from bottega.generation.records import Correction, GenerationRequest, LoRASpec, PredictionType, Settings
+from bottega.generation.profiles import Limit, Pixels, Profile, ProfilePreset, QualityTags, choose_profile
+from bottega.generation.records import Correction, GenerationRequest, LoRASpec, PictureSettings, PredictionType
 from bottega.runtime.errors import RequestError
 
 __all__ = ["advise", "choose_profile", "resolve", "used_loras"]
@@ -32,7 +32,7 @@ def resolve(
     *,
     prediction_type: PredictionType,
     image_size: tuple[int, int] | None = None,
-) -> tuple[Settings, list[Correction]]:
+) -> tuple[PictureSettings, list[Correction]]:
     """What a picture is drawn with, and all that differs from what was asked.
 
     Args:
@@ -49,7 +49,7 @@ def resolve(
     found = _Findings()
     preset = _preset(request, profile)
     width, height = _sides(request, profile.pixels, preset, image_size, found)
-    settings = Settings(
+    settings = PictureSettings(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         width=width,
@@ -99,9 +99,9 @@ class _Findings:
             )
 
 
-def _preset(request: GenerationRequest, profile: Profile) -> Preset:
+def _preset(request: GenerationRequest, profile: Profile) -> ProfilePreset:
     if request.preset is None:
-        return Preset(mark="official", source="no preset")
+        return ProfilePreset(mark="official", source="no preset")
     preset = profile.presets.get(request.preset)
     if preset is None:
         known = ", ".join(profile.presets) or "none"
@@ -184,7 +184,7 @@ def _lora_weight(asked: float, limit: Limit) -> float:
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-def _sampler(request: GenerationRequest, preset: Preset, profile: Profile, found: _Findings) -> str:
+def _sampler(request: GenerationRequest, preset: ProfilePreset, profile: Profile, found: _Findings) -> str:
     rule = profile.sampler
     if request.sampler is None:
         return preset.sampler or rule.default
@@ -212,7 +212,7 @@ def _clip_skip(request: GenerationRequest, profile: Profile, found: _Findings) -
 def _sides(
     request: GenerationRequest,
     pixels: Pixels,
-    preset: Preset,
+    preset: ProfilePreset,
     image_size: tuple[int, int] | None,
     found: _Findings,
 ) -> tuple[int, int]:
@@ -241,7 +241,7 @@ _ANY_AREA = {"least": 1, "below": None, "most": 2**20, "short_side": None}
 
 
 def _asked_sides(
-    request: GenerationRequest, preset: Preset, image_size: tuple[int, int] | None
+    request: GenerationRequest, preset: ProfilePreset, image_size: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """The sides that a request means; None where it leaves both open. One side alone means a square."""
     if request.width is not None or request.height is not None:
@@ -334,7 +334,9 @@ def _why_other_sides(width: int, height: int, pixels: Pixels) -> str:
 # --- tags --------------------------------------------------------------------------------------------------------
 
 
-def _with_tags(settings: Settings, request: GenerationRequest, profile: Profile, found: _Findings) -> Settings:
+def _with_tags(
+    settings: PictureSettings, request: GenerationRequest, profile: Profile, found: _Findings
+) -> PictureSettings:
     tags = profile.quality_tags
     if tags is None or not request.quality_tags:
         return settings
@@ -420,7 +422,7 @@ def _plain_tag(text: str) -> str:
 # --- off, and advice ---------------------------------------------------------------------------------------------
 
 
-def _as_asked(settings: Settings, request: GenerationRequest, sides: tuple[int, int] | None) -> Settings:
+def _as_asked(settings: PictureSettings, request: GenerationRequest, sides: tuple[int, int] | None) -> PictureSettings:
     """The settings with every value that a request names, uncorrected."""
     named = ("steps", "guidance_scale", "guidance_rescale", "sampler", "clip_skip")
     given = {name: getattr(request, name) for name in named if getattr(request, name) is not None}
@@ -431,7 +433,7 @@ def _as_asked(settings: Settings, request: GenerationRequest, sides: tuple[int, 
     return replace(settings, **given)
 
 
-def advise(settings: Settings, profile: Profile, loras: Iterable[LoRASpec] = ()) -> list[str]:
+def advise(settings: PictureSettings, profile: Profile, loras: Iterable[LoRASpec] = ()) -> list[str]:
     """A sentence for each value that is allowed but not recommended, and for a prediction type that does not fit."""
     notes = []
     limits: tuple[tuple[str, float | None, Limit | None], ...] = (

@@ -18,14 +18,14 @@ import numpy as np
 from bottega.generation.engine import Engine, Pixels
 from bottega.generation.lora.layers import checksum
 from bottega.generation.lora.manager import TaintedError
-from bottega.generation.records import GenerationRequest, LoRASpec, LoRAUse, Settings
+from bottega.generation.records import GenerationRequest, LoRASpec, LoRAUse, PictureSettings
 
 WEIGHTS = (0.0, 0.5, 1.0)
 """None at all, which must change nothing; the least that profiles recommend; and the strength it was trained for."""
 
 
 @dataclass(frozen=True)
-class Change:
+class PictureChange:
     """How far one picture is from the one without the LoRA.
 
     weight: of the LoRA. mean: absolute difference of the values, in levels of 255. most: the largest one. pixels:
@@ -68,8 +68,8 @@ class LoRATrial:
     """
 
     use: LoRAUse
-    settings: Settings
-    changes: tuple[Change, ...]
+    settings: PictureSettings
+    changes: tuple[PictureChange, ...]
     remains: Remains
     pictures: tuple[Pixels, ...]
 
@@ -134,7 +134,7 @@ def try_lora(
 
 
 def take_out(
-    engine: Engine[Any], settings: Settings, before: Pixels, sums: dict[str, int]
+    engine: Engine[Any], settings: PictureSettings, before: Pixels, sums: dict[str, int]
 ) -> tuple[Remains, Pixels | None]:
     """Take all LoRAs out and look for what is left.
 
@@ -165,7 +165,7 @@ def checksums(engine: Engine[Any]) -> dict[str, int]:
     return {name: checksum(component) for name, component in engine.modules.adapted.items()}
 
 
-def difference(weight: float, before: Pixels, after: Pixels) -> Change:
+def difference(weight: float, before: Pixels, after: Pixels) -> PictureChange:
     """How far two pictures, uint8 [H, W, 3], are from each other."""
     apart = np.abs(before.astype(np.int16) - after.astype(np.int16))
-    return Change(weight, float(apart.mean()), int(apart.max()), float(apart.any(axis=-1).mean()))
+    return PictureChange(weight, float(apart.mean()), int(apart.max()), float(apart.any(axis=-1).mean()))

@@ -142,7 +142,7 @@ class QualityTags(Fact):
     ratings: tuple[str, ...] = Field((), description="of these a prompt has one at most: a tag of its own is kept")
 
 
-class Preset(Fact):
+class ProfilePreset(Fact):
     """Values for what a request leaves open."""
 
     width: int | None = None
@@ -169,7 +169,7 @@ class Profile(Config):
     clip_skip: ClipSkip
     lora_weight: Limit | None = Field(None, description="of each LoRA, by its absolute value; none: it takes no LoRAs")
     quality_tags: QualityTags | None = None
-    presets: dict[str, Preset] = Field(default_factory=dict)
+    presets: dict[str, ProfilePreset] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
 
     @field_validator("names")

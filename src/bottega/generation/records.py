@@ -1,8 +1,8 @@
 """What is asked of the engine, what it uses, and what it answers.
 
 A `GenerationRequest` holds what a person asked; a field of None leaves the choice to the model's profile. Guardrails
-turn it into `Settings`, where nothing is left open, and a list of `Correction`. The `Result` carries the settings that
-were used, and the pictures' metadata says the same.
+turn it into `PictureSettings`, where nothing is left open, and a list of `Correction`. The `Result` carries the
+settings that were used, and the pictures' metadata says the same.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GenerationRequest(Config):
 
 
 @dataclass(frozen=True)
-class Settings:
+class PictureSettings:
     """The values that a picture is made with: nothing is left open."""
 
     prompt: str
@@ -152,7 +152,7 @@ class GeneratedPicture:
 class Result:
     """The answer to a request."""
 
-    settings: Settings
+    settings: PictureSettings
     pictures: tuple[GeneratedPicture, ...]
     corrections: tuple[Correction, ...] = ()
     loras: tuple[LoRAUse, ...] = ()

@@ -16,7 +16,7 @@ from bottega.runtime.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Sampler:
+class SamplerSpec:
     """How one sampler is built.
 
     scheduler: diffusers' class. options: what differs from the model's own scheduler configuration. flow: whether it
@@ -36,29 +36,29 @@ _KARRAS = {"use_karras_sigmas": True}
 _ORDER_2 = {"algorithm_type": "dpmsolver++", "solver_order": 2}
 _SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
     {
-        "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}, zero_snr=True),
-        "ddpm": Sampler("DDPMScheduler", {"clip_sample": False}, zero_snr=True, stochastic=True),
-        "euler": Sampler("EulerDiscreteScheduler", zero_snr=True, flow=True),
-        "euler_karras": Sampler("EulerDiscreteScheduler", _KARRAS),
-        "euler_a": Sampler("EulerAncestralDiscreteScheduler", zero_snr=True, stochastic=True),
-        "heun": Sampler("HeunDiscreteScheduler", evaluations=2),
-        "lms": Sampler("LMSDiscreteScheduler"),
-        "dpm2": Sampler("KDPM2DiscreteScheduler", evaluations=2),
-        "dpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", evaluations=2, stochastic=True),
-        "dpmpp_2m": Sampler("DPMSolverMultistepScheduler", _ORDER_2, flow=True, zero_snr=True),
-        "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", {**_ORDER_2, **_KARRAS}),
-        "dpmpp_2m_sde": Sampler("DPMSolverMultistepScheduler", _SDE, flow=True, zero_snr=True, stochastic=True),
-        "dpmpp_2m_sde_karras": Sampler("DPMSolverMultistepScheduler", {**_SDE, **_KARRAS}, stochastic=True),
-        "dpmpp_sde": Sampler("DPMSolverSinglestepScheduler", {**_SDE, "lower_order_final": True}, stochastic=True),
-        "dpmpp_sde_karras": Sampler(
+        "ddim": SamplerSpec("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}, zero_snr=True),
+        "ddpm": SamplerSpec("DDPMScheduler", {"clip_sample": False}, zero_snr=True, stochastic=True),
+        "euler": SamplerSpec("EulerDiscreteScheduler", zero_snr=True, flow=True),
+        "euler_karras": SamplerSpec("EulerDiscreteScheduler", _KARRAS),
+        "euler_a": SamplerSpec("EulerAncestralDiscreteScheduler", zero_snr=True, stochastic=True),
+        "heun": SamplerSpec("HeunDiscreteScheduler", evaluations=2),
+        "lms": SamplerSpec("LMSDiscreteScheduler"),
+        "dpm2": SamplerSpec("KDPM2DiscreteScheduler", evaluations=2),
+        "dpm2_a": SamplerSpec("KDPM2AncestralDiscreteScheduler", evaluations=2, stochastic=True),
+        "dpmpp_2m": SamplerSpec("DPMSolverMultistepScheduler", _ORDER_2, flow=True, zero_snr=True),
+        "dpmpp_2m_karras": SamplerSpec("DPMSolverMultistepScheduler", {**_ORDER_2, **_KARRAS}),
+        "dpmpp_2m_sde": SamplerSpec("DPMSolverMultistepScheduler", _SDE, flow=True, zero_snr=True, stochastic=True),
+        "dpmpp_2m_sde_karras": SamplerSpec("DPMSolverMultistepScheduler", {**_SDE, **_KARRAS}, stochastic=True),
+        "dpmpp_sde": SamplerSpec("DPMSolverSinglestepScheduler", {**_SDE, "lower_order_final": True}, stochastic=True),
+        "dpmpp_sde_karras": SamplerSpec(
             "DPMSolverSinglestepScheduler", {**_SDE, **_KARRAS, "lower_order_final": True}, stochastic=True
         ),
-        "unipc": Sampler("UniPCMultistepScheduler", flow=True, zero_snr=True),
-        "deis": Sampler("DEISMultistepScheduler"),
-        "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
-        "lcm": Sampler("LCMScheduler", {"clip_sample": False}, zero_snr=True, stochastic=True),
+        "unipc": SamplerSpec("UniPCMultistepScheduler", flow=True, zero_snr=True),
+        "deis": SamplerSpec("DEISMultistepScheduler"),
+        "pndm": SamplerSpec("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+        "lcm": SamplerSpec("LCMScheduler", {"clip_sample": False}, zero_snr=True, stochastic=True),
     }
 )
 """By the name that a request has. Where the literature and AUTOMATIC1111 differ, AUTOMATIC1111's reading is taken:
@@ -66,13 +66,15 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
 
 # Euler on a straight path is the first order of DPM-Solver++, whose class knows flow sigmas; diffusers' own
 # FlowMatchEulerDiscreteScheduler lacks scale_model_input, which SDXL's pipelines call.
-_EULER_FLOW = Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 1}, flow=True)
+_EULER_FLOW = SamplerSpec(
+    "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 1}, flow=True
+)
 
 FLOW_SHIFT = 3.0
 """Timestep shift of rectified flow at 1024 px where the model does not say: the published SDXL flows take 3 to 8."""
 
 
-def sampler_named(name: str) -> Sampler:
+def sampler_named(name: str) -> SamplerSpec:
     """The sampler of a name.
 
     Raises:

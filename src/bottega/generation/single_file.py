@@ -114,7 +114,7 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _PartPlan:
     """A part without memory, and where each of its tensors lies."""
 
     name: str
@@ -189,7 +189,7 @@ def _prefix(path: Path, name: str, tensors: Iterable[str]) -> str:
 # --- which tensor lies where ----------------------------------------------------------------------------------------
 
 
-def _plan(path: Path, name: str, folder: Path, prefix: str, tensors: Mapping[str, TensorInfo]) -> _Plan:
+def _plan(path: Path, name: str, folder: Path, prefix: str, tensors: Mapping[str, TensorInfo]) -> _PartPlan:
     module = _empty(name, folder)
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     plain = _SOURCES[name](wanted)
@@ -218,7 +218,7 @@ def _plan(path: Path, name: str, folder: Path, prefix: str, tensors: Mapping[str
                 f"{path}: {source.key} must make {list(wanted[key])} by {folder}/config.json, received "
                 f"{list(stored.shape)}; name a checkpoint of this architecture, or its configuration's folder"
             )
-    return _Plan(name, module, sources)
+    return _PartPlan(name, module, sources)
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -307,7 +307,7 @@ _SOURCES: Mapping[str, Callable[[Iterable[str]], dict[str, _Source]]] = {
 
 
 def _left_aside(
-    path: Path, plans: Iterable[_Plan], prefixes: Mapping[str, str], tensors: Mapping[str, TensorInfo]
+    path: Path, plans: Iterable[_PartPlan], prefixes: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> dict[str, int]:
     """Tensors that no part takes, by kind. Those that make a part another network are refused."""
     taken = set()
@@ -345,7 +345,7 @@ def _too_many(path: Path, part: str, prefix: str, taken: set[str], tensors: Mapp
 # --- the tensors ----------------------------------------------------------------------------------------------------
 
 
-def _fill(path: Path, plan: _Plan, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+def _fill(path: Path, plan: _PartPlan, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
     """The part with its tensors, which are copies: a view of the mapped file would change with the file."""
     from safetensors import safe_open
 

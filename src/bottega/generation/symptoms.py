@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field
 
 from bottega.generation.profiles import Limit, Profile
-from bottega.generation.records import Settings
+from bottega.generation.records import PictureSettings
 from bottega.runtime.config import Config, parse
 from bottega.runtime.errors import RequestError
 
@@ -55,7 +55,7 @@ class Suspicion(NamedTuple):
     shown: bool
 
 
-def likely_causes(name: str, settings: Settings | None, profile: Profile | None) -> tuple[Suspicion, ...]:
+def likely_causes(name: str, settings: PictureSettings | None, profile: Profile | None) -> tuple[Suspicion, ...]:
     """The causes of a symptom; those that the settings of the picture show come first.
 
     Args:
@@ -81,7 +81,7 @@ def _is_shown(cause: Cause, sides: Mapping[str, Side]) -> bool:
     return any(sides.get(name) == side for name, side in cause.fields.items())
 
 
-def _where_settings_lie(settings: Settings, profile: Profile) -> dict[str, Side]:
+def _where_settings_lie(settings: PictureSettings, profile: Profile) -> dict[str, Side]:
     """On which side of what is recommended each setting lies; those that are well are left out."""
     pixels = profile.pixels
     least, most = pixels.recommended or (pixels.least, pixels.most)

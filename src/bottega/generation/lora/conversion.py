@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from bottega.generation.lora.architecture import Architecture, Shape
 from bottega.generation.lora.file import LoRAFile, open_lora
-from bottega.generation.lora.inspection import LoRAReport, Placed, examine
+from bottega.generation.lora.inspection import LoRAReport, PlacedModule, examine
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import RequestError
 
@@ -211,7 +211,7 @@ def _usable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.dtype in kept else tensor.to(torch.float32)
 
 
-def _factors(placed: Placed, parts: Mapping[str, Tensor], weight: Shape) -> Factors:
+def _factors(placed: PlacedModule, parts: Mapping[str, Tensor], weight: Shape) -> Factors:
     if placed.algorithm in ("lora", "locon"):
         pair = _lora(parts)
     elif placed.algorithm == "loha":

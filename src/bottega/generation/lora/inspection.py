@@ -122,7 +122,7 @@ class LoRAReport:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedModule:
     """One module of a file with what it means, and its place in the model where it has one."""
 
     keys: ModuleKeys
@@ -154,7 +154,7 @@ class Inspected:
     """A file, its modules placed in a model, and the report: what `read_lora` goes on from."""
 
     file: LoRAFile
-    modules: tuple[Placed, ...]
+    modules: tuple[PlacedModule, ...]
     report: LoRAReport
 
 
@@ -204,7 +204,7 @@ class _Scales:
         config = self.header.get(component, self.beside)
         return None if config is None else config.alpha_of(flat_name, rank)
 
-    def notes(self, modules: Iterable[Placed]) -> tuple[str, ...]:
+    def notes(self, modules: Iterable[PlacedModule]) -> tuple[str, ...]:
         if self.beside is not None:
             return ("alpha is taken from adapter_config.json beside the file",)
         if self.header:
@@ -224,7 +224,7 @@ def _place(
     file: LoRAFile,
     scales: _Scales,
     architecture: Architecture | None,
-) -> Placed:
+) -> PlacedModule:
     algorithm = keys.algorithm(shapes)
     shape: Shape | None = None
     fault = "a factor is missing" if algorithm == "incomplete" else None
@@ -238,7 +238,7 @@ def _place(
     if rank is None and algorithm == "lokr" and scales.beside is not None:
         rank = scales.beside.r  # peft divides by it even where both matrices are whole; LyCORIS then does not
     alpha = _alpha(keys, file, scales, component, rank)
-    placed = Placed(keys, algorithm, component, shape, rank, alpha, fault)
+    placed = PlacedModule(keys, algorithm, component, shape, rank, alpha, fault)
     if architecture is None or fault is not None:
         return placed
     return _find(placed, architecture)
@@ -271,7 +271,7 @@ def _alpha(keys: ModuleKeys, file: LoRAFile, scales: _Scales, component: str, ra
     return float(file.values(key)[0])
 
 
-def _find(placed: Placed, architecture: Architecture) -> Placed:
+def _find(placed: PlacedModule, architecture: Architecture) -> PlacedModule:
     module = architecture.find(placed.component, placed.keys.flat_name)
     if module is None:
         return placed
@@ -287,7 +287,7 @@ def _find(placed: Placed, architecture: Architecture) -> Placed:
 
 def _report(
     file: LoRAFile,
-    modules: tuple[Placed, ...],
+    modules: tuple[PlacedModule, ...],
     unknown: list[str],
     not_finite: list[str],
     notes: tuple[str, ...],
@@ -321,7 +321,7 @@ def _report(
     )
 
 
-def _components(modules: tuple[Placed, ...], architecture: Architecture | None) -> dict[str, ComponentReport]:
+def _components(modules: tuple[PlacedModule, ...], architecture: Architecture | None) -> dict[str, ComponentReport]:
     found = {}
     for component in sorted({module.component for module in modules}):
         own = [module for module in modules if module.component == component]
@@ -330,7 +330,9 @@ def _components(modules: tuple[Placed, ...], architecture: Architecture | None) 
     return found
 
 
-def _family(modules: tuple[Placed, ...], architecture: Architecture | None, matched: int | None, keys: int) -> Family:
+def _family(
+    modules: tuple[PlacedModule, ...], architecture: Architecture | None, matched: int | None, keys: int
+) -> Family:
     """The family by names and shapes alone; where they don't say it, that of the model which the file matches."""
     family = _family_of_transformer(modules) or _family_of_unet(modules)
     if family is None and architecture is not None and matched is not None and matched >= MIN_SHARE * max(keys, 1):
@@ -338,7 +340,7 @@ def _family(modules: tuple[Placed, ...], architecture: Architecture | None, matc
     return family or "unknown"
 
 
-def _family_of_transformer(modules: tuple[Placed, ...]) -> Family | None:
+def _family_of_transformer(modules: tuple[PlacedModule, ...]) -> Family | None:
     names = [module.keys.flat_name for module in modules if module.component in PAINTERS]
     if any(name.startswith(("double_blocks_", "single_blocks_", "single_transformer_blocks_")) for name in names):
         return "flux"
@@ -348,7 +350,7 @@ def _family_of_transformer(modules: tuple[Placed, ...]) -> Family | None:
     return "pixart" if widths == {_PIXART_WIDTH} else None
 
 
-def _family_of_unet(modules: tuple[Placed, ...]) -> Family | None:
+def _family_of_unet(modules: tuple[PlacedModule, ...]) -> Family | None:
     names = [module.keys.flat_name for module in modules if module.component == "unet"]
     if any(name.startswith("transformer_blocks_") for name in names):
         return None
@@ -360,7 +362,7 @@ def _family_of_unet(modules: tuple[Placed, ...]) -> Family | None:
     return "sdxl" if second_encoder or size_embedding else None
 
 
-def _input_widths(modules: tuple[Placed, ...], ending: str) -> set[int]:
+def _input_widths(modules: tuple[PlacedModule, ...], ending: str) -> set[int]:
     found = set()
     for module in modules:
         if module.component in PAINTERS and module.keys.flat_name.endswith(ending) and module.shape is not None:
@@ -373,7 +375,7 @@ def _input_widths(modules: tuple[Placed, ...], ending: str) -> set[int]:
 
 def _problem(
     file: LoRAFile,
-    modules: tuple[Placed, ...],
+    modules: tuple[PlacedModule, ...],
     report: LoRAReport,
     not_finite: list[str],
     architecture: Architecture | None,
@@ -392,7 +394,7 @@ def _problem(
 
 
 def _problem_of_content(
-    file: LoRAFile, modules: tuple[Placed, ...], report: LoRAReport, not_finite: list[str]
+    file: LoRAFile, modules: tuple[PlacedModule, ...], report: LoRAReport, not_finite: list[str]
 ) -> str | None:
     if not file.header.tensors:
         return "a LoRA holds tensors, this file holds none; fetch it again, or train it again"
@@ -420,7 +422,7 @@ def _problem_of_content(
     return None
 
 
-def _problem_of_place(modules: tuple[Placed, ...], report: LoRAReport, architecture: Architecture) -> str | None:
+def _problem_of_place(modules: tuple[PlacedModule, ...], report: LoRAReport, architecture: Architecture) -> str | None:
     known = "unknown" not in (report.family, architecture.family)
     if known and report.family != architecture.family:
         return (
@@ -445,7 +447,7 @@ def _problem_of_place(modules: tuple[Placed, ...], report: LoRAReport, architect
     return f"{matched} must (no {first!r} here); use the model it was made for"
 
 
-def _which_encoder(modules: tuple[Placed, ...], architecture: Architecture) -> str | None:
+def _which_encoder(modules: tuple[PlacedModule, ...], architecture: Architecture) -> str | None:
     """A problem where keys without a prefix fit both text encoders."""
     for module in modules:
         if module.keys.component is not None or module.component != "text_encoder":
@@ -461,7 +463,7 @@ def _which_encoder(modules: tuple[Placed, ...], architecture: Architecture) -> s
     return None
 
 
-def _problem_of_conversion(file: LoRAFile, modules: tuple[Placed, ...]) -> str | None:
+def _problem_of_conversion(file: LoRAFile, modules: tuple[PlacedModule, ...]) -> str | None:
     for module in modules:
         if module.algorithm not in CONVERTED:
             count = sum(other.algorithm == module.algorithm for other in modules)
@@ -478,7 +480,7 @@ def _problem_of_conversion(file: LoRAFile, modules: tuple[Placed, ...]) -> str |
     return _problem_of_magnitudes(file, modules)
 
 
-def _problem_of_magnitudes(file: LoRAFile, modules: tuple[Placed, ...]) -> str | None:
+def _problem_of_magnitudes(file: LoRAFile, modules: tuple[PlacedModule, ...]) -> str | None:
     """DoRA is applied as peft does it: one length per output, for all modules of a component."""
     with_magnitude = [module for module in modules if "magnitude" in module.keys.parts]
     for component in {module.component for module in with_magnitude}:
@@ -499,7 +501,7 @@ def _problem_of_magnitudes(file: LoRAFile, modules: tuple[Placed, ...]) -> str |
     return None
 
 
-def _shallower(modules: tuple[Placed, ...], architecture: Architecture) -> str | None:
+def _shallower(modules: tuple[PlacedModule, ...], architecture: Architecture) -> str | None:
     """A problem where the file covers the first blocks of most stacks and the rest of none.
 
     Names and shapes of a LoRA for a shallower model of the same family all match (an SDXL with fewer transformer

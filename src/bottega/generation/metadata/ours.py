@@ -16,7 +16,7 @@ from bottega import __version__
 from bottega.generation.metadata import values
 from bottega.generation.metadata.infotext import infotext
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata
-from bottega.generation.records import MAX_PROMPT, Correction, GeneratedPicture, LoRAUse, Result, Settings
+from bottega.generation.records import MAX_PROMPT, Correction, GeneratedPicture, LoRAUse, PictureSettings, Result
 from bottega.runtime.errors import RequestError
 from bottega.runtime.findings import Finding
 
@@ -36,7 +36,7 @@ class PictureRecord:
 
     format: int
     version: str
-    settings: Settings
+    settings: PictureSettings
     sha256: str
     """Of the pixels."""
     corrections: tuple[Correction, ...] = ()
