@@ -16,6 +16,7 @@ from bottega.generation.metadata.reading import read_metadata
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata
 from bottega.generation.metadata.text import read_texts
 from bottega.generation.records import GenerationRequest, LoRASpec
+from bottega.generation.samplers import SAMPLERS
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_file
 from bottega.runtime.records import explain
@@ -118,7 +119,7 @@ def _from_metadata(path: Path, metadata: PictureMetadata, folders: Sequence[Path
         "steps": metadata.steps,
         "guidance_scale": metadata.guidance_scale,
         "guidance_rescale": metadata.guidance_rescale,
-        "sampler": metadata.our_sampler,
+        "sampler": _sampler(metadata, left_out),
         "clip_skip": metadata.clip_skip,
         "strength": metadata.strength,
         "seed": _seed(metadata, left_out),
@@ -126,7 +127,6 @@ def _from_metadata(path: Path, metadata: PictureMetadata, folders: Sequence[Path
     given |= _size(metadata, left_out)
     if metadata.prediction_type is not None:
         given["prediction_type"] = metadata.prediction_type
-    _say_sampler(metadata, left_out)
     given["loras"] = _loras(metadata.loras, folders, left_out)
     if metadata.strength is not None:
         left_out.append("the picture to start from; give --image")
@@ -164,12 +164,22 @@ def _size(metadata: PictureMetadata, left_out: list[str]) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-def _say_sampler(metadata: PictureMetadata, left_out: list[str]) -> None:
-    if metadata.sampler and metadata.our_sampler is None:
-        spelled = f"{metadata.sampler} {metadata.schedule}".strip()
-        left_out.append(f"sampler {spelled!r}: there is none of this kind here, so the model's own is used")
-    elif metadata.schedule.lower() in _SPACINGS:
-        left_out.append(f"schedule {metadata.schedule!r}: {metadata.our_sampler} spaces its steps in its own way")
+def _sampler(metadata: PictureMetadata, left_out: list[str]) -> str | None:
+    """The sampler to draw with; None leaves it to the model's profile."""
+    ours = metadata.our_sampler
+    if ours is not None and ours in SAMPLERS:
+        if metadata.schedule.lower() in _SPACINGS:
+            left_out.append(f"schedule {metadata.schedule!r}: {ours} spaces its steps in its own way")
+        return ours
+    if not metadata.sampler:
+        return None
+    spelled = f"{metadata.sampler} {metadata.schedule}".strip()
+    plain = (ours or "").removesuffix("_karras")
+    if plain in SAMPLERS:
+        left_out.append(f"sampler {spelled!r}: {plain} is used, which spaces its steps in its own way")
+        return plain
+    left_out.append(f"sampler {spelled!r}: there is none of this kind here, so the model's own is used")
+    return None
 
 
 def _loras(mentions: Sequence[LoRAMention], folders: Sequence[Path], left_out: list[str]) -> tuple[LoRASpec, ...]:
