@@ -18,7 +18,7 @@ from bottega.doctor.answer import Answer
 from bottega.doctor.generation import (
     GenerationCheck,
     _check_prediction,
-    _Log,
+    _CheckLog,
     bad_request,
     examine_generation,
     write_random_lora,
@@ -130,7 +130,7 @@ def test_a_wrong_label_is_a_warning(tmp_path: Path) -> None:
     (folder / "scheduler" / "scheduler_config.json").write_text(
         json.dumps({**config, "prediction_type": "v_prediction"})
     )
-    log = _Log(lambda _: None)
+    log = _CheckLog(lambda _: None)
     _check_prediction(SDXLEngine(load_modules(str(folder), device="cpu")), log)
     assert [(finding.name, finding.is_fault) for finding in log.findings] == [("prediction type mislabelled", False)]
     assert "says v_prediction" in log.findings[0].evidence

@@ -302,7 +302,7 @@ REQUESTS = st.fixed_dictionaries(
         "guidance_scale": st.floats(0, 100),
         "guidance_rescale": st.floats(0, 1),
         "sampler": st.sampled_from(["euler", "euler_a", "ddim", "dpmpp_2m_karras", "nonsense"]),
-        "seed": st.integers(0, 2**63 - 1),
+        "seed": st.integers(0, 2**63 - 10_001),  # the seeds of all pictures are below 2**63
         "count": st.integers(1, 10_000),
         "clip_skip": st.integers(1, 12),
         "image": st.just(Path("x.png")),

@@ -237,7 +237,8 @@ def _report_ldm(directory: Path, done: Mapping[str, Any], *, prompted: bool) -> 
 def with_number(words: list[str], option: str, number: int) -> list[str]:
     """The words, with `number` after each `option` that no number follows."""
     result: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for index, word in enumerate(words):
+        after = words[index + 1] if index + 1 < len(words) else ""
         result.append(word)
         if word == option and not after.isdigit():
             result.append(str(number))
