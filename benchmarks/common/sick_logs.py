@@ -1,6 +1,6 @@
 """Training logs of known cause, and healthy ones, as CSV that every doctor reads.
 
-A calm log has losses with a noise of 3 to 12 %, a noisy one of 50 %; all else is drawn anew for each log: length,
+A calm log has losses with a noise of 3 to 12 %, a noisy one of 50 %; all else is drawn again for each log: length,
 level, schedule, where the fault begins and how large it is.
 """
 

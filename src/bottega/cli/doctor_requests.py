@@ -1,4 +1,4 @@
-"""What the doctor must be told of recipes: it stands below them, and reads run directories as files alone."""
+"""What the doctor needs to know of recipes: it stands below them, and reads run directories as files alone."""
 
 from __future__ import annotations
 

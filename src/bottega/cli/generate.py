@@ -38,7 +38,7 @@ def command(
     output_dir: Annotated[Path, typer.Option(help="folder of the PNG files")] = Path("outputs"),
     num_images: Annotated[int | None, typer.Option(min=1, help="pictures, with seeds that follow each other")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="of the first picture's noise  [default: drawn; told]")
+        int | None, typer.Option(min=0, help="of the first picture's noise  [default: drawn, and shown]")
     ] = None,
     num_inference_steps: Annotated[
         int | None, typer.Option(min=1, help="sampling steps  [default: the model's]")

@@ -123,7 +123,7 @@ class _Reader:
         if self._ended:
             return False
         pending = self._text[self._at :]
-        # At least as much again as is pending, so that a long value, parsed anew with each piece, costs linear time.
+        # At least as much again as is pending, so that a long value, parsed again with each piece, costs linear time.
         piece = self._stream.read(max(self._chunk, len(pending)))
         self._before += self._at
         self._text = pending + piece

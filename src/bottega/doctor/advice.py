@@ -324,7 +324,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
     "slow steps": (
         Remedy("find what runs in those steps, and run it less often or beside the training", "{evidence}"),
-        Remedy("keep the data loader's workers alive between epochs", "starting them anew costs the first step"),
+        Remedy("keep the data loader's workers alive between epochs", "starting them again costs the first step"),
     ),
     "memory grows": (
         Remedy("look for a list of losses or outputs that holds its graph: keep numbers, not tensors", "{evidence}"),

@@ -93,23 +93,14 @@ def examine_generation(request: GenerationCheck, tell: Callable[[str], None] = l
     Raises:
         RequestError: the model cannot be loaded, or a LoRA's file does not exist.
     """
-    from bottega.generation.engine import open_engine
-    from bottega.generation.modules import load_modules
+    from bottega.generation.files import load_engine
 
     began = time.monotonic()
     options = request.options
     for file in request.loras:
         if not file.is_file():
             raise RequestError(f"{file}: no such file; name the LoRA's .safetensors file")
-    modules = load_modules(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        vae=options.vae,
-        configs=options.configs,
-        cache=options.cache,
-    )
-    engine = open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
+    engine = load_engine(options)
     log = _CheckLog(tell)
     log.facts["profile"] = f"{engine.profile.name} ({engine.why_profile})"
 

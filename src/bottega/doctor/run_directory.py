@@ -585,9 +585,9 @@ def _check_inputs(found: _Examination, rows: Sequence[_TryRow]) -> None:
     if changed:
         again = [found.directory / folder / "stage.json" for folder in ("data", "teacher")]
         drawn = [found.directory / folder for name, folder in found.request.stages if name == "world"]
-        source = "put them back, and let the run prepare its data again and make those targets anew"
+        source = "put them back, and let the run prepare its data again and make those targets again"
         if drawn:
-            source = "let the run draw its world again, prepare its data and make those targets anew"
+            source = "let the run draw its world again, prepare its data and make those targets again"
         found.add(
             "changed inputs",
             Severity.ERROR,

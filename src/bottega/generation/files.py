@@ -11,7 +11,7 @@ from bottega.generation.records import GeneratedPicture, GenerationRequest, Resu
 from bottega.runtime.config import Config
 
 if TYPE_CHECKING:
-    from bottega.generation.engine import DrawProgress, Pixels
+    from bottega.generation.engine import DrawProgress, PixArtEngine, Pixels, SDXLEngine
 
 
 class EngineOptions(Config):
@@ -37,6 +37,26 @@ class Generated:
     why_profile: str = ""
 
 
+def load_engine(options: EngineOptions) -> SDXLEngine | PixArtEngine:
+    """Load a model and open the engine of its family.
+
+    Raises:
+        BottegaError: the model is absent, damaged, or none that can generate.
+    """
+    from bottega.generation.engine import open_engine
+    from bottega.generation.modules import load_modules
+
+    modules = load_modules(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        vae=options.vae,
+        configs=options.configs,
+        cache=options.cache,
+    )
+    return open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
+
+
 def generate_files(
     options: EngineOptions,
     request: GenerationRequest,
@@ -57,19 +77,10 @@ def generate_files(
     Raises:
         BottegaError: as `Engine.generate`, or the model cannot be loaded. Files that were written stay.
     """
-    from bottega.generation.engine import Observer, open_engine
+    from bottega.generation.engine import Observer
     from bottega.generation.metadata import write_picture
-    from bottega.generation.modules import load_modules
 
-    modules = load_modules(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        vae=options.vae,
-        configs=options.configs,
-        cache=options.cache,
-    )
-    engine = open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
+    engine = load_engine(options)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
 

@@ -125,7 +125,7 @@ class LoRACache:
     def read(self, path: Path, architecture: Architecture, *, partial_depth: bool = False) -> LoRAWeights:
         """As `read_lora`, from memory where the same content was read for the same architecture."""
         file = open_lora(path)
-        # A file of peft's depends on the configuration beside it, so it is read anew each time.
+        # A file of peft's depends on the configuration beside it, so it is read each time.
         if path.name == "adapter_model.safetensors":
             return _convert(file, architecture, partial_depth=partial_depth)
         return get_or_compute(
