@@ -164,6 +164,27 @@ class Answer:
         return "\n".join(lines)
 
 
+@dataclass
+class Draft:
+    """An answer while its subject is examined: what was found so far."""
+
+    findings: list[DoctorFinding] = field(default_factory=list)
+    not_judged: list[NotJudged] = field(default_factory=list)
+    facts: dict[str, FactValue] = field(default_factory=dict)
+
+    def add(self, name: str, severity: Severity, evidence: str, cure: str = "", command: str | None = None) -> None:
+        """Record a finding, as `DoctorFinding` describes it."""
+        self.findings.append(DoctorFinding(name, severity, evidence, cure, command))
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Record what could not be judged."""
+        self.not_judged.append(NotJudged(what, why))
+
+    def answer(self, subject: str) -> Answer:
+        """The finished answer."""
+        return Answer.of(subject, self.findings, self.not_judged, self.facts)
+
+
 def _finding_lines(number: int, finding: DoctorFinding) -> list[str]:
     """A finding; its command stands on a line of its own, so that it can be copied whole."""
     part = f"{finding.part}: " if finding.part else ""
