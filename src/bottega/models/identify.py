@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from bottega.models import checkpoint_keys as keys
 from bottega.models.names import resolve
@@ -54,6 +54,8 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "pixart": ("transformer", "text_encoder", "vae"),
 }
 """What it takes to draw with a family."""
+
+_TRUTH_VALUES = {"true": True, "false": False}
 
 _NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -164,7 +166,9 @@ class CheckpointIdentity:
     @property
     def prediction(self) -> Statement | None:
         """The most trustworthy statement of the prediction type; None where there is none."""
-        return self.stated[0] if self.stated else None
+        if not self.stated:
+            return None
+        return self.stated[0]
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -181,7 +185,51 @@ class CheckpointIdentity:
         first = self.prediction
         if first is None or first.weak:
             return ()
-        return tuple(other for other in self.stated[1:] if not other.weak and other.type != first.type)
+        found = []
+        for other in self.stated[1:]:
+            if not other.weak and other.type != first.type:
+                found.append(other)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where tensors come from, and what is said of them beside their names and shapes.
+
+    Attributes:
+        path: the file or folder.
+        names: (where, name) of all that it is called, the most trustworthy first.
+        metadata: the part of a file's metadata that describes the model.
+        markers: marker tensors among the weights, of `checkpoint_keys.MARKERS`.
+    """
+
+    path: Path
+    names: tuple[tuple[str, str], ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+    markers: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """From the metadata; "" for none."""
+        return self.metadata.get("modelspec.title", "")
+
+    def stated(self, family: str) -> tuple[Statement, ...]:
+        """What says which prediction type it is, the most trustworthy place first."""
+        by_file = _stated_by_file(self.markers, self.metadata)
+        return _stated_by_family(family) + by_file + _stated_by_names(self.names)
+
+    def zero_terminal_snr(self) -> bool | None:
+        """Whether a marker or the metadata says that the last timestep is pure noise; None where neither speaks."""
+        if "ztsnr" in self.markers:
+            return True
+        said = self.metadata.get("ss_zero_terminal_snr", "").strip().lower()
+        return _TRUTH_VALUES.get(said)
+
+    def variant(self, by_shape: str) -> str:
+        """`edm` where a marker says so, else what the shapes say."""
+        if "edm_mean" in self.markers:
+            return "edm"
+        return by_shape
 
 
 def identify(path: Path) -> CheckpointIdentity:
@@ -214,9 +262,18 @@ def _folder(path: Path) -> CheckpointIdentity:
         return _ldm(path, state)
     if (path / "config.json").exists():
         return _network_folder(path)
+    return _file(_only_file(path))
+
+
+def _only_file(path: Path) -> Path:
+    """The one `.safetensors` file of a folder that has neither an index nor a configuration.
+
+    Raises:
+        RequestError: it holds several, pickled ones alone, or nothing that is known here.
+    """
     single = sorted(file for file in path.glob("*.safetensors") if file.is_file())
     if len(single) == 1:
-        return _file(single[0])
+        return single[0]
     if single:
         names = ", ".join(file.name for file in single[:4])
         raise RequestError(f"{path}: holds {len(single)} safetensors files; name one of them, such as {names}")
@@ -235,57 +292,67 @@ def _folder(path: Path) -> CheckpointIdentity:
 def _pipeline(path: Path) -> CheckpointIdentity:
     index = read_config(path / "model_index.json")
     # 1. The parts whose weights are here.
+    part_names = _parts_named(path, index)
     tensors: dict[str, dict[str, TensorInfo]] = {}
     absent = []
-    for name in _parts_named(path, index):
+    for name in part_names:
         try:
             tensors[name] = read_headers(find_weights(path / name).files)
         except MissingError:
             absent.append(name)
-    denoiser_name = "transformer" if "transformer" in _parts_named(path, index) else "unet"
+    denoiser_name = "transformer" if "transformer" in part_names else "unet"
     encoders = [name for name in tensors if name.startswith("text_encoder")]
     denoiser = keys.describe_denoiser(tensors.get(denoiser_name, {}), encoders)
     family, variant, why = _family_of(denoiser, f"no network known here in {denoiser_name}/")
-    if family == "pixart" and "Sigma" in str(index.get("_class_name")):
-        variant = "sigma"
 
     # 2. What the configurations add.
     config = _config(path / denoiser_name)
     vae = _config(path / "vae")
     factor = _pixels_per_cell(vae, tensors.get("vae", {}))
     scheduler = _config(path / "scheduler", "scheduler_config.json")
+    if family == "pixart" and "Sigma" in str(index.get("_class_name")):
+        variant = "sigma"
     if str(scheduler.get("_class_name", "")).startswith("EDM"):
         variant = "edm"
     names = _folder_names(path, config)
-    required = (name for name in _REQUIRED.get(family, ()) if name not in tensors)
+    measures = _measures(family, denoiser)
     return CheckpointIdentity(
         path=path,
         family=family,
         layout="diffusers",
         why=why,
         variant=variant,
-        parts=tuple(_part(name, found, _kind(name, found, vae)) for name, found in tensors.items()),
+        parts=_parts(tensors, vae),
+        size=measures.size,
+        width=measures.width,
+        depth=measures.depth,
+        in_channels=measures.in_channels,
         native_side=_native(config, factor),
         pixels_per_cell=factor,
         stated=_stated_by_scheduler(scheduler) + _stated_by_names(names),
-        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr") if scheduler else None,
-        missing=tuple(dict.fromkeys([*required, *absent])),
+        zero_terminal_snr=scheduler.get("rescale_betas_zero_snr"),
+        missing=tuple(dict.fromkeys([*_missing(family, tensors), *absent])),
         names=names,
         not_judged=_not_judged(bool(scheduler)),
-        **_measures(family, denoiser),
     )
 
 
 def _parts_named(path: Path, index: Mapping[str, Any]) -> list[str]:
     """The networks that a pipeline's index names, and those that lie beside it."""
-    named = [name for name in _NETWORKS if index.get(name) not in (None, [None, None])]
-    beside = [name for name in _NETWORKS if name not in index and (path / name / "config.json").exists()]
-    return [name for name in _NETWORKS if name in (*named, *beside)]
+    return [name for name in _NETWORKS if _is_part(path, index, name)]
+
+
+def _is_part(path: Path, index: Mapping[str, Any], name: str) -> bool:
+    if name not in index:
+        return (path / name / "config.json").exists()
+    return index[name] not in (None, [None, None])
 
 
 def _config(folder: Path, name: str = "config.json") -> Mapping[str, Any]:
     """A configuration, or nothing where there is none."""
-    return read_config(folder / name) if (folder / name).exists() else {}
+    if not (folder / name).exists():
+        return {}
+    return read_config(folder / name)
 
 
 def _native(config: Mapping[str, Any], factor: int | None) -> int | None:
@@ -313,12 +380,20 @@ def _folder_names(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, str
     origin = config.get("_name_or_path")
     if isinstance(origin, str) and origin:
         names.append(("its configuration", _plain(origin)))
-    entry = next((part for part in reversed(path.absolute().parts) if part.startswith("models--")), None)
-    if entry is not None:
-        names.append(("its name on the Hub", entry.removeprefix("models--").replace("--", "/", 1)))
+    on_the_hub = _name_on_the_hub(path)
+    if on_the_hub is not None:
+        names.append(("its name on the Hub", on_the_hub))
     else:
         names.append(("the folder's name", path.absolute().name))
     return tuple(names)
+
+
+def _name_on_the_hub(path: Path) -> str | None:
+    """`org/name` where a path lies in the Hugging Face cache, by its nearest folder `models--org--name`."""
+    for folder in reversed(path.absolute().parts):
+        if folder.startswith("models--"):
+            return folder.removeprefix("models--").replace("--", "/", 1)
+    return None
 
 
 # --- one network -------------------------------------------------------------------------------------------------
@@ -328,69 +403,93 @@ def _network_folder(path: Path) -> CheckpointIdentity:
     config = read_config(path / "config.json")
     found = find_weights(path)
     names = _folder_names(path, config)
-    return _network(path, read_headers(found.files), config, names)
+    return _network(_Source(path, names), read_headers(found.files), config)
 
 
-def _network(
-    path: Path,
-    tensors: dict[str, TensorInfo],
-    config: Mapping[str, Any],
-    names: tuple[tuple[str, str], ...],
-    metadata: Mapping[str, str] | None = None,
-) -> CheckpointIdentity:
+def _network(source: _Source, tensors: dict[str, TensorInfo], config: Mapping[str, Any]) -> CheckpointIdentity:
     """One network without the prefixes of the original layout."""
-    metadata = metadata or {}
     markers = tuple(name for name in keys.MARKERS if name in tensors)
     own = {name: info for name, info in tensors.items() if name not in markers}
     denoiser = keys.describe_denoiser(own)
     if denoiser is not None:
-        family, variant, why = _family_of(denoiser, "")
-        part = "unet" if _is_unet(family) else "transformer"
-        layout: Layout = "original" if denoiser.layout == "original" else "component"
-        kind = _kind(part, own, {})
-        return CheckpointIdentity(
-            path=path,
-            family=family,
-            layout=layout,
-            why=why,
-            variant="edm" if "edm_mean" in markers else variant,
-            parts=(_part(part, own, kind),),
-            native_side=_native_of_tokens(denoiser),
-            stated=_stated_by_family(family) + _stated_by_file(markers, metadata) + _stated_by_names(names),
-            zero_terminal_snr=_zero_snr(markers, metadata),
-            missing=tuple(name for name in _REQUIRED.get(family, ()) if name != part),
-            names=names,
-            metadata=dict(metadata),
-            title=metadata.get("modelspec.title", ""),
-            not_judged=_not_judged(False),
-            **_measures(family, denoiser),
-        )
+        return _bare_denoiser(replace(source, markers=markers), own, denoiser)
     part, family, why = _other_network(own)
+    layout: Layout = "component"
+    if family == "unknown":
+        layout = "unknown"
+    factor = None
+    if family == "vae":
+        factor = _pixels_per_cell(config, own)
     return CheckpointIdentity(
-        path=path,
+        path=source.path,
         family=family,
-        layout="unknown" if family == "unknown" else "component",
+        layout=layout,
         why=why,
         parts=(_part(part, own, _kind(part, own, config)),),
-        pixels_per_cell=_pixels_per_cell(config, own) if family == "vae" else None,
-        names=names,
-        metadata=dict(metadata),
-        title=metadata.get("modelspec.title", ""),
+        pixels_per_cell=factor,
+        names=source.names,
+        metadata=source.metadata,
+        title=source.title,
         not_judged=_WEIGHTS,
+    )
+
+
+def _bare_denoiser(source: _Source, tensors: Mapping[str, TensorInfo], denoiser: keys.Denoiser) -> CheckpointIdentity:
+    """A denoiser without the rest of its pipeline."""
+    family, variant, why = _family_of(denoiser, "")
+    part = _denoiser_name(family)
+    layout: Layout = "component"
+    if denoiser.layout == "original":
+        layout = "original"
+    measures = _measures(family, denoiser)
+    return CheckpointIdentity(
+        path=source.path,
+        family=family,
+        layout=layout,
+        why=why,
+        variant=source.variant(variant),
+        parts=(_part(part, tensors, _kind(part, tensors, {})),),
+        size=measures.size,
+        width=measures.width,
+        depth=measures.depth,
+        in_channels=measures.in_channels,
+        native_side=_native_of_tokens(denoiser),
+        stated=source.stated(family),
+        zero_terminal_snr=source.zero_terminal_snr(),
+        missing=_missing(family, (part,)),
+        names=source.names,
+        metadata=source.metadata,
+        title=source.title,
+        not_judged=_not_judged(False),
     )
 
 
 def _other_network(tensors: Mapping[str, TensorInfo]) -> tuple[str, Family, str]:
     """Part, family and reason of a network that is no denoiser."""
     names = tensors.keys()
-    if {"decoder.conv_in.weight", "decoder.conv_out.weight"} <= names or "decoder.layers.0.weight" in names:
+    if _is_autoencoder(names):
         return "vae", "vae", "a decoder to pictures"
-    if any(name.endswith("embeddings.token_embedding.weight") for name in names) or "token_embedding.weight" in names:
+    if _is_clip(names):
         return "text_encoder", "text_encoder", "CLIP's table of tokens"
-    if "shared.weight" in names and any(name.startswith("encoder.block.0.") for name in names):
+    if _is_t5(names):
         return "text_encoder", "text_encoder", "T5's table of tokens"
     first = ", ".join(_plain(name) for name in sorted(names)[:3]) or "none"
     return "network", "unknown", f"no network known here has such tensors (first: {first})"
+
+
+def _is_autoencoder(names: Set[str]) -> bool:
+    is_tiny = "decoder.layers.0.weight" in names
+    return is_tiny or {"decoder.conv_in.weight", "decoder.conv_out.weight"} <= names
+
+
+def _is_clip(names: Set[str]) -> bool:
+    by_openai = any(name.endswith("embeddings.token_embedding.weight") for name in names)
+    by_open_clip = "token_embedding.weight" in names
+    return by_openai or by_open_clip
+
+
+def _is_t5(names: Set[str]) -> bool:
+    return "shared.weight" in names and any(name.startswith("encoder.block.0.") for name in names)
 
 
 # --- one file ----------------------------------------------------------------------------------------------------
@@ -400,11 +499,11 @@ def _file(path: Path) -> CheckpointIdentity:
     if path.suffix.lower() in PICKLED or _begins_as_pickle(path):
         raise _pickled(path)
     header = read_header(path)
-    metadata = {name: _plain(text) for name, text in header.metadata.items() if _KEPT_METADATA.fullmatch(name)}
-    names = _file_names(path, metadata)
+    metadata = _kept_metadata(header.metadata)
+    source = _Source(path, _file_names(path, metadata), metadata)
     adapter = _adapter_header(header.metadata)
     if adapter is not None:
-        return _style_adapter(path, header.tensors, adapter, names)
+        return _style_adapter(source, header.tensors, adapter)
     if keys.is_lora(header.tensors):
         return CheckpointIdentity(
             path=path,
@@ -412,51 +511,76 @@ def _file(path: Path) -> CheckpointIdentity:
             layout="lora",
             why="most of its tensors are factors of a LoRA or one of its relatives",
             parts=(_part("lora", header.tensors, ""),),
-            stated=_stated_by_file((), metadata) + _stated_by_names(names),
-            names=names,
+            stated=source.stated("lora"),
+            names=source.names,
             metadata=metadata,
-            title=metadata.get("modelspec.title", ""),
+            title=source.title,
             not_judged=(("whether it fits a model", "that takes the model, too"), *_WEIGHTS),
         )
     if keys.is_original(header.tensors):
-        return _original(path, header.tensors, metadata, names)
-    return _network(path, header.tensors, {}, names, metadata)
+        return _original(source, header.tensors)
+    return _network(source, header.tensors, {})
 
 
-def _original(
-    path: Path, tensors: dict[str, TensorInfo], metadata: dict[str, str], names: tuple[tuple[str, str], ...]
-) -> CheckpointIdentity:
+def _kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of a file's metadata describes the model, each text as a short line."""
+    kept = {}
+    for name, text in metadata.items():
+        if _KEPT_METADATA.fullmatch(name):
+            kept[name] = _plain(text)
+    return kept
+
+
+def _original(source: _Source, tensors: dict[str, TensorInfo]) -> CheckpointIdentity:
     """A whole pipeline, or what is there of it, in one file."""
+    # 1. The parts, and what the denoiser among them is.
     split = keys.split_original(tensors)
     encoders = [name for name in split.parts if name.startswith("text_encoder")]
     denoiser = keys.describe_denoiser(split.parts.get("denoiser", {}), encoders)
     family, variant, why = _family_of(denoiser, "no denoiser known here under model.diffusion_model")
-    if denoiser is None and "denoiser" not in split.parts:
-        only = sorted(split.parts)
-        family = "vae" if only == ["vae"] else "text_encoder" if "vae" not in only else "unknown"
-        why = f"it holds {', '.join(only)} alone, under the prefixes of a whole checkpoint"
-    parts = {
-        ("unet" if _is_unet(family) else "transformer") if k == "denoiser" else k: v for k, v in split.parts.items()
-    }
+    if "denoiser" not in split.parts:
+        family, why = _family_without_denoiser(sorted(split.parts))
+
+    # 2. The parts by diffusers' names.
+    diffusers_names = {"denoiser": _denoiser_name(family)}
+    parts = {}
+    for name, found in split.parts.items():
+        parts[diffusers_names.get(name, name)] = found
+
+    source = replace(source, markers=split.markers)
+    measures = _measures(family, denoiser)
     return CheckpointIdentity(
-        path=path,
+        path=source.path,
         family=family,
         layout="original",
         why=why,
-        variant="edm" if "edm_mean" in split.markers else variant,
-        parts=tuple(_part(name, found, _kind(name, found, {}, family)) for name, found in parts.items()),
+        variant=source.variant(variant),
+        parts=_parts(parts, {}, family),
+        size=measures.size,
+        width=measures.width,
+        depth=measures.depth,
+        in_channels=measures.in_channels,
         native_side=_native_of_tokens(denoiser),
-        pixels_per_cell=_pixels_per_cell({}, parts["vae"]) if "vae" in parts else None,
-        stated=_stated_by_family(family) + _stated_by_file(split.markers, metadata) + _stated_by_names(names),
-        zero_terminal_snr=_zero_snr(split.markers, metadata),
-        missing=tuple(name for name in _REQUIRED.get(family, ()) if name not in parts),
+        pixels_per_cell=_pixels_per_cell({}, parts.get("vae", {})),
+        stated=source.stated(family),
+        zero_terminal_snr=source.zero_terminal_snr(),
+        missing=_missing(family, parts),
         foreign=_foreign(split.foreign),
-        title=metadata.get("modelspec.title", ""),
-        names=names,
-        metadata=metadata,
+        title=source.title,
+        names=source.names,
+        metadata=source.metadata,
         not_judged=_not_judged(False),
-        **_measures(family, denoiser),
     )
+
+
+def _family_without_denoiser(parts: list[str]) -> tuple[Family, str]:
+    """Family of a file in the original layout that holds other parts alone, and what says so."""
+    why = f"it holds {', '.join(parts)} alone, under the prefixes of a whole checkpoint"
+    if parts == ["vae"]:
+        return "vae", why
+    if "vae" not in parts:
+        return "text_encoder", why
+    return "unknown", why
 
 
 def _foreign(found: Mapping[str, str]) -> Foreign:
@@ -475,18 +599,22 @@ def _native_of_tokens(denoiser: keys.Denoiser | None) -> int | None:
 
 def _stated_by_family(family: str) -> tuple[Statement, ...]:
     """FLUX and SD3 exist as rectified flow alone."""
-    return (Statement("flow", "its architecture"),) if family in ("flux", "sd3") else ()
+    if family in ("flux", "sd3"):
+        return (Statement("flow", "its architecture"),)
+    return ()
 
 
 def _stated_by_file(markers: tuple[str, ...], metadata: Mapping[str, str]) -> tuple[Statement, ...]:
     found = []
-    if "v_pred" in markers or "edm_vpred.sigma_max" in markers:
-        name = "v_pred" if "v_pred" in markers else "edm_vpred.sigma_max"
-        found.append(Statement("v_prediction", f"the marker tensor `{name}`"))
+    for name in ("v_pred", "edm_vpred.sigma_max"):
+        if name in markers:
+            found.append(Statement("v_prediction", f"the marker tensor `{name}`"))
+            break
     for place in ("modelspec.prediction_type", "ss_v_parameterization"):
         said = metadata.get(place, "").strip().lower()
         # Trainers write ss_v_parameterization as a Python truth value; False says ε.
-        said = {"true": "v", "false": "epsilon"}.get(said, said) if place.startswith("ss_") else said
+        if place == "ss_v_parameterization":
+            said = {"true": "v", "false": "epsilon"}.get(said, said)
         if said in _TYPES:
             found.append(Statement(_TYPES[said], f"the metadata `{place}`"))
     return tuple(found)
@@ -500,21 +628,14 @@ def _stated_by_names(names: tuple[tuple[str, str], ...]) -> tuple[Statement, ...
     return ()
 
 
-def _zero_snr(markers: tuple[str, ...], metadata: Mapping[str, str]) -> bool | None:
-    if "ztsnr" in markers:
-        return True
-    said = metadata.get("ss_zero_terminal_snr", "").strip().lower()
-    return {"true": True, "false": False}.get(said)
-
-
 def _file_names(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     names = []
     for place in ("modelspec.title", "ss_output_name", "modelspec.merged_from"):
         if metadata.get(place):
             names.append((f"the metadata `{place}`", metadata[place]))
-    entry = next((part for part in reversed(path.absolute().parts) if part.startswith("models--")), None)
-    if entry is not None:
-        names.append(("its name on the Hub", entry.removeprefix("models--").replace("--", "/", 1)))
+    on_the_hub = _name_on_the_hub(path)
+    if on_the_hub is not None:
+        names.append(("its name on the Hub", on_the_hub))
     names.append(("the file's name", _plain(path.name)))
     return tuple(names)
 
@@ -555,28 +676,36 @@ def _adapter_header(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def _style_adapter(
-    path: Path, tensors: dict[str, TensorInfo], header: Mapping[str, Any], names: tuple[tuple[str, str], ...]
-) -> CheckpointIdentity:
-    geometry = header.get("geometry")
-    geometry = geometry if isinstance(geometry, dict) else {}
-    width, depth = geometry.get("width"), geometry.get("blocks")
-    stated = _TYPES.get(str(header.get("prediction_type")))
+def _style_adapter(source: _Source, tensors: dict[str, TensorInfo], header: Mapping[str, Any]) -> CheckpointIdentity:
+    geometry = _section(header, "geometry")
+    width = _whole(geometry.get("width"))
+    depth = _whole(geometry.get("blocks"))
+    size = None
+    if width is not None and depth is not None:
+        size = _size("pixart", width, depth)
     return CheckpointIdentity(
-        path=path,
+        path=source.path,
         family="style_adapter",
         layout="adapter",
         why="its header is that of a StyleAdapter",
         parts=(_part("adapter", tensors, ""),),
-        size=_size("pixart", width, depth) if isinstance(width, int) and isinstance(depth, int) else None,
-        width=width if isinstance(width, int) else None,
-        depth=depth if isinstance(depth, int) else None,
-        pixels_per_cell=header.get("pixels_per_cell") if isinstance(header.get("pixels_per_cell"), int) else None,
-        stated=(Statement(stated, "the adapter's header"),) if stated else (),
+        size=size,
+        width=width,
+        depth=depth,
+        pixels_per_cell=_whole(header.get("pixels_per_cell")),
+        stated=_stated_as(header.get("prediction_type"), "the adapter's header"),
         missing=("its base model, PixArt, and CLIP",),
-        names=names,
+        names=source.names,
         not_judged=_WEIGHTS,
     )
+
+
+def _stated_as(said: object, where: str) -> tuple[Statement, ...]:
+    """The statement of a place that names a prediction type; none where the name is not known."""
+    known = _TYPES.get(str(said))
+    if known is None:
+        return ()
+    return (Statement(known, where),)
 
 
 def _newest_state(path: Path) -> Path | None:
@@ -589,7 +718,9 @@ def _newest_state(path: Path) -> Path | None:
             found.append((int(read_config(file)["step"]), file.parent))
         except (BottegaError, KeyError, TypeError, ValueError):
             continue  # torn by a kill: an older one is taken, as the trainer itself does
-    return max(found)[1] if found else None
+    if not found:
+        return None
+    return max(found)[1]
 
 
 def _ldm(path: Path, folder: Path) -> CheckpointIdentity:
@@ -598,38 +729,63 @@ def _ldm(path: Path, folder: Path) -> CheckpointIdentity:
         return _checkpoint_of_another_trainer(path, folder)
     recipe = remembered["recipe"]
     tensors = read_header(folder / "model.safetensors").tensors
-    # 1. What the recipe says; read with care, since a person may have edited the file.
-    said = _TYPES.get(str(_section(recipe, "diffusion").get("prediction_type")))
-    channels = _section(recipe, "unet").get("channels")
-    shape = remembered.get("shape")
-    has_shape = isinstance(shape, list) and len(shape) == 3 and all(isinstance(number, int) for number in shape)
-    side = _section(recipe, "data").get("size")
-
-    # 2. Its parts: the denoiser, and the encoder of words that learned with it.
-    parts = []
-    for name, prefix in (("unet", "unet."), ("text_encoder", "words.")):
-        own = {key.removeprefix(prefix): info for key, info in tensors.items() if key.startswith(prefix)}
-        if own:
-            parts.append(_part(name, own, ""))
+    name = str(recipe.get("name") or path.absolute().name)
+    # A person may have edited the recipe: each value is taken only where it is of the right kind.
     return CheckpointIdentity(
         path=path,
         family="ldm",
         layout="ldm_run",
         why=f"a checkpoint of `bottega train ldm` ({folder.name})",
-        parts=tuple(parts),
+        parts=_ldm_parts(tensors),
         size="other",
-        width=channels[0] if isinstance(channels, list) and channels and isinstance(channels[0], int) else None,
-        in_channels=cast("list[int]", shape)[0] if has_shape else None,
-        native_side=side if isinstance(side, int) else None,
-        stated=(Statement(said, "the recipe in state.json"),) if said else (),
-        names=(("the run's name", _plain(str(recipe.get("name") or path.absolute().name))),),
+        width=_first_level(_section(recipe, "unet").get("channels")),
+        in_channels=_channels(remembered.get("shape")),
+        native_side=_whole(_section(recipe, "data").get("size")),
+        stated=_stated_as(_section(recipe, "diffusion").get("prediction_type"), "the recipe in state.json"),
+        names=(("the run's name", _plain(name)),),
         not_judged=_WEIGHTS,
     )
 
 
+def _ldm_parts(tensors: Mapping[str, TensorInfo]) -> tuple[Part, ...]:
+    """The denoiser, and the encoder of words that learned with it."""
+    parts = []
+    for name, prefix in (("unet", "unet."), ("text_encoder", "words.")):
+        own = {key.removeprefix(prefix): info for key, info in tensors.items() if key.startswith(prefix)}
+        if own:
+            parts.append(_part(name, own, ""))
+    return tuple(parts)
+
+
+def _first_level(channels: object) -> int | None:
+    """Of a list of channels by level, the first."""
+    if not isinstance(channels, list) or not channels:
+        return None
+    return _whole(channels[0])
+
+
+def _channels(shape: object) -> int | None:
+    """Of a shape [C, H, W], the channels."""
+    if not isinstance(shape, list) or len(shape) != 3:
+        return None
+    if not all(isinstance(number, int) for number in shape):
+        return None
+    return _whole(shape[0])
+
+
+def _whole(value: object) -> int | None:
+    """A whole number; None for anything else."""
+    if isinstance(value, int):
+        return value
+    return None
+
+
 def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside another; empty where there is none of that name, or something else."""
     section = recipe.get(name)
-    return section if isinstance(section, dict) else {}
+    if isinstance(section, dict):
+        return section
+    return {}
 
 
 def _checkpoint_of_another_trainer(path: Path, folder: Path) -> CheckpointIdentity:
@@ -663,16 +819,32 @@ def _is_unet(family: str) -> bool:
     return family.startswith("sd") and family != "sd3"
 
 
-def _measures(family: str, denoiser: keys.Denoiser | None) -> dict[str, Any]:
-    """Size, width, depth and channels of a denoiser, as keywords of `CheckpointIdentity`."""
+def _denoiser_name(family: str) -> str:
+    """What diffusers calls the denoiser of a family."""
+    if _is_unet(family):
+        return "unet"
+    return "transformer"
+
+
+def _missing(family: str, there: Container[str]) -> tuple[str, ...]:
+    """The parts that drawing with a family needs and that are not there."""
+    return tuple(name for name in _REQUIRED.get(family, ()) if name not in there)
+
+
+class _Measures(NamedTuple):
+    """Of a denoiser, as `CheckpointIdentity` has them; None where there is no denoiser."""
+
+    size: Size | None = None
+    width: int | None = None
+    depth: int | None = None
+    in_channels: int | None = None
+
+
+def _measures(family: str, denoiser: keys.Denoiser | None) -> _Measures:
     if denoiser is None:
-        return {}
-    return {
-        "size": _size(family, denoiser.width, denoiser.depth),
-        "width": denoiser.width,
-        "depth": denoiser.depth,
-        "in_channels": denoiser.in_channels,
-    }
+        return _Measures()
+    size = _size(family, denoiser.width, denoiser.depth)
+    return _Measures(size, denoiser.width, denoiser.depth, denoiser.in_channels)
 
 
 def _size(family: str, width: int, depth: int) -> Size | None:
@@ -681,7 +853,19 @@ def _size(family: str, width: int, depth: int) -> Size | None:
         return None
     if (width, depth) == published:
         return "published"
-    return "miniature" if 2 * width <= published[0] else "other"
+    if 2 * width <= published[0]:
+        return "miniature"
+    return "other"
+
+
+def _parts(
+    tensors: Mapping[str, Mapping[str, TensorInfo]], vae: Mapping[str, Any], family: str = ""
+) -> tuple[Part, ...]:
+    """All parts of a pipeline; `vae` is the autoencoder's configuration."""
+    found = []
+    for name, own in tensors.items():
+        found.append(_part(name, own, _kind(name, own, vae, family)))
+    return tuple(found)
 
 
 def _part(name: str, tensors: Mapping[str, TensorInfo], kind: str) -> Part:
@@ -689,23 +873,46 @@ def _part(name: str, tensors: Mapping[str, TensorInfo], kind: str) -> Part:
     for info in tensors.values():
         counts[info.dtype] = counts.get(info.dtype, 0) + math.prod(info.shape)
     dtypes = dict(sorted(counts.items(), key=lambda item: -item[1]))
-    gaps = tuple(_plain(gap, 120) for gap in keys.gaps(kind, tensors)) if kind else ()
+    gaps: tuple[str, ...] = ()
+    if kind:
+        gaps = tuple(_plain(gap, 120) for gap in keys.gaps(kind, tensors))
     return Part(name, sum(counts.values()), len(tensors), dtypes, gaps)
 
 
 def _kind(name: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], family: str = "") -> str:
-    """Which network in which layout, as `checkpoint_keys.gaps` wants it."""
+    """Which network in which layout, as `checkpoint_keys.gaps` wants it; "" for one that it does not judge.
+
+    Args:
+        name: of the part.
+        tensors: of the part alone.
+        config: the autoencoder's configuration, where the part is one.
+        family: of the checkpoint; "" where it is not known.
+    """
     if name == "vae":
-        if "decoder.layers.0.weight" in tensors or config.get("_class_name") == "AutoencoderTiny":
-            return "vae tiny"
-        return "vae diffusers" if "decoder.conv_norm_out.weight" in tensors else "vae original"
+        return _kind_of_vae(tensors, config)
     if name == "unet":
         return "unet original" if "input_blocks.0.0.weight" in tensors else "unet diffusers"
-    if name == "transformer":
-        layout = "diffusers" if "adaln_single.linear.weight" in tensors else "original"
-        pixart = family in ("", "pixart") and ("adaln_single.linear.weight" in tensors or "t_block.1.weight" in tensors)
-        return f"pixart {layout}" if pixart else ""
-    return name if name.startswith("text_encoder") else ""
+    if name == "transformer" and family in ("", "pixart"):
+        return _kind_of_transformer(tensors)
+    if name.startswith("text_encoder"):
+        return name
+    return ""
+
+
+def _kind_of_vae(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> str:
+    if "decoder.layers.0.weight" in tensors or config.get("_class_name") == "AutoencoderTiny":
+        return "vae tiny"
+    if "decoder.conv_norm_out.weight" in tensors:
+        return "vae diffusers"
+    return "vae original"
+
+
+def _kind_of_transformer(tensors: Mapping[str, TensorInfo]) -> str:
+    if "adaln_single.linear.weight" in tensors:
+        return "pixart diffusers"
+    if "t_block.1.weight" in tensors:
+        return "pixart original"
+    return ""
 
 
 def _pixels_per_cell(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> int | None:
@@ -713,13 +920,21 @@ def _pixels_per_cell(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo
     widths = config.get("encoder_block_out_channels") or config.get("block_out_channels")
     if isinstance(widths, list) and 1 <= len(widths) <= 8:
         return int(2 ** (len(widths) - 1))
-    halvings = {
-        name for name in tensors if re.fullmatch(r"decoder\.up(_blocks)?\.\d+\.upsample(rs\.0)?\.conv\.weight", name)
-    }
-    return int(2 ** len(halvings)) if halvings else None
+    halvings = sum(1 for name in tensors if _UPSAMPLER.fullmatch(name))
+    if halvings == 0:
+        return None
+    return int(2**halvings)
+
+
+_UPSAMPLER = re.compile(r"decoder\.up(_blocks)?\.\d+\.upsample(rs\.0)?\.conv\.weight")
 
 
 def _plain(text: str, length: int = _SHOWN) -> str:
     """A text from a file as one short line: a title may hold the codes by which a terminal is taken over."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in text[: length + 1])
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+    letters = []
+    for letter in text[: length + 1]:
+        letters.append(letter if letter.isprintable() else " ")
+    shown = "".join(letters)
+    if len(shown) > length:
+        return f"{shown[: length - 1]}…"
+    return shown
