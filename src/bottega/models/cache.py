@@ -61,7 +61,9 @@ class CacheRequest:
     @property
     def option(self) -> str | None:
         """What `--model-cache` must say for this cache; None where the environment says it."""
-        return str(self.cache) if self.cache != hub_cache() else None
+        if self.cache == hub_cache():
+            return None
+        return str(self.cache)
 
 
 def check_cache(request: CacheRequest) -> CacheReport:
@@ -95,16 +97,22 @@ def check_cache(request: CacheRequest) -> CacheReport:
 
 
 def _repositories(request: CacheRequest) -> Iterator[CachedRepository]:
-    wanted: dict[str, list[str]] = {}
-    for name in request.wanted:
-        hub = hub_name(name)
-        if hub is not None:
-            wanted.setdefault(hub_entry(request.cache, hub).name, []).append(name)
+    wanted = _wanted_entries(request)
     for entry in _entries(request.cache):
         if request.wanted_only and entry.name not in wanted:
             continue
         names = tuple(wanted.get(entry.name, ()))
         yield CachedRepository(entry, request.option, names, _elsewhere(request.cache, entry.name))
+
+
+def _wanted_entries(request: CacheRequest) -> dict[str, list[str]]:
+    """Folder's name -> the names by which its models are wanted."""
+    wanted: dict[str, list[str]] = {}
+    for name in request.wanted:
+        hub = hub_name(name)
+        if hub is not None:
+            wanted.setdefault(hub_entry(request.cache, hub).name, []).append(name)
+    return wanted
 
 
 # --- the place ----------------------------------------------------------------------------------------------------
@@ -113,6 +121,20 @@ def _repositories(request: CacheRequest) -> Iterator[CachedRepository]:
 def _place_finding(request: CacheRequest) -> CacheFinding | None:
     """Why the cache itself can't be looked into, or is empty while another place is full."""
     cache = request.cache
+    closed = _closed(cache)
+    if closed is not None:
+        return closed
+    if any(holds_content(entry) for entry in _entries(cache)) or _plain_folders(cache):
+        return None
+    for other in _other_caches(cache):
+        full = [entry for entry in _entries(other) if holds_content(entry, if_closed=False)]
+        if full:
+            return _cache_elsewhere(request, other, full)
+    return None
+
+
+def _closed(cache: Path) -> CacheFinding | None:
+    """Why nothing can be read in this place: a link that leads nowhere, a file, somebody else's folder."""
     quoted = shlex.quote(str(cache))
     if cache.is_symlink() and not cache.exists():
         target = os.path.realpath(cache)
@@ -142,12 +164,6 @@ def _place_finding(request: CacheRequest) -> CacheFinding | None:
             "make it yours",
             f"sudo chown -R {os.geteuid()} {quoted} && chmod -R u+rwX {quoted}",
         )
-    if any(holds_content(entry) for entry in _entries(cache)) or _plain_folders(cache):
-        return None
-    for other in _other_caches(cache):
-        full = [entry for entry in _entries(other) if holds_content(entry, if_closed=False)]
-        if full:
-            return _cache_elsewhere(request, other, full)
     return None
 
 
@@ -260,7 +276,7 @@ def _layout_findings(request: CacheRequest) -> list[CacheFinding]:
         )
     for folder in _plain_folders(cache):
         found.append(_plain_name(cache, folder))
-    by_case: dict[str, list[Path]] = {}
+    by_case: dict[str, list[Path]] = {}  # folded name -> folders
     for entry in _entries(cache):
         by_case.setdefault(entry.name.casefold(), []).append(entry)
     for entries in by_case.values():
@@ -289,7 +305,7 @@ def _plain_name(cache: Path, folder: Path) -> CacheFinding:
 
 
 def _twice_by_case(request: CacheRequest, entries: Sequence[Path]) -> CacheFinding:
-    wanted = {hub_entry(request.cache, hub).name for hub in map(hub_name, request.wanted) if hub is not None}
+    wanted = _wanted_entries(request)
 
     def worth(entry: Path) -> tuple[bool, int]:
         return entry.name in wanted, _blob_bytes(entry)
@@ -311,11 +327,8 @@ def _plain_folders(cache: Path) -> list[Path]:
     """`org/name` folders with a model in them, directly in the cache."""
     found = []
     for owner in _readable_folders(cache):
-        if (
-            "--" in owner.name
-            or owner.name in ("hub", "xet", "blobs", "refs", "snapshots")
-            or owner.name.startswith(".")
-        ):
+        is_of_the_cache = owner.name in ("hub", "xet", "blobs", "refs", "snapshots")
+        if is_of_the_cache or "--" in owner.name or owner.name.startswith("."):
             continue
         for folder in _readable_folders(owner):
             if (folder / "config.json").is_file() or (folder / "model_index.json").is_file():
@@ -330,7 +343,11 @@ def _other_entries(cache: Path) -> list[Unjudged]:
         kind = folder.name.partition("--")[0]
         if kind in kinds:
             kinds[kind] += 1
-    return [Unjudged(f"{count} {kind}", "only models are looked at") for kind, count in kinds.items() if count]
+    found = []
+    for kind, count in kinds.items():
+        if count:
+            found.append(Unjudged(f"{count} {kind}", "only models are looked at"))
+    return found
 
 
 def _entries(cache: Path) -> list[Path]:

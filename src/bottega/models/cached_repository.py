@@ -115,8 +115,7 @@ def holds_content(entry: Path, *, if_closed: bool = True) -> bool:
     What is there and closed is not absent: `examine` tells whose it is. Nor is it of use to somebody else.
     """
     try:
-        files = (path for snapshot in _folders(entry / "snapshots") for path in snapshot.rglob("*"))
-        return any(path.is_file() for path in files)
+        return any(_holds_a_file(snapshot) for snapshot in _folders(entry / "snapshots"))
     except PermissionError:
         return if_closed
 
@@ -167,9 +166,8 @@ def wrong_content(repository: CachedRepository, file: Path, actual: str) -> Cach
     contents = _SnapshotContents(repository, snapshot)
     path = file.relative_to(snapshot).as_posix()
     cure, command = contents.mend(path)
-    severity = Severity.WARNING if contents.fetch_name(path) is None else Severity.ERROR
     evidence = f"{file}: its hash is {actual[:12]}…, and its blob is named {file.resolve().name[:12]}…"
-    return CacheFinding("wrong content", severity, file, evidence, cure, command)
+    return CacheFinding("wrong content", contents.severity(path), file, evidence, cure, command)
 
 
 # --- permissions --------------------------------------------------------------------------------------------------
@@ -236,38 +234,14 @@ def _allowed(path: Path, mode: int) -> bool:
 def _shape_finding(repository: CachedRepository) -> CacheFinding | None:
     """What is wrong with the folder itself, so that nothing in it can be looked at."""
     entry = repository.entry
-    quoted = shlex.quote(str(entry))
-    for part in PARTS:
-        place = entry / part
-        if os.path.lexists(place) and not place.is_dir():
-            away = f"mv {shlex.quote(str(place))} {shlex.quote(f'{place}.unused')}"
-            command = f"{away} && {_fetch_all(repository)}"
-            return CacheFinding(
-                "file in place of a folder",
-                Severity.ERROR,
-                place,
-                f"{place} must be a folder and is none",
-                "move it away and fetch the model",
-                command,
-            )
+    blocked = _file_for_folder(repository)
+    if blocked is not None:
+        return blocked
     if holds_content(entry):
         return None
-    own = [path for path in entry.iterdir() if path.name not in PARTS and path.is_file()]
-    if any(path.suffix in (".json", ".safetensors") for path in own):
-        snapshot = shlex.quote(str(entry / "snapshots" / LOCAL))
-        keep = " ".join(f"! -name {part}" for part in PARTS)
-        command = (
-            f"mkdir -p {snapshot} && find {quoted} -mindepth 1 -maxdepth 1 {keep} -exec mv {{}} {snapshot} ';' && "
-            f"{_set_reference(entry, LOCAL)}"
-        )
-        return CacheFinding(
-            "flat copy",
-            Severity.ERROR,
-            entry,
-            f"{len(own)} files lie in {entry} itself, none under snapshots/: no program finds them there",
-            "put them where they are looked for",
-            command,
-        )
+    flat = _flat_copy(entry)
+    if flat is not None:
+        return flat
     if _has_any_link_or_blob(entry):
         return None  # dangling links and loose blobs are told as such
     if repository.elsewhere is not None:
@@ -278,7 +252,7 @@ def _shape_finding(repository: CachedRepository) -> CacheFinding | None:
             entry,
             f"no file lies in {entry}, while {other} holds the model: it was fetched into another cache",
             "copy it over, links as links",
-            f"cp -a {shlex.quote(f'{other}/.')} {quoted}",
+            f"cp -a {shlex.quote(f'{other}/.')} {shlex.quote(str(entry))}",
         )
     return CacheFinding(
         "downloaded but empty",
@@ -287,6 +261,44 @@ def _shape_finding(repository: CachedRepository) -> CacheFinding | None:
         f"{entry} is there, with no file in it",
         "fetch the model",
         _fetch_all(repository),
+    )
+
+
+def _file_for_folder(repository: CachedRepository) -> CacheFinding | None:
+    """A file that lies where one of the three folders must be."""
+    for part in PARTS:
+        place = repository.entry / part
+        if os.path.lexists(place) and not place.is_dir():
+            away = f"mv {shlex.quote(str(place))} {shlex.quote(f'{place}.unused')}"
+            return CacheFinding(
+                "file in place of a folder",
+                Severity.ERROR,
+                place,
+                f"{place} must be a folder and is none",
+                "move it away and fetch the model",
+                f"{away} && {_fetch_all(repository)}",
+            )
+    return None
+
+
+def _flat_copy(entry: Path) -> CacheFinding | None:
+    """A model's files in the repository's folder itself, rather than in a snapshot."""
+    own = [path for path in entry.iterdir() if path.name not in PARTS and path.is_file()]
+    if not any(path.suffix in (".json", ".safetensors") for path in own):
+        return None
+    snapshot = shlex.quote(str(entry / "snapshots" / LOCAL))
+    keep = " ".join(f"! -name {part}" for part in PARTS)
+    command = (
+        f"mkdir -p {snapshot} && find {shlex.quote(str(entry))} -mindepth 1 -maxdepth 1 {keep} "
+        f"-exec mv {{}} {snapshot} ';' && {_set_reference(entry, LOCAL)}"
+    )
+    return CacheFinding(
+        "flat copy",
+        Severity.ERROR,
+        entry,
+        f"{len(own)} files lie in {entry} itself, none under snapshots/: no program finds them there",
+        "put them where they are looked for",
+        command,
     )
 
 
@@ -316,40 +328,49 @@ def _references(entry: Path) -> dict[str, str]:
 
 
 def _reference_findings(repository: CachedRepository) -> list[CacheFinding]:
-    entry = repository.entry
-    references = _references(entry)
+    references = _references(repository.entry)
     snapshots = repository.snapshots()
-    names = {path.name for path in snapshots}
     found = []
-    if not snapshots and any(not blob.name.endswith(".incomplete") for blob in (entry / "blobs").glob("*")):
+    if not snapshots and _has_whole_blobs(repository.entry):
         found.append(
             CacheFinding(
                 "blobs without a snapshot",
                 Severity.ERROR,
-                entry,
-                f"{entry}: blobs/ holds files, and no snapshot names them",
+                repository.entry,
+                f"{repository.entry}: blobs/ holds files, and no snapshot names them",
                 "fetch the model: blobs that are whole are used again",
                 _fetch_all(repository),
             )
         )
     elif snapshots and "main" not in references:
         found.append(_missing_reference(repository, snapshots))
+    names = {path.name for path in snapshots}
     for revision, commit in references.items():
-        place = entry / "refs" / revision
-        if commit not in names and snapshots:
+        if snapshots and commit not in names:
             found.append(_absent_snapshot(repository, revision, commit))
-        elif place.read_text("utf-8", errors="replace") != commit:
-            found.append(
-                CacheFinding(
-                    "reference with a line end",
-                    Severity.WARNING,
-                    place,
-                    f"{place} ends with a blank or a line end, which the Hub's own client takes for a part of the name",
-                    "write it without",
-                    _set_reference(entry, commit, revision),
-                )
-            )
+        else:
+            found += _line_end(repository.entry, revision, commit)
     return found
+
+
+def _has_whole_blobs(entry: Path) -> bool:
+    return any(not blob.name.endswith(".incomplete") for blob in (entry / "blobs").glob("*"))
+
+
+def _line_end(entry: Path, revision: str, commit: str) -> list[CacheFinding]:
+    place = entry / "refs" / revision
+    if place.read_text("utf-8", errors="replace") == commit:
+        return []
+    return [
+        CacheFinding(
+            "reference with a line end",
+            Severity.WARNING,
+            place,
+            f"{place} ends with a blank or a line end, which the Hub's own client takes for a part of the name",
+            "write it without",
+            _set_reference(entry, commit, revision),
+        )
+    ]
 
 
 def _missing_reference(repository: CachedRepository, snapshots: list[Path]) -> CacheFinding:
@@ -380,7 +401,7 @@ def _absent_snapshot(repository: CachedRepository, revision: str, commit: str) -
     entry = repository.entry
     place = entry / "refs" / revision
     received = f"the commit {commit[:12]}" if commit else "nothing"
-    whole = [path for path in repository.snapshots() if any(file.is_file() for file in path.rglob("*"))]
+    whole = [snapshot for snapshot in repository.snapshots() if _holds_a_file(snapshot)]
     if revision == "main" and whole:
         best = _fullest(whole)
         cure, command = f"let it name the snapshot that is here, {best.name[:12]}", _set_reference(entry, best.name)
@@ -436,17 +457,27 @@ class _SnapshotContents:
         """Damaged files, by kind and by the command that mends them; then what the snapshot lacks."""
         grouped: dict[tuple[str, str, str], list[_Damage]] = {}
         for damage in self.damages:
-            mend = self._relink if damage.kind == "link out of the cache" else self.mend
-            cure, command = mend(damage.path)
+            if damage.kind == "link out of the cache":
+                cure, command = self._relink(damage.path)
+            else:
+                cure, command = self.mend(damage.path)
             grouped.setdefault((damage.kind, cure, command), []).append(damage)
         found = []
         for (kind, cure, command), damages in grouped.items():
             first = damages[0]
             file = self.snapshot / first.path
-            severity = Severity.WARNING if self.fetch_name(first.path) is None else Severity.ERROR
-            count = "" if len(damages) == 1 else f"{len(damages)} files, first "
-            found.append(CacheFinding(kind, severity, file, f"{count}{file}: {first.detail}", cure, command))
+            severity = self.severity(first.path)
+            evidence = f"{file}: {first.detail}"
+            if len(damages) > 1:
+                evidence = f"{len(damages)} files, first {evidence}"
+            found.append(CacheFinding(kind, severity, file, evidence, cure, command))
         return found + self._lacks()
+
+    def severity(self, path: str) -> Severity:
+        """Of a damage to this file: an error only where bottega reads it."""
+        if self.fetch_name(path) is None:
+            return Severity.WARNING
+        return Severity.ERROR
 
     def mend(self, path: str) -> tuple[str, str]:
         """(cure, command) for a damaged file: fetched again where bottega reads it, else deleted."""
@@ -454,9 +485,11 @@ class _SnapshotContents:
         if name is not None:
             return "fetch it again: only what is damaged or absent is downloaded", self.repository.fetch(name)
         file = self.snapshot / path
-        places = [file, file.resolve()] if file.is_symlink() and file.exists() else [file]
-        quoted = " ".join(shlex.quote(str(place)) for place in places)
-        return "bottega does not read it: delete it; a program that needs it fetches it again", f"rm {quoted}"
+        places = [file]
+        if file.is_symlink() and file.exists():
+            places.append(file.resolve())
+        cure = "bottega does not read it: delete it; a program that needs it fetches it again"
+        return cure, f"rm {_quoted(places)}"
 
     def blobs_to_hash(self) -> dict[Path, Path]:
         """File -> its blob, where that is named by a hash."""
@@ -485,14 +518,13 @@ class _SnapshotContents:
     def _damages(self) -> list[_Damage]:
         found = []
         for path, file in self.files.items():
-            fault = _link_damage(self.repository.entry, file) if not file.exists() else _content_damage(file)
+            fault = _content_damage(file) if file.exists() else _link_damage(self.repository.entry, file)
             if fault is not None:
-                found.append(_Damage(fault[0], path, fault[1]))
-        found += [
-            _Damage("absent shard", shard, f"{index} names it, and it is not here")
-            for index, shards in self._absent_shards().items()
-            for shard in shards
-        ]
+                kind, detail = fault
+                found.append(_Damage(kind, path, detail))
+        for index, shards in self._absent_shards().items():
+            for shard in shards:
+                found.append(_Damage("absent shard", shard, f"{index} names it, and it is not here"))
         return found
 
     def _absent_shards(self) -> dict[str, list[str]]:
@@ -501,9 +533,9 @@ class _SnapshotContents:
         for path, file in self.files.items():
             if _INDEX not in path or not file.exists():
                 continue
-            folder = path.rpartition("/")[0]
+            folder, slash, _ = path.rpartition("/")
             for name in _shard_names(file):
-                shard = f"{folder}/{name}" if folder else name
+                shard = f"{folder}{slash}{name}"
                 if shard not in self.files:
                     found.setdefault(path, []).append(shard)
         return found
@@ -526,11 +558,18 @@ class _SnapshotContents:
         for part, kind in _json_object(index).items():
             if not isinstance(kind, list) or None in kind or part.startswith("_"):
                 continue
-            if not any(path.startswith(f"{part}/") for path in self.files):
-                found.append(self._incomplete(command, f"model_index.json names {part}, and no file of it is here"))
-            elif part.startswith("tokenizer") and not has_tokenizer(self.snapshot / part):
-                found.append(self._incomplete(command, f"{part}/ holds no whole tokenizer"))
+            lack = self._lack_of(part)
+            if lack is not None:
+                found.append(self._incomplete(command, lack))
         return found
+
+    def _lack_of(self, part: str) -> str | None:
+        """What a part of a pipeline lacks; None where it is there."""
+        if not any(path.startswith(f"{part}/") for path in self.files):
+            return f"model_index.json names {part}, and no file of it is here"
+        if part.startswith("tokenizer") and not has_tokenizer(self.snapshot / part):
+            return f"{part}/ holds no whole tokenizer"
+        return None
 
     def _lacking_choice(self) -> list[CacheFinding]:
         """Whether what bottega would read of each model is here: those that a recipe names, else the whole."""
@@ -565,12 +604,7 @@ class _SnapshotContents:
             return None
         at = self.repository.at(self.snapshot.name)
         revision = at.removeprefix(self.repository.name)
-        insides = [hub.inside for hub in map(hub_name, self.repository.wanted) if hub is not None]
-        parts = path.split("/")[:-1]
-        insides += ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
-        if path.endswith(".safetensors"):
-            insides.append(path)
-        for inside in insides:
+        for inside in self._model_places(path):
             name = f"{self.repository.name}/{inside}" if inside else self.repository.name
             try:
                 choice = choose(name, inside, self._sizes(), self._already_here())
@@ -580,11 +614,27 @@ class _SnapshotContents:
                 return f"{name}{revision}"
         return None
 
+    def _model_places(self, path: str) -> list[str]:
+        """Where the model that a file belongs to may be: the places that a recipe names, then from the top down."""
+        places = []
+        for wanted in self.repository.wanted:
+            hub = hub_name(wanted)
+            if hub is not None:
+                places.append(hub.inside)
+        folders = path.split("/")[:-1]
+        for depth in range(len(folders) + 1):
+            places.append("/".join(folders[:depth]))
+        if path.endswith(".safetensors"):
+            places.append(path)
+        return places
+
     def _sizes(self) -> Mapping[str, int]:
         """What the repository is known to hold: also shards that an index names and that are not here."""
         sizes = {}
         for path, file in self.files.items():
-            sizes[path] = file.stat().st_size if file.exists() else 0
+            sizes[path] = 0
+            if file.exists():
+                sizes[path] = file.stat().st_size
         for shards in self._absent_shards().values():
             sizes |= dict.fromkeys(shards, 0)
         return sizes
@@ -644,7 +694,9 @@ def _json_object(file: Path) -> dict[str, object]:
         content = json.loads(file.read_bytes())
     except (ValueError, OSError):
         return {}  # told as broken JSON
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return content
 
 
 def _at_most_warning(finding: CacheFinding) -> CacheFinding:
@@ -661,9 +713,7 @@ def _blob_findings(repository: CachedRepository, is_whole: bool) -> RepositoryRe
     blobs = repository.entry / "blobs"
     if not blobs.is_dir():
         return report
-    used = set()
-    for snapshot in repository.snapshots():
-        used |= {Path(os.path.realpath(path)) for path in snapshot.rglob("*") if path.is_symlink()}
+    used = _used_blobs(repository)
     loose = []
     for blob in sorted(blobs.iterdir()):
         if blob.name.endswith(".incomplete"):
@@ -684,6 +734,16 @@ def _blob_findings(repository: CachedRepository, is_whole: bool) -> RepositoryRe
             )
         )
     return report
+
+
+def _used_blobs(repository: CachedRepository) -> set[Path]:
+    """Where the links of all snapshots lead."""
+    used = set()
+    for snapshot in repository.snapshots():
+        for path in snapshot.rglob("*"):
+            if path.is_symlink():
+                used.add(Path(os.path.realpath(path)))
+    return used
 
 
 def _add_unfinished(report: RepositoryReport, repository: CachedRepository, partial: Path, is_whole: bool) -> None:
@@ -719,6 +779,10 @@ def _add_unfinished(report: RepositoryReport, repository: CachedRepository, part
 
 def _quoted(paths: Iterable[Path]) -> str:
     return " ".join(shlex.quote(str(path)) for path in paths)
+
+
+def _holds_a_file(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _folders(place: Path) -> list[Path]:

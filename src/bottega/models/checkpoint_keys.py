@@ -151,22 +151,34 @@ def describe_denoiser(tensors: Tensors, encoders: Iterable[str] = ()) -> Denoise
 
 def _unet(tensors: Tensors, layout: str, encoders: set[str]) -> Denoiser | None:
     first, label = "conv_in.weight", "add_embedding.linear_1.weight"
-    level = re.compile(r"down_blocks\.(\d+)\.")
     if layout == "original":
         first, label = "input_blocks.0.0.weight", "label_emb.0.0.weight"
-        level = re.compile(r"input_blocks\.\d+\.0\.(op)\.weight")
     shape = tensors[first].shape
     if len(shape) != 4 or "encoder_hid_proj.weight" in tensors:  # the latter: Kolors, whose text is ChatGLM's
         return None
-    levels = len({match[1] for match in map(level.match, tensors) if match})
-    if layout == "original":
-        levels = 1 + sum(1 for name in tensors if level.match(name))
     context = _shape_at(tensors, ".attn2.to_k.weight", 1)
     family, why = _unet_family(tensors, label, context, encoders)
     variant = {8: "instruct-pix2pix", 9: "inpaint"}.get(shape[1], "")
     if family == "sdxl" and variant == "inpaint":
         family, why = "sdxl_inpaint", f"{why}; its first layer takes 9 channels"
+    levels = _unet_levels(tensors, layout)
     return Denoiser(family, variant, layout, shape[0], _blocks(tensors), context, shape[1], levels, why)
+
+
+def _unet_levels(tensors: Tensors, layout: str) -> int:
+    """Levels of resolution of a U-Net: in the original layout one more than its downsamplers."""
+    if layout == "original":
+        return 1 + sum(1 for name in tensors if _ORIGINAL_DOWNSAMPLER.match(name))
+    levels = set()
+    for name in tensors:
+        match = _DOWN_BLOCK.match(name)
+        if match is not None:
+            levels.add(match[1])
+    return len(levels)
+
+
+_DOWN_BLOCK = re.compile(r"down_blocks\.(\d+)\.")
+_ORIGINAL_DOWNSAMPLER = re.compile(r"input_blocks\.\d+\.0\.op\.weight")
 
 
 def _unet_family(tensors: Tensors, label: str, context: int | None, encoders: set[str]) -> tuple[str, str]:
@@ -207,10 +219,6 @@ def _pixart(tensors: Tensors, layout: str, patches: str, captions: str) -> Denoi
     shape = tensors[patches].shape
     if len(shape) != 4:
         return None
-    stored = tensors.get("pos_embed") or tensors.get("pos_embed.pos_embed")
-    tokens = stored.shape[1] if stored is not None and len(stored.shape) == 3 else None
-    if tokens is None and ("csize_embedder.mlp.0.weight" in tensors or _has(tensors, "adaln_single.emb.resolution_")):
-        tokens = 64 * 64  # of α, only the model for 1024 pixels is told the size of its pictures
     # α keeps 120 tokens of T5, Σ 300; in diffusers' layout the weights do not tell them apart.
     null_text = tensors.get("y_embedder.y_embedding")
     variant = "sigma" if null_text is not None and _side(null_text, 0) == 300 else ""
@@ -224,12 +232,25 @@ def _pixart(tensors: Tensors, layout: str, patches: str, captions: str) -> Denoi
         in_channels=shape[1],
         levels=1,
         why=f"a transformer with one modulation for all blocks, and a caption projection ({captions})",
-        native_tokens=tokens,
+        native_tokens=_pixart_tokens(tensors),
     )
 
 
+def _pixart_tokens(tensors: Tensors) -> int | None:
+    """Tokens of a picture that PixArt was made for; None where nothing says it."""
+    stored = tensors.get("pos_embed") or tensors.get("pos_embed.pos_embed")
+    if stored is not None and len(stored.shape) == 3:
+        return stored.shape[1]
+    # Of α, only the model for 1024 pixels is told the size of its pictures.
+    if "csize_embedder.mlp.0.weight" in tensors or _has(tensors, "adaln_single.emb.resolution_"):
+        return 64 * 64
+    return None
+
+
 def _other(tensors: Tensors, family: str, layout: str, first: str, blocks: str) -> Denoiser:
-    width = (_side(tensors[first], 0) or 0) if first in tensors else 0
+    width = 0
+    if first in tensors:
+        width = _side(tensors[first], 0) or 0
     depth = len({name.split(".")[1] for name in tensors if name.startswith(f"{blocks}.")})
     return Denoiser(family, "", layout, width, depth, None, None, 1, f"the blocks `{blocks}`")
 
@@ -318,23 +339,36 @@ def gaps(kind: str, tensors: Tensors) -> list[str]:
 
 
 def _gaps_in_units(tensors: Tensors) -> list[str]:
-    units: dict[str, set[str]] = {}
-    for name in tensors:
-        match = _UNIT.fullmatch(name)
-        if match is not None and not _OPTIONAL.search(match["rest"]):
-            units.setdefault(match["unit"], set()).add(match["rest"])
+    """Units that a count leaves out, and tensors that a unit lacks and the others of its kind have."""
+    units = _units(tensors)
     alike: dict[str, list[str]] = {}
     for unit in units:
         alike.setdefault(unit.split(".")[-2], []).append(unit)
     absent = []
     for members in alike.values():
         absent += _missing_units(members)
-        everything = set().union(*(units[unit] for unit in members))
-        for rest in everything:
-            lacking = [unit for unit in members if rest not in units[unit]]
-            # What many lack is a difference of design, as the first layer of T5 has; a torn copy lacks a few.
-            if len(lacking) * 4 <= len(members):
-                absent += [f"{unit}.{rest}" for unit in lacking]
+        absent += _lacking(members, units)
+    return absent
+
+
+def _units(tensors: Tensors) -> dict[str, set[str]]:
+    """Repeated unit -> what is in it, as `layers.3` -> `fc1.weight` and so on."""
+    units: dict[str, set[str]] = {}
+    for name in tensors:
+        match = _UNIT.fullmatch(name)
+        if match is not None and not _OPTIONAL.search(match["rest"]):
+            units.setdefault(match["unit"], set()).add(match["rest"])
+    return units
+
+
+def _lacking(members: list[str], units: Mapping[str, set[str]]) -> list[str]:
+    """Tensors that a few of these like units lack and the rest have."""
+    absent = []
+    for rest in set().union(*(units[unit] for unit in members)):
+        lacking = [unit for unit in members if rest not in units[unit]]
+        # What many lack is a difference of design, as the first layer of T5 has; a torn copy lacks a few.
+        if len(lacking) * 4 <= len(members):
+            absent += [f"{unit}.{rest}" for unit in lacking]
     return absent
 
 

@@ -100,14 +100,7 @@ def _check_header(path: Path, content: Any, *, data_begin: int, data_bytes: int)
     for name, entry in content.items():
         if name == "__metadata__":
             continue
-        try:
-            tensor = TensorInfo(str(entry["dtype"]), _whole_numbers(entry["shape"]))
-            first, last = _whole_numbers(entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _incomplete(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
-        needed = _tensor_bytes(tensor)
-        if last < first or (needed is not None and last - first != needed):
-            raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
+        tensor, first, last = _tensor_entry(path, name, entry)
         tensors[name] = tensor
         places[name] = (data_begin + first, data_begin + last)
         end = max(end, last)
@@ -116,6 +109,19 @@ def _check_header(path: Path, content: Any, *, data_begin: int, data_bytes: int)
         raise _incomplete(path, f"the header announces {end} bytes of tensors, the file holds {data_bytes}")
     _refuse_overlaps(path, places.values(), data_begin)
     return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()}, places)
+
+
+def _tensor_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    """A tensor, and where its bytes begin and end in the file's data."""
+    try:
+        tensor = TensorInfo(str(entry["dtype"]), _whole_numbers(entry["shape"]))
+        first, last = _whole_numbers(entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _incomplete(path, f"the header's entry for {name!r} lacks dtype, shape or offsets") from error
+    needed = _tensor_bytes(tensor)
+    if last < first or (needed is not None and last - first != needed):
+        raise _incomplete(path, f"{name!r} of shape {list(tensor.shape)} is given {last - first} bytes")
+    return tensor, first, last
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...]:
