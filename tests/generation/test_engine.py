@@ -183,6 +183,21 @@ def test_after_one_picture_did_not_fit_the_engine_draws_as_before(
     assert np.array_equal(engine.draw(settings()).pixels[0], before)
 
 
+def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_refused_and_the_next_one_drawn(
+    engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = engine.draw(settings()).pixels[0]
+
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.modules.vae, "decode", fail)
+        with pytest.raises(MemoryPressureError, match="64 x 64"):
+            engine.draw(settings())
+    assert np.array_equal(engine.draw(settings()).pixels[0], before)
+
+
 def test_other_runtime_errors_are_not_taken_for_memory(engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("shapes cannot be multiplied")

@@ -1,6 +1,7 @@
 """Requests in, pictures out: the home of what serves a person who wants a picture.
 
 engine.py       one owner of a model's modules; a request -> pictures, with what was used and why
+drawing.py      what engines do alike: batches, progress, memory running short, the look at each picture
 modules.py      loading: a diffusers folder, the model cache, a single-file checkpoint
 records.py      request, settings, corrections, result
 guardrails.py   a request within the limits of the model's profile (profiles.py, profiles/*.yaml)

@@ -13,18 +13,16 @@ Dimensions: B pictures of a batch, C latent channels, h w latent sides, H W pict
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from threading import Event
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from bottega.generation.checks import NumericTrail, check_picture, explain_black
+from bottega.generation.checks import NumericTrail, explain_black
+from bottega.generation.drawing import NOBODY, Drawing, Drawn, DrawProgress, Observer, Pixels, Step
 from bottega.generation.guardrails import advise, resolve, used_loras
 from bottega.generation.lora.manager import LoRAManager, free_memory
 from bottega.generation.modules import Modules
@@ -33,7 +31,6 @@ from bottega.generation.profiles import choose_profile
 from bottega.generation.prompts import PixArtConditions, TextConditions, encode_pixart, encode_sdxl
 from bottega.generation.records import (
     Correction,
-    GeneratedPicture,
     GenerationRequest,
     LoRASpec,
     PictureSettings,
@@ -41,13 +38,10 @@ from bottega.generation.records import (
     Result,
 )
 from bottega.generation.samplers import SAMPLERS, can_draw, make_scheduler
-from bottega.models.decoding import Decoded, decode
-from bottega.runtime.errors import Interrupted, MemoryPressureError, NonFiniteError, RequestError
-from bottega.runtime.files import sha256_bytes, sha256_file
+from bottega.models.decoding import decode
+from bottega.runtime.errors import NonFiniteError, RequestError
+from bottega.runtime.files import sha256_file
 from bottega.runtime.findings import Finding
-from bottega.visual.pictures import to_uint8
-
-Pixels = npt.NDArray[np.uint8]
 
 BATCH = 4
 """Pictures that go through the network together on a GPU. On a CPU it is one: a batch gains no speed there, and a
@@ -57,72 +51,14 @@ ZERO_SNR_RESCALE = 0.7
 """Guidance rescale of a model with zero terminal SNR where neither request nor profile say one (arXiv 2305.08891)."""
 
 
-@dataclass(frozen=True)
-class DrawProgress:
-    """How far a request is: finished steps of the batch of `size` pictures that begins with picture `picture`."""
-
-    picture: int
-    size: int
-    step: int
-    steps: int
-
-
-@dataclass
-class Drawn:
-    """A result with its pixels, uint8 [H, W, 3], in the order of `result.pictures`."""
-
-    result: Result
-    pixels: list[Pixels]
-
-
-@dataclass(frozen=True)
-class Observer:
-    """Who looks on while a request is drawn.
-
-    on_progress: called after each step. on_picture: takes each picture when it is done; pixels are not kept then, so
-    that memory does not grow with their number. cancel: when it is set, the request ends after the step in hand.
-    """
-
-    on_progress: Callable[[DrawProgress], None] | None = None
-    on_picture: OnPicture | None = None
-    cancel: Event | None = None
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A finished step: index from 0, steps in all, and its timestep."""
-
-    index: int
-    total: int
-    timestep: float
-
-
-OnPicture = Callable[[Result, GeneratedPicture, Pixels], None]
-"""Called with each picture when it is done; the result holds all but the pictures."""
-
-
 @dataclass
 class _Work:
     """One request on its way."""
 
     settings: PictureSettings
     image: Pixels | None
-    watch: Observer
-    about: Result
-    """The answer as far as it is known before drawing."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
-    """Steps whose latents were looked at."""
-    bad_step: int | None = None
-    """First step after which a latent was not finite, from 1."""
-    bad_timestep: float | None = None
+    drawing: Drawing
 
-    def add_seconds(self, phase: str, began: float) -> None:
-        """Count the time since `began` to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
-
-
-_NOBODY = Observer()
 
 Conditions = TypeVar("Conditions", bound=TextConditions | PixArtConditions)
 
@@ -152,7 +88,7 @@ class Engine(ABC, Generic[Conditions]):
 
     # --- a request ------------------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerationRequest, watch: Observer = _NOBODY) -> Drawn:
+    def generate(self, request: GenerationRequest, watch: Observer = NOBODY) -> Drawn:
         """Draw what a request asks for, within the guardrails of the model's profile.
 
         Args:
@@ -188,14 +124,14 @@ class Engine(ABC, Generic[Conditions]):
             model_sha256=self.modules.sha256,
             image_sha256="" if request.image is None else sha256_file(request.image),
         )
-        return self._draw(_Work(settings, pixels, watch, about), used_loras(request, self.profile))
+        return self._draw(self._work(about, pixels, watch), used_loras(request, self.profile))
 
     def draw(
         self,
         settings: PictureSettings,
         loras: Sequence[LoRASpec] = (),
         image: Pixels | None = None,
-        watch: Observer = _NOBODY,
+        watch: Observer = NOBODY,
     ) -> Drawn:
         """Draw with settings in which nothing is open, past the guardrails; errors as of `generate`.
 
@@ -206,12 +142,16 @@ class Engine(ABC, Generic[Conditions]):
             watch: progress, pictures one by one, and cancelling.
         """
         about = Result(settings=settings, pictures=(), model=self.modules.name)
-        return self._draw(_Work(settings, image, watch, about), loras)
+        return self._draw(self._work(about, image, watch), loras)
+
+    def _work(self, about: Result, image: Pixels | None, watch: Observer) -> _Work:
+        drawing = Drawing(about, watch, network_in=self.modules.dtype, decoded_in=self.modules.vae.dtype)
+        return _Work(about.settings, image, drawing)
 
     def _draw(self, work: _Work, loras: Sequence[LoRASpec]) -> Drawn:
         self._require_drawable(work.settings, from_picture=work.image is not None)
         with self.lock:
-            work.about = replace(work.about, loras=self.loras.apply(loras))
+            work.drawing.about = replace(work.drawing.about, loras=self.loras.apply(loras))
             try:
                 return self._draw_all(work)
             finally:
@@ -220,63 +160,19 @@ class Engine(ABC, Generic[Conditions]):
 
     def _draw_all(self, work: _Work) -> Drawn:
         # 1. Encode the prompt once for all pictures.
-        began = time.monotonic()
-        conditions = self._encode(work.settings)
-        if not conditions.finite():
-            raise NonFiniteError(str(explain_black(NumericTrail(loras_finite=True, text_finite=False))))
-        work.add_seconds("encode", began)
+        with work.drawing.timed("encode"):
+            conditions = self._encode(work.settings)
+            if not conditions.finite():
+                raise NonFiniteError(str(explain_black(NumericTrail(loras_finite=True, text_finite=False))))
 
         # 2. Denoise batch by batch, decode picture by picture: memory does not grow with the number of pictures.
-        pictures: list[GeneratedPicture] = []
-        pixels: list[Pixels] = []
-        for latents in self._batches(work, conditions):
-            for latent in latents.chunk(len(latents)):
-                began = time.monotonic()
-                decoded = decode(self.modules.vae, latent)
-                trail = _trail(work, self.modules, decoded)
-                drawn = _to_pixels(decoded, trail)
-                index = len(pictures)
-                picture = _picture(index, work.settings.seed + index, drawn, trail)
-                pictures.append(picture)
-                work.add_seconds("decode", began)
-                if work.watch.on_picture is None:
-                    pixels.append(drawn)
-                else:
-                    work.watch.on_picture(work.about, picture, drawn)
-        result = replace(work.about, pictures=tuple(pictures), seconds=work.seconds)
-        return Drawn(result, pixels)
-
-    def _batches(self, work: _Work, conditions: Conditions) -> Iterator[torch.Tensor]:
-        """Latents [B, C, h, w], in the order of the pictures; the batch is halved when memory is short."""
-        batch = self.batch
-        done = 0
-        while done < work.settings.count:
-            size = min(batch, work.settings.count - done)
-            began = time.monotonic()
-            latents = self._try_batch(work, conditions, done, size)
-            work.add_seconds("denoise", began)
-            if latents is not None:
-                yield latents
-                done += size
-                continue
-            self.loras.forget()
-            if size == 1:
-                raise MemoryPressureError(
-                    f"one picture of {work.settings.width} x {work.settings.height} must fit into memory, it does "
-                    "not; draw a smaller one, with fewer LoRAs, or with the networks offloaded"
-                )
-            batch = size // 2
-
-    def _try_batch(self, work: _Work, conditions: Conditions, first: int, size: int) -> torch.Tensor | None:
-        """The batch's latents, or None where memory was short."""
-        try:
-            return self._denoise(work, conditions, first, size)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            # The error is dropped here, before memory is freed: the frames that its traceback holds keep every tensor
-            # of the failed step alive.
-            if not _is_out_of_memory(error):
-                raise
-            return None
+        return work.drawing.run(
+            lambda first, size: self._denoise(work, conditions, first, size),
+            lambda latent: [decode(self.modules.vae, latent)],
+            batch=self.batch,
+            decoded_together=1,
+            free=self.loras.forget,
+        )
 
     def _denoise(self, work: _Work, conditions: Conditions, first: int, size: int) -> torch.Tensor:
         settings = work.settings
@@ -289,16 +185,6 @@ class Engine(ABC, Generic[Conditions]):
         # On the CPU: a GPU's generator gives other numbers, so a picture would depend on the device.
         generators = [torch.Generator("cpu").manual_seed(settings.seed + k) for k in range(first, first + size)]
         return self._run_pipeline(work, conditions, scheduler, generators, first)
-
-    def _after_step(self, work: _Work, first: int, step: _Step, latents: torch.Tensor) -> None:
-        """Between two steps: cancelling, progress, and the first step whose latents are not finite."""
-        if work.watch.cancel is not None and work.watch.cancel.is_set():
-            raise Interrupted
-        work.steps += 1
-        if work.bad_step is None and not bool(latents.isfinite().all()):
-            work.bad_step, work.bad_timestep = step.index + 1, step.timestep
-        if work.watch.on_progress is not None:
-            work.watch.on_progress(DrawProgress(first, len(latents), step.index + 1, step.total))
 
     # --- what the model is ----------------------------------------------------------------------------------------
 
@@ -412,8 +298,8 @@ class SDXLEngine(Engine[TextConditions]):
             inputs = {"image": _image_input(work.image, size), "strength": settings.strength}
 
         def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            step = _Step(index, pipeline.num_timesteps, float(timestep))
-            self._after_step(work, first, step, values["latents"])
+            step = Step(index, pipeline.num_timesteps, float(timestep))
+            work.drawing.after_step(first, step, values["latents"])
             return values
 
         pipeline.scheduler = scheduler
@@ -485,8 +371,8 @@ class PixArtEngine(Engine[PixArtConditions]):
         settings = work.settings
 
         def after_step(index: int, timestep: Any, latents: torch.Tensor) -> None:
-            step = _Step(index, len(scheduler.timesteps), float(timestep))
-            self._after_step(work, first, step, latents)
+            step = Step(index, len(scheduler.timesteps), float(timestep))
+            work.drawing.after_step(first, step, latents)
 
         self.txt2img.scheduler = scheduler
         latents: torch.Tensor = self.txt2img(
@@ -531,12 +417,6 @@ def open_engine(
 
 _TOKENS = 77
 _LANCZOS = 1  # PIL.Image.Resampling.LANCZOS, without importing PIL for it
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also of the CPU's allocator, which raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _offload(modules: Modules) -> list[Any]:
@@ -568,44 +448,4 @@ def _image_input(image: Pixels, size: int) -> torch.Tensor:
     return one[None].repeat(size, 1, 1, 1)
 
 
-def _to_pixels(decoded: Decoded, trail: NumericTrail) -> Pixels:
-    try:
-        pixels: Pixels = to_uint8(decoded.pixels)
-    except NonFiniteError as error:
-        raise NonFiniteError(str(explain_black(trail))) from error
-    return pixels
-
-
-def _trail(work: _Work, modules: Modules, decoded: Decoded) -> NumericTrail:
-    """What was seen of the numbers on the way to one picture."""
-    finite = bool(np.isfinite(decoded.pixels).all())
-    return NumericTrail(
-        loras_finite=True,  # others are refused before they are applied
-        text_finite=True,  # else nothing is drawn
-        steps=work.steps,
-        first_bad_step=work.bad_step,
-        timestep=work.bad_timestep,
-        decoded_finite=finite and not decoded.again,
-        decoded_in=_name(modules.vae.dtype),
-        fp32_finite=finite if decoded.again else None,
-        network_in=_name(modules.dtype),
-    )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _picture(index: int, seed: int, pixels: Pixels, trail: NumericTrail) -> GeneratedPicture:
-    findings = list(check_picture(pixels))
-    if trail.cured:
-        findings.append(explain_black(trail))
-    return GeneratedPicture(
-        index=index,
-        seed=seed,
-        sha256=sha256_bytes(pixels.tobytes()),
-        findings=tuple(findings),
-    )
-
-
-__all__ = ["DrawProgress", "Drawn", "Engine", "PixArtEngine", "SDXLEngine", "open_engine"]
+__all__ = ["DrawProgress", "Drawn", "Engine", "Observer", "PixArtEngine", "Pixels", "SDXLEngine", "open_engine"]
