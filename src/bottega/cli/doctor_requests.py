@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bottega.doctor.environment import RecipeNeed
     from bottega.doctor.run_directory import RunRequest
+    from bottega.pipeline import Pipeline
 
 
 def run_request(directory: Path, check_all: bool) -> RunRequest:
@@ -18,7 +19,7 @@ def run_request(directory: Path, check_all: bool) -> RunRequest:
     from bottega.doctor.run_directory import RunRequest
     from bottega.models.layout import inspect
     from bottega.pipeline import STAGES, Pipeline
-    from bottega.runtime.errors import FingerprintError, MissingError, RecipeError, StorageError
+    from bottega.runtime.errors import MissingError, RecipeError
 
     bare = RunRequest(directory, check_all)
     try:
@@ -26,22 +27,34 @@ def run_request(directory: Path, check_all: bool) -> RunRequest:
     except MissingError:
         return bare
     except RecipeError as error:
-        if "trains a model from scratch" in str(error):
+        if _is_of_scratch_training(error):
             return bare
         there = tuple((stage.name, stage.folder) for stage in STAGES if (directory / stage.folder).is_dir())
         return replace(bare, stages=there, refusal=str(error))
     pipeline = Pipeline(recipe, directory, functions=FUNCTIONS)
-    refusal = ""
+    stages = tuple((stage.name, stage.folder) for stage in pipeline.stages())
+    refusal = _why_refused(pipeline)
+    models = tuple(inspect(recipe.models))
+    return RunRequest(directory, check_all, stages, recipe.data_root(directory), models, refusal)
+
+
+def _is_of_scratch_training(error: Exception) -> bool:
+    """Whether a recipe was refused because it is one of `bottega train ldm`, which has no stages."""
+    return "trains a model from scratch" in str(error)
+
+
+def _why_refused(pipeline: Pipeline) -> str:
+    """Why the first stage that refuses to continue does so; empty where none does."""
+    from bottega.runtime.errors import FingerprintError, StorageError
+
     for stage in pipeline.stages():
         try:
             pipeline.state(stage, {})
         except FingerprintError as error:
-            refusal = refusal or str(error)
+            return str(error)
         except StorageError:
             continue  # a torn file, which is told as such
-    stages = tuple((stage.name, stage.folder) for stage in pipeline.stages())
-    models = tuple(inspect(recipe.models))
-    return RunRequest(directory, check_all, stages, recipe.data_root(directory), models, refusal)
+    return ""
 
 
 def recipe_needs() -> list[RecipeNeed]:
@@ -58,14 +71,16 @@ def _recipe_need(file: Path) -> RecipeNeed:
     try:
         recipe = read_recipe(file, [])
     except RecipeError as error:
-        if "trains a model from scratch" in str(error):
+        if _is_of_scratch_training(error):
             return RecipeNeed(file.stem, tuple(_missing_of_ldm(file)))
         return RecipeNeed(file.stem, (str(error),))
     except BottegaError as error:
         return RecipeNeed(file.stem, (str(error),))
     lacks = Pipeline(recipe, Path("runs") / recipe.name, functions=FUNCTIONS).missing()
-    get = f"bottega models fetch --recipe {shlex.quote(str(file))}"
-    return RecipeNeed(file.stem, tuple(lacks), get if any(line.startswith("models.") for line in lacks) else None)
+    command = None
+    if any(line.startswith("models.") for line in lacks):
+        command = f"bottega models fetch --recipe {shlex.quote(str(file))}"
+    return RecipeNeed(file.stem, tuple(lacks), command)
 
 
 def _missing_of_ldm(file: Path) -> list[str]:
@@ -78,10 +93,10 @@ def _missing_of_ldm(file: Path) -> list[str]:
     lacks = []
     for name in ("autoencoder", "text"):
         section = recipe.get(name)
-        model = section.get("model") if isinstance(section, dict) else None
-        if isinstance(model, str):
-            try:
-                resolve(model, file.parent)
-            except BottegaError as error:
-                lacks.append(f"{name}.model: {error}")
+        if not isinstance(section, dict) or not isinstance(section.get("model"), str):
+            continue
+        try:
+            resolve(section["model"], file.parent)
+        except BottegaError as error:
+            lacks.append(f"{name}.model: {error}")
     return lacks

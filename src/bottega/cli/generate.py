@@ -10,11 +10,13 @@ import typer
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bottega.diffusion.sampling import StepStatistics
     from bottega.generation.engine import DrawProgress
     from bottega.generation.files import EngineOptions, Generated
     from bottega.generation.metadata import RequestAgain
-    from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec
+    from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec, Result
 
 _SCRATCH = "Model trained from scratch"
 _ENGINE = "SDXL and PixArt"
@@ -146,9 +148,9 @@ def command(
         "spacing": spacing,
         "thresholding": thresholding,
     }
-    prompts = list(prompt or [])
-    if any((subject, details, setting, style)):
-        prompts = [_composed(prompts, subject, details, setting, style)]
+    prompts = _prompts(prompt, subject, details, setting, style)
+
+    # A model trained from scratch.
     if checkpoint is not None:
         _refuse("--checkpoint", {"model": model, "lora": lora, "from": from_picture, **engine_only})
         _draw_from_scratch(
@@ -164,21 +166,19 @@ def command(
             **scratch_only,
         )
         return
+
+    # SDXL and PixArt: what a picture's file says, then what the options say.
     _refuse("--model", {"statistics": statistics or None, **scratch_only})
     again = _again(from_picture, lora_folder or [])
-    name = model or (again.model if again is not None else "")
-    if not name:
-        raise RequestError("something must say which model draws, received neither --model nor --checkpoint; give one")
-    if len(prompts) > 1:
-        raise RequestError(f"--model draws one prompt, received {len(prompts)}; use --num-images for several pictures")
+    name = _model_name(model, again)
     given = {
-        "prompt": prompts[0] if prompts else None,
+        "prompt": _only_prompt(prompts),
         "seed": seed,
         "count": num_images,
         "steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "quality_tags": None if quality_tags else False,
-        "loras": [read_lora_option(text) for text in lora or []] or None,
+        "loras": _loras(lora),
         **engine_only,
     }
     from bottega.generation.files import EngineOptions
@@ -223,6 +223,27 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _loras(options: list[str] | None) -> list[LoRASpec] | None:
+    if not options:
+        return None
+    return [read_lora_option(text) for text in options]
+
+
+def _only_prompt(prompts: list[str]) -> str | None:
+    if len(prompts) > 1:
+        raise RequestError(f"--model draws one prompt, received {len(prompts)}; use --num-images for several pictures")
+    return prompts[0] if prompts else None
+
+
+def _model_name(named: str | None, again: RequestAgain | None) -> str:
+    """The model that an option names, else the one of the picture that is made again."""
+    if named:
+        return named
+    if again is not None and again.model:
+        return again.model
+    raise RequestError("something must say which model draws, received neither --model nor --checkpoint; give one")
+
+
 def _again(picture: Path | None, folders: list[Path]) -> RequestAgain | None:
     if picture is None:
         return None
@@ -238,8 +259,12 @@ def _request(given: dict[str, Any], again: RequestAgain | None) -> GenerationReq
     from bottega.generation.records import GenerationRequest
     from bottega.runtime.config import parse
 
-    base = again.request.model_dump(exclude_unset=True) if again is not None else {}
-    values = {**base, **{name: value for name, value in given.items() if value is not None}}
+    values: dict[str, Any] = {}
+    if again is not None:
+        values = again.request.model_dump(exclude_unset=True)
+    for name, value in given.items():
+        if value is not None:
+            values[name] = value
     return parse(GenerationRequest, values, "generate")
 
 
@@ -281,39 +306,51 @@ def _tell(done: Generated, again: RequestAgain | None) -> None:
         f"{used.width} x {used.height}, {used.sampler} in {used.steps} steps, guidance {used.guidance_scale:g}, "
         f"{used.prediction_type}; profile {used.profile} ({done.why_profile}); {sum(result.seconds.values()):.1f} s"
     )
+    for line in _remarks(result):
+        typer.echo(f"  {line}")
+    if again is not None and again.pixels_sha256:
+        is_same = result.pictures[0].sha256 == again.pixels_sha256
+        typer.echo("the same picture, bit for bit" if is_same else "another picture than the one in the file")
+
+
+def _remarks(result: Result) -> Iterator[str]:
+    """A line for each correction, LoRA, note and finding."""
     for change in result.corrections:
-        typer.echo(f"  corrected  {change}")
+        yield f"corrected  {change}"
     for use in result.loras:
         weights = ", ".join(f"{part} {weight:g}" for part, weight in use.weights.items())
-        typer.echo(f"  LoRA       {use.name}: {use.matched:.0%} of its keys matched; {weights}")
+        yield f"LoRA       {use.name}: {use.matched:.0%} of its keys matched; {weights}"
     for note in result.notes:
-        typer.echo(f"  note       {note}")
+        yield f"note       {note}"
     for finding in result.findings:
-        typer.echo(f"  found      {finding}")
+        yield f"found      {finding}"
     for picture in result.pictures:
         for finding in picture.findings:
-            typer.echo(f"  picture {picture.seed}  {finding}")
-    if again is not None and again.pixels_sha256:
-        same = result.pictures[0].sha256 == again.pixels_sha256
-        typer.echo("the same picture, bit for bit" if same else "another picture than the one in the file")
+            yield f"picture {picture.seed}  {finding}"
 
 
 # --- trained from scratch ---------------------------------------------------------------------------------------------
 
 
-def _composed(prompts: list[str], subject: str, details: str, setting: str, style: str) -> str:
+def _prompts(whole: list[str] | None, subject: str, details: str, setting: str, style: str) -> list[str]:
+    """The prompts as they were given, or the one that is made of parts."""
+    if not any((subject, details, setting, style)):
+        return list(whole or [])
     from bottega.ldm.prompts import compose
 
-    if prompts:
+    if whole:
         raise RequestError("a prompt is either whole or made of parts, received --prompt and parts; give one of them")
     prompt = compose(subject, details, setting, style)
     typer.echo(f"prompt: {prompt}")
-    return prompt
+    return [prompt]
 
 
 def _refuse(mode: str, options: dict[str, Any]) -> None:
     """Refuse options of the other kind of model: they would change nothing."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None and value != []]
+    given = []
+    for name, value in options.items():
+        if value is not None and value != []:
+            given.append(f"--{name.replace('_', '-')}")
     if given:
         raise RequestError(f"{mode} does not take {', '.join(given)}; leave them out, or name the other kind of model")
 

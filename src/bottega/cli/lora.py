@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bottega.generation.lora import LoRAReport
-    from bottega.generation.lora_trial import LoRATrial
+    from bottega.generation.lora.metadata import LoRAMetadata
+    from bottega.generation.lora_trial import LoRATrial, Remains
 
 app = typer.Typer(no_args_is_help=True, help="What a LoRA file is, whether it fits a model, and what it does there.")
 
@@ -61,30 +62,54 @@ def inspect(
 
 def _lines(report: LoRAReport, model: str | None) -> list[str]:
     """The report for people: a line for each thing that there is to say."""
-    told = report.metadata
     rows = [
         ("file", f"{report.file}, {report.size / 1e6:.1f} MB, sha256 {report.sha256[:12]}…"),
-        ("made for", report.family + (f" (it says {told.base_model!r})" if told.base_model else "")),
+        *_network_rows(report),
+        *_header_rows(report.metadata),
+    ]
+    if report.share is not None:
+        rows.append(("fits", f"{report.matched_keys} of {report.keys} keys match {model} ({report.share:.1%})"))
+    for key in report.unmatched:
+        rows.append(("no place for", key))
+    for misfit in report.misfits:
+        rows.append(("other shape", misfit))
+    for note in report.notes:
+        rows.append(("note", note))
+    return [f"{title:<13}  {text}" for title, text in rows if text]
+
+
+def _network_rows(report: LoRAReport) -> list[tuple[str, str]]:
+    """What the tensors are."""
+    family: str = report.family
+    if report.metadata.base_model:
+        family += f" (it says {report.metadata.base_model!r})"
+    parts = [f"{name} {part.modules}" for name, part in report.components.items()]
+    return [
+        ("made for", family),
         ("layout", report.layout),
         ("modules", _counts(report.algorithms)),
         ("rank", _counts(report.ranks)),
         ("alpha", _counts(report.alphas) or "none given: full scale"),
         ("numbers", _counts(report.dtypes)),
-        ("parts", ", ".join(f"{name} {part.modules}" for name, part in report.components.items())),
+        ("parts", ", ".join(parts)),
+    ]
+
+
+def _header_rows(told: LoRAMetadata) -> list[tuple[str, str]]:
+    """What the file's header says."""
+    tags = [tag for tag, _ in told.top_tags]
+    return [
         ("name", told.name),
         ("trigger words", ", ".join(told.trigger_words)),
-        ("frequent tags", ", ".join(tag for tag, _ in told.top_tags)),
+        ("frequent tags", ", ".join(tags)),
     ]
-    if report.share is not None:
-        rows.append(("fits", f"{report.matched_keys} of {report.keys} keys match {model} ({report.share:.1%})"))
-    rows += [("no place for", key) for key in report.unmatched]
-    rows += [("other shape", misfit) for misfit in report.misfits]
-    rows += [("note", note) for note in report.notes]
-    return [f"{title:<13}  {text}" for title, text in rows if text]
 
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
-    return ", ".join(f"{value} ({count} ×)" if len(counts) > 1 else f"{value}" for value, count in counts.items())
+    """`4` where all are alike, else `4 (12 ×), 8 (3 ×)`."""
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({count} ×)" for value, count in counts.items())
 
 
 @app.command("test")
@@ -136,13 +161,18 @@ def try_out(
 def _draw_sheet(trial: LoRATrial, output: Path) -> None:
     from bottega.visual.contact_sheet import draw_grid
 
-    heads = ["without", *(f"at {change.weight:g}" for change in trial.changes), "after"][: len(trial.pictures)]
-    changes = ["", *(f"{change.mean:.1f} levels" for change in trial.changes), ""]
-    draw_grid(heads, [list(zip(trial.pictures, changes, strict=False))], output)
+    heads, labels = ["without"], [""]
+    for change in trial.changes:
+        heads.append(f"at {change.weight:g}")
+        labels.append(f"{change.mean:.1f} levels")
+    heads.append("after")
+    labels.append("")
+    heads = heads[: len(trial.pictures)]
+    draw_grid(heads, [list(zip(trial.pictures, labels, strict=False))], output)
 
 
 def _trial_lines(trial: LoRATrial) -> list[str]:
-    settings, remains = trial.settings, trial.remains
+    settings = trial.settings
     size = f"{settings.width} × {settings.height}"
     lines = [
         f"{trial.use.name}: {trial.use.matched:.1%} of its keys match, in {', '.join(trial.use.weights)}",
@@ -152,18 +182,27 @@ def _trial_lines(trial: LoRATrial) -> list[str]:
     ]
     for change in trial.changes:
         lines.append(f"{change.weight:6g}  {change.mean:11.2f}  {change.most:7d}  {change.pixels:14.1%}")
-    left = [f"{count} in {name}" for name, count in remains.layers.items() if count]
-    changed = [name for name, kept in remains.checksums_kept.items() if not kept]
-    lines += [
-        "",
-        "after it was taken out:",
-        f"  LoRA layers   {', '.join(left) or 'none'}",
-        f"  base weights  {'changed in ' + ', '.join(changed) if changed else 'the same checksums'}",
-        f"  picture       {'the same, bit for bit' if remains.same_picture else 'not the same'}",
-    ]
-    if remains.refused:
-        lines.append(f"  {remains.refused}")
+    lines += ["", *_remains_lines(trial.remains)]
     if trial.changes_nothing:
         lines.append("note: the LoRA changes nothing at any weight, as one that was never trained")
     lines.append("passed" if trial.passed else "failed")
+    return lines
+
+
+def _remains_lines(remains: Remains) -> list[str]:
+    """What was left of the LoRA after it was taken out."""
+    left = [f"{count} in {name}" for name, count in remains.layers.items() if count]
+    changed = [name for name, kept in remains.checksums_kept.items() if not kept]
+    weights = "the same checksums"
+    if changed:
+        weights = f"changed in {', '.join(changed)}"
+    picture = "the same, bit for bit" if remains.same_picture else "not the same"
+    lines = [
+        "after it was taken out:",
+        f"  LoRA layers   {', '.join(left) or 'none'}",
+        f"  base weights  {weights}",
+        f"  picture       {picture}",
+    ]
+    if remains.refused:
+        lines.append(f"  {remains.refused}")
     return lines
