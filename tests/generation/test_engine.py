@@ -188,7 +188,7 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_refused_and_the_
 ) -> None:
     before = engine.draw(settings()).pixels[0]
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
