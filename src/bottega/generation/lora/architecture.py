@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,27 +94,15 @@ class Architecture:
     def family(self) -> Family:
         """The family by structure; widths alone would not know a model made small."""
         if "unet" in self.components:
-            unet = self.components["unet"]
-            if "add_embedding.linear_1" in unet:
-                return "sdxl"
-            widths = {shape[1] for name, shape in unet.items() if name.endswith("attn2.to_k")}
-            return CROSS_WIDTHS.get(widths.pop(), "unknown") if len(widths) == 1 else "unknown"
-        transformer = self.components.get("transformer", {})
-        if (
-            any(name.startswith("adaln_single.") for name in transformer)
-            and "caption_projection.linear_1" in transformer
-        ):
-            return "pixart"
-        if any(name.startswith("single_transformer_blocks.") for name in transformer):
-            return "flux"
-        return "unknown"
+            return _family_of_unet(self.components["unet"])
+        return _family_of_transformer(self.components.get("transformer", {}))
 
     @cached_property
     def digest(self) -> str:
         """A hash of all names and shapes: two models with the same take the same LoRAs."""
-        content = {
-            name: {key: list(shape) for key, shape in shapes.items()} for name, shapes in self.components.items()
-        }
+        content = {}
+        for component, shapes in self.components.items():
+            content[component] = {name: list(shape) for name, shape in shapes.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def find(self, component: str, flat_name: str) -> str | None:
@@ -131,6 +119,23 @@ class Architecture:
                     names.setdefault(flat(original), name)
             found[component] = names
         return found
+
+
+def _family_of_unet(shapes: Mapping[str, Shape]) -> Family:
+    if "add_embedding.linear_1" in shapes:
+        return "sdxl"
+    widths = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k")}
+    if len(widths) != 1:
+        return "unknown"
+    return CROSS_WIDTHS.get(widths.pop(), "unknown")
+
+
+def _family_of_transformer(names: Collection[str]) -> Family:
+    if "caption_projection.linear_1" in names and any(name.startswith("adaln_single.") for name in names):
+        return "pixart"
+    if any(name.startswith("single_transformer_blocks.") for name in names):
+        return "flux"
+    return "unknown"
 
 
 def _live_shapes(module: Any) -> dict[str, Shape]:
@@ -171,8 +176,23 @@ def original_names(modules: Iterable[str]) -> dict[str, str]:
 
 def _positions(names: tuple[str, ...], side: str, *, samplers_count: bool) -> dict[tuple[int, int], int]:
     """(block, ResNet) -> its number in `input_blocks` or `output_blocks`; a downsampler is ResNet -1 of its block."""
+    resnets, downsampled = _contents_of_blocks(names, side)
+    found = {}
+    position = 1 if samplers_count else 0  # input_blocks.0 is conv_in
+    for block in sorted(resnets):
+        for number in range(resnets[block]):
+            found[block, number] = position
+            position += 1
+        if samplers_count and block in downsampled:
+            found[block, -1] = position
+            position += 1
+    return found
+
+
+def _contents_of_blocks(names: tuple[str, ...], side: str) -> tuple[dict[int, int], set[int]]:
+    """How many ResNets each block of a side has, and which blocks have a downsampler."""
     resnets: dict[int, int] = {}
-    sampled = set()
+    downsampled = set()
     for name in names:
         match = _BLOCK.fullmatch(name)
         if match is None or match[1] != side:
@@ -181,17 +201,8 @@ def _positions(names: tuple[str, ...], side: str, *, samplers_count: bool) -> di
         if kind == "resnets":
             resnets[block] = max(resnets.get(block, 0), number + 1)
         elif kind == "downsamplers":
-            sampled.add(block)
-    found = {}
-    position = 1 if samplers_count else 0  # input_blocks.0 is conv_in
-    for block in sorted(resnets):
-        for number in range(resnets[block]):
-            found[block, number] = position
-            position += 1
-        if block in sampled and samplers_count:
-            found[block, -1] = position
-            position += 1
-    return found
+            downsampled.add(block)
+    return resnets, downsampled
 
 
 def _original_middle(name: str) -> str | None:
@@ -212,17 +223,27 @@ def _original_block(
         return None
     side, block, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
     prefix, positions = ("input_blocks", down) if side == "down_blocks" else ("output_blocks", up)
-    if kind == "downsamplers":
-        position = positions.get((block, -1))
-        return None if position is None else f"{prefix}.{position}.0.op"
     if kind == "upsamplers":
-        last = max((resnet for of, resnet in positions if of == block), default=None)
-        if last is None:
-            return None
-        attention = f"up_blocks.{block}.attentions.{last}."
-        part = 2 if any(other.startswith(attention) for other in names) else 1
-        return f"{prefix}.{positions[block, last]}.{part}.conv"
+        return _original_upsampler(block, names, prefix, positions)
+    if kind == "downsamplers":
+        number = -1
     position = positions.get((block, number))
     if position is None:
         return None
-    return f"{prefix}.{position}.0.{_RESNET.get(rest, rest)}" if kind == "resnets" else f"{prefix}.{position}.1.{rest}"
+    if kind == "downsamplers":
+        return f"{prefix}.{position}.0.op"
+    if kind == "resnets":
+        return f"{prefix}.{position}.0.{_RESNET.get(rest, rest)}"
+    return f"{prefix}.{position}.1.{rest}"
+
+
+def _original_upsampler(
+    block: int, names: tuple[str, ...], prefix: str, positions: Mapping[tuple[int, int], int]
+) -> str | None:
+    """The upsampler of a block: the last part of its last ResNet's block, behind the attention where there is one."""
+    last = max((resnet for of, resnet in positions if of == block), default=None)
+    if last is None:
+        return None
+    attention = f"up_blocks.{block}.attentions.{last}."
+    part = 2 if any(name.startswith(attention) for name in names) else 1
+    return f"{prefix}.{positions[block, last]}.{part}.conv"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bottega.generation.lora.architecture import CROSS_WIDTHS, PAINTERS, Architecture, Family, Shape
 from bottega.generation.lora.file import FLOATS, LoRAFile, open_lora
@@ -65,6 +65,8 @@ _DEPTHS = (("transformer_blocks",), ("layers",), ("block",), ("attentions", "res
 
 _PIXART_WIDTH = 1152
 
+_Number = TypeVar("_Number", int, float)
+
 
 @dataclass(frozen=True)
 class ComponentReport:
@@ -114,7 +116,9 @@ class LoRAReport:
     @property
     def share(self) -> float | None:
         """Share of the keys that match the model, 0 to 1; None where no model was given."""
-        return None if self.matched_keys is None else self.matched_keys / max(self.keys, 1)
+        if self.matched_keys is None:
+            return None
+        return self.matched_keys / max(self.keys, 1)
 
     def record(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
@@ -202,7 +206,9 @@ class _Scales:
 
     def alpha(self, component: str, flat_name: str, rank: int) -> float | None:
         config = self.header.get(component, self.beside)
-        return None if config is None else config.alpha_of(flat_name, rank)
+        if config is None:
+            return None
+        return config.alpha_of(flat_name, rank)
 
     def notes(self, modules: Iterable[PlacedModule]) -> tuple[str, ...]:
         if self.beside is not None:
@@ -246,26 +252,34 @@ def _place(
 
 def _component(keys: ModuleKeys, architecture: Architecture | None) -> str:
     """The part of the model that a module belongs to: what the key says, or the first part that has its name."""
-    if keys.component not in (None, PAINTER):
-        return str(keys.component)
-    if keys.component is None and architecture is not None:
+    if keys.component == PAINTER:
+        return _painter(keys, architecture)
+    if keys.component is not None:
+        return keys.component
+    if architecture is not None:
         for name in architecture.components:
             if architecture.find(name, keys.flat_name) is not None:
                 return name
-    if architecture is not None and any(name in architecture.components for name in PAINTERS):
-        guess = architecture.painter
-    else:
-        at_root = re.match(r"(single_)?transformer_blocks_|double_blocks_|single_blocks_", keys.flat_name)
-        guess = "transformer" if at_root else "unet"
-    if keys.component is None and re.match(r"encoder_(layers|block)_|text_projection", keys.flat_name):
+    if re.match(r"encoder_(layers|block)_|text_projection", keys.flat_name):
         return "text_encoder"
-    return guess
+    return _painter(keys, architecture)
+
+
+def _painter(keys: ModuleKeys, architecture: Architecture | None) -> str:
+    """`unet` or `transformer`: what the model has, or what the module's name looks like."""
+    if architecture is not None and any(name in architecture.components for name in PAINTERS):
+        return architecture.painter
+    if re.match(r"(single_)?transformer_blocks_|double_blocks_|single_blocks_", keys.flat_name):
+        return "transformer"
+    return "unet"
 
 
 def _alpha(keys: ModuleKeys, file: LoRAFile, scales: _Scales, component: str, rank: int | None) -> float | None:
     key = keys.parts.get("alpha")
     if key is None:
-        return None if rank is None else scales.alpha(component, keys.flat_name, rank)
+        if rank is None:
+            return None
+        return scales.alpha(component, keys.flat_name, rank)
     if math.prod(file.header.tensors[key].shape) != 1:
         raise RequestError(f"{file.path}: alpha is one number, received {key!r} of another shape; fetch the file again")
     return float(file.values(key)[0])
@@ -297,7 +311,7 @@ def _report(
     unmatched = list(unknown)
     matched: int | None = None
     if architecture is not None:
-        unmatched += [key for module in modules if module.module is None for key in sorted(module.keys.parts.values())]
+        unmatched += _keys_without_place(modules)
         matched = len(file.header.tensors) - len(unmatched)
     return LoRAReport(
         file=file.path.name,
@@ -306,28 +320,54 @@ def _report(
         layout=layout_of([module.keys for module in modules], labels),
         algorithms=dict(Counter(labels)),
         family=_family(modules, architecture, matched, len(file.header.tensors)),
-        ranks=dict(sorted(Counter(module.rank for module in modules if module.rank is not None).items())),
-        alphas=dict(sorted(Counter(module.alpha for module in modules if module.alpha is not None).items())),
+        ranks=_counts(module.rank for module in modules),
+        alphas=_counts(module.alpha for module in modules),
         dtypes=dict(Counter(tensor.dtype for tensor in file.header.tensors.values())),
         components=_components(modules, architecture),
         keys=len(file.header.tensors),
         matched_keys=matched,
         unmatched=tuple(map(tidy, unmatched[:_SHOWN])),
         unmatched_keys=len(unmatched),
-        misfits=tuple(module.misfit for module in modules if module.misfit is not None)[:_SHOWN],
+        misfits=tuple(_misfits(modules)[:_SHOWN]),
         not_finite=tuple(map(tidy, not_finite[:_SHOWN])),
         metadata=read_metadata(file.header.metadata),
         notes=notes,
     )
 
 
+def _keys_without_place(modules: Iterable[PlacedModule]) -> list[str]:
+    found: list[str] = []
+    for module in modules:
+        if module.module is None:
+            found += sorted(module.keys.parts.values())
+    return found
+
+
+def _misfits(modules: Iterable[PlacedModule]) -> list[str]:
+    return [module.misfit for module in modules if module.misfit is not None]
+
+
+def _counts(values: Iterable[_Number | None]) -> dict[_Number, int]:
+    """How often each value occurs, in ascending order; None is not counted."""
+    counts: Counter[_Number] = Counter()
+    for value in values:
+        if value is not None:
+            counts[value] += 1
+    return dict(sorted(counts.items()))
+
+
 def _components(modules: tuple[PlacedModule, ...], architecture: Architecture | None) -> dict[str, ComponentReport]:
     found = {}
     for component in sorted({module.component for module in modules}):
         own = [module for module in modules if module.component == component]
-        matched = None if architecture is None else sum(module.module is not None for module in own)
-        found[component] = ComponentReport(len(own), sum(len(module.keys.parts) for module in own), matched)
+        num_keys = sum(len(module.keys.parts) for module in own)
+        matched = None if architecture is None else _num_placed(own)
+        found[component] = ComponentReport(len(own), num_keys, matched)
     return found
+
+
+def _num_placed(modules: Iterable[PlacedModule]) -> int:
+    return sum(module.module is not None for module in modules)
 
 
 def _family(
@@ -342,24 +382,30 @@ def _family(
 
 def _family_of_transformer(modules: tuple[PlacedModule, ...]) -> Family | None:
     names = [module.keys.flat_name for module in modules if module.component in PAINTERS]
-    if any(name.startswith(("double_blocks_", "single_blocks_", "single_transformer_blocks_")) for name in names):
+    if _any_begins(names, "double_blocks_", "single_blocks_", "single_transformer_blocks_"):
         return "flux"
-    widths = (
-        _input_widths(modules, "attn1_to_q") if any(name.startswith("transformer_blocks_") for name in names) else set()
-    )
-    return "pixart" if widths == {_PIXART_WIDTH} else None
+    if not _any_begins(names, "transformer_blocks_"):
+        return None
+    return "pixart" if _input_widths(modules, "attn1_to_q") == {_PIXART_WIDTH} else None
 
 
 def _family_of_unet(modules: tuple[PlacedModule, ...]) -> Family | None:
     names = [module.keys.flat_name for module in modules if module.component == "unet"]
-    if any(name.startswith("transformer_blocks_") for name in names):
+    if _any_begins(names, "transformer_blocks_"):
         return None
     widths = _input_widths(modules, "attn2_to_k") | _input_widths(modules, "attn2_to_v")
     if len(widths) == 1 and widths <= CROSS_WIDTHS.keys():
         return CROSS_WIDTHS[widths.pop()]
-    second_encoder = any(module.component == "text_encoder_2" for module in modules)
-    size_embedding = any(name.startswith(("add_embedding_", "label_emb_")) for name in names)
-    return "sdxl" if second_encoder or size_embedding else None
+    # Only SDXL has a second text encoder, and an embedding of the picture's size.
+    if any(module.component == "text_encoder_2" for module in modules):
+        return "sdxl"
+    if _any_begins(names, "add_embedding_", "label_emb_"):
+        return "sdxl"
+    return None
+
+
+def _any_begins(names: Iterable[str], *prefixes: str) -> bool:
+    return any(name.startswith(prefixes) for name in names)
 
 
 def _input_widths(modules: tuple[PlacedModule, ...], ending: str) -> set[int]:
@@ -408,6 +454,17 @@ def _problem_of_content(
             f"every number must be finite; {len(not_finite)} of {report.keys} tensors hold a NaN or an infinity, first "
             f"{tidy(not_finite[0])!r}; pictures would be black; take an earlier epoch of the training"
         )
+    unread = _not_floats(file, modules)
+    if unread is not None:
+        return unread
+    broken = next((module for module in modules if module.fault is not None), None)
+    if broken is not None:
+        return f"{tidy(broken.keys.stem)}: {broken.fault}; fetch the file again, or save it again with its trainer"
+    return None
+
+
+def _not_floats(file: LoRAFile, modules: Iterable[PlacedModule]) -> str | None:
+    """A problem where a factor is in a format that isn't read."""
     for module in modules:
         for part, key in module.keys.parts.items():
             dtype = file.header.tensors[key].dtype
@@ -416,9 +473,6 @@ def _problem_of_content(
                     f"factors are read as {', '.join(FLOATS)}; {tidy(key)!r} is {tidy(dtype)}; save the LoRA in "
                     "float32, float16 or bfloat16"
                 )
-    broken = next((module for module in modules if module.fault is not None), None)
-    if broken is not None:
-        return f"{tidy(broken.keys.stem)}: {broken.fault}; fetch the file again, or save it again with its trainer"
     return None
 
 
@@ -429,16 +483,21 @@ def _problem_of_place(modules: tuple[PlacedModule, ...], report: LoRAReport, arc
             f"the LoRA is made for {report.family}, by its keys and shapes, the model is {architecture.family}; use a "
             f"model of the family {report.family}, or a LoRA for {architecture.family}"
         )
-    absent = sorted({module.component for module in modules} - set(architecture.components))
     if report.share is None or report.share >= MIN_SHARE:
         return _which_encoder(modules, architecture)
-    matched = (
-        f"{report.matched_keys} of {report.keys} keys match the model ({report.share:.0%}); at least {MIN_SHARE:.0%}"
-    )
-    placed = sum(module.module is not None for module in modules)
-    misfits = [module.misfit for module in modules if module.misfit is not None]
+    return _too_few_matches(modules, report, report.share, architecture)
+
+
+def _too_few_matches(
+    modules: tuple[PlacedModule, ...], report: LoRAReport, share: float, architecture: Architecture
+) -> str:
+    """Why most of a file has no place in the model: another width, another part, another depth, or none of these."""
+    matched = f"{report.matched_keys} of {report.keys} keys match the model ({share:.0%}); at least {MIN_SHARE:.0%}"
+    placed = _num_placed(modules)
+    misfits = _misfits(modules)
     if misfits and (not placed or len(misfits) > (len(modules) - placed) / 2):
         return f"{matched} must: it is made for a model of another width ({misfits[0]}); use the model it was made for"
+    absent = sorted({module.component for module in modules} - set(architecture.components))
     if len(absent) == len(report.components):
         return f"{matched} must: the model has no {' or '.join(absent)}; use the model it was made for"
     first = report.unmatched[0]
@@ -483,7 +542,7 @@ def _problem_of_conversion(file: LoRAFile, modules: tuple[PlacedModule, ...]) ->
 def _problem_of_magnitudes(file: LoRAFile, modules: tuple[PlacedModule, ...]) -> str | None:
     """DoRA is applied as peft does it: one length per output, for all modules of a component."""
     with_magnitude = [module for module in modules if "magnitude" in module.keys.parts]
-    for component in {module.component for module in with_magnitude}:
+    for component in sorted({module.component for module in with_magnitude}):
         own = [module for module in modules if module.component == component]
         without = [module for module in own if "magnitude" not in module.keys.parts]
         if without:
@@ -491,13 +550,18 @@ def _problem_of_magnitudes(file: LoRAFile, modules: tuple[PlacedModule, ...]) ->
                 f"{component}: {len(without)} of {len(own)} modules have no DoRA magnitude, first "
                 f"{tidy(without[0].keys.stem)!r}; all must or none; save the LoRA again with its trainer"
             )
+    return _problem_of_lengths(file, with_magnitude)
+
+
+def _problem_of_lengths(file: LoRAFile, with_magnitude: Iterable[PlacedModule]) -> str | None:
     for module in with_magnitude:
         shape = file.header.tensors[module.keys.parts["magnitude"]].shape
-        if module.shape is not None and not per_output(shape, module.shape[0], of_peft=module.keys.magnitude_of_peft):
-            return (
-                f"DoRA is applied with one length per output, {module.shape[0]} for {tidy(module.keys.stem)!r}; "
-                f"received {list(shape)}, per input; train it with wd_on_out=True (LyCORIS), or merge it into its model"
-            )
+        if module.shape is None or per_output(shape, module.shape[0], of_peft=module.keys.magnitude_of_peft):
+            continue
+        return (
+            f"DoRA is applied with one length per output, {module.shape[0]} for {tidy(module.keys.stem)!r}; "
+            f"received {list(shape)}, per input; train it with wd_on_out=True (LyCORIS), or merge it into its model"
+        )
     return None
 
 
@@ -527,17 +591,29 @@ _Stacks = dict[tuple[str, str], set[int]]
 
 def _cut_stack(kinds: tuple[str, ...], there: _Stacks, touched: _Stacks) -> tuple[str, str] | None:
     """One of the stacks of these kinds, if most of them are touched and each only in its first blocks; else None."""
-    deep = {stack for stack, blocks in there.items() if stack[0] in kinds and len(blocks) > 1}
+    deep = _deep(kinds, there)
     used = sorted(deep & touched.keys())
     touched_kinds = {kind for kind, _ in used}
     alike = [stack for stack in deep if stack[0] in touched_kinds]
     if not used or 2 * len(used) <= len(alike):
         return None
-    for stack in used:
-        blocks = touched[stack]
-        if blocks == there[stack] or blocks != set(range(len(blocks))):
-            return None
-    return used[0]
+    if all(_only_first(touched[stack], there[stack]) for stack in used):
+        return used[0]
+    return None
+
+
+def _deep(kinds: tuple[str, ...], stacks: _Stacks) -> set[tuple[str, str]]:
+    """The stacks of these kinds that have more than one block."""
+    found = set()
+    for stack, blocks in stacks.items():
+        if stack[0] in kinds and len(blocks) > 1:
+            found.add(stack)
+    return found
+
+
+def _only_first(blocks: set[int], of_all: set[int]) -> bool:
+    """Whether these are the first blocks of a stack, and not all."""
+    return blocks != of_all and blocks == set(range(len(blocks)))
 
 
 def _stacks(names: Iterable[str]) -> _Stacks:

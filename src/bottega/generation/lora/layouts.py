@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,16 +81,21 @@ class ModuleKeys:
             return "lokr" if _whole_lokr(parts) else "incomplete"
         if "oft_blocks" in parts:
             return "boft" if len(shapes[self.parts["oft_blocks"]]) == 4 else "oft"
-        for part, algorithm in _MARKS.items():
-            if part in parts:
-                return algorithm
-        return "incomplete"
+        return _by_mark(parts)
 
 
 _MARKS: Mapping[str, Algorithm] = {
     "diff": "full", "set_weight": "full", "w_norm": "norm", "on_input": "ia3", "ia3_l": "ia3", "oft_diag": "oft",
     "oft_R": "oft", "a1": "glora", "lambda_layer": "tlora",
 }  # fmt: skip
+
+
+def _by_mark(parts: Container[str]) -> Algorithm:
+    """The algorithm of a module that one part alone tells."""
+    for part, algorithm in _MARKS.items():
+        if part in parts:
+            return algorithm
+    return "incomplete"
 
 
 def _whole_lokr(parts: Iterable[str]) -> bool:
@@ -128,10 +133,13 @@ def _split(key: str, names: set[str]) -> tuple[str, str, str] | None:
         if match is None or match.start() == 0:
             continue
         stem = key[: match.start()]
+        part = match[1]
         # `….alpha` beside `….to_q_lora.down.weight` belongs to to_q.
-        if match[1] == "alpha":
+        if part == "alpha":
             stem = stem.removesuffix("_lora").removesuffix(".lora")
-        return stem, _NAMES.get(match[1], "bias" if match[1].endswith("bias") else match[1]), layout
+        if part.endswith("bias"):
+            return stem, "bias", layout
+        return stem, _NAMES.get(part, part), layout
     stem = key.removesuffix(".weight")
     if stem != key and f"{stem}.on_input" in names:
         return stem, "weight", "lycoris"
@@ -175,6 +183,11 @@ def layout_of(modules: Iterable[ModuleKeys], algorithms: Iterable[str]) -> Layou
         return "kohya" if set(algorithms) <= {"lora", "locon"} else "lycoris"
     if kohya:
         return "mixed"
+    return _dotted_layout(modules)
+
+
+def _dotted_layout(modules: list[ModuleKeys]) -> Layout:
+    """The layout of a file whose modules keep the dots of their names."""
     from_peft = sum(module.stem.startswith(_PEFT) for module in modules)
     if from_peft:
         return "peft" if from_peft == len(modules) else "mixed"
