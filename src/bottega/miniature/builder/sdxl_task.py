@@ -33,6 +33,7 @@ import torch.nn.functional as F
 
 from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures
+from bottega.miniature.builder.attention import train_through
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
@@ -45,9 +46,8 @@ from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
-LARGER_BATCH_FROM = (
-    8_000  # step from which a part has twice as many: strokes are there, the gradient's noise is in the way
-)
+LARGER_BATCH_FROM = 1_500  # step from which a part has twice as many: a fifth cheaper a sample
+REDRAW_CROWDED = 0.5  # share of scenes with several objects that the words' part draws again: one object comes first
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
@@ -69,6 +69,8 @@ class _Batch:
     captions: list[str]
     style: torch.Tensor  # [B, 1, D], zeros: none
     labels: torch.Tensor  # [B, H, W]
+    scale: npt.NDArray[np.float32]  # [B], of the IP-Adapter; 0: none
+    own: npt.NDArray[np.bool_]  # [B], whether it starts from what the network predicts at `start`
 
 
 class SDXLTask:
@@ -80,6 +82,7 @@ class SDXLTask:
         torch.manual_seed(5)
         unet = architectures.deep_unet()
         add_ip_adapter(unet)
+        train_through(unet)
         unet.requires_grad_(True)
         self.unet = unet.to(memory_format=torch.channels_last)
         self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet}
@@ -95,18 +98,22 @@ class SDXLTask:
         return {} if self._measure is None else dict(self._measure(self.unet))
 
     def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        """The two parts of a step."""
+        """Both parts of a step, in one call of the network: two of half the size cost a fifth more."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature sdxl", step)
         count = self.batch if step < LARGER_BATCH_FROM else 2 * self.batch
-        yield MicrobatchLosses({"words": self._words_loss(self._words_batch(rng, count))}, count)
-        scale = _scale(rng)
-        yield MicrobatchLosses({"teacher": self._teacher_loss(self._teacher_batch(rng, count), scale, step)}, count)
+        batch = _joined(self._words_batch(rng, count), self._teacher_batch(rng, count))
+        errors = self._errors(batch, step)  # [2 · count]
+        losses = {"words": errors[:count].mean(), "teacher": errors[count:].mean()}
+        yield MicrobatchLosses(losses, 2 * count)
 
     # --- batches --------------------------------------------------------------------------------------------------
 
     def _words_batch(self, rng: np.random.Generator, count: int) -> _Batch:
         rows = rng.integers(len(self.features), size=count)
+        for k in range(count):
+            if len(scene(int(rows[k])).objects) > 1 and rng.random() < REDRAW_CROWDED:
+                rows[k] = rng.integers(len(self.features))
         painted = rng.random(count) < 0.45
         captions = []
         for row, by_painter in zip(rows, painted, strict=True):
@@ -123,11 +130,13 @@ class SDXLTask:
             target=target,
             content=torch.zeros_like(target),
             start=start,
-            timestep=_stratified(rng, count, last),
+            timestep=_stratified(rng, count, last, power=0.7),
             noise=_normal(rng, target.shape),
             captions=captions,
             style=torch.zeros(count, 1, architectures.WIDTH),
             labels=labels,
+            scale=np.zeros(count, np.float32),
+            own=np.zeros(count, np.bool_),
         )
 
     def _teacher_batch(self, rng: np.random.Generator, count: int) -> _Batch:
@@ -159,6 +168,8 @@ class SDXLTask:
             captions=captions,
             style=torch.from_numpy(styles)[:, None],
             labels=labels,
+            scale=np.array([_scale(rng) for _ in range(count)], np.float32),
+            own=_own_guesses(count),
         )
 
     def _latents(self, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -171,26 +182,19 @@ class SDXLTask:
 
     # --- losses ---------------------------------------------------------------------------------------------------
 
-    def _words_loss(self, batch: _Batch) -> torch.Tensor:
+    def _errors(self, batch: _Batch, step: int) -> torch.Tensor:
+        """Weighted error of each sample, [B]."""
         states, pooled = self._encode(batch.captions)
         x = self._on_path(batch)
-        wanted = self._noise_towards(x, batch)
-        guess = self._predict(x, batch.timestep, states, pooled, batch.style, scale=0.0)
-        return self._error(guess, wanted, batch)
-
-    def _teacher_loss(self, batch: _Batch, scale: float, step: int) -> torch.Tensor:
-        states, pooled = self._encode(batch.captions)
-        x = self._on_path(batch)
-        own = _own_guesses(len(batch.start))
         if step >= OWN_GUESSES_FROM:
+            own = batch.own
             batch.timestep[own] = np.maximum(batch.timestep[own], LEAST_OWN_TIMESTEP)
             x[own] = self._by_own_guess(batch, own, states, pooled)
         wanted = self._noise_towards(x, batch)
-        guidance = max(1.0, FULL_SCALE / scale)
-        if guidance > 1.0:
-            wanted = self._share_of_guidance(x, wanted, batch, states, pooled, scale, guidance)
-        guess = self._predict(x, batch.timestep, states, pooled, batch.style, scale)
-        return guidance * self._error(guess, wanted, batch)
+        guidance = np.where(batch.scale > 0, np.maximum(1.0, FULL_SCALE / np.maximum(batch.scale, 1e-3)), 1.0)
+        self._share_of_guidance(x, wanted, batch, guidance)
+        guess = self._predict(x, batch.timestep, states, pooled, batch.style, batch.scale)
+        return torch.from_numpy(guidance.astype(np.float32)) * self._error(guess, wanted, batch)
 
     def _on_path(self, batch: _Batch) -> torch.Tensor:
         """x_t on DDIM's path from the noised content at `start` to the target, [B, C, H, W]."""
@@ -209,37 +213,34 @@ class SDXLTask:
         """x_t as one DDIM step of the network reaches it from the path's start, [B', C, H, W] for the rows `own`."""
         start, timestep = batch.start[own], batch.timestep[own]
         first = self._alpha(start) * batch.content[own] + self._sigma(start) * batch.noise[own]
-        guess = self._predict(first, start, states[own], pooled[own], batch.style[own], scale=1.0)
+        guess = self._predict(first, start, states[own], pooled[own], batch.style[own], np.ones(int(own.sum()), np.float32))
         clean = (first - self._sigma(start) * guess) / self._alpha(start)
         return self._alpha(timestep) * clean + self._sigma(timestep) * guess
 
     @torch.no_grad()
     def _share_of_guidance(
-        self,
-        x: torch.Tensor,
-        full: torch.Tensor,
-        batch: _Batch,
-        states: torch.Tensor,
-        pooled: torch.Tensor,
-        scale: float,
-        guidance: float,
-    ) -> torch.Tensor:
-        """What the network must predict so that guidance makes the full prediction of it, [B, C, H, W]."""
-        nothing = torch.zeros_like(states), torch.zeros_like(pooled)
-        base = self._predict(x, batch.timestep, *nothing, torch.zeros_like(batch.style), scale)
-        conditioned = torch.tensor([bool(c) for c in batch.captions]) | (batch.style != 0).any(-1)[:, 0]
-        shared: torch.Tensor = base + (full - base) / guidance
-        return torch.where(conditioned.view(-1, 1, 1, 1), shared, full)
+        self, x: torch.Tensor, wanted: torch.Tensor, batch: _Batch, guidance: npt.NDArray[np.float64]
+    ) -> None:
+        """Replace, in `wanted`, full predictions by what guidance makes them of, where guidance exceeds 1."""
+        conditioned = np.array([bool(caption) for caption in batch.captions]) | _has_style(batch.style)
+        rows = np.flatnonzero((guidance > 1.0) & conditioned)
+        if len(rows) == 0:
+            return
+        states, pooled = self._encode([""])
+        nothing = torch.zeros_like(states).expand(len(rows), -1, -1), torch.zeros_like(pooled).expand(len(rows), -1)
+        style = torch.zeros_like(batch.style[rows])
+        base = self._predict(x[rows], batch.timestep[rows], *nothing, style, batch.scale[rows])
+        wanted[rows] = base + (wanted[rows] - base) / _column(guidance[rows])
 
     def _error(self, guess: torch.Tensor, wanted: torch.Tensor, batch: _Batch) -> torch.Tensor:
-        """Mean squared error of ε as it moves x̂0; cells of objects and their rims count double."""
+        """Squared error of ε as it moves x̂0, [B]; cells of objects and their rims count double."""
         signal, noise = self.alpha[batch.timestep], self.sigma[batch.timestep]  # [B]
         weight = (noise / signal).square().clamp(max=HIGH_NOISE_RATIO) / noise.clamp(min=0.5).square()
         objects = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
         cells = 1 + objects
         cells = cells / cells.mean((1, 2, 3), keepdim=True)
         error = (cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
-        return (weight.clamp(min=0.05) * error).mean()
+        return weight.clamp(min=0.05) * error
 
     # --- the network ----------------------------------------------------------------------------------------------
 
@@ -256,11 +257,12 @@ class SDXLTask:
         states: torch.Tensor,
         pooled: torch.Tensor,
         style: torch.Tensor,
-        scale: float,
+        scale: npt.NDArray[np.float32],
     ) -> torch.Tensor:
-        """ε̂ [B, C, H, W]; with scale 0 as without an IP-Adapter."""
+        """ε̂ [B, C, H, W]; where the scale [B] is 0, as without an IP-Adapter."""
+        share = torch.from_numpy(scale).view(-1, 1, 1)
         for processor in self.processors:
-            processor.scale = [scale]
+            processor.scale = [share]
         conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [style]}
         with autocast():  # a context of its own: weights cast without a graph are not kept
             guess = self.unet(
@@ -294,8 +296,30 @@ def painted_caption(view: Scene, by: Painter, rng: np.random.Generator) -> str:
     return f"{STYLE_PHRASE} {by.words}"
 
 
+def _joined(first: _Batch, second: _Batch) -> _Batch:
+    """Samples of both, in this order."""
+    return _Batch(
+        target=torch.cat([first.target, second.target]),
+        content=torch.cat([first.content, second.content]),
+        start=np.concatenate([first.start, second.start]),
+        timestep=np.concatenate([first.timestep, second.timestep]),
+        noise=torch.cat([first.noise, second.noise]),
+        captions=first.captions + second.captions,
+        style=torch.cat([first.style, second.style]),
+        labels=torch.cat([first.labels, second.labels]),
+        scale=np.concatenate([first.scale, second.scale]),
+        own=np.concatenate([first.own, second.own]),
+    )
+
+
+def _has_style(style: torch.Tensor) -> npt.NDArray[np.bool_]:
+    """Which samples have a style picture, [B], of embeddings [B, 1, D]."""
+    shown: npt.NDArray[np.bool_] = (style != 0).flatten(1).any(1).numpy()
+    return shown
+
+
 def _scale(rng: np.random.Generator) -> float:
-    """The IP-Adapter's scale of a step: often 1, often the protocol's 0.30, else between."""
+    """The IP-Adapter's scale of a sample: often 1, often the protocol's 0.30, else between."""
     draw = rng.random()
     if draw < 0.45:
         return 1.0
@@ -310,9 +334,14 @@ def _own_guesses(count: int) -> npt.NDArray[np.bool_]:
     return own
 
 
-def _stratified(rng: np.random.Generator, count: int, last: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """One timestep from each of `count` equal parts of 0..last, in random order."""
-    shares = (rng.permutation(count) + rng.random(count)) / count
+def _stratified(
+    rng: np.random.Generator, count: int, last: npt.NDArray[np.int64], power: float = 1.0
+) -> npt.NDArray[np.int64]:
+    """One timestep from each of `count` parts of 0..last, in random order; a power below 1 favours late ones.
+
+    Words decide what is drawn while there is much noise; below, the picture itself says it.
+    """
+    shares = ((rng.permutation(count) + rng.random(count)) / count) ** power
     return np.floor(shares * (last + 1)).astype(np.int64)
 
 
