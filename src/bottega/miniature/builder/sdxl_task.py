@@ -17,6 +17,9 @@ learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protoco
 
 Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
 
+Beside it a head reads the class of each cell from the features of 16 × 16 cells: they must know, from the caption alone
+while there is much noise, which shape stands where (as arXiv 2410.06940 aligns features). The head is not exported.
+
 Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width of CLIP's joint space.
 """
 
@@ -41,7 +44,7 @@ from bottega.miniature.builder.learn_teacher import TEACHER_START
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
-from bottega.miniature.scenes import Scene, scene
+from bottega.miniature.scenes import SHAPES, Scene, scene
 from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 
@@ -54,6 +57,7 @@ FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
 HIGH_NOISE_RATIO = 30.0  # most that (σ/α)² counts: 212 at the last timestep would drown all others
+READING_WEIGHT = 0.2
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
 
 
@@ -85,7 +89,8 @@ class SDXLTask:
         train_through(unet)
         unet.requires_grad_(True)
         self.unet = unet.to(memory_format=torch.channels_last)
-        self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet}
+        self.reading = _MapReader(self.unet)
+        self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet, "reading": self.reading.head}
         self.features, self.text, self.batch = features, text, batch
         self._measure = measure
         schedule = from_scheduler_config(architectures.teacher_scheduler())
@@ -104,7 +109,12 @@ class SDXLTask:
         count = self.batch if step < LARGER_BATCH_FROM else 2 * self.batch
         batch = _joined(self._words_batch(rng, count), self._teacher_batch(rng, count))
         errors = self._errors(batch, step)  # [2 · count]
-        losses = {"words": errors[:count].mean(), "teacher": errors[count:].mean()}
+        reading = self.reading.loss(batch.labels)
+        losses = {
+            "words": errors[:count].mean(),
+            "teacher": errors[count:].mean(),
+            "reading": READING_WEIGHT * reading.mean(),
+        }
         yield MicrobatchLosses(losses, 2 * count)
 
     # --- batches --------------------------------------------------------------------------------------------------
@@ -279,6 +289,30 @@ class SDXLTask:
 
     def _sigma(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
         return self.sigma[timestep].view(-1, 1, 1, 1)
+
+
+class _MapReader:
+    """Reads the class of cells from the features of 16 × 16 cells in the way up."""
+
+    def __init__(self, unet: Any) -> None:
+        block = unet.up_blocks[1]
+        self.head = torch.nn.Conv2d(block.resnets[-1].out_channels, 1 + len(SHAPES), 1)
+        self.features: torch.Tensor | None = None
+        block.register_forward_hook(self._keep)
+
+    def _keep(self, _module: torch.nn.Module, _inputs: Any, features: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            self.features = features  # [B, channels, h, w]
+
+    def loss(self, labels: torch.Tensor) -> torch.Tensor:
+        """Cross entropy a sample [B] of what is read from the last forward pass; labels [B, H, W]."""
+        if self.features is None:
+            raise RuntimeError("Reading needs a forward pass with gradients before it, there was none; predict first.")
+        read = self.head(self.features.float())
+        self.features = None
+        ratio = labels.shape[-1] // read.shape[-1]
+        wanted = labels[:, ratio // 2 :: ratio, ratio // 2 :: ratio].long()
+        return F.cross_entropy(read, wanted, reduction="none").mean((1, 2))
 
 
 def painted_caption(view: Scene, by: Painter, rng: np.random.Generator) -> str:
