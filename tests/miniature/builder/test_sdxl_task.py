@@ -48,11 +48,14 @@ def test_guidance_makes_the_whole_of_what_was_learned_at_the_scale_that_belongs_
     batch = task._teacher_batch(numpy_rng("test", 1), 8)
     batch.captions, batch.style = ["a red circle"] * 8, torch.ones_like(batch.style)
     base, full = torch.randn(2, *batch.target.shape)
-    monkeypatch.setattr(task, "_predict", lambda *arguments, **_: base)
-    guidance = FULL_SCALE / 0.30
-    states, pooled = task._encode(batch.captions)
-    learned = task._share_of_guidance(full, full, batch, states, pooled, 0.30, guidance)
-    assert float((base + 3.5 * (learned - base) - full).abs().max()) < 1e-5
+    monkeypatch.setattr(task, "_predict", lambda x, *_: base[: len(x)])
+    guidance = np.array([FULL_SCALE / 0.30, 1.0] * 4)
+    learned = full.clone()
+    task._share_of_guidance(full, learned, batch, guidance)
+    strong = guidance > 1
+    assert torch.equal(learned[~strong], full[~strong])
+    guided = base[: strong.sum()] + 3.5 * (learned[strong] - base[: strong.sum()])
+    assert float((guided - full[strong]).abs().max()) < 1e-5
 
 
 def test_a_sample_without_any_condition_learns_what_guidance_starts_from(
@@ -61,9 +64,28 @@ def test_a_sample_without_any_condition_learns_what_guidance_starts_from(
     batch = task._teacher_batch(numpy_rng("test", 2), 8)
     batch.captions, batch.style = [""] * 8, torch.zeros_like(batch.style)
     full = torch.randn(batch.target.shape)
-    monkeypatch.setattr(task, "_predict", lambda *arguments, **_: torch.zeros_like(full))
+    monkeypatch.setattr(task, "_predict", lambda x, *_: torch.zeros_like(x))
+    learned = full.clone()
+    task._share_of_guidance(full, learned, batch, np.full(8, 3.5))
+    assert torch.equal(learned, full)
+
+
+def test_each_sample_has_its_own_scale_and_zero_is_no_adapter(task: SDXLTask) -> None:
+    batch = task._teacher_batch(numpy_rng("test", 4), 3)
     states, pooled = task._encode(batch.captions)
-    assert torch.equal(task._share_of_guidance(full, full, batch, states, pooled, 0.3, 3.5), full)
+    scales = np.array([0.0, 0.3, 1.0], np.float32)
+    style = torch.randn(batch.style.shape)
+    given = (batch.content, batch.timestep, states, pooled)
+    with torch.no_grad():
+        together = task._predict(*given, style, scales)
+        other_style = task._predict(*given, torch.randn(style.shape), scales)
+        for k in range(3):
+            one = tuple(value[k : k + 1] for value in given)
+            alone = task._predict(*one, style[k : k + 1], scales[k : k + 1])
+            assert float((alone - together[k : k + 1]).abs().max()) < 0.05 * float(together.std())
+    assert torch.equal(together[0], other_style[0])
+    assert not torch.equal(together[1], other_style[1])
+    assert not torch.equal(together[2], other_style[2])
 
 
 def test_one_step_in_noise_is_where_the_network_says(task: SDXLTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,12 +111,11 @@ def test_a_sibling_style_is_another_painting_by_the_same_painter(task: SDXLTask)
 
 def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bottega.miniature.builder.sdxl_task.OWN_GUESSES_FROM", 0)
-    first = {n: p.detach().clone() for n, p in task.unet.named_parameters()}
+    first = {name: _values(module) for name, module in task.modules.items()}
 
     def run(folder: Path, ends: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            for name, parameter in task.unet.named_parameters():
-                parameter.copy_(first[name])
+        for name, module in task.modules.items():
+            module.load_state_dict(first[name])
         for end in ends:
             trainer = Trainer(task, folder, TrainingPlan(warm_up=1, end=end, measure_every=99))
             trainer.train()
@@ -102,7 +123,12 @@ def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkey
 
     whole, parts = run(tmp_path / "whole", (3,)), run(tmp_path / "parts", (1, 3))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert any(not torch.equal(whole[f"unet.{name}"], value) for name, value in first.items())
+    for module_name, values in first.items():
+        assert any(not torch.equal(whole[f"{module_name}.{name}"], value) for name, value in values.items())
+
+
+def _values(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def test_what_is_exported_predicts_in_diffusers_what_the_training_did(

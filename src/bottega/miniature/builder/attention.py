@@ -119,7 +119,7 @@ class IPAdapterAttention(nn.Module):
 
 def train_through(unet: Any) -> None:
     """Give a U-Net with an IP-Adapter the attention of this module; its parameters and their names stay."""
-    processors = {}
+    processors: dict[str, IPAdapterAttention | SelfAttention] = {}
     for name, processor in unet.attn_processors.items():
         if hasattr(processor, "to_k_ip"):
             processors[name] = IPAdapterAttention(processor)
@@ -130,7 +130,7 @@ def train_through(unet: Any) -> None:
 
 def _heads(tokens: torch.Tensor, heads: int) -> torch.Tensor:
     """[B, N, h·d] -> [B, h, N, d]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _joined(attended: torch.Tensor) -> torch.Tensor:

@@ -223,7 +223,8 @@ class SDXLTask:
         """x_t as one DDIM step of the network reaches it from the path's start, [B', C, H, W] for the rows `own`."""
         start, timestep = batch.start[own], batch.timestep[own]
         first = self._alpha(start) * batch.content[own] + self._sigma(start) * batch.noise[own]
-        guess = self._predict(first, start, states[own], pooled[own], batch.style[own], np.ones(int(own.sum()), np.float32))
+        scale = np.ones(len(first), np.float32)
+        guess = self._predict(first, start, states[own], pooled[own], batch.style[own], scale)
         clean = (first - self._sigma(start) * guess) / self._alpha(start)
         return self._alpha(timestep) * clean + self._sigma(timestep) * guess
 
