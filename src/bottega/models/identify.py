@@ -193,7 +193,7 @@ class CheckpointIdentity:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Origin:
     """Where tensors come from, and what is said of them beside their names and shapes.
 
     Attributes:
@@ -403,16 +403,16 @@ def _network_folder(path: Path) -> CheckpointIdentity:
     config = read_config(path / "config.json")
     found = find_weights(path)
     names = _folder_names(path, config)
-    return _network(_Source(path, names), read_headers(found.files), config)
+    return _network(_Origin(path, names), read_headers(found.files), config)
 
 
-def _network(source: _Source, tensors: dict[str, TensorInfo], config: Mapping[str, Any]) -> CheckpointIdentity:
+def _network(origin: _Origin, tensors: dict[str, TensorInfo], config: Mapping[str, Any]) -> CheckpointIdentity:
     """One network without the prefixes of the original layout."""
     markers = tuple(name for name in keys.MARKERS if name in tensors)
     own = {name: info for name, info in tensors.items() if name not in markers}
     denoiser = keys.describe_denoiser(own)
     if denoiser is not None:
-        return _bare_denoiser(replace(source, markers=markers), own, denoiser)
+        return _bare_denoiser(replace(origin, markers=markers), own, denoiser)
     part, family, why = _other_network(own)
     layout: Layout = "component"
     if family == "unknown":
@@ -421,20 +421,20 @@ def _network(source: _Source, tensors: dict[str, TensorInfo], config: Mapping[st
     if family == "vae":
         factor = _pixels_per_cell(config, own)
     return CheckpointIdentity(
-        path=source.path,
+        path=origin.path,
         family=family,
         layout=layout,
         why=why,
         parts=(_part(part, own, _kind(part, own, config)),),
         pixels_per_cell=factor,
-        names=source.names,
-        metadata=source.metadata,
-        title=source.title,
+        names=origin.names,
+        metadata=origin.metadata,
+        title=origin.title,
         not_judged=_WEIGHTS,
     )
 
 
-def _bare_denoiser(source: _Source, tensors: Mapping[str, TensorInfo], denoiser: keys.Denoiser) -> CheckpointIdentity:
+def _bare_denoiser(origin: _Origin, tensors: Mapping[str, TensorInfo], denoiser: keys.Denoiser) -> CheckpointIdentity:
     """A denoiser without the rest of its pipeline."""
     family, variant, why = _family_of(denoiser, "")
     part = _denoiser_name(family)
@@ -443,23 +443,23 @@ def _bare_denoiser(source: _Source, tensors: Mapping[str, TensorInfo], denoiser:
         layout = "original"
     measures = _measures(family, denoiser)
     return CheckpointIdentity(
-        path=source.path,
+        path=origin.path,
         family=family,
         layout=layout,
         why=why,
-        variant=source.variant(variant),
+        variant=origin.variant(variant),
         parts=(_part(part, tensors, _kind(part, tensors, {})),),
         size=measures.size,
         width=measures.width,
         depth=measures.depth,
         in_channels=measures.in_channels,
         native_side=_native_of_tokens(denoiser),
-        stated=source.stated(family),
-        zero_terminal_snr=source.zero_terminal_snr(),
+        stated=origin.stated(family),
+        zero_terminal_snr=origin.zero_terminal_snr(),
         missing=_missing(family, (part,)),
-        names=source.names,
-        metadata=source.metadata,
-        title=source.title,
+        names=origin.names,
+        metadata=origin.metadata,
+        title=origin.title,
         not_judged=_not_judged(False),
     )
 
@@ -500,10 +500,10 @@ def _file(path: Path) -> CheckpointIdentity:
         raise _pickled(path)
     header = read_header(path)
     metadata = _kept_metadata(header.metadata)
-    source = _Source(path, _file_names(path, metadata), metadata)
+    origin = _Origin(path, _file_names(path, metadata), metadata)
     adapter = _adapter_header(header.metadata)
     if adapter is not None:
-        return _style_adapter(source, header.tensors, adapter)
+        return _style_adapter(origin, header.tensors, adapter)
     if keys.is_lora(header.tensors):
         return CheckpointIdentity(
             path=path,
@@ -511,15 +511,15 @@ def _file(path: Path) -> CheckpointIdentity:
             layout="lora",
             why="most of its tensors are factors of a LoRA or one of its relatives",
             parts=(_part("lora", header.tensors, ""),),
-            stated=source.stated("lora"),
-            names=source.names,
+            stated=origin.stated("lora"),
+            names=origin.names,
             metadata=metadata,
-            title=source.title,
+            title=origin.title,
             not_judged=(("whether it fits a model", "that takes the model, too"), *_WEIGHTS),
         )
     if keys.is_original(header.tensors):
-        return _original(source, header.tensors)
-    return _network(source, header.tensors, {})
+        return _original(origin, header.tensors)
+    return _network(origin, header.tensors, {})
 
 
 def _kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -531,7 +531,7 @@ def _kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _original(source: _Source, tensors: dict[str, TensorInfo]) -> CheckpointIdentity:
+def _original(origin: _Origin, tensors: dict[str, TensorInfo]) -> CheckpointIdentity:
     """A whole pipeline, or what is there of it, in one file."""
     # 1. The parts, and what the denoiser among them is.
     split = keys.split_original(tensors)
@@ -547,14 +547,14 @@ def _original(source: _Source, tensors: dict[str, TensorInfo]) -> CheckpointIden
     for name, found in split.parts.items():
         parts[diffusers_names.get(name, name)] = found
 
-    source = replace(source, markers=split.markers)
+    origin = replace(origin, markers=split.markers)
     measures = _measures(family, denoiser)
     return CheckpointIdentity(
-        path=source.path,
+        path=origin.path,
         family=family,
         layout="original",
         why=why,
-        variant=source.variant(variant),
+        variant=origin.variant(variant),
         parts=_parts(parts, {}, family),
         size=measures.size,
         width=measures.width,
@@ -562,13 +562,13 @@ def _original(source: _Source, tensors: dict[str, TensorInfo]) -> CheckpointIden
         in_channels=measures.in_channels,
         native_side=_native_of_tokens(denoiser),
         pixels_per_cell=_pixels_per_cell({}, parts.get("vae", {})),
-        stated=source.stated(family),
-        zero_terminal_snr=source.zero_terminal_snr(),
+        stated=origin.stated(family),
+        zero_terminal_snr=origin.zero_terminal_snr(),
         missing=_missing(family, parts),
         foreign=_foreign(split.foreign),
-        title=source.title,
-        names=source.names,
-        metadata=source.metadata,
+        title=origin.title,
+        names=origin.names,
+        metadata=origin.metadata,
         not_judged=_not_judged(False),
     )
 
@@ -676,7 +676,7 @@ def _adapter_header(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def _style_adapter(source: _Source, tensors: dict[str, TensorInfo], header: Mapping[str, Any]) -> CheckpointIdentity:
+def _style_adapter(origin: _Origin, tensors: dict[str, TensorInfo], header: Mapping[str, Any]) -> CheckpointIdentity:
     geometry = _section(header, "geometry")
     width = _whole(geometry.get("width"))
     depth = _whole(geometry.get("blocks"))
@@ -684,7 +684,7 @@ def _style_adapter(source: _Source, tensors: dict[str, TensorInfo], header: Mapp
     if width is not None and depth is not None:
         size = _size("pixart", width, depth)
     return CheckpointIdentity(
-        path=source.path,
+        path=origin.path,
         family="style_adapter",
         layout="adapter",
         why="its header is that of a StyleAdapter",
@@ -695,7 +695,7 @@ def _style_adapter(source: _Source, tensors: dict[str, TensorInfo], header: Mapp
         pixels_per_cell=_whole(header.get("pixels_per_cell")),
         stated=_stated_as(header.get("prediction_type"), "the adapter's header"),
         missing=("its base model, PixArt, and CLIP",),
-        names=source.names,
+        names=origin.names,
         not_judged=_WEIGHTS,
     )
 
