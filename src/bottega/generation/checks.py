@@ -201,7 +201,9 @@ class NumericTrail:
         """Of the latents after the last step."""
         if self.first_bad_step is not None:
             return False
-        return True if self.steps else None
+        if self.steps:
+            return True
+        return None
 
     @property
     def cured(self) -> bool:
@@ -215,45 +217,17 @@ def explain_black(trail: NumericTrail) -> Finding:
     Args:
         trail: what was seen; of what was not looked at, nothing is claimed.
     """
-    network = f" in {trail.network_in}" if trail.network_in else ""
-    if trail.loras_finite is False:
-        return Finding("not finite", "a LoRA's file holds NaN or infinity", "leave that LoRA out, or fetch it again")
-    if trail.text_finite is False:
-        return Finding(
-            "not finite",
-            "the text embeddings hold NaN or infinity, before any step",
-            "run the text encoders in fp32 or bf16, without LoRA first, and verify their weights",
-        )
-    if trail.start_finite is False:
-        return Finding(
-            "not finite",
-            "the latents hold NaN or infinity before the first step: the autoencoder overflowed while encoding",
-            "encode in fp32 or bf16",
-        )
-    if trail.first_bad_step is not None:
-        at = f" (timestep {trail.timestep:g})" if trail.timestep is not None else ""
-        whole = "from the first step on" if trail.first_bad_step == 1 else f"from step {trail.first_bad_step}{at} on"
-        return Finding(
-            "not finite",
-            f"the latents hold NaN or infinity {whole}, the text embeddings do not: the network overflowed{network}",
-            "run the network in bf16 or fp32; lower the guidance and the LoRA's weight; check the prediction type",
-        )
-    if trail.cured:
-        return Finding(
-            "decoded again",
-            f"the latents were finite, the autoencoder overflowed in {trail.decoded_in or 'its dtype'}; decoded again "
-            "in fp32, the picture is whole",
-            "use an autoencoder mended for fp16, or bf16, to save the second decoding",
-        )
-    if trail.decoded_finite is False:
-        tried = ", and in fp32 again: its weights are damaged" if trail.fp32_finite is False else ""
-        return Finding(
-            "not finite",
-            f"the latents were finite, the autoencoder overflowed in {trail.decoded_in or 'its dtype'}{tried}",
-            "verify the autoencoder's weights (bottega models verify)" if tried else "decode again in fp32",
-        )
-    seen = [name for name, value in (("text embeddings", trail.text_finite), ("latents", trail.latents_finite),
-                                     ("the decoded picture", trail.decoded_finite)) if value]  # fmt: skip
+    for look in _STAGES:
+        cause = look(trail)
+        if cause is not None:
+            return cause
+    seen = []
+    if trail.text_finite:
+        seen.append("text embeddings")
+    if trail.latents_finite:
+        seen.append("latents")
+    if trail.decoded_finite:
+        seen.append("the decoded picture")
     if not seen:
         return Finding("unknown", "nothing was looked at on the way to the picture", "make it again with the checks on")
     return Finding(
@@ -261,3 +235,67 @@ def explain_black(trail: NumericTrail) -> Finding:
         f"all that was looked at is finite ({', '.join(seen)}): the model itself drew it dark",
         "look at prompt and LoRA; a safety filter also paints pictures black",
     )
+
+
+def _by_loras(trail: NumericTrail) -> Finding | None:
+    if trail.loras_finite is not False:
+        return None
+    return Finding("not finite", "a LoRA's file holds NaN or infinity", "leave that LoRA out, or fetch it again")
+
+
+def _by_text(trail: NumericTrail) -> Finding | None:
+    if trail.text_finite is not False:
+        return None
+    return Finding(
+        "not finite",
+        "the text embeddings hold NaN or infinity, before any step",
+        "run the text encoders in fp32 or bf16, without LoRA first, and verify their weights",
+    )
+
+
+def _by_start(trail: NumericTrail) -> Finding | None:
+    if trail.start_finite is not False:
+        return None
+    return Finding(
+        "not finite",
+        "the latents hold NaN or infinity before the first step: the autoencoder overflowed while encoding",
+        "encode in fp32 or bf16",
+    )
+
+
+def _by_network(trail: NumericTrail) -> Finding | None:
+    if trail.first_bad_step is None:
+        return None
+    at = "" if trail.timestep is None else f" (timestep {trail.timestep:g})"
+    since = f"from step {trail.first_bad_step}{at} on"
+    if trail.first_bad_step == 1:
+        since = "from the first step on"
+    network = f" in {trail.network_in}" if trail.network_in else ""
+    return Finding(
+        "not finite",
+        f"the latents hold NaN or infinity {since}, the text embeddings do not: the network overflowed{network}",
+        "run the network in bf16 or fp32; lower the guidance and the LoRA's weight; check the prediction type",
+    )
+
+
+def _by_decoding(trail: NumericTrail) -> Finding | None:
+    if trail.decoded_finite is not False:
+        return None
+    overflowed = f"the latents were finite, the autoencoder overflowed in {trail.decoded_in or 'its dtype'}"
+    if trail.cured:
+        return Finding(
+            "decoded again",
+            f"{overflowed}; decoded again in fp32, the picture is whole",
+            "use an autoencoder mended for fp16, or bf16, to save the second decoding",
+        )
+    if trail.fp32_finite is False:
+        return Finding(
+            "not finite",
+            f"{overflowed}, and in fp32 again: its weights are damaged",
+            "verify the autoencoder's weights (bottega models verify)",
+        )
+    return Finding("not finite", overflowed, "decode again in fp32")
+
+
+_STAGES = (_by_loras, _by_text, _by_start, _by_network, _by_decoding)
+"""In the order in which the numbers arise: the first that is not finite is the cause of the rest."""

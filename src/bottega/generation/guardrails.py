@@ -358,22 +358,39 @@ def add_tags(prompt: str, tags: QualityTags) -> str:
 
     Tags that already lead (or end) the prompt are put in order with the new ones; all other text stays as it is.
     """
-    segments = split_prompt(prompt)
-    # Looked for inside brackets too: `(masterpiece, best quality:1.2)` has both.
-    there = {_plain_tag(piece) for piece in re.split(r"[,\n]", prompt)}
-    lacking = [tag for tag in tags.prompt if _plain_tag(tag) not in there and not _rated_otherwise(tag, there, tags)]
+    lacking = _lacking_tags(prompt, tags)
     if not lacking:
         return prompt
+    segments = split_prompt(prompt)
     order = [_plain_tag(tag) for tag in tags.prompt]
-    at_front = tags.place == "front"
-    run = _run_of_tags(segments if at_front else segments[::-1], order)
-    own = segments[:run] if at_front else segments[len(segments) - run :]
-    rest = segments[run:] if at_front else segments[: len(segments) - run]
-    block = sorted([*(text.strip() for text in own), *lacking], key=lambda text: order.index(_plain_tag(text)))
-    # Joined with the comma that they were parted by: inside, a person's text keeps its spaces and its lines.
+
+    # 1. The tags that stand at the family's place already, and the rest of the prompt.
+    if tags.place == "front":
+        begin, end = 0, _run_of_tags(segments, order)
+        rest = segments[end:]
+    else:
+        begin, end = len(segments) - _run_of_tags(segments[::-1], order), len(segments)
+        rest = segments[:begin]
+    own = [text.strip() for text in segments[begin:end]]
+
+    # 2. Both together again. The rest is joined with the comma that it was parted by: inside, a person's text keeps its
+    # spaces and its lines.
+    block = ", ".join(sorted([*own, *lacking], key=lambda text: order.index(_plain_tag(text))))
     body = ",".join(rest).strip().strip(",").strip()
-    parts = [", ".join(block), body] if at_front else [body, ", ".join(block)]
-    return ", ".join(part for part in parts if part)
+    if not body:
+        return block
+    return f"{block}, {body}" if tags.place == "front" else f"{body}, {block}"
+
+
+def _lacking_tags(prompt: str, tags: QualityTags) -> list[str]:
+    """The family's tags that a prompt has not, nor another rating in their place."""
+    # Looked for inside brackets too: `(masterpiece, best quality:1.2)` has both.
+    there = {_plain_tag(piece) for piece in re.split(r"[,\n]", prompt)}
+    lacking = []
+    for tag in tags.prompt:
+        if _plain_tag(tag) not in there and not _rated_otherwise(tag, there, tags):
+            lacking.append(tag)
+    return lacking
 
 
 def _rated_otherwise(tag: str, there: set[str], tags: QualityTags) -> bool:
@@ -435,20 +452,18 @@ def _as_asked(settings: PictureSettings, request: GenerationRequest, sides: tupl
 
 def advise(settings: PictureSettings, profile: Profile, loras: Iterable[LoRASpec] = ()) -> list[str]:
     """A sentence for each value that is allowed but not recommended, and for a prediction type that does not fit."""
-    notes = []
-    limits: tuple[tuple[str, float | None, Limit | None], ...] = (
+    values: list[tuple[str, float | None, Limit | None]] = [
         ("steps", settings.steps, profile.steps),
         ("guidance_scale", settings.guidance_scale, profile.guidance_scale),
         ("guidance_rescale", settings.guidance_rescale, profile.guidance_rescale),
         ("strength", settings.strength, profile.strength),
-        *((f"the weight of {lora.path.name}", abs(lora.weight), profile.lora_weight) for lora in loras),
-    )
-    for name, value, limit in limits:
-        if value is None or limit is None or limit.recommended is None:
-            continue
-        low, high = limit.recommended
-        if not low <= value <= high:
-            notes.append(f"{name} {value:g}: {low:g} to {high:g} is recommended ({limit.mark}: {limit.source})")
+    ]
+    for lora in loras:
+        values.append((f"the weight of {lora.path.name}", abs(lora.weight), profile.lora_weight))
+    notes = []
+    for name, value, limit in values:
+        if value is not None and limit is not None:
+            notes += _not_recommended(name, value, limit)
     sides = profile.pixels.recommended
     if sides is not None and not sides[0] ** 2 <= settings.width * settings.height <= sides[1] ** 2:
         notes.append(
@@ -461,3 +476,13 @@ def advise(settings: PictureSettings, profile: Profile, loras: Iterable[LoRASpec
             f"{settings.prediction_type}; name another with --profile"
         )
     return notes
+
+
+def _not_recommended(name: str, value: float, limit: Limit) -> list[str]:
+    """A sentence where a value is outside of what is recommended."""
+    if limit.recommended is None:
+        return []
+    low, high = limit.recommended
+    if low <= value <= high:
+        return []
+    return [f"{name} {value:g}: {low:g} to {high:g} is recommended ({limit.mark}: {limit.source})"]

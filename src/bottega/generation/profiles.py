@@ -255,16 +255,27 @@ def _by_side(identity: CheckpointIdentity) -> tuple[Profile, str]:
 
 
 def _by_name(identity: CheckpointIdentity, prediction_type: PredictionType | None) -> tuple[Profile, str] | None:
-    stated = identity.prediction.type if identity.prediction is not None else None
-    predicts = prediction_type or stated
+    predicts: str | None = prediction_type
+    if predicts is None and identity.prediction is not None:
+        predicts = identity.prediction.type
     for where, name in identity.names:
         for profile in map(load_profile, ORDER):
-            if not any(re.search(pattern, name, re.IGNORECASE) for pattern in profile.names):
-                continue
-            # NoobAI's two kinds share their names: what the network predicts tells them apart.
-            if predicts and profile.prediction_types and predicts not in profile.prediction_types:
-                continue
-            if not predicts and profile.prediction_types == ("v_prediction",):
-                continue
-            return profile, f"{where} is {name!r}"
+            if _bears(profile, name) and _suits(profile, predicts):
+                return profile, f"{where} is {name!r}"
     return None
+
+
+def _bears(profile: Profile, name: str) -> bool:
+    """Whether a checkpoint's name is one of those by which a profile is chosen."""
+    return any(re.search(pattern, name, re.IGNORECASE) for pattern in profile.names)
+
+
+def _suits(profile: Profile, predicts: str | None) -> bool:
+    """Whether a profile is for a network that predicts this; None: nothing says what it predicts.
+
+    NoobAI's two kinds share their names: what the network predicts tells them apart. Without a word of it, it is not
+    taken for v-prediction, the rarer of the two.
+    """
+    if predicts is None:
+        return profile.prediction_types != ("v_prediction",)
+    return not profile.prediction_types or predicts in profile.prediction_types

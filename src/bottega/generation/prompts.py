@@ -99,36 +99,59 @@ def parse(prompt: str) -> list[Fragment]:
             f"LoRAs are named beside the prompt, received {tag.group()} in it, which would be read as plain words; use "
             "--lora FILE:WEIGHT"
         )
-    found: list[list[Any]] = []  # [text, weight]
-    round_brackets: list[int] = []  # place in `found` where each open bracket began
-    square_brackets: list[int] = []
+    reader = _PromptReader()
     for token in _TOKEN.findall(prompt):
+        reader.take(token)
+    reader.close_brackets()
+    # Brackets multiply: enough of them reach infinity, and NaN in the embeddings.
+    for fragment in reader.fragments:
+        if not fragment.weight <= MAX_WEIGHT:
+            raise _out_of_range(fragment.weight)
+    return _merged(reader.fragments)
+
+
+class _PromptReader:
+    """The fragments of a prompt with their weights so far, and the brackets that are open."""
+
+    def __init__(self) -> None:
+        self.fragments: list[Fragment] = []
+        # For each open bracket the number of the first fragment in it.
+        self.round_brackets: list[int] = []
+        self.square_brackets: list[int] = []
+
+    def take(self, token: str) -> None:
+        """Read one token: a bracket, a weight with the bracket that it closes, or text."""
         if token == "(":
-            round_brackets.append(len(found))
+            self.round_brackets.append(len(self.fragments))
         elif token == "[":
-            square_brackets.append(len(found))
-        elif token == ")" and round_brackets:
-            _multiply(found, round_brackets.pop(), STEP)
-        elif token == "]" and square_brackets:
-            _multiply(found, square_brackets.pop(), 1 / STEP)
-        elif round_brackets and _WEIGHTED.fullmatch(token):
-            _multiply(found, round_brackets.pop(), _weight_in(token))
+            self.square_brackets.append(len(self.fragments))
+        elif token == ")" and self.round_brackets:
+            self._multiply(self.round_brackets.pop(), STEP)
+        elif token == "]" and self.square_brackets:
+            self._multiply(self.square_brackets.pop(), 1 / STEP)
+        elif self.round_brackets and _WEIGHTED.fullmatch(token):
+            self._multiply(self.round_brackets.pop(), _weight_in(token))
         else:
-            found.append([token[1:] if token[0] == "\\" and len(token) == 2 else token, 1.0])
-    # A bracket that is never closed weighs all that follows, as in AUTOMATIC1111.
-    for begin in round_brackets:
-        _multiply(found, begin, STEP)
-    for begin in square_brackets:
-        _multiply(found, begin, 1 / STEP)
-    _require_in_range(found)
-    return _merged(found)
+            self.fragments.append(Fragment(_unescaped(token), 1.0))
+
+    def close_brackets(self) -> None:
+        """A bracket that is never closed weighs all that follows, as in AUTOMATIC1111."""
+        for begin in self.round_brackets:
+            self._multiply(begin, STEP)
+        for begin in self.square_brackets:
+            self._multiply(begin, 1 / STEP)
+
+    def _multiply(self, begin: int, factor: float) -> None:
+        for number in range(begin, len(self.fragments)):
+            fragment = self.fragments[number]
+            self.fragments[number] = Fragment(fragment.text, fragment.weight * factor)
 
 
-def _require_in_range(found: list[list[Any]]) -> None:
-    """Brackets multiply: enough of them reach infinity, and NaN in the embeddings."""
-    for _, weight in found:
-        if not weight <= MAX_WEIGHT:
-            raise _out_of_range(weight)
+def _unescaped(token: str) -> str:
+    """A text; a bracket or backslash with a backslash before it stands for itself."""
+    if len(token) == 2 and token[0] == "\\":
+        return token[1:]
+    return token
 
 
 def _weight_in(token: str) -> float:
@@ -144,20 +167,19 @@ def _out_of_range(weight: float) -> RequestError:
     return RequestError(f"a weight in a prompt is 0 to {MAX_WEIGHT:g}, received {weight:g}; use the negative prompt")
 
 
-def _multiply(found: list[list[Any]], begin: int, factor: float) -> None:
-    for fragment in found[begin:]:
-        fragment[1] *= factor
-
-
-def _merged(found: list[list[Any]]) -> list[Fragment]:
+def _merged(fragments: list[Fragment]) -> list[Fragment]:
     """Neighbours of one weight together: compel joins fragments with a blank, which would split a word."""
     merged: list[Fragment] = []
-    for text, weight in found:
-        if merged and abs(merged[-1].weight - weight) < 1e-6:
-            merged[-1] = Fragment(merged[-1].text + text, weight)
+    for fragment in fragments:
+        if merged and abs(merged[-1].weight - fragment.weight) < 1e-6:
+            merged[-1] = Fragment(merged[-1].text + fragment.text, fragment.weight)
         else:
-            merged.append(Fragment(text, weight))
-    kept = [Fragment(fragment.text.strip(), fragment.weight) for fragment in merged if fragment.text.strip()]
+            merged.append(fragment)
+    kept = []
+    for fragment in merged:
+        text = fragment.text.strip()
+        if text:
+            kept.append(Fragment(text, fragment.weight))
     return kept or [Fragment("", 1.0)]
 
 

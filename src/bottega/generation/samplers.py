@@ -120,17 +120,15 @@ def make_scheduler(
     """
     import diffusers
 
+    if not can_draw(name, prediction_type, zero_terminal_snr=zero_terminal_snr):
+        raise _cannot(name, prediction_type, zero_terminal_snr=zero_terminal_snr)
     sampler = sampler_named(name)
+    special: dict[str, object] = {"prediction_type": prediction_type}
     if prediction_type == "flow":
-        if not sampler.flow:
-            raise _cannot(name, "rectified flow", [other for other, kind in SAMPLERS.items() if kind.flow])
-        sampler = _EULER_FLOW if name == "euler" else sampler
+        if name == "euler":
+            sampler = _EULER_FLOW
         special = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": flow_shift}
-    else:
-        special = {"prediction_type": prediction_type}
-    if zero_terminal_snr and prediction_type != "flow":
-        if not sampler.zero_snr:
-            raise _cannot(name, "zero terminal SNR", [other for other, kind in SAMPLERS.items() if kind.zero_snr])
+    elif zero_terminal_snr:
         # With leading or linspace spacing the last, signal-free timestep would be left out, and with it the darkest
         # and brightest pictures.
         special |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -153,5 +151,7 @@ _NOISE_SCHEDULE = (
 )
 
 
-def _cannot(name: str, what: str, able: list[str]) -> RequestError:
+def _cannot(name: str, prediction_type: PredictionType, *, zero_terminal_snr: bool) -> RequestError:
+    what = "rectified flow" if prediction_type == "flow" else "zero terminal SNR"
+    able = [other for other in SAMPLERS if can_draw(other, prediction_type, zero_terminal_snr=zero_terminal_snr)]
     return RequestError(f"a model of {what} needs a sampler that can do it, received {name}; use {', '.join(able)}")

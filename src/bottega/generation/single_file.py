@@ -11,6 +11,7 @@ once. Nothing is copied before every part is known to be whole.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,14 +193,7 @@ def _prefix(path: Path, name: str, tensors: Iterable[str]) -> str:
 def _plan(path: Path, name: str, folder: Path, prefix: str, tensors: Mapping[str, TensorInfo]) -> _PartPlan:
     module = _empty(name, folder)
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    plain = _SOURCES[name](wanted)
-    sources = {}
-    for key, source in plain.items():
-        # Some trainers save the projection as a layer's weight, which is not transposed.
-        if source.transposed and f"{prefix}{source.key}.weight" in tensors:
-            source = _Source(f"{source.key}.weight")
-        sources[key] = _Source(prefix + source.key, source.third, source.transposed)
-
+    sources = _sources_in_file(name, prefix, wanted, tensors)
     absent = [source.key for source in sources.values() if source.key not in tensors]
     if absent:
         raise RequestError(
@@ -207,18 +201,35 @@ def _plan(path: Path, name: str, folder: Path, prefix: str, tensors: Mapping[str
             f"name a whole checkpoint of the architecture in {folder}"
         )
     for key, source in sources.items():
-        stored = tensors[source.key]
-        if stored.dtype not in _FLOATS:
-            raise RequestError(
-                f"{path}: weights are read as one of {', '.join(_FLOATS)}, received {stored.dtype} for {source.key}; "
-                "name a checkpoint that is not quantised"
-            )
-        if not _fits(source.shape(stored.shape), wanted[key]):
-            raise RequestError(
-                f"{path}: {source.key} must make {list(wanted[key])} by {folder}/config.json, received "
-                f"{list(stored.shape)}; name a checkpoint of this architecture, or its configuration's folder"
-            )
+        _require_fitting(path, folder, source, tensors[source.key], wanted[key])
     return _PartPlan(name, module, sources)
+
+
+def _sources_in_file(
+    name: str, prefix: str, wanted: Iterable[str], tensors: Mapping[str, TensorInfo]
+) -> dict[str, _Source]:
+    """Where each tensor of a part lies, with the part's prefix."""
+    sources = {}
+    for key, source in _SOURCES[name](wanted).items():
+        # Some trainers save the projection as a layer's weight, which is not transposed.
+        if source.transposed and f"{prefix}{source.key}.weight" in tensors:
+            source = _Source(f"{source.key}.weight")
+        sources[key] = _Source(prefix + source.key, source.third, source.transposed)
+    return sources
+
+
+def _require_fitting(path: Path, folder: Path, source: _Source, stored: TensorInfo, wanted: tuple[int, ...]) -> None:
+    """Refuse a tensor of a format that is not read, or of another shape than the configuration says."""
+    if stored.dtype not in _FLOATS:
+        raise RequestError(
+            f"{path}: weights are read as one of {', '.join(_FLOATS)}, received {stored.dtype} for {source.key}; "
+            "name a checkpoint that is not quantised"
+        )
+    if not _fits(source.shape(stored.shape), wanted):
+        raise RequestError(
+            f"{path}: {source.key} must make {list(wanted)} by {folder}/config.json, received "
+            f"{list(stored.shape)}; name a checkpoint of this architecture, or its configuration's folder"
+        )
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -283,8 +294,11 @@ def _open_clip_source(key: str) -> _Source:
 
 def _vae_sources(wanted: Iterable[str]) -> dict[str, _Source]:
     keys = list(wanted)
-    levels = {int(match[1]) for match in (re.match(r"decoder\.up_blocks\.(\d+)\.", key) for key in keys) if match}
-    last = max(levels, default=0)
+    last = 0  # the number of the topmost level
+    for key in keys:
+        match = re.match(r"decoder\.up_blocks\.(\d+)\.", key)
+        if match is not None:
+            last = max(last, int(match[1]))
 
     def from_the_other_end(match: re.Match[str]) -> str:
         return f"up_blocks.{last - int(match[1])}"
@@ -314,28 +328,34 @@ def _left_aside(
     for plan in plans:
         taken |= {source.key for source in plan.sources.values()}
     foreign = split_original(tensors).foreign
-    counts: dict[str, int] = {}
-    for key in tensors.keys() - taken:
-        kind = foreign.get(key, "not used")  # a marker of its training, a buffer of its noise schedule
+    counts: Counter[str] = Counter()
+    for key in sorted(tensors.keys() - taken):
         part = next((name for name, prefix in prefixes.items() if key.startswith(prefix)), None)
-        if any(key.startswith(prefix) for prefix in _PREFIXES["vae"]) and "vae" not in prefixes:
-            kind = "autoencoder, replaced"
-        elif part is not None:
+        if part is None:
+            counts[_kind_outside(key, prefixes, foreign)] += 1
+        elif _needs_place(key, prefixes[part]):
+            raise _too_many(path, part, prefixes[part], taken, tensors)
+        else:
             kind = kind_of_foreign(key)
-            if kind == "unknown" and _UNUSED.fullmatch(key.removeprefix(prefixes[part])) is None:
-                raise _too_many(path, part, prefixes[part], taken, tensors)
-            kind = "not used" if kind == "unknown" else kind
-        counts[kind] = counts.get(kind, 0) + 1
+            counts["not used" if kind == "unknown" else kind] += 1
     return dict(sorted(counts.items()))
+
+
+def _kind_outside(key: str, prefixes: Mapping[str, str], foreign: Mapping[str, str]) -> str:
+    """The kind of a tensor that lies under no prefix of the parts that are loaded."""
+    if "vae" not in prefixes and key.startswith(_PREFIXES["vae"]):
+        return "autoencoder, replaced"
+    return foreign.get(key, "not used")  # a marker of its training, a buffer of its noise schedule
+
+
+def _needs_place(key: str, prefix: str) -> bool:
+    """Whether a tensor under a part's prefix belongs to the network, so that the part must have a place for it."""
+    return kind_of_foreign(key) == "unknown" and _UNUSED.fullmatch(key.removeprefix(prefix)) is None
 
 
 def _too_many(path: Path, part: str, prefix: str, taken: set[str], tensors: Mapping[str, TensorInfo]) -> RequestError:
     """A deeper network, of which only the first blocks would be loaded; or a quantised one with its scales."""
-    more = []
-    for key in sorted(tensors.keys() - taken):
-        inside = key.removeprefix(prefix)
-        if key.startswith(prefix) and kind_of_foreign(key) == "unknown" and _UNUSED.fullmatch(inside) is None:
-            more.append(key)
+    more = [key for key in sorted(tensors.keys() - taken) if key.startswith(prefix) and _needs_place(key, prefix)]
     return RequestError(
         f"{path}: {part} by its configuration has no place for {len(more)} tensors of the checkpoint, first {more[0]}; "
         "it is of another depth or kind: name the folder of its configuration"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from bottega import __version__
 from bottega.generation.metadata import samplers, values
@@ -75,9 +76,7 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
         fields["Denoising strength"] = _number(used.strength)
     if used.clip_skip > 1:  # who reads none takes 1
         fields["Clip skip"] = str(used.clip_skip)
-    if result.loras:
-        fields["Lora hashes"] = _quoted(", ".join(f"{use.name}: {use.sha256[:HASH_DIGITS]}" for use in result.loras))
-        fields["Lora weights"] = _quoted(", ".join(f"{use.name}: {_weights(use)}" for use in result.loras))
+    fields |= _lora_fields(result.loras)
     if used.guidance_rescale:
         fields["CFG Rescale phi"] = _number(used.guidance_rescale)
     fields["Prediction type"] = used.prediction_type
@@ -85,6 +84,16 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
         fields["Guardrails"] = _quoted("; ".join(_correction(correction) for correction in result.corrections))
     fields["Version"] = f"bottega {__version__}"
     return fields
+
+
+def _lora_fields(loras: Sequence[LoRAUse]) -> dict[str, str]:
+    if not loras:
+        return {}
+    hashes, weights = [], []
+    for use in loras:
+        hashes.append(f"{use.name}: {use.sha256[:HASH_DIGITS]}")
+        weights.append(f"{use.name}: {_weights(use)}")
+    return {"Lora hashes": _quoted(", ".join(hashes)), "Lora weights": _quoted(", ".join(weights))}
 
 
 def _joined(prompt: str, negative: str, fields: dict[str, str]) -> str:
@@ -271,11 +280,16 @@ def _prediction(fields: dict[str, str]) -> str | None:
 def _loras(prompt: str, fields: dict[str, str]) -> tuple[LoRAMention, ...]:
     """LoRAs of the prompt's `<lora:name:weight>` and of the fields with hashes and weights, each once."""
     hashes = _named(fields.get("Lora hashes", ""))
-    weights = {name: values.weight_of(text) for name, text in _named(fields.get("Lora weights", "")).items()}
+    weights: dict[str, float | None] = {}
+    for name, text in _named(fields.get("Lora weights", "")).items():
+        weights[name] = values.weight_of(text)
     for _, name, text in _TAG.findall(prompt[:MAX_PROMPT]):
         weights[name.strip()] = _tag_weight(text)
     names = list(dict.fromkeys([*weights, *hashes]))
-    return tuple(LoRAMention(name[: values.MAX_NAME], weights.get(name), hashes.get(name, "")) for name in names[:64])
+    found = []
+    for name in names[:64]:
+        found.append(LoRAMention(name[: values.MAX_NAME], weights.get(name), hashes.get(name, "")))
+    return tuple(found)
 
 
 def _tag_weight(text: str) -> float | None:
