@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from bottega.cli.model_options import (
+    ConfigsOption,
+    DeviceOption,
+    DTypeOption,
+    LoRAFileArgument,
+    ModelCacheOption,
+    SeedOption,
+    VAEOption,
+)
+
 if TYPE_CHECKING:
     from bottega.doctor.answer import Answer
 
@@ -66,9 +76,7 @@ def training(
 
 @app.command()
 def cache(
-    model_cache: Annotated[
-        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    model_cache: ModelCacheOption = None,
     hash_: Annotated[
         bool, typer.Option("--hash", help="read each file whole and compare its hash with its name")
     ] = False,
@@ -94,9 +102,7 @@ def model(
     profile: Annotated[
         str | None, typer.Option(help="show this profile's limits in place of the one that is chosen")
     ] = None,
-    model_cache: Annotated[
-        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    model_cache: ModelCacheOption = None,
     json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
 ) -> None:
     """What a checkpoint is: family, precision, prediction type and where it says so, what lacks, what is foreign.
@@ -110,17 +116,13 @@ def model(
 
 @app.command()
 def lora(
-    file: Annotated[Path, typer.Argument(help="the LoRA's .safetensors file; a pickle is never opened")],
+    file: LoRAFileArgument,
     model: Annotated[
         str | None,
         typer.Option(help="also say whether it fits this model: a diffusers folder, or a name as in a recipe"),
     ] = None,
-    configs: Annotated[
-        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
-    ] = None,
-    model_cache: Annotated[
-        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    configs: ConfigsOption = None,
+    model_cache: ModelCacheOption = None,
     json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
 ) -> None:
     """What a LoRA file is, whether it can be used, and which share of it fits a model. No model is loaded."""
@@ -137,17 +139,13 @@ def generation(
         list[Path] | None, typer.Option(help="a LoRA's file; several times  [default: two of random numbers]")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="folder for a sheet of all pictures, generation.png")] = None,
-    seed: Annotated[int, typer.Option(help="of all pictures")] = 0,
+    seed: SeedOption = 0,
     profile: Annotated[str | None, typer.Option(help="guardrails of a model family  [default: found]")] = None,
-    configs: Annotated[
-        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
-    ] = None,
-    vae: Annotated[str | None, typer.Option(help="another autoencoder's folder")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
-    model_cache: Annotated[
-        Path | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    configs: ConfigsOption = None,
+    vae: VAEOption = None,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    model_cache: ModelCacheOption = None,
     json: Annotated[bool, typer.Option("--json", help="print the answer as JSON")] = False,
 ) -> None:
     """Draw with bad and corrected parameters, load, swap, break and unload LoRAs, and say what passed.

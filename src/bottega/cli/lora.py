@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bottega.cli.common import print_json
+from bottega.cli.model_options import (
+    ConfigsOption,
+    DeviceOption,
+    DTypeOption,
+    LoRAFileArgument,
+    ModelCacheOption,
+    SeedOption,
+    VAEOption,
+)
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,17 +39,13 @@ def _group() -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="the LoRA's .safetensors file; a pickle is never opened")],
+    file: LoRAFileArgument,
     model: Annotated[
         str | None,
         typer.Option(help="also say whether it fits this model: a diffusers folder, or org/name in the cache"),
     ] = None,
-    configs: Annotated[
-        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
-    ] = None,
-    model_cache: Annotated[
-        Path | None, typer.Option("--model-cache", help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    configs: ConfigsOption = None,
+    model_cache: ModelCacheOption = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON on stdout")] = False,
 ) -> None:
     """Say what a LoRA file is; no model is loaded. Exit code 2 where it can't be used."""
@@ -117,18 +122,14 @@ def try_out(
     file: Annotated[Path, typer.Argument(help="the LoRA's .safetensors file")],
     model: Annotated[str, typer.Option(help="a diffusers folder, a .safetensors checkpoint, or org/name in the cache")],
     prompt: Annotated[str | None, typer.Option(help="what to draw  [default: the file's trigger words]")] = None,
-    seed: Annotated[int, typer.Option(help="of all pictures")] = 0,
+    seed: SeedOption = 0,
     steps: Annotated[int | None, typer.Option(help="sampling steps  [default: the profile's]")] = None,
     output: Annotated[Path | None, typer.Option(help="write all pictures on one sheet there, a PNG")] = None,
-    configs: Annotated[
-        str | None, typer.Option(help="folder with the configuration of a single-file checkpoint")
-    ] = None,
-    vae: Annotated[str | None, typer.Option(help="another autoencoder's folder")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
-    model_cache: Annotated[
-        Path | None, typer.Option("--model-cache", help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
-    ] = None,
+    configs: ConfigsOption = None,
+    vae: VAEOption = None,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    model_cache: ModelCacheOption = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON on stdout")] = False,
 ) -> None:
     """Draw without a LoRA, with it at weights 0, 0.5 and 1, and after it; prove that nothing of it is left.
