@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bottega.doctor.answer import Answer, DoctorFinding, FactValue, NotJudged
+from bottega.doctor.answer import Answer, Draft
 from bottega.models.layout import ModelStatus
 from bottega.models.names import fetch_command, hub_name, on_disk
 from bottega.models.weights import read_header
@@ -73,24 +73,15 @@ class RunRequest:
 
 
 @dataclass
-class _Examination:
-    """What is being found."""
+class _Examination(Draft):
+    """What is being found. busy: a process works in the directory, so that files change."""
 
-    request: RunRequest
-    findings: list[DoctorFinding] = field(default_factory=list)
-    not_judged: list[NotJudged] = field(default_factory=list)
-    facts: dict[str, FactValue] = field(default_factory=dict)
+    request: RunRequest = field(kw_only=True)
     busy: bool = False
 
     @property
     def directory(self) -> Path:
         return self.request.directory
-
-    def add(self, name: str, severity: Severity, evidence: str, cure: str = "", command: str | None = None) -> None:
-        self.findings.append(DoctorFinding(name, severity, evidence, cure, command))
-
-    def leave_out(self, what: str, why: str) -> None:
-        self.not_judged.append(NotJudged(what, why))
 
     def again(self) -> str:
         """The command that continues the run."""
@@ -103,6 +94,12 @@ class _Examination:
         """The command that deletes files, with the records of the stages that made them, and makes them again."""
         paths = list(dict.fromkeys([*files, *filter(None, map(self._record_of, files))]))
         return f"rm -r {_quoted(paths)} && {self.again()}"
+
+    def redo_stage(self, record: Path) -> str:
+        """The command that does the stage of a stage.json again; where it was never done, the one that does it."""
+        if record.exists():
+            return self.redo(record)
+        return self.again()
 
     def _record_of(self, file: Path) -> Path | None:
         """The stage.json of the stage whose folder a file lies in: while that stands, the stage counts as done."""
@@ -124,7 +121,7 @@ def examine(request: RunRequest) -> Answer:
         raise MissingError(f"{directory}: there is no such run directory; name one, such as runs/miniature")
     if not any((directory / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "summary.json")):
         raise MissingError(f"{directory}: neither recipe.yaml nor metrics.jsonl is in it; name a run directory")
-    found = _Examination(request)
+    found = _Examination(request=request)
 
     # Whoever writes now explains temporary files and half-written ones.
     _check_locks(found)
@@ -144,7 +141,7 @@ def examine(request: RunRequest) -> Answer:
     _check_features(found)
     _check_checkpoints(found)
     _check_weights(found)
-    return Answer.of(f"the run {directory}", found.findings, found.not_judged, found.facts)
+    return found.answer(f"the run {directory}")
 
 
 # --- who writes ---------------------------------------------------------------------------------------------------
@@ -290,16 +287,13 @@ def _check_summary(found: _Examination) -> None:
     """summary.json against each stage's own record."""
     file = found.directory / "summary.json"
     content = _json(file)
-    stages = content.get("stages") if isinstance(content, dict) else None
+    stages = _value(content, "stages")
     if not found.request.stages or not isinstance(stages, dict):
         return
     differing = []
     for name, folder in found.request.stages:
         record = _json(found.directory / folder / "stage.json")
-        recorded = record.get("summary") if isinstance(record, dict) else None
-        told = stages.get(name)
-        summary = told.get("summary") if isinstance(told, dict) else None
-        if recorded != summary:
+        if _value(record, "summary") != _value(stages.get(name), "summary"):
             differing.append(name)
     if differing and not found.busy:
         found.add(
@@ -332,13 +326,15 @@ def _check_files(found: _Examination) -> None:
         else:
             torn[file] = fault
     if torn:
-        first, fault = next(iter(torn.items()))
-        more = f"; and {_listed(list(torn)[1:])}" if len(torn) > 1 else ""
+        (first, fault), *others = torn.items()
+        evidence = f"{first}: {fault}"
+        if others:
+            evidence += f"; and {_listed([file for file, _ in others])}"
         # One command for all of them, and for edited settings: a run stops at the first of these that it meets.
         found.add(
             "torn file",
             Severity.ERROR,
-            f"{first}: {fault}{more}",
+            evidence,
             "delete what is torn, and let the run make it again",
             found.redo(*torn, *_edited(found)),
         )
@@ -460,15 +456,12 @@ def _check_ledger(found: _Examination) -> None:
             rows = _rows(ledger)
     except sqlite3.DatabaseError as error:
         away = shlex.quote(str(file.with_name(f"{LEDGER}.damaged")))
-        more = (
-            f" && {found.redo(folder / 'stage.json')}" if (folder / "stage.json").exists() else f" && {found.again()}"
-        )
         found.add(
             "damaged ledger",
             Severity.ERROR,
             f"{file}: {error}",
             "put a copy back, or move it away and make the targets again",
-            f"mv {shlex.quote(str(file))} {away}{more}",
+            f"mv {shlex.quote(str(file))} {away} && {found.redo_stage(folder / 'stage.json')}",
         )
         return
     found.facts["targets in the ledger"] = len({row.target for row in rows})
@@ -496,7 +489,7 @@ def _check_database(ledger: sqlite3.Connection, whole: bool) -> None:
     pragma = "integrity_check" if whole else "quick_check"
     said = ledger.execute(f"PRAGMA {pragma}(1)").fetchone()
     if said is None or said[0] != "ok":
-        raise sqlite3.DatabaseError(said[0] if said else "no answer")
+        raise sqlite3.DatabaseError("no answer" if said is None else said[0])
 
 
 def _rows(ledger: sqlite3.Connection) -> list[_TryRow]:
@@ -511,31 +504,46 @@ def _rows(ledger: sqlite3.Connection) -> list[_TryRow]:
 
 
 def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> None:
-    outside = [row for row in rows if row.picture is not None and not stays_inside(row.picture)]
-    for row in outside[:1]:
-        found.add(
-            "row leads out of the run",
-            Severity.ERROR,
-            f"{folder / LEDGER}, target {row.target}: output_path is {row.picture!r}, outside of the run",
-            "put a copy of the ledger back: every command refuses this one",
-        )
+    """The pictures that rows name: inside of the run, there, and with the content that was recorded."""
     there: list[_TryRow] = []
-    absent: list[_TryRow] = []
-    for row in rows:
-        if row.picture is None or row in outside:
-            continue
-        (there if (folder / row.picture).is_file() else absent).append(row)
+    absent: list[Path] = []
+    for row in _rows_inside(found, folder, rows):
+        path = folder / str(row.picture)
+        if path.is_file():
+            there.append(row)
+        else:
+            absent.append(path)
     if absent:
-        paths = [folder / str(row.picture) for row in absent]
         found.add(
             "missing pictures",
             Severity.ERROR,
-            f"{len(absent)} of {len(rows)} rows name a picture that is not there: {_listed(paths)}",
+            f"{len(absent)} of {len(rows)} rows name a picture that is not there: {_listed(absent)}",
             "let the teacher make them again: it looks for every file",
-            found.redo(folder / "stage.json") if (folder / "stage.json").exists() else found.again(),
+            found.redo_stage(folder / "stage.json"),
         )
+    _check_hashes(found, folder, there)
+    _check_nameless_pictures(found, folder, rows)
+
+
+def _rows_inside(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> list[_TryRow]:
+    """Rows that name a picture inside of the run; the first that leads out of it is told."""
+    named = [row for row in rows if row.picture is not None]
+    inside = [row for row in named if stays_inside(str(row.picture))]
+    if len(inside) < len(named):
+        outside = next(row for row in named if row not in inside)
+        found.add(
+            "row leads out of the run",
+            Severity.ERROR,
+            f"{folder / LEDGER}, target {outside.target}: output_path is {outside.picture!r}, outside of the run",
+            "put a copy of the ledger back: every command refuses this one",
+        )
+    return inside
+
+
+def _check_hashes(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> None:
+    """Whether pictures that are there are those that were recorded."""
     changed = []
-    for row in _sample(found, there, "the hashes of pictures", SAMPLE):
+    for row in _sample(found, rows, "the hashes of pictures", SAMPLE):
         path = folder / str(row.picture)
         if row.picture_hash is not None and sha256_file(path) != row.picture_hash:
             changed.append(path)
@@ -547,15 +555,15 @@ def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) 
             "delete them, and let the teacher make them again",
             found.redo(*changed),
         )
-    _check_nameless_pictures(found, folder, rows)
 
 
 def _check_nameless_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> None:
     named = {str(folder / row.picture) for row in rows if row.picture is not None}
     nameless = []
     for part in ("images", "rejected", "tries"):
-        pictures = (folder / part).rglob("*.png") if (folder / part).is_dir() else ()
-        nameless += [path for path in sorted(pictures) if str(path) not in named]
+        for path in sorted((folder / part).rglob("*.png")):
+            if str(path) not in named:
+                nameless.append(path)
     if nameless and not found.busy:
         found.add(
             "pictures without a row",
@@ -576,25 +584,33 @@ def _check_inputs(found: _Examination, rows: Sequence[_TryRow]) -> None:
     expected: dict[str, str] = {}
     for row in rows:
         expected |= dict(row.inputs)
-    chosen = _sample(found, sorted(expected), "the hashes of input pictures", SAMPLE)
     changed = []
-    for name in chosen:
-        path = root / name
-        if not stays_inside(name) or not path.is_file() or sha256_file(path) != expected[name]:
-            changed.append(path)
+    for name in _sample(found, sorted(expected), "the hashes of input pictures", SAMPLE):
+        if not _is_unchanged(root, name, expected[name]):
+            changed.append(root / name)
     if changed:
-        again = [found.directory / folder / "stage.json" for folder in ("data", "teacher")]
-        drawn = [found.directory / folder for name, folder in found.request.stages if name == "world"]
-        source = "put them back, and let the run prepare its data again and make those targets again"
-        if drawn:
-            source = "let the run draw its world again, prepare its data and make those targets again"
-        found.add(
-            "changed inputs",
-            Severity.ERROR,
-            f"{_listed(changed)}: absent, or not what targets were made from",
-            source,
-            f"rm -rf {_quoted([*drawn, *again])} && {found.again()}",
-        )
+        _add_changed_inputs(found, changed)
+
+
+def _is_unchanged(root: Path, name: str, sha256: str) -> bool:
+    path = root / name
+    return stays_inside(name) and path.is_file() and sha256_file(path) == sha256
+
+
+def _add_changed_inputs(found: _Examination, changed: Sequence[Path]) -> None:
+    """The cure begins where the pictures come from: with the drawn world, where the run has one."""
+    again = [found.directory / folder / "stage.json" for folder in ("data", "teacher")]
+    drawn = [found.directory / folder for name, folder in found.request.stages if name == "world"]
+    cure = "put them back, and let the run prepare its data again and make those targets again"
+    if drawn:
+        cure = "let the run draw its world again, prepare its data and make those targets again"
+    found.add(
+        "changed inputs",
+        Severity.ERROR,
+        f"{_listed(changed)}: absent, or not what targets were made from",
+        cure,
+        f"rm -rf {_quoted([*drawn, *again])} && {found.again()}",
+    )
 
 
 # --- features, checkpoints, weights -------------------------------------------------------------------------------
@@ -612,13 +628,12 @@ def _check_features(found: _Examination) -> None:
         if isinstance(file, str) and not (folder / file).is_file():
             absent.append(folder / file)
     if absent:
-        record = folder / "stage.json"
         found.add(
             "missing features",
             Severity.ERROR,
             f"the index names {_listed(absent)}, and it is not there",
             "let the stage compute it again",
-            found.redo(record) if record.exists() else found.again(),
+            found.redo_stage(folder / "stage.json"),
         )
 
 
@@ -627,70 +642,89 @@ def _check_checkpoints(found: _Examination) -> None:
         there = folders(place)
         if not there:
             continue
-        chosen = there if found.request.check_all else there[-1:]
-        if len(chosen) < len(there):
-            found.leave_out(
-                f"{len(there) - len(chosen)} older checkpoints", "only the newest is read; --all reads each"
-            )
+        chosen = there
+        if not found.request.check_all and len(there) > 1:
+            chosen = there[-1:]
+            found.leave_out(f"{len(there) - 1} older checkpoints", "only the newest is read; --all reads each")
         for folder in chosen:
             if read_checkpoint(folder) is None:
-                before = "the one before it is resumed from" if folder != there[0] else "there is none before it"
-                found.add(
-                    "damaged checkpoint",
-                    Severity.ERROR,
-                    f"{folder}: its files are not those that state.json names; {before}",
-                    "delete it, and train on",
-                    f"rm -r {shlex.quote(str(folder))} && {found.again()}",
-                )
+                _add_damaged_checkpoint(found, folder, is_first=folder == there[0])
         found.facts["checkpoints"] = len(there)
+
+
+def _add_damaged_checkpoint(found: _Examination, folder: Path, *, is_first: bool) -> None:
+    before = "there is none before it" if is_first else "the one before it is resumed from"
+    found.add(
+        "damaged checkpoint",
+        Severity.ERROR,
+        f"{folder}: its files are not those that state.json names; {before}",
+        "delete it, and train on",
+        f"rm -r {shlex.quote(str(folder))} && {found.again()}",
+    )
 
 
 def _check_weights(found: _Examination) -> None:
     """The models' files against provenance.json: by size and time, and by content where these differ."""
     file = found.directory / "provenance.json"
-    content = _json(file)
-    if not isinstance(content, dict):
-        if not file.exists() and found.request.stages:
-            found.add(
-                "provenance is missing",
-                Severity.WARNING,
-                f"{file} is absent: nobody can tell what the run was made with",
-                "every run writes it",
-                found.again(),
-            )
-        return
-    recorded = content.get("weights")
+    _check_provenance_is_there(found, file)
+    recorded = _value(_json(file), "weights")
     if not isinstance(recorded, dict):
         return
     here = {status.role: status for status in found.request.models if status.folder is not None}
     for role, model in recorded.items():
-        status = here.get(role)
-        if status is None:
+        files = _value(model, "files")
+        if role not in here:
             found.leave_out(f"the weights of models.{role}", "that model is not on this machine")
-            continue
-        files = model.get("files") if isinstance(model, dict) else None
-        changed = _changed_weights(status, files, found.request.check_all) if isinstance(files, dict) else []
-        if changed:
-            _add_changed_weights(found, status, changed)
+        elif isinstance(files, dict):
+            _check_weights_of_model(found, here[role], files)
     if recorded and not found.request.check_all:
         found.leave_out("the content of weights of unchanged size and time", "it takes reading them whole: --all")
 
 
-def _changed_weights(status: ModelStatus, recorded: Mapping[str, Any], read_all: bool) -> list[str]:
-    if status.folder is None:
-        return []
-    base = status.folder if status.folder.is_dir() else status.folder.parent
-    now = {}
-    for file in status.files:
-        now[file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name] = file
+def _check_provenance_is_there(found: _Examination, file: Path) -> None:
+    if not file.exists() and found.request.stages:
+        found.add(
+            "provenance is missing",
+            Severity.WARNING,
+            f"{file} is absent: nobody can tell what the run was made with",
+            "every run writes it",
+            found.again(),
+        )
+
+
+def _check_weights_of_model(found: _Examination, status: ModelStatus, recorded: Mapping[str, Any]) -> None:
+    now = _files_by_name(status)
     changed = sorted(now.keys() ^ recorded.keys())
-    for name in now.keys() & recorded.keys():
-        facts = recorded[name]
-        stat = now[name].stat()
-        is_known = facts.get("bytes") == stat.st_size and facts.get("mtime_ns") == stat.st_mtime_ns
-        if (read_all or not is_known) and sha256_file(now[name]) != facts.get("sha256"):
+    for name in sorted(now.keys() & recorded.keys()):
+        if _is_changed(now[name], recorded[name], found.request.check_all):
             changed.append(name)
-    return changed
+    if changed:
+        _add_changed_weights(found, status, changed)
+
+
+def _files_by_name(status: ModelStatus) -> dict[str, Path]:
+    """A model's files by their path in its folder, as provenance.json names them."""
+    if status.folder is None:
+        return {}
+    base = status.folder
+    if not base.is_dir():
+        base = base.parent
+    found = {}
+    for file in status.files:
+        name = file.name
+        if file.is_relative_to(base):
+            name = file.relative_to(base).as_posix()
+        found[name] = file
+    return found
+
+
+def _is_changed(file: Path, recorded: Mapping[str, Any], read_all: bool) -> bool:
+    """Whether a file's content is another; one of the recorded size and time is believed, unless all are read."""
+    stat = file.stat()
+    is_known = recorded.get("bytes") == stat.st_size and recorded.get("mtime_ns") == stat.st_mtime_ns
+    if is_known and not read_all:
+        return False
+    return sha256_file(file) != recorded.get("sha256")
 
 
 def _add_changed_weights(found: _Examination, status: ModelStatus, changed: Sequence[str]) -> None:
@@ -725,14 +759,21 @@ def _files(directory: Path) -> Iterator[Path]:
     """Every file of a run but its data sets, which may be links to what belongs to others, and temporary ones."""
     for folder, subfolders, names in os.walk(directory):
         here = Path(folder)
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and not (here / name).is_symlink()
-        )
+        subfolders[:] = _own_subfolders(here, subfolders)
         if here == directory / "data":
             subfolders[:] = []
         for name in sorted(names):
             if not name.startswith(".") and (here / name).is_file():
                 yield here / name
+
+
+def _own_subfolders(folder: Path, names: Sequence[str]) -> list[str]:
+    """Without links and hidden ones, in order."""
+    found = []
+    for name in sorted(names):
+        if not name.startswith(".") and not (folder / name).is_symlink():
+            found.append(name)
+    return found
 
 
 def _named(directory: Path, is_meant: Callable[[str], bool]) -> list[Path]:
@@ -752,6 +793,13 @@ def _json(file: Path) -> Any:
         return None
 
 
+def _value(content: Any, key: str) -> Any:
+    """What a JSON object has under a key; None where it has none, or is no object."""
+    if isinstance(content, dict):
+        return content.get(key)
+    return None
+
+
 def _objects(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as stream:
         for line in stream:
@@ -764,8 +812,10 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    shown = ", ".join(str(path) for path in paths[:SHOWN])
-    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
+    shown = ", ".join(map(str, paths[:SHOWN]))
+    if len(paths) > SHOWN:
+        shown += f" and {len(paths) - SHOWN} more"
+    return shown
 
 
 def _quoted(paths: Sequence[Path]) -> str:
