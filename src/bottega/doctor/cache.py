@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
-from bottega.doctor.answer import Answer, DoctorFinding, FactValue, NotJudged
+from bottega.doctor.answer import Answer, DoctorFinding, Draft
 from bottega.models.cache import CacheReport, CacheRequest, check_cache
 from bottega.models.cached_repository import CacheFinding
 from bottega.models.layout import ModelStatus
@@ -32,40 +32,57 @@ def examine_models(
         recorded: files that are not those that a run was made with.
     """
     report = check_cache(request)
-    damaged = {_entry(request.cache, finding) for finding in report.findings if finding.severity >= Severity.ERROR}
+    damaged = _damaged_entries(request.cache, report)
     findings = []
     for status in found:
-        hub = None if on_disk(status.name) else hub_name(status.name)
-        # The cache's own finding says more: what is damaged, and the command.
-        if hub is not None and (hub_entry(request.cache, hub) in damaged or request.cache in damaged):
-            continue
-        command = fetch_command(status.name, request.option) if hub is not None else None
-        for fault in status.faults:
-            findings.append(
-                DoctorFinding("faulty model", Severity.ERROR, f"models.{status.role}: {fault}", "", command)
-            )
-    findings += [DoctorFinding("other content", Severity.ERROR, fault) for fault in recorded]
+        findings += _faults_of_model(request, damaged, status)
+    for fault in recorded:
+        findings.append(DoctorFinding("other content", Severity.ERROR, fault))
     count = "1 model" if len(found) == 1 else f"{len(found)} models"
     return _answer(f"{count} of {recipe}, in the model cache {request.cache}", report, findings)
 
 
+def _faults_of_model(request: CacheRequest, damaged: Set[Path], status: ModelStatus) -> list[DoctorFinding]:
+    """What a recipe's model lacks; nothing for one in `damaged`, of which the cache's own finding says more.
+
+    Args:
+        request: the cache.
+        damaged: folders in it, or the cache itself.
+        status: the model, as it lies on this machine.
+    """
+    command = None
+    hub = None if on_disk(status.name) else hub_name(status.name)
+    if hub is not None:
+        if request.cache in damaged or hub_entry(request.cache, hub) in damaged:
+            return []
+        command = fetch_command(status.name, request.option)
+    faults = []
+    for fault in status.faults:
+        faults.append(DoctorFinding("faulty model", Severity.ERROR, f"models.{status.role}: {fault}", "", command))
+    return faults
+
+
+def _damaged_entries(cache: Path, report: CacheReport) -> set[Path]:
+    """Folders of repositories with a fault; with the cache itself, where it is about all of it."""
+    return {_entry(cache, finding) for finding in report.findings if finding.severity >= Severity.ERROR}
+
+
 def _answer(subject: str, report: CacheReport, more: Sequence[DoctorFinding]) -> Answer:
-    findings = [_finding(finding) for finding in report.findings]
-    not_judged = [NotJudged(item.what, item.why) for item in report.unjudged]
-    facts: dict[str, FactValue] = {
+    draft = Draft(list(more))
+    for found in report.findings:
+        draft.add(found.name, found.severity, found.evidence, found.cure, found.command)
+    for item in report.unjudged:
+        draft.leave_out(item.what, item.why)
+    draft.facts |= {
         "cache": str(report.cache),
         "models": list(report.repositories),
         "size": f"{report.size / 1e9:.2f} GB",
     }
     if report.cache.is_dir():
-        facts["free"] = f"{shutil.disk_usage(report.cache).free / 1e9:.2f} GB"
+        draft.facts["free"] = f"{shutil.disk_usage(report.cache).free / 1e9:.2f} GB"
     if report.hashed:
-        facts["files hashed"] = report.hashed
-    return Answer.of(subject, [*more, *findings], not_judged, facts)
-
-
-def _finding(found: CacheFinding) -> DoctorFinding:
-    return DoctorFinding(found.name, found.severity, found.evidence, found.cure, found.command)
+        draft.facts["files hashed"] = report.hashed
+    return draft.answer(subject)
 
 
 def _entry(cache: Path, finding: CacheFinding) -> Path:

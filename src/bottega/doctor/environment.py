@@ -13,11 +13,11 @@ import platform
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from bottega.doctor.answer import Answer, DoctorFinding, FactValue, NotJudged
+from bottega.doctor.answer import Answer, Draft, FactValue
 from bottega.runtime.findings import Severity
 
 _GB = 1e9
@@ -31,6 +31,9 @@ LEAST_ROOM = 1.0
 
 LITTLE_ROOM = 10.0
 """GB of free disk that the features and checkpoints of a small run on real pictures take."""
+
+_WITH_BFLOAT16 = (8, 0)
+"""The compute capability from which on a GPU knows bfloat16: Ampere's."""
 
 ATTENTION_PACKAGES = ("xformers", "flash_attn", "sageattention")
 
@@ -113,15 +116,6 @@ class RecipeNeed:
     command: str | None = None
 
 
-@dataclass
-class _Judgement:
-    findings: list[DoctorFinding] = field(default_factory=list)
-    not_judged: list[NotJudged] = field(default_factory=list)
-
-    def add(self, name: str, severity: Severity, evidence: str, cure: str = "", command: str | None = None) -> None:
-        self.findings.append(DoctorFinding(name, severity, evidence, cure, command))
-
-
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +126,7 @@ def examine(machine: Machine, needs: Sequence[RecipeNeed] = ()) -> Answer:
         machine: what `read_machine` gave.
         needs: of the recipes that were looked at.
     """
-    found = _Judgement()
+    found = Draft()
     _judge_packages(machine, found)
     _judge_torch(machine, found)
     _judge_memory(machine, found)
@@ -143,12 +137,13 @@ def examine(machine: Machine, needs: Sequence[RecipeNeed] = ()) -> Answer:
             evidence = f"{need.recipe} lacks {len(need.lacks)}: {'; '.join(need.lacks)}"
             found.add("recipe not ready", Severity.INFO, evidence, "get what it needs", need.command)
     if not needs:
-        found.not_judged.append(NotJudged("what recipes lack", "no recipes/ folder is here"))
+        found.leave_out("what recipes lack", "no recipes/ folder is here")
     ready = [need.recipe for need in needs if not need.lacks]
-    return Answer.of("this machine", found.findings, found.not_judged, _facts(machine, ready))
+    found.facts |= _facts(machine, ready)
+    return found.answer("this machine")
 
 
-def _judge_packages(machine: Machine, found: _Judgement) -> None:
+def _judge_packages(machine: Machine, found: Draft) -> None:
     for package in machine.unmet:
         received = "is absent" if package.version is None else f"is {package.version}"
         found.add(
@@ -159,9 +154,9 @@ def _judge_packages(machine: Machine, found: _Judgement) -> None:
             f"pip install {shlex.quote(package.name + package.rule)}",
         )
     if not machine.requirements_known:
-        found.not_judged.append(NotJudged("required versions", "bottega is not installed as a package"))
+        found.leave_out("required versions", "bottega is not installed as a package")
     if machine.untested is None:
-        found.not_judged.append(NotJudged("tested versions", "there is no constraints.txt beside this bottega"))
+        found.leave_out("tested versions", "there is no constraints.txt beside this bottega")
     elif machine.untested:
         shown = [f"{package.name} {package.version} (tested {package.rule})" for package in machine.untested]
         place = shlex.quote(str(machine.constraints))
@@ -175,7 +170,7 @@ def _judge_packages(machine: Machine, found: _Judgement) -> None:
         )
 
 
-def _judge_torch(machine: Machine, found: _Judgement) -> None:
+def _judge_torch(machine: Machine, found: Draft) -> None:
     torch = machine.torch
     if torch is None:
         found.add(
@@ -185,7 +180,7 @@ def _judge_torch(machine: Machine, found: _Judgement) -> None:
             "install it again",
             "pip install --force-reinstall torch",
         )
-        found.not_judged.append(NotJudged("GPU, attention and threads", "torch does not load"))
+        found.leave_out("GPU, attention and threads", "torch does not load")
         return
     if machine.gpus and torch.cuda is None and torch.hip is None:
         found.add(
@@ -208,25 +203,15 @@ def _judge_torch(machine: Machine, found: _Judgement) -> None:
     for gpu in machine.gpus:
         _judge_gpu(gpu, torch, found)
     if not machine.gpus:
-        found.not_judged.append(NotJudged("GPU", "the driver reports none"))
+        found.leave_out("GPU", "the driver reports none")
 
 
-def _judge_gpu(gpu: Gpu, torch: Torch, found: _Judgement) -> None:
+def _judge_gpu(gpu: Gpu, torch: Torch, found: Draft) -> None:
     if not gpu.capability:
         return
-    major, minor = (int(part) for part in gpu.capability.split("."))
-    # A kernel runs on later minor versions of its own major one; code for a later driver (`compute_…`) on all above.
-    fits = False
-    for architecture in torch.architectures:
-        kind, _, number = architecture.partition("_")
-        digits = number.rstrip("af")
-        if not digits.isdigit():
-            continue
-        built = divmod(int(digits), 10)
-        if kind == "sm" and built[0] == major and built[1] <= minor:
-            fits = True
-        if kind == "compute" and built <= (major, minor):
-            fits = True
+    major, _, minor = gpu.capability.partition(".")
+    capability = (int(major), int(minor))
+    fits = any(_runs_on(architecture, capability) for architecture in torch.architectures)
     if torch.architectures and not fits:
         found.add(
             "torch has no code for the GPU",
@@ -236,7 +221,7 @@ def _judge_gpu(gpu: Gpu, torch: Torch, found: _Judgement) -> None:
             "install a build that has it: the newest for new GPUs, the one for CUDA 11.8 for old ones",
             "pip install --upgrade torch --index-url https://download.pytorch.org/whl/cu128",
         )
-    if major < 8:
+    if capability < _WITH_BFLOAT16:
         found.add(
             "GPU without bfloat16",
             Severity.INFO,
@@ -244,7 +229,20 @@ def _judge_gpu(gpu: Gpu, torch: Torch, found: _Judgement) -> None:
         )
 
 
-def _judge_memory(machine: Machine, found: _Judgement) -> None:
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of that capability runs what was built for an architecture such as `sm_86` or `compute_90`."""
+    kind, _, number = architecture.partition("_")
+    digits = number.rstrip("af")
+    if not digits.isdigit():
+        return False
+    built = divmod(int(digits), 10)
+    if kind == "compute":  # code for a later driver, which runs on all above
+        return built <= capability
+    # A kernel runs on later minor versions of its own major one.
+    return kind == "sm" and built[0] == capability[0] and built[1] <= capability[1]
+
+
+def _judge_memory(machine: Machine, found: Draft) -> None:
     if machine.free_memory < LEAST_MEMORY:
         found.add(
             "little memory",
@@ -256,7 +254,7 @@ def _judge_memory(machine: Machine, found: _Judgement) -> None:
         )
 
 
-def _judge_disks(machine: Machine, found: _Judgement) -> None:
+def _judge_disks(machine: Machine, found: Draft) -> None:
     for disk in machine.disks:
         quoted = shlex.quote(str(disk.place))
         if not disk.writable:
@@ -278,7 +276,7 @@ def _judge_disks(machine: Machine, found: _Judgement) -> None:
             )
 
 
-def _judge_threads(machine: Machine, found: _Judgement) -> None:
+def _judge_threads(machine: Machine, found: Draft) -> None:
     threads = machine.torch.threads if machine.torch is not None else 0
     if threads > machine.cores:
         found.add(

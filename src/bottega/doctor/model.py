@@ -6,6 +6,8 @@ needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bottega.doctor.answer import Answer, DoctorFinding, FactValue, NotJudged
 from bottega.generation.profiles import Limit, Profile, choose_profile
 from bottega.models.identify import CheckpointIdentity, Statement, identify
@@ -17,6 +19,7 @@ _EIGHT_BITS = ("F8_E4M3", "F8_E5M2", "I8", "U8")
 _PREDICTS = ("sdxl", "sdxl_inpaint", "sdxl_refiner", "sd1", "sd2", "pixart")
 """Families of which some models predict one thing and some another."""
 
+_MEASURE_OR_NAME = "let generation measure it, or name the right one with --prediction-type"
 _UNITS = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
 
 
@@ -81,33 +84,36 @@ def _family_findings(identity: CheckpointIdentity) -> list[DoctorFinding]:
 
 
 def _part_findings(identity: CheckpointIdentity) -> list[DoctorFinding]:
+    return [*_gaps_in_parts(identity), *_missing_parts(identity), *_eight_bit_parts(identity)]
+
+
+def _gaps_in_parts(identity: CheckpointIdentity) -> list[DoctorFinding]:
     found = []
     for part in identity.parts:
         if part.gaps:
-            evidence = f"{part.name} lacks {_counted(len(part.gaps), 'tensor or block', 'tensors or blocks')}: "
-            evidence += _first(part.gaps)
-            found.append(
-                DoctorFinding("missing tensors", Severity.ERROR, evidence, "fetch the checkpoint again, or another one")
-            )
-    if identity.missing and identity.family not in ("style_adapter", "lora"):
-        lacks = ", ".join(identity.missing)
-        if identity.layout == "component":
-            found.append(DoctorFinding("one part alone", Severity.INFO, f"to draw with it takes {lacks}, too"))
-        else:
-            found.append(
-                DoctorFinding("missing parts", Severity.ERROR, f"it has no {lacks}", _cure_of_missing(identity))
-            )
-    eight = [part.name for part in identity.parts if set(part.dtypes) & set(_EIGHT_BITS)]
-    if eight:
-        found.append(
-            DoctorFinding(
-                "eight-bit weights",
-                Severity.WARNING,
-                f"{', '.join(eight)} hold numbers of 8 bits, which lose detail and are computed in 16 bits anyway",
-                "take the file in F16 or BF16, if it is published",
-            )
-        )
+            count = _counted(len(part.gaps), "tensor or block", "tensors or blocks")
+            evidence = f"{part.name} lacks {count}: {_first(part.gaps)}"
+            cure = "fetch the checkpoint again, or another one"
+            found.append(DoctorFinding("missing tensors", Severity.ERROR, evidence, cure))
     return found
+
+
+def _missing_parts(identity: CheckpointIdentity) -> list[DoctorFinding]:
+    if not identity.missing or identity.family in ("style_adapter", "lora"):
+        return []
+    lacks = ", ".join(identity.missing)
+    if identity.layout == "component":
+        return [DoctorFinding("one part alone", Severity.INFO, f"to draw with it takes {lacks}, too")]
+    return [DoctorFinding("missing parts", Severity.ERROR, f"it has no {lacks}", _cure_of_missing(identity))]
+
+
+def _eight_bit_parts(identity: CheckpointIdentity) -> list[DoctorFinding]:
+    eight = [part.name for part in identity.parts if set(part.dtypes) & set(_EIGHT_BITS)]
+    if not eight:
+        return []
+    evidence = f"{', '.join(eight)} hold numbers of 8 bits, which lose detail and are computed in 16 bits anyway"
+    cure = "take the file in F16 or BF16, if it is published"
+    return [DoctorFinding("eight-bit weights", Severity.WARNING, evidence, cure)]
 
 
 def _cure_of_missing(identity: CheckpointIdentity) -> str:
@@ -119,27 +125,14 @@ def _cure_of_missing(identity: CheckpointIdentity) -> str:
 
 
 def _prediction_findings(identity: CheckpointIdentity) -> list[DoctorFinding]:
+    """What is to be said of the prediction type that the checkpoint states, or does not."""
     said = identity.prediction
     if identity.family not in _PREDICTS:
         return []
-    if identity.contradictions and said is not None:
-        others = "; ".join(map(_shown, identity.contradictions))
-        return [
-            DoctorFinding(
-                "contradicting prediction types",
-                Severity.ERROR,
-                f"it says {_shown(said)}, and also {others}: sampled by the wrong one, it draws noise",
-                "let generation measure it, or name the right one with --prediction-type",
-            )
-        ]
-    hints = [each for each in identity.stated if each.weak]
+    if said is not None and identity.contradictions:
+        return [_contradiction(said, identity.contradictions)]
     if said is not None and not said.weak:
-        against = [hint for hint in hints if hint.type != said.type]
-        if against:
-            evidence = f"it says {_shown(said)}, and it is called otherwise: {_shown(against[0])}"
-            cure = "let generation measure it, or name the right one with --prediction-type"
-            return [DoctorFinding("name against content", Severity.WARNING, evidence, cure)]
-        return []
+        return _names_against(said, identity)
     if said is not None and said.type != "epsilon":
         return [
             DoctorFinding(
@@ -156,6 +149,25 @@ def _prediction_findings(identity: CheckpointIdentity) -> list[DoctorFinding]:
             "nothing in it says what the network predicts; ε is what most programs take, and generation measures it",
         )
     ]
+
+
+def _contradiction(said: Statement, contradictions: Sequence[Statement]) -> DoctorFinding:
+    others = "; ".join(map(_shown, contradictions))
+    return DoctorFinding(
+        "contradicting prediction types",
+        Severity.ERROR,
+        f"it says {_shown(said)}, and also {others}: sampled by the wrong one, it draws noise",
+        _MEASURE_OR_NAME,
+    )
+
+
+def _names_against(said: Statement, identity: CheckpointIdentity) -> list[DoctorFinding]:
+    """The first name, if any, that speaks against what the content says."""
+    for hint in identity.stated:
+        if hint.weak and hint.type != said.type:
+            evidence = f"it says {_shown(said)}, and it is called otherwise: {_shown(hint)}"
+            return [DoctorFinding("name against content", Severity.WARNING, evidence, _MEASURE_OR_NAME)]
+    return []
 
 
 def _foreign_findings(identity: CheckpointIdentity) -> list[DoctorFinding]:

@@ -33,18 +33,24 @@ def as_text(verdict: Verdict, width: int = 80) -> str:
         lines.append("the plan, by a rule of thumb for text-to-image, and the loss if the trend continues:")
         lines += [*_marks(verdict), ""]
 
-    # What to do; the command is on a line of its own, so that it can be copied whole.
-    lines.append("what to do:")
-    for number, action in enumerate(verdict.actions, start=1):
-        lines.append(f"  {number}. {action.do}{_about(action.hours)}: {action.why}")
-        if action.command:
-            lines.append(f"       {action.command}")
+    lines += ["what to do:", *_action_lines(verdict)]
 
     # What was not looked at must not pass for what is in order.
     if verdict.not_judged:
         lines += ["", "not judged:"]
-        lines += [f"  {item.what}: {item.why}" for item in verdict.not_judged]
+        for item in verdict.not_judged:
+            lines.append(f"  {item.what}: {item.why}")
     return "\n".join(lines)
+
+
+def _action_lines(verdict: Verdict) -> list[str]:
+    """What to do; the command is on a line of its own, so that it can be copied whole."""
+    lines = []
+    for number, action in enumerate(verdict.actions, start=1):
+        lines.append(f"  {number}. {action.do}{_about(action.hours)}: {action.why}")
+        if action.command:
+            lines.append(f"       {action.command}")
+    return lines
 
 
 def _source(verdict: Verdict) -> str:

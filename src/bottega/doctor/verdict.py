@@ -6,6 +6,7 @@ Read `examine` from top to bottom. The log is read by `bottega.doctor.logs`, its
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,34 +80,27 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     # Judge the curve. A running mean that is not called so would pass for a curve almost without noise.
     is_running_mean = curve.lag.correlation > RUNNING_MEAN
     is_average = log.is_average or is_running_mean
-    found = judge(
-        curve,
-        log.unit,
-        validations=log.validations,
-        others=[finding for finding in log.findings if finding.name == "task starved"],
-        is_average=is_average,
-    )
+    starved = [finding for finding in log.findings if finding.name == "task starved"]
+    found = judge(curve, log.unit, validations=log.validations, others=starved, is_average=is_average)
     progress = measure_progress(log)
     todo = actions(Case(log, curve, found, progress))
-    course = next((finding for finding in found if finding.name not in ASIDE), found[0])
+    course = _course(found)
     marks = _marks_ahead(log, progress, curve, course)
-
-    # bottega's paired validation, where the noise cancels, knows better than a loss without fault: it goes first.
     if log.has_paired_validation and course.severity < Severity.WARNING:
-        found = [*log.findings, *found]
-        if any(finding.name in ASIDE for finding in found):
-            found = by_severity(found)
+        found = _with_paired_validation(log.findings, found)
         todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
     # Say what the loss means.
-    loss = None
-    if curve.count:
-        _, loss, _ = curve.last_eighth()
+    loss = _last_loss(curve)
     bins = TimestepBins.of(log.timestep_bins)
     meaning = NO_PICTURES
     if log.draws_pictures:
-        is_one_picture = one_picture or log.num_pictures == 1
-        meaning = level(loss, prediction_type or log.prediction_type, is_one_picture, bins, log.latent_range)
+        predicts = prediction_type or log.prediction_type
+        meaning = level(loss, predicts, one_picture or log.num_pictures == 1, bins, log.latent_range)
+
+    # Say what could not be looked at.
+    left_out = unjudged(curve, validations=log.validations, is_average=is_average)
+    not_judged = tuple(NotJudged(what, why) for what, why in left_out)
 
     return Verdict(
         log=str(path),
@@ -120,9 +114,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         outlook=marks,
         actions=todo,
         notes=_notes(log, curve, is_running_mean),
-        not_judged=tuple(
-            NotJudged(what, why) for what, why in unjudged(curve, validations=log.validations, is_average=is_average)
-        ),
+        not_judged=not_judged,
         curve=_points(curve),
         validation=log.validations[:: max(1, len(log.validations) // CURVE_POINTS)],
     )
@@ -137,6 +129,33 @@ def _read_curve(reader: LogReader) -> LossCurve:
         curve.add(batch)
     curve.settle()
     return curve
+
+
+def _last_loss(curve: LossCurve) -> float | None:
+    """The mean loss of the last eighth of the log; None without a usable loss."""
+    if not curve.count:
+        return None
+    _, loss, _ = curve.last_eighth()
+    return loss
+
+
+def _course(found: Sequence[Finding]) -> Finding:
+    """The most severe finding about the loss's course."""
+    for finding in found:
+        if finding.name not in ASIDE:
+            return finding
+    return found[0]
+
+
+def _with_paired_validation(paired: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+    """bottega's paired validation, where the noise cancels, knows better than a loss without fault: it goes first.
+
+    Where a finding is about something else than the loss's course, all go by severity.
+    """
+    together = [*paired, *found]
+    if any(finding.name in ASIDE for finding in together):
+        return by_severity(together)
+    return together
 
 
 def _marks_ahead(log: LogSummary, progress: PlanProgress, curve: LossCurve, course: Finding) -> tuple[Outlook, ...]:
