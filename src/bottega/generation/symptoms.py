@@ -66,14 +66,13 @@ def likely_causes(name: str, settings: PictureSettings | None, profile: Profile 
     Raises:
         RequestError: there is no such symptom.
     """
-    symptom = next((each for each in load_symptoms() if each.name == name), None)
-    if symptom is None:
-        known = ", ".join(each.name for each in load_symptoms())
-        raise RequestError(f"no symptom {name!r}; there are {known}")
+    symptoms = {symptom.name: symptom for symptom in load_symptoms()}
+    if name not in symptoms:
+        raise RequestError(f"no symptom {name!r}; there are {', '.join(symptoms)}")
     sides: Mapping[str, Side] = {}
     if settings is not None and profile is not None:
         sides = _where_settings_lie(settings, profile)
-    found = [Suspicion(cause, _is_shown(cause, sides)) for cause in symptom.causes]
+    found = [Suspicion(cause, _is_shown(cause, sides)) for cause in symptoms[name].causes]
     return tuple(sorted(found, key=lambda suspicion: not suspicion.shown))
 
 
@@ -85,20 +84,24 @@ def _where_settings_lie(settings: PictureSettings, profile: Profile) -> dict[str
     """On which side of what is recommended each setting lies; those that are well are left out."""
     pixels = profile.pixels
     least, most = pixels.recommended or (pixels.least, pixels.most)
-    side = (settings.width * settings.height) ** 0.5
-    found = {"width": _side(side, least, most), "height": _side(side, least, most)}
+    area = _side((settings.width * settings.height) ** 0.5, least, most)
+    found = {"width": area, "height": area}
     for name in ("steps", "guidance_scale"):
         limit: Limit = getattr(profile, name)
         low, high = limit.recommended or limit.allowed
         found[name] = _side(getattr(settings, name), low, high)
     usual = profile.guidance_rescale.default
     found["guidance_rescale"] = _side(settings.guidance_rescale, usual, usual)
-    found["sampler"] = None if settings.sampler == profile.sampler.default else "other"
-    found["clip_skip"] = None if settings.clip_skip == profile.clip_skip.default else "other"
-    return {name: each for name, each in found.items() if each is not None}
+    if settings.sampler != profile.sampler.default:
+        found["sampler"] = "other"
+    if settings.clip_skip != profile.clip_skip.default:
+        found["clip_skip"] = "other"
+    return {name: side for name, side in found.items() if side is not None}
 
 
 def _side(value: float, low: float, high: float) -> Side | None:
     if value < low:
         return "low"
-    return "high" if value > high else None
+    if value > high:
+        return "high"
+    return None

@@ -18,7 +18,6 @@ def limits_table(names: Iterable[str] = ()) -> str:
     header = ("profile", "for", "size", "steps", "guidance", "rescale", "sampler", "LoRA weight", "quality tags")
     rows = []
     for profile in map(load_profile, list(names) or profile_names()):
-        tags = profile.quality_tags
         rows.append(
             (
                 f"`{profile.name}`",
@@ -28,8 +27,8 @@ def limits_table(names: Iterable[str] = ()) -> str:
                 _limit(profile.guidance_scale),
                 f"{profile.guidance_rescale.default:g}{_mark(profile.guidance_rescale)}",
                 _sampler(profile),
-                "none" if profile.lora_weight is None else _limit(profile.lora_weight),
-                "none" if tags is None else f"{tags.place}: {', '.join(tags.prompt)}{_mark(tags)}",
+                _lora_weight(profile),
+                _tags(profile),
             )
         )
     return _table(header, rows)
@@ -69,8 +68,9 @@ def _size(profile: Profile) -> str:
     if pixels.least == pixels.most:
         return f"its own side{_mark(pixels)}"
     limits = f"{pixels.least}² … {pixels.most}²"
-    short = f", shorter side ≥ {pixels.short_side}" if pixels.short_side else ""
-    return f"{pixels.default[0]}² ({limits}{short}, multiples of {pixels.multiple}){_mark(pixels)}"
+    if pixels.short_side:
+        limits += f", shorter side ≥ {pixels.short_side}"
+    return f"{pixels.default[0]}² ({limits}, multiples of {pixels.multiple}){_mark(pixels)}"
 
 
 def _limit(limit: Limit) -> str:
@@ -78,6 +78,19 @@ def _limit(limit: Limit) -> str:
     if limit.recommended is not None:
         text += f"; best {limit.recommended[0]:g} … {limit.recommended[1]:g}"
     return f"{text}){_mark(limit)}"
+
+
+def _lora_weight(profile: Profile) -> str:
+    if profile.lora_weight is None:
+        return "none"
+    return _limit(profile.lora_weight)
+
+
+def _tags(profile: Profile) -> str:
+    tags = profile.quality_tags
+    if tags is None:
+        return "none"
+    return f"{tags.place}: {', '.join(tags.prompt)}{_mark(tags)}"
 
 
 def _sampler(profile: Profile) -> str:

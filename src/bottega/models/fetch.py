@@ -97,8 +97,7 @@ def requests(names: Sequence[str], models: ModelsConfig | None) -> list[FetchReq
     if models is not None:
         values = {role: getattr(models, role) for role in ROLES}
     if names:
-        found = [_request(given, values) for given in names]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(_request(given, values) for given in names))
     all_of_them = []
     for role, name in values.items():
         if name is not None and not on_disk(name):
@@ -112,8 +111,11 @@ def _request(given: str, values: dict[str, str | None]) -> FetchRequest:
     if given in ROLES:
         role = given
         name = values.get(given)
-    elif given in values.values():
-        role = next(known for known, value in values.items() if value == given)
+    else:
+        for known, value in values.items():
+            if value == given:
+                role = known
+                break
     if name is None:
         raise MissingError(f"models.{role}: the recipe names none; set models.{role}, or name an `org/name`")
     if on_disk(name) or hub_name(name) is None:
@@ -178,7 +180,9 @@ def fetch(
         LockedError: another process fetches the same repository.
     """
     check_room(planned, cache)  # first: a disk that fills up after an hour leaves nothing to use
-    total = sum(file.size for model in planned for file in model.files)
+    total = 0
+    for model in planned:
+        total += sum(file.size for file in model.files)
     with Progress(max(1, round(total / MEGABYTE)), "models", "MB") as progress:
         count_bytes = ByteCounter(progress)
         for model in planned:

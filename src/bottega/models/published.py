@@ -118,7 +118,9 @@ def _pipeline_kind(folders: Iterable[str]) -> str:
     # The second text encoder: Stable Diffusion 1 and 2 have a U-Net too.
     if {"unet", "text_encoder_2"} <= names:
         return "sdxl"
-    return "pixart" if "transformer" in names else "pipeline"
+    if "transformer" in names:
+        return "pixart"
+    return "pipeline"
 
 
 def _plain_bytes(tree: _Tree, start: str, parts: Iterable[str]) -> int:
@@ -145,9 +147,9 @@ def _adapter(tree: _Tree, file: str) -> Choice:
 def _adapter_in(tree: _Tree, inside: str) -> str:
     """The IP-Adapter's file in a folder: one of a known name, or the only one."""
     found = sorted(filter(_ADAPTER.fullmatch, tree.names_in(inside)))
-    known = [name for name in WEIGHT_NAMES if name in found]
-    if known:
-        return _prefix(inside) + known[0]
+    for name in WEIGHT_NAMES:
+        if name in found:
+            return _prefix(inside) + name
     if len(found) > 1:
         raise RequestError(
             f"{tree.name}: holds {len(found)} IP-Adapters; name one of them, such as {tree.name}/{found[0]}"
@@ -172,14 +174,21 @@ class _Tree:
 
     def names_in(self, folder: str) -> set[str]:
         """Names of the files directly in a folder."""
-        split = map(_split, self.sizes)
-        return {name for place, name in split if place == folder}
+        found = set()
+        for path in self.sizes:
+            place, name = _split(path)
+            if place == folder:
+                found.add(name)
+        return found
 
     def folders_in(self, folder: str) -> list[str]:
         """Names of what is directly in a folder, files and folders, sorted."""
         start = _prefix(folder)
-        paths = [path.removeprefix(start) for path in self.sizes if path.startswith(start)]
-        return sorted({path.split("/")[0] for path in paths})
+        found = set()
+        for path in self.sizes:
+            if path.startswith(start):
+                found.add(path.removeprefix(start).split("/")[0])
+        return sorted(found)
 
     def small_files(self, folder: str) -> list[str]:
         """Configuration, tokenizer, scheduler and preparation of pictures, those of them that are there."""
@@ -265,7 +274,9 @@ def _whole_set(matches: list[re.Match[str]], stem: str, variant: str | None, nam
 
 
 def _prefix(folder: str) -> str:
-    return f"{folder}/" if folder else ""
+    if not folder:
+        return ""
+    return f"{folder}/"
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -74,8 +74,10 @@ class Factors:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        tensors = [self.down, self.up] + ([] if self.magnitude is None else [self.magnitude])
-        return sum(tensor.nbytes for tensor in tensors)
+        size = self.down.nbytes + self.up.nbytes
+        if self.magnitude is not None:
+            size += self.magnitude.nbytes
+        return size
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class LoRAWeights:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(factors.nbytes for modules in self.components.values() for factors in modules.values())
+        return sum(factors.nbytes for factors in _all_factors(self.components))
 
 
 class LoRACache:
@@ -179,7 +181,7 @@ def _convert(file: LoRAFile, architecture: Architecture, *, partial_depth: bool)
 
 def _whole_error(components: Mapping[str, Mapping[str, Factors]]) -> float:
     """‖ΔW − factors‖ / ‖ΔW‖ over all modules."""
-    everything = [factors for modules in components.values() for factors in modules.values()]
+    everything = _all_factors(components)
     if not any(factors.error for factors in everything):
         return 0.0
     lost = whole = 0.0
@@ -188,8 +190,18 @@ def _whole_error(components: Mapping[str, Mapping[str, Factors]]) -> float:
         # The cut is orthogonal to what is kept: ‖ΔW‖² = ‖kept‖² + ‖lost‖².
         own = kept / (1 - min(factors.error, 0.999999) ** 2)
         whole += own
-        lost += own - kept if factors.error else 0.0
-    return math.sqrt(lost / whole) if whole else 0.0
+        if factors.error:
+            lost += own - kept
+    if not whole:
+        return 0.0
+    return math.sqrt(lost / whole)
+
+
+def _all_factors(components: Mapping[str, Mapping[str, Factors]]) -> list[Factors]:
+    found: list[Factors] = []
+    for modules in components.values():
+        found += modules.values()
+    return found
 
 
 # --- one module -----------------------------------------------------------------------------------------------------
@@ -207,8 +219,9 @@ def _usable(tensor: Tensor) -> Tensor:
     """A copy, for the file behind the tensor may change; formats that a model does not compute in as float32."""
     import torch
 
-    kept = (torch.float16, torch.bfloat16, torch.float32)
-    return tensor.clone() if tensor.dtype in kept else tensor.to(torch.float32)
+    if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        return tensor.clone()
+    return tensor.to(torch.float32)
 
 
 def _factors(placed: PlacedModule, parts: Mapping[str, Tensor], weight: Shape) -> Factors:
@@ -221,14 +234,18 @@ def _factors(placed: PlacedModule, parts: Mapping[str, Tensor], weight: Shape) -
     else:
         pair = _cut_full(parts["diff"].float().flatten(1))
     rank = pair.up.shape[1]
-    # Trainers read an alpha of 0 as "none given": the scale is then 1.
-    scale = placed.alpha / placed.rank if placed.alpha and placed.rank else 1.0
+    scale = 1.0
+    # Trainers read an alpha of 0 as "none given".
+    if placed.alpha and placed.rank:
+        scale = placed.alpha / placed.rank
     magnitude = parts.get("magnitude")
+    if magnitude is not None:
+        magnitude = magnitude.float().flatten().contiguous()
     return Factors(
         down=pair.down.reshape(rank, *weight[1:]).contiguous(),
         up=pair.up.reshape(weight[0], rank, *[1] * (len(weight) - 2)).contiguous(),
         alpha=scale * rank,
-        magnitude=None if magnitude is None else magnitude.float().flatten().contiguous(),
+        magnitude=magnitude,
         error=pair.error,
     )
 
@@ -254,8 +271,10 @@ def _loha(parts: Mapping[str, Tensor]) -> _Pair:
     for half in ("1", "2"):
         left, right = parts[f"hada_w{half}_a"].float(), parts[f"hada_w{half}_b"].float()
         core = parts.get(f"hada_t{half}")
-        ups.append(left if core is None else left.T)  # with a core, [R, O]
-        downs.append(right if core is None else _core(core, right))
+        if core is not None:
+            left, right = left.T, _core(core, right)  # with a core, A is stored [R, O]
+        ups.append(left)
+        downs.append(right)
     up = (ups[0][:, :, None] * ups[1][:, None, :]).flatten(1)
     down = (downs[0][:, None, :] * downs[1][None, :, :]).flatten(0, 1)
     return _cut_product(up, down)
@@ -291,7 +310,9 @@ def _with_identity(matrix: Tensor) -> _Pair:
     from torch import eye
 
     outputs, inputs = matrix.shape
-    return _Pair(eye(outputs), matrix) if outputs <= inputs else _Pair(matrix, eye(inputs))
+    if outputs <= inputs:
+        return _Pair(eye(outputs), matrix)
+    return _Pair(matrix, eye(inputs))
 
 
 # --- cutting to MAX_RANK --------------------------------------------------------------------------------------------

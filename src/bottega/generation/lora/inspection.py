@@ -594,8 +594,8 @@ def _cut_stack(kinds: tuple[str, ...], there: _Stacks, touched: _Stacks) -> tupl
     deep = _deep(kinds, there)
     used = sorted(deep & touched.keys())
     touched_kinds = {kind for kind, _ in used}
-    alike = [stack for stack in deep if stack[0] in touched_kinds]
-    if not used or 2 * len(used) <= len(alike):
+    alike = sum(1 for kind, _ in deep if kind in touched_kinds)
+    if not used or 2 * len(used) <= alike:
         return None
     if all(_only_first(touched[stack], there[stack]) for stack in used):
         return used[0]

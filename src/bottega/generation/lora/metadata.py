@@ -65,7 +65,9 @@ def read_metadata(header: Mapping[str, str]) -> LoRAMetadata:
     """The useful part of a header's `__metadata__`, as plain text."""
     tags = _tags(header.get("ss_tag_frequency", ""))
     phrase = tidy(header.get("modelspec.trigger_phrase", ""))
-    words = [word.strip() for word in phrase.split(",")] if phrase else _concepts(tags)
+    words = _concepts(tags)
+    if phrase:
+        words = [word.strip() for word in phrase.split(",")]
     frequent: Counter[str] = Counter()
     for counts in tags.values():
         frequent.update(counts)
@@ -81,9 +83,14 @@ def read_metadata(header: Mapping[str, str]) -> LoRAMetadata:
 
 def tidy(text: str) -> str:
     """One line of at most MAX_TEXT characters without control characters, which a terminal would obey."""
-    kept = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text[: 4 * MAX_TEXT])
-    line = " ".join(kept.split())
-    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+    letters = []
+    for letter in text[: 4 * MAX_TEXT]:
+        is_control_or_blank = unicodedata.category(letter)[0] in "CZ"
+        letters.append(" " if is_control_or_blank else letter)
+    line = " ".join("".join(letters).split())
+    if len(line) > MAX_TEXT:
+        return line[: MAX_TEXT - 1] + "…"
+    return line
 
 
 def _tags(text: str) -> dict[str, Counter[str]]:
@@ -117,7 +124,9 @@ def _json(text: str) -> dict[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return content
 
 
 class ScaleConfig(BaseModel):
@@ -136,7 +145,7 @@ class ScaleConfig(BaseModel):
 
         peft reads the patterns as regular expressions; a stranger's would be run here, so they are names.
         """
-        alpha = self.lora_alpha if self.lora_alpha is not None else self.alpha
+        alpha = self.alpha if self.lora_alpha is None else self.lora_alpha
         for pattern, value in self.alpha_pattern.items():
             name = flat(pattern.removeprefix("^").removesuffix("$").replace("\\", ""))
             if flat_name == name or flat_name.endswith(f"_{name}"):

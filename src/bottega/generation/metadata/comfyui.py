@@ -85,9 +85,11 @@ class _Graph:
         link = node.inputs.get(name)
         if not isinstance(link, list) or len(link) != 2:
             return None
-        source = self.nodes.get(str(link[0]))
-        slot = link[1] if isinstance(link[1], int) else 0
-        return (str(link[0]), source, slot) if source is not None else None
+        name_of_source, slot = str(link[0]), link[1]
+        source = self.nodes.get(name_of_source)
+        if source is None:
+            return None
+        return name_of_source, source, slot if isinstance(slot, int) else 0
 
     def sources(self, node: _Node) -> Iterator[tuple[str, str, _Node, int]]:
         """All links into a node: the input's name, and where it comes from."""
@@ -149,9 +151,19 @@ def _graph_as_run(text: str) -> _Graph | None:
         content = inner
     nodes: dict[str, _Node] = {}
     for name, node in list(content.items())[:_MAX_NODES]:
-        if isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict):
-            nodes[str(name)] = _Node(node["class_type"], node["inputs"])
-    return _Graph(nodes) if nodes else None
+        if not isinstance(node, dict):
+            continue
+        kind, inputs = node.get("class_type"), node.get("inputs")
+        if isinstance(kind, str) and isinstance(inputs, dict):
+            nodes[str(name)] = _Node(kind, inputs)
+    return _graph_of(nodes)
+
+
+def _graph_of(nodes: Mapping[str, _Node]) -> _Graph | None:
+    """A graph, where there is a node in it."""
+    if not nodes:
+        return None
+    return _Graph(nodes)
 
 
 def _graph_of_editor(text: str) -> _Graph | None:
@@ -168,31 +180,35 @@ def _graph_of_editor(text: str) -> _Graph | None:
             if link in origins:
                 inputs[name] = origins[link]
         nodes[str(node.get("id"))] = _Node(node["type"], inputs)
-    return _Graph(nodes) if nodes else None
+    return _graph_of(nodes)
 
 
 def _origins(links: object) -> dict[int, list[object]]:
     """Where each link begins: [node, output]."""
     origins: dict[int, list[object]] = {}
-    for link in links if isinstance(links, list) else []:
+    for link in values.as_list(links):
         if isinstance(link, list) and len(link) >= 5 and isinstance(link[0], int):
             origins[link[0]] = [str(link[1]), link[2]]
     return origins
 
 
 def _editor_links(inputs: object) -> Iterator[tuple[str, int]]:
-    for item in inputs if isinstance(inputs, list) else []:
-        if isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("link"), int):
-            yield item["name"], item["link"]
+    for item in values.as_list(inputs):
+        if not isinstance(item, dict):
+            continue
+        name, link = item.get("name"), item.get("link")
+        if isinstance(name, str) and isinstance(link, int):
+            yield name, link
 
 
 def _widgets(kind: str, held: object) -> dict[str, object]:
     if isinstance(held, dict):
         return {str(name): value for name, value in held.items()}
+    widgets = values.as_list(held)
     names = _WIDGETS.get(kind, ())
-    if not names and isinstance(held, list) and len(held) == 1:
+    if not names and len(widgets) == 1:
         names = ("value",)  # a node that holds one text or number
-    return dict(zip(names, held, strict=False)) if isinstance(held, list) else {}
+    return dict(zip(names, widgets, strict=False))
 
 
 # --- the walk --------------------------------------------------------------------------------------------------------
@@ -213,9 +229,16 @@ def _sampling_chain(graph: _Graph) -> list[tuple[str, _Node]]:
     saves = [node for node in graph.nodes.values() if node.kind in _SAVES or "save" in node.kind.lower()]
     ends = [_nearest_sampler(graph, save) for save in saves[:_MAX_SAVES]]
     if not any(ends):
-        ends = [next(((name, node) for name, node in graph.nodes.items() if _is_sampler(node)), None)]
+        ends = [_any_sampler(graph)]
     chains = [_passes_before(graph, end) for end in ends if end is not None]
     return max(chains, key=len, default=[])
+
+
+def _any_sampler(graph: _Graph) -> tuple[str, _Node] | None:
+    for name, node in graph.nodes.items():
+        if _is_sampler(node):
+            return name, node
+    return None
 
 
 def _passes_before(graph: _Graph, last: tuple[str, _Node]) -> list[tuple[str, _Node]]:
@@ -228,7 +251,9 @@ def _passes_before(graph: _Graph, last: tuple[str, _Node]) -> list[tuple[str, _N
         if latent is None:
             return chain
         name, source, _ = latent
-        before = (name, source) if _is_sampler(source) else _nearest_sampler(graph, source)
+        before: tuple[str, _Node] | None = (name, source)
+        if not _is_sampler(source):
+            before = _nearest_sampler(graph, source)
         if before is None or before[0] in seen:
             return chain
         seen.add(before[0])
@@ -295,7 +320,9 @@ def _described(graph: _Graph, chain: list[tuple[str, _Node]]) -> PictureMetadata
 
 def _behind(graph: _Graph, node: _Node, name: str) -> _Node | None:
     link = graph.linked(node, name)
-    return link[1] if link is not None else None
+    if link is None:
+        return None
+    return link[1]
 
 
 def _latent(graph: _Graph, node: _Node) -> tuple[int | None, int | None, bool]:
@@ -337,14 +364,15 @@ def _collect_texts(graph: _Graph, start: _Node, side: str, found: list[str], see
             if text not in found:
                 found.append(text)
             continue
-        inner = [(name, source) for name, _, source, _ in graph.sources(node) if _leads_to_text(name, side)]
-        waiting += [source for _, source in reversed(inner)]
+        inner = []
+        for name, _, source, _ in graph.sources(node):
+            if _leads_to_text(name, side):
+                inner.append(source)
+        waiting += reversed(inner)
 
 
 def _own_text(graph: _Graph, node: _Node) -> str | None:
     """The text of a node that encodes one; of SDXL's two encoders both texts, where they differ."""
-    if not any(name in node.inputs for name in ("text", "text_g", "text_l", "prompt", "text_positive")):
-        return None
     parts: list[str] = []
     for name in ("text", "text_positive", "prompt", "text_g", "text_l"):
         value = graph.plain(node, name)

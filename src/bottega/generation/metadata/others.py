@@ -69,7 +69,7 @@ def _invoke_base(model: object) -> dict[str, str]:
 
 def _invoke_loras(listed: object) -> tuple[LoRAMention, ...]:
     loras = []
-    for item in _items(listed):
+    for item in values.as_list(listed)[:_MAX_ITEMS]:
         if isinstance(item, dict):
             name, digest = _invoke_model(item.get("model") or item.get("lora"))
             loras.append(LoRAMention(name, values.weight_of(item.get("weight")), digest))
@@ -106,7 +106,7 @@ def _invoke_2_prompt(prompt: object) -> str:
     if isinstance(prompt, str):
         return prompt[:MAX_PROMPT]
     texts = []
-    for item in _items(prompt):
+    for item in values.as_list(prompt)[:_MAX_ITEMS]:
         if isinstance(item, dict) and isinstance(item.get("prompt"), str):
             texts.append(item["prompt"])
     return "\n".join(texts)[:MAX_PROMPT]
@@ -173,7 +173,7 @@ def _fooocus_size(resolution: object) -> tuple[str | None, str | None]:
 def _fooocus_loras(listed: object) -> tuple[LoRAMention, ...]:
     """Entries [file], [file, weight] or [file, weight, hash]."""
     loras = []
-    for item in _items(listed):
+    for item in values.as_list(listed)[:_MAX_ITEMS]:
         if isinstance(item, list) and item:
             name, weight, digest = (*item, None, None)[:3]
             loras.append(LoRAMention(stem(name), values.weight_of(weight), values.as_name(digest)))
@@ -253,13 +253,6 @@ def _drawn(
 
 def _prompt(said: Mapping[str, Any], name: str) -> str | None:
     return values.as_text(said.get(name), MAX_PROMPT)
-
-
-def _items(listed: object) -> list[Any]:
-    """The first entries of a list; none of anything else."""
-    if not isinstance(listed, list):
-        return []
-    return listed[:_MAX_ITEMS]
 
 
 def _with_names(loras: list[LoRAMention]) -> tuple[LoRAMention, ...]:

@@ -69,7 +69,9 @@ _BY_NAME = {row.ours: row for row in SAMPLERS}
 def to_a1111(ours: str) -> tuple[str, str]:
     """A1111's name and schedule type of one of our samplers; our own name, and no schedule, of one that it has not."""
     row = _BY_NAME.get(ours)
-    return row.a1111 if row is not None else (ours, "")
+    if row is None:
+        return ours, ""
+    return row.a1111
 
 
 def from_a1111(sampler: str, schedule: str = "") -> str | None:
@@ -121,4 +123,6 @@ def _with_schedule(plain: str, schedule: str) -> str | None:
     if schedule == "karras":
         karras = f"{plain}_karras"
         return karras if karras in _BY_NAME else None
-    return plain if schedule in _PLAIN_SCHEDULES else None
+    if schedule not in _PLAIN_SCHEDULES:
+        return None
+    return plain

@@ -19,7 +19,9 @@ def as_text(value: object, limit: int) -> str | None:
 def as_name(value: object) -> str:
     """A short name on one line; empty where there is none."""
     text = as_text(value, MAX_NAME)
-    return " ".join(text.split()) if text else ""
+    if text is None:
+        return ""
+    return " ".join(text.split())
 
 
 def as_int(value: object, low: int, high: int) -> int | None:
@@ -27,7 +29,9 @@ def as_int(value: object, low: int, high: int) -> int | None:
     if isinstance(value, str):
         digits = value.strip()
         # Not by way of a float, which would round a seed above 2^53.
-        return as_int(int(digits), low, high) if _DIGITS.fullmatch(digits) else None
+        if not _DIGITS.fullmatch(digits):
+            return None
+        return as_int(int(digits), low, high)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not value.is_integer():
@@ -45,7 +49,9 @@ def as_float(value: object, low: float, high: float) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and low <= number <= high else None
+    if not math.isfinite(number) or not low <= number <= high:
+        return None
+    return number
 
 
 def as_json(text: str) -> Any:
@@ -59,7 +65,16 @@ def as_json(text: str) -> Any:
 def as_object(text: str) -> dict[str, Any] | None:
     """The object that JSON text holds; None where it holds anything else."""
     value = as_json(text)
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    return value
+
+
+def as_list(value: object) -> list[Any]:
+    """A list; an empty one for anything else."""
+    if not isinstance(value, list):
+        return []
+    return value
 
 
 def steps_of(value: object) -> int | None:
