@@ -1,8 +1,8 @@
 """Bad pictures are caught by what they show, and explained by where their numbers went wrong.
 
 `check_picture` judges pixels alone. `NumericTrail` holds what the engine saw on the way to them, and `explain_black`
-turns it into one finding with cause and cure. Without a picture to compare with, only what no good picture has is
-called a fault; what paper, night, ink and flat colour have too is left to comparison (`bottega.quality`).
+turns it into one finding with cause and cure. Without a picture to compare with, only what no good picture shows is
+called a fault; what paper, night, ink and flat colour show as well is left to comparison (`bottega.quality`).
 """
 
 from __future__ import annotations

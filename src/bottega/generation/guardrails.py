@@ -383,7 +383,7 @@ def add_tags(prompt: str, tags: QualityTags) -> str:
 
 
 def _lacking_tags(prompt: str, tags: QualityTags) -> list[str]:
-    """The family's tags that a prompt has not, nor another rating in their place."""
+    """The family's tags that a prompt lacks; a rating is not lacking where the prompt has one of its own."""
     # Looked for inside brackets too: `(masterpiece, best quality:1.2)` has both.
     there = {_plain_tag(piece) for piece in re.split(r"[,\n]", prompt)}
     lacking = []
@@ -410,7 +410,7 @@ def _run_of_tags(segments: list[str], order: list[str]) -> int:
 
 
 def split_prompt(prompt: str) -> list[str]:
-    """A prompt's parts between commas, those inside brackets left alone; a backslash takes a bracket its meaning."""
+    """A prompt's parts between commas, except for commas inside brackets; a bracket after a backslash is plain text."""
     parts: list[str] = []
     start = depth = 0
     escaped = False

@@ -1,4 +1,4 @@
-"""What a poor picture looks like, what it may come of, and what to do: the one home of that table."""
+"""What a poor picture looks like, what may cause it, and what to do: the one home of that table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Side = Literal["low", "high", "other"]
 
 
 class Cause(Config):
-    """One thing that a symptom may come of."""
+    """One possible cause of a symptom."""
 
     cause: str = Field(min_length=3, description="in words")
     cure: str = Field(min_length=3, description="what to do")
@@ -81,7 +81,7 @@ def _is_shown(cause: Cause, sides: Mapping[str, Side]) -> bool:
 
 
 def _where_settings_lie(settings: PictureSettings, profile: Profile) -> dict[str, Side]:
-    """On which side of what is recommended each setting lies; those that are well are left out."""
+    """On which side of what is recommended each setting lies; settings within it are left out."""
     pixels = profile.pixels
     least, most = pixels.recommended or (pixels.least, pixels.most)
     area = _side((settings.width * settings.height) ** 0.5, least, most)

@@ -110,9 +110,10 @@ class RepositoryReport:
 
 
 def holds_content(entry: Path, *, if_closed: bool = True) -> bool:
-    """Whether a repository's folder has a snapshot with at least one file in it; `if_closed` where nobody may look.
+    """Whether a repository's folder has a snapshot with at least one file in it.
 
-    What is there and closed is not absent: `examine` tells whose it is. Nor is it of use to somebody else.
+    `if_closed` is the answer where the folder may not be read. Such a folder is not absent, and `examine` names its
+    owner; but nothing can be copied from it either.
     """
     try:
         return any(_holds_a_file(snapshot) for snapshot in _folders(entry / "snapshots"))

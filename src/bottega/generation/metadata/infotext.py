@@ -74,7 +74,7 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
         fields["Model"] = _quote(result.model)
     if used.strength is not None:
         fields["Denoising strength"] = _number(used.strength)
-    if used.clip_skip > 1:  # who reads none takes 1
+    if used.clip_skip > 1:  # readers take 1 where it is absent
         fields["Clip skip"] = str(used.clip_skip)
     fields |= _lora_fields(result.loras)
     if used.guidance_rescale:

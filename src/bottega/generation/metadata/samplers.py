@@ -67,7 +67,7 @@ _BY_NAME = {row.ours: row for row in SAMPLERS}
 
 
 def to_a1111(ours: str) -> tuple[str, str]:
-    """A1111's name and schedule type of one of our samplers; our own name, and no schedule, of one that it has not."""
+    """A1111's name and schedule type of one of our samplers; our own name alone where A1111 has no such sampler."""
     row = _BY_NAME.get(ours)
     if row is None:
         return ours, ""
