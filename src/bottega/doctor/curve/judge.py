@@ -296,8 +296,7 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
         return Finding("not enough to tell", few)
     if curve.low == curve.high:
         return Finding("constant", f"all {curve.count} losses are exactly {curve.low:.6g}")
-    is_chance = move is not None and move.direction == "rising" and not move.surely_rises
-    if move is None or move.direction == "undecided" or is_chance:
+    if move is None or not _is_decided(move):
         return _undecided(curve, move, unit)
     evidence = f"{_span(move, unit)} the loss moved by {move}"
     if move.direction != "flat":
@@ -305,6 +304,13 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
     if _first_fall(curve) < FLAT:
         return Finding("flat throughout", f"{evidence}; nor did it fall significantly before")
     return Finding("plateaued", evidence)
+
+
+def _is_decided(move: Move) -> bool:
+    """Whether a move is sure enough to be told; to call a loss rising accuses the run, and takes more than others."""
+    if move.direction == "rising":
+        return move.surely_rises
+    return move.direction != "undecided"
 
 
 def _undecided(curve: LossCurve, move: Move | None, unit: Unit) -> Finding:

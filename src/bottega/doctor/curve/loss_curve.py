@@ -221,14 +221,9 @@ class LossCurve:
         since = self._place_after_the_last_jump()
         quarter = self._move(since, 0.25)
         half = self._move(since, 0.5)
-        most = self._move(since, 0.75)
-
-        whole = self._move(since, 1.0)
-
-        if most is not None and most.direction != "flat":
-            most = None  # what fell before the last half says nothing of now; what did not move since is flat
-        if whole is not None and whole.direction != "flat":
-            whole = None
+        # what fell before the last half says nothing of now; what did not move since is flat
+        most = _if_flat(self._move(since, 0.75))
+        whole = _if_flat(self._move(since, 1.0))
         if quarter is not None and half is not None and _keeps_falling(quarter, half):
             quarter = None
 
@@ -299,6 +294,12 @@ def _data_shares(sides: SideColumns) -> F64:
 def _as_share(log_change: float) -> float:
     """A difference of logarithms as a share, e - 1 = +172 % for 1; above e^9 its digits mean nothing."""
     return math.expm1(min(log_change, 9.0))
+
+
+def _if_flat(move: Move | None) -> Move | None:
+    if move is None or move.direction != "flat":
+        return None
+    return move
 
 
 def _keeps_falling(quarter: Move, half: Move) -> bool:

@@ -72,33 +72,45 @@ def find_spikes(series: FineSeries) -> Spikes:
         return Spikes((), values)
     level = _local_medians(values, max(MIN_WINDOW, count // WINDOW_SHARE))
     above = values - level
-    begin = max(round(WARM_UP * count), 8)
-
-    # The spread is that of the other lines: the second round leaves out what the first one found.
-    inside = np.zeros(count, np.bool_)
-    for _ in range(3):
-        before = inside
-        usual = above[~inside]
-        inside = _inside(above - usual.mean(), spread=float(usual.std()))
-        inside[:begin] = False
-        if inside.mean() > MOST or (before == inside).all():
-            break
+    inside = _lines_in_spikes(above, begin=max(round(WARM_UP * count), 8))
     if inside.mean() > MOST:
         return Spikes((), values)
 
     without = values.copy()
     found = []
     for first, last in _runs(inside):
-        length = last - first + 1
-        after = above[last + 1 : last + 1 + max(2 * length, 8)]
         rise = float(above[first : last + 1][inside[first : last + 1]].mean())
-        # what has not come back is no spike: another finding is about the end of the log
-        if len(after) < 4 or float(np.median(after)) > rise / 3 or length > count // WINDOW_SHARE:
+        if last - first + 1 > count // WINDOW_SHARE or not _came_back(above, first, last, rise):
             continue
         without[first : last + 1] = level[first : last + 1]
         if rise > LEAST:
             found.append(Spike(float(series.steps[first]), float(series.steps[last]), math.exp(min(rise, 700.0))))
     return Spikes(found, without)
+
+
+def _lines_in_spikes(above: F64, begin: int) -> NDArray[np.bool_]:
+    """Which lines belong to a spike, [N]; more than `MOST` of them where there is no level between them.
+
+    Args:
+        above: [N], how far each line is above its level.
+        begin: the first line that counts.
+    """
+    inside = np.zeros(len(above), np.bool_)
+    for _ in range(3):
+        # The spread is that of the other lines: the second round leaves out what the first one found.
+        before = inside
+        usual = above[~inside]
+        inside = _inside(above - usual.mean(), spread=float(usual.std()))
+        inside[:begin] = False
+        if inside.mean() > MOST or (before == inside).all():
+            break
+    return inside
+
+
+def _came_back(above: F64, first: int, last: int, rise: float) -> bool:
+    """Whether the lines after a spike are back at the level: else another finding is about the end of the log."""
+    after = above[last + 1 : last + 1 + max(2 * (last - first + 1), 8)]
+    return len(after) >= 4 and float(np.median(after)) <= rise / 3
 
 
 def _inside(above: F64, spread: float) -> NDArray[np.bool_]:

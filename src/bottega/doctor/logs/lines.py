@@ -85,6 +85,9 @@ _TRAINERS = (
     ("bottega", re.compile(rb"^step \d+/\d+ Loss: .* MB|\"rss_mb\"")),
 )
 
+_NO_NUMBERS = (dict, list, bool)
+"""What JSON has beside numbers and text: never a loss."""
+
 _OTHER_TASK = re.compile(
     rb"lm loss|\bppl\b|perplexity|\btok(?:ens?)?/s|nll_loss|accuracy|\bacc@|\btop1\b|(?:box|cls|dfl)_loss"
     rb"|iter \d+: loss .*\bmfu",
@@ -205,19 +208,7 @@ def parse(line: bytes) -> LogLine:
 def from_object(found: Mapping[str, object]) -> LogLine:
     """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
     row = LogLine(json=found)
-
-    # Losses go by their whole name, all else by its last part: train/global_step is global_step.
-    short: dict[str, object] = {}
-    for key, value in found.items():
-        if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
-            value = value["mean"]
-        if "loss" in key.lower() and not isinstance(value, dict | list | bool):
-            row.add_loss(key, to_float(value))
-        name = key.lower().rsplit("/", 1)[-1]
-        short.setdefault(name, value)
-        side = side_of(name)
-        if side is not None and not isinstance(value, dict | list | bool):
-            row.sides.setdefault(side, side_value(value))
+    short = _read_members(found, row)
 
     if "data_time" in row.sides and "step_time" not in row.sides and _finite(short.get("time")) is not None:
         row.sides["step_time"] = to_float(short["time"])  # as detectron2 and mmengine have it; alone it may be a clock
@@ -236,6 +227,28 @@ def from_object(found: Mapping[str, object]) -> LogLine:
     if found.get("prediction_type"):
         row.prediction_type = str(found["prediction_type"])
     return row
+
+
+def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object]:
+    """Take in losses and the columns beside them; returns all members by their short names.
+
+    Losses go by their whole name, all else by its last part: train/global_step is global_step.
+    """
+    short: dict[str, object] = {}
+    for key, value in found.items():
+        if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
+            value = value["mean"]
+        lowered = key.lower()
+        name = lowered.rsplit("/", 1)[-1]
+        short.setdefault(name, value)
+        if isinstance(value, _NO_NUMBERS):
+            continue
+        if "loss" in lowered:
+            row.add_loss(key, to_float(value))
+        side = side_of(name)
+        if side is not None:
+            row.sides.setdefault(side, side_value(value))
+    return short
 
 
 def side_value(value: Any) -> float:

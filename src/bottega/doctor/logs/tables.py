@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 from bottega.doctor.logs.sides import side_of
@@ -82,17 +83,25 @@ class TableRewriter:
         has_surplus = self._separator is not None and len(cells) > len(self._names)
         if len(cells) < len(self._names) or has_surplus:
             return line
-        wanted = []
-        for name, cell in zip(self._names, cells, strict=False):
-            is_wanted = _WANTED.search(name) is not None
-            if _is_side(name):
-                is_wanted = _CELL.fullmatch(cell) is not None  # a time of 00:12 is no reason to drop the row
-            if is_wanted:
-                wanted.append((name, cell))
+        wanted = self._wanted_cells(cells)
         # a sentence of as many words as there are columns is no row
         are_values = all(_CELL.fullmatch(cell) for _, cell in wanted)
         has_number = any(cell[:1].isdigit() for _, cell in wanted)
-        return _as_line(wanted) if are_values and has_number else line
+        if not are_values or not has_number:
+            return line
+        return _as_line(wanted)
+
+    def _wanted_cells(self, cells: list[bytes]) -> Cells:
+        """The cells of a row that say something of the training."""
+        wanted = []
+        for name, cell in zip(self._names, cells, strict=False):
+            if _side(name) is not None:
+                is_wanted = _CELL.fullmatch(cell) is not None  # a time of 00:12 is no reason to drop the row
+            else:
+                is_wanted = _WANTED.search(name) is not None
+            if is_wanted:
+                wanted.append((name, cell))
+        return wanted
 
     def _join_pairs(self, lines: list[bytes]) -> Iterator[bytes]:
         """Neighbouring lines `| name | value |` as one."""
@@ -110,7 +119,7 @@ class TableRewriter:
         """The pairs that were read so far as one line; the next pair begins another record."""
         wanted = []
         for name, cell in self._pairs:
-            is_wanted = _WANTED.search(name) is not None or _is_side(name)
+            is_wanted = _WANTED.search(name) is not None or _side(name) is not None
             if is_wanted and _CELL.fullmatch(cell):
                 wanted.append((name, cell))
         self._pairs = []
@@ -118,34 +127,35 @@ class TableRewriter:
 
 
 def _as_line(cells: Cells) -> bytes:
-    """`step=3 loss=0.1`: each name as a word, without its group unless it is a loss; blank cells are left out."""
-    parts = []
+    """`step=3 loss=0.1`; blank cells are left out."""
+    pairs = []
     for name, cell in cells:
-        if cell.lower() == b"none":
-            continue
-        name = re.sub(rb"[^\w/]+", b"_", name)
-        side = _side(name)
-        if side is not None:  # under one name, so that seconds_per_step is not taken for a step
-            if cell:
-                parts.append(side.encode() + b"=" + cell)
-            continue
-        is_loss = b"loss" in name.lower()
-        if not is_loss and not name.startswith(b"lr"):
-            name = name.rsplit(b"/", 1)[-1]
-        if not is_loss and b"step" in name.lower() and b"e" in cell.lower():
-            cell = _whole_number(cell)
-        if cell:
-            parts.append(name + b"=" + cell)
-    return b" ".join(parts)
+        if cell and cell.lower() != b"none":
+            pairs.append(_as_pair(name, cell))
+    return b" ".join(filter(None, pairs))
 
 
+def _as_pair(name: bytes, cell: bytes) -> bytes:
+    """`loss=0.1`: the name as a word, without its group unless it is a loss; empty for a step that no run reaches."""
+    name = re.sub(rb"[^\w/]+", b"_", name)
+    side = _side(name)
+    if side is not None:  # under one name, so that seconds_per_step is not taken for a step
+        return side.encode() + b"=" + cell
+    if b"loss" in name.lower():
+        return name + b"=" + cell
+    if not name.startswith(b"lr"):
+        name = name.rsplit(b"/", 1)[-1]
+    if b"step" in name.lower() and b"e" in cell.lower():
+        cell = _whole_number(cell)
+        if not cell:
+            return b""
+    return name + b"=" + cell
+
+
+@lru_cache(512)
 def _side(name: bytes) -> str | None:
     """Which column beside the loss a name stands for."""
     return side_of(name.lower().rsplit(b"/", 1)[-1].decode("ascii", "replace"))
-
-
-def _is_side(name: bytes) -> bool:
-    return _side(name) is not None
 
 
 def _whole_number(cell: bytes) -> bytes:
