@@ -12,10 +12,11 @@ import torch
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.ip_adapter import write_unet
+from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet, write_unet
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
 from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
+from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 
 
@@ -82,7 +83,8 @@ def test_each_sample_has_its_own_scale_and_zero_is_no_adapter(task: SDXLTask) ->
         for k in range(3):
             one = tuple(value[k : k + 1] for value in given)
             alone = task._predict(*one, style[k : k + 1], scales[k : k + 1])
-            assert float((alone - together[k : k + 1]).abs().max()) < 0.05 * float(together.std())
+            difference = (alone - together[k : k + 1]).abs().mean()
+            assert float(difference) < 0.02 * float(together.std())  # bfloat16 rounds
     assert torch.equal(together[0], other_style[0])
     assert not torch.equal(together[1], other_style[1])
     assert not torch.equal(together[2], other_style[2])
@@ -162,3 +164,20 @@ def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
         outputs.append(guess.sample)
     assert float((outputs[0] - outputs[1]).abs().max()) < 0.02  # weights are rounded to float16
     assert float(outputs[0].std()) > 0.1
+
+
+def test_a_training_begins_with_what_another_exported(task: SDXLTask, tmp_path: Path) -> None:
+    for folder in ("sdxl/unet", "ip_adapter"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_unet(task.unet, tmp_path)
+    other = architectures.deep_unet()
+    add_ip_adapter(other)
+    read_unet(other, tmp_path)
+    stored, original = other.state_dict(), task.unet.state_dict()
+    assert set(stored) == set(original)
+    assert all(torch.equal(stored[name], original[name].half().float()) for name in stored)
+
+
+def test_folders_of_another_architecture_are_no_beginning(task: SDXLTask, tiny_models: Path) -> None:
+    with pytest.raises(RequestError, match="must hold the architecture that is trained"):
+        read_unet(task.unet, tiny_models)

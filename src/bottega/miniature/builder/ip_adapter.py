@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bottega.miniature.builder import architectures
+from bottega.runtime.errors import RequestError
 
 
 def add_ip_adapter(unet: Any) -> None:
@@ -52,6 +54,48 @@ def write_unet(unet: Any, folder: Path) -> None:
     stock, adapter = split_unet(unet)
     stock.half().save_pretrained(folder / "sdxl" / "unet")
     save_file(adapter, folder / "ip_adapter" / "ip_adapter.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def read_unet(unet: Any, folder: Path) -> None:
+    """Load into a U-Net with IP-Adapter what `write_unet` wrote; the opposite of it but for the rounding to float16.
+
+    Raises:
+        RequestError: the folder holds another architecture.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
+    adapter_path = folder / "ip_adapter" / "ip_adapter.safetensors"
+    stored, adapter = load_file(path), load_file(adapter_path)
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    targets = {
+        "image_proj.proj.weight": projection.image_embeds.weight,
+        "image_proj.proj.bias": projection.image_embeds.bias,
+        "image_proj.norm.weight": projection.norm.weight,
+        "image_proj.norm.bias": projection.norm.bias,
+    }
+    for number, name in _cross_attention(unet):
+        processor = unet.attn_processors[name]
+        targets[f"ip_adapter.{number}.to_k_ip.weight"] = processor.to_k_ip[0].weight
+        targets[f"ip_adapter.{number}.to_v_ip.weight"] = processor.to_v_ip[0].weight
+    whole = unet.state_dict()
+    stock = {name: whole[name] for name in stock_unet(unet).state_dict()}
+    for file, wanted, found in ((path, stock, stored), (adapter_path, targets, adapter)):
+        shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+        differing = sorted(name for name, shape in shapes.items() if _shape(found, name) != shape)
+        if differing or len(found) != len(shapes):
+            example = differing[0] if differing else sorted(set(found) - set(shapes))[0]
+            raise RequestError(
+                f"{file} must hold the architecture that is trained, but {example} differs; "
+                "give folders that `bottega miniature export` wrote, or train from random weights."
+            )
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
 
 
 def stock_unet(unet: Any) -> Any:

@@ -1,7 +1,6 @@
-"""Cheap measurements of SDXL while it trains: the gates of `builder.gates` on few pictures, drawn in batches.
+"""The gates of SDXL with its IP-Adapter, drawn in batches: on few pictures while it trains, on hundreds at the end.
 
-The sampler is diffusers' DDIM as both pipelines call it. Whole pipelines take one style at a time and so are left for
-the final gates.
+The sampler is diffusers' DDIM as both pipelines call it; the pipelines themselves take one style at a time.
 
 Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width.
 """
@@ -19,6 +18,7 @@ import torch
 from bottega.evaluation.truth_distance import describe, nearest
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.encoding import SDXLText, embed, encode
+from bottega.miniature.builder.measured import Measured, mean, share
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
@@ -97,12 +97,22 @@ class SDXLGates:
     """Measures a U-Net on held-out scenes and painters; contents and style pictures are drawn once.
 
     Args:
-        pictures: how many the teacher paints; as many are drawn from words, and half as many in a style by words.
+        pictures: how many the teacher paints, and how many are drawn from words.
+        style_pictures: how many are drawn in a style by words.
     """
 
-    def __init__(self, vae: Any, clip: Any, text: SDXLText, classifier: Any, reader: Any, pictures: int = 32) -> None:
+    def __init__(
+        self,
+        vae: Any,
+        clip: Any,
+        text: SDXLText,
+        classifier: Any,
+        reader: Any,
+        pictures: int = 32,
+        style_pictures: int = 16,
+    ) -> None:
         self.vae, self.text, self.classifier, self.reader = vae, text, classifier, reader
-        self.count = pictures
+        self.count, self.style_count = pictures, style_pictures
         self.contents = [scene(GATE_SCENES + (7 * i + 3) % 320) for i in range(pictures)]
         self.painters = [GATE_PAINTERS + i % 80 for i in range(pictures)]
         shown = [render(scene(GATE_SCENES + 1_000 + i), painter(p)) for i, p in enumerate(self.painters)]
@@ -112,30 +122,33 @@ class SDXLGates:
 
     def __call__(self, unet: Any) -> dict[str, float]:
         """Every figure of the log."""
+        return {name: measured.value for name, measured in self.measure(unet).items()}
+
+    def measure(self, unet: Any) -> dict[str, Measured]:
+        """Every figure with its interval."""
         return {
             **self.teacher(unet, guidance=1.0, scale=1.0, prefix="teacher"),
-            **self.teacher(unet, guidance=3.5, scale=0.3, prefix="protocol"),
+            **self.teacher(unet, guidance=3.5, scale=0.3, prefix="teacher_at_protocol"),
             **self.words(unet),
             **self.style_words(unet),
         }
 
-    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, float]:
-        """Kind of stroke own and swapped, objects preserved, and the distance to the drawn truth."""
+    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, Measured]:
+        """Kind of stroke own minus swapped, objects preserved, and the distance to the drawn truth."""
         parts = []
         for rows in _chunks(self.count):
             captions = [self.contents[i].caption(0) for i in rows]
             given = Conditions(captions, self.styles[rows], self.latents[rows])
             parts.append(draw(unet, self.text, given, rows, guidance=guidance, scale=scale))
         pictures = self._decode(torch.cat(parts))
-        seen = gates.kinds_of(self.classifier, pictures)
-        read = gates.labels_of(self.reader, pictures)
         kinds = np.array([p % len(KINDS) for p in self.painters])
-        own, swapped = gates.style_agreement(seen, kinds)
-        overlaps: list[float] = []
-        distances = []
-        colours = []
+        gaps = gates.style_gaps(gates.kinds_of(self.classifier, pictures), kinds)
+        read = gates.labels_of(self.reader, pictures)
+        preserved, objects, distances, colours = [], [], [], []
         for i, view in enumerate(self.contents):
-            overlaps += gates.object_overlaps(read[i], view)
+            overlaps = gates.object_overlaps(read[i], view)
+            preserved.append(gates.preserved(overlaps) * len(overlaps))
+            objects.append(len(overlaps))
             by = painter(self.painters[i])
             # seed 0 is the painter's own painting
             truths = [describe(render(view, by, 1 + k)) for k in range(_TRUTHS)]
@@ -143,32 +156,33 @@ class SDXLGates:
             distances.append(distance.total)
             colours.append(distance.colour)
         return {
-            f"{prefix}_style_gap": own - swapped,
-            f"{prefix}_objects_preserved": gates.preserved(overlaps),
-            f"{prefix}_iou": float(np.mean(overlaps)),
-            f"{prefix}_distance": float(np.mean(distances)),
-            f"{prefix}_distance_colour": float(np.mean(colours)),
+            f"{prefix}_style_gap": mean(gaps),
+            f"{prefix}_in_place": mean(preserved, objects),
+            f"{prefix}_distance": mean(distances),
+            f"{prefix}_distance_colour": mean(colours),
         }
 
-    def words(self, unet: Any) -> dict[str, float]:
+    def words(self, unet: Any) -> dict[str, Measured]:
         """One object by caption: its shape, its colour and the ground's."""
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
         captions = [view.caption(i % 2) for i, view in enumerate(views)]
-        pictures = self._from_words(unet, captions)
-        score = gates.mean_score(self.reader, pictures, views)
-        return {"words_shape": score.shapes, "words_colours": score.colours, "words_ground": score.ground}
+        scores = gates.scores(self.reader, self._from_words(unet, captions), views)
+        return {
+            "words_shape": share([score.shapes for score in scores]),
+            "words_colours": share([score.colours for score in scores]),
+            "words_ground": share([score.ground for score in scores]),
+        }
 
-    def style_words(self, unet: Any) -> dict[str, float]:
+    def style_words(self, unet: Any) -> dict[str, Measured]:
         """Paintings by caption alone: is the kind of stroke the one that was named?"""
-        count = max(len(KINDS), self.count // 2)
-        painters = [painter(GATE_PAINTERS + i) for i in range(count)]
+        painters = [painter(GATE_PAINTERS + i) for i in range(self.style_count)]
         captions = []
         for i, by in enumerate(painters):
             content = scene(_WORDS_SCENES + 1_000 + i, 1).colourless()
             captions.append(f"{content} {STYLE_PHRASE} {by.words if i % 2 else by.kind}")
         seen = gates.kinds_of(self.classifier, self._from_words(unet, captions))
         kinds = np.array([KINDS.index(by.kind) for by in painters])
-        return {"words_style": float((seen == kinds).mean())}
+        return {"words_style": share(seen == kinds)}
 
     def _from_words(self, unet: Any, captions: list[str]) -> npt.NDArray[np.uint8]:
         parts = []

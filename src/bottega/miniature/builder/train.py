@@ -11,7 +11,7 @@ from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.ip_adapter import write_unet
+from bottega.miniature.builder.ip_adapter import read_unet, write_unet
 from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
 from bottega.miniature.builder.pixart_task import PixArtTask
 from bottega.miniature.builder.sdxl_gates import SDXLGates
@@ -26,7 +26,9 @@ PIXART_VAE_STEPS = 4_000  # after 1 500 it was 0.1 dB below its bar (docs/log.md
 CANVAS = 16  # pixels after which the strokes of most painters repeat
 
 
-def train_sdxl(state: Path, weights: Path, *, end: int | None = None, decay: int | None = None) -> Trainer:
+def train_sdxl(
+    state: Path, weights: Path, *, end: int | None = None, decay: int | None = None, start_from: Path | None = None
+) -> Trainer:
     """Train SDXL's U-Net with its IP-Adapter; returns the trainer when it is stopped or done.
 
     Args:
@@ -34,10 +36,14 @@ def train_sdxl(state: Path, weights: Path, *, end: int | None = None, decay: int
         weights: model folders whose autoencoder, CLIP, text encoders and judges are used, all frozen.
         end: steps in all; None trains until it is stopped.
         decay: branch off and end within so many steps, in which the learning rate falls to zero.
+        start_from: folders whose U-Net and IP-Adapter a new training begins with; None: random weights. A training
+            that has a state in `state` is resumed from it.
     """
     keep_heap()
     torch.set_num_threads(1)
     task = sdxl_task(state, weights)
+    if start_from is not None:
+        read_unet(task.unet, start_from)
     if decay is not None:
         return finish(task, state, TrainingPlan(), decay)
     trainer = Trainer(task, state, TrainingPlan(end=end))

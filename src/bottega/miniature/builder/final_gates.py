@@ -1,0 +1,70 @@
+"""`bottega miniature gates`: what shipped folders can do, on hundreds of held-out pictures, with intervals.
+
+It measures the folders, not a training's state, so that what is written beside them is what a user has. The gates of
+the encoders and judges were measured when those were built (`bottega.miniature.builder.build`) and stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bottega.miniature.builder import gates
+from bottega.miniature.builder.encoding import SDXLText
+from bottega.miniature.builder.measured import Measured
+from bottega.miniature.builder.sdxl_gates import SDXLGates
+from bottega.runtime.files import read_json, write_json
+
+PICTURES = 320  # of each gate: a share of 85 % is then known to within 4 points
+
+
+def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, Measured]:
+    """The gates of the folders `sdxl` and `ip_adapter` under `weights`.
+
+    Args:
+        weights: the miniature's model folders.
+        pictures: painted by the teacher at each pair of guidance and scale; as many are drawn from words, with and
+            without a style.
+    """
+    from transformers import (
+        CLIPModel,
+        CLIPTextModelWithProjection,
+        ResNetForImageClassification,
+        UperNetForSemanticSegmentation,
+    )
+
+    pipeline = gates.teacher_pipeline(weights, scale=1.0)
+    single = {"torch_dtype": torch.float32}  # the folders hold float16
+    clip = CLIPModel.from_pretrained(weights / "clip", **single).eval()
+    second = CLIPTextModelWithProjection.from_pretrained(weights / "sdxl" / "text_encoder_2", **single).eval()
+    classifier = ResNetForImageClassification.from_pretrained(weights / "style_classifier", **single).eval()
+    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **single).eval()
+    text = SDXLText(pipeline.tokenizer, clip, second)
+    measurement = SDXLGates(pipeline.vae, clip, text, classifier, reader, pictures, style_pictures=pictures)
+    return measurement.measure(pipeline.unet.eval())
+
+
+def write_gates(path: Path, measured: dict[str, Measured]) -> None:
+    """Put figures and intervals into a `gates.json`; what else stands there stays."""
+    report: dict[str, Any] = read_json(path) if path.exists() else {"gates": {}}
+    intervals = report.setdefault("intervals", {})
+    for name, figure in measured.items():
+        report["gates"][name] = round(figure.value, 4)
+        intervals[name] = {key: round(value, 4) for key, value in asdict(figure).items() if key != "value"}
+    report["bars"] = gates.BARS
+    report["at_most"] = gates.AT_MOST
+    write_json(path, report)
+
+
+def verdict(name: str, value: float) -> str | None:
+    """ "reached" or "missed" where the gate has a bar, with the bar; else None."""
+    if name in gates.BARS:
+        bar, reached = gates.BARS[name], value >= gates.BARS[name]
+    elif name in gates.AT_MOST:
+        bar, reached = gates.AT_MOST[name], value <= gates.AT_MOST[name]
+    else:
+        return None
+    return f"bar {bar:g}: {'reached' if reached else 'missed'}"
