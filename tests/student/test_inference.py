@@ -160,7 +160,7 @@ def test_an_adapter_of_pure_noise_sees_the_content_through_its_own_path_alone(
     parts: PixArtParts, request_: dict[str, Any]
 ) -> None:
     adapter = adapter_of(parts, content_mode="latent", start="noise")
-    assert start_timestep(parts.backbone, adapter, None) == 999
+    assert start_timestep(parts.backbone.schedule, adapter, None) == 999
     other = {**request_, "contents": request_["contents"][::-1].copy()}
     one, two = stylize(parts, adapter, **request_, sampling=FAST), stylize(parts, adapter, **other, sampling=FAST)
     assert float(np.abs(one - two).max()) == 0.0  # the path starts as zero, and nothing else shows the content
@@ -170,16 +170,16 @@ def test_an_adapter_of_pure_noise_sees_the_content_through_its_own_path_alone(
 
 
 def test_another_strength_than_the_trained_one_is_refused_where_the_path_depends_on_it(parts: PixArtParts) -> None:
-    assert start_timestep(parts.backbone, adapter_of(parts, content_mode="sdedit"), 0.7) == 699
+    assert start_timestep(parts.backbone.schedule, adapter_of(parts, content_mode="sdedit"), 0.7) == 699
     assert (
-        start_timestep(parts.backbone, adapter_of(parts), 0.4)
-        == start_timestep(parts.backbone, adapter_of(parts), None)
+        start_timestep(parts.backbone.schedule, adapter_of(parts), 0.4)
+        == start_timestep(parts.backbone.schedule, adapter_of(parts), None)
         == 399
     )
     with pytest.raises(RequestError, match=r"trained for strength 0\.4 alone, received 0\.7"):
-        start_timestep(parts.backbone, adapter_of(parts), 0.7)
+        start_timestep(parts.backbone.schedule, adapter_of(parts), 0.7)
     with pytest.raises(RequestError, match="strength"):
-        start_timestep(parts.backbone, None, None)
+        start_timestep(parts.backbone.schedule, None, None)
 
 
 def test_what_is_not_finite_is_named_before_it_is_rounded(parts: PixArtParts, request_: dict[str, Any]) -> None:

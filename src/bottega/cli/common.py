@@ -5,14 +5,16 @@ It is imported by every verb, also for its `--help`: whatever is heavy is import
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
+    from bottega.generation.drawing import DrawProgress
+    from bottega.generation.records import Result
     from bottega.models.config import ModelsConfig
     from bottega.pipeline import Pipeline, Size
     from bottega.recipe import Recipe
@@ -107,6 +109,39 @@ def print_json(value: Any) -> None:
     import typer
 
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def drawing_bar(count: int) -> Iterator[Callable[[DrawProgress], None]]:
+    """Shows the steps of `count` pictures; the value is what an engine calls after each."""
+    from bottega.runtime.progress import Progress
+
+    with ExitStack() as opened:
+        bars: list[Progress] = []
+
+        def on_progress(progress: DrawProgress) -> None:
+            if not bars:  # how many steps there are is known only now, after the guardrails
+                bars.append(opened.enter_context(Progress(progress.steps * count, "drawing", "steps")))
+            finished = progress.picture * progress.steps + progress.step * progress.size
+            bars[0].update(finished - bars[0].done)
+
+        yield on_progress
+
+
+def remarks(result: Result) -> Iterator[str]:
+    """A line for each correction, LoRA, note and finding."""
+    for change in result.corrections:
+        yield f"corrected  {change}"
+    for use in result.loras:
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in use.weights.items())
+        yield f"LoRA       {use.name}: {use.matched:.0%} of its keys matched; {weights}"
+    for note in result.notes:
+        yield f"note       {note}"
+    for finding in result.findings:
+        yield f"found      {finding}"
+    for picture in result.pictures:
+        for finding in picture.findings:
+            yield f"picture {picture.seed}  {finding}"
 
 
 def print_warnings(warnings: list[str]) -> None:

@@ -10,13 +10,10 @@ import typer
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bottega.diffusion.sampling import StepStatistics
-    from bottega.generation.engine import DrawProgress
     from bottega.generation.files import EngineOptions, Generated
     from bottega.generation.metadata import RequestAgain
-    from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec, Result
+    from bottega.generation.records import GeneratedPicture, GenerationRequest, LoRASpec
 
 _SCRATCH = "Model trained from scratch"
 _ENGINE = "SDXL and PixArt"
@@ -271,26 +268,16 @@ def _request(given: dict[str, Any], again: RequestAgain | None) -> GenerationReq
 def _draw_with_engine(
     options: EngineOptions, request: GenerationRequest, folder: Path, again: RequestAgain | None, *, as_json: bool
 ) -> None:
-    from contextlib import ExitStack
     from dataclasses import asdict
 
-    from bottega.cli.common import print_json
+    from bottega.cli.common import drawing_bar, print_json
     from bottega.generation.files import generate_files
-    from bottega.runtime.progress import Progress as Bar
 
-    with ExitStack() as open_bars:
-        bars: list[Bar] = []
+    def on_file(path: Path, picture: GeneratedPicture) -> None:
+        if not as_json:
+            typer.echo(f"{path}: seed {picture.seed}")
 
-        def on_progress(progress: DrawProgress) -> None:
-            if not bars:  # how many steps there are is known only now, after the guardrails
-                bars.append(open_bars.enter_context(Bar(progress.steps * request.count, "drawing", "steps")))
-            finished = progress.picture * progress.steps + progress.step * progress.size
-            bars[0].update(finished - bars[0].done)
-
-        def on_file(path: Path, picture: GeneratedPicture) -> None:
-            if not as_json:
-                typer.echo(f"{path}: seed {picture.seed}")
-
+    with drawing_bar(request.count) as on_progress:
         done = generate_files(options, request, folder, on_progress=on_progress, on_file=on_file)
     if as_json:
         print_json({**asdict(done.result), "files": [str(file) for file in done.files]})
@@ -300,33 +287,19 @@ def _draw_with_engine(
 
 def _tell(done: Generated, again: RequestAgain | None) -> None:
     """What was used, every change and its reason, and what was found."""
+    from bottega.cli.common import remarks
+
     result = done.result
     used = result.settings
     typer.echo(
         f"{used.width} x {used.height}, {used.sampler} in {used.steps} steps, guidance {used.guidance_scale:g}, "
         f"{used.prediction_type}; profile {used.profile} ({done.why_profile}); {sum(result.seconds.values()):.1f} s"
     )
-    for line in _remarks(result):
+    for line in remarks(result):
         typer.echo(f"  {line}")
     if again is not None and again.pixels_sha256:
         is_same = result.pictures[0].sha256 == again.pixels_sha256
         typer.echo("the same picture, bit for bit" if is_same else "another picture than the one in the file")
-
-
-def _remarks(result: Result) -> Iterator[str]:
-    """A line for each correction, LoRA, note and finding."""
-    for change in result.corrections:
-        yield f"corrected  {change}"
-    for use in result.loras:
-        weights = ", ".join(f"{part} {weight:g}" for part, weight in use.weights.items())
-        yield f"LoRA       {use.name}: {use.matched:.0%} of its keys matched; {weights}"
-    for note in result.notes:
-        yield f"note       {note}"
-    for finding in result.findings:
-        yield f"found      {finding}"
-    for picture in result.pictures:
-        for finding in picture.findings:
-            yield f"picture {picture.seed}  {finding}"
 
 
 # --- trained from scratch ---------------------------------------------------------------------------------------------

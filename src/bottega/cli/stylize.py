@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bottega.cli.common import drawing_bar, remarks
 from bottega.runtime.errors import RequestError
 
 
@@ -38,24 +39,28 @@ def command(
     from bottega.generation.request import stylize_file
     from bottega.models.config import ModelsConfig
 
-    done = stylize_file(
-        adapter,
-        *content_and_style(pictures or [], content, style),
-        output,
-        prompt=prompt,
-        style_caption=style_caption,
-        seed=seed,
-        strength=strength,
-        steps=steps,
-        style_scale=style_scale,
-        text_guidance=text_guidance,
-        style_guidance=style_guidance,
-        models=ModelsConfig(pixart=pixart, clip=clip, device=device),
-    )
+    with drawing_bar(1) as on_progress:
+        done = stylize_file(
+            adapter,
+            *content_and_style(pictures or [], content, style),
+            output,
+            prompt=prompt,
+            style_caption=style_caption,
+            seed=seed,
+            strength=strength,
+            steps=steps,
+            style_scale=style_scale,
+            text_guidance=text_guidance,
+            style_guidance=style_guidance,
+            models=ModelsConfig(pixart=pixart, clip=clip, device=device),
+            on_progress=on_progress,
+        )
     typer.echo(
         f"{done['output']}: seed {done['seed']}, strength {done['strength']:g}, {done['steps']} steps, "
         f"{done['seconds']:.1f} s"
     )
+    for remark in remarks(done["result"]):
+        typer.echo(f"  {remark}")
 
 
 def content_and_style(pictures: list[Path], content: Path | None, style: Path | None) -> tuple[Path | None, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ from cachetools import LRUCache
 from bottega.data.records import Pair
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.files import sha256_bytes
-from bottega.visual.pictures import FloatPicture, FloatPictures, Picture, Pictures
+from bottega.visual.pictures import FloatPicture, Picture, Pictures
 
 if TYPE_CHECKING:
     import torch
 
+LOGGER = logging.getLogger(__name__)
 _KEPT_BYTES = 1_000_000_000  # of latents and CLIP features; a style's patch tokens take 1.3 MB, a latent 64 KB
 
 Sources = Sequence[tuple[Picture, Picture]]
@@ -28,8 +30,8 @@ class PairPainter(Protocol):
 
     size: int
 
-    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[FloatPicture]:
-        """A picture of each pair, float32 [H, W, 3] in 0..1, NaN where it failed."""
+    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[Picture | FloatPicture]:
+        """A picture of each pair: uint8 [H, W, 3], or float32 in 0..1, NaN where it failed."""
 
 
 def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str]) -> PairPainter:
@@ -94,74 +96,69 @@ class _Student:
     """PixArt with the adapter, or without it: everything else the same, to the noise."""
 
     def __init__(self, settings: Mapping[str, Any], captions: Sequence[str], *, with_adapter: bool) -> None:
+        from bottega.generation.style import StyleEngine
         from bottega.models.config import ModelsConfig
-        from bottega.models.loading import locate
-        from bottega.student.encode import TextEncoder, load_clip, sizes
-        from bottega.student.export import check_weights, load_adapter, sampling_of
-        from bottega.student.inference import load_parts, start_timestep
 
-        models = ModelsConfig.model_validate(settings["models"])
-        pixart, clip = locate(models, "pixart"), locate(models, "clip")
-        adapter, header = load_adapter(Path(settings["adapter"]))
-        # With other weights than its own an adapter still draws, and nothing shows that the row is worthless.
-        check_weights(header, pixart, clip, "the adapter")
-        self._sampling = sampling_of(header, settings["adapter"])
-        self.size = sizes(pixart)["pixels"]
-        encoder = TextEncoder(pixart, header["text_tokens"], models.dtype, models.device)
+        # Not judged: what a picture is worth is measured afterwards, by the metrics.
+        self._engine = StyleEngine(
+            Path(settings["adapter"]),
+            ModelsConfig.model_validate(settings["models"]),
+            with_adapter=with_adapter,
+            judged=False,
+        )
+        self.size = self._engine.size
+        encoder = self._engine.text_encoder()
         # The empty caption too: guidance on the text compares with it.
         self._texts = {caption: encoder.encode([caption])[0] for caption in {*captions, ""}}
-        # T5 goes before the transformer is loaded: the two are never in memory together.
+        # T5 goes before the engine loads the transformer: the two are never in memory together.
         del encoder
-        self._clip = load_clip(clip, models.device) if with_adapter else None
-        self._parts = load_parts(pixart, dtype=models.dtype, device=models.device)
-        start = start_timestep(self._parts.backbone, adapter, None)
-        self._strength = self._parts.backbone.schedule.strength(start)
-        self._adapter = adapter if with_adapter else None
+        self._encode = self._engine.parts.vae.encode
+        self._clip = self._engine.clip if with_adapter else None
+        self._adapter = self._engine.adapter
         self._style_captions: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
         self._known: LRUCache[tuple[str, str], torch.Tensor] = LRUCache(
             _KEPT_BYTES, getsizeof=lambda tensor: tensor.nbytes
         )
 
-    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[FloatPicture]:
+    def draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[Picture | FloatPicture]:
         import numpy as np
 
         from bottega.runtime.errors import NonFiniteError
 
         try:
-            return list(self._draw(pairs, sources, seed))
+            return self._draw(pairs, sources, seed)
         except NonFiniteError:
             if len(pairs) == 1:
                 return [np.full((self.size, self.size, 3), np.nan, np.float32)]
         # One picture of the batch failed: the others are drawn one by one.
-        drawn: list[FloatPicture] = []
+        drawn: list[Picture | FloatPicture] = []
         for pair, source in zip(pairs, sources, strict=True):
             drawn += self.draw([pair], [source], seed)
         return drawn
 
-    def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> FloatPictures:
+    def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[Picture]:
         import numpy as np
 
         from bottega.runtime.seeds import derive
-        from bottega.student.inference import stylize
+        from bottega.student.inference import StyleInputs
 
         contents = np.stack([content for content, _ in sources])  # [N, S, S, 3]
         styles = np.stack([style for _, style in sources])
         styles_clip, contents_clip = self._clip_features(styles, contents)
-        return stylize(
-            self._parts,
-            self._adapter,
-            self._each_once("latents", contents, lambda picture: self._parts.vae.encode(picture[None])[0]),
+        inputs = StyleInputs(
+            self._each_once("latents", contents, lambda picture: self._encode(picture[None])[0]),
             styles_clip,
             contents_clip,
             [self._texts[pair.prompt] for pair in pairs],
-            # The base gets the student's noise: nothing but the adapter is between them.
-            [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs],
-            sampling=self._sampling,
-            strength=self._strength,
-            null_prompt=self._texts[""],
-            captions_clip=self._captions(pairs),
-            batch_size=len(pairs),
+            self._texts[""],
+            self._captions(pairs),
         )
+        # The base gets the student's noise: nothing but the adapter is between them.
+        seeds = [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs]
+        drawn = self._engine.draw(inputs, seeds)
+        for note in drawn.result.notes:
+            LOGGER.warning(note)
+        return drawn.pixels
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:
         """CLIP embeddings of what the style pictures show, [N, D]; zeros for a style without a caption.

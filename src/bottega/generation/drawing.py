@@ -27,6 +27,8 @@ from bottega.runtime.files import sha256_bytes
 from bottega.visual.pictures import to_uint8
 
 Pixels = npt.NDArray[np.uint8]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Drawing:
         decoded_in: dtype of the autoencoder's first try, likewise.
         judged: look at each picture (black, one colour, noise …); without it only for what is not finite.
         exact: see `to_uint8`.
+        relief: what to do where even one picture does not fit into memory.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Drawing:
         decoded_in: torch.dtype = torch.float32,
         judged: bool = True,
         exact: bool = False,
+        relief: str = "draw a smaller one, with fewer LoRAs, or with the networks offloaded",
     ) -> None:
         self.about = about
         self.watch = watch
@@ -113,7 +117,7 @@ class Drawing:
         self.seeds = range(first, first + count) if seeds is None else seeds
         self.seconds: dict[str, float] = {}
         self._network_in, self._decoded_in = _name(network_in), _name(decoded_in)
-        self._judged, self._exact = judged, exact
+        self._judged, self._exact, self._relief = judged, exact, relief
         self._steps = 0  # whose latents were looked at
         self._bad: Step | None = None  # the first after which a latent was not finite
 
@@ -237,6 +241,20 @@ class Drawing:
             if size == 1:
                 raise self._too_large()
             batch = size // 2
+            self.about = replace(self.about, notes=(*self.about.notes, _halved(size, batch)))
+
+    def fit(self, call: Callable[[], T], free: Callable[[], None] | None = None) -> T:
+        """What a call gives that is made once for all pictures.
+
+        Raises:
+            MemoryPressureError: memory was short for it; `free` was called.
+        """
+        found = _tried(call)
+        if found is None:
+            if free is not None:
+                free()
+            raise self._too_large()
+        return found
 
     def _decode(self, decode: Decode, latents: torch.Tensor, free: Callable[[], None] | None) -> Sequence[Decoded]:
         """The batch decoded together, or one by one where memory is short."""
@@ -256,13 +274,13 @@ class Drawing:
     def _too_large(self) -> MemoryPressureError:
         settings = self.about.settings
         return MemoryPressureError(
-            f"one picture of {settings.width} x {settings.height} must fit into memory, it does not; draw a smaller "
-            "one, with fewer LoRAs, or with the networks offloaded"
+            f"one picture of {settings.width} x {settings.height} must fit into memory, it does not; {self._relief}"
         )
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
+def _halved(size: int, batch: int) -> str:
+    return f"memory was short for {size} pictures at a time; the rest were drawn {batch} at a time"
+
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 

@@ -161,7 +161,7 @@ class Engine(ABC, Generic[Conditions]):
     def _draw_all(self, work: _Work) -> Drawn:
         # 1. Encode the prompt once for all pictures.
         with work.drawing.timed("encode"):
-            conditions = self._encode(work.settings)
+            conditions = work.drawing.fit(lambda: self._encode(work.settings), self.loras.forget)
             if not conditions.finite():
                 raise NonFiniteError(str(explain_black(NumericTrail(loras_finite=True, text_finite=False))))
 

@@ -16,8 +16,9 @@ from pydantic import Field, field_validator, model_validator
 from bottega.runtime.config import Config
 from bottega.runtime.findings import Finding
 
-PredictionType = Literal["epsilon", "v_prediction", "flow"]
-"""What the network predicts: the noise, v = α ε − σ x₀ (arXiv 2202.00512), or the velocity ε − x₀ of rectified flow."""
+PredictionType = Literal["epsilon", "v_prediction", "flow", "sample"]
+"""What the network predicts: the noise, v = α ε − σ x₀ (arXiv 2202.00512), the velocity ε − x₀ of rectified flow, or
+the clean picture x₀ itself, as some models do that were trained from scratch."""
 
 GuardrailMode = Literal["correct", "strict", "off"]
 """Values outside the profile's limits: correct them and say so, refuse the request, or leave them alone."""
@@ -86,6 +87,22 @@ class GenerationRequest(Config):
         return text
 
 
+class StylizeRequest(Config):
+    """A picture in the style of another; None leaves a value to the adapter."""
+
+    style: Path = Field(description="picture whose style to draw in")
+    content: Path | None = Field(None, description="picture to draw; without one the prompt says what")
+    prompt: str = Field("", description="what the content shows, or what to draw")
+    style_caption: str = Field("", description="what the style picture shows, for an adapter with scene_removal")
+    seed: int = Field(0, description="of the first picture's noise")
+    count: int = Field(1, ge=1, le=10_000, description="pictures, with seeds that follow each other")
+    strength: float | None = Field(None, description="share of the timesteps that are drawn again")
+    steps: int | None = Field(None, description="sampling steps")
+    style_scale: float | None = Field(None, description="factor on the style; 0: none")
+    text_guidance: float | None = Field(None, description="guidance on the prompt; 1: none")
+    style_guidance: float | None = Field(None, description="guidance on the style; 1: none")
+
+
 @dataclass(frozen=True)
 class PictureSettings:
     """The values that a picture is made with: nothing is left open."""
@@ -137,6 +154,22 @@ class LoRAUse:
 
 
 @dataclass(frozen=True)
+class StyleUse:
+    """A StyleAdapter as it was applied, and what it was given."""
+
+    adapter: str
+    """The file's name without its ending."""
+    adapter_sha256: str
+    style_sha256: str
+    """Of the style picture's file."""
+    style_caption: str
+    style_scale: float
+    style_guidance: float
+    content: Literal["picture", "noise", "drawn by the base"]
+    """What the drawing began from; `Result.image_sha256` is the hash of a picture's file."""
+
+
+@dataclass(frozen=True)
 class GeneratedPicture:
     """One picture of a result."""
 
@@ -164,5 +197,7 @@ class Result:
     model_sha256: str = ""
     image_sha256: str = ""
     """Of the file that img2img began with; empty: text to image."""
+    style: StyleUse | None = None
+    """None: no StyleAdapter."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: encode, denoise, decode."""

@@ -42,25 +42,33 @@ def decode(vae: Any, latent: torch.Tensor) -> Decoded:
         vae: AutoencoderKL or AutoencoderTiny.
         latent: scaled, [1, C, h, w], on the autoencoder's device.
     """
-    share = float(latent.isfinite().float().mean())
+    return decode_batch(vae, latent)[0]
+
+
+@torch.no_grad()
+def decode_batch(vae: Any, latents: torch.Tensor) -> list[Decoded]:
+    """Decode latents [B, C, h, w] together, and those that do not become finite again in float32; see `decode`."""
     dtype = vae.dtype
-    pixels = _decode_once(vae, latent)
-    finite = share == 1.0 and bool(np.isfinite(pixels).all())
-    again = not finite and dtype != torch.float32
-    if again:
-        with in_float32(vae):
-            pixels = _decode_once(vae, latent)
-        dtype = torch.float32
-    return Decoded(pixels, share, str(dtype).removeprefix("torch."), again)
+    found: list[Decoded] = []
+    for latent, pixels in zip(latents, _decode_once(vae, latents), strict=True):
+        share = float(latent.isfinite().float().mean())
+        finite = share == 1.0 and bool(np.isfinite(pixels).all())
+        again = not finite and dtype != torch.float32
+        if again:
+            with in_float32(vae):
+                pixels = _decode_once(vae, latent[None])[0]
+        used = torch.float32 if again else dtype
+        found.append(Decoded(pixels, share, str(used).removeprefix("torch."), again))
+    return found
 
 
-def _decode_once(vae: Any, latent: torch.Tensor) -> npt.NDArray[np.float32]:
-    mean, std = latent_statistics(vae, latent)
-    unscaled = latent.float() * std / vae.config.scaling_factor + mean
-    with without_autocast(latent.device):
+def _decode_once(vae: Any, latents: torch.Tensor) -> npt.NDArray[np.float32]:
+    mean, std = latent_statistics(vae, latents)
+    unscaled = latents.float() * std / vae.config.scaling_factor + mean
+    with without_autocast(latents.device):
         pixels = vae.decode(unscaled.to(vae.dtype), return_dict=False)[0]
-    picture: npt.NDArray[np.float32] = from_signed(pixels, keep_infinite=True)[0]
-    return picture
+    pictures: npt.NDArray[np.float32] = from_signed(pixels, keep_infinite=True)
+    return pictures
 
 
 def latent_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +76,8 @@ def latent_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch
     channels = like.shape[1]
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
-        mean, std = [0.0] * channels, [1.0] * channels
+        shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        mean, std = [shift] * channels, [1.0] * channels
 
     def shaped(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, channels, 1, 1)

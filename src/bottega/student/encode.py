@@ -61,6 +61,14 @@ class TextEncoder:
         lengths = mask.sum(1).tolist()  # tokens of each caption
         return [state[:length].clone() for state, length in zip(states, lengths, strict=True)]
 
+    def read(self, caption: str) -> str:
+        """What of a caption is read: itself, or its beginning where it has more tokens than the limit."""
+        text = clean(caption)
+        if len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.limit:
+            return caption
+        kept = self.tokenizer(text, max_length=self.limit, truncation=True)["input_ids"]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+
 
 def clean(caption: str) -> str:
     """A caption as PixArtAlphaPipeline passes it to T5 by default."""

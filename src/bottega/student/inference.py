@@ -6,7 +6,7 @@ Legend: N pictures, B of a batch, S pixels a side, C × h × w latents, M text t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,13 @@ from bottega.runtime.seeds import derive
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
-from bottega.student.sampler import Sampler
+from bottega.student.sampler import AfterStep, Sampler
 from bottega.student.trajectory import NoisingTrajectory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bottega.diffusion.schedule import NoiseSchedule
     from bottega.student.adapter import StyleAdapter
 
 CONTENT_STEPS = 50
@@ -44,6 +45,29 @@ class PixArtParts:
         """Latents [N, C, h, w] of zeros: no content, for a start from pure noise."""
         config = self.backbone.transformer.config
         return torch.zeros(count, config.in_channels, config.sample_size, config.sample_size)
+
+
+@dataclass(frozen=True)
+class StyleInputs:
+    """What N pictures are drawn from; `stylize` says what each is."""
+
+    contents: npt.NDArray[np.uint8] | torch.Tensor
+    styles_clip: torch.Tensor | None
+    contents_clip: torch.Tensor | None
+    prompts: Sequence[torch.Tensor]
+    null_prompt: torch.Tensor | None = None
+    captions_clip: torch.Tensor | None = None
+
+    def part(self, batch: slice) -> StyleInputs:
+        """Those of a batch's pictures."""
+        return replace(
+            self,
+            contents=self.contents[batch],
+            styles_clip=_part(self.styles_clip, batch),
+            contents_clip=_part(self.contents_clip, batch),
+            prompts=self.prompts[batch],
+            captions_clip=_part(self.captions_clip, batch),
+        )
 
 
 def load_parts(pixart: Path, *, dtype: str = "auto", device: str = "auto") -> PixArtParts:
@@ -72,6 +96,7 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
     captions_clip: torch.Tensor | None = None,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
+    after_step: AfterStep | None = None,
 ) -> npt.NDArray[np.float32]:
     """Draw N contents in N styles.
 
@@ -94,6 +119,7 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
             with `scene_removal`; None: none is known.
         batch_size: pictures drawn together.
         progress: called with the number of pictures after each batch.
+        after_step: see `AfterStep`.
 
     Returns:
         Pictures float32 [N, S, S, 3] in 0…1.
@@ -103,38 +129,72 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
         NonFiniteError: names the seeds, before anything is rounded to 8 bits.
     """
     sampling = sampling or SamplingConfig()
-    start = start_timestep(parts.backbone, adapter, strength)
-    if sampling.text_guidance != 1.0 and null_prompt is None:
+    start = start_timestep(parts.backbone.schedule, adapter, strength)
+    inputs = StyleInputs(contents, styles_clip, contents_clip, prompts, null_prompt, captions_clip)
+    pictures = []
+    for first in range(0, len(seeds), batch_size):
+        batch = slice(first, min(first + batch_size, len(seeds)))
+        latents = draw_latents(parts, adapter, inputs.part(batch), seeds[batch], start, sampling, after_step)
+        pictures.append(_decode(parts, latents, seeds[batch]))
+        if progress is not None:
+            progress(batch.stop - batch.start)
+    return np.concatenate(pictures)
+
+
+def draw_latents(
+    parts: PixArtParts,
+    adapter: StyleAdapter | None,
+    inputs: StyleInputs,
+    seeds: Sequence[int],
+    start: int,
+    sampling: SamplingConfig,
+    after_step: AfterStep | None = None,
+) -> torch.Tensor:
+    """Draw one batch.
+
+    Args:
+        parts: the frozen models; the transformer is as it was afterwards.
+        adapter: None draws with the frozen base.
+        inputs: of the B pictures.
+        seeds: one a picture.
+        start: the first timestep, see `start_timestep`.
+        sampling: steps and guidance.
+        after_step: called after each step.
+
+    Returns:
+        Latents, float32 [B, C, h, w] on the transformer's device.
+
+    Raises:
+        RequestError: the adapter needs what is not given.
+    """
+    if sampling.text_guidance != 1.0 and inputs.null_prompt is None:
         raise RequestError("text_guidance other than 1 needs null_prompt, the T5 states of the empty string; pass it")
     attachment = None
     if adapter is not None:
         attachment = Attachment(parts.backbone.transformer, adapter.to(parts.backbone.device).eval())
-    pictures = []
     try:
-        for first in range(0, len(seeds), batch_size):
-            batch = slice(first, min(first + batch_size, len(seeds)))
-            sampler = Sampler(
-                parts.backbone,
-                attachment,
-                sampling,
-                _part(styles_clip, batch),
-                _part(contents_clip, batch),
-                prompts[batch],
-                null_prompt,
-                _part(captions_clip, batch),
-            )
-            latents = sampler.draw(_latents(parts, contents[batch]), seeds[batch], start)
-            pictures.append(_decode(parts, latents, seeds[batch]))
-            if progress is not None:
-                progress(batch.stop - batch.start)
+        sampler = Sampler(
+            parts.backbone,
+            attachment,
+            sampling,
+            inputs.styles_clip,
+            inputs.contents_clip,
+            inputs.prompts,
+            inputs.null_prompt,
+            inputs.captions_clip,
+        )
+        return sampler.draw(_latents(parts, inputs.contents), seeds, start, after_step)
     finally:
         if attachment is not None:
             attachment.detach()
-    return np.concatenate(pictures)
 
 
 def draw_content(
-    parts: PixArtParts, prompts: Sequence[torch.Tensor], null_prompt: torch.Tensor, seeds: Sequence[int]
+    parts: PixArtParts,
+    prompts: Sequence[torch.Tensor],
+    null_prompt: torch.Tensor,
+    seeds: Sequence[int],
+    after_step: AfterStep | None = None,
 ) -> npt.NDArray[np.float32]:
     """What the frozen base draws by the prompts alone, from pure noise: contents for an adapter that paints over one.
 
@@ -143,6 +203,7 @@ def draw_content(
         prompts: T5 states [m_i, P].
         null_prompt: T5 states of "" [1, P].
         seeds: one a picture.
+        after_step: see `AfterStep`.
 
     Returns:
         Pictures float32 [N, S, S, 3] in 0…1, of `CONTENT_STEPS` DDIM steps with guidance `CONTENT_GUIDANCE`.
@@ -158,16 +219,16 @@ def draw_content(
         sampling=SamplingConfig(steps=CONTENT_STEPS, text_guidance=CONTENT_GUIDANCE),
         strength=1.0,
         null_prompt=null_prompt,
+        after_step=after_step,
     )
 
 
-def start_timestep(backbone: Backbone, adapter: StyleAdapter | None, strength: float | None) -> int:
+def start_timestep(schedule: NoiseSchedule, adapter: StyleAdapter | None, strength: float | None) -> int:
     """The timestep from which the content is redrawn.
 
     Raises:
         RequestError: the adapter was not trained for this strength, or neither says one.
     """
-    schedule = backbone.schedule
     if adapter is None:
         if strength is None:
             raise RequestError(

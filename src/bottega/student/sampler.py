@@ -6,7 +6,7 @@ Legend: B pictures of a batch, C × h × w latents, M text tokens, N style token
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,10 @@ from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone
 from bottega.student.config import SamplingConfig
 from bottega.student.store import pad_text
+
+AfterStep = Callable[[int, int, int, torch.Tensor], None]
+"""Called after each step: its index from 0, steps in all, its timestep, and the latents [B, C, h, w]. What it raises
+ends the drawing."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,16 @@ class Sampler:
         self.null_tokens, _ = adapter.style(styles, contents, ~kept, captions)
 
     @torch.no_grad()
-    def draw(self, content: torch.Tensor, seeds: Sequence[int], start: int) -> torch.Tensor:
+    def draw(
+        self, content: torch.Tensor, seeds: Sequence[int], start: int, after_step: AfterStep | None = None
+    ) -> torch.Tensor:
         """Draw the batch.
 
         Args:
             content: latents [B, C, h, w].
             seeds: of the noise, one a picture.
             start: the first timestep.
+            after_step: see `AfterStep`.
 
         Returns:
             Latents of the pictures, float32 [B, C, h, w].
@@ -118,9 +125,11 @@ class Sampler:
             bar = schedule.alpha_bar_at(start)
             x = add_noise(self.content, x, bar**0.5, (1.0 - bar) ** 0.5)
         timesteps = [*schedule.sampling_timesteps(start, self.sampling.steps), -1]  # -1: the clean picture
-        for now, after in itertools.pairwise(timesteps):
+        for index, (now, after) in enumerate(itertools.pairwise(timesteps)):
             epsilon = self.epsilon(x, torch.full((len(x),), now, device=device))  # [B, C, h, w]
             x = ddim_step(x, epsilon, schedule.alpha_bar_at(now), schedule.alpha_bar_at(after))
+            if after_step is not None:
+                after_step(index, len(timesteps) - 1, now, x)
         return x
 
     def _starts_from_noise(self, start: int) -> bool:

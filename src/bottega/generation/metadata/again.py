@@ -77,6 +77,11 @@ def _own_record(path: Path) -> PictureRecord | None:
 
 
 def _from_record(path: Path, record: PictureRecord, metadata: PictureMetadata, folders: Sequence[Path]) -> RequestAgain:
+    if record.style is not None:
+        raise RequestError(
+            f"{path} was drawn in a style, with the adapter {record.style.adapter} "
+            f"(SHA-256 {record.style.adapter_sha256[:10]}…); draw it again with `bottega stylize`"
+        )
     used = record.settings
     left_out = []
     loras = []

@@ -79,6 +79,13 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
     fields |= _lora_fields(result.loras)
     if used.guidance_rescale:
         fields["CFG Rescale phi"] = _number(used.guidance_rescale)
+    if result.style is not None:
+        style = result.style
+        fields["Style adapter"] = _quote(style.adapter)
+        fields["Style adapter hash"] = style.adapter_sha256[:HASH_DIGITS]
+        fields["Style picture hash"] = style.style_sha256[:HASH_DIGITS]
+        fields["Style scale"] = _number(style.style_scale)
+        fields["Style guidance"] = _number(style.style_guidance)
     fields["Prediction type"] = used.prediction_type
     if result.corrections:
         fields["Guardrails"] = _quoted("; ".join(_correction(correction) for correction in result.corrections))

@@ -16,7 +16,15 @@ from bottega import __version__
 from bottega.generation.metadata import values
 from bottega.generation.metadata.infotext import infotext
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata
-from bottega.generation.records import MAX_PROMPT, Correction, GeneratedPicture, LoRAUse, PictureSettings, Result
+from bottega.generation.records import (
+    MAX_PROMPT,
+    Correction,
+    GeneratedPicture,
+    LoRAUse,
+    PictureSettings,
+    Result,
+    StyleUse,
+)
 from bottega.runtime.errors import RequestError
 from bottega.runtime.findings import Finding
 
@@ -46,6 +54,8 @@ class PictureRecord:
     model: str = ""
     model_sha256: str = ""
     image_sha256: str = ""
+    style: StyleUse | None = None
+    """Of a picture by `bottega stylize`."""
 
 
 def picture_record(result: Result, picture: GeneratedPicture) -> PictureRecord:
@@ -61,10 +71,13 @@ def picture_record(result: Result, picture: GeneratedPicture) -> PictureRecord:
         model=result.model,
         model_sha256=result.model_sha256,
         image_sha256=result.image_sha256,
+        style=result.style,
     )
 
 
-def write_picture(path: Path, pixels: npt.NDArray[np.uint8], result: Result, picture: GeneratedPicture) -> str:
+def write_picture(
+    path: Path, pixels: npt.NDArray[np.uint8], result: Result, picture: GeneratedPicture, *, beside: bool = True
+) -> str:
     """Write a PNG that says how it was made, and the same as JSON beside it, each whole or not at all.
 
     The JSON comes first: where a PNG is, its JSON is too.
@@ -74,6 +87,7 @@ def write_picture(path: Path, pixels: npt.NDArray[np.uint8], result: Result, pic
         pixels: uint8 [H, W, 3], RGB.
         result: the answer that the picture belongs to.
         picture: which of its pictures.
+        beside: write the JSON too; without it the PNG alone holds the record.
 
     Returns:
         SHA-256 of the PNG file.
@@ -90,7 +104,8 @@ def write_picture(path: Path, pixels: npt.NDArray[np.uint8], result: Result, pic
     record = dataclasses.asdict(picture_record(result, picture))
     # ASCII alone, so that the chunk is a tEXt, which every reader knows, whatever the prompt holds.
     text = json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    write_json(path.with_suffix(".json"), record)
+    if beside:
+        write_json(path.with_suffix(".json"), record)
     return write_png(path, pixels, {PARAMETERS: infotext(result, picture), CHUNK: text}, latin_as_text=True)
 
 
@@ -136,8 +151,20 @@ def as_metadata(record: PictureRecord) -> PictureMetadata:
         clip_skip=used.clip_skip,
         strength=used.strength,
         prediction_type=used.prediction_type,
-        other={"Profile": used.profile, "Guardrails": "; ".join(map(str, record.corrections))},
+        other={"Profile": used.profile, "Guardrails": "; ".join(map(str, record.corrections)), **_style(record.style)},
     )
+
+
+def _style(use: StyleUse | None) -> dict[str, str]:
+    if use is None:
+        return {}
+    return {
+        "Style adapter": use.adapter,
+        "Style adapter hash": use.adapter_sha256,
+        "Style picture hash": use.style_sha256,
+        "Style scale": f"{use.style_scale:g}",
+        "Style guidance": f"{use.style_guidance:g}",
+    }
 
 
 def read_facts(text: str) -> PictureMetadata | None:
