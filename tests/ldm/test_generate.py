@@ -17,9 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bottega.cli.main import main
+from bottega.generation.files import file_stem
+from bottega.generation.scratch import generate
 from bottega.ldm.checkpoint import open_trained
+from bottega.ldm.checks import overridden
 from bottega.ldm.drawing import BATCH, draw_latents, guided
-from bottega.ldm.generate import file_stem, generate, overridden
 from bottega.ldm.samples import sheet
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, sha256_file, write_json

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from bottega.cli.main import main
+from bottega.generation.scratch import generate
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import red_circle
-from bottega.ldm.generate import generate
 from bottega.ldm.recipe import load_recipe, read_recipe
 from bottega.ldm.stage import LATENTS, prepare, replay, run
 from bottega.models.names import resolve

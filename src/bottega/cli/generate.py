@@ -329,7 +329,7 @@ def _refuse(mode: str, options: dict[str, Any]) -> None:
 
 
 def _draw_from_scratch(checkpoint: Path, prompts: list[str], folder: Path, *, statistics: bool, **options: Any) -> None:
-    from bottega.ldm.generate import generate
+    from bottega.generation.scratch import generate
 
     watch = _print_statistics if statistics else None
     for row in generate(checkpoint, prompts or [""], folder, watch=watch, **options):

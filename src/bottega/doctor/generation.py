@@ -94,6 +94,7 @@ def examine_generation(request: GenerationCheck, tell: Callable[[str], None] = l
         RequestError: the model cannot be loaded, or a LoRA's file does not exist.
     """
     from bottega.generation.files import load_engine
+    from bottega.generation.scratch import ScratchEngine
 
     began = time.monotonic()
     options = request.options
@@ -101,6 +102,11 @@ def examine_generation(request: GenerationCheck, tell: Callable[[str], None] = l
         if not file.is_file():
             raise RequestError(f"{file}: no such file; name the LoRA's .safetensors file")
     engine = load_engine(options)
+    if isinstance(engine, ScratchEngine):
+        raise RequestError(
+            f"{options.model}: a model to examine at work is one of SDXL or PixArt, received one of `bottega train "
+            "ldm`; name another, or ask `bottega train diagnose`"
+        )
     log = _CheckLog(tell)
     log.facts["profile"] = f"{engine.profile.name} ({engine.why_profile})"
 

@@ -13,6 +13,7 @@ metadata/       how a picture was made, written and read
 checks.py       what is wrong with a picture, and where its numbers went wrong
 symptoms.py     what a person sees -> likely causes (symptoms.yaml); tables.py: profiles as tables
 files.py        a request -> PNG files
+scratch.py      the engine of models that `bottega train ldm` made, and their PNG files
 style.py        the engine of PixArt with a StyleAdapter; request.py: one content and one style file -> one PNG
 
 The package itself imports no torch: the doctor reads LoRAs and metadata without it. Import the engine from its module.

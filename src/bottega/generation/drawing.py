@@ -141,13 +141,17 @@ class Drawing:
         Raises:
             Interrupted: the request was cancelled.
         """
+        self.stepped(first, len(latents), step)
+        if self._bad is None and not bool(latents.isfinite().all()):
+            self._bad = step
+
+    def stepped(self, first: int, size: int, step: Step) -> None:
+        """Cancelling and progress alone, where latents that are not finite end the drawing by themselves."""
         if self.watch.cancel is not None and self.watch.cancel.is_set():
             raise Interrupted
         self._steps += 1
-        if self._bad is None and not bool(latents.isfinite().all()):
-            self._bad = step
         if self.watch.on_progress is not None:
-            self.watch.on_progress(DrawProgress(first, len(latents), step.index + 1, step.total))
+            self.watch.on_progress(DrawProgress(first, size, step.index + 1, step.total))
 
     def run(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,16 @@ from typing import TYPE_CHECKING
 
 from bottega.generation.records import GeneratedPicture, GenerationRequest, Result
 from bottega.runtime.config import Config
+from bottega.runtime.errors import RequestError
+from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.generation.engine import DrawProgress, PixArtEngine, Pixels, SDXLEngine
+    from bottega.generation.scratch import ScratchEngine
+
+_STEM_WORDS = 8
+"""Words of a prompt that name its file; `_STEM_BYTES` keeps it below the 255 bytes that file systems allow."""
+_STEM_BYTES = 80
 
 
 class EngineOptions(Config):
@@ -37,7 +45,7 @@ class Generated:
     why_profile: str = ""
 
 
-def load_engine(options: EngineOptions) -> SDXLEngine | PixArtEngine:
+def load_engine(options: EngineOptions) -> SDXLEngine | PixArtEngine | ScratchEngine:
     """Load a model and open the engine of its family.
 
     Raises:
@@ -45,7 +53,11 @@ def load_engine(options: EngineOptions) -> SDXLEngine | PixArtEngine:
     """
     from bottega.generation.engine import open_engine
     from bottega.generation.modules import load_modules
+    from bottega.models.names import resolve
 
+    path = resolve(options.model, cache=options.cache)
+    if _is_from_scratch(path):
+        return _open_scratch(options, path)
     modules = load_modules(
         options.model,
         device=options.device,
@@ -55,6 +67,29 @@ def load_engine(options: EngineOptions) -> SDXLEngine | PixArtEngine:
         cache=options.cache,
     )
     return open_engine(modules, profile=options.profile, batch=options.batch, offload=options.offload)
+
+
+def _is_from_scratch(path: Path) -> bool:
+    """Whether it is a run, or a checkpoint, of `bottega train ldm`."""
+    from bottega.models.identify import identify
+
+    return path.is_dir() and not (path / "model_index.json").exists() and identify(path).family == "ldm"
+
+
+def _open_scratch(options: EngineOptions, path: Path) -> ScratchEngine:
+    from bottega.generation.scratch import ScratchEngine
+    from bottega.ldm.checkpoint import open_trained
+
+    standard = EngineOptions(model=options.model)
+    for name in ("vae", "configs", "dtype", "offload"):
+        if getattr(options, name) != getattr(standard, name):
+            raise RequestError(
+                f"a model of `bottega train ldm` has its own autoencoder, configuration and precision, received "
+                f"--{name}; leave it out"
+            )
+    return ScratchEngine(
+        open_trained(path, options.device), name=options.model, profile=options.profile, batch=options.batch
+    )
 
 
 def generate_files(
@@ -97,8 +132,6 @@ def generate_files(
 
 def free_path(folder: Path, prompt: str, picture: GeneratedPicture) -> Path:
     """Where a picture goes: by the first words of its prompt and its seed; a number where another has that name."""
-    from bottega.ldm.generate import file_stem
-
     stem = f"{file_stem(prompt)}-{picture.seed}"
     path = folder / f"{stem}.png"
     number = 2
@@ -106,3 +139,21 @@ def free_path(folder: Path, prompt: str, picture: GeneratedPicture) -> Path:
         path = folder / f"{stem}-{number}.png"
         number += 1
     return path
+
+
+def file_stem(prompt: str) -> str:
+    """The first words of a prompt as a file name, such as `orange-circle-with-teal-background`.
+
+    Where words are left out, six hexadecimal digits distinguish it from prompts that begin alike.
+    """
+    words = re.findall(r"\w+", prompt.lower())
+    whole = "-".join(words)
+    stem = "-".join(words[:_STEM_WORDS]).encode()[:_STEM_BYTES].decode(errors="ignore")
+    if stem != whole:
+        stem = f"{stem}-{six_digits(prompt)}"
+    return stem or "picture"
+
+
+def six_digits(text: str) -> str:
+    """Six hexadecimal digits of a text."""
+    return f"{derive(text) % 16**6:06x}"

@@ -62,7 +62,7 @@ class GenerationRequest(Config):
     image: Path | None = Field(None, description="picture to start from (img2img)")
     strength: float | None = Field(None, ge=0, le=1, description="img2img: share of the timesteps that are drawn again")
     loras: tuple[LoRASpec, ...] = Field((), max_length=16, description="LoRAs, all at work at once")
-    prediction_type: Literal["auto", "epsilon", "v_prediction", "flow"] = Field(
+    prediction_type: Literal["auto", "epsilon", "v_prediction", "flow", "sample"] = Field(
         "auto", description="what the network predicts; auto: as measured"
     )
     preset: str | None = Field(None, max_length=40, description="of the profile: values for fields that are not given")

@@ -15,7 +15,7 @@ Read `stage.run` first.
     samples.py         sample pictures during training
     checkpoint.py      a checkpoint as something to draw with; records.py: what it holds besides its tensors
     drawing.py         prompts to latents: guidance and sampler
-    generate.py        prompts to PNG files
+    checks.py          what may be asked of it; `generation.scratch` draws it to PNG files
 """
 
 from __future__ import annotations
