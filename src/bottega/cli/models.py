@@ -111,7 +111,9 @@ def verify(
 
     models = _models(recipe, set_, model_cache)
     found = _inspect(recipe, set_, model_cache)
-    recorded = content_faults(found, recipe) if hash_ and recipe.is_dir() else []
+    recorded = []
+    if hash_ and recipe.is_dir():
+        recorded = content_faults(found, recipe)
     request = CacheRequest(
         _cache(models, None),
         is_named=models.cache is not None,
@@ -133,8 +135,12 @@ def _wanted(models: ModelsConfig) -> tuple[str, ...]:
     from bottega.models.layout import ROLES
     from bottega.models.names import hub_name, on_disk
 
-    names = [getattr(models, role) for role in ROLES]
-    return tuple(name for name in names if name is not None and not on_disk(name) and hub_name(name) is not None)
+    wanted = []
+    for role in ROLES:
+        name = getattr(models, role)
+        if name is not None and not on_disk(name) and hub_name(name) is not None:
+            wanted.append(name)
+    return tuple(wanted)
 
 
 def _models_for(names: list[str], recipe: Path, sets: list[str] | None) -> ModelsConfig | None:

@@ -116,7 +116,8 @@ def _state_and_evidence(case: Case, finding: Finding) -> tuple[str, str]:
         return "not finite for a while", evidence
     if state == "plateaued" and rate < DECAYED_RATE * peak:
         evidence = f"the learning rate is at {rate / peak:.0%} of its peak"
-        when = ", before the end" if case.progress.share is not None and not case.ended else ""
+        has_an_end_ahead = case.progress.share is not None and not case.ended
+        when = ", before the end" if has_an_end_ahead else ""
         return f"plateaued, the rate come down{when}", evidence
     if state == "plateaued" and rate == peak:
         evidence += f", at a constant rate of {rate:.3g}"

@@ -329,6 +329,8 @@ def read_machine(cache: Path, runs: Path) -> Machine:
     """
     gpus, driver = _gpus()
     torch, error = _torch()
+    if torch is not None and torch.sees_gpu:
+        gpus = _with_capability(gpus)
     memory, free = _memory()
     unmet, known = _unmet_requirements()
     constraints = _constraints_file()
@@ -340,7 +342,7 @@ def read_machine(cache: Path, runs: Path) -> Machine:
         free_memory=free,
         torch=torch,
         torch_error=error,
-        gpus=_with_capability(gpus) if torch is not None and torch.sees_gpu else gpus,
+        gpus=gpus,
         driver=driver,
         disks=(_disk("model cache", cache), _disk("runs", runs)),
         unmet=unmet,

@@ -124,4 +124,6 @@ def _facts(report: LoRAReport) -> dict[str, FactValue]:
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
     """`4` where all are alike, else `4 (12 ×), 8 (3 ×)`."""
-    return ", ".join(f"{value} ({count} ×)" if len(counts) > 1 else f"{value}" for value, count in counts.items())
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({count} ×)" for value, count in counts.items())

@@ -119,7 +119,9 @@ def _steps_per_epoch(log: LogSummary) -> int | None:
 
 
 def _share(epoch: float | None, epochs: int | None) -> float | None:
-    return epoch / epochs if epochs and epoch is not None else None
+    if epoch is None or not epochs:
+        return None
+    return epoch / epochs
 
 
 def _hours_left(log: LogSummary, whole: int | None, seconds: float | None) -> float | None:

@@ -320,7 +320,8 @@ def _direction(moved: Estimate, surer: Estimate, part: float) -> str:
     """
     flat, slow = 2 * part * FLAT, 2 * part * SLOW
     if moved.low > -flat and moved.high < flat:
-        return "falling slowly" if surer.high < 0.0 and moved.value < -slow else "flat"
+        falls_slowly = surer.high < 0.0 and moved.value < -slow
+        return "falling slowly" if falls_slowly else "flat"
     # a quarter is looked at first, so that a chance there is one more: hence 99 %, too
     if (surer if part < 0.5 else moved).high < 0.0:
         return "falling"

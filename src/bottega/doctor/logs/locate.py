@@ -46,7 +46,10 @@ def _log_of_another_trainer(path: Path) -> Path | None:
 
 def _only_text_file(path: Path) -> Path:
     """The one text file of a folder. Of several none is guessed: a verdict on the wrong run is worse than none."""
-    texts = sorted(p for p in path.iterdir() if p.suffix in (".log", ".jsonl") and p.is_file())
+    texts = []
+    for file in sorted(path.iterdir()):
+        if file.suffix in (".log", ".jsonl") and file.is_file():
+            texts.append(file)
     if len(texts) == 1:
         return texts[0]
     if texts:

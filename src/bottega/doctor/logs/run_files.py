@@ -105,4 +105,6 @@ def _section(recipe: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 def _positive(section: Mapping[str, object], name: str) -> int | None:
     number = section.get(name)
-    return number if isinstance(number, int) and number > 0 else None
+    if isinstance(number, int) and number > 0:
+        return number
+    return None
