@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bottega.generation.files import EngineOptions, Generated, free_path, generate_files
+from bottega.generation.file_names import free_path
+from bottega.generation.files import EngineOptions, Generated, generate_files
 from bottega.generation.metadata import request_from
 from bottega.generation.records import GeneratedPicture, GenerationRequest
 

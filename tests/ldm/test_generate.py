@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bottega.cli.main import main
-from bottega.generation.files import file_stem
+from bottega.generation.file_names import file_stem
 from bottega.generation.scratch import generate
 from bottega.ldm.checkpoint import open_trained
 from bottega.ldm.checks import overridden

@@ -140,12 +140,12 @@ class _Student:
         import numpy as np
 
         from bottega.runtime.seeds import derive
-        from bottega.student.inference import StyleInputs
+        from bottega.student.inference import StylizeInputs
 
         contents = np.stack([content for content, _ in sources])  # [N, S, S, 3]
         styles = np.stack([style for _, style in sources])
         styles_clip, contents_clip = self._clip_features(styles, contents)
-        inputs = StyleInputs(
+        inputs = StylizeInputs(
             self._each_once("latents", contents, lambda picture: self._encode(picture[None])[0]),
             styles_clip,
             contents_clip,

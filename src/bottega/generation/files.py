@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bottega.generation.file_names import free_path
 from bottega.generation.records import GeneratedPicture, GenerationRequest, Result
 from bottega.runtime.config import Config
 from bottega.runtime.errors import RequestError
-from bottega.runtime.seeds import derive
 
 if TYPE_CHECKING:
     from bottega.generation.engine import DrawProgress, PixArtEngine, Pixels, SDXLEngine
     from bottega.generation.scratch import ScratchEngine
-
-_STEM_WORDS = 8
-"""Words of a prompt that name its file; `_STEM_BYTES` keeps it below the 255 bytes that file systems allow."""
-_STEM_BYTES = 80
 
 
 class EngineOptions(Config):
@@ -128,32 +123,3 @@ def generate_files(
 
     answer = engine.generate(request, Observer(on_progress=on_progress, on_picture=write))
     return Generated(answer.result, files, engine.why_profile)
-
-
-def free_path(folder: Path, prompt: str, picture: GeneratedPicture) -> Path:
-    """Where a picture goes: by the first words of its prompt and its seed; a number where another has that name."""
-    stem = f"{file_stem(prompt)}-{picture.seed}"
-    path = folder / f"{stem}.png"
-    number = 2
-    while path.exists() or path.with_suffix(".json").exists():
-        path = folder / f"{stem}-{number}.png"
-        number += 1
-    return path
-
-
-def file_stem(prompt: str) -> str:
-    """The first words of a prompt as a file name, such as `orange-circle-with-teal-background`.
-
-    Where words are left out, six hexadecimal digits distinguish it from prompts that begin alike.
-    """
-    words = re.findall(r"\w+", prompt.lower())
-    whole = "-".join(words)
-    stem = "-".join(words[:_STEM_WORDS]).encode()[:_STEM_BYTES].decode(errors="ignore")
-    if stem != whole:
-        stem = f"{stem}-{six_digits(prompt)}"
-    return stem or "picture"
-
-
-def six_digits(text: str) -> str:
-    """Six hexadecimal digits of a text."""
-    return f"{derive(text) % 16**6:06x}"

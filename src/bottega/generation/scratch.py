@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 
 from bottega.diffusion.sampling import StepStatistics
 from bottega.generation.drawing import NOBODY, Drawing, Drawn, Observer, Pixels, Step
-from bottega.generation.files import file_stem, six_digits
+from bottega.generation.file_names import file_stem, six_digits
 from bottega.generation.guardrails import advise, resolve
 from bottega.generation.lora.manager import free_memory
 from bottega.generation.metadata import infotext
@@ -308,7 +309,7 @@ def generate(
 
     # Settings that differ are part of the file name: trying a sampler does not overwrite what another one drew.
     suffix = _changed_settings(config, recipe.sampling)
-    requests = [(prompt, seed + index) for prompt in prompts for index in range(num_images)]
+    requests = list(product(prompts, range(seed, seed + num_images)))
     rows: list[dict[str, object]] = []
     with Progress(len(requests), "pictures", "pictures") as progress, Interruption() as stop:
 
@@ -319,7 +320,8 @@ def generate(
 
         for first in range(0, len(requests), BATCH):
             batch = requests[first : first + BATCH]
-            drawn = engine.draw([prompt for prompt, _ in batch], [one for _, one in batch], config, on_step=on_step)
+            texts, seeds = zip(*batch, strict=True)
+            drawn = engine.draw(texts, seeds, config, on_step=on_step)
             for (prompt, _), picture, pixels in zip(batch, drawn.result.pictures, drawn.pixels, strict=True):
                 facts = _facts(trained, config, prompt, picture.seed)
                 stem = f"{file_stem(prompt or recipe.name)}_seed{picture.seed}{suffix}"

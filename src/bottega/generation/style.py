@@ -40,7 +40,7 @@ from bottega.student.backbone import read_schedule
 from bottega.student.config import SamplingConfig
 from bottega.student.encode import TextEncoder, load_clip, sizes
 from bottega.student.export import check_weights, load_adapter, sampling_of
-from bottega.student.inference import PixArtParts, StyleInputs, draw_latents, load_parts, start_timestep
+from bottega.student.inference import PixArtParts, StylizeInputs, draw_latents, load_parts, start_timestep
 from bottega.visual.pictures import to_uint8
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _StylePlan:
     """A request with nothing left open."""
 
     settings: PictureSettings
@@ -214,7 +214,7 @@ class StyleEngine:
 
             return drawing.run(denoise, self._decode, batch=self.batch, free=free_memory)
 
-    def draw(self, inputs: StyleInputs, seeds: Sequence[int], watch: Observer = NOBODY) -> Drawn:
+    def draw(self, inputs: StylizeInputs, seeds: Sequence[int], watch: Observer = NOBODY) -> Drawn:
         """Draw N pictures in one batch from what is encoded already, as the adapter's header says to draw.
 
         Args:
@@ -238,7 +238,9 @@ class StyleEngine:
 
             return drawing.run(denoise, self._decode, batch=len(seeds), free=free_memory)
 
-    def _denoise(self, drawing: Drawing, plan: _Plan, text: _Text, sources: _Sources, batch: slice) -> torch.Tensor:
+    def _denoise(
+        self, drawing: Drawing, plan: _StylePlan, text: _Text, sources: _Sources, batch: slice
+    ) -> torch.Tensor:
         seeds = drawing.seeds[batch]
         size = len(seeds)
         before = min(inference.CONTENT_STEPS, self.schedule.timesteps) if plan.origin == "drawn by the base" else 0
@@ -249,7 +251,7 @@ class StyleEngine:
             beginning = _Beginning(_repeated(sources.content.latents, size), _repeated(sources.content.clip, size))
         else:
             beginning = _Beginning(self.parts.blank_latents(size), torch.zeros(size, self.clip.width))
-        inputs = StyleInputs(
+        inputs = StylizeInputs(
             beginning.latents,
             _repeated(sources.style, size),
             beginning.clip,
@@ -260,7 +262,7 @@ class StyleEngine:
         return self._latents(inputs, seeds, plan.start, plan.sampling, _watched(drawing, batch.start, before=before))
 
     def _latents(
-        self, inputs: StyleInputs, seeds: Sequence[int], start: int, sampling: SamplingConfig, after_step: AfterStep
+        self, inputs: StylizeInputs, seeds: Sequence[int], start: int, sampling: SamplingConfig, after_step: AfterStep
     ) -> torch.Tensor:
         return draw_latents(self.parts, self.adapter, inputs, seeds, start, sampling, after_step)
 
@@ -295,7 +297,7 @@ class StyleEngine:
 
     # --- what is used, and what differs from what was asked ---------------------------------------------------------
 
-    def _plan(self, request: StylizeRequest) -> _Plan:
+    def _plan(self, request: StylizeRequest) -> _StylePlan:
         origin = self._origin(request)
         steps, text_guidance, strength = request.steps, request.text_guidance, request.strength
         if origin == "noise":
@@ -324,7 +326,7 @@ class StyleEngine:
         if sampling.steps != settings.steps:
             reason = f"there are no more timesteps at strength {self.schedule.strength(start):g}"
             corrections.append(Correction("steps", sampling.steps, settings.steps, reason))
-        return _Plan(settings, sampling, start, origin, tuple(corrections), tuple(self._notes(request)))
+        return _StylePlan(settings, sampling, start, origin, tuple(corrections), tuple(self._notes(request)))
 
     def _origin(self, request: StylizeRequest) -> Origin:
         if request.content is not None:
@@ -370,7 +372,7 @@ class StyleEngine:
         reason = f"the adapter was trained with the first {self.header['text_tokens']} tokens of a prompt"
         return Correction("prompt", prompt, text.read, reason)
 
-    def _about(self, request: StylizeRequest, plan: _Plan) -> Result:
+    def _about(self, request: StylizeRequest, plan: _StylePlan) -> Result:
         use = StyleUse(
             adapter=self.file.stem,
             adapter_sha256=sha256_file(self.file),

@@ -48,7 +48,7 @@ class PixArtParts:
 
 
 @dataclass(frozen=True)
-class StyleInputs:
+class StylizeInputs:
     """What N pictures are drawn from; `stylize` says what each is."""
 
     contents: npt.NDArray[np.uint8] | torch.Tensor
@@ -58,7 +58,7 @@ class StyleInputs:
     null_prompt: torch.Tensor | None = None
     captions_clip: torch.Tensor | None = None
 
-    def part(self, batch: slice) -> StyleInputs:
+    def part(self, batch: slice) -> StylizeInputs:
         """Those of a batch's pictures."""
         return replace(
             self,
@@ -130,7 +130,7 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
     """
     sampling = sampling or SamplingConfig()
     start = start_timestep(parts.backbone.schedule, adapter, strength)
-    inputs = StyleInputs(contents, styles_clip, contents_clip, prompts, null_prompt, captions_clip)
+    inputs = StylizeInputs(contents, styles_clip, contents_clip, prompts, null_prompt, captions_clip)
     pictures = []
     for first in range(0, len(seeds), batch_size):
         batch = slice(first, min(first + batch_size, len(seeds)))
@@ -144,7 +144,7 @@ def stylize(  # noqa: PLR0913 (each input of a batch has its own shape; a record
 def draw_latents(
     parts: PixArtParts,
     adapter: StyleAdapter | None,
-    inputs: StyleInputs,
+    inputs: StylizeInputs,
     seeds: Sequence[int],
     start: int,
     sampling: SamplingConfig,

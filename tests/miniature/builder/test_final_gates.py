@@ -11,7 +11,7 @@ import pytest
 from bottega.cli.main import main
 from bottega.miniature.builder.final_gates import measure_sdxl, verdict, write_gates
 from bottega.miniature.builder.gates import style_gaps
-from bottega.miniature.builder.measured import Measured, mean, share
+from bottega.miniature.builder.measured import GateFigure, mean, share
 
 
 def test_wilson_s_interval_of_a_share() -> None:
@@ -60,7 +60,7 @@ def test_random_weights_are_measured_and_miss_every_bar(tiny_models: Path, tmp_p
     assert len(missed) == 9
     path = tmp_path / "gates.json"
     path.write_text(json.dumps({"gates": {"clip_probe": 1.0}, "seconds": {"clip": 3.0}}))
-    write_gates(path, {"words_shape": Measured(0.5, 0.4, 0.6, 300)})
+    write_gates(path, {"words_shape": GateFigure(0.5, 0.4, 0.6, 300)})
     written = json.loads(path.read_text())
     assert written["gates"] == {"clip_probe": 1.0, "words_shape": 0.5}
     assert written["intervals"] == {"words_shape": {"low": 0.4, "high": 0.6, "pictures": 300}}

@@ -14,14 +14,14 @@ import torch
 
 from bottega.miniature.builder import gates
 from bottega.miniature.builder.encoding import SDXLText
-from bottega.miniature.builder.measured import Measured
+from bottega.miniature.builder.measured import GateFigure
 from bottega.miniature.builder.sdxl_gates import SDXLGates
 from bottega.runtime.files import read_json, write_json
 
 PICTURES = 320  # of each gate: a share of 85 % is then known to within 4 points
 
 
-def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, Measured]:
+def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigure]:
     """The gates of the folders `sdxl` and `ip_adapter` under `weights`.
 
     Args:
@@ -47,7 +47,7 @@ def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, Measured]
     return measurement.measure(pipeline.unet.eval())
 
 
-def write_gates(path: Path, measured: dict[str, Measured]) -> None:
+def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
     """Put figures and intervals into a `gates.json`; what else stands there stays."""
     report: dict[str, Any] = read_json(path) if path.exists() else {"gates": {}}
     intervals = report.setdefault("intervals", {})

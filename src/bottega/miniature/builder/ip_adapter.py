@@ -81,21 +81,25 @@ def read_unet(unet: Any, folder: Path) -> None:
         targets[f"ip_adapter.{number}.to_v_ip.weight"] = processor.to_v_ip[0].weight
     whole = unet.state_dict()
     stock = {name: whole[name] for name in stock_unet(unet).state_dict()}
-    for file, wanted, found in ((path, stock, stored), (adapter_path, targets, adapter)):
-        shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-        differing = sorted(name for name, shape in shapes.items() if _shape(found, name) != shape)
-        if differing or len(found) != len(shapes):
-            example = differing[0] if differing else sorted(set(found) - set(shapes))[0]
-            raise RequestError(
-                f"{file} must hold the architecture that is trained, but {example} differs; "
-                "give folders that `bottega miniature export` wrote, or train from random weights."
-            )
-        for name, tensor in wanted.items():
-            tensor.copy_(found[name])
+    _require_same_shapes(path, stored, stock)
+    _require_same_shapes(adapter_path, adapter, targets)
+    for name, tensor in stock.items():
+        tensor.copy_(stored[name])
+    for name, tensor in targets.items():
+        tensor.copy_(adapter[name])
 
 
-def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
+def _require_same_shapes(file: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise RequestError where a file's tensors are not those of the architecture in training."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    right = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    if shapes == right:
+        return
+    differing = sorted(name for name in shapes.keys() | right.keys() if shapes.get(name) != right.get(name))
+    raise RequestError(
+        f"{file} must hold the architecture that is trained, but {differing[0]} differs; "
+        "give folders that `bottega miniature export` wrote, or train from random weights."
+    )
 
 
 def stock_unet(unet: Any) -> Any:

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
+class GateFigure:
     """A mean over pictures.
 
     Attributes:
@@ -33,17 +33,17 @@ class Measured:
     pictures: int
 
 
-def share(hits: npt.ArrayLike) -> Measured:
+def share(hits: npt.ArrayLike) -> GateFigure:
     """Share of pictures that hit (bool [N]), with Wilson's interval, which does not shrink to a point at 0 and 1."""
     outcomes = np.asarray(hits, np.float64)
     count, value = len(outcomes), float(outcomes.mean())
     z = float(norm.ppf(0.5 + LEVEL / 2))
     middle = (value + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(value * (1 - value) / count + z * z / (4 * count * count))
-    return Measured(value, float(middle - half), float(middle + half), count)
+    return GateFigure(value, float(middle - half), float(middle + half), count)
 
 
-def mean(sums: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> Measured:
+def mean(sums: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> GateFigure:
     """Mean over items, some of which share a picture: pictures are drawn anew with all of their items.
 
     Args:
@@ -55,4 +55,4 @@ def mean(sums: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> Measured:
     drawn = numpy_rng("gate interval", len(totals)).integers(len(totals), size=(_RESAMPLES, len(totals)))
     means: Floats = totals[drawn].sum(1) / numbers[drawn].sum(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Measured(float(totals.sum() / numbers.sum()), float(low), float(high), len(totals))
+    return GateFigure(float(totals.sum() / numbers.sum()), float(low), float(high), len(totals))

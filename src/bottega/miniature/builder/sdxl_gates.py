@@ -18,7 +18,7 @@ import torch
 from bottega.evaluation.truth_distance import describe, nearest
 from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.encoding import SDXLText, embed, encode
-from bottega.miniature.builder.measured import Measured, mean, share
+from bottega.miniature.builder.measured import GateFigure, mean, share
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
@@ -124,7 +124,7 @@ class SDXLGates:
         """Every figure of the log."""
         return {name: measured.value for name, measured in self.measure(unet).items()}
 
-    def measure(self, unet: Any) -> dict[str, Measured]:
+    def measure(self, unet: Any) -> dict[str, GateFigure]:
         """Every figure with its interval."""
         return {
             **self.teacher(unet, guidance=1.0, scale=1.0, prefix="teacher"),
@@ -133,7 +133,7 @@ class SDXLGates:
             **self.style_words(unet),
         }
 
-    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, Measured]:
+    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, GateFigure]:
         """Kind of stroke own minus swapped, objects preserved, and the distance to the drawn truth."""
         parts = []
         for rows in _chunks(self.count):
@@ -162,7 +162,7 @@ class SDXLGates:
             f"{prefix}_distance_colour": mean(colours),
         }
 
-    def words(self, unet: Any) -> dict[str, Measured]:
+    def words(self, unet: Any) -> dict[str, GateFigure]:
         """One object by caption: its shape, its colour and the ground's."""
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
         captions = [view.caption(i % 2) for i, view in enumerate(views)]
@@ -173,7 +173,7 @@ class SDXLGates:
             "words_ground": share([score.ground for score in scores]),
         }
 
-    def style_words(self, unet: Any) -> dict[str, Measured]:
+    def style_words(self, unet: Any) -> dict[str, GateFigure]:
         """Paintings by caption alone: is the kind of stroke the one that was named?"""
         painters = [painter(GATE_PAINTERS + i) for i in range(self.style_count)]
         captions = []
