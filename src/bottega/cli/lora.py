@@ -17,11 +17,10 @@ from bottega.cli.model_options import (
     SeedOption,
     VAEOption,
 )
+from bottega.doctor.lora import counts_text
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bottega.generation.lora import LoRAReport
     from bottega.generation.lora.metadata import LoRAMetadata
     from bottega.generation.lora_trial import LoRATrial, Remains
@@ -92,10 +91,10 @@ def _network_rows(report: LoRAReport) -> list[tuple[str, str]]:
     return [
         ("made for", family),
         ("layout", report.layout),
-        ("modules", _counts(report.algorithms)),
-        ("rank", _counts(report.ranks)),
-        ("alpha", _counts(report.alphas) or "none given: full scale"),
-        ("numbers", _counts(report.dtypes)),
+        ("modules", counts_text(report.algorithms)),
+        ("rank", counts_text(report.ranks)),
+        ("alpha", counts_text(report.alphas) or "none given: full scale"),
+        ("numbers", counts_text(report.dtypes)),
         ("parts", ", ".join(parts)),
     ]
 
@@ -108,13 +107,6 @@ def _header_rows(told: LoRAMetadata) -> list[tuple[str, str]]:
         ("trigger words", ", ".join(told.trigger_words)),
         ("frequent tags", ", ".join(tags)),
     ]
-
-
-def _counts(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
-    """`4` where all are alike, else `4 (12 ×), 8 (3 ×)`."""
-    if len(counts) == 1:
-        return str(next(iter(counts)))
-    return ", ".join(f"{value} ({count} ×)" for value, count in counts.items())
 
 
 @app.command("test")

@@ -105,10 +105,10 @@ def _facts(report: LoRAReport) -> dict[str, FactValue]:
     facts: dict[str, FactValue] = {
         "made for": report.family,
         "layout": report.layout,
-        "algorithms": _counts(report.algorithms),
-        "ranks": _counts(report.ranks),
-        "alphas": _counts(report.alphas) or "none given: full scale",
-        "numbers": _counts(report.dtypes),
+        "algorithms": counts_text(report.algorithms),
+        "ranks": counts_text(report.ranks),
+        "alphas": counts_text(report.alphas) or "none given: full scale",
+        "numbers": counts_text(report.dtypes),
         "modules": [f"{name} {part.modules}" for name, part in report.components.items()],
         "matching keys": None if report.matched_keys is None else f"{report.matched_keys} of {report.keys}",
         "share that matches": report.share,
@@ -122,7 +122,7 @@ def _facts(report: LoRAReport) -> dict[str, FactValue]:
     return facts
 
 
-def _counts(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
+def counts_text(counts: Mapping[str, int] | Mapping[int, int] | Mapping[float, int]) -> str:
     """`4` where all are alike, else `4 (12 ×), 8 (3 ×)`."""
     if len(counts) == 1:
         return str(next(iter(counts)))
