@@ -34,6 +34,7 @@ from bottega.student.resampler import MAX_WIDTH, Resampler
 from bottega.student.stage import prepare, run, verify
 from bottega.student.store import FeatureStore, read_samples
 from bottega.student.targets import Picture, Sample
+from bottega.visual.pictures import to_uint8
 
 from .conftest import PATCHES, as_diffusers_calls_it
 from .reference import forward
@@ -360,26 +361,26 @@ def test_the_evaluation_hands_the_adapter_what_the_sampler_gets(
 ) -> None:
     from bottega.evaluation.painters import load_painter
     from bottega.runtime.seeds import derive
+    from bottega.student.export import sampling_of
     from bottega.student.inference import stylize
 
     settings = {"models": models.model_dump(mode="json"), "adapter": str(trained / "adapter.safetensors")}
     painter: Any = load_painter("student", settings, ["a circle"])
-    painter._sampling = painter._sampling.model_copy(update={"steps": 2})
     content, style = (load_square(world / "data" / path, 128) for path in ("coco/c0.png", "wikiart/s0.png"))
     pair = Pair("c0_s0", "c0", "coco/c0.png", "s0", "wikiart/s0.png", prompt="a circle")
     ours = painter.draw([pair], [(content, style)], 5)[0]
     patches = ClipEncoder(Path(str(models.clip)), device="cpu").patches(style[None])
     theirs = stylize(
-        painter._parts,
+        painter._engine.parts,
         load_adapter(trained / "adapter.safetensors")[0],
         content[None],
         torch.from_numpy(patches),
         None,
         [painter._texts["a circle"]],
         [derive("evaluation noise", 5, "c0", "s0")],
-        sampling=painter._sampling,
+        sampling=sampling_of(painter._engine.header, "adapter"),
     )[0]
-    assert float(np.abs(ours - theirs).max()) < 1e-5
+    assert np.abs(ours.astype(int) - to_uint8(theirs)).max() <= 1  # a level, where rounding is on the edge
 
 
 def test_diffusers_own_pipeline_takes_patch_tokens_and_no_content(

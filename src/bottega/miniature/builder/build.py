@@ -20,6 +20,7 @@ import torch
 from bottega.miniature.builder import gates
 from bottega.miniature.builder.corpus import Corpus, draw_corpus
 from bottega.miniature.builder.encoding import Latents, SDXLText, embed, encode
+from bottega.miniature.builder.final_gates import measure_sdxl
 from bottega.miniature.builder.learn_encoders import (
     learn_clip,
     learn_scene_reader,
@@ -82,6 +83,7 @@ class Report:
 
     gates: dict[str, float]
     bars: dict[str, float]
+    at_most: dict[str, float]
     seconds: dict[str, float]
     parameters: dict[str, int]
 
@@ -113,7 +115,7 @@ def build(work: Path, output: Path, plan: Plan = Plan()) -> Report:
     # Pack and measure.
     pack(parts, output)
     measured = _timed(work, "gates", lambda: measure_gates(work, output, parts, plan, corpus))
-    report = Report(measured, gates.BARS, _training_seconds(work), count_parameters(parts))
+    report = Report(measured, gates.BARS, gates.AT_MOST, _training_seconds(work), count_parameters(parts))
     write_json(output / "gates.json", asdict(report))
     return report
 
@@ -259,13 +261,9 @@ def _train_judges(work: Path, plan: Plan) -> None:
 def measure_gates(work: Path, output: Path, parts: Parts, plan: Plan, known: Corpus) -> dict[str, float]:
     """All gates, on scenes and painters that no model has seen; `known` is what CLIP's probe is fitted to."""
     corpus = draw_corpus(work / "gates", plan.gate_corpus, GATE_SCENES, GATE_PAINTERS, plan.gate_painters, plan.workers)
-    judges = (parts.style_classifier, parts.scene_reader)
-    count = min(plan.gate_pictures, len(corpus))
-    result = gates.measure_encoders(corpus, known, parts.vae, parts.clip, *judges)
-    result |= gates.measure_teacher(output, corpus, *judges, count=count)
-    result |= gates.measure_teacher(
-        output, corpus, *judges, count=count, guidance=3.5, scale=0.3, prefix="teacher_at_protocol"
-    )
+    result = gates.measure_encoders(corpus, known, parts.vae, parts.clip, parts.style_classifier, parts.scene_reader)
+    for name, figure in measure_sdxl(output, plan.gate_pictures).items():
+        result[name] = figure.value
     result |= gates.measure_pixart(output, parts.scene_reader, count=plan.gate_pictures)
     return {name: round(value, 4) for name, value in result.items()}
 

@@ -38,7 +38,6 @@ BARS = {
     "words_style": 0.80,
 }
 AT_MOST = {"teacher_distance": 2.5, "teacher_at_protocol_distance": 2.5}
-TEACHER_GUIDANCE, TEACHER_SCALE = 1.0, 1.0  # calibrated; the protocol's are 3.5 and 0.30 (recipes/miniature.yaml)
 PRESERVED_IOU = 0.5  # an object counts as preserved from here up, as in COCO's AP50
 
 Labels = npt.NDArray[np.uint8]  # [H, W] or [N, H, W], 0 is ground, k + 1 is SHAPES[k]
@@ -223,52 +222,6 @@ def draw_captions(pipeline: Any, views: list[Scene], objects: int, *, guidance: 
     return to_uint8(np.concatenate(parts))
 
 
-def measure_teacher(
-    folder: Path,
-    corpus: Corpus,
-    classifier: Any,
-    reader: Any,
-    count: int = 96,
-    guidance: float = TEACHER_GUIDANCE,
-    scale: float = TEACHER_SCALE,
-    prefix: str = "teacher",
-) -> dict[str, float]:
-    """diffusers' own img2img with the IP-Adapter: 25 steps, strength 0.40, DDIM; by default with calibrated weights."""
-    from PIL import Image
-
-    pipeline = teacher_pipeline(folder, scale)
-    contents = [(7 * i + 3) % len(corpus) for i in range(count)]  # rows; never the style picture's own
-    parts: list[npt.NDArray[np.float32]] = []
-    for i, row in enumerate(contents):  # one at a time: the pipeline repeats a batch's styles, it does not share them
-        embeds = pipeline.encode_image(Image.fromarray(corpus.painted[i]), "cpu", 1)[0][:, None]
-        if guidance > 1:
-            embeds = torch.cat([torch.zeros_like(embeds), embeds])
-        drawn = pipeline(
-            scene(corpus.scene_of(row)).caption(0),
-            image=Image.fromarray(corpus.plain[row]),
-            ip_adapter_image_embeds=[embeds],
-            generator=torch_generator("gate teacher", i),
-            strength=0.40,
-            num_inference_steps=25,
-            guidance_scale=guidance,
-            output_type="np",
-        )
-        parts.append(drawn.images)
-    pictures = to_uint8(np.concatenate(parts))
-    seen, read = kinds_of(classifier, pictures), labels_of(reader, pictures)
-    overlaps: list[float] = []
-    for i, row in enumerate(contents):
-        overlaps += object_overlaps(read[i], scene(corpus.scene_of(row)))
-    own, swapped = style_agreement(seen, _kinds(corpus, count))
-    return {
-        f"{prefix}_style_own": own,
-        f"{prefix}_style_shuffled": swapped,
-        f"{prefix}_style_gap": own - swapped,
-        f"{prefix}_in_place": preserved(overlaps),
-        f"{prefix}_iou": float(np.mean(overlaps)),
-    }
-
-
 def teacher_pipeline(folder: Path, scale: float) -> Any:
     """diffusers' img2img with the IP-Adapter at a scale, from the folders `sdxl` and `ip_adapter`, in float32."""
     from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline
@@ -284,12 +237,6 @@ def teacher_pipeline(folder: Path, scale: float) -> Any:
     pipeline.set_ip_adapter_scale(scale)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def style_agreement(seen: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Share of pictures [N] whose kind of stroke is their own painter's, and share that have another picture's."""
-    own = float((seen == kinds).mean())
-    return own, own - float(style_gaps(seen, kinds).mean())
 
 
 def style_gaps(seen: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
