@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.generation.conftest import settings
 from tests.models.originals import original, write_vae
 
@@ -19,7 +19,7 @@ from bottega.cli.main import main
 from bottega.generation.engine import SDXLEngine
 from bottega.generation.lora.named import architecture_of
 from bottega.generation.modules import Modules, load_modules
-from bottega.generation.single_file import _unet_sources, _vae_sources
+from bottega.generation.single_file import _unet_sources, _vae_sources, save_single_file
 from bottega.models.names import resolve
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 
@@ -161,8 +161,43 @@ def test_an_autoencoder_that_is_replaced_is_counted(checkpoint: Path, state: Sta
     modules = load(checkpoint, miniature, vae=str(miniature / "vae"))
     count = sum(key.startswith("first_stage_model.") for key in state)
     assert modules.left_aside == {"autoencoder, replaced": count, "not used": 1}
-    with pytest.raises(RequestError, match="AutoencoderTiny"):
-        load(checkpoint, miniature)
+    with pytest.raises(RequestError, match=r"lacks .* of vae, first first_stage_model\.encoder\.layers"):
+        load(checkpoint, miniature)  # by its configuration the autoencoder is an AutoencoderTiny
+
+
+def test_a_file_that_is_written_has_the_names_and_tensors_of_the_original(
+    folder: Path, state: State, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_single_file(file, {name: load_modules(str(folder), device="cpu").parts[name] for name in NETWORKS})
+    written = load_file(file)
+    expected = {key: value for key, value in state.items() if not key.endswith("logit_scale")}
+    assert written.keys() == expected.keys()
+    for key, value in written.items():
+        assert torch.equal(value, expected[key].half()), key
+
+
+def test_a_tiny_autoencoder_goes_into_a_file_and_comes_back(tmp_path: Path) -> None:
+    miniature = resolve("bottega:miniature/weights/sdxl")
+    modules = load_modules(str(miniature), device="cpu")
+    file = tmp_path / "model.safetensors"
+    metadata = {"modelspec.title": "A drawn world"}
+    save_single_file(file, {name: modules.parts[name] for name in NETWORKS}, metadata=metadata, markers=("v_pred",))
+    again = load(file, miniature)
+    assert_equal(again, modules)
+    assert again.identity.title == "A drawn world"
+    assert again.identity.pixels_per_cell == 4
+    assert again.identity.missing == ()
+    assert again.left_aside == {"not used": 1}
+
+
+def test_an_autoencoder_of_another_kind_is_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "configs"
+    shutil.copytree(folder, other)
+    config = json.loads((other / "vae" / "config.json").read_text())
+    (other / "vae" / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
+    with pytest.raises(RequestError, match="one of AutoencoderKL, AutoencoderTiny, the configuration is of VQModel"):
+        load(checkpoint, other)
 
 
 @pytest.mark.parametrize(

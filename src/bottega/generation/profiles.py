@@ -237,7 +237,7 @@ def _by_identity(identity: CheckpointIdentity, prediction_type: PredictionType |
             f"{family} ({identity.why}); name another checkpoint"
         )
     if identity.miniature and family in _MINIATURES:
-        return load_profile(_MINIATURES[family]), f"a miniature of {family}, {identity.width} wide"
+        return _of_miniature(identity, prediction_type)
     if family == "pixart":
         return _by_side(identity)
     if family == "sdxl":
@@ -245,6 +245,19 @@ def _by_identity(identity: CheckpointIdentity, prediction_type: PredictionType |
         if by_name is not None:
             return by_name
     return load_profile(_DEFAULTS[family]), f"the architecture is {family}, and no name says more"
+
+
+def _of_miniature(identity: CheckpointIdentity, prediction_type: PredictionType | None) -> tuple[Profile, str]:
+    """A miniature's own profile; where its name is that of a family of checkpoints, that family's in the small size."""
+    small = load_profile(_MINIATURES[identity.family])
+    why = f"a miniature of {identity.family}, {identity.width} wide"
+    by_name = _by_name(identity, prediction_type) if identity.family == "sdxl" else None
+    if by_name is None:
+        return small, why
+    family, named = by_name
+    # How large its pictures are and how many layers its text encoder has follow from its size, all else from its kind.
+    fitted = {"pixels": small.pixels, "clip_skip": small.clip_skip, "presets": small.presets}
+    return family.model_copy(update=fitted), f"{named}; sizes of {why}"
 
 
 def _by_side(identity: CheckpointIdentity) -> tuple[Profile, str]:

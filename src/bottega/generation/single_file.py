@@ -4,6 +4,8 @@ Each part is built from its configuration without memory, then asked for its ten
 looked up under the original code's name, so that a tensor can only come from the part's own prefix. diffusers'
 `from_single_file` tells the two text encoders apart by their widths, which are the same in a small model.
 
+`save_single_file` writes such a file, by the same table of names.
+
 The file is mapped, and each tensor is copied straight to its device in its dtype: a checkpoint of 7 GB is in memory
 once. Nothing is copied before every part is known to be whole.
 """
@@ -24,6 +26,7 @@ from bottega.models.checkpoint_keys import kind_of_foreign, split_original
 from bottega.models.loading import load_scheduler, load_tokenizer, load_vae, refuse_fp32_tensors
 from bottega.models.weights import TensorInfo, read_config, read_header
 from bottega.runtime.errors import RequestError
+from bottega.runtime.files import atomic_path
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "unet": ("model.diffusion_model.",),
@@ -37,8 +40,10 @@ _CLASSES: Mapping[str, str] = {
     "unet": "UNet2DConditionModel",
     "text_encoder": "CLIPTextModel",
     "text_encoder_2": "CLIPTextModelWithProjection",
-    "vae": "AutoencoderKL",
 }
+
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+"""By the configuration's word. The original code has no name for a tiny one's tensors: they keep diffusers' names."""
 
 _FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 
@@ -244,11 +249,11 @@ def _empty(name: str, folder: Path) -> torch.nn.Module:
     from accelerate import init_empty_weights
 
     config = dict(read_config(folder / "config.json"))
-    kind = _CLASSES[name]
-    if name == "vae" and config.get("_class_name") != kind:
+    kind = _CLASSES.get(name) or str(config.get("_class_name"))
+    if name == "vae" and kind not in _AUTOENCODERS:
         raise RequestError(
-            f"{folder}: an autoencoder inside a checkpoint is an {kind}, the configuration is of "
-            f"{config.get('_class_name')}; name another folder of configurations, or an autoencoder with --vae"
+            f"{folder}: an autoencoder inside a checkpoint is one of {', '.join(_AUTOENCODERS)}, the configuration is "
+            f"of {kind}; name another folder of configurations, or an autoencoder with --vae"
         )
     with init_empty_weights(include_buffers=False):
         if name in ("unet", "vae"):
@@ -294,6 +299,8 @@ def _open_clip_source(key: str) -> _Source:
 
 def _vae_sources(wanted: Iterable[str]) -> dict[str, _Source]:
     keys = list(wanted)
+    if any(key.startswith("decoder.layers.") for key in keys):
+        return {key: _Source(key) for key in keys}  # an AutoencoderTiny
     last = 0  # the number of the topmost level
     for key in keys:
         match = re.match(r"decoder\.up_blocks\.(\d+)\.", key)
@@ -380,3 +387,52 @@ def _fill(path: Path, plan: _PartPlan, dtype: torch.dtype, device: torch.device)
     plan.module.load_state_dict(state, strict=True, assign=True)
     # For the buffers, which are whole numbers. With a dtype, diffusers would warn of modules that are not there.
     return plan.module.to(device).eval()
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def save_single_file(
+    path: Path,
+    parts: Mapping[str, torch.nn.Module],
+    *,
+    dtype: torch.dtype = torch.float16,
+    metadata: Mapping[str, str] | None = None,
+    markers: Iterable[str] = (),
+) -> None:
+    """Write SDXL as one file in the original key layout; it appears whole or not at all.
+
+    Args:
+        path: the new file.
+        parts: unet, text_encoder, text_encoder_2 and, where it is to be in the file, vae, as diffusers loads them.
+        dtype: of the tensors in the file.
+        metadata: of the file's header, such as `modelspec.title`.
+        markers: empty tensors that say how the network was trained: `v_pred`, `ztsnr` (`checkpoint_keys.MARKERS`).
+    """
+    from safetensors.torch import save_file
+
+    state: dict[str, torch.Tensor] = {marker: torch.tensor([]) for marker in markers}
+    for name, module in parts.items():
+        state |= _original_state(name, module.state_dict(), dtype)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+def _original_state(name: str, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A part's tensors under the names of the original code."""
+    prefix = _PREFIXES[name][0]
+    state: dict[str, torch.Tensor] = {}
+    thirds: dict[str, dict[int, torch.Tensor]] = {}
+    for key, source in _SOURCES[name](tensors).items():
+        value = tensors[key].detach().to("cpu", dtype)
+        if source.third is not None:
+            thirds.setdefault(prefix + source.key, {})[source.third] = value
+            continue
+        if source.transposed:
+            value = value.T
+        if name == "vae" and ".attn_1." in source.key and value.ndim == 2:
+            value = value[:, :, None, None]  # the original attention is a 1 × 1 convolution
+        state[prefix + source.key] = value.clone().contiguous()
+    for key, parts in thirds.items():
+        state[key] = torch.cat([parts[third] for third in range(3)])
+    return state
