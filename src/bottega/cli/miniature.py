@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bottega.miniature.builder.measured import GateFigure
 
 app = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
 
@@ -16,6 +19,30 @@ class Model(StrEnum):
 
     sdxl = "sdxl"
     pixart = "pixart"
+
+
+class Variant(StrEnum):
+    """What `train-variants` trains."""
+
+    outline = "outline"
+    sepia = "sepia"
+    ink = "ink"
+    v = "v"
+
+
+class CheckpointName(StrEnum):
+    """What `checkpoint` writes."""
+
+    base = "base"
+    ink = "ink"
+    v = "v"
+
+
+class Way(StrEnum):
+    """How `gate-variants` draws."""
+
+    words = "words"
+    contents = "contents"
 
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "miniature" / "weights"
@@ -49,15 +76,22 @@ def gates(
     write: Annotated[bool, typer.Option("--write", help="Write the figures into `gates.json` there.")] = False,
 ) -> None:
     """Measure SDXL and its IP-Adapter on scenes and painters held out, with 95 % intervals."""
-    from bottega.miniature.builder.final_gates import measure_sdxl, verdict, write_gates
+    from bottega.miniature.builder.final_gates import measure_sdxl, write_gates
 
     folder = weights or _SHIPPED
     measured = measure_sdxl(folder, pictures)
     for name, figure in measured.items():
-        interval = f"[{figure.low:.3f}, {figure.high:.3f}] n {figure.pictures}"
-        typer.echo(f"{name:32} {figure.value:8.3f} {interval:26} {verdict(name, figure.value) or ''}".rstrip())
+        typer.echo(_line(name, figure))
     if write:
         write_gates(folder / "gates.json", measured)
+
+
+def _line(name: str, figure: GateFigure) -> str:
+    """A figure with its interval, how many pictures it was measured on, and whether it reached its bar."""
+    from bottega.miniature.builder.final_gates import verdict
+
+    interval = f"[{figure.low:.3f}, {figure.high:.3f}] n {figure.pictures}"
+    return f"{name:32} {figure.value:8.3f} {interval:26} {verdict(name, figure.value) or ''}".rstrip()
 
 
 @app.command()
@@ -117,3 +151,81 @@ def world(
     from bottega.miniature.datasets import run_world
 
     typer.echo(run_world(WorldConfig(contents=contents, painters=painters), output))
+
+
+@app.command("train-variants")
+def train_variants(
+    names: Annotated[
+        list[Variant] | None, typer.Argument(help="outline and sepia: LoRAs; ink and v: checkpoints. Default: all.")
+    ] = None,
+    state: Annotated[Path, typer.Option(help="Folder for drawn latents, states and logs.")] = Path(
+        "build/miniature/variants"
+    ),
+    output: Annotated[Path, typer.Option(help="Folder that loras/ and checkpoints/ are written into.")] = Path(
+        "build/miniature/weights"
+    ),
+    weights: Annotated[
+        Path | None, typer.Option(help="Folders of the models to start from; default: the shipped ones.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps each: tests the procedure, not the result.")
+    ] = False,
+) -> None:
+    """Train the miniature's LoRAs and checkpoints on top of its SDXL; the same command resumes after a stop."""
+    from bottega.miniature.builder import variants
+    from bottega.miniature.builder.variant_files import write_variant
+
+    for name in names or list(Variant):
+        plan = variants.PLANS[name.value]
+        if quick:
+            plan = variants.quick(plan)
+        tensors = variants.train_variant(name.value, weights or _SHIPPED, state, plan)
+        for file in write_variant(name.value, tensors, weights or _SHIPPED, output, plan):
+            typer.echo(f"wrote {file}")
+
+
+@app.command("gate-variants")
+def gate_variants(
+    names: Annotated[list[Variant] | None, typer.Argument(help="Which ones; default: all.")] = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="Folder with loras/ and checkpoints/; default: that of the weights.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folders of the models they belong to; default: the shipped ones.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Drawn for each figure.", min=1)] = 300,
+    way: Annotated[
+        list[Way] | None, typer.Option(help="From words, or from drawn contents (image to image); default: both.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the figures into `gates.json` there.")] = False,
+) -> None:
+    """Measure the variants on scenes held out, drawn by bottega's engine, with 95 % intervals."""
+    from bottega.miniature.builder.final_gates import write_gates
+    from bottega.miniature.builder.variant_gates import gate
+    from bottega.miniature.builder.variants import Variant as TrainedVariant
+
+    folder = variants or weights or _SHIPPED
+    chosen: list[TrainedVariant] = [name.value for name in names or list(Variant)]
+    measured = gate(chosen, weights or _SHIPPED, folder, pictures, [one.value for one in way or list(Way)])
+    for name, figure in measured.items():
+        typer.echo(_line(name, figure))
+    if write:
+        write_gates(folder / "gates.json", measured)
+
+
+@app.command()
+def checkpoint(
+    name: Annotated[
+        CheckpointName, typer.Argument(help="base: the SDXL as it is; ink: ink and flat colour; v: predicts v.")
+    ],
+    output: Annotated[Path, typer.Option(help="The new .safetensors file.")],
+    variants: Annotated[
+        Path | None, typer.Option(help="Folder with checkpoints/; default: that of the weights.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folders of the models; default: the shipped ones.")] = None,
+) -> None:
+    """Write SDXL as one file in the original key layout, as checkpoints are published."""
+    from bottega.miniature.builder.variant_files import write_checkpoint
+
+    write_checkpoint(name.value, weights or _SHIPPED, output, variants)
+    typer.echo(f"wrote {output}; to draw with it, add --configs bottega:miniature/weights/sdxl")

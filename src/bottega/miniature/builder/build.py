@@ -6,7 +6,7 @@ Each step leaves its state in the work folder and resumes from there when the co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -115,7 +115,8 @@ def build(work: Path, output: Path, plan: Plan = Plan()) -> Report:
     # Pack and measure.
     pack(parts, output)
     measured = _timed(work, "gates", lambda: measure_gates(work, output, parts, plan, corpus))
-    report = Report(measured, gates.BARS, gates.AT_MOST, _training_seconds(work), count_parameters(parts))
+    bars, at_most = _bars_of(measured)
+    report = Report(measured, bars, at_most, _training_seconds(work), count_parameters(parts))
     write_json(output / "gates.json", asdict(report))
     return report
 
@@ -266,6 +267,13 @@ def measure_gates(work: Path, output: Path, parts: Parts, plan: Plan, known: Cor
         result[name] = figure.value
     result |= gates.measure_pixart(output, parts.scene_reader, count=plan.gate_pictures)
     return {name: round(value, 4) for name, value in result.items()}
+
+
+def _bars_of(measured: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Bars from below and from above of the gates that were measured; variants are made and measured by themselves."""
+    bars = {name: bar for name, bar in gates.BARS.items() if name in measured}
+    at_most = {name: bar for name, bar in gates.AT_MOST.items() if name in measured}
+    return bars, at_most
 
 
 def _training_seconds(work: Path) -> dict[str, float]:

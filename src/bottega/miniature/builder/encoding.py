@@ -59,9 +59,14 @@ class SDXLText(torch.nn.Module):
     @torch.no_grad()
     def forward(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions -> (states [B, 77, 2 D], pooled [B, D]); an empty caption gives zeros, as SDXL's pipeline does."""
-        tokens = self.tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        first = self.first(input_ids=tokens.input_ids, output_hidden_states=True)
-        second = self.second(input_ids=tokens.input_ids, output_hidden_states=True)
-        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)  # [B, 77, 2 D]
-        keep = torch.tensor([[float(bool(caption))] for caption in captions])  # [B, 1]
-        return states * keep[..., None], second.text_embeds * keep
+        return read_captions(self.tokenizer, self.first, self.second, captions)
+
+
+def read_captions(tokenizer: Any, first: Any, second: Any, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `SDXLText` gives, with gradients where the encoders are trained; `first` and `second` are the encoders."""
+    tokens = tokenizer(captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    read = first(input_ids=tokens.input_ids, output_hidden_states=True)
+    read_too = second(input_ids=tokens.input_ids, output_hidden_states=True)
+    states = torch.cat([read.hidden_states[-2], read_too.hidden_states[-2]], -1)  # [B, 77, 2 D]
+    keep = torch.tensor([[float(bool(caption))] for caption in captions])  # [B, 1]
+    return states * keep[..., None], read_too.text_embeds * keep

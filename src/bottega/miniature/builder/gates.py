@@ -36,8 +36,25 @@ BARS = {
     "words_shape": 0.80,
     "words_colours": 0.90,
     "words_style": 0.80,
+    "ink_outline_words_at_1": 0.90,
+    "ink_outline_contents_at_1": 0.90,
+    "sepia_tone_words_at_1": 0.90,
+    "sepia_tone_contents_at_1": 0.90,
+    "checkpoint_ink_words_line": 0.90,
+    "checkpoint_ink_contents_line": 0.90,
+    "checkpoint_v_predicts_v": 1.0,
 }
-AT_MOST = {"teacher_distance": 2.5, "teacher_at_protocol_distance": 2.5}
+AT_MOST = {
+    "teacher_distance": 2.5,
+    "teacher_at_protocol_distance": 2.5,
+    "ink_outline_words_at_0": 0.05,
+    "ink_outline_contents_at_0": 0.05,
+    "sepia_tone_words_at_0": 0.05,
+    "sepia_tone_contents_at_0": 0.05,
+    "checkpoint_base_words_line": 0.05,
+    "checkpoint_base_contents_line": 0.05,
+    "checkpoint_base_predicts_v": 0.0,
+}
 PRESERVED_IOU = 0.5  # an object counts as preserved from here up, as in COCO's AP50
 
 Labels = npt.NDArray[np.uint8]  # [H, W] or [N, H, W], 0 is ground, k + 1 is SHAPES[k]
