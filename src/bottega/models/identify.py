@@ -920,12 +920,22 @@ def _pixels_per_cell(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo
     widths = config.get("encoder_block_out_channels") or config.get("block_out_channels")
     if isinstance(widths, list) and 1 <= len(widths) <= 8:
         return int(2 ** (len(widths) - 1))
-    halvings = sum(1 for name in tensors if _UPSAMPLER.fullmatch(name))
+    halvings = sum(1 for name in tensors if _UPSAMPLER.fullmatch(name)) or _tiny_halvings(tensors)
     if halvings == 0:
         return None
     return int(2**halvings)
 
 
+def _tiny_halvings(tensors: Mapping[str, TensorInfo]) -> int:
+    """Times that an AutoencoderTiny doubles: only the convolutions after its upsampling have no bias."""
+    halvings = 0
+    for name in tensors:
+        if _TINY_CONVOLUTION.fullmatch(name) and name.replace(".weight", ".bias") not in tensors:
+            halvings += 1
+    return halvings
+
+
+_TINY_CONVOLUTION = re.compile(r"decoder\.layers\.\d+\.weight")
 _UPSAMPLER = re.compile(r"decoder\.up(_blocks)?\.\d+\.upsample(rs\.0)?\.conv\.weight")
 
 
