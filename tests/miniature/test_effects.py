@@ -38,7 +38,7 @@ def through_the_autoencoder(pictures: Pictures) -> Pictures:
 
 
 @pytest.mark.parametrize("name", list(EFFECTS))
-def test_drawn_truths_are_told_from_plain_scenes(name: str, plain: Pictures, drawn: dict[str, Pictures]) -> None:
+def test_truths_are_distinguished_from_plain_scenes(name: str, plain: Pictures, drawn: dict[str, Pictures]) -> None:
     effect = EFFECTS[name]
     assert (effect.shares(drawn[name]) >= effect.border).mean() >= 0.99
     assert (effect.shares(plain) >= effect.border).mean() <= 0.01

@@ -206,7 +206,7 @@ def read_lora_option(text: str) -> LoRASpec:
     from bottega.runtime.config import parse
 
     file, colon, weight = text.rpartition(":")
-    values: dict[str, Any] = {"path": text}
+    values: dict[str, object] = {"path": text}
     if colon and _is_number(weight):
         values = {"path": file, "weight": float(weight)}
     return parse(LoRASpec, values, f"--lora {text}")
@@ -256,7 +256,7 @@ def _request(given: dict[str, Any], again: RequestAgain | None) -> GenerationReq
     from bottega.generation.records import GenerationRequest
     from bottega.runtime.config import parse
 
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if again is not None:
         values = again.request.model_dump(exclude_unset=True)
     for name, value in given.items():

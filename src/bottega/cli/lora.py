@@ -99,12 +99,12 @@ def _network_rows(report: LoRAReport) -> list[tuple[str, str]]:
     ]
 
 
-def _header_rows(told: LoRAMetadata) -> list[tuple[str, str]]:
+def _header_rows(metadata: LoRAMetadata) -> list[tuple[str, str]]:
     """What the file's header says."""
-    tags = [tag for tag, _ in told.top_tags]
+    tags = [tag for tag, _ in metadata.top_tags]
     return [
-        ("name", told.name),
-        ("trigger words", ", ".join(told.trigger_words)),
+        ("name", metadata.name),
+        ("trigger words", ", ".join(metadata.trigger_words)),
         ("frequent tags", ", ".join(tags)),
     ]
 
@@ -135,8 +135,8 @@ def try_out(
     from bottega.generation.records import GenerationRequest
     from bottega.runtime.config import parse
 
-    told = inspect_lora(file).metadata  # a pickle or a torn file is refused before a model is loaded
-    words = prompt if prompt is not None else ", ".join(told.trigger_words) or PROMPT
+    metadata = inspect_lora(file).metadata  # a pickle or a torn file is refused before a model is loaded
+    words = prompt if prompt is not None else ", ".join(metadata.trigger_words) or PROMPT
     request = parse(GenerationRequest, {"prompt": words, "seed": seed, "steps": steps}, "command line")
     cache = None if model_cache is None else str(model_cache)
     modules = load_modules(model, device=device, dtype=dtype, vae=vae, configs=configs, cache=cache)

@@ -188,12 +188,12 @@ def _check_parameters(engine: Engine[Any], log: _CheckLog, seed: int) -> None:
     corrected = engine.generate(bad.model_copy(update={"guardrails": "correct"}))
     result = corrected.result
     changes = {change.field: change.used for change in result.corrections}
-    told = all(changes.get(name) == getattr(result.settings, name) for name in _outside(bad, engine.profile))
+    reported = all(changes.get(name) == getattr(result.settings, name) for name in _outside(bad, engine.profile))
     within = not _outside(result.settings, engine.profile)
     log.check(
         "guardrails correct",
-        told and within,
-        f"drawn with {_parameters(result.settings)}; told: {', '.join(changes) or 'nothing'}",
+        reported and within,
+        f"drawn with {_parameters(result.settings)}; reported: {', '.join(changes) or 'nothing'}",
     )
     log.pictures.append(("corrected", _parameters(result.settings), corrected.pixels[0]))
     again = engine.draw(result.settings).pixels[0]

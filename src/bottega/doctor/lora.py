@@ -101,7 +101,7 @@ def _not_judged(file: Path, report: LoRAReport, model: str | None) -> list[NotJu
 
 
 def _facts(report: LoRAReport) -> dict[str, FactValue]:
-    told = report.metadata
+    metadata = report.metadata
     facts: dict[str, FactValue] = {
         "made for": report.family,
         "layout": report.layout,
@@ -113,9 +113,9 @@ def _facts(report: LoRAReport) -> dict[str, FactValue]:
         "matching keys": None if report.matched_keys is None else f"{report.matched_keys} of {report.keys}",
         "share that matches": report.share,
         "tensors not finite": list(report.not_finite),
-        "trigger words": list(told.trigger_words),
-        "name": told.name or None,
-        "trained on, as it says": told.base_model or None,
+        "trigger words": list(metadata.trigger_words),
+        "name": metadata.name or None,
+        "trained on, as it says": metadata.base_model or None,
         "size": f"{report.size / 1e6:.1f} MB",
         "sha256": report.sha256,
     }

@@ -40,7 +40,7 @@ FRESH_S = 60.0
 """A temporary file that changed within this time may still be written."""
 
 SHOWN = 3
-"""Files that a finding or a command names; a longer list is told by its count."""
+"""Files that a finding or a command names; a longer list is given by its count."""
 
 Item = TypeVar("Item")
 
@@ -249,7 +249,7 @@ def _check_stage_record(found: _Examination, name: str, settings: Path, record: 
     """Whether the settings that a stage was begun with are those that its record was made from."""
     content = _json(record)
     if content is None:
-        return  # told as a torn file
+        return  # reported as a torn file
     try:
         stage = _StageFile.model_validate(content)
     except ValidationError as error:
@@ -479,7 +479,7 @@ def _check_ledger(found: _Examination) -> None:
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:
-    """The ledger, without a write: where no log is open, SQLite is told so and makes no file beside it."""
+    """The ledger, without a write: where no log is open, SQLite opens it as immutable and makes no file beside it."""
     log = file.with_name(f"{LEDGER}-wal")
     mode = "mode=ro" if log.exists() else "mode=ro&immutable=1"
     return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
@@ -526,7 +526,7 @@ def _check_pictures(found: _Examination, folder: Path, rows: Sequence[_TryRow]) 
 
 
 def _rows_inside(found: _Examination, folder: Path, rows: Sequence[_TryRow]) -> list[_TryRow]:
-    """Rows that name a picture inside of the run; the first that leads out of it is told."""
+    """Rows that name a picture inside the run; the first that leads out of it is reported."""
     named = [row for row in rows if row.picture is not None]
     inside = [row for row in named if stays_inside(str(row.picture))]
     if len(inside) < len(named):
@@ -786,7 +786,7 @@ def _named(directory: Path, is_meant: Callable[[str], bool]) -> list[Path]:
 
 
 def _json(file: Path) -> Any:
-    """The content of a JSON file; None where there is none, or it is torn (which is told as such)."""
+    """The content of a JSON file; None where there is none, or it is torn (which is reported as such)."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -806,7 +806,7 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError:
-                continue  # told as a damaged line
+                continue  # reported as a damaged line
             if isinstance(row, dict):
                 yield row
 

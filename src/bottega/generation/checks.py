@@ -237,27 +237,30 @@ def explain_black(trail: NumericTrail) -> Finding:
     )
 
 
-def _by_loras(trail: NumericTrail) -> Finding | None:
-    if trail.loras_finite is not False:
+def _if_not_finite(finite: bool | None, cause: str, cure: str) -> Finding | None:
+    """A finding where something was looked at and held NaN or infinity."""
+    if finite is not False:
         return None
-    return Finding("not finite", "a LoRA's file holds NaN or infinity", "leave that LoRA out, or fetch it again")
+    return Finding("not finite", cause, cure)
+
+
+def _by_loras(trail: NumericTrail) -> Finding | None:
+    return _if_not_finite(
+        trail.loras_finite, "a LoRA's file holds NaN or infinity", "leave that LoRA out, or fetch it again"
+    )
 
 
 def _by_text(trail: NumericTrail) -> Finding | None:
-    if trail.text_finite is not False:
-        return None
-    return Finding(
-        "not finite",
+    return _if_not_finite(
+        trail.text_finite,
         "the text embeddings hold NaN or infinity, before any step",
         "run the text encoders in fp32 or bf16, without LoRA first, and verify their weights",
     )
 
 
 def _by_start(trail: NumericTrail) -> Finding | None:
-    if trail.start_finite is not False:
-        return None
-    return Finding(
-        "not finite",
+    return _if_not_finite(
+        trail.start_finite,
         "the latents hold NaN or infinity before the first step: the autoencoder overflowed while encoding",
         "encode in fp32 or bf16",
     )

@@ -1,6 +1,6 @@
 """From latents, batch by batch, to pictures that were looked at: what every engine does alike, whatever draws.
 
-A `Drawing` is one request on its way. It tells progress and can be cancelled between two steps, halves the batch where
+A `Drawing` is one request on its way. It reports progress, can be cancelled between two steps, halves the batch where
 memory is short, notes where numbers first went wrong, and hands over each picture with what was found of it.
 
 Dimensions: B pictures of a batch, C latent channels, h w latent sides, H W picture sides.

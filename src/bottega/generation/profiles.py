@@ -286,8 +286,8 @@ def _bears(profile: Profile, name: str) -> bool:
 def _suits(profile: Profile, predicts: str | None) -> bool:
     """Whether a profile is for a network that predicts this; None: nothing says what it predicts.
 
-    NoobAI's two kinds share their names: what the network predicts tells them apart. Without a word of it, it is not
-    taken for v-prediction, the rarer of the two.
+    NoobAI's two kinds share their names: what the network predicts distinguishes them. Where that is
+    unknown, it is not taken for v-prediction, the rarer of the two.
     """
     if predicts is None:
         return profile.prediction_types != ("v_prediction",)

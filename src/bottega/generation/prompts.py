@@ -34,7 +34,7 @@ class Fragment:
 
 @dataclass(frozen=True, eq=False)
 class TextConditions:
-    """What the U-Net is told: states [1, L, D] and pooled [1, P], of the prompt and, where guided, of the negative."""
+    """What conditions the U-Net: states [1, L, D] and pooled [1, P], of the prompt and, where guided, the negative."""
 
     states: torch.Tensor
     pooled: torch.Tensor
@@ -59,7 +59,7 @@ class TextConditions:
 
 @dataclass(frozen=True, eq=False)
 class PixArtConditions:
-    """What PixArt is told: T5's states [1, L, D] and which tokens count [1, L], of prompt and negative prompt."""
+    """What conditions PixArt: T5's states [1, L, D] and which tokens count [1, L], of prompt and negative prompt."""
 
     states: torch.Tensor
     mask: torch.Tensor

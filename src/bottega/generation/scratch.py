@@ -241,7 +241,7 @@ def _fitted(profile: Profile, trained: Trained) -> Profile:
     recipe = trained.recipe
     sampling, side = recipe.sampling, recipe.data.size
     guided = recipe.text.kind != "none" and recipe.text.dropout > 0
-    own: dict[str, Any] = {"mark": "official", "source": "the run's own recipe", "recommended": None}
+    own: dict[str, object] = {"mark": "official", "source": "the run's own recipe", "recommended": None}
     timesteps = recipe.diffusion.noise_schedule.timesteps
     scale = {"default": sampling.guidance_scale} if guided else {"default": 1.0, "allowed": (1.0, 1.0)}
     sizes = {"default": (side, side), "least": side, "most": side}

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -406,7 +406,7 @@ _PREDICTION_TYPES: dict[str, PredictionType] = {
 
 def _models(models: ModelsConfig, header: AdapterHeader) -> ModelsConfig:
     """The models as asked for, else as the adapter's header names them."""
-    update: dict[str, Any] = {}
+    update: dict[str, object] = {}
     for role, name in header["models"].items():
         chosen = getattr(models, role) or name
         if chosen is None:
@@ -441,7 +441,7 @@ def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _watched(drawing: Drawing, first: int, *, before: int = 0, after: int = 0) -> AfterStep:
-    """Tells the drawing of each step of the batch that begins with picture `first`.
+    """Reports to the drawing each step of the batch that begins with picture `first`.
 
     before, after: steps of other passes over the same pictures.
     """

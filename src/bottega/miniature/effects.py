@@ -8,7 +8,7 @@ that a picture can be judged whatever it shows:
     poster    the line, bolder colours and a ground without its gradient
 
 The limits were set on drawn truths before and after the miniature's autoencoder, which blurs the line: of 150 scenes
-each was told right (`tests/miniature/test_effects.py` does it with fewer).
+each was classified correctly (`tests/miniature/test_effects.py` does it with fewer).
 Pictures are uint8 [H, W, 3]; colours of measures are CIE Lab, L* in 0..100.
 """
 

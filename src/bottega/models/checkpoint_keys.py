@@ -241,7 +241,7 @@ def _pixart_tokens(tensors: Tensors) -> int | None:
     stored = tensors.get("pos_embed") or tensors.get("pos_embed.pos_embed")
     if stored is not None and len(stored.shape) == 3:
         return stored.shape[1]
-    # Of α, only the model for 1024 pixels is told the size of its pictures.
+    # Of α, only the model for 1024 pixels is given the size of its pictures.
     if "csize_embedder.mlp.0.weight" in tensors or _has(tensors, "adaln_single.emb.resolution_"):
         return 64 * 64
     return None

@@ -307,7 +307,7 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
 
 
 def _is_decided(move: Move) -> bool:
-    """Whether a move is sure enough to be told; to call a loss rising accuses the run, and takes more than others."""
+    """Whether a move is sure enough to report; to call a loss rising accuses the run, and takes more than others."""
     if move.direction == "rising":
         return move.surely_rises
     return move.direction != "undecided"

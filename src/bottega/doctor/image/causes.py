@@ -19,7 +19,7 @@ _WRONG_SETTINGS = (
     (("noise", "dull", "one colour"), "steps too low", "only {steps} steps"),
     (("noise", "dull", "one colour"), "other prediction type", "the prediction type"),
 )
-"""Faults of the pixels, the finding about the settings that explains them, and how it is told; the first one counts."""
+"""Faults of the pixels, the finding about settings that explains them, and its name in messages; the first counts."""
 
 _OF_A_WRONG_TARGET = ("noise", "dull", "one colour")
 """What a network's answer looks like when it is taken for another prediction type."""

@@ -91,7 +91,7 @@ _MARKS: Mapping[str, Algorithm] = {
 
 
 def _by_mark(parts: Container[str]) -> Algorithm:
-    """The algorithm of a module that one part alone tells."""
+    """The algorithm of a module, where one part alone decides it."""
     for part, algorithm in _MARKS.items():
         if part in parts:
             return algorithm

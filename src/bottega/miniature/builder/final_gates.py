@@ -10,12 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bottega.miniature.builder import gates
-from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.measured import GateFigure
-from bottega.miniature.builder.sdxl_gates import SDXLGates
+from bottega.miniature.builder.sdxl_gates import load_gates
 from bottega.runtime.files import read_json, write_json
 
 PICTURES = 320  # of each gate: a share of 85 % is then known to within 4 points
@@ -29,21 +26,8 @@ def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigur
         pictures: painted by the teacher at each pair of guidance and scale; as many are drawn from words, with and
             without a style.
     """
-    from transformers import (
-        CLIPModel,
-        CLIPTextModelWithProjection,
-        ResNetForImageClassification,
-        UperNetForSemanticSegmentation,
-    )
-
     pipeline = gates.teacher_pipeline(weights, scale=1.0)
-    single = {"torch_dtype": torch.float32}  # the folders hold float16
-    clip = CLIPModel.from_pretrained(weights / "clip", **single).eval()
-    second = CLIPTextModelWithProjection.from_pretrained(weights / "sdxl" / "text_encoder_2", **single).eval()
-    classifier = ResNetForImageClassification.from_pretrained(weights / "style_classifier", **single).eval()
-    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **single).eval()
-    text = SDXLText(pipeline.tokenizer, clip, second)
-    measurement = SDXLGates(pipeline.vae, clip, text, classifier, reader, pictures, style_pictures=pictures)
+    measurement, _ = load_gates(weights, pipeline.vae, pipeline.tokenizer, pictures, style_pictures=pictures)
     return measurement.measure(pipeline.unet.eval())
 
 

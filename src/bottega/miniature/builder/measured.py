@@ -44,7 +44,7 @@ def share(hits: npt.ArrayLike) -> GateFigure:
 
 
 def mean(sums: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> GateFigure:
-    """Mean over items, some of which share a picture: pictures are drawn anew with all of their items.
+    """Mean over items, some of which share a picture: pictures are resampled with all of their items.
 
     Args:
         sums: of each picture's items, [N].

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,34 @@ class SDXLGates:
             parts.append(self.vae.decode(latents[rows] / self.vae.config.scaling_factor).sample)
         pictures: npt.NDArray[np.uint8] = gates.to_pictures(torch.cat(parts))
         return pictures
+
+
+def load_gates(
+    weights: Path, vae: Any, tokenizer: Any, pictures: int = 32, style_pictures: int = 16
+) -> tuple[SDXLGates, Any]:
+    """The gates with encoders and judges from `weights`, in float32, and CLIP.
+
+    Args:
+        weights: the miniature's model folders, which hold float16.
+        vae: the autoencoder whose latents the U-Net makes.
+        tokenizer: of both text encoders.
+        pictures: see `SDXLGates`.
+        style_pictures: see `SDXLGates`.
+    """
+    from transformers import (
+        CLIPModel,
+        CLIPTextModelWithProjection,
+        ResNetForImageClassification,
+        UperNetForSemanticSegmentation,
+    )
+
+    single = {"torch_dtype": torch.float32}
+    clip = CLIPModel.from_pretrained(weights / "clip", **single).eval()
+    second = CLIPTextModelWithProjection.from_pretrained(weights / "sdxl" / "text_encoder_2", **single).eval()
+    classifier = ResNetForImageClassification.from_pretrained(weights / "style_classifier", **single).eval()
+    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **single).eval()
+    text = SDXLText(tokenizer, clip, second).requires_grad_(False)
+    return SDXLGates(vae, clip, text, classifier, reader, pictures, style_pictures), clip
 
 
 def _chunks(count: int) -> list[list[int]]:

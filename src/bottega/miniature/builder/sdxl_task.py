@@ -34,13 +34,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.attention import train_through
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import SHARDS, Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter
 from bottega.miniature.builder.learn_teacher import TEACHER_START
+from bottega.miniature.builder.noise_levels import NoiseLevels, column, normal
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
@@ -56,7 +56,6 @@ SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
-HIGH_NOISE_RATIO = 30.0  # most that (σ/α)² counts: 212 at the last timestep would drown all others
 READING_WEIGHT = 0.2
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
 
@@ -93,9 +92,7 @@ class SDXLTask:
         self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet, "reading": self.reading.head}
         self.features, self.text, self.batch = features, text, batch
         self._measure = measure
-        schedule = from_scheduler_config(architectures.teacher_scheduler())
-        self.alpha = torch.from_numpy(np.sqrt(schedule.alpha_bar)).float()  # [T]
-        self.sigma = torch.from_numpy(np.sqrt(1 - schedule.alpha_bar)).float()
+        self.noise = NoiseLevels.of_epsilon()
         self.processors = [p for n, p in self.unet.attn_processors.items() if n.endswith("attn2.processor")]
 
     def measure(self) -> Mapping[str, float]:
@@ -141,7 +138,7 @@ class SDXLTask:
             content=torch.zeros_like(target),
             start=start,
             timestep=_stratified(rng, count, last, power=0.7),
-            noise=_normal(rng, target.shape),
+            noise=normal(rng, target.shape),
             captions=captions,
             style=torch.zeros(count, 1, architectures.WIDTH),
             labels=labels,
@@ -174,7 +171,7 @@ class SDXLTask:
             content=content,
             start=start,
             timestep=timestep,
-            noise=_normal(rng, plain.shape),
+            noise=normal(rng, plain.shape),
             captions=captions,
             style=torch.from_numpy(styles)[:, None],
             labels=labels,
@@ -208,8 +205,8 @@ class SDXLTask:
 
     def _on_path(self, batch: _Batch) -> torch.Tensor:
         """x_t on DDIM's path from the noised content at `start` to the target, [B, C, H, W]."""
-        ratio = np.where(batch.start < 0, 0.0, (self.alpha / self.sigma).numpy()[batch.start])
-        remaining = batch.noise + _column(ratio) * (batch.content - batch.target)
+        ratio = np.where(batch.start < 0, 0.0, self.noise.ratio(batch.start))
+        remaining = batch.noise + column(ratio) * (batch.content - batch.target)
         return self._alpha(batch.timestep) * batch.target + self._sigma(batch.timestep) * remaining
 
     def _noise_towards(self, x: torch.Tensor, batch: _Batch) -> torch.Tensor:
@@ -241,17 +238,15 @@ class SDXLTask:
         nothing = torch.zeros_like(states).expand(len(rows), -1, -1), torch.zeros_like(pooled).expand(len(rows), -1)
         style = torch.zeros_like(batch.style[rows])
         base = self._predict(x[rows], batch.timestep[rows], *nothing, style, batch.scale[rows])
-        wanted[rows] = base + (wanted[rows] - base) / _column(guidance[rows])
+        wanted[rows] = base + (wanted[rows] - base) / column(guidance[rows])
 
     def _error(self, guess: torch.Tensor, wanted: torch.Tensor, batch: _Batch) -> torch.Tensor:
         """Squared error of ε as it moves x̂0, [B]; cells of objects and their rims count double."""
-        signal, noise = self.alpha[batch.timestep], self.sigma[batch.timestep]  # [B]
-        weight = (noise / signal).square().clamp(max=HIGH_NOISE_RATIO) / noise.clamp(min=0.5).square()
         objects = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
         cells = 1 + objects
         cells = cells / cells.mean((1, 2, 3), keepdim=True)
         error = (cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
-        return weight.clamp(min=0.05) * error
+        return self.noise.weight(batch.timestep) * error
 
     # --- the network ----------------------------------------------------------------------------------------------
 
@@ -286,10 +281,10 @@ class SDXLTask:
         return noise
 
     def _alpha(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
-        return self.alpha[timestep].view(-1, 1, 1, 1)
+        return self.noise.at(timestep)[0]
 
     def _sigma(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
-        return self.sigma[timestep].view(-1, 1, 1, 1)
+        return self.noise.at(timestep)[1]
 
 
 class _MapReader:
@@ -378,11 +373,3 @@ def _stratified(
     """
     shares = ((rng.permutation(count) + rng.random(count)) / count) ** power
     return np.floor(shares * (last + 1)).astype(np.int64)
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
-
-def _column(values: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1, 1)

@@ -9,12 +9,11 @@ import torch
 
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import draw_corpus
-from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import read_unet, write_unet
 from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
 from bottega.miniature.builder.pixart_task import PixArtTask
-from bottega.miniature.builder.sdxl_gates import SDXLGates
+from bottega.miniature.builder.sdxl_gates import load_gates
 from bottega.miniature.builder.sdxl_task import SDXLTask
 from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
@@ -111,22 +110,9 @@ def pixart_task(state: Path, weights: Path) -> PixArtTask:
 def sdxl_task(state: Path, weights: Path) -> SDXLTask:
     """The task with its frozen parts loaded from `weights`."""
     from diffusers import AutoencoderTiny
-    from transformers import (
-        CLIPModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        ResNetForImageClassification,
-        UperNetForSemanticSegmentation,
-    )
+    from transformers import CLIPTokenizer
 
-    half = {"torch_dtype": torch.float32}  # the folders hold float16
-    vae = AutoencoderTiny.from_pretrained(weights / "sdxl" / "vae", **half).eval()
-    clip = CLIPModel.from_pretrained(weights / "clip", **half).eval()
-    second = CLIPTextModelWithProjection.from_pretrained(weights / "sdxl" / "text_encoder_2", **half).eval()
+    vae = AutoencoderTiny.from_pretrained(weights / "sdxl" / "vae", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "sdxl" / "tokenizer")
-    classifier = ResNetForImageClassification.from_pretrained(weights / "style_classifier", **half).eval()
-    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **half).eval()
-    text = SDXLText(tokenizer, clip, second).requires_grad_(False)
-    features = Features(state / "features", vae, clip)
-    gates = SDXLGates(vae, clip, text, classifier, reader)
-    return SDXLTask(features, text, gates)
+    gates, clip = load_gates(weights, vae, tokenizer)
+    return SDXLTask(Features(state / "features", vae, clip), gates.text, gates)

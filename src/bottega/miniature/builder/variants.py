@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.diffusion.schedule import from_scheduler_config
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.attention import train_through
 from bottega.miniature.builder.encoding import Latents, encode, read_captions
 from bottega.miniature.builder.learn_teacher import TEACHER_START
+from bottega.miniature.builder.noise_levels import NoiseLevels, column, normal
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.builder.sdxl_task import painted_caption
 from bottega.miniature.builder.trainer import Losses, fit
@@ -48,7 +48,6 @@ NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 BATCH = 8
 DROP_TEXT = 0.1
 SCENES_FROM = 600_000  # scenes that no other training reads
-HIGH_NOISE_RATIO = 30.0  # as in `builder.sdxl_task`
 DROP_CAPTION_TAGS = 0.3  # share of ink's captions without the profile's quality tags
 
 _UNET_TARGETS = r".*\.(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)|conv_in|conv_out"
@@ -212,10 +211,10 @@ class EffectTask:
         captions = [self._caption(int(row), rng) for row in rows]
         plain, target = _picked(self.plain, rows), _picked(self.drawn, rows)
         path = paths(rng, BATCH)
-        content = torch.where(_column(path.from_picture) > 0, plain, torch.zeros_like(plain))
+        content = torch.where(column(path.from_picture) > 0, plain, torch.zeros_like(plain))
         alpha, sigma = self.noise.at(path.timestep)
-        kept = _column(np.where(path.start < 0, 0.0, self.noise.ratio(path.start)))
-        remaining = _normal(rng, target.shape) + kept * (content - target)
+        kept = column(np.where(path.start < 0, 0.0, self.noise.ratio(path.start)))
+        remaining = normal(rng, target.shape) + kept * (content - target)
         x = alpha * target + sigma * remaining
         states, pooled = read_captions(self.base.tokenizer, self.base.text_encoder, self.base.text_encoder_2, captions)
         guess = predict(self.base.unet, x, path.timestep, states, pooled)
@@ -259,42 +258,6 @@ def paths(rng: np.random.Generator, count: int) -> Paths:
     timestep = np.floor(share * (last + 1)).astype(np.int64)
     from_picture = np.repeat(np.array([1.0, 0.0], np.float32), half)
     return Paths(start.astype(np.int64), timestep, from_picture)
-
-
-class NoiseLevels:
-    """α and σ of a schedule's timesteps."""
-
-    def __init__(self, alpha_bar: npt.NDArray[np.float64]) -> None:
-        self.alpha_bar = alpha_bar
-        self._alpha, self._sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-
-    @classmethod
-    def of_epsilon(cls) -> NoiseLevels:
-        """The schedule of the base."""
-        return cls(from_scheduler_config(architectures.teacher_scheduler()).alpha_bar)
-
-    @classmethod
-    def of_v(cls) -> NoiseLevels:
-        """The same, rescaled so that the last timestep is pure noise."""
-        from diffusers import DDIMScheduler
-
-        schedule = DDIMScheduler(**architectures.teacher_scheduler(), rescale_betas_zero_snr=True)
-        return cls(schedule.alphas_cumprod.double().numpy())
-
-    def at(self, timestep: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """α and σ, each [B, 1, 1, 1]."""
-        return _column(self._alpha[timestep]), _column(self._sigma[timestep])
-
-    def ratio(self, timestep: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """α / σ, [B]."""
-        ratio: npt.NDArray[np.float64] = self._alpha[timestep] / self._sigma[timestep]
-        return ratio
-
-    def weight(self, timestep: npt.NDArray[np.int64]) -> torch.Tensor:
-        """What an error of ε counts, as it moves x̂0 (as in `builder.sdxl_task`), [B]."""
-        noise = self._sigma[timestep]
-        weight = np.minimum((noise / self._alpha[timestep]) ** 2, HIGH_NOISE_RATIO) / np.maximum(noise, 0.5) ** 2
-        return torch.from_numpy(np.maximum(weight, 0.05)).float()
 
 
 def predict(
@@ -348,12 +311,12 @@ class VTask:
         rows = rng.integers(len(self.rows), size=BATCH)
         painted = rng.random(BATCH) < 0.4
         captions = [self._caption(int(row), bool(by), rng) for row, by in zip(rows, painted, strict=True)]
-        target = torch.where(_column(painted) > 0, _picked(self.drawn, rows), _picked(self.plain, rows))
+        target = torch.where(column(painted) > 0, _picked(self.drawn, rows), _picked(self.plain, rows))
         path = paths(rng, BATCH)
         # From nothing, half of the samples follow DDIM's path from noise alone; from a picture, they are its own.
-        kept = _column(np.where((path.start < 0) | (path.from_picture > 0), 0.0, self.new.ratio(path.start)))
+        kept = column(np.where((path.start < 0) | (path.from_picture > 0), 0.0, self.new.ratio(path.start)))
         alpha, sigma = self.new.at(path.timestep)
-        x = alpha * target + sigma * (_normal(rng, target.shape) - kept * target)
+        x = alpha * target + sigma * (normal(rng, target.shape) - kept * target)
         with torch.no_grad():
             states, pooled = read_captions(
                 self.base.tokenizer, self.base.text_encoder, self.base.text_encoder_2, captions
@@ -374,7 +337,7 @@ class VTask:
         same = self._same_level(timestep)  # [B], between timesteps
         noise = predict(self.teacher, x, same, states, pooled)
         alpha_bar = np.interp(same, np.arange(len(self.old.alpha_bar)), self.old.alpha_bar)
-        clean = (x - _column(np.sqrt(1 - alpha_bar)) * noise) / _column(np.sqrt(alpha_bar))
+        clean = (x - column(np.sqrt(1 - alpha_bar)) * noise) / column(np.sqrt(alpha_bar))
         alpha, sigma = self.new.at(timestep)
         clean = torch.where(alpha < LEAST_SIGNAL, target, clean)
         return (alpha * x - clean) / sigma
@@ -416,11 +379,3 @@ def _latents(vae: Any, path: Path, rows: Sequence[int], effect: Effect | None) -
 
 def _picked(latents: Latents, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(latents[rows]).float()
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
-
-def _column(values: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1, 1)
