@@ -254,8 +254,8 @@ def as_json(tallies: Tallies) -> dict[str, Any]:
 def main() -> int:
     """Calibrate, judge, print, and return 1 where a bar is missed."""
     arguments = Arguments(__doc__)
-    arguments.add_size("--count", short=80, full=500, help="good pictures of each world")
-    arguments.add_size("--known", short=200, full=1000, help="good pictures that each calibration sees")
+    arguments.add_size("--count", short=150, full=500, help="good pictures of each world")
+    arguments.add_size("--known", short=600, full=1000, help="good pictures that each calibration sees")
     arguments.add_argument("--processes", type=int, default=2)
     arguments.add_argument("--world", choices=("drawn", "photographs"), help="only this one")
     asked = arguments.parse()

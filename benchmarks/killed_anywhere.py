@@ -29,6 +29,7 @@ from pyarrow import csv, parquet
 TIMES = {"mtime", "seconds", "started", "finished", "time", "when", "created", "updated", "at", "rss", "machine", "pid"}
 LEFT_OUT = {"index.sqlite", "provenance.json", "report.html", "stage.json", "run.lock"}  # they tell times
 STAGES = ("data/raw", "data", "pairs", "data/truth", "quality", "teacher", "features", "training", "evaluation")
+EVENTS = "events.out.tfevents."  # TensorBoard's files have the time and the process in name and content
 LONGEST = 0.45  # of a whole run's time, until the next kill
 
 
@@ -98,12 +99,18 @@ def differing(first: dict[str, str], second: dict[str, str]) -> set[str]:
 
 def contents(directory: Path) -> dict[str, str]:
     """Digest of every result, by path."""
-    files = (p for p in sorted(directory.rglob("*")) if p.is_file() and p.name not in LEFT_OUT)
-    return {
-        str(p.relative_to(directory)): hashlib.sha256(content(p)).hexdigest()
-        for p in files
-        if not p.name.endswith(("-wal", "-shm", ".lock")) and ".log" not in p.name
-    }
+    digests: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and is_result(path.name):
+            digests[str(path.relative_to(directory))] = hashlib.sha256(content(path)).hexdigest()
+    return digests
+
+
+def is_result(name: str) -> bool:
+    """Whether a file is compared: none that tells times only, and none that a program writes beside its data."""
+    if name in LEFT_OUT or name.startswith(EVENTS) or ".log" in name:
+        return False
+    return not name.endswith(("-wal", "-shm", ".lock"))
 
 
 def content(path: Path) -> bytes:

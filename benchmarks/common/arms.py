@@ -34,7 +34,7 @@ SHORT = {
     "pairs.val": 2,
     "pairs.crossed": [3, 4],
     "truth.seeds": 2,
-    "truth.calibration_pairs": 8,
+    "truth.calibration_pairs": 16,
     "quality.sample": 8,
     "features.fill50k": 8,
     "student.loop.steps": 20,

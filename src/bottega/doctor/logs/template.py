@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import warnings
-from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 
 from bottega.doctor.logs.lines import MARKS, LogLine
 from bottega.doctor.losses import F64
@@ -61,24 +60,39 @@ class LineTemplate:
         """The fields of all loss lines of a block by name, [N] each; None where a line is in it that is not of this
         form and might say something, or where a loss, a step, an epoch or a rate is zero: a loss of zero may stand for
         a NaN."""
-        # The form must account for every mark of a loss or an epoch in the block, or a line was missed.
-        found = self._pattern.findall(block)
-        # where every line has the form, only a second loss in one of them could be missed
-        marks = MARKS[:1] if len(found) == block.count(b"\n") else MARKS
-        if not found:
+        # [between, field, …, between, field, …, rest]; not findall, whose tuple a line takes a quarter of the time.
+        parts = self._pattern.split(block)
+        stride = len(self.fields) + 1
+        count = len(parts) // stride
+        if not count:
             return None
+
+        # The form must account for every mark of a loss or an epoch in the block, or a line was missed. Where every
+        # line has the form, only a second loss in one of them could be.
+        marks = MARKS if any(parts[::stride]) else MARKS[:1]
         for mark in marks:
-            if block.count(mark) != self._marks[mark] * len(found):
+            if block.count(mark) != self._marks[mark] * count:
                 return None
-        numbers = found if len(self.fields) == 1 else list(chain.from_iterable(found))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # numpy stops at what is no number with a warning
-                table = np.fromstring(b" ".join(numbers), sep=" ").reshape(-1, len(self.fields))
-        except (ValueError, DeprecationWarning):
-            return None
-        columns = dict(zip(self.fields, table.T, strict=True))
-        for name in (*_MAIN, "rate"):  # a rate of zero may be a small one rounded, which shows in its digits
-            if name in columns and not np.all(columns[name]):
+
+        columns: dict[str, F64] = {}
+        for place, name in enumerate(self.fields, 1):
+            values = _numbers(parts[place::stride])
+            if values is None:
                 return None
+            # A rate of zero may be a small one rounded, which shows in its digits.
+            if name in (*_MAIN, "rate") and not np.all(values):
+                return None
+            columns[name] = values
         return columns
+
+
+def _numbers(texts: list[bytes]) -> F64 | None:
+    """The numbers as floats, [N]; None where one of them is no number.
+
+    By Arrow, which takes a quarter of the time of NumPy's fromstring; they are equal to the last bit.
+    """
+    try:
+        values: F64 = pa.array(texts).cast(pa.string()).cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+    return values
