@@ -29,7 +29,8 @@ from common.circles import share
 from bottega.miniature.world import painter, render, scene
 from bottega.quality.calibrate import calibrate
 from bottega.quality.config import Thresholds
-from bottega.quality.faults import FAULTS, GOOD, SEVERITIES, Kind, Subject, Tallies, measure_faults, table, tally
+from bottega.quality.damage import Subject
+from bottega.quality.faults import FAULTS, GOOD, SEVERITIES, Kind, Tallies, measure_faults, table, tally
 from bottega.quality.measure import ImageEncoder, Scores
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture

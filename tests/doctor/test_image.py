@@ -21,7 +21,8 @@ from bottega.generation.records import GeneratedPicture, PictureSettings, Result
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
 from bottega.models.encoders import ClipEncoder
-from bottega.quality.faults import Subject, inject
+from bottega.quality.damage import Subject
+from bottega.quality.faults import inject
 from bottega.runtime.files import sha256_bytes
 from bottega.runtime.seeds import numpy_rng
 

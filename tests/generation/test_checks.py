@@ -13,7 +13,8 @@ from bottega.generation.checks import NumericTrail, check_picture, explain_black
 from bottega.miniature.painters import painter, render
 from bottega.miniature.scenes import scene
 from bottega.quality.alone import measure_alone
-from bottega.quality.faults import Subject, inject
+from bottega.quality.damage import Subject
+from bottega.quality.faults import inject
 from bottega.runtime.findings import Severity
 from bottega.runtime.seeds import numpy_rng
 

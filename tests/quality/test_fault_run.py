@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from bottega.quality.config import Thresholds
+from bottega.quality.damage import Subject
 from bottega.quality.fault_run import run
-from bottega.quality.faults import FAULTS, SEVERITIES, Subject, count_faults
+from bottega.quality.faults import FAULTS, SEVERITIES, count_faults
 from bottega.runtime.errors import RequestError
 
 from .conftest import Triple

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bottega.quality.config import Thresholds
+from bottega.quality.damage import Subject
 from bottega.quality.detectors import blocking, colour_noise, echoes, line_spectrum
-from bottega.quality.faults import FAULTS, SEVERITIES, Subject, count_faults, inject, table
+from bottega.quality.faults import FAULTS, SEVERITIES, count_faults, inject, table
 from bottega.quality.grade import CHECK_NAMES, grade
 from bottega.quality.measure import luminance, measure
 from bottega.runtime.errors import RequestError

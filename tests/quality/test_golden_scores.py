@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from bottega.quality.calibrate import PLANS
-from bottega.quality.faults import Subject, inject
+from bottega.quality.damage import Subject
+from bottega.quality.faults import inject
 from bottega.quality.grade import CHECKS
 from bottega.quality.measure import SCORE_NAMES, SCORES_VERSION, Scores, measure
 from bottega.visual.pictures import Picture

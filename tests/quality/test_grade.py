@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from bottega.quality.config import Thresholds
-from bottega.quality.faults import Subject, inject
+from bottega.quality.damage import Subject
+from bottega.quality.faults import inject
 from bottega.quality.grade import CHECK_NAMES, alarms, grade, pass_rates
 from bottega.quality.measure import measure
 

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from bottega.quality.config import Thresholds
-from bottega.quality.faults import Subject, Tallies, count_faults
+from bottega.quality.damage import Subject
+from bottega.quality.faults import Tallies, count_faults
 from bottega.quality.measure import ImageEncoder
 from bottega.runtime.errors import RequestError
 

@@ -27,16 +27,16 @@ for they could not be told from a plausible picture (docs/log.md, "Injected faul
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from bottega.quality.config import Thresholds
+from bottega.quality.damage.common import Apply, Array, Floats, Subject, blurred, mixed
+from bottega.quality.damage.light import burnt, darkened, flattened, saturated, washed
+from bottega.quality.damage.place import blocks, ghosting, jpeg, other_scene, scrambled
+from bottega.quality.damage.texture import blur, colour_noise, mesh
 from bottega.quality.grade import CHECK_NAMES, Grade, Grader
 from bottega.quality.measure import ImageEncoder, Judge, Scores
 from bottega.runtime.errors import RequestError
@@ -44,21 +44,6 @@ from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
 SEVERITIES = ("mild", "medium", "severe")
-_WASH = 160.0  # the grey of a washed picture, levels
-_TILES = 8
-
-Floats = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A good picture, its content and style, and a good picture of another content; all but the style of one size."""
-
-    good: Picture
-    content: Picture
-    style: Picture
-    other: Picture
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class Fault:
         checks: those meant to find it.
     """
 
-    apply: Callable[[Subject, float, np.random.Generator], Array]
+    apply: Apply
     strengths: tuple[float, float, float]
     checks: tuple[str, ...]
 
@@ -102,26 +87,6 @@ def inject(fault: str, severity: str, subject: Subject, index: int) -> Array:
     return kind.apply(subject, strength, numpy_rng("injected fault", fault, severity, index))
 
 
-def _levels(values: Array) -> Picture:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-def _mixed(one: Array, other: Array | float, weight: float) -> Picture:
-    """`one` with `other` laid over it at an opacity of `weight`."""
-    over = np.asarray(other, np.float32) * weight
-    return _levels(one.astype(np.float32) * (1 - weight) + over)
-
-
-def _blurred(picture: Picture, share: float) -> Picture:
-    """By a Gaussian whose sigma is a share of the shorter side."""
-    sigma = share * min(picture.shape[:2])
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
-
-
-def _black(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return _levels(subject.good.astype(np.float32) * strength)
-
-
 def _not_finite(subject: Subject, strength: float, rng: np.random.Generator) -> Floats:
     picture = np.asarray(subject.good / 255, np.float32)
     count = max(1, round(strength * picture.size))
@@ -129,142 +94,31 @@ def _not_finite(subject: Subject, strength: float, rng: np.random.Generator) -> 
     return picture
 
 
-def _flat(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    mean = subject.good.reshape(-1, 3).mean(0)
-    return _mixed(subject.good, mean, 1 - strength)
-
-
-def _clipped(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    values = subject.good.astype(np.float32)
-    # What is clipped already must not count towards the share.
-    inside = values[(values > 2) & (values < 253)]
-    if inside.size == 0:
-        return subject.good
-    low, high = np.quantile(inside, (strength / 2, 1 - strength / 2))
-    return _levels((values - low) * (255 / max(float(high - low), 1.0)))
-
-
-def _saturated(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """Multiply the chroma until the mean of (largest - smallest channel) has risen by `strength`."""
-    # Tinted a little first, for grey times any factor stays grey.
-    tint = rng.normal(0, 1, 3).astype(np.float32)
-    picture = subject.good.astype(np.float32) + tint
-    light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
-
-    def vivid(factor: float) -> Floats:
-        return np.asarray(np.clip(light + factor * (picture - light), 0, 255), np.float32)
-
-    def mean_span(values: Floats) -> float:
-        red, green, blue = cv2.split(values)
-        largest = cv2.max(cv2.max(red, green), blue)
-        smallest = cv2.min(cv2.min(red, green), blue)
-        return float(cv2.mean(largest)[0] - cv2.mean(smallest)[0]) / 255
-
-    aim = min(mean_span(picture) + strength, 0.95)
-    factors = np.geomspace(1, 300, 40).tolist()
-    reached = bisect_left(factors, aim, key=lambda factor: mean_span(vivid(factor)))
-    return _levels(vivid(factors[min(reached, len(factors) - 1)]))
-
-
-def _mesh(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    high, wide = subject.good.shape[:2]
-    turn = rng.uniform(0, np.pi / 2)
-    period = rng.uniform(3, 6)
-    rows, columns = np.indices((high, wide), np.float32) * (2 * np.pi / period)
-    along = columns * np.cos(turn) + rows * np.sin(turn)
-    across = rows * np.cos(turn) - columns * np.sin(turn)
-    waves = np.cos(along) + np.cos(across)  # [H, W]
-    return _levels(subject.good + strength * waves[..., None])
-
-
-def _ghosting(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    high, wide = subject.good.shape[:2]
-    length = rng.uniform(0.04, 0.09) * min(high, wide)
-    turn = rng.uniform(0, 2 * np.pi)
-    right = length * np.cos(turn)
-    down = length * np.sin(turn)
-    move = np.array([[1, 0, right], [0, 1, down]], np.float32)
-    # Reflected: a black border would be found for its edge and not for the ghost.
-    copy = cv2.warpAffine(subject.good, move, (wide, high), borderMode=cv2.BORDER_REFLECT)
-    return _mixed(subject.good, copy, strength)
-
-
-def _scrambled(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """Chosen tiles move in a ring: each takes the place of the one before it, so that none stays."""
-    high = subject.good.shape[0] // _TILES
-    wide = subject.good.shape[1] // _TILES
-    chosen = rng.choice(_TILES**2, round(strength * _TILES**2), replace=False)
-    result = subject.good.copy()
-    for place, source in zip(chosen, np.roll(chosen, 1), strict=True):
-        result[_tile(int(place), high, wide)] = subject.good[_tile(int(source), high, wide)]
-    return result
-
-
-def _tile(number: int, high: int, wide: int) -> tuple[slice, slice]:
-    """Rows and columns of a tile, counted row by row."""
-    row, column = divmod(number, _TILES)
-    return slice(row * high, (row + 1) * high), slice(column * wide, (column + 1) * wide)
-
-
-def _other_scene(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    high, wide = subject.good.shape[:2]
-    turn = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.indices((high, wide), np.float32)
-    height = columns * np.cos(turn) + rows * np.sin(turn)
-    # Cut at a quantile: the share of the area is exact at every angle.
-    covered = height <= np.quantile(height, strength)  # [H, W]
-    return np.where(covered[..., None], subject.other, subject.good)
-
-
 def _untouched(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
     # The strength is no scale here: below 1 a mixture, above it encoded again, 1 the content itself.
     if strength < 1:
-        return _mixed(subject.content, subject.good, 1 - strength)
+        return mixed(subject.content, subject.good, 1 - strength)
     if strength > 1:
-        return _jpeg(_blurred(subject.content, 0.003), 50)
+        return jpeg(blurred(subject.content, 0.003), 50)
     return subject.content
-
-
-def _colour_noise(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    noise = rng.standard_normal(subject.good.shape, np.float32)
-    return _levels(subject.good + strength * noise)
-
-
-def _jpeg(picture: Picture, quality: float) -> Picture:
-    settings = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
-    _, code = cv2.imencode(".jpg", picture[..., ::-1], settings)  # OpenCV's channels are blue, green, red
-    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
-    return np.ascontiguousarray(decoded[..., ::-1])
-
-
-def _blocks(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return _jpeg(subject.good, strength)
-
-
-def _washed(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return _mixed(subject.good, _WASH, strength)
-
-
-def _blur(subject: Subject, strength: float, _: np.random.Generator) -> Picture:
-    return _blurred(subject.good, strength)
 
 
 _STRUCTURE = ("structure", "edge_64", "edge_128", "content")
 FAULTS = {
-    "black": Fault(_black, (0.12, 0.04, 0.0), ("black", "constant")),
+    "black": Fault(darkened, (0.12, 0.04, 0.0), ("black", "constant")),
     "not_finite": Fault(_not_finite, (0.0, 0.001, 1.0), ("finite",)),
-    "flat": Fault(_flat, (0.2, 0.06, 0.0), ("constant", "washed")),
-    "clipped": Fault(_clipped, (0.2, 0.45, 0.75), ("clipped",)),
-    "saturated": Fault(_saturated, (0.12, 0.4, 0.5), ("vivid",)),
-    "mesh": Fault(_mesh, (8, 20, 45), ("mesh",)),
-    "ghosting": Fault(_ghosting, (0.2, 0.4, 0.5), ("ghosting",)),
-    "scrambled": Fault(_scrambled, (0.25, 0.75, 1.0), _STRUCTURE),
-    "other_scene": Fault(_other_scene, (0.25, 0.6, 1.0), _STRUCTURE),
+    "flat": Fault(flattened, (0.2, 0.06, 0.0), ("constant", "washed")),
+    "clipped": Fault(burnt, (0.2, 0.45, 0.75), ("clipped",)),
+    "saturated": Fault(saturated, (0.12, 0.4, 0.5), ("vivid",)),
+    "mesh": Fault(mesh, (8, 20, 45), ("mesh",)),
+    "ghosting": Fault(ghosting, (0.2, 0.4, 0.5), ("ghosting",)),
+    "scrambled": Fault(scrambled, (0.25, 0.75, 1.0), _STRUCTURE),
+    "other_scene": Fault(other_scene, (0.25, 0.6, 1.0), _STRUCTURE),
     "untouched": Fault(_untouched, (0.8, 2.0, 1.0), ("unchanged",)),
-    "colour_noise": Fault(_colour_noise, (12, 35, 80), ("noise",)),
-    "blocks": Fault(_blocks, (25, 10, 3), ("blocking",)),
-    "washed": Fault(_washed, (0.35, 0.7, 0.85), ("washed", "constant")),
-    "blur": Fault(_blur, (0.006, 0.025, 0.04), ("blur",)),
+    "colour_noise": Fault(colour_noise, (12, 35, 80), ("noise",)),
+    "blocks": Fault(blocks, (25, 10, 3), ("blocking",)),
+    "washed": Fault(washed, (0.35, 0.7, 0.85), ("washed", "constant")),
+    "blur": Fault(blur, (0.006, 0.025, 0.04), ("blur",)),
 }
 
 

@@ -1,0 +1,142 @@
+"""Triples to learn from: a content, a style, and pictures that are good or damaged, with the cells where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bottega.quality.damage import FAMILIES, Subject
+from bottega.quality.damage.common import mixed, region
+from bottega.quality.damage.place import jpeg
+from bottega.quality.eye.cells import GRID, Cells, compare_cells, measure_cells, novelty
+from bottega.quality.eye.training.contents import draw_content
+from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
+from bottega.runtime.seeds import numpy_rng
+from bottega.visual.pictures import Picture
+
+Floats = npt.NDArray[np.float32]
+GOOD = "good"
+
+DrawContent = Callable[[np.random.Generator, int], Picture]
+
+
+@dataclass(frozen=True)
+class EyeExample:
+    """One judged picture.
+
+    family: GOOD or the damage's. severity: 0 mild, 0.5 medium, 1 severe. mask: [G, G], share of each cell that is
+    damaged. technique: of the style.
+    """
+
+    triple: int
+    technique: str
+    family: str
+    severity: float
+    mask: Floats
+    cells: Cells
+    content: Cells
+    style: Cells
+    against: Floats
+    novelty: Floats
+
+
+def draw_subject(
+    index: int, side: int, draw: DrawContent, kinds: tuple[str, ...]
+) -> tuple[Subject, str, list[Picture]]:
+    """A good picture with all that belongs to it, its technique's name, and two good pictures of other strength."""
+    rng = numpy_rng("eye subject", index, side)
+    content, other, shown = (draw(rng, side) for _ in range(3))
+    technique = kinds[int(rng.integers(len(kinds)))]
+    style = Style(technique, int(rng.integers(1 << 30)))
+    painted = style.draw(shown, int(rng.integers(1 << 30)))
+    weight = rng.choice((0.0, 0.3, 0.6, 0.9))
+    how = rng.random()
+    count = int(rng.integers(5, 14))
+
+    def stylise(picture: Picture, blend: float) -> Picture:
+        source = painted if how < 0.5 else shown
+        if how > 0.8:
+            recoloured = nearest_colours(picture, source, weight, count)
+        else:
+            recoloured = take_colours(picture, source, weight)
+        drawn = style.draw(recoloured, int(rng.integers(1 << 30)))
+        return _decoded(mixed(recoloured, drawn, blend), rng)
+
+    blend = rng.choice((0.5, 0.75, 1.0))
+    subject = Subject(stylise(content, blend), content, painted, stylise(other, blend))
+    more = [stylise(content, rng.uniform(0.35, 1.0)) for _ in range(2)]
+    return subject, technique, more
+
+
+def _decoded(picture: Picture, rng: np.random.Generator) -> Picture:
+    """As an autoencoder leaves a picture: a little soft, a little off."""
+    how = rng.random()
+    if how < 0.3:
+        return picture
+    if how < 0.6:
+        return np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.9)), np.uint8)
+    if how < 0.8:
+        return jpeg(picture, rng.uniform(80, 98))
+    noise = rng.normal(0, rng.uniform(0.5, 2.5), picture.shape)
+    return np.asarray(np.clip(picture + noise, 0, 255), np.uint8)
+
+
+def damaged(subject: Subject, family: str, severity: float, rng: np.random.Generator) -> tuple[Picture, Floats]:
+    """A damaged picture and its mask; in a quarter of the cases a part of it alone is damaged."""
+    kind = FAMILIES[family]
+    picture = kind.apply(subject, kind.strength(severity), rng)
+    if kind.cause in ("light", "colour", "noise", "pattern", "blur", "compression") and rng.random() < 0.25:
+        place = region(rng, picture.shape, rng.uniform(0.15, 0.6))
+        picture = mixed(subject.good, picture, place)
+    return picture, damage_mask(picture, subject.good)
+
+
+def damage_mask(picture: Picture, good: Picture) -> Floats:
+    """The share of each cell that differs visibly from the good picture, [G, G]."""
+    difference = cv2.absdiff(picture, good).max(2).astype(np.float32)
+    soft = cv2.blur(difference, (3, 3))
+    return np.asarray(cv2.resize((soft > 6).astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def examples(
+    index: int,
+    side: int,
+    draw: DrawContent = draw_content,
+    *,
+    families: tuple[str, ...] = tuple(FAMILIES),
+    kinds: tuple[str, ...] = tuple(TECHNIQUES),
+    bad: int = 10,
+) -> Iterator[EyeExample]:
+    """The examples of one triple: three good pictures and some damaged ones."""
+    subject, technique, more = draw_subject(index, side, draw, kinds)
+    rng = numpy_rng("eye damages", index, side)
+    content = measure_cells(subject.content)
+    style = measure_cells(subject.style)
+
+    def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
+        cells = measure_cells(picture)
+        return EyeExample(
+            index,
+            technique,
+            family,
+            severity,
+            mask,
+            cells,
+            content,
+            style,
+            compare_cells(cells, content),
+            novelty(cells, style, content),
+        )
+
+    nothing = np.zeros((GRID, GRID), np.float32)
+    for picture in (subject.good, *more):
+        yield example(picture, GOOD, 0.0, nothing)
+    for family in rng.permutation(families)[:bad]:
+        severity = float(rng.choice((0.25, 0.5, 0.75, 1.0)))
+        picture, mask = damaged(subject, str(family), severity, rng)
+        if mask.mean() > 0.02:  # else there is nothing to see: grey times any colour stays grey
+            yield example(picture, str(family), severity, mask)
