@@ -12,7 +12,8 @@ import numpy.typing as npt
 from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.damage.common import mixed, region
 from bottega.quality.damage.place import jpeg
-from bottega.quality.eye.cells import GRID, Cells, compare_cells, measure_cells, novelty
+from bottega.quality.eye.cells import GRID, measure_cells
+from bottega.quality.eye.inputs import Measured
 from bottega.quality.eye.training.contents import draw_content
 from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
 from bottega.runtime.seeds import numpy_rng
@@ -28,8 +29,8 @@ DrawContent = Callable[[np.random.Generator, int], Picture]
 class EyeExample:
     """One judged picture.
 
-    family: GOOD or the damage's. severity: 0 mild, 0.5 medium, 1 severe. mask: [G, G], share of each cell that is
-    damaged. technique: of the style.
+    triple: number of its content and style. family: GOOD or the damage's. severity: 0 mild, 0.5 medium, 1 severe. mask:
+    share of each cell that is damaged, [G, G]. technique: of the style.
     """
 
     triple: int
@@ -37,11 +38,7 @@ class EyeExample:
     family: str
     severity: float
     mask: Floats
-    cells: Cells
-    content: Cells
-    style: Cells
-    against: Floats
-    novelty: Floats
+    measured: Measured
 
 
 def draw_subject(
@@ -118,19 +115,8 @@ def examples(
     style = measure_cells(subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
-        cells = measure_cells(picture)
-        return EyeExample(
-            index,
-            technique,
-            family,
-            severity,
-            mask,
-            cells,
-            content,
-            style,
-            compare_cells(cells, content),
-            novelty(cells, style, content),
-        )
+        measured = Measured.of(measure_cells(picture), content, style)
+        return EyeExample(index, technique, family, severity, mask, measured)
 
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (subject.good, *more):

@@ -1,0 +1,131 @@
+"""Train the eye on measured examples: is the picture damaged, which cells are, and of what cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bottega.quality.damage import CAUSES, FAMILIES
+from bottega.quality.eye.inputs import network_inputs
+from bottega.quality.eye.training.examples import GOOD
+from bottega.quality.eye.training.model import EyeNetwork
+from bottega.quality.eye.training.store import ExampleStore, Indices
+from bottega.runtime.files import atomic_path
+from bottega.runtime.seeds import numpy_rng
+
+GOOD_SHARE = 1 / 3
+"""Of a batch. Of the examples a quarter is good; the claim is about a threshold on them."""
+
+FAINT, FAINT_TARGET = 0.3, 0.85
+"""Below this severity a picture need not be sure to be damaged: near mild, only who looks for it sees it."""
+
+CELL_WEIGHT, CAUSE_WEIGHT = 0.5, 0.2
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """steps, batch: of the training. learning_rate: the highest. seed: of weights and order."""
+
+    steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Of one step: the picture's verdict, the cells', the causes'."""
+
+    step: int
+    picture: float
+    cells: float
+    causes: float
+
+
+def fit(
+    store: ExampleStore,
+    config: FitConfig,
+    *,
+    left_out: frozenset[str] = frozenset(),
+    report: Callable[[StepLosses], None] | None = None,
+) -> EyeNetwork:
+    """Train a network.
+
+    Args:
+        store: examples.
+        config: of the training.
+        left_out: families whose examples are not used, so that they can be claimed to be unseen.
+        report: called after each step.
+    """
+    torch.manual_seed(config.seed)
+    rng = numpy_rng("eye fit", config.seed)
+    network = EyeNetwork()
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
+    good = np.flatnonzero(store.is_good)
+    bad = np.flatnonzero(~store.is_good & ~np.isin(store.family, sorted(left_out)))
+    num_good = round(config.batch * GOOD_SHARE)
+    for step in range(config.steps):
+        chosen = np.concatenate([rng.choice(good, num_good), rng.choice(bad, config.batch - num_good)])
+        cells, verdict = network(*_tensors(store, chosen))
+        losses = _losses(store, chosen, cells, verdict)
+        total = losses[0] + CELL_WEIGHT * losses[1] + CAUSE_WEIGHT * losses[2]
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if report is not None:
+            report(StepLosses(step + 1, losses[0].item(), losses[1].item(), losses[2].item()))
+    return network.eval()
+
+
+def _tensors(store: ExampleStore, chosen: Indices) -> tuple[Tensor, Tensor]:
+    inputs = network_inputs(store.measured(chosen))
+    return torch.from_numpy(inputs.cells), torch.from_numpy(inputs.picture)
+
+
+def _losses(store: ExampleStore, chosen: Indices, cells: Tensor, verdict: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the picture's verdict, of the cells', of the causes'."""
+    is_bad = store.family[chosen] != GOOD
+    target = is_bad.astype(np.float32)
+    target[is_bad & (store.severity[chosen] < FAINT)] = FAINT_TARGET
+    mask = torch.from_numpy(store.mask[chosen].astype(np.float32) / 255)
+    cause = torch.from_numpy(cause_numbers(store.family[chosen[is_bad]]))
+    return (
+        functional.binary_cross_entropy_with_logits(verdict[:, 0], torch.from_numpy(target)),
+        functional.binary_cross_entropy_with_logits(cells, mask),
+        functional.cross_entropy(verdict[torch.from_numpy(is_bad), 1:], cause),
+    )
+
+
+def cause_numbers(families: npt.NDArray[np.str_]) -> Indices:
+    """Of each family the number of its cause in CAUSES, [N]."""
+    return np.array([CAUSES.index(FAMILIES[str(family)].cause) for family in families], np.int64)
+
+
+@torch.no_grad()
+def verdicts(network: EyeNetwork, store: ExampleStore, chosen: Indices, batch: int = 256) -> npt.NDArray[np.float32]:
+    """Of each example the logits of being damaged and of the causes, [N, 1 + C]."""
+    found: list[Tensor] = []
+    for first in range(0, len(chosen), batch):
+        found.append(network(*_tensors(store, chosen[first : first + batch]))[1])
+    return torch.cat(found).numpy()
+
+
+def export(network: EyeNetwork, path: Path) -> None:
+    """Write the weights in half precision, as `bottega.quality.eye.network` reads them."""
+    weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary)

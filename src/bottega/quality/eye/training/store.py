@@ -1,0 +1,122 @@
+"""Examples measured once and kept: measuring takes a hundred times as long as a step of training.
+
+N: examples. T: triples, each the content and style of some examples. A shard is one `.npz` file in half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bottega.quality.eye.inputs import Measured
+from bottega.quality.eye.training.examples import GOOD, EyeExample
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import atomic_path
+
+Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExampleStore:
+    """Measured examples.
+
+    family: names, [N]. technique: names, [N]. severity: [N]. mask: 0..255, [N, G, G]. triple: row of each example's
+    content and style, [N]. All else as in `Measured`, [N, ...] or, of content, style and side, [T, ...].
+    """
+
+    family: npt.NDArray[np.str_]
+    technique: npt.NDArray[np.str_]
+    severity: Floats
+    mask: npt.NDArray[np.uint8]
+    triple: Indices
+    own: Halves
+    against: Halves
+    novelty: Halves
+    whole: Floats
+    content: Halves
+    content_whole: Floats
+    style: Halves
+    style_whole: Floats
+    side: Floats
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    @property
+    def is_good(self) -> npt.NDArray[np.bool_]:
+        """[N]."""
+        return np.asarray(self.family == GOOD)
+
+    @classmethod
+    def collect(cls, examples: Iterable[EyeExample]) -> ExampleStore:
+        """From examples, those of a triple one after another."""
+        rows = list(examples)
+        if not rows:
+            raise RequestError("a store needs examples, received none; ask for more triples")
+        first_of: dict[int, int] = {}
+        for place, example in enumerate(rows):
+            first_of.setdefault(example.triple, place)
+        order = {triple: number for number, triple in enumerate(first_of)}
+        triples = [rows[place] for place in first_of.values()]
+        half = np.float16
+        return cls(
+            family=np.array([example.family for example in rows]),
+            technique=np.array([example.technique for example in rows]),
+            severity=np.array([example.severity for example in rows], np.float32),
+            mask=np.stack([np.rint(255 * example.mask).astype(np.uint8) for example in rows]),
+            triple=np.array([order[example.triple] for example in rows], np.int64),
+            own=np.stack([example.measured.own.astype(half) for example in rows]),
+            against=np.stack([example.measured.against.astype(half) for example in rows]),
+            novelty=np.stack([example.measured.novelty.astype(half) for example in rows]),
+            whole=np.stack([example.measured.whole for example in rows]),
+            content=np.stack([example.measured.content.astype(half) for example in triples]),
+            content_whole=np.stack([example.measured.content_whole for example in triples]),
+            style=np.stack([example.measured.style.astype(half) for example in triples]),
+            style_whole=np.stack([example.measured.style_whole for example in triples]),
+            side=np.array([example.measured.side for example in triples], np.float32),
+        )
+
+    @classmethod
+    def joined(cls, stores: Sequence[ExampleStore]) -> ExampleStore:
+        """All of them as one."""
+        parts: dict[str, list[npt.NDArray[np.generic]]] = {field.name: [] for field in fields(cls)}
+        num_triples = 0
+        for store in stores:
+            for name, values in parts.items():
+                array = getattr(store, name)
+                values.append(array + num_triples if name == "triple" else array)
+            num_triples += len(store.side)
+        return cls(**{name: np.concatenate(values) for name, values in parts.items()})
+
+    def save(self, path: Path) -> None:
+        """As a shard."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> ExampleStore:
+        """A shard."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    def measured(self, chosen: Indices) -> Measured:
+        """Some examples as the network's inputs are made of, [B, ...]."""
+        triples = self.triple[chosen]
+        single = np.float32
+        return Measured(
+            own=self.own[chosen].astype(single),
+            content=self.content[triples].astype(single),
+            style=self.style[triples].astype(single),
+            against=self.against[chosen].astype(single),
+            novelty=self.novelty[chosen].astype(single),
+            whole=self.whole[chosen],
+            content_whole=self.content_whole[triples],
+            style_whole=self.style_whole[triples],
+            side=self.side[triples],
+        )
