@@ -26,7 +26,7 @@ from bottega.ldm.stage import LATENTS, prepare, replay, run
 from bottega.models.names import resolve
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, NonFiniteError, RequestError
-from bottega.runtime.files import read_json, read_jsonl
+from bottega.runtime.files import read_json, read_jsonl, write_json
 from bottega.training import checkpoint as checkpoints
 from bottega.training.loop import train
 from bottega.training.resume import resume_from
@@ -398,6 +398,19 @@ def test_a_folder_beside_a_data_root_that_is_not_there_is_read(tmp_path: Path) -
 def test_a_run_that_counts_epochs_is_not_continued_by_steps(copy: Path) -> None:
     with pytest.raises(FingerprintError, match="counts was 'epochs'"):
         run(tiny(training={"num_epochs": None, "steps": 9}), copy)
+
+
+def test_a_checkpoint_that_recorded_a_setting_that_may_change_by_now_is_resumed(copy: Path) -> None:
+    # As one that was written before the setting was marked: it stands in the fingerprint under the stage's own name.
+    state = copy / "checkpoints" / "epoch-2" / "state.json"
+    recorded = read_json(state)
+    recorded["fingerprint"]["ldm"]["training"]["device"] = "cuda"
+    write_json(state, recorded)
+    assert run(tiny(), copy)["resumed_from"] == 6
+    recorded["fingerprint"]["ldm"]["training"]["batch_size"] = 7
+    write_json(state, recorded)
+    with pytest.raises(FingerprintError, match=r"training\.batch_size was 7"):
+        run(tiny(), copy)
 
 
 def test_what_is_no_checkpoint_is_refused_with_those_that_are_there(trained: Path, tmp_path: Path) -> None:

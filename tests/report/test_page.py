@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from bottega.cli.main import main
+from bottega.quality.grade import CHECK_NAMES
 from bottega.report import sheets
-from bottega.report.page import run
+from bottega.report.page import _CAUSES, run
 from bottega.report.sheets import Thumbnails
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import read_jsonl, write_json, write_png, write_text
@@ -320,3 +321,7 @@ def test_the_command_prints_the_page_and_refuses_a_missing_directory_with_code_2
     assert "report.html" in capsys.readouterr().out
     assert main(["report", str(complete / "nowhere")]) == 2
     assert "no run directory" in capsys.readouterr().err
+
+
+def test_every_check_has_words_for_the_page() -> None:
+    assert {*CHECK_NAMES, "style"} == set(_CAUSES)

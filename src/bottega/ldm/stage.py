@@ -148,6 +148,7 @@ def prepare(recipe: LDMRecipe, directory: Path, *, write: bool = True) -> Traini
     work = LatentWorkload(recipe, model, latents, samples.training, samples.held_out, sampler, device)
     work.floor = work.least_loss()
     work.resumable = resumable
+    work.recipe_names = RECIPE_NAMES
     work.fingerprint = {"ldm": settings, **frozen, "counts": counts, "words": words}
     work.remembered = CheckpointRecord(
         recipe=portable(recipe, directory),

@@ -59,7 +59,7 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
     ladder = _ladder(parts.get("teacher", {}).get("ladder", {}))
     updates = _updates(ledger, thresholds, ladder, counts)
     if write:
-        parts["thresholds"] = thresholds.model_dump(mode="json")
+        parts["thresholds"] = thresholds.settings()  # as the stage compares them when it resumes
         meta = {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
         ledger.regrade(updates, meta)
     else:

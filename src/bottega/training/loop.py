@@ -172,7 +172,8 @@ class _Run:
         return start
 
     def _restore(self, found: checkpoints.Checkpoint) -> int:
-        checkpoints.require_same_run(found.fingerprint, self.fingerprint, self.work.resumable)
+        work = self.work
+        checkpoints.require_same_run(found.fingerprint, self.fingerprint, work.resumable, work.recipe_names)
         if found.step > self.config.steps:
             raise RequestError(
                 f"steps = {self.config.steps} is before the checkpoint's step {found.step}; ask for at least "

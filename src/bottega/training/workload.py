@@ -73,6 +73,7 @@ class Workload(ABC):
         module: everything that is trained and saved, and nothing else.
         fingerprint: what a checkpoint depends on besides the loop's own values.
         resumable: settings that may differ on resume, each with what changing it does.
+        recipe_names: what parts of the fingerprint are called in a recipe, and so in `resumable`.
         notes: lines for people at the head of the log.
         loss_scaling: whether gradients pass through a network in float16.
         remembered: JSON that is kept in each checkpoint.
@@ -81,6 +82,7 @@ class Workload(ABC):
     module: nn.Module
     fingerprint: Settings
     resumable: Mapping[str, str] = MappingProxyType(resumable_settings(LoopConfig(), "stage", "loop"))
+    recipe_names: Mapping[str, str] = MappingProxyType({})
     notes: Sequence[str] = ()
     loss_scaling: bool = False
     remembered: Mapping[str, object] = MappingProxyType({})

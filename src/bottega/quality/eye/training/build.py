@@ -1,0 +1,99 @@
+"""From nothing to the eye's weights: pictures drawn and measured in shards, then the training.
+
+FOLDER/shards/000000.npz     examples of SHARD triples each; one that is there is not made again
+       eye.safetensors       the weights
+       eye.json              what they were trained on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+
+from bottega.quality.eye.training.contents import draw_content
+from bottega.quality.eye.training.examples import DrawContent, EyeExample, examples
+from bottega.quality.eye.training.fit import FitConfig, StepLosses, export, fit
+from bottega.quality.eye.training.store import ExampleStore
+from bottega.runtime.files import write_json
+from bottega.runtime.progress import Progress
+
+SHARD = 100
+"""Triples of a shard: about a minute of one core."""
+
+SIDES = (256, 256, 256, 512, 128)
+"""Of the pictures, by turns, pixels."""
+
+
+@dataclass(frozen=True)
+class _ShardJob:
+    path: Path
+    first: int
+    draw: DrawContent
+
+
+def make_shards(folder: Path, triples: int, *, draw: DrawContent = draw_content, processes: int = 1) -> list[Path]:
+    """Draw and measure what is missing of so many triples.
+
+    Args:
+        folder: of the shards.
+        triples: rounded up to whole shards.
+        draw: makes a content; a function of a module, for other processes call it.
+        processes: that draw.
+
+    Returns:
+        All shards, in their order.
+    """
+    count = -(-triples // SHARD)
+    paths = [folder / f"{number:06d}.npz" for number in range(count)]
+    jobs = [_ShardJob(path, SHARD * number, draw) for number, path in enumerate(paths) if not path.is_file()]
+    done = len(paths) - len(jobs)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    with pool, Progress(len(paths), "eye: drawing", "shards", done=done) as progress:
+        for _ in pool.map(_make_shard, jobs):
+            progress.update()
+    return paths
+
+
+def _make_shard(job: _ShardJob) -> None:
+    cv2.setNumThreads(1)  # the processes share the cores
+    ExampleStore.collect(shard_examples(job.first, SHARD, job.draw)).save(job.path)
+
+
+def shard_examples(first: int, count: int, draw: DrawContent) -> Iterator[EyeExample]:
+    """The examples of some triples, from number `first` on."""
+    for index in range(first, first + count):
+        yield from examples(index, SIDES[index % len(SIDES)], draw)
+
+
+def read_shards(paths: list[Path]) -> ExampleStore:
+    """All shards as one store."""
+    return ExampleStore.joined([ExampleStore.load(path) for path in paths])
+
+
+def build(
+    folder: Path, triples: int, config: FitConfig, *, draw: DrawContent = draw_content, processes: int = 1
+) -> Path:
+    """Draw, measure and train; returns the weights' file.
+
+    Args:
+        folder: of everything that is made.
+        triples: contents with their styles.
+        config: of the training.
+        draw, processes: as in `make_shards`.
+    """
+    store = read_shards(make_shards(folder / "shards", triples, draw=draw, processes=processes))
+    with Progress(config.steps, "eye: training", "steps") as progress:
+
+        def report(losses: StepLosses) -> None:
+            progress.update(picture=round(losses.picture, 3), cells=round(losses.cells, 3))
+
+        network = fit(store, config, report=report)
+    weights = folder / "eye.safetensors"
+    export(network, weights)
+    write_json(folder / "eye.json", {"triples": len(store.side), "examples": len(store), "training": asdict(config)})
+    return weights
