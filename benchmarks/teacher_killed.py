@@ -39,6 +39,9 @@ AIMS = ("starting", *PHASES)
 LONGEST = 2.0  # seconds of work before a kill
 SETTINGS = {"size": 128, "steps": 5, "batch_size": 4, "max_retries": 2}
 STRICT = {"edge_64_c": 0.55, "edge_64_a": 0.65}
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""For every run: a fork has no threads but its own, and equality to the bit holds for equally many threads."""
+
 TRACED = Path(__file__).parent / "common" / "traced.py"
 
 
@@ -49,10 +52,9 @@ class Nursery:
         self.marks = marks
         marks.write_bytes(bytes(len(PHASES)))
         command = [sys.executable, str(TRACED), str(marks)]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork has no threads but its own
         self._log = marks.with_name("lives.log").open("w+b")
         self._process = start(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, env=one_thread
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, env=ONE_THREAD
         )
         self._answers = b""
         self.answer(wait=True)
@@ -164,7 +166,7 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
     rng = random.Random(options.seed)
     begun = time.monotonic()
     say("a run that is never stopped")
-    run(world.teach(folder / "whole", SETTINGS), check=True, capture_output=True)
+    run(world.teach(folder / "whole", SETTINGS), check=True, capture_output=True, env=ONE_THREAD)
     seconds, startup = time.monotonic() - begun, 0.0
     runs, kills, faults = [folder / "killed_0"], [], []
     nursery = Nursery(folder / "marks")
@@ -183,7 +185,7 @@ def soak(world: World, folder: Path, options: argparse.Namespace) -> dict[str, A
     nursery.end()
     for directory in runs:
         say(f"{directory.name}: to its end")
-        run(world.teach(directory, SETTINGS), check=True, capture_output=True)
+        run(world.teach(directory, SETTINGS), check=True, capture_output=True, env=ONE_THREAD)
     expected = contents(folder / "whole")
     different = sorted({f"{d.name}/{name}" for d in runs for name in differing(expected, contents(d))})
     return {
