@@ -1,7 +1,8 @@
 """The learned eye's network, in NumPy: judging needs no torch in the processes that read pictures.
 
 G: cells of a side, 16. W: width. C: causes. Two 3 x 3 convolutions over the cells with what the whole picture says,
-1.2 ms a picture. `bottega.quality.eye.training.model` is the same network in torch; a test holds them together.
+under a millisecond a picture. `bottega.quality.eye.training.model` is the same network in torch; a test holds them
+together.
 """
 
 from __future__ import annotations

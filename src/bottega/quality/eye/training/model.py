@@ -10,7 +10,7 @@ from bottega.quality.damage import CAUSES
 from bottega.quality.eye.inputs import NUM_CELL, NUM_PICTURE
 from bottega.quality.eye.network import NORM_EPSILON, TOP_CELLS
 
-WIDTH = 96
+WIDTH = 64
 HIDDEN = 128
 
 
