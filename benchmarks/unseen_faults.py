@@ -38,11 +38,10 @@ from bottega.quality.eye.cells import GRID, measure_cells
 from bottega.quality.eye.inputs import Measured
 from bottega.quality.eye.training.build import make_shards, read_shards
 from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.examples import GOOD, EyeExample, damage_mask, draw_subject
+from bottega.quality.eye.training.examples import GOOD, EyeExample, GoodPictures, damage_mask, made_up
 from bottega.quality.eye.training.fit import FitConfig, cause_numbers, fit, verdicts
 from bottega.quality.eye.training.model import EyeNetwork
 from bottega.quality.eye.training.store import ExampleStore
-from bottega.quality.eye.training.stylise import TECHNIQUES
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
@@ -52,16 +51,25 @@ WORST_SEVERE = 0.75
 ACCUSED, ACCUSED_OF_A_KIND = 0.02, 0.05
 THRESHOLD_SHARE = 0.015
 WORLDS = {"photographs, 256 px": 256, "photographs, 512 px": 512, "drawn truths": 256}
-DRAWN_SHARE = 0.25  # of the contents that are learned from
+DRAWN_CONTENTS = 0.2  # share of the made-up triples whose contents are scenes of the drawn world
+DRAWN_EVERY = 4  # of all triples that are learned from, one is a truth of the drawn world
 PARTS = 3  # of the families, one for each subject by turns
 STRETCH = 20
+MEASURED_FROM = 7_000_000  # numbers of the triples that nothing has learned from
 
 
 def content(rng: np.random.Generator, side: int) -> Picture:
     """What is learned from: made up, or a scene of the drawn world."""
-    if rng.random() < DRAWN_SHARE:
+    if rng.random() < DRAWN_CONTENTS:
         return render(scene(int(rng.integers(1 << 20))), None, size=side)
     return draw_content(rng, side)
+
+
+def learned(index: int, side: int) -> GoodPictures:
+    """What is learned from: made up, or a truth of the drawn world by painters that are not measured."""
+    if index % DRAWN_EVERY == DRAWN_EVERY - 1:
+        return truth(index, side)
+    return made_up(index, side, draw=content)
 
 
 def crop(rng: np.random.Generator, side: int) -> Picture:
@@ -77,13 +85,14 @@ def crop(rng: np.random.Generator, side: int) -> Picture:
     return np.ascontiguousarray(part[:, ::-1]) if rng.random() < 0.5 else part
 
 
-def drawn(index: int, side: int) -> tuple[Subject, str, list[Picture]]:
-    """A truth of the drawn world, the kind of its painter, and another truth of another brush."""
-    view, by = scene(3_000_000 + 3 * index), painter(40_000 + index)
+def truth(index: int, side: int) -> GoodPictures:
+    """A truth of the drawn world, the kind of its painter, and the same with other strokes."""
+    view, by = scene(3 * index), painter(index)
     good = render(view, by, 0, size=side)
-    style = render(scene(3_000_001 + 3 * index), by, 1, size=side)
-    other = render(scene(3_000_002 + 3 * index), by, 0, size=side)
-    return Subject(good, render(view, None, size=side), style, other), by.kind, [render(view, by, 1, size=side)]
+    style = render(scene(3 * index + 1), by, 1, size=side)
+    other = render(scene(3 * index + 2), by, 0, size=side)
+    subject = Subject(good, render(view, None, size=side), style, other)
+    return GoodPictures(subject, by.kind, (render(view, by, 1, size=side),))
 
 
 @dataclass(frozen=True)
@@ -108,16 +117,17 @@ def judged(world: str, index: int) -> Iterator[EyeExample]:
     """The examples of one subject: good pictures, and a third of the families at two severities."""
     side = WORLDS[world]
     if world.startswith("drawn"):
-        subject, kind, more = drawn(index, side)
+        good = truth(MEASURED_FROM + index, side)
     else:
-        subject, kind, more = draw_subject(7_000_000 + index, side, crop, tuple(TECHNIQUES))
+        good = made_up(MEASURED_FROM + index, side, draw=crop)
+    subject = good.subject
     own, style = measure_cells(subject.content), measure_cells(subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: npt.NDArray[np.float32]) -> EyeExample:
-        return EyeExample(index, kind, family, severity, mask, Measured.of(measure_cells(picture), own, style))
+        return EyeExample(index, good.kind, family, severity, mask, Measured.of(measure_cells(picture), own, style))
 
     nothing = np.zeros((GRID, GRID), np.float32)
-    for picture in (subject.good, *more):
+    for picture in (subject.good, *good.more):
         yield example(picture, GOOD, 0.0, nothing)
     rng = numpy_rng("unseen faults", world, index)
     for name in list(FAMILIES)[index % PARTS :: PARTS]:
@@ -284,7 +294,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        shards = make_shards(folder / "shards", asked.triples, draw=content, processes=asked.processes)
+        shards = make_shards(folder / "shards", asked.triples, source=learned, processes=asked.processes)
         config = FitConfig(steps=asked.steps)
         groups = folds(asked.folds)
         trainings: list[Fold] = []

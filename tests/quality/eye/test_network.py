@@ -13,7 +13,7 @@ from bottega.quality.damage import CAUSES, FAMILIES
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import NUM_CELL, NUM_PICTURE, network_inputs
 from bottega.quality.eye.network import Network
-from bottega.quality.eye.training.examples import GOOD, examples
+from bottega.quality.eye.training.examples import GOOD, GoodPictures, examples, made_up
 from bottega.quality.eye.training.fit import FitConfig, cause_numbers, export, fit, verdicts
 from bottega.quality.eye.training.model import EyeNetwork
 from bottega.quality.eye.training.store import ExampleStore
@@ -22,12 +22,16 @@ from bottega.runtime.errors import RequestError
 SEEN = ("washed", "colour_noise", "scrambled", "black_box")
 
 
+def _plain_pictures(index: int, side: int) -> GoodPictures:
+    return made_up(index, side, kinds=("oil", "photograph"))
+
+
 @pytest.fixture(scope="module")
 def store() -> ExampleStore:
     """Examples of twenty small triples."""
     found = []
     for index in range(20):
-        found += list(examples(index, 64, families=SEEN, kinds=("oil", "photograph"), bad=3))
+        found += list(examples(index, 64, _plain_pictures, families=SEEN, bad=3))
     return ExampleStore.collect(found)
 
 

@@ -10,7 +10,7 @@ import pytest
 from bottega.quality.damage import FAMILIES
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.examples import GOOD, damage_mask, damaged, draw_subject, examples
+from bottega.quality.eye.training.examples import GOOD, damage_mask, damaged, examples, made_up, varied
 from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
 from bottega.runtime.seeds import numpy_rng
 
@@ -59,7 +59,7 @@ def test_colours_are_taken_by_their_weight() -> None:
 
 
 def test_the_mask_is_where_the_damage_is() -> None:
-    subject, _, _ = draw_subject(3, 128, draw_content, ("oil",))
+    subject = made_up(3, 128, kinds=("oil",)).subject
     picture = subject.good.copy()
     picture[:32, :64] = 0
     mask = damage_mask(picture, subject.good)
@@ -70,7 +70,7 @@ def test_the_mask_is_where_the_damage_is() -> None:
 
 def test_an_example_is_good_without_a_mask_or_damaged_with_one() -> None:
     families = tuple(FAMILIES)[:12]
-    found = list(examples(11, 128, families=families, kinds=("strokes",), bad=6))
+    found = list(examples(11, 128, families=families, bad=6))
     good = [example for example in found if example.family == GOOD]
     assert len(good) == 3
     assert max(float(example.mask.max()) for example in good) == 0
@@ -82,7 +82,18 @@ def test_an_example_is_good_without_a_mask_or_damaged_with_one() -> None:
 
 
 def test_a_damaged_picture_is_the_same_each_time() -> None:
-    subject, _, _ = draw_subject(4, 128, draw_content, ("mosaic",))
+    subject = made_up(4, 128, kinds=("mosaic",)).subject
     first, again = (damaged(subject, "blotches", 0.5, numpy_rng("test", 2)) for _ in range(2))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
+
+
+def test_contents_are_varied_widely_and_the_same_each_time() -> None:
+    content = draw_content(numpy_rng("varied", 1), 96)
+    pictures = [varied(content, numpy_rng("varied", seed)) for seed in range(12)]
+    assert np.array_equal(pictures[3], varied(content, numpy_rng("varied", 3)))
+    means = [float(picture.mean()) for picture in pictures]
+    assert max(means) - min(means) > 30
+    for picture in pictures:
+        assert picture.shape == content.shape
+        assert picture.dtype == np.uint8

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import cv2
 
-from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.examples import DrawContent, EyeExample, examples
+from bottega.quality.eye.training.examples import EyeExample, Source, examples, made_up
 from bottega.quality.eye.training.fit import FitConfig, StepLosses, export, fit
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.runtime.files import write_json
@@ -33,16 +32,16 @@ SIDES = (256, 256, 256, 512, 128)
 class _ShardJob:
     path: Path
     first: int
-    draw: DrawContent
+    source: Source
 
 
-def make_shards(folder: Path, triples: int, *, draw: DrawContent = draw_content, processes: int = 1) -> list[Path]:
+def make_shards(folder: Path, triples: int, *, source: Source = made_up, processes: int = 1) -> list[Path]:
     """Draw and measure what is missing of so many triples.
 
     Args:
         folder: of the shards.
         triples: rounded up to whole shards.
-        draw: makes a content; a function of a module, for other processes call it.
+        source: of good pictures; a function of a module, for other processes call it.
         processes: that draw.
 
     Returns:
@@ -50,7 +49,7 @@ def make_shards(folder: Path, triples: int, *, draw: DrawContent = draw_content,
     """
     count = -(-triples // SHARD)
     paths = [folder / f"{number:06d}.npz" for number in range(count)]
-    jobs = [_ShardJob(path, SHARD * number, draw) for number, path in enumerate(paths) if not path.is_file()]
+    jobs = [_ShardJob(path, SHARD * number, source) for number, path in enumerate(paths) if not path.is_file()]
     done = len(paths) - len(jobs)
     pool = ProcessPoolExecutor(processes, get_context("spawn"))
     with pool, Progress(len(paths), "eye: drawing", "shards", done=done) as progress:
@@ -61,13 +60,13 @@ def make_shards(folder: Path, triples: int, *, draw: DrawContent = draw_content,
 
 def _make_shard(job: _ShardJob) -> None:
     cv2.setNumThreads(1)  # the processes share the cores
-    ExampleStore.collect(shard_examples(job.first, SHARD, job.draw)).save(job.path)
+    ExampleStore.collect(shard_examples(job.first, SHARD, job.source)).save(job.path)
 
 
-def shard_examples(first: int, count: int, draw: DrawContent) -> Iterator[EyeExample]:
+def shard_examples(first: int, count: int, source: Source) -> Iterator[EyeExample]:
     """The examples of some triples, from number `first` on."""
     for index in range(first, first + count):
-        yield from examples(index, SIDES[index % len(SIDES)], draw)
+        yield from examples(index, SIDES[index % len(SIDES)], source)
 
 
 def read_shards(paths: list[Path]) -> ExampleStore:
@@ -75,18 +74,16 @@ def read_shards(paths: list[Path]) -> ExampleStore:
     return ExampleStore.joined([ExampleStore.load(path) for path in paths])
 
 
-def build(
-    folder: Path, triples: int, config: FitConfig, *, draw: DrawContent = draw_content, processes: int = 1
-) -> Path:
+def build(folder: Path, triples: int, config: FitConfig, *, source: Source = made_up, processes: int = 1) -> Path:
     """Draw, measure and train; returns the weights' file.
 
     Args:
         folder: of everything that is made.
         triples: contents with their styles.
         config: of the training.
-        draw, processes: as in `make_shards`.
+        source, processes: as in `make_shards`.
     """
-    store = read_shards(make_shards(folder / "shards", triples, draw=draw, processes=processes))
+    store = read_shards(make_shards(folder / "shards", triples, source=source, processes=processes))
     with Progress(config.steps, "eye: training", "steps") as progress:
 
         def report(losses: StepLosses) -> None:

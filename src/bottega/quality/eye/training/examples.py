@@ -41,12 +41,36 @@ class EyeExample:
     measured: Measured
 
 
-def draw_subject(
-    index: int, side: int, draw: DrawContent, kinds: tuple[str, ...]
-) -> tuple[Subject, str, list[Picture]]:
-    """A good picture with all that belongs to it, its technique's name, and two good pictures of other strength."""
+@dataclass(frozen=True)
+class GoodPictures:
+    """A good picture with all that belongs to it.
+
+    subject: the picture, its content and style, and another good picture. kind: of the style. more: good pictures of
+    the same content and style, painted otherwise.
+    """
+
+    subject: Subject
+    kind: str
+    more: tuple[Picture, ...]
+
+
+Source = Callable[[int, int], GoodPictures]
+"""Good pictures by their number and their side in pixels, the same each time."""
+
+
+def made_up(
+    index: int, side: int, *, draw: DrawContent = draw_content, kinds: tuple[str, ...] = tuple(TECHNIQUES)
+) -> GoodPictures:
+    """A content in the technique of a style picture, and with some of its colours, at three strengths.
+
+    Args:
+        index: number of the triple.
+        side: of all pictures, pixels.
+        draw: makes a content.
+        kinds: techniques to choose from.
+    """
     rng = numpy_rng("eye subject", index, side)
-    content, other, shown = (draw(rng, side) for _ in range(3))
+    content, other, shown = (varied(draw(rng, side), rng) for _ in range(3))
     technique = kinds[int(rng.integers(len(kinds)))]
     style = Style(technique, int(rng.integers(1 << 30)))
     painted = style.draw(shown, int(rng.integers(1 << 30)))
@@ -65,8 +89,38 @@ def draw_subject(
 
     blend = rng.choice((0.5, 0.75, 1.0))
     subject = Subject(stylise(content, blend), content, painted, stylise(other, blend))
-    more = [stylise(content, rng.uniform(0.35, 1.0)) for _ in range(2)]
-    return subject, technique, more
+    more = tuple(stylise(content, rng.uniform(0.35, 1.0)) for _ in range(2))
+    return GoodPictures(subject, technique, more)
+
+
+def varied(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A content as another camera, light or hand would have it.
+
+    Without it the network learns what made-up contents look like: of good photographs it accused 40 % and more
+    (docs/log.md).
+    """
+    values = picture.astype(np.float32) / 255
+    if rng.random() < 0.6:  # exposure and contrast
+        values = np.clip(values, 0, 1) ** float(np.exp(rng.normal(0, 0.35)))
+        values = 0.5 + (values - 0.5) * rng.uniform(0.4, 1.4) + rng.normal(0, 0.06)
+    if rng.random() < 0.4:  # light of a colour
+        values = values * np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)
+    if rng.random() < 0.25:  # without colour, or nearly
+        grey = values.mean(-1, keepdims=True)
+        values = grey + (values - grey) * rng.uniform(0, 0.3)
+    if rng.random() < 0.3:  # out of focus, or sharpened
+        soft = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.6, 3))
+        values = soft + (values - soft) * rng.choice((0.0, 0.4, 1.8))
+    if rng.random() < 0.3:  # grain
+        values = values + rng.normal(0, rng.uniform(0.005, 0.05), (*picture.shape[:2], 1)).astype(np.float32)
+    result = np.asarray(np.clip(np.rint(values * 255), 0, 255), np.uint8)
+    if rng.random() < 0.2:
+        result = jpeg(result, rng.uniform(50, 95))
+    if rng.random() < 0.25:  # a content may be painted already
+        technique = str(rng.choice(list(TECHNIQUES)))
+        drawn = Style(technique, int(rng.integers(1 << 30))).draw(result, int(rng.integers(1 << 30)))
+        result = mixed(result, drawn, rng.uniform(0.3, 1))
+    return result
 
 
 def _decoded(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -100,29 +154,30 @@ def damage_mask(picture: Picture, good: Picture) -> Floats:
 
 
 def examples(
-    index: int,
-    side: int,
-    draw: DrawContent = draw_content,
-    *,
-    families: tuple[str, ...] = tuple(FAMILIES),
-    kinds: tuple[str, ...] = tuple(TECHNIQUES),
-    bad: int = 10,
+    index: int, side: int, source: Source = made_up, *, families: tuple[str, ...] = tuple(FAMILIES), bad: int = 10
 ) -> Iterator[EyeExample]:
-    """The examples of one triple: three good pictures and some damaged ones."""
-    subject, technique, more = draw_subject(index, side, draw, kinds)
+    """The examples of one triple: its good pictures and some damaged ones.
+
+    Args:
+        index, side: of the triple, for the source.
+        source: of good pictures.
+        families: of damage to choose from.
+        bad: how many damaged pictures.
+    """
+    good = source(index, side)
     rng = numpy_rng("eye damages", index, side)
-    content = measure_cells(subject.content)
-    style = measure_cells(subject.style)
+    content = measure_cells(good.subject.content)
+    style = measure_cells(good.subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
         measured = Measured.of(measure_cells(picture), content, style)
-        return EyeExample(index, technique, family, severity, mask, measured)
+        return EyeExample(index, good.kind, family, severity, mask, measured)
 
     nothing = np.zeros((GRID, GRID), np.float32)
-    for picture in (subject.good, *more):
+    for picture in (good.subject.good, *good.more):
         yield example(picture, GOOD, 0.0, nothing)
     for family in rng.permutation(families)[:bad]:
         severity = float(rng.choice((0.25, 0.5, 0.75, 1.0)))
-        picture, mask = damaged(subject, str(family), severity, rng)
+        picture, mask = damaged(good.subject, str(family), severity, rng)
         if mask.mean() > 0.02:  # else there is nothing to see: grey times any colour stays grey
             yield example(picture, str(family), severity, mask)
