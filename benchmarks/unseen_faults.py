@@ -35,7 +35,7 @@ from injected_faults import PHOTOGRAPHS, photograph
 from bottega.miniature.world import painter, render, scene
 from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.eye.cells import GRID, measure_cells
-from bottega.quality.eye.inputs import Measured
+from bottega.quality.eye.inputs import MeasuredPicture
 from bottega.quality.eye.training.build import make_shards, read_shards
 from bottega.quality.eye.training.contents import draw_content
 from bottega.quality.eye.training.examples import GOOD, EyeExample, GoodPictures, damage_mask, made_up
@@ -124,7 +124,9 @@ def judged(world: str, index: int) -> Iterator[EyeExample]:
     own, style = measure_cells(subject.content), measure_cells(subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: npt.NDArray[np.float32]) -> EyeExample:
-        return EyeExample(index, good.kind, family, severity, mask, Measured.of(measure_cells(picture), own, style))
+        return EyeExample(
+            index, good.kind, family, severity, mask, MeasuredPicture.of(measure_cells(picture), own, style)
+        )
 
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (subject.good, *good.more):

@@ -38,7 +38,7 @@ _MEDIUM_SIDE = 256
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPicture:
     """Raw statistics of one picture or of B of them, in front of every dimension that is named.
 
     own, content, style: [G, G, NUM_OWN]. against: [G, G, NUM_AGAINST]. novelty: [G, G, NUM_NOVELTY]. whole,
@@ -56,7 +56,7 @@ class Measured:
     side: Floats
 
     @classmethod
-    def of(cls, picture: Cells, content: Cells, style: Cells) -> Measured:
+    def of(cls, picture: Cells, content: Cells, style: Cells) -> MeasuredPicture:
         """One picture against its content and style."""
         return cls(
             own=picture.own,
@@ -79,7 +79,7 @@ class Inputs:
     picture: Floats
 
 
-def network_inputs(measured: Measured) -> Inputs:
+def network_inputs(measured: MeasuredPicture) -> Inputs:
     """The network's inputs, each about of unit scale."""
     own = measured.own / _SCALES
     content = measured.content / _SCALES
@@ -104,7 +104,7 @@ def network_inputs(measured: Measured) -> Inputs:
     return Inputs(_clipped(cells), _clipped(_of_picture(measured, own, content, style)))
 
 
-def _of_picture(measured: Measured, own: Floats, content: Floats, style: Floats) -> Floats:
+def _of_picture(measured: MeasuredPicture, own: Floats, content: Floats, style: Floats) -> Floats:
     """Means and spreads over all cells, against those of content and style."""
     cells = (-3, -2)
     mean = own.mean(cells)

@@ -13,7 +13,7 @@ from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.damage.common import mixed, region
 from bottega.quality.damage.place import jpeg
 from bottega.quality.eye.cells import GRID, measure_cells
-from bottega.quality.eye.inputs import Measured
+from bottega.quality.eye.inputs import MeasuredPicture
 from bottega.quality.eye.training.contents import draw_content
 from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
 from bottega.runtime.seeds import numpy_rng
@@ -38,7 +38,7 @@ class EyeExample:
     family: str
     severity: float
     mask: Floats
-    measured: Measured
+    measured: MeasuredPicture
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def examples(
     style = measure_cells(good.subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
-        measured = Measured.of(measure_cells(picture), content, style)
+        measured = MeasuredPicture.of(measure_cells(picture), content, style)
         return EyeExample(index, good.kind, family, severity, mask, measured)
 
     nothing = np.zeros((GRID, GRID), np.float32)

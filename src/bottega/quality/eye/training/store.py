@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bottega.quality.eye.inputs import Measured
+from bottega.quality.eye.inputs import MeasuredPicture
 from bottega.quality.eye.training.examples import GOOD, EyeExample
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
@@ -24,10 +24,10 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ExampleStore:
-    """Measured examples.
+    """MeasuredPicture examples.
 
     family: names, [N]. technique: names, [N]. severity: [N]. mask: 0..255, [N, G, G]. triple: row of each example's
-    content and style, [N]. All else as in `Measured`, [N, ...] or, of content, style and side, [T, ...].
+    content and style, [N]. All else as in `MeasuredPicture`, [N, ...] or, of content, style and side, [T, ...].
     """
 
     family: npt.NDArray[np.str_]
@@ -64,22 +64,21 @@ class ExampleStore:
             first_of.setdefault(example.triple, place)
         order = {triple: number for number, triple in enumerate(first_of)}
         triples = [rows[place] for place in first_of.values()]
-        half = np.float16
         return cls(
             family=np.array([example.family for example in rows]),
             technique=np.array([example.technique for example in rows]),
             severity=np.array([example.severity for example in rows], np.float32),
             mask=np.stack([np.rint(255 * example.mask).astype(np.uint8) for example in rows]),
             triple=np.array([order[example.triple] for example in rows], np.int64),
-            own=np.stack([example.measured.own.astype(half) for example in rows]),
-            against=np.stack([example.measured.against.astype(half) for example in rows]),
-            novelty=np.stack([example.measured.novelty.astype(half) for example in rows]),
-            whole=np.stack([example.measured.whole for example in rows]),
-            content=np.stack([example.measured.content.astype(half) for example in triples]),
-            content_whole=np.stack([example.measured.content_whole for example in triples]),
-            style=np.stack([example.measured.style.astype(half) for example in triples]),
-            style_whole=np.stack([example.measured.style_whole for example in triples]),
-            side=np.array([example.measured.side for example in triples], np.float32),
+            own=_stacked(rows, "own").astype(np.float16),
+            against=_stacked(rows, "against").astype(np.float16),
+            novelty=_stacked(rows, "novelty").astype(np.float16),
+            whole=_stacked(rows, "whole"),
+            content=_stacked(triples, "content").astype(np.float16),
+            content_whole=_stacked(triples, "content_whole"),
+            style=_stacked(triples, "style").astype(np.float16),
+            style_whole=_stacked(triples, "style_whole"),
+            side=_stacked(triples, "side"),
         )
 
     @classmethod
@@ -105,11 +104,11 @@ class ExampleStore:
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
-    def measured(self, chosen: Indices) -> Measured:
+    def measured(self, chosen: Indices) -> MeasuredPicture:
         """Some examples as the network's inputs are made of, [B, ...]."""
         triples = self.triple[chosen]
         single = np.float32
-        return Measured(
+        return MeasuredPicture(
             own=self.own[chosen].astype(single),
             content=self.content[triples].astype(single),
             style=self.style[triples].astype(single),
@@ -120,3 +119,8 @@ class ExampleStore:
             style_whole=self.style_whole[triples],
             side=self.side[triples],
         )
+
+
+def _stacked(examples: Sequence[EyeExample], name: str) -> Floats:
+    """One raw statistic of several examples, [N, ...]."""
+    return np.stack([getattr(example.measured, name) for example in examples])
