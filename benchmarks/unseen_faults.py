@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -119,7 +119,7 @@ def judged(world: str, index: int) -> Iterator[EyeExample]:
     if world.startswith("drawn"):
         good = truth(MEASURED_FROM + index, side)
     else:
-        good = made_up(MEASURED_FROM + index, side, draw=crop)
+        good = made_up(MEASURED_FROM + index, side, draw=crop, vary=False)
     subject = good.subject
     own, style = measure_cells(subject.content), measure_cells(subject.style)
 
@@ -198,6 +198,15 @@ class Counts:
         return self.true / max(self.all, 1)
 
 
+class WorldResult(TypedDict):
+    """What was found in one world: by family, good pictures accused by kind, means, share of causes right."""
+
+    found: dict[str, dict[str, float]]
+    accused: dict[str, float]
+    mean: dict[str, float]
+    cause_right: float
+
+
 class Tally:
     """What was found in one world, over all folds."""
 
@@ -218,10 +227,10 @@ class Tally:
             for name, severity in SEVERITIES.items():
                 chosen = rows[np.isclose(store.severity[rows], severity)]
                 self.found.setdefault((family, name), Counts()).add(is_damaged[chosen])
-            told = rows[is_damaged[rows]]
-            self.cause.add(said[told, 1:].argmax(1) == cause_numbers(store.family[told]))
+            hits = rows[is_damaged[rows]]
+            self.cause.add(said[hits, 1:].argmax(1) == cause_numbers(store.family[hits]))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> WorldResult:
         """Plain data."""
         found: dict[str, dict[str, float]] = {}
         for (family, severity), counts in self.found.items():
@@ -272,7 +281,7 @@ def lines_of(world: str, tally: Tally, held: dict[str, bool]) -> list[str]:
     lines = [
         f"{world}: severe {means['severe']:.1%}, medium {means['medium']:.1%}, good accused {means['accused']:.1%}"
     ]
-    lines.append(f"  cause named rightly: {tally.cause.share:.1%} of {tally.cause.all} found")
+    lines.append(f"  cause classified correctly: {tally.cause.share:.1%} of {tally.cause.all} found")
     for severity in SEVERITIES:
         shares = {family: counts.share for (family, name), counts in tally.found.items() if name == severity}
         least = sorted(shares.items(), key=lambda row: row[1])[:12]
@@ -313,7 +322,7 @@ def main() -> int:
                 for world, store in stores.items():
                     tallies[world].add(network, limit, store, groups[number])
                 say(f"fold {number + 1} of {asked.folds}")
-    result: dict[str, Any] = {"triples": asked.triples, "steps": asked.steps, "folds": asked.folds}
+    result: dict[str, object] = {"triples": asked.triples, "steps": asked.steps, "folds": asked.folds}
     lines: list[str] = []
     all_held: list[bool] = []
     for world, tally in tallies.items():

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -15,6 +16,7 @@ from bottega.cli.main import main
 from bottega.quality.config import Thresholds
 from bottega.quality.grade import Grade, Grader, grade
 from bottega.quality.measure import Scores
+from bottega.runtime.config import Added
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
 from bottega.teacher.config import Ladder
@@ -75,6 +77,21 @@ def test_counts_are_those_of_grading_each_row_by_hand(tmp_path: Path) -> None:
         best = [row.grade for row in ledger.best()]
         assert told["after"] == {letter: best.count(letter) for letter in sorted(set(best))}
         assert regrade(ledger, HARD)["changes"] == {}
+
+
+class _LaterThresholds(Thresholds):
+    """Limits as a later version has them."""
+
+    later_max: Annotated[float, Added(before=1.0)] = 1.0
+
+
+def test_limits_are_recorded_as_a_stage_compares_them(tmp_path: Path) -> None:
+    later = _LaterThresholds(**SOFT.model_dump())
+    with entered(tmp_path, [one("t", 0, 0.4)]) as ledger:
+        regrade(ledger, later, write=True)
+        recorded = json.loads(ledger.meta("fingerprint_parts") or "{}")["thresholds"]
+    assert recorded == later.settings()
+    assert "later_max" not in recorded
 
 
 def test_a_weight_is_the_grades_times_the_rungs(tmp_path: Path) -> None:

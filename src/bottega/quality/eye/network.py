@@ -21,7 +21,6 @@ from bottega.runtime.errors import RequestError
 
 Floats = npt.NDArray[np.float32]
 
-WEIGHTS = Path(__file__).parent / "weights" / "eye.safetensors"
 NORM_EPSILON = 1e-5
 TOP_CELLS = (1, 8, 32)
 """How many of the worst cells are averaged for the picture's verdict: one, an eighth of a side squared, an eighth."""
@@ -51,7 +50,7 @@ class Network:
             self._weights[f"{name}.weight"] = np.ascontiguousarray(matrix)
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> Network:
+    def load(cls, path: Path) -> Network:
         """From a safetensors file."""
         return cls(load_file(path))
 
@@ -59,7 +58,7 @@ class Network:
         """Look at one picture."""
         if inputs.cells.ndim != 3:
             raise RequestError(f"the eye looks at one picture, received cells {inputs.cells.shape}; call it for each")
-        # 1. Each cell by itself, told what the whole picture is like.
+        # 1. Each cell by itself, with what the whole picture is like.
         picture = self._dense("picture2", _relu(self._dense("picture1", inputs.picture)))
         cells = _relu(self._dense("cells", inputs.cells) + picture)
 

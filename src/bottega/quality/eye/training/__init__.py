@@ -1,0 +1,1 @@
+"""What the eye learns from, and its training."""

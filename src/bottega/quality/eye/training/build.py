@@ -1,24 +1,17 @@
-"""From nothing to the eye's weights: pictures drawn and measured in shards, then the training.
-
-FOLDER/shards/000000.npz     examples of SHARD triples each; one that is there is not made again
-       eye.safetensors       the weights
-       eye.json              what they were trained on
-"""
+"""Draw and measure pictures to learn from, in shards: 000000.npz and so on, examples of SHARD triples each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 
 from bottega.quality.eye.training.examples import EyeExample, Source, examples, made_up
-from bottega.quality.eye.training.fit import FitConfig, StepLosses, export, fit
 from bottega.quality.eye.training.store import ExampleStore
-from bottega.runtime.files import write_json
 from bottega.runtime.progress import Progress
 
 SHARD = 100
@@ -72,25 +65,3 @@ def shard_examples(first: int, count: int, source: Source) -> Iterator[EyeExampl
 def read_shards(paths: list[Path]) -> ExampleStore:
     """All shards as one store."""
     return ExampleStore.joined([ExampleStore.load(path) for path in paths])
-
-
-def build(folder: Path, triples: int, config: FitConfig, *, source: Source = made_up, processes: int = 1) -> Path:
-    """Draw, measure and train; returns the weights' file.
-
-    Args:
-        folder: of everything that is made.
-        triples: contents with their styles.
-        config: of the training.
-        source, processes: as in `make_shards`.
-    """
-    store = read_shards(make_shards(folder / "shards", triples, source=source, processes=processes))
-    with Progress(config.steps, "eye: training", "steps") as progress:
-
-        def report(losses: StepLosses) -> None:
-            progress.update(picture=round(losses.picture, 3), cells=round(losses.cells, 3))
-
-        network = fit(store, config, report=report)
-    weights = folder / "eye.safetensors"
-    export(network, weights)
-    write_json(folder / "eye.json", {"triples": len(store.side), "examples": len(store), "training": asdict(config)})
-    return weights

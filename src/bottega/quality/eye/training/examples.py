@@ -59,7 +59,12 @@ Source = Callable[[int, int], GoodPictures]
 
 
 def made_up(
-    index: int, side: int, *, draw: DrawContent = draw_content, kinds: tuple[str, ...] = tuple(TECHNIQUES)
+    index: int,
+    side: int,
+    *,
+    draw: DrawContent = draw_content,
+    kinds: tuple[str, ...] = tuple(TECHNIQUES),
+    vary: bool = True,
 ) -> GoodPictures:
     """A content in the technique of a style picture, and with some of its colours, at three strengths.
 
@@ -68,9 +73,13 @@ def made_up(
         side: of all pictures, pixels.
         draw: makes a content.
         kinds: techniques to choose from.
+        vary: the contents, see `varied`.
     """
     rng = numpy_rng("eye subject", index, side)
-    content, other, shown = (varied(draw(rng, side), rng) for _ in range(3))
+    drawn_contents = [draw(rng, side) for _ in range(3)]
+    if vary:
+        drawn_contents = [varied(picture, rng) for picture in drawn_contents]
+    content, other, shown = drawn_contents
     technique = kinds[int(rng.integers(len(kinds)))]
     style = Style(technique, int(rng.integers(1 << 30)))
     painted = style.draw(shown, int(rng.integers(1 << 30)))

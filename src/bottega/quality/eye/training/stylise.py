@@ -19,7 +19,7 @@ from bottega.visual.pictures import Picture
 
 Floats = npt.NDArray[np.float32]
 Technique = Callable[[Picture, np.random.Generator], Picture]
-"""Draws a picture anew. The generator gives the technique's parameters first, the same for one seed, then places."""
+"""Redraws a picture. The first generator gives the technique's parameters, the second the places of its strokes."""
 
 
 @dataclass(frozen=True)
