@@ -7,7 +7,8 @@ C. Drawn: truths of the drawn world at 128 px, the miniature's CLIP measuring to
 truths of other scenes and painters. Photographs: crops at 256 px of the 16 in scikit-image's wheel that have 256 px or
 more, mildly stylised (smoothed, posterised, brushed, grained; colours moved toward another photograph or a drawn
 painting), without a CLIP. They are dealt into four folds by the alphabet; the crops of each are judged by limits
-calibrated on 1,000 crops of the other folds' photographs. There is no peer: no public checker judges a picture against
+calibrated on 1,000 crops of the other folds' photographs. The same photographs at 256 and at 512 px are judged by the
+limits that a recipe begins with, too. There is no peer: no public checker judges a picture against
 its content and style.
 """
 
@@ -27,17 +28,18 @@ from common.bench import Arguments, conclude, die_with_parent, say
 from common.circles import share
 
 from bottega.miniature.world import painter, render, scene
-from bottega.quality.calibrate import calibrate
+from bottega.quality.calibration import calibrate
 from bottega.quality.config import Thresholds
 from bottega.quality.damage import Subject
 from bottega.quality.faults import FAULTS, GOOD, SEVERITIES, Kind, Tallies, measure_faults, table, tally
-from bottega.quality.measure import ImageEncoder, Scores
+from bottega.quality.measuring import ImageEncoder, Scores
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
 BARS = {"severe": 0.98, "medium": 0.90}
 ACCUSED = 0.02
 SIDE = 256
+DEFAULT_WORLDS = {"photographs, 256 px, default limits": 256, "photographs, 512 px, default limits": 512}
 STRETCH = 25
 FEWEST = 4  # kinds of a row that was measured for the calibration alone: good, untouched
 CLIP = Path(__file__).parents[1] / "src/bottega/miniature/weights/clip"
@@ -83,15 +85,15 @@ def photograph(name: str) -> Picture:
     return np.ascontiguousarray(found[..., ::-1])
 
 
-def crop(name: str, rng: np.random.Generator) -> Picture:
-    """A random square of 60 to 100 % of the shorter side, perhaps mirrored, at SIDE px."""
+def crop(name: str, rng: np.random.Generator, size: int) -> Picture:
+    """A random square of 60 to 100 % of the shorter side, perhaps mirrored, at `size` px."""
     whole = photograph(name)
     high, wide = whole.shape[:2]
     side = int(rng.uniform(0.6, 1) * min(high, wide))
     top, left = rng.integers(0, high - side + 1), rng.integers(0, wide - side + 1)
     part = np.ascontiguousarray(whole[top : top + side, left : left + side])
-    way = cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC
-    part = cv2.resize(part, (SIDE, SIDE), interpolation=way)
+    way = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    part = cv2.resize(part, (size, size), interpolation=way)
     return np.ascontiguousarray(part[:, ::-1] if rng.random() < 0.5 else part)
 
 
@@ -103,17 +105,18 @@ def stylised(content: Picture, style: Picture, way: str, rng: np.random.Generato
     """
     strength = min(1.0, float(content.std()) / 36)
     shape = content.shape[:2]
+    side = shape[0]
     if way == "bilateral":
-        surface = cv2.bilateralFilter(content, 0, 40, 0.012 * SIDE)
+        surface = cv2.bilateralFilter(content, 0, 40, 0.012 * side)
     elif way == "median":
         surface = cv2.medianBlur(content, 5)
     elif way == "poster":
         surface = cv2.GaussianBlur(np.uint8(np.rint(cv2.medianBlur(content, 3) / 255 * 6) / 6 * 255), (0, 0), 0.6)
     elif way == "brush":
         grain = cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), sigmaX=4, sigmaY=0.8)
-        turn = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), rng.uniform(0, 180), 1.5)
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(0, 180), 1.5)
         grain = cv2.warpAffine(grain, turn, shape, borderMode=cv2.BORDER_REFLECT)
-        smooth = cv2.bilateralFilter(content, 0, 40, 0.008 * SIDE)
+        smooth = cv2.bilateralFilter(content, 0, 40, 0.008 * side)
         surface = np.clip(smooth + (9 * strength / grain.std()) * grain[..., None], 0, 255).astype(np.uint8)
     elif way == "grain":
         surface = np.clip(content + rng.normal(0, 7 * strength, (*shape, 1)), 0, 255).astype(np.uint8)
@@ -133,25 +136,30 @@ def stylised(content: Picture, style: Picture, way: str, rng: np.random.Generato
     return np.clip(np.rint(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB) * 255), 0, 255).astype(np.uint8)
 
 
-def photographed(index: int, fold: int) -> Subject:
+def photographed(index: int, fold: int, side: int = SIDE) -> Subject:
     """A stylised crop; the other scene is of another photograph of the same fold. Every fourth style is a painting."""
     rng = numpy_rng("injected faults benchmark", fold, index)
     names = PHOTOGRAPHS[fold::FOLDS]
     own, one, two = (names[int(i)] for i in rng.permutation(len(names))[:3])
-    content, other = crop(own, rng), crop(two, rng)
+    content, other = crop(own, rng, side), crop(two, rng, side)
     if index % 4 == 3:
-        style = cv2.resize(render(scene(index), painter(index), 0), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        style = cv2.resize(render(scene(index), painter(index), 0), (side, side), interpolation=cv2.INTER_CUBIC)
     else:
-        style = crop(one, rng)
+        style = crop(one, rng, side)
     way = WAYS[index % len(WAYS)]
     return Subject(stylised(content, style, way, rng), content, style, stylised(other, style, way, rng))
 
 
 def subjects(world: str, start: int, stop: int) -> Iterator[Subject]:
-    """Numbers `start` to `stop` of a world: drawn 0 (calibration), drawn 1, photographs 0 to 3 (folds)."""
+    """Numbers `start` to `stop` of a world: drawn 0 (calibration), drawn 1, photographs 0 to 3 (folds), 256 or 512."""
     kind, part = world.split()
     for index in range(start, stop):
-        yield drawn(index, 200_000 * (1 + int(part))) if kind == "drawn" else photographed(index, int(part))
+        if kind == "drawn":
+            yield drawn(index, 200_000 * (1 + int(part)))
+        elif kind == "photographs":
+            yield photographed(index, int(part))
+        else:
+            yield photographed(index, index % FOLDS, int(kind))
 
 
 @cache
@@ -211,6 +219,12 @@ def photographed_world(pool: ProcessPoolExecutor, count: int, known: int) -> Tal
     return reduce(merged, tallies)
 
 
+def default_world(pool: ProcessPoolExecutor, count: int, side: int) -> Tallies:
+    """`count` crops judged by the limits that a recipe begins with, where there are no truths to calibrate on."""
+    tested = [row for part in pool.map(measured, jobs(f"{side} default", 0, count, True)) for row in part]
+    return tally(tested, Thresholds())
+
+
 def merged(one: Tallies, other: Tallies) -> Tallies:
     """Both together."""
     return {key: one[key].merged(other[key]) for key in one}
@@ -258,16 +272,22 @@ def main() -> int:
     arguments.add_size("--count", short=150, full=500, help="good pictures of each world")
     arguments.add_size("--known", short=600, full=1000, help="good pictures that each calibration sees")
     arguments.add_argument("--processes", type=int, default=2)
-    arguments.add_argument("--world", choices=("drawn", "photographs"), help="only this one")
+    worlds_known = ("drawn", "photographs", *DEFAULT_WORLDS)
+    arguments.add_argument("--world", choices=worlds_known, action="append", help="only this one, or these")
     asked = arguments.parse()
     results = {}
     with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-        if asked.world != "photographs":
+        wanted = asked.world or worlds_known
+        if "drawn" in wanted:
             say("the drawn world")
             results["drawn"] = drawn_world(pool, asked.count, asked.known)
-        if asked.world != "drawn":
+        if "photographs" in wanted:
             say("photographs")
             results["photographs"] = photographed_world(pool, asked.count, asked.known)
+        for name, side in DEFAULT_WORLDS.items():
+            if name in wanted:
+                say(name)
+                results[name] = default_world(pool, asked.count, side)
     missed = {world: misses(tallies, exact=asked.full) for world, tallies in results.items()}
     claim = {**BARS, "good_accused": ACCUSED, "n": asked.count}
     worlds = {world: as_json(tallies) for world, tallies in results.items()}

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from common.bench import Arguments, conclude, say
 
-from bottega.quality.measure import compare, reference
+from bottega.quality.measuring import compare, reference
 from bottega.visual.pictures import to_uint8
 
 SIDE, PICTURES, BAR = 512, 100, 7.7

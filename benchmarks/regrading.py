@@ -65,7 +65,7 @@ def drawn_scores(rng: random.Random, names: list[str]) -> dict[str, float]:
 
 def rows(tries: int) -> list[list[TryRow]]:
     """Targets with their tries in order, as a run enters them."""
-    from bottega.quality.grade import CHECKS, grade
+    from bottega.quality.grading import CHECKS, grade
     from bottega.teacher.ledger import TryRow
 
     rng, limits = random.Random(0), Thresholds()

@@ -61,7 +61,7 @@ class Peer:
         from bottega.models.config import ModelsConfig
         from bottega.models.layout import locate
         from bottega.models.loading import load_teacher_pipeline
-        from bottega.quality.measure import Judge
+        from bottega.quality.measuring import Judge
         from bottega.quality.stage import load_encoder, load_thresholds
         from bottega.runtime.config import load_yaml
         from bottega.teacher.protocol import pin
@@ -84,7 +84,7 @@ class Peer:
     def accepted(self, pair: dict[str, Any], folder: Path) -> bool:
         """Whether the judge lets a picture pass."""
         from bottega.data.pictures import load_square
-        from bottega.quality.grade import grade
+        from bottega.quality.grading import grade
 
         paths = (folder / f"{pair['pair_id']}_seed0.png", *(self.world.data_root / pair[k] for k in INPUTS))
         picture, content, style = (load_square(path, int(MINIATURE["size"])) for path in paths)

@@ -45,6 +45,7 @@ def test_every_public_name_is_there_and_means_one_thing(package: str) -> None:
     for name in module.__all__:
         if (ROOT / package / f"{name}.py").exists() or (ROOT / package / name / "__init__.py").exists():
             importlib.import_module(f"bottega.{package}.{name}")
+            assert name not in getattr(module, "_HOMES", {}), f"bottega.{package}.{name}: the module hides it later"
             assert isinstance(getattr(module, name), ModuleType), (
                 f"bottega.{package}.{name} is a module and something else"
             )

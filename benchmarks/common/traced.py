@@ -77,7 +77,7 @@ def mark(marks: Marks) -> None:
 
     files.atomic_path = writing
     from bottega.models import loading
-    from bottega.quality.measure import Judge
+    from bottega.quality.measuring import Judge
     from bottega.teacher.ledger import Ledger
 
     Judge.measure = marks.wrapped("judging", Judge.measure)  # type: ignore[method-assign]

@@ -7,10 +7,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from bottega.quality.calibrate import PLANS, calibrate, damaged
+from bottega.quality.calibration import PLANS, LimitPlan, calibrate, damaged
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import grade
-from bottega.quality.measure import measure
+from bottega.quality.damage import FAMILIES, Subject
+from bottega.quality.grading import grade
+from bottega.quality.measuring import measure
 from bottega.runtime.errors import RequestError
 
 from .conftest import Triple, plain_encoder
@@ -81,6 +82,60 @@ def test_truths_that_do_not_differ_from_copies_are_refused(scores: dict) -> None
         calibrate(scores["untouched"], scores["untouched"], defaults=Thresholds())
     with pytest.raises(RequestError, match="8 good pictures or more"):
         calibrate(scores["good"][:5], scores["untouched"])
+
+
+@pytest.fixture(scope="module")
+def spoiled(triples: list[Triple]) -> list[dict[str, float]]:
+    """Sixteen truths that are damaged beyond doubt: a tenth of what they stand among."""
+    rows = []
+    for index, one in enumerate(triples[:16]):
+        subject = Subject(one.truth, one.content, one.style, triples[index + 20].truth)
+        name = list(FAMILIES)[(7 * index) % len(FAMILIES)]
+        family = FAMILIES[name]
+        picture = family.apply(subject, family.strength(1.0), np.random.default_rng(index))
+        rows.append(measure(picture, one.content, one.style, encoder=plain_encoder))
+    return rows
+
+
+def test_a_tenth_of_bad_pictures_among_the_good_ones_hardly_moves_the_limits(
+    scores: dict, spoiled: list[dict[str, float]], fresh_triples: list[Triple]
+) -> None:
+    copies = scores["untouched"] + scores["reencoded"]
+    clean = calibrate(scores["good"], copies).thresholds
+    found = calibrate(scores["good"] + spoiled, copies)
+    assert any("look damaged and set no limit" in warning for warning in found.warnings)
+    for name, plan in {**PLANS, "damage_max": LimitPlan("damage", False, 0.0, 0.0)}.items():
+        values = [row[plan.score] for row in scores["good"] if plan.score in row]
+        reach = abs(getattr(clean, name) - float(np.median(values)))
+        moved = abs(getattr(found.thresholds, name) - getattr(clean, name))
+        assert moved <= 0.1 * reach + 1e-3, (name, moved, reach)
+
+    # And what they find stays.
+    recalls = []
+    for limits in (clean, found.thresholds):
+        letters = []
+        for index, one in enumerate(fresh_triples[:60]):
+            subject = Subject(one.truth, one.content, one.style, fresh_triples[index + 20].truth)
+            family = list(FAMILIES.values())[index]
+            picture = family.apply(subject, family.strength(1.0), np.random.default_rng(index))
+            letters.append(grade(measure(picture, one.content, one.style, encoder=plain_encoder), limits).letter)
+        recalls.append(letters.count("C") / len(letters))
+    assert recalls[1] >= recalls[0] - 0.03
+
+
+def test_one_content_of_fine_texture_refuses_no_calibration(scores: dict) -> None:
+    textured = {**scores["reencoded"][0], "change": 0.5}
+    found = calibrate(scores["good"], scores["untouched"] + [textured])
+    assert found.thresholds.change_min < 0.5
+    assert any("copies of contents differ by change_min" in warning for warning in found.warnings)
+
+
+def test_limits_of_pictures_that_mostly_look_damaged_come_from_all_of_them_and_are_told(scores: dict) -> None:
+    strange = [{**row, "damage": 6.0 + 0.1 * (number % 5)} for number, row in enumerate(scores["good"])]
+    found = calibrate(strange, scores["untouched"])
+    assert found.thresholds.damage_max >= 6.4
+    assert found.grades["good"]["C"] <= 0.02
+    assert any("the eye does not know such pictures" in warning for warning in found.warnings)
 
 
 ALIKE = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "change": 0.3, "clipped_excess": 0.0, "vivid_excess": 0.0}

@@ -12,8 +12,9 @@ from bottega.quality.config import Thresholds
 from bottega.quality.damage import Subject
 from bottega.quality.detectors import blocking, colour_noise, echoes, line_spectrum
 from bottega.quality.faults import FAULTS, SEVERITIES, count_faults, inject, table
-from bottega.quality.grade import CHECK_NAMES, grade
-from bottega.quality.measure import luminance, measure
+from bottega.quality.grading import CHECK_NAMES, grade
+from bottega.quality.measuring import luminance, measure
+from bottega.runtime.config import added_later
 from bottega.runtime.errors import RequestError
 
 from .conftest import Triple, plain_encoder
@@ -162,9 +163,13 @@ def test_ink_posters_stippling_and_night_pass_the_default_limits_where_the_style
             for _ in range(5):
                 centre, colour = rng.integers(30, 226, 2), rng.integers(0, 256, 3)
                 cv2.circle(picture, centre.tolist(), int(rng.integers(12, 40)), colour.tolist(), -1, cv2.LINE_AA)
-        given = grade(measure(way(one), one, way(other), encoder=None), Thresholds())
+        scores = measure(way(one), one, way(other), encoder=None)
+        without_eye = Thresholds(**added_later(Thresholds))
+        assert grade(scores, without_eye).letter != "C"
+        given = grade(scores, Thresholds())
         accused += [given.reasons] if given.letter == "C" else []
-    assert not accused
+    # The eye accuses some 3 % of good pictures at these limits (docs/quality.md), and it has seen no such blobs.
+    assert len(accused) <= 1, accused
 
 
 def test_a_mesh_is_two_waves_across_each_other_of_3_to_6_pixels_with_the_peak_that_is_asked_for() -> None:

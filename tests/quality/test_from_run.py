@@ -10,7 +10,7 @@ from PIL import Image
 
 from bottega.quality.config import Thresholds
 from bottega.quality.from_run import Distribution, changed, collect, draw, histograms, limits_of, shown, tail
-from bottega.quality.grade import Grader, grade
+from bottega.quality.grading import Grader, grade
 from bottega.runtime.errors import RequestError
 
 SOUND = {"finite": 1.0, "bright": 0.9, "spread": 0.2, "clipped_excess": 0.0, "vivid_excess": 0.0, "change": 0.15}

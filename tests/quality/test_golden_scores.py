@@ -1,7 +1,7 @@
 """Scores of fixed pictures are those of `golden_scores.json`: pytest tests/quality/test_golden_scores.py
 
 A detector's kernel, quantile or constant that changes shows here at once. If a change is meant, raise
-`measure.SCORES_VERSION`, for limits mean nothing for scores of another definition, and write the file again from
+`measuring.SCORES_VERSION`, for limits mean nothing for scores of another definition, and write the file again from
 `score`.
 """
 
@@ -14,19 +14,27 @@ import cv2
 import numpy as np
 import pytest
 
-from bottega.quality.calibrate import PLANS
+from bottega.quality.calibration import PLANS
 from bottega.quality.damage import Subject
+from bottega.quality.eye.look import CAUSE_SCORES, LEAST_SHARE
+from bottega.quality.eye.tones import TONE_SCORES
 from bottega.quality.faults import inject
-from bottega.quality.grade import CHECKS
-from bottega.quality.measure import SCORE_NAMES, SCORES_VERSION, Scores, measure
+from bottega.quality.grading import CHECKS
+from bottega.quality.measuring import SCORE_NAMES, SCORES_VERSION, Scores, measure
 from bottega.visual.pictures import Picture
 
 from .conftest import draw, plain_encoder
 
 GOLDEN: dict[str, Scores] = json.loads((Path(__file__).parent / "golden_scores.json").read_text())
-TOLERANCES = {"blocking": 1e-3}
-"""OpenCV's paths differ in the last bits. Without AVX-512 a picture that is resized to 300 x 260 px has other levels in
-places, and `blocking`, a difference of neighbouring steps, is -0.0043 instead of -0.0052; its limits are 0.02 apart."""
+TOLERANCES = {
+    "blocking": 1e-3,
+    "damage": 0.2,
+    **dict.fromkeys(("damage_area", *CAUSE_SCORES), 0.05),
+    **dict.fromkeys(TONE_SCORES, 0.01),
+}
+"""The eye's scores are sums of many that differ in the last bits. OpenCV's paths do too: without AVX-512 a picture that
+is resized to 300 x 260 px has other levels in places, and `blocking`, a difference of neighbouring steps, is -0.0043
+instead of -0.0052; its limits are 0.02 apart."""
 CASES = {
     "small": (128, 128, ""),
     "large": (512, 512, ""),
@@ -58,15 +66,19 @@ def score(case: str) -> Scores:
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_the_golden_file(case: str) -> None:
     scores = score(case)
-    assert list(scores) == list(GOLDEN[case])
+    causes = set(CAUSE_SCORES)  # one that is hardly likely may be absent
+    assert [name for name in scores if name not in causes] == [name for name in GOLDEN[case] if name not in causes]
     for name, value in scores.items():
-        assert value == pytest.approx(GOLDEN[case][name], abs=TOLERANCES.get(name, 2e-4)), name
+        expected = GOLDEN[case].get(name, LEAST_SHARE)
+        assert value == pytest.approx(expected, abs=TOLERANCES.get(name, 2e-4)), name
 
 
 def test_the_golden_file_is_of_this_version_and_has_every_score() -> None:
     assert SCORES_VERSION == 2
-    assert set(GOLDEN["small"]) == set(SCORE_NAMES)
-    assert set(SCORE_NAMES) - set(GOLDEN["tiny"]) == {"blocking", "blocking_share", "mesh"}
+    measured = set(SCORE_NAMES) - set(CAUSE_SCORES)
+    assert measured <= set(GOLDEN["small"])
+    of_the_eye = {"damage", "damage_area", *TONE_SCORES}
+    assert measured - set(GOLDEN["tiny"]) == {"blocking", "blocking_share", "mesh"} | of_the_eye
 
 
 def test_every_check_and_every_plan_names_a_score_that_exists() -> None:

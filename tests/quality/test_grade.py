@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bottega.quality.config import Thresholds
-from bottega.quality.damage import Subject
+from bottega.quality.config import EYE_OFF, Thresholds
+from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.faults import inject
-from bottega.quality.grade import CHECK_NAMES, alarms, grade, pass_rates
-from bottega.quality.measure import measure
+from bottega.quality.grading import CHECK_NAMES, CHECKS, Grader, alarms, grade, pass_rates
+from bottega.quality.measuring import measure
 
 from .conftest import Triple, plain_encoder
 
@@ -50,6 +50,10 @@ def damage(kind: str, one: Triple) -> np.ndarray:
         return np.repeat(mesh[..., None], 3, axis=2).astype(np.uint8)
     if kind == "content":
         return 255 - one.content
+    if kind == "damage":
+        family = FAMILIES["grey_blotches"]  # no detector knows it
+        subject = Subject(one.truth, one.content, one.style, one.style)
+        return family.apply(subject, family.strength(1.0), np.random.default_rng(2))
     if kind in INJECTED:
         return inject(INJECTED[kind], "severe", Subject(one.truth, one.content, one.style, one.style), 0)
     return one.content  # unchanged
@@ -150,3 +154,61 @@ def test_a_check_with_two_bounds_passes_where_both_hold() -> None:
     row = {"finite": 1.0, "hf_ratio": 1.0, "sharpness": 0.9}
     for bad in ({"hf_ratio": 0.001}, {"sharpness": 0.001}):
         assert pass_rates([row, {**row, **bad}], Thresholds())["blur"] == 0.5
+
+
+MESHED = {"finite": 1.0, "mesh": 9.0}  # a detector fails
+BLACK = {"finite": 1.0, "bright": 0.0}  # a detector that is certain fails
+
+
+def damage_at(value: float, **causes: float) -> dict[str, float]:
+    return {"damage": value, **{f"cause_{name}": share for name, share in causes.items()}}
+
+
+@pytest.mark.parametrize(
+    ("scores", "letter"),
+    [
+        (MESHED, "C"),  # the eye was not asked
+        (MESHED | damage_at(LIMITS.damage_confirm - 0.1), "B"),
+        (MESHED | damage_at(LIMITS.damage_confirm + 0.1), "C"),
+        (BLACK | damage_at(-9.0), "C"),
+        ({"finite": 1.0} | damage_at(LIMITS.damage_max + 0.1), "C"),
+        ({"finite": 1.0} | damage_at(LIMITS.damage_max - 0.1), "B"),
+    ],
+)
+def test_the_eye_decides_unless_a_detector_is_certain(scores: dict[str, float], letter: str) -> None:
+    assert grade(scores, LIMITS).letter == letter
+    assert bool(Grader(LIMITS).decisive(scores)) == (letter == "C")
+
+
+def test_a_detector_that_the_eye_overrules_is_a_doubt_with_its_reason() -> None:
+    given = grade(MESHED | damage_at(-5.0), LIMITS)
+    assert given.causes[0] == "mesh"
+    assert "the whole looks sound" in given.reasons[0]
+
+
+def test_limits_without_the_eye_let_each_detector_decide_alone() -> None:
+    limits = LIMITS.model_copy(update={"damage_max": EYE_OFF, "damage_a": EYE_OFF, "damage_confirm": -EYE_OFF})
+    assert not limits.uses_eye
+    assert grade(MESHED | damage_at(-5.0), limits).letter == "C"
+    assert grade({"finite": 1.0} | damage_at(50.0), limits).causes == ["edge_64", "edge_128", "content_sim"]
+
+
+def test_a_reason_names_one_likely_cause_or_two_that_cannot_be_distinguished() -> None:
+    sure = grade({"finite": 1.0} | damage_at(9.0, colour=0.8, light=0.1), LIMITS)
+    assert sure.likely == "colour"
+    assert "likely its colours (80%)" in sure.reasons[0]
+    unsure = grade({"finite": 1.0} | damage_at(9.0, light=0.35, colour=0.45), LIMITS)
+    assert unsure.likely == ""
+    assert "its colours (45%) or its light or contrast (35%), not to distinguish" in unsure.reasons[0]
+
+
+def test_a_picture_that_is_nearly_damaged_is_no_a() -> None:
+    good = {check.score: 1.0 for check in CHECKS if check.low} | {"finite": 1.0, "edge_64": 0.9, "edge_128": 0.9}
+    good |= {"content_sim": 0.9, "style_gain": 0.1}
+    assert grade(good | damage_at(LIMITS.damage_a - 0.1), LIMITS).letter == "A"
+    assert grade(good | damage_at(LIMITS.damage_a + 0.1), LIMITS).letter == "B"
+
+
+def test_the_eyes_limits_must_be_in_order() -> None:
+    with pytest.raises(ValidationError, match="damage_a and damage_confirm must be at most damage_max"):
+        Thresholds(damage_max=0.0, damage_a=1.0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from bottega.quality.detectors import edge_map, gradients, line_spectrum
-from bottega.quality.measure import HF_FLOOR, Judge, difference, luminance, measure
+from bottega.quality.measuring import HF_FLOOR, Judge, difference, luminance, measure
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.visual.pictures import to_uint8
 

@@ -17,8 +17,8 @@ from bottega.cli.main import main
 from bottega.quality import scan as module
 from bottega.quality import scorer
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import grade
-from bottega.quality.measure import Judge, measure
+from bottega.quality.grading import grade
+from bottega.quality.measuring import Judge, measure
 from bottega.quality.scan import ClipScorer, jobs_of_pairs, scan
 from bottega.quality.scorer import Job, Scorer, fitted
 from bottega.runtime.errors import Interrupted, MissingError, RequestError

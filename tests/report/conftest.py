@@ -20,9 +20,9 @@ from bottega.evaluation.grid import Grid
 from bottega.evaluation.metrics import METRICS
 from bottega.evaluation.stage import summarise
 from bottega.miniature.world import painter, render, scene
-from bottega.quality.calibrate import Calibration, damaged
+from bottega.quality.calibration import Calibration, damaged
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import CHECK_NAMES
+from bottega.quality.grading import CHECK_NAMES
 from bottega.runtime.files import write_json, write_jsonl, write_png, write_text
 from bottega.runtime.provenance import describe
 from bottega.runtime.seeds import numpy_rng

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bottega.cli.main import main
-from bottega.quality.grade import CHECK_NAMES
+from bottega.quality.grading import CHECK_NAMES
 from bottega.report import sheets
 from bottega.report.page import _CAUSES, run
 from bottega.report.sheets import Thumbnails

@@ -155,3 +155,19 @@ def test_noise_depends_on_what_the_picture_is_and_on_nothing_else() -> None:
     }
     assert len(seeds) == 4
     assert Item("other", "c", "s", "b", 0, blank, blank).noise_seed == item.noise_seed
+
+
+@pytest.mark.parametrize(
+    ("causes", "likely", "where"),
+    [
+        (["damage"], "geometry", "structure"),
+        (["damage"], "noise", "structure"),
+        (["damage"], "colour", "noise"),
+        (["damage"], "", "noise"),  # the eye is not sure: new noise
+        (["mesh", "damage"], "colour", "structure"),  # a detector names a cause
+        (["unchanged", "damage"], "", "weak"),
+        (["black", "damage"], "geometry", "noise"),
+    ],
+)
+def test_the_eyes_cause_decides_where_no_detector_names_one(causes: list[str], likely: str, where: str) -> None:
+    assert direction(causes, likely) == where

@@ -13,15 +13,16 @@ from typing import Annotated
 import pytest
 
 from bottega.cli.main import main
-from bottega.quality.config import Thresholds
-from bottega.quality.grade import Grade, Grader, grade
-from bottega.quality.measure import Scores
+from bottega.quality.config import EYE_OFF, Thresholds
+from bottega.quality.grading import Grade, Grader, grade
+from bottega.quality.measuring import SCORES_VERSION, Scores
+from bottega.quality.stage import load_thresholds, scores_identity
 from bottega.runtime.config import Added
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import read_json, write_json
 from bottega.teacher.config import Ladder
 from bottega.teacher.ledger import Ledger, TryRow
-from bottega.teacher.recalibrate import calibrate, jobs_of_run, limits_of_run
+from bottega.teacher.recalibrate import calibrate, enter_scores, jobs_of_run, limits_of_run
 from bottega.teacher.regrade import regrade
 
 from .test_ledger import ROW
@@ -236,3 +237,41 @@ def test_scores_of_an_older_definition_are_not_graded_by_limits_of_this_one(tmp_
         ledger.require_fingerprint("a", {"models": {}, "thresholds": Thresholds().model_dump(mode="json")})
         with pytest.raises(RequestError, match=r"version 1, this program.s of 2.*qc score"):
             regrade(ledger, Thresholds())
+
+
+def test_tries_without_the_eyes_score_are_counted_and_their_score_is_added_to_what_they_have(tmp_path: Path) -> None:
+    rows = [one("t1", 0, 0.6), one("t2", 0, 0.6)]
+    rows[1] = replace(rows[1], scores={**rows[1].scores, "damage": -3.0})
+    parts = {"thresholds": SOFT.settings(), "scores": {"version": SCORES_VERSION}}
+    with entered(tmp_path, rows, parts) as ledger:
+        assert regrade(ledger, SOFT)["without_eye"] == 1
+        without = SOFT.model_copy(update={"damage_max": EYE_OFF, "damage_a": EYE_OFF, "damage_confirm": -EYE_OFF})
+        assert regrade(ledger, without)["without_eye"] == 0
+    measured = [
+        {"file_name": "images/t1_0.png", "scores": {"edge_64": 0.0, "damage": 9.0}},
+        {"file_name": "images/t2_0.png", "scores": {"damage": 9.0}},
+        {"file_name": "images/elsewhere.png", "scores": {"damage": 9.0}},
+    ]
+    assert enter_scores(tmp_path, measured, at_once=2) == 1
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        found = {row.target: row.scores for row in ledger.current()}
+        assert (found["t1"]["edge_64"], found["t1"]["damage"], found["t2"]["damage"]) == (0.6, 9.0, -3.0)
+        told = regrade(ledger, SOFT, write=True)
+        assert (told["without_eye"], told["after"]) == (0, {"A": 1, "C": 1})
+        recorded = json.loads(ledger.meta("fingerprint_parts") or "{}")
+        assert recorded["scores"] == scores_identity(SOFT)
+
+
+def test_scores_are_written_to_a_run_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["qc", "score", "--output", str(tmp_path / "s.jsonl"), "--data-root", str(tmp_path), "--write"]
+    assert main(words) == 2
+    assert "name the run with --teacher-dir" in capsys.readouterr().err
+
+
+def test_limits_of_an_earlier_version_do_without_the_eye(tmp_path: Path) -> None:
+    earlier = {name: value for name, value in SOFT.model_dump().items() if not name.startswith("damage_")}
+    write_json(tmp_path / "earlier.json", earlier)
+    assert not load_thresholds(tmp_path / "earlier.json").uses_eye
+    assert load_thresholds(tmp_path / "earlier.json").settings() == earlier  # so that its run resumes
+    write_json(tmp_path / "by hand.json", {"edge_64_c": -1})
+    assert load_thresholds(tmp_path / "by hand.json").uses_eye

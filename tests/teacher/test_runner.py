@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from bottega.data.records import read_pairs
-from bottega.quality.measure import Judge
+from bottega.quality.measuring import Judge
 from bottega.runtime.errors import (
     FingerprintError,
     Interrupted,

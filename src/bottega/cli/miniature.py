@@ -141,6 +141,21 @@ def export(
 
 
 @app.command()
+def eye(
+    state: Annotated[Path, typer.Option(help="Folder of the measured pictures; what is there already is used.")],
+    output: Annotated[Path, typer.Option(help="The weights, a safetensors file.")],
+    triples: Annotated[int, typer.Option(min=100, help="Contents with a style to learn from.")] = 3000,
+    steps: Annotated[int, typer.Option(min=100, help="Of the training.")] = 6000,
+    processes: Annotated[int, typer.Option(min=1, help="That draw.")] = 2,
+) -> None:
+    """Train quality control's eye from scratch on drawn pictures and sixty families of damage."""
+    from bottega.miniature.builder.eye import train_eye
+
+    examples = train_eye(state, output, triples=triples, steps=steps, processes=processes)
+    typer.echo(f"wrote {output}, from {examples} pictures of {triples} triples")
+
+
+@app.command()
 def world(
     output: Annotated[Path, typer.Option(help="Data root; the world is written under its folder raw/.")],
     contents: Annotated[int, typer.Option(help="Scenes written as COCO train2017.")] = 400,

@@ -101,6 +101,11 @@ def _print_regrading(found: Regraded) -> None:
     entered = "entered" if found["written"] else "nothing written"
     typer.echo(f"{found['tries']} tries; grades that change: {changes}; targets {found['before']} -> {found['after']}")
     typer.echo(f"another try is now the best for {found['another_try_wins']} targets; {entered}")
+    if found["without_eye"]:
+        typer.echo(
+            f"{found['without_eye']} tries have no score of the learned eye, so the detectors alone grade them; add it "
+            "where the picture was kept with bottega qc score --teacher-dir … --write"
+        )
     if found["unkept_try_wins"]:
         typer.echo(
             f"for {found['unkept_try_wins']} targets a try would win whose picture was not kept (teacher.keep_tries: "
@@ -132,13 +137,19 @@ def score(
         typer.Option(help="CLIP's folder or name, in place of the recipe's; without either, no similarities"),
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="worker processes; else one a processor")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="with --teacher-dir: add scores that the run's ledger does not have yet")
+    ] = False,
 ) -> None:
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
     from bottega.quality.config import Thresholds
     from bottega.quality.scan import processors, scan
     from bottega.quality.stage import encoder_identity, load_encoder
+    from bottega.runtime.errors import RequestError
     from bottega.runtime.locks import lock
 
+    if write and teacher_dir is None:
+        raise RequestError("--write adds scores to a run's ledger; name the run with --teacher-dir")
     limits = _read_limits(thresholds) or Thresholds()
     jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
     models = read_models(recipe, set_, clip=clip)
@@ -153,6 +164,18 @@ def score(
         )
     grades = _counts(found["grades"])
     typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
+    if write and teacher_dir is not None:
+        _enter_scores(teacher_dir, output)
+
+
+def _enter_scores(teacher_dir: Path, scores: Path) -> None:
+    from bottega.runtime.files import read_jsonl
+    from bottega.runtime.locks import lock
+    from bottega.teacher.recalibrate import enter_scores
+
+    with lock(teacher_dir / ".lock", "bottega qc score --write"):
+        changed = enter_scores(teacher_dir, read_jsonl(scores))
+    typer.echo(f"{teacher_dir}: {changed} tries have new scores; grade them again with limits that have damage_max")
 
 
 def _jobs(data_root: Path, pairs: list[Path], targets: list[Path], teacher_dir: Path | None) -> list[Job]:

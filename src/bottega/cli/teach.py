@@ -128,7 +128,7 @@ def _print(output_dir: Path, done: TeacherSummary) -> None:
     seconds = done["seconds_per_accepted"] or 0
     typer.echo(
         f"{output_dir}: {oracle}{done['accepted']} of {done['targets']} targets accepted ({grades}; "
-        f"{done['broken']} broken), {tries:.2f} tries each, {seconds:.2f} s each"
+        f"{done['broken']} broken), {tries:.2f} tries and {seconds:.2f} s for each accepted"
     )
 
 

@@ -1,8 +1,8 @@
 """Judging a picture: raw scores, a grade from them, and where the limits come from.
 
-measure     raw scores of a picture against its content and its style (`detectors` has the arithmetic)
-grade       A, B or C from scores and limits, and nothing else
-calibrate   limits from drawn truths; `from_run` from a run's own scores; `stage` is the step of a run
+measuring   raw scores of a picture against its content and its style (`detectors` has the arithmetic)
+grading     A, B or C from scores and limits, and nothing else
+calibration limits from drawn truths; `from_run` from a run's own scores; `stage` is the step of a run
 scan        pictures on disk, in worker processes (`scorer` is what a worker does)
 faults      known damage, to see what the detectors find; `fault_run` puts it into a data set's pictures
 """
@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from bottega.runtime.lazy import importer
 
 if TYPE_CHECKING:
-    from bottega.quality.calibrate import Calibration, calibrate
+    from bottega.quality.calibration import Calibration, calibrate
     from bottega.quality.config import QualityConfig, Thresholds
-    from bottega.quality.grade import Grade, grade
-    from bottega.quality.measure import Judge, measure
+    from bottega.quality.grading import Grade, grade
+    from bottega.quality.measuring import Judge, measure
 
 _HOMES = {
-    "Calibration": "calibrate",
-    "calibrate": "calibrate",
+    "Calibration": "calibration",
+    "calibrate": "calibration",
     "QualityConfig": "config",
     "Thresholds": "config",
-    "Grade": "grade",
-    "grade": "grade",
-    "Judge": "measure",
-    "measure": "measure",
+    "Grade": "grading",
+    "grade": "grading",
+    "Judge": "measuring",
+    "measure": "measuring",
 }
 __all__ = ["Calibration", "Grade", "Judge", "QualityConfig", "Thresholds", "calibrate", "grade", "measure"]
 

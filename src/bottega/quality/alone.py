@@ -1,8 +1,8 @@
 """What one picture shows by itself, without a content or a style to compare it with.
 
-Less can be known than in `bottega.quality.measure`: white paper, flat colour, darkness and grain are what many pictures
-are meant to have. So these measures ask how a value comes about (whether a clipped channel hides detail, whether colour
-varies where nothing is drawn) and not only how large it is.
+Less can be known than in `bottega.quality.measuring`: white paper, flat colour, darkness and grain are what many
+pictures are meant to have. So these measures ask how a value comes about (whether a clipped channel hides detail,
+whether colour varies where nothing is drawn) and not only how large it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.quality import detectors
-from bottega.quality.measure import luminance, reference
+from bottega.quality.measuring import luminance, reference
 from bottega.visual.pictures import Picture
 
 LARGEST = 1024

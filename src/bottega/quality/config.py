@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Added, Config, added_later
 
 
 def rounded_outward(value: float, limit: str) -> float:
@@ -19,8 +21,12 @@ def rounded_outward(value: float, limit: str) -> float:
     return rounded(value * 1e4) / 1e4
 
 
+EYE_OFF = 1000.0
+"""A limit of `damage` that no picture reaches: such limits do without the learned eye."""
+
+
 class Thresholds(Config):
-    """Every limit that a grade depends on; `bottega.quality.measure` defines the scores that they bound.
+    """Every limit that a grade depends on; `bottega.quality.measuring` defines the scores that they bound.
 
     The defaults belong to ordinary photographs and paintings at 512 px and to one CLIP; `calibrate` sets them for
     others.
@@ -93,6 +99,15 @@ class Thresholds(Config):
     ghosting_max: float = Field(
         default=0.25, ge=0, description="weight of a second, moved copy beyond content and style, at most"
     )
+    damage_max: Annotated[float, Added(before=EYE_OFF)] = Field(
+        default=2.6, description="logit of being damaged, by the learned eye, at most"
+    )
+    damage_confirm: Annotated[float, Added(before=-EYE_OFF)] = Field(
+        default=1.5, description="the same, from which a detector that fails makes a C alone"
+    )
+    damage_a: Annotated[float, Added(before=EYE_OFF)] = Field(
+        default=0.5, description="the same, up to which a picture may be A"
+    )
     content_sim_c: float = Field(
         default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C"
     )
@@ -115,6 +130,23 @@ class Thresholds(Config):
     weight_b: float = Field(default=0.5, ge=0, le=1, description="training weight of a B")
     weight_c: float = Field(default=0.0, ge=0, le=1, description="training weight of a C")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_as_written(cls, data: object) -> object:
+        """Limits that an earlier version wrote in full stand, where they have none, at what was done before.
+
+        So a run that was begun without the learned eye goes on without it.
+        """
+        later = added_later(cls)
+        if isinstance(data, Mapping) and set(data) == set(cls.model_fields) - set(later):
+            return {**data, **later}
+        return data
+
+    @property
+    def uses_eye(self) -> bool:
+        """Whether the learned eye decides."""
+        return self.damage_max < EYE_OFF
+
     @model_validator(mode="after")
     def _ordered(self) -> Thresholds:
         for name in ("edge_64", "edge_128", "content_sim"):
@@ -124,6 +156,11 @@ class Thresholds(Config):
                     f"{name}_a is the limit of the better grade and must be at least {name}_c, received "
                     f"{name}_a={high}, {name}_c={low}"
                 )
+        if not self.damage_a <= self.damage_max or not self.damage_confirm <= self.damage_max:
+            raise ValueError(
+                "damage_a and damage_confirm must be at most damage_max, received "
+                f"{self.damage_a}, {self.damage_confirm} and {self.damage_max}"
+            )
         if self.hf_ratio_min >= self.hf_ratio_max:
             raise ValueError(
                 f"hf_ratio_min must be below hf_ratio_max, received {self.hf_ratio_min} and {self.hf_ratio_max}"

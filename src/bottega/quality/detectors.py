@@ -1,7 +1,7 @@
 """The detectors' arithmetic: pure functions of a picture's luminance and colours, by OpenCV's integer SIMD paths.
 
 Luminance is Rec. 601, uint8 [H, W]; sizes of maps do not depend on the picture's. What is compared between a picture,
-its content and its style is in `bottega.quality.measure`.
+its content and its style is in `bottega.quality.measuring`.
 
 How strong a fault must be to be found, and which good pictures are accused, is measured by
 `benchmarks/injected_faults.py`; docs/log.md has the results ("Injected faults") and what was tried in each place.

@@ -9,7 +9,7 @@ from pathlib import Path
 from bottega.quality.config import Thresholds
 from bottega.quality.damage import Subject
 from bottega.quality.faults import Tallies, count_faults
-from bottega.quality.measure import ImageEncoder
+from bottega.quality.measuring import ImageEncoder
 from bottega.runtime.errors import RequestError
 
 Files = tuple[Path, Path, Path]  # good picture, content, style

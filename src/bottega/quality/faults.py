@@ -37,8 +37,8 @@ from bottega.quality.damage.common import Apply, Array, Floats, Subject, blurred
 from bottega.quality.damage.light import burnt, darkened, flattened, saturated, washed
 from bottega.quality.damage.place import blocks, ghosting, jpeg, other_scene, scrambled
 from bottega.quality.damage.texture import blur, colour_noise, mesh
-from bottega.quality.grade import CHECK_NAMES, Grade, Grader
-from bottega.quality.measure import ImageEncoder, Judge, Scores
+from bottega.quality.grading import CHECK_NAMES, Grade, Grader
+from bottega.quality.measuring import ImageEncoder, Judge, Scores
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture

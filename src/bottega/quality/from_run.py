@@ -5,7 +5,8 @@ constant, saturated, untouched copy, blurred, blocked …: every check but those
 
 - an A limit is the 10 % quantile: nine of ten normal pictures reach it;
 - a C limit is where a robust tail begins: three robust standard deviations from the median on that side, one being
-  (median - 10 % quantile) / 1.2816, as in a normal distribution. A ratio is taken by its logarithm.
+  (median - 10 % quantile) / 1.2816, as in a normal distribution. A ratio is taken by its logarithm;
+- the limits of `damage` move with a robust tail above the median, `calibration.damage_limits`.
 
 First tries alone, since retries exist only of pictures that failed. The limits of hard faults stay as they are unless
 they are asked for by name, for a run that has such a fault everywhere would make it its norm.
@@ -25,8 +26,9 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from bottega.quality.calibration import damage_limits
 from bottega.quality.config import Thresholds, rounded_outward
-from bottega.quality.grade import CHECKS, Check, Grader
+from bottega.quality.grading import CHECKS, Check, Grader
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
 
@@ -62,7 +64,7 @@ class Distribution:
         # A picture that is not finite has no other score, so no other check can fail.
         faults = ["finite"]
         if scores.get("finite", 0.0) >= 1.0:
-            faults = [check.name for check in grader.failed(scores) if check in hard]
+            faults = [check.name for check in grader.decisive(scores) if check in hard]
         self.faults.update(faults)
         self.samples += 1
         self.normal_samples += not faults
@@ -113,6 +115,8 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
     """
     bounds = _checks_by_bound()
     for name in also:
+        if name == "damage_max":
+            raise RequestError("the learned eye's limits are set from every run; leave out --also damage_max")
         if name not in bounds:
             raise RequestError(f"a limit to set must be one of {', '.join(sorted(bounds))}, received {name}")
     _require_enough(found)
@@ -123,6 +127,10 @@ def limits_of(found: Distribution, limits: Thresholds, also: Sequence[str] = ())
         if column.size >= ENOUGH:
             limit = tail(column, lower=name == check.low, ratio=check.score in _RATIOS)
             values[name] = _inside(name, limit)
+    # The eye's limits from all first tries: what its present limit calls damaged must not be left out by itself.
+    damage = found.of("damage", normal=False)
+    if damage.size >= ENOUGH:
+        values |= damage_limits(damage, limits)
     for name, score in _BETTER.items():
         column = found.of(score)
         if column.size >= ENOUGH:

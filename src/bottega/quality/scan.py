@@ -25,8 +25,9 @@ import numpy as np
 from cachetools import LRUCache
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import Grade, grade
-from bottega.quality.measure import ImageEncoder, Scores, Vector, similarities
+from bottega.quality.eye.look import eye_identity
+from bottega.quality.grading import Grade, grade
+from bottega.quality.measuring import ImageEncoder, Scores, Vector, similarities
 from bottega.quality.scorer import Job, Judged, Scorer, Size, begin_worker, fitted, judge_chunk
 from bottega.runtime.errors import MissingError, RequestError, StorageError, WorkError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
@@ -75,7 +76,7 @@ def scan(
     part = output.with_name(output.name + ".part")
     # Other limits, another encoder or other pictures are another request: its rows must not stand in the same output.
     identities = [_identity(job) for job in jobs]
-    request = sha256_json([limits.model_dump(mode="json"), encoder_id, identities])
+    request = sha256_json([limits.model_dump(mode="json"), encoder_id, eye_identity(), identities])
     done = _begin(part, request)
     counts: Counter[str] = Counter(dict.fromkeys("ABC", 0))
     clip = ClipScorer(encoder) if encoder is not None else None
@@ -156,7 +157,7 @@ class ClipScorer:
         self._kept: LRUCache[tuple[str, Size], Vector] = LRUCache(_KEPT_VECTORS)
 
     def add_similarities(self, jobs: Sequence[Job], judged: Sequence[Judged]) -> list[Judged]:
-        """The same with the scores of `measure.similarities`; a picture without scores stays as it is."""
+        """The same with the scores of `measuring.similarities`; a picture without scores stays as it is."""
         pictures = [one.picture for one in judged if one.picture is not None]
         own = iter(self._encode(pictures))
         wanted: list[tuple[str, Size]] = []

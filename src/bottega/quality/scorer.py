@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from cachetools import LRUCache
 
-from bottega.quality.measure import Reference, Scores, compare, reference
+from bottega.quality.eye.look import shipped_eye
+from bottega.quality.measuring import Reference, Scores, compare, reference
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.visual.pictures import Picture
@@ -47,11 +48,14 @@ class Scorer:
 
     Args:
         kept_bytes: of decoded contents and styles; those unused for longest are dropped first.
+        with_eye: look with the learned eye too.
     """
 
-    def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int = _KEPT_BYTES, *, with_eye: bool = True) -> None:
+        self._with_eye = with_eye
         self._kept: LRUCache[tuple[str, Size], Reference] = LRUCache(
-            kept_bytes, getsizeof=lambda reference: reference.picture.nbytes
+            kept_bytes,
+            getsizeof=lambda reference: 2 * reference.picture.nbytes,  # with what the eye keeps of it
         )
 
     def judge(self, job: Job, *, with_picture: bool = False) -> Judged:
@@ -64,7 +68,8 @@ class Scorer:
             own = reference(picture)
             content = self._reference(job.content, size)
             style = self._reference(job.style, size)
-            scores = compare(own, content, style)
+            # Asked for here, not before: this module is imported by commands that judge nothing.
+            scores = compare(own, content, style, eye=shipped_eye() if self._with_eye else None)
         except (PictureError, RequestError) as error:  # RequestError: a side under 16 px
             return Judged({}, " ".join(str(error).split()))
         return Judged(scores, picture=picture if with_picture else None)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from bottega.quality.calibrate import MINIMUM, Calibration, calibrate, damaged
+from bottega.quality.calibration import MINIMUM, Calibration, calibrate, damaged
 from bottega.quality.config import QualityConfig, Thresholds
+from bottega.quality.eye.look import eye_identity
 from bottega.quality.fault_run import truths
-from bottega.quality.measure import ImageEncoder, Judge, Scores
+from bottega.quality.measuring import SCORES_VERSION, ImageEncoder, Judge, Scores
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
 from bottega.visual.pictures import Picture
@@ -93,7 +94,7 @@ def table(directory: Path) -> str:
     names = list(kept["pass_rates"]["good"])
     lines = [" " * width + "    n  " + "  ".join(names) + "   A / B / C"]
     for kind, rates in kept["pass_rates"].items():
-        cells = "  ".join(f"{100 * rates[name]:{len(name)}.0f}" for name in names)
+        cells = "  ".join(f"{100 * rates[name]:{len(name)}.0f}" if name in rates else " " * len(name) for name in names)
         letters = " / ".join(f"{100 * kept['grades'][kind][letter]:.0f}" for letter in "ABC")
         lines.append(f"{kind:{width}} {kept['counts'][kind]:4}  {cells}   {letters}")
     return "\n".join(lines)
@@ -102,6 +103,14 @@ def table(directory: Path) -> str:
 def load_thresholds(path: Path) -> Thresholds:
     """Limits as `run` wrote them."""
     return Thresholds.model_validate(read_json(path))
+
+
+def scores_identity(limits: Thresholds) -> dict[str, object]:
+    """Which scores a run's rows have. One that was begun without the learned eye goes on without it."""
+    identity: dict[str, object] = {"version": SCORES_VERSION}
+    if limits.uses_eye:
+        identity["eye"] = eye_identity()
+    return identity
 
 
 def load_encoder(models: ModelsConfig) -> ImageEncoder | None:

@@ -116,6 +116,7 @@ _CAUSES = {
     "ghosting": "a second copy",
     "content": "content lost",
     "unchanged": "untouched copy",
+    "damage": "looks damaged",
     "style": "no style gained",
 }
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair, truth_path
+from bottega.quality.eye.look import Frame
+from bottega.quality.measuring import where_damaged
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.format import Number
 from bottega.report.run_directory import RunDirectory
@@ -40,19 +42,24 @@ SIDES_AND_QUALITIES = ((160, 84), (144, 78), (128, 70), (112, 60), (96, 50))
 """(side in pixels, WebP quality) of the thumbnails, tried in this order until they stay within the budget."""
 
 _DARK, _LABEL, _FRAME = (40, 40, 40), (90, 90, 90), (170, 170, 170)  # colours of the sheet
+_LOOKED_AT = 256  # pixels at which the learned eye looks for where the damage is
 _SAMPLES_WIDTH = 532  # pixels: the miniature's own
 _SAMPLES_QUALITY = 84
 
 
 @dataclass(frozen=True)
 class SheetCell:
-    """One picture of a sheet: where it lies, the words under it, its grade if any; `missing` says why there is none."""
+    """One picture of a sheet: where it lies, the words under it, its grade if any; `missing` says why there is none.
+
+    `part` is where the learned eye sees damage: top, left, bottom and right, shares of the sides.
+    """
 
     column: str
     path: Path
     words: str = ""
     grade: str = ""
     missing: str = ""
+    part: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -137,14 +144,28 @@ def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> Sheet
         value = target.scores.get(score)
         if value is not None:
             words.append(f"{name} {value:.2f}")
+    output = run.directory / "teacher" / target.output_path
+    damaged = _damaged_part(target, output, root)
     cells = (
         SheetCell("content", root / target.content_path),
         SheetCell("style", root / target.style_path),
-        SheetCell("teacher", run.directory / "teacher" / target.output_path, ", ".join(words), target.grade),
+        SheetCell("teacher", output, ", ".join(words), target.grade, part=damaged),
         *_truth(root, target.pair_id),
     )
     note = f"seed {target.seed}, {target.rung}"
     return SheetLine(part, target.prompt, target.style, note, cells, target.reasons)
+
+
+def _damaged_part(target: GradedTarget, output: Path, root: Path) -> Frame | None:
+    """Where the learned eye sees the damage that it gave as a reason."""
+    if not any(reason.startswith("damage:") for reason in target.reasons):
+        return None
+    files = (output, root / target.content_path, root / target.style_path)
+    try:
+        pictures = [load_square(file, _LOOKED_AT) for file in files]
+    except PictureError:
+        return None
+    return where_damaged(*pictures)
 
 
 def of_evaluation(run: RunDirectory, summary: EvaluationSummary) -> list[SheetLine]:

@@ -102,6 +102,16 @@ class Config(BaseModel):
         return kept
 
 
+def added_later(config: type[Config]) -> dict[str, Any]:
+    """The fields of a configuration that came later, each with the value that says what was done before."""
+    found: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, Added):
+                found[name] = mark.before
+    return found
+
+
 def _stands_at_what_was_before(value: Any, field: FieldInfo) -> bool:
     """Whether a field was added later and its value says what was done before."""
     return any(isinstance(mark, Added) and mark.before == value for mark in field.metadata)

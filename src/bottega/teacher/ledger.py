@@ -382,6 +382,11 @@ class Ledger:
         where = f"WHERE current AND target IN ({many}) ORDER BY seed, target, try_index"
         return iter(self._tuples(f"SELECT {', '.join(columns)} FROM tries {where}"))
 
+    def first_values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Some columns, unparsed, of every target's first try, unless its inputs were broken, in the order of entry."""
+        where = "WHERE current AND try_index = 0 AND status <> 'broken' ORDER BY id"
+        return iter(self._tuples(f"SELECT {', '.join(columns)} FROM tries {where}"))
+
     def first_scores(self) -> Iterator[dict[str, float]]:
         """The raw scores of every target's first try, unless its inputs were broken."""
         query = "SELECT scores FROM tries WHERE current AND try_index = 0 AND status <> 'broken'"
@@ -403,6 +408,30 @@ class Ledger:
             self._db.executemany("UPDATE tries SET grade = ?, weight = ?, reasons = ? WHERE id = ?", graded)
             for key, value in meta.items():
                 self.set_meta(key, value)
+
+    def add_scores(self, found: Mapping[str, Mapping[str, float]], replaced: Collection[str] = ()) -> int:
+        """Add scores that current rows do not have yet, by the path of their picture; returns how many rows changed.
+
+        Scores that a row has stay: the teacher measured them with what is not on the disk any more.
+
+        Args:
+            found: by path.
+            replaced: scores that are taken out of the row first.
+        """
+        # Else each picture would be looked for in the whole table.
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_output ON tries (output_path) WHERE current")
+        changed = 0
+        with _Transaction(self._db):
+            for path, scores in found.items():
+                select = "SELECT id, scores FROM tries WHERE current AND output_path = ?"
+                for number, kept in self._db.execute(select, [path]).fetchall():
+                    known = {name: value for name, value in json.loads(kept).items() if name not in replaced}
+                    added = {name: value for name, value in scores.items() if name not in known}
+                    if added:
+                        text = _SORTED.encode({**known, **added})
+                        self._db.execute("UPDATE tries SET scores = ? WHERE id = ?", [text, number])
+                        changed += 1
+        return changed
 
     def scored(self) -> Iterator[Scored]:
         """All that regrading needs of every current row, target by target, its tries in order.

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega.quality.measure import Judge
+from bottega.quality.measuring import Judge
 from bottega.quality.stage import load_encoder
 from bottega.runtime.files import sha256_bytes, sha256_json
 from bottega.teacher.config import TeacherConfig

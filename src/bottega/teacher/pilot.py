@@ -212,7 +212,7 @@ def _cell(config: TeacherConfig, folder: Path, summary: TeacherSummary) -> Pilot
         grade_a=summary["grades"]["A"] / max(1, targets),
         style_gain=_mean(gains),
         edge_64=_mean(edges),
-        unchanged=1 - summary["pass_rates"]["unchanged"],
+        unchanged=1 - summary["pass_rates"].get("unchanged", 0.0),
         seconds=summary["seconds_per_picture"],
     )
 

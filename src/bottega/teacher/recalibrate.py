@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bottega.quality.config import Thresholds
+from bottega.quality.eye.look import EYE_SCORES, eye_identity
 from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
-from bottega.quality.grade import alarms, pass_rates
+from bottega.quality.grading import alarms, pass_rates
 from bottega.quality.scorer import Job
 from bottega.runtime.errors import MissingError
-from bottega.runtime.files import write_json
+from bottega.runtime.files import sha256_json, write_json
 from bottega.runtime.paths import inside
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
@@ -90,6 +92,28 @@ def limits_of_run(ledger: Ledger) -> Thresholds:
     kept = parts.get("thresholds", {})
     known = {name: value for name, value in kept.items() if name in Thresholds.model_fields}
     return Thresholds(**known)
+
+
+def enter_scores(directory: Path, rows: Iterable[Mapping[str, Any]], *, at_once: int = 1000) -> int:
+    """Add the scores of `qc score` rows to a run's ledger where it has none of that name; returns the rows changed.
+
+    Those of another eye are replaced. Grades stay as they are until `grade_again`.
+    """
+    changed = 0
+    rows = iter(rows)
+    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+        parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+        scores = parts.get("scores", {})
+        is_other_eye = scores.get("eye") not in (None, eye_identity())
+        replaced = EYE_SCORES if is_other_eye else ()
+        while page := list(islice(rows, at_once)):
+            changed += ledger.add_scores({row["file_name"]: row["scores"] for row in page}, replaced)
+        if is_other_eye:
+            parts["scores"] = {**scores, "eye": eye_identity()}
+            ledger.regrade(
+                (), {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
+            )
+    return changed
 
 
 def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:

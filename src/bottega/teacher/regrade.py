@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import Grader
-from bottega.quality.measure import SCORES_VERSION
+from bottega.quality.eye.look import eye_identity
+from bottega.quality.grading import Grader
+from bottega.quality.measuring import SCORES_VERSION
+from bottega.quality.stage import scores_identity
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
 from bottega.teacher.config import Ladder
@@ -26,7 +28,8 @@ class Regraded(TypedDict):
 
     `changes` counts tries by `A->B` and so on, `before` and `after` are the grades of the best tries. For
     `another_try_wins` targets another try is now the best, and exports then name that one; for `unkept_try_wins` it
-    would be a try whose picture was not kept, and exports name the best that was.
+    would be a try whose picture was not kept, and exports name the best that was. `without_eye` tries have no score of
+    the learned eye, though the limits ask for it: they are graded by the detectors alone.
     """
 
     tries: int
@@ -35,6 +38,7 @@ class Regraded(TypedDict):
     after: dict[str, int]
     another_try_wins: int
     unkept_try_wins: int
+    without_eye: int
     written: bool
 
 
@@ -56,10 +60,19 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
             f"limits and scores must be of one definition, this ledger's scores are of version {measured_by}, this "
             f"program's of {SCORES_VERSION}; measure its pictures again: bottega qc score --teacher-dir"
         )
+    eye = parts.get("scores", {}).get("eye")
+    if thresholds.uses_eye and eye not in (None, eye_identity()):
+        raise RequestError(
+            f"limits and scores must be of one eye, this ledger's scores are of eye {eye}, this program's is "
+            f"{eye_identity()}; measure its pictures again: bottega qc score --teacher-dir … --write"
+        )
     ladder = _ladder(parts.get("teacher", {}).get("ladder", {}))
     updates = _updates(ledger, thresholds, ladder, counts)
     if write:
-        parts["thresholds"] = thresholds.settings()  # as the stage compares them when it resumes
+        # As the stage compares them when it resumes.
+        parts["thresholds"] = thresholds.settings()
+        if "scores" in parts:
+            parts["scores"] = scores_identity(thresholds)
         meta = {"fingerprint_parts": json.dumps(parts, sort_keys=True), "fingerprint": sha256_json(parts)}
         ledger.regrade(updates, meta)
     else:
@@ -72,6 +85,7 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
         "after": dict(sorted(counts.after.items())),
         "another_try_wins": counts.another_try_wins,
         "unkept_try_wins": counts.unkept_try_wins,
+        "without_eye": counts.without_eye if thresholds.uses_eye else 0,
         "written": write,
     }
 
@@ -86,6 +100,7 @@ class _Counts:
     after: Counter[str] = field(default_factory=Counter)
     another_try_wins: int = 0
     unkept_try_wins: int = 0
+    without_eye: int = 0
 
 
 class _Judged(NamedTuple):
@@ -112,6 +127,7 @@ def _updates(ledger: Ledger, thresholds: Thresholds, ladder: Ladder, counts: _Co
             new.append(old[-1])
             continue
         judged = grade(one.scores)
+        counts.without_eye += one.status == "ok" and "damage" not in one.scores
         new.append(_Judged(one, judged.letter, len(judged.reasons)))
         weight = round(judged.weight * weight_of(one.rung), 6)
         reasons = reasons_text(judged.reasons)

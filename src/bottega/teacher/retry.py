@@ -6,6 +6,8 @@
 | too little change | new noise | nothing: less strength would make it worse |
 | anything else (not finite, black, flat, burnt …), or both of the above | new noise | new noise |
 
+The causes are those of the detectors or, where only the learned eye accuses, its own if it is sure.
+
 A decode that is not finite was already decoded in fp32 before it came here. Retries that change parameters keep the
 noise, so that tries can be compared. Strength counts in whole steps: a rung that would repeat an earlier try goes one
 step further, and where none is left it draws new noise.
@@ -27,10 +29,20 @@ STRUCTURE = frozenset(
 WEAK = frozenset({"unchanged"})
 """Checks that fail where too little was redrawn."""
 
+REDRAWN = frozenset({"noise", "pattern", "geometry", "scene"})
+"""The eye's causes that come of redrawing too much."""
 
-def direction(causes: Sequence[str]) -> str:
-    """Where the ladder leads for these failed checks: "structure", "weak" or "noise"."""
-    found = set(causes)
+
+def direction(causes: Sequence[str], likely: str = "") -> str:
+    """Where the ladder leads for these failed checks: "structure", "weak" or "noise".
+
+    Args:
+        causes: names of the checks.
+        likely: the learned eye's cause, where it is sure; it decides only where no detector names one.
+    """
+    found = set(causes) - {"damage"}
+    if not found and likely in REDRAWN:
+        return "structure"
     if found and found <= STRUCTURE:
         return "structure"
     if found and found <= WEAK:
@@ -45,7 +57,7 @@ def rung_weight(rung: str, ladder: Ladder) -> float:
 
 
 def next_settings(
-    causes: Sequence[str], base: Settings, tried: Sequence[Settings], ladder: Ladder
+    causes: Sequence[str], base: Settings, tried: Sequence[Settings], ladder: Ladder, likely: str = ""
 ) -> tuple[str, Settings] | None:
     """The settings of the next try, different in effect from all that were tried; None where no other is worth one.
 
@@ -53,11 +65,12 @@ def next_settings(
         causes: names of the checks that failed on the last try.
         base: the protocol's own settings.
         tried: the settings of the tries so far, the first being the protocol's.
+        likely: the learned eye's cause, see `direction`.
 
     Returns:
         The rung's name (such as `structure 1`), and the settings.
     """
-    cause = direction(causes)
+    cause = direction(causes, likely)
     rung = len(tried)
     noise = tried[-1].noise
     if cause == "weak" and noise > 0:

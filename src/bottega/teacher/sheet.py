@@ -8,10 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from bottega.data.pictures import load_square
+from bottega.quality.eye.look import Frame
+from bottega.quality.measuring import where_damaged
 from bottega.runtime.errors import PictureError
 from bottega.teacher.config import ORACLE
 from bottega.teacher.ledger import Ledger, TryRow
 from bottega.visual.contact_sheet import Triple, draw_triples
+from bottega.visual.pictures import Picture
 
 LOGGER = logging.getLogger(__name__)
 _SHOWN = 24  # triples on a sheet
@@ -76,7 +79,14 @@ def _read_triple(row: TryRow, ledger: Ledger, data_root: Path) -> Triple | None:
     except PictureError as error:
         LOGGER.warning("left out of the contact sheet: %s", error)
         return None
-    return Triple(content, style, target, row.grade, _caption(row))
+    return Triple(content, style, target, row.grade, _caption(row), _damaged_part(row, content, style, target))
+
+
+def _damaged_part(row: TryRow, content: Picture, style: Picture, target: Picture | None) -> Frame | None:
+    """Where the learned eye sees the damage that it gave as a reason."""
+    if target is None or not any(reason.startswith("damage:") for reason in row.reasons):
+        return None
+    return where_damaged(target, content, style)
 
 
 def _caption(row: TryRow) -> str:

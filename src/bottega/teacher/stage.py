@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.quality.config import Thresholds
-from bottega.quality.measure import SCORES_VERSION
-from bottega.quality.stage import load_thresholds
+from bottega.quality.stage import load_thresholds, scores_identity
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_json
 from bottega.runtime.fingerprint import bound_settings, fingerprint, resumable_settings
@@ -24,6 +23,7 @@ from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
 from bottega.teacher.sheet import draw_sheet
 from bottega.teacher.summary import TeacherSummary, summarise
+from bottega.teacher.watch import RunWatch
 from bottega.teacher.work import PairLists, chunks
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> Non
     """All chunks in order; a request to stop is answered between two of them, when everything is saved."""
     config, ledger = runner.config, runner.ledger
     early = config.sheet_after if ledger.count() < config.sheet_after else 0
+    watch = RunWatch(ledger)
     accepted = 0
     rejected = 0
     work = chunks(lists.openers(), seeds, config.chunk)
@@ -126,6 +127,7 @@ def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> Non
             accepted += len(good)
             rejected += len(targets - good)
             progress.update(count, accepted=accepted, rejected=rejected)
+            watch.add(rows)
             if early and ledger.count() >= early:
                 draw_sheet(ledger, runner.data_root)
                 early = 0
@@ -148,7 +150,7 @@ def _fingerprint_parts(
         "teacher": settings,
         "thresholds": limits.settings(),  # not model_dump: a limit that came later must not refuse runs begun before it
         "models": hashes,
-        "scores": {"version": SCORES_VERSION},
+        "scores": scores_identity(limits),
     }
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import alarms, pass_rates
+from bottega.quality.grading import alarms, pass_rates
 from bottega.teacher.config import Departure, TeacherConfig
 from bottega.teacher.ledger import LEDGER, Ledger, TryRow
 from bottega.teacher.protocol import EffectiveSchedule, schedule
+from bottega.teacher.watch import findings_of_run
 
 
 class Counts(TypedDict):
@@ -105,6 +106,7 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
     for rung, (count, total) in sorted(tally.gains.items()):
         gains[rung] = round(total / count, 4)
     rates = pass_rates(ledger.first_scores(), thresholds)
+    shared = [finding.text for finding in findings_of_run(ledger)]
     return {
         "targets": graded + tally.status["broken"],
         "tries": tally.tries,
@@ -120,7 +122,7 @@ def count_tries(ledger: Ledger, thresholds: Thresholds) -> Counts:
         "pass_rates": {name: round(rate, 4) for name, rate in rates.items()},
         "grades_by_rung": by_rung,
         "style_gain_by_rung": gains,
-        "warnings": alarms(rates, graded),
+        "warnings": shared + alarms(rates, graded),
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import grade
-from bottega.quality.measure import Scores
+from bottega.quality.grading import grade
+from bottega.quality.measuring import Scores
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.models import TeacherModels
@@ -83,7 +83,7 @@ class TryGrader:
         retries = self._config.max_retries if self._config.quality_filter else 0
         if target.tries[target.best].grade.letter != "C" or len(target.tries) > retries:
             return None
-        causes = target.tries[-1].grade.causes
+        last = target.tries[-1].grade
         tried = [one.settings for one in target.tries]
-        found = next_settings(causes, self.base, tried, self._config.ladder)
+        found = next_settings(last.causes, self.base, tried, self._config.ladder, last.likely)
         return None if found is None else NextTry(*found)

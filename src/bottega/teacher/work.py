@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bottega.data.records import Pair, read_pairs
-from bottega.quality.grade import Grade
-from bottega.quality.measure import Scores
+from bottega.quality.grading import Grade
+from bottega.quality.measuring import Scores
 from bottega.runtime.files import count_lines
 from bottega.teacher.items import Facts, Item, Settings, target_name
 from bottega.teacher.ledger import TryRow

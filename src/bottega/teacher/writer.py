@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import Grade
+from bottega.quality.grading import Grade
 from bottega.runtime.files import write_png
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.ledger import Ledger, Status, TryRow

@@ -78,6 +78,22 @@ class ContactSheet:
             resized = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
             self.image.paste(resized, (x, y))
 
+    def frame(
+        self,
+        row: int,
+        column: int,
+        part: tuple[float, float, float, float],
+        *,
+        colour: Colour = GRADE_COLOURS["C"],
+    ) -> None:
+        """Draw a frame around a part of a picture: top, left, bottom and right, shares of its sides."""
+        side = self.layout.side
+        x, y = self.layout.corner(row, column)
+        top, left, bottom, right = (share * (side - 1) for share in part)
+        box = (x + left, y + top, x + right, y + bottom)
+        self._draw.rectangle(box, outline=(255, 255, 255), width=4)  # seen on dark pictures too
+        self._draw.rectangle(box, outline=colour, width=2)
+
     def write_text(
         self,
         corner: tuple[int, int],
@@ -109,13 +125,17 @@ class ContactSheet:
 
 @dataclass(frozen=True)
 class Triple:
-    """Content, style and target of one pair. `target` is None where no picture came out; `text` is one short line."""
+    """Content, style and target of one pair. `target` is None where no picture came out; `text` is one short line.
+
+    `part` is a part of the target to be framed: top, left, bottom and right, shares of its sides.
+    """
 
     content: Picture
     style: Picture
     target: Picture | None
     grade: str
     text: str = ""
+    part: tuple[float, float, float, float] | None = None
 
 
 def draw_triples(
@@ -150,6 +170,8 @@ def draw_triples(
         row, place = divmod(number, across)
         for k, picture in enumerate((triple.content, triple.style, triple.target)):
             sheet.put(row, 3 * place + k, picture)
+        if triple.part is not None:
+            sheet.frame(row, 3 * place + 2, triple.part)
         x, y = layout.corner(row, 3 * place)
         colour = GRADE_COLOURS.get(triple.grade, GREY)
         sheet.write_text((x, y + side + 2), f"{triple.grade}  {triple.text}", colour=colour, width=layout.group_width)

@@ -31,7 +31,7 @@ def store() -> ExampleStore:
     """Examples of twenty small triples."""
     found = []
     for index in range(20):
-        found += list(examples(index, 64, _plain_pictures, families=SEEN, bad=3))
+        found += list(examples(index, 128, _plain_pictures, families=SEEN, bad=3))
     return ExampleStore.collect(found)
 
 

@@ -25,8 +25,9 @@ def test_contents_are_the_same_each_time_and_differ_from_each_other() -> None:
 def test_contents_have_a_spectrum_near_that_of_photographs() -> None:
     # The amplitude of photographs falls about as 1 / rate: Field, "Relations between the statistics of natural images
     # and the response properties of cortical cells", JOSA A 4, 1987.
+    # Photographs of scikit-image have -0.9 to -2.6, in the median -1.4 (docs/log.md).
     slopes: list[float] = []
-    for seed in range(24):
+    for seed in range(48):
         light = draw_content(numpy_rng("spectrum", seed), 128).mean(2)
         window = np.outer(np.hanning(128), np.hanning(128))
         power = np.abs(np.fft.rfft2((light - light.mean()) * window)) ** 2
@@ -34,7 +35,7 @@ def test_contents_have_a_spectrum_near_that_of_photographs() -> None:
         bands = np.geomspace(0.02, 0.4, 9)
         means = [power[(rate >= low) & (rate < high)].mean() for low, high in pairwise(bands)]
         slopes.append(float(np.polyfit(np.log(np.sqrt(bands[:-1] * bands[1:])), np.log(means), 1)[0]) / 2)
-    assert -1.6 < float(np.median(slopes)) < -0.9
+    assert -1.75 < float(np.median(slopes)) < -0.9
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
@@ -72,7 +73,7 @@ def test_an_example_is_good_without_a_mask_or_damaged_with_one() -> None:
     families = tuple(FAMILIES)[:12]
     found = list(examples(11, 128, families=families, bad=6))
     good = [example for example in found if example.family == GOOD]
-    assert len(good) == 3
+    assert len(good) == 4
     assert max(float(example.mask.max()) for example in good) == 0
     bad = [example for example in found if example.family != GOOD]
     assert bad

@@ -18,7 +18,7 @@ from bottega.generation.checks import check_picture
 from bottega.generation.metadata import read_metadata
 
 if TYPE_CHECKING:
-    from bottega.quality.measure import ImageEncoder
+    from bottega.quality.measuring import ImageEncoder
 
 
 @dataclass(frozen=True)

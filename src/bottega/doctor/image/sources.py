@@ -9,8 +9,8 @@ import numpy as np
 from bottega.doctor.answer import Draft
 from bottega.evaluation.colour import palette, palette_distance
 from bottega.quality.config import Thresholds
-from bottega.quality.grade import Check, Grader
-from bottega.quality.measure import ImageEncoder, Reference, compare, reference
+from bottega.quality.grading import Check, Grader
+from bottega.quality.measuring import ImageEncoder, Reference, compare, reference
 from bottega.quality.scorer import fitted
 from bottega.runtime.findings import Severity
 from bottega.visual.pictures import Picture

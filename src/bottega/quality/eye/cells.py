@@ -104,8 +104,14 @@ AGAINST = (
 moved copy correlates, mean absolute differences of Lab, agreement of directions."""
 
 NUM_AGAINST = len(AGAINST)
+
+LEAKED = ("light_4_around", "light_8_around", "outlines_around")
+"""Of a cell against the style's at the same place: a good picture has the style's strokes, not its things."""
+
+NUM_LEAKED = len(LEAKED)
 NUM_NOVELTY = 2 * len(SUBSPACES)
 _EPSILON = 1e-3
+_SOFT = np.array([0.25, 0.5, 0.25], np.float32)
 _SHIFTS = ((0, 2), (2, 0), (0, -2), (-2, 0), (0, 4), (4, 0), (0, -4), (-4, 0), (3, 3), (3, -3), (-3, 3), (-3, -3))
 
 
@@ -161,8 +167,13 @@ class Cells:
     @cached_property
     def moments(self) -> tuple[tuple[Floats, Floats], ...]:
         """Of each compared plane the cell sums of its values and of their squares, [G, G] each."""
-        planes = self.planes
-        return tuple(_moments(plane) for plane in (*planes.lights, planes.outlines, planes.a, planes.b))
+        return tuple(_moments(plane) for plane in _compared_planes(self))
+
+
+def _compared_planes(cells: Cells) -> tuple[Floats, ...]:
+    """Light at 1/2, 1/4 and 1/8, outlines, a, b."""
+    planes = cells.planes
+    return (*planes.lights, planes.outlines, planes.a, planes.b)
 
 
 NUM_WHOLE = 8
@@ -248,14 +259,17 @@ def _extremes(half: Picture) -> dict[str, Floats]:
 
 def _planes(lights: dict[str, Floats], lab: Picture, gradients: dict[str, Gradients]) -> Planes:
     """What is compared with another picture."""
-    across = cv2.Sobel(lights["4"], cv2.CV_32F, 1, 0)
-    down = cv2.Sobel(lights["4"], cv2.CV_32F, 0, 1)
+    # Without a scale Sobel and the magnitude would take a path whose floats depend in the last bit on where the plane
+    # lies in memory: a run that was stopped and resumed must have the scores of one that was not.
+    across = cv2.Sobel(lights["4"], cv2.CV_32F, 1, 0, scale=0.125)
+    down = cv2.Sobel(lights["4"], cv2.CV_32F, 0, 1, scale=0.125)
+    strength = 8 * cv2.sqrt(across * across + down * down)
     floats = lab.astype(np.float32)
     return Planes(
         lights=(lights["2"] - 128, lights["4"] - 128, lights["8"] - 128),
         a=floats[..., 1] - 128,
         b=floats[..., 2] - 128,
-        outlines=np.asarray(cv2.GaussianBlur(cv2.magnitude(across, down), (3, 3), 0), np.float32),
+        outlines=np.asarray(cv2.sepFilter2D(strength, cv2.CV_32F, _SOFT, _SOFT), np.float32),
         lab=lab,
         gradients=(gradients["2"], gradients["4"]),
     )
@@ -343,15 +357,9 @@ def _moments(plane: Floats) -> tuple[Floats, Floats]:
 def compare_cells(picture: Cells, content: Cells) -> Floats:
     """Of each cell of a picture against the content's, [G, G, NUM_AGAINST]."""
     ours, theirs = picture.planes, content.planes
-    pairs = (
-        *zip(ours.lights, theirs.lights, strict=True),
-        (ours.outlines, theirs.outlines),
-        (ours.a, theirs.a),
-        (ours.b, theirs.b),
-    )
     near: list[Floats] = []
     around: list[Floats] = []
-    for number, (one, other) in enumerate(pairs):
+    for number, (one, other) in enumerate(zip(_compared_planes(picture), _compared_planes(content), strict=True)):
         product = _in_cells(one * other)
         near.append(_correlation(product, picture.moments[number], content.moments[number]))
         around.append(_correlation_around(product, picture.moments[number], content.moments[number]))
@@ -363,6 +371,20 @@ def compare_cells(picture: Cells, content: Cells) -> Floats:
         agreement = one_slope.cos * other_slope.cos + one_slope.sin * other_slope.sin
         energies = (one_slope.energy + _EPSILON) * (other_slope.energy + _EPSILON)
         found.append(np.asarray(agreement / energies, np.float32))
+    return np.stack(found, -1).astype(np.float32)
+
+
+def leaked_cells(picture: Cells, style: Cells) -> Floats:
+    """How each cell correlates with what the style shows at the same place, [G, G, NUM_LEAKED]."""
+    found: list[Floats] = []
+    for number in (1, 2, 3):
+        one = _compared_planes(picture)[number]
+        other = _compared_planes(style)[number]
+        moments = style.moments[number]
+        if one.shape != other.shape:  # a style may have any size
+            other = np.asarray(cv2.resize(other, one.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
+            moments = _moments(other)
+        found.append(_correlation_around(_in_cells(one * other), picture.moments[number], moments))
     return np.stack(found, -1).astype(np.float32)
 
 

@@ -1,6 +1,6 @@
 """The learned eye's network, in NumPy: judging needs no torch in the processes that read pictures.
 
-G: cells of a side, 16. W: width. C: causes. Two 3 x 3 convolutions over the cells with what the whole picture says,
+G: cells of a side, 16. W: width. C: causes. Two sums over neighbourhoods of cells with what the whole picture says,
 under a millisecond a picture. `bottega.quality.eye.training.model` is the same network in torch; a test holds them
 together.
 """
@@ -43,11 +43,9 @@ class Network:
 
     def __init__(self, weights: Mapping[str, Floats]) -> None:
         self._weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
-        for name in ("conv1", "conv2"):
-            # [out, in, 3, 3] as one matrix from the 3 x 3 neighbourhood, [9 * in, out].
-            kernel = self._weights[f"{name}.weight"]
-            matrix = kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
-            self._weights[f"{name}.weight"] = np.ascontiguousarray(matrix)
+        for name in ("near1", "near2"):
+            kernel = self._weights[f"{name}.weight"]  # [W, 1, 3, 3]
+            self._weights[f"{name}.weight"] = np.ascontiguousarray(kernel[:, 0].transpose(1, 2, 0))  # [3, 3, W]
 
     @classmethod
     def load(cls, path: Path) -> Network:
@@ -63,12 +61,12 @@ class Network:
         cells = _relu(self._dense("cells", inputs.cells) + picture)
 
         # 2. Its neighbours, then all cells together.
-        cells = cells + _relu(self._convolved("conv1", cells))
+        cells = cells + _relu(self._dense("mixed1", self._with_near("near1", cells)))
         flat = cells.reshape(GRID * GRID, -1)
         pooled = np.concatenate([flat.mean(0), flat.max(0), flat.std(0)])
         cells = self._normalised(cells + self._dense("context", pooled))
-        cells = cells + _relu(self._convolved("conv2", cells))
-        cells = cells + _relu(self._dense("mixed", cells))
+        cells = cells + _relu(self._dense("mixed2", self._with_near("near2", cells)))
+        cells = cells + _relu(self._dense("mixed3", cells))
 
         # 3. The verdicts: of each cell, and of the picture by its worst cells.
         logits = self._dense("cell_verdict", cells)[..., 0]
@@ -83,15 +81,17 @@ class Network:
         """[..., in] -> [..., out]."""
         return values @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
 
-    def _convolved(self, name: str, cells: Floats) -> Floats:
-        """A 3 x 3 convolution with zeros around, [G, G, W] -> [G, G, W]."""
+    def _with_near(self, name: str, cells: Floats) -> Floats:
+        """Each cell and a weighted sum of its 3 x 3 neighbourhood with zeros around, [G, G, W] -> [G, G, 2 W]."""
         width = cells.shape[-1]
         padded = np.zeros((GRID + 2, GRID + 2, width), np.float32)
         padded[1:-1, 1:-1] = cells
-        around = [padded[row : row + GRID, column : column + GRID] for row in range(3) for column in range(3)]
-        stacked = np.concatenate(around, -1).reshape(GRID * GRID, -1)
-        convolved = stacked @ self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
-        return convolved.reshape(GRID, GRID, -1)
+        kernel = self._weights[f"{name}.weight"]
+        near = np.broadcast_to(self._weights[f"{name}.bias"], cells.shape).copy()
+        for row in range(3):
+            for column in range(3):
+                near += padded[row : row + GRID, column : column + GRID] * kernel[row, column]
+        return np.concatenate([cells, near], -1)
 
     def _normalised(self, cells: Floats) -> Floats:
         """Layer normalisation over the width."""

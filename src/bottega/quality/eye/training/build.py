@@ -17,7 +17,7 @@ from bottega.runtime.progress import Progress
 SHARD = 100
 """Triples of a shard: about a minute of one core."""
 
-SIDES = (256, 256, 256, 512, 128)
+SIDES = (256, 512, 256, 512, 128)
 """Of the pictures, by turns, pixels."""
 
 

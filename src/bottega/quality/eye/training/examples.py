@@ -12,15 +12,23 @@ import numpy.typing as npt
 from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.damage.common import mixed, region
 from bottega.quality.damage.place import jpeg
-from bottega.quality.eye.cells import GRID, measure_cells
+from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import MeasuredPicture
+from bottega.quality.eye.look import SMALLEST_SIDE
 from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
+from bottega.quality.eye.training.stylise import TECHNIQUES, Style, mild_surface, nearest_colours, take_colours
+from bottega.quality.measuring import Reference, compare, reference
+from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
 Floats = npt.NDArray[np.float32]
 GOOD = "good"
+MILD = "mild surface"
+"""The kind of pictures whose surface the style does not show."""
+
+FOREIGN = 0.15
+"""Share of such triples: without them a picture in flat tones or with brush marks was accused if its style had none."""
 
 DrawContent = Callable[[np.random.Generator, int], Picture]
 
@@ -65,6 +73,7 @@ def made_up(
     draw: DrawContent = draw_content,
     kinds: tuple[str, ...] = tuple(TECHNIQUES),
     vary: bool = True,
+    foreign: float = FOREIGN,
 ) -> GoodPictures:
     """A content in the technique of a style picture, and with some of its colours, at three strengths.
 
@@ -74,6 +83,7 @@ def made_up(
         draw: makes a content.
         kinds: techniques to choose from.
         vary: the contents, see `varied`.
+        foreign: share of triples whose pictures have a surface that the style does not show, see `mild_surface`.
     """
     rng = numpy_rng("eye subject", index, side)
     drawn_contents = [draw(rng, side) for _ in range(3)]
@@ -86,6 +96,8 @@ def made_up(
     weight = rng.choice((0.0, 0.3, 0.6, 0.9))
     how = rng.random()
     count = int(rng.integers(5, 14))
+    has_foreign_surface = numpy_rng("eye foreign", index, side).random() < foreign
+    surface = int(numpy_rng("eye surface seed", index, side).integers(1 << 30))
 
     def stylise(picture: Picture, blend: float) -> Picture:
         source = painted if how < 0.5 else shown
@@ -93,13 +105,15 @@ def made_up(
             recoloured = nearest_colours(picture, source, weight, count)
         else:
             recoloured = take_colours(picture, source, weight)
+        if has_foreign_surface:
+            return _decoded(mild_surface(recoloured, surface), rng)
         drawn = style.draw(recoloured, int(rng.integers(1 << 30)))
         return _decoded(mixed(recoloured, drawn, blend), rng)
 
     blend = rng.choice((0.5, 0.75, 1.0))
     subject = Subject(stylise(content, blend), content, painted, stylise(other, blend))
-    more = tuple(stylise(content, rng.uniform(0.35, 1.0)) for _ in range(2))
-    return GoodPictures(subject, technique, more)
+    more = tuple(stylise(content, rng.uniform(0.35, 1.0)) for _ in range(3))
+    return GoodPictures(subject, MILD if has_foreign_surface else technique, more)
 
 
 def varied(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -113,7 +127,7 @@ def varied(picture: Picture, rng: np.random.Generator) -> Picture:
         values = np.clip(values, 0, 1) ** float(np.exp(rng.normal(0, 0.35)))
         values = 0.5 + (values - 0.5) * rng.uniform(0.4, 1.4) + rng.normal(0, 0.06)
     if rng.random() < 0.4:  # light of a colour
-        values = values * np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)
+        values = values * np.exp(rng.normal(0, 0.18, 3)).astype(np.float32)
     if rng.random() < 0.25:  # without colour, or nearly
         grey = values.mean(-1, keepdims=True)
         values = grey + (values - grey) * rng.uniform(0, 0.3)
@@ -143,6 +157,14 @@ def _decoded(picture: Picture, rng: np.random.Generator) -> Picture:
         return jpeg(picture, rng.uniform(80, 98))
     noise = rng.normal(0, rng.uniform(0.5, 2.5), picture.shape)
     return np.asarray(np.clip(picture + noise, 0, 255), np.uint8)
+
+
+def measured_picture(picture: Picture, content: Reference, style: Reference) -> MeasuredPicture:
+    """What the network is given of a picture; the three have 128 px or more."""
+    own = reference(picture)
+    if own.cells is None or content.cells is None or style.cells is None:
+        raise RequestError(f"the eye looks at pictures of {SMALLEST_SIDE} px or more, received {picture.shape[:2]}")
+    return MeasuredPicture.of(own.cells, content.cells, style.cells, compare(own, content, style))
 
 
 def damaged(subject: Subject, family: str, severity: float, rng: np.random.Generator) -> tuple[Picture, Floats]:
@@ -175,12 +197,11 @@ def examples(
     """
     good = source(index, side)
     rng = numpy_rng("eye damages", index, side)
-    content = measure_cells(good.subject.content)
-    style = measure_cells(good.subject.style)
+    content = reference(good.subject.content)
+    style = reference(good.subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
-        measured = MeasuredPicture.of(measure_cells(picture), content, style)
-        return EyeExample(index, good.kind, family, severity, mask, measured)
+        return EyeExample(index, good.kind, family, severity, mask, measured_picture(picture, content, style))
 
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (good.subject.good, *good.more):

@@ -14,8 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bottega.quality.damage import CAUSES, FAMILIES
-from bottega.quality.eye.cells import GRID
-from bottega.quality.eye.inputs import NUM_CELL, NUM_PICTURE, network_inputs
+from bottega.quality.eye.cells import GRID, NUM_OWN
+from bottega.quality.eye.inputs import (
+    NUM_CELL,
+    NUM_PICTURE,
+    OWN_CELL,
+    OWN_PICTURE,
+    PLACE_CELL,
+    WHOLE_PICTURE,
+    network_inputs,
+)
 from bottega.quality.eye.training.examples import GOOD
 from bottega.quality.eye.training.model import EyeNetwork
 from bottega.quality.eye.training.store import ExampleStore, Indices
@@ -37,12 +45,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """steps, batch: of the training. learning_rate: the highest. seed: of weights and order."""
+    """steps, batch: of the training. learning_rate: the highest. seed: of weights and order.
+
+    shift: deviation of the random shift of what is absolute, in its own deviations. drop: share of pictures of which it
+    is hidden.
+    """
 
     steps: int = 6000
     batch: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
+    shift: float = 0.5
+    drop: float = 0.3
     seed: int = 0
 
 
@@ -72,6 +86,7 @@ def fit(
         report: called after each step.
     """
     torch.manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     rng = numpy_rng("eye fit", config.seed)
     network = EyeNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
@@ -84,7 +99,9 @@ def fit(
     num_good = round(config.batch * GOOD_SHARE)
     for step in range(config.steps):
         chosen = np.concatenate([rng.choice(good, num_good), rng.choice(bad, config.batch - num_good)])
-        cells, verdict = network(*inputs.tensors(chosen))
+        cells_in, picture_in = inputs.tensors(chosen)
+        _vary_what_is_absolute(cells_in, picture_in, config, generator)
+        cells, verdict = network(cells_in, picture_in)
         losses = _losses(store, chosen, cells, verdict)
         total = losses[0] + CELL_WEIGHT * losses[1] + CAUSE_WEIGHT * losses[2]
         optimizer.zero_grad()
@@ -95,6 +112,24 @@ def fit(
         if report is not None:
             report(StepLosses(step + 1, losses[0].item(), losses[1].item(), losses[2].item()))
     return network.eval()
+
+
+def _vary_what_is_absolute(cells: Tensor, picture: Tensor, config: FitConfig, generator: torch.Generator) -> None:
+    """Shift or hide, in place, what a picture is like by itself; how it is against content and style stays.
+
+    One shift of each statistic for a whole picture: content and style would have shifted with it. Without this the
+    network learns the look of made-up contents and accuses good photographs.
+    """
+    count = len(cells)
+    shift = config.shift * torch.randn(count, NUM_OWN, generator=generator)
+    kept = (torch.rand(count, 1, generator=generator) >= config.drop).float()
+    cells[..., OWN_CELL] = (cells[..., OWN_CELL] + shift[:, None, None]) * kept[:, None, None]
+    picture[:, OWN_PICTURE] = (picture[:, OWN_PICTURE] + shift) * kept
+    whole = picture[:, WHOLE_PICTURE]
+    whole_shift = config.shift * torch.randn(whole.shape, generator=generator)
+    picture[:, WHOLE_PICTURE] = (whole + whole_shift) * kept
+    places = (torch.rand(count, 1, 1, 1, generator=generator) >= config.drop).float()
+    cells[..., PLACE_CELL] *= places
 
 
 @dataclass(frozen=True)

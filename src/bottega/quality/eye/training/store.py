@@ -37,7 +37,9 @@ class ExampleStore:
     triple: Indices
     own: Halves
     against: Halves
+    leaked: Halves
     novelty: Halves
+    scores: Floats
     whole: Floats
     content: Halves
     content_whole: Floats
@@ -72,7 +74,9 @@ class ExampleStore:
             triple=np.array([order[example.triple] for example in rows], np.int64),
             own=_stacked(rows, "own").astype(np.float16),
             against=_stacked(rows, "against").astype(np.float16),
+            leaked=_stacked(rows, "leaked").astype(np.float16),
             novelty=_stacked(rows, "novelty").astype(np.float16),
+            scores=_stacked(rows, "scores"),
             whole=_stacked(rows, "whole"),
             content=_stacked(triples, "content").astype(np.float16),
             content_whole=_stacked(triples, "content_whole"),
@@ -113,7 +117,9 @@ class ExampleStore:
             content=self.content[triples].astype(single),
             style=self.style[triples].astype(single),
             against=self.against[chosen].astype(single),
+            leaked=self.leaked[chosen].astype(single),
             novelty=self.novelty[chosen].astype(single),
+            scores=self.scores[chosen],
             whole=self.whole[chosen],
             content_whole=self.content_whole[triples],
             style_whole=self.style_whole[triples],

@@ -422,6 +422,35 @@ def _filters(picture: Picture, rng: np.random.Generator, places: np.random.Gener
     return levels((values * (1 - weight) + np.tanh(drawn) * weight + 1) * 127.5)
 
 
+def mild_surface(picture: Picture, seed: int) -> Picture:
+    """A surface slightly redrawn in a way that the style need not show: smoothed, in flat tones, brushed, grained.
+
+    A teacher's pictures are so where its strength is low; they are good ones. The way and its amount follow `seed`.
+    """
+    rng = numpy_rng("eye surface", seed)
+    side = _side(picture)
+    way = int(rng.integers(6))
+    if way == 0:
+        return np.asarray(
+            cv2.bilateralFilter(picture, 0, rng.uniform(20, 60), rng.uniform(0.006, 0.015) * side), np.uint8
+        )
+    if way == 1:
+        return np.asarray(cv2.medianBlur(picture, int(rng.choice((3, 5, 7)))), np.uint8)
+    if way == 2:
+        count = rng.uniform(5, 14)
+        flat = np.rint(cv2.medianBlur(picture, 3) / 255 * count) / count * 255
+        return np.asarray(cv2.GaussianBlur(levels(flat), (0, 0), rng.uniform(0.4, 0.9)), np.uint8)
+    if way == 3:
+        noise = grain(rng, picture.shape[:2], 1.2, 1)[..., 0]
+        field = np.full(picture.shape[:2], rng.uniform(0, np.pi), np.float32)
+        streaks = _along(noise, field, int(rng.integers(4, 12)))
+        soft = _soft(picture, rng.uniform(0.001, 0.006))
+        return levels(soft + (streaks / streaks.std() * rng.uniform(3, 11))[..., None])
+    if way == 4:
+        return levels(picture + rng.uniform(2, 9) * grain(rng, picture.shape[:2], rng.uniform(1, 1.6), 1))
+    return picture
+
+
 TECHNIQUES = {
     "photograph": _photograph,
     "strokes": _strokes,

@@ -1,28 +1,37 @@
 """From raw scores to a grade: A, B or C, a training weight, and the reasons as text.
 
 C when anything is badly wrong, A when structure and content are clearly kept and the picture came nearer to the style,
-B between. A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a
-picture or a GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded
-from: it decides nothing, but tells why a picture is not finite or black.
+B between. What is wrong is decided by the learned eye (`damage`); a detector alone makes a C only where it is certain
+(black, one colour, unchanged, CLIP's content) or where the eye was not asked. Else a detector that fails lowers the
+damage that is enough for a C: one that knows a single fault takes hatching for a mesh.
+
+A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a picture or a
+GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded from: it
+decides nothing, but tells why a picture is not finite or black.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bottega.quality.config import Thresholds
+from bottega.quality.eye.look import CAUSE_PREFIX, CAUSE_SCORES
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A letter, its training weight, and why; each reason begins with the name of the check and a colon."""
+    """A letter, its training weight, and why; each reason begins with the name of the check and a colon.
+
+    `likely` is the cause that the learned eye names, where it is sure of one.
+    """
 
     letter: str
     weight: float
     reasons: list[str]
+    likely: str = ""
 
     @property
     def causes(self) -> list[str]:
@@ -39,6 +48,7 @@ class Check:
         score: the name of the score.
         low, high: the field of `Thresholds` that bounds it from below or from above; one of the two.
         fault: what a person would see where the check fails, as text that the score's value follows.
+        certain: it makes a C whatever the learned eye says.
     """
 
     name: str
@@ -46,12 +56,13 @@ class Check:
     low: str | None
     high: str | None
     fault: str
+    certain: bool = False
 
 
 # In the order of the reasons: the gravest first.
 CHECKS = (
-    Check("black", "bright", "black_level", None, "all black, its brightest 1 %"),
-    Check("constant", "spread", "spread_min", None, "nearly one colour, its spread"),
+    Check("black", "bright", "black_level", None, "all black, its brightest 1 %", certain=True),
+    Check("constant", "spread", "spread_min", None, "nearly one colour, its spread", certain=True),
     Check(
         "clipped", "clipped_excess", None, "clipped_excess_max", "burnt out, clipped values beyond content and style"
     ),
@@ -86,9 +97,27 @@ CHECKS = (
         "nothing but blocks of 8 px, share beyond content and style",
     ),
     Check("ghosting", "ghosting", None, "ghosting_max", "a second, moved copy of everything, its weight"),
-    Check("content", "content_sim", "content_sim_c", None, "content lost, CLIP similarity"),
-    Check("unchanged", "change", "change_min", None, "an untouched copy, difference from the content"),
+    Check("content", "content_sim", "content_sim_c", None, "content lost, CLIP similarity", certain=True),
+    Check("unchanged", "change", "change_min", None, "an untouched copy, difference from the content", certain=True),
+    Check("damage", "damage", None, "damage_max", "looks damaged,", certain=True),
 )
+SURE_CAUSE = 0.6
+"""Probability from which the eye's cause is named alone, and a retry follows it."""
+
+CAUSE_TEXTS: dict[str, str] = {
+    "light": "its light or contrast",
+    "colour": "its colours",
+    "noise": "noise or blotches",
+    "pattern": "a pattern, mesh or seam",
+    "blur": "blur or smearing",
+    "geometry": "parts out of place",
+    "scene": "things of another picture",
+    "style": "the style's own things, or an unpainted part",
+    "missing": "a missing part or a border",
+    "compression": "compression or damaged latents",
+}
+"""What the eye's causes are, for a person."""
+
 CHECK_NAMES = ("finite", *dict.fromkeys(check.name for check in CHECKS))  # two bounds may share a name
 _BETTER = (("edge_64", "edge_64_a"), ("edge_128", "edge_128_a"), ("content_sim", "content_sim_a"))
 _STYLE = Check("style", "style_gain", "style_gain_min", None, "no nearer to the style than the content was, gain")
@@ -102,6 +131,9 @@ class Grader:
         self._checks = [_Bound.of(check, limits) for check in CHECKS]
         self._better = [(score, float(getattr(limits, field))) for score, field in _BETTER]
         self._style = _Bound.of(_STYLE, limits)
+        # One limit switches the eye off: the other two must not decide then.
+        self._confirming = limits.damage_confirm if limits.uses_eye else -math.inf
+        self._damage_a = limits.damage_a if limits.uses_eye else math.inf
 
     def __call__(self, scores: Mapping[str, float]) -> Grade:
         """As `grade`."""
@@ -112,17 +144,29 @@ class Grader:
         if math.isnan(sum(scores.values())):  # the sum first: a run grades 100 000 rows, and hardly one has a NaN
             names = [name for name, value in scores.items() if math.isnan(value)]
             return Grade("C", weight_c, [f"finite: the score {name} is not a number" for name in names])
-        faults = [bound.reason(scores) for bound in self._broken(scores)]
-        if faults:
-            return Grade("C", weight_c, faults)
-        doubts = self._doubts(scores)
+        broken = self._broken(scores)
+        reasons = [bound.reason(scores) for bound in broken]
+        if self._decides(broken, scores):
+            return Grade("C", weight_c, reasons, likely_cause(scores))
+        doubts = [f"{reason}; the whole looks sound" for reason in reasons]
+        doubts += self._doubts(scores)
         if doubts:
             return Grade("B", weight_b, doubts)
         return Grade("A", weight_a, [])
 
+    def _decides(self, broken: Sequence[_Bound], scores: Mapping[str, float]) -> bool:
+        """Whether what failed makes a C: a check that is certain does, another one where the eye does not disagree."""
+        damage = scores.get("damage")
+        if broken and (damage is None or damage > self._confirming):
+            return True
+        return any(bound.check.certain for bound in broken)
+
     def _doubts(self, scores: Mapping[str, float]) -> list[str]:
         """Why a picture without a fault is no A."""
         doubts = []
+        damage = scores.get("damage")
+        if damage is not None and damage > self._damage_a:
+            doubts.append(f"damage: {damage:.3f}, an A has at most {self._damage_a:.3f}{_causes_text(scores)}")
         for score, limit in self._better:
             value = scores.get(score)
             if value is None:
@@ -139,6 +183,11 @@ class Grader:
         A score that was not taken passes (and caps the grade at B).
         """
         return [bound.check for bound in self._broken(scores)]
+
+    def decisive(self, scores: Mapping[str, float]) -> list[Check]:
+        """Those of the checks that a finite picture does not pass which make it a C; none where the eye disagrees."""
+        broken = self._broken(scores)
+        return [bound.check for bound in broken] if self._decides(broken, scores) else []
 
     def _broken(self, scores: Mapping[str, float]) -> list[_Bound]:
         broken = []
@@ -177,7 +226,45 @@ class _Bound(NamedTuple):
     def reason(self, scores: Mapping[str, float]) -> str:
         """Why the picture fails."""
         reason = f"{self.check.name}: {self.check.fault} {scores[self.score]:.3f}, {self.rule}"
-        return reason + _origin(scores) if self.check.name == "black" else reason
+        if self.check.name == "black":
+            reason += _origin(scores)
+        elif self.check.name == "damage":
+            reason += _causes_text(scores) + _area_text(scores)
+        return reason
+
+
+def likely_cause(scores: Mapping[str, float]) -> str:
+    """The cause that the learned eye names, where it is sure; "" where it is not, or was not asked."""
+    causes = _causes(scores)
+    if not causes or causes[0][1] < SURE_CAUSE:
+        return ""
+    return causes[0][0]
+
+
+def _causes(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The eye's causes with their probabilities, the most likely first."""
+    known: list[tuple[str, float]] = []
+    for name in CAUSE_SCORES:
+        if name in scores:
+            known.append((name.removeprefix(CAUSE_PREFIX), scores[name]))
+    return sorted(known, key=lambda cause: -cause[1])
+
+
+def _causes_text(scores: Mapping[str, float]) -> str:
+    """The likely cause with its probability; two where they can't be distinguished."""
+    causes = _causes(scores)
+    if not causes:
+        return ""
+    first, share = causes[0]
+    if share >= SURE_CAUSE or len(causes) == 1:
+        return f"; likely {CAUSE_TEXTS[first]} ({share:.0%})"
+    second, second_share = causes[1]
+    return f"; {CAUSE_TEXTS[first]} ({share:.0%}) or {CAUSE_TEXTS[second]} ({second_share:.0%}), not to distinguish"
+
+
+def _area_text(scores: Mapping[str, float]) -> str:
+    area = scores.get("damage_area")
+    return "" if area is None else f"; in {area:.0%} of the picture"
 
 
 def _not_finite(scores: Mapping[str, float]) -> str:
@@ -206,18 +293,29 @@ def grade(scores: Mapping[str, float], thresholds: Thresholds) -> Grade:
 
 
 def pass_rates(scores: Iterable[Mapping[str, float]], thresholds: Thresholds) -> dict[str, float]:
-    """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none. Read as a stream."""
+    """Share of the pictures that pass each check, 0..1; a picture that is not finite passes none. Read as a stream.
+
+    A check whose score was never measured (CLIP's without a CLIP) is absent.
+    """
     passed = dict.fromkeys(CHECK_NAMES, 0)
+    measured: set[str] = set()
     grader = Grader(thresholds)
     count = 0
     for row in scores:
         count += 1
         if row.get("finite", 0.0) >= 1.0:
-            passed["finite"] += 1
+            measured.update(row)
             failed = {check.name for check in grader.failed(row)}
-            for name in CHECK_NAMES[1:]:
+            for name in CHECK_NAMES:  # `finite` is never among those that failed
                 passed[name] += name not in failed
-    return {name: number / max(1, count) for name, number in passed.items()}
+    unasked = _unasked(measured) if measured else set()
+    return {name: number / max(1, count) for name, number in passed.items() if name not in unasked}
+
+
+def _unasked(measured: Collection[str]) -> set[str]:
+    """The checks none of whose scores is among those that were measured."""
+    asked = {check.name for check in CHECKS if check.score in measured}
+    return set(CHECK_NAMES) - asked - {"finite"}
 
 
 def alarms(rates: Mapping[str, float], count: int) -> list[str]:
@@ -236,4 +334,7 @@ def alarms(rates: Mapping[str, float], count: int) -> list[str]:
     silent = [name for name, rate in rates.items() if rate >= 1.0]
     if silent:
         warnings.append(f"checks that rejected none of {count} pictures: {', '.join(silent)}")
+    unasked = [name for name in CHECK_NAMES if name not in rates]
+    if unasked:
+        warnings.append(f"checks that were not asked, for their scores were not measured: {', '.join(unasked)}")
     return warnings

@@ -23,6 +23,12 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 -8..8 |
 | ghosting | weight of a second, moved copy beyond content and style, `detectors.ghosting` | |
 | change | mean absolute difference from the content, or from its round trip if nearer, every fourth row | 0..1 |
+| damage | logit of being damaged, by the learned eye: `bottega.quality.eye` | |
+| damage_area | share of its cells that are rather damaged than not | 0..1 |
+| cause_… | probability of each cause, if it is damaged; absent below 0.05 | 0..1 |
+| mean_light, mean_a, mean_b | mean of Lab, levels | 0..255 |
+| light_shift, a_shift, b_shift | levels by which that is beyond content's and style's, signed | -255..255 |
+| light_follows, a_follows, b_follows | correlation of the eye's cells with the content's, signed | -1..1 |
 | content_sim, style_sim | CLIP cosine of the picture to content and to style | -1..1 |
 | style_gain | style_sim minus CLIP cosine of content to style: an untouched copy gains 0 | -2..2 |
 
@@ -30,7 +36,7 @@ hf_ratio, sharpness, mesh and blocking read full size, of pictures from 256 px i
 (from sky to ground); noise reads the middle half of both sides of a large picture's half. This sampling saves time and
 loses nothing: what they measure is everywhere or it is no fault. The round trip is the content after the autoencoder
 alone. A score that cannot be measured is absent, never NaN: edges of a flat content, similarities without an encoder,
-mesh under 64 px and blocks under 48, anything of a picture that is not finite.
+mesh under 64 px, blocks under 48 and the eye's under 128, anything of a picture that is not finite.
 """
 
 from __future__ import annotations
@@ -47,6 +53,10 @@ import numpy.typing as npt
 from cachetools import LRUCache
 
 from bottega.quality import detectors
+from bottega.quality.eye.cells import Cells, measure_cells
+from bottega.quality.eye.look import EYE_SCORES, SMALLEST_SIDE, Frame, eye_scores, look, shipped_eye, worst_part
+from bottega.quality.eye.network import Network
+from bottega.quality.eye.tones import TONE_SCORES, tone_scores
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.visual.pictures import Picture, finite_share, to_uint8
@@ -81,6 +91,8 @@ SCORE_NAMES = (
     "content_sim",
     "style_sim",
     "style_gain",
+    *EYE_SCORES,
+    *TONE_SCORES,
 )
 EDGE_SIDES = (64, 128)
 HF_FLOOR = 2e-4  # an RMS gradient of 1.4 % a pixel: divided by less, a smooth content would make any ratio huge
@@ -111,6 +123,13 @@ class Reference:
     lines: Map | None
     echoes: Map
     embedding: Vector | None = field(default=None)
+
+    @cached_property
+    def cells(self) -> Cells | None:
+        """What the learned eye sees; None of a picture too small for it."""
+        if min(self.picture.shape[:2]) < SMALLEST_SIDE:
+            return None
+        return measure_cells(self.picture)
 
     @cached_property
     def lines_near(self) -> Map | None:
@@ -203,7 +222,14 @@ def difference(one: Picture, other: Picture) -> float:
     return float(cv2.norm(one, other, cv2.NORM_L1)) / one.size / 255
 
 
-def compare(picture: Reference, content: Reference, style: Reference, round_trip: Reference | None = None) -> Scores:
+def compare(
+    picture: Reference,
+    content: Reference,
+    style: Reference,
+    round_trip: Reference | None = None,
+    *,
+    eye: Network | None = None,
+) -> Scores:
     """All scores of a picture against its content and its style.
 
     Args:
@@ -212,6 +238,7 @@ def compare(picture: Reference, content: Reference, style: Reference, round_trip
         style: of any size.
         round_trip: the content after the autoencoder alone, so that a copy with nothing but the autoencoder's own error
             counts as untouched; None where it is not known.
+        eye: the learned eye; None leaves its scores out.
 
     Raises:
         RequestError: picture and content differ in size.
@@ -229,6 +256,8 @@ def compare(picture: Reference, content: Reference, style: Reference, round_trip
     scores["change"] = difference(rows, content.picture[::4])
     if round_trip is not None:
         scores["change"] = min(scores["change"], difference(rows, round_trip.picture[::4]))
+    if eye is not None:
+        scores |= _eye_scores(eye, picture, content, style, scores)
     scores |= _similarities(picture, content, style)
     return {name: round(scores[name], 6) for name in SCORE_NAMES if name in scores}
 
@@ -295,6 +324,29 @@ def _blocks(picture: Reference, content: Reference, style: Reference, round_trip
     return {"blocking": picture.blocking[0] - level, "blocking_share": picture.blocking[1] - share}
 
 
+def _eye_scores(eye: Network, picture: Reference, content: Reference, style: Reference, scores: Scores) -> Scores:
+    """The learned eye's; none of pictures too small for it."""
+    if picture.cells is None or content.cells is None or style.cells is None:
+        return {}
+    seen = look(eye, picture.cells, content.cells, style.cells, scores)
+    return eye_scores(seen) | tone_scores(picture.cells, content.cells, style.cells)
+
+
+def where_damaged(picture: Picture, content: Picture, style: Picture) -> Frame | None:
+    """Where the shipped eye sees damage in a picture, all uint8 [H, W, 3] of one size.
+
+    Returns:
+        None where it sees none, where it is nearly everywhere, or where the picture is too small.
+    """
+    own, of_content, of_style = (reference(one) for one in (picture, content, style))
+    if own.cells is None or of_content.cells is None or of_style.cells is None:
+        return None
+    scores = compare(own, of_content, of_style)
+    seen = look(shipped_eye(), own.cells, of_content.cells, of_style.cells, scores)
+    frame = worst_part(seen.cells)
+    return None if frame is None or frame.is_all else frame
+
+
 def _similarities(picture: Reference, content: Reference, style: Reference) -> Scores:
     """CLIP's; none without an encoder."""
     if picture.embedding is None or content.embedding is None or style.embedding is None:
@@ -348,11 +400,13 @@ class Judge:
 
     Args:
         encoder: pictures uint8 [N, H, W, 3] -> unit vectors [N, D]; None leaves the similarities out.
-        capacity: contents and styles kept; at 512 px one takes about 0.9 MB.
+        capacity: contents and styles kept; at 512 px one takes about 2.4 MB.
+        with_eye: look with the learned eye too.
     """
 
-    def __init__(self, encoder: ImageEncoder | None, capacity: int = 128) -> None:
+    def __init__(self, encoder: ImageEncoder | None, capacity: int = 128, *, with_eye: bool = True) -> None:
         self._encoder = encoder
+        self._eye = shipped_eye() if with_eye else None
         self._kept: LRUCache[str, Reference] = LRUCache(capacity)
 
     def measure(
@@ -385,7 +439,7 @@ class Judge:
             style = self._kept_reference(styles[i], style_key)
             trip = round_trips[i] if round_trips is not None else None
             round_trip = self._kept_trip(trip, content_key)
-            results.append(compare(references[i], content, style, round_trip))
+            results.append(compare(references[i], content, style, round_trip, eye=self._eye))
         return results
 
     def _references(self, pictures: list[Picture]) -> list[Reference]:
