@@ -170,6 +170,8 @@ def damage_at(value: float, **causes: float) -> dict[str, float]:
         (MESHED, "C"),  # the eye was not asked
         (MESHED | damage_at(LIMITS.damage_confirm - 0.1), "B"),
         (MESHED | damage_at(LIMITS.damage_confirm + 0.1), "C"),
+        (MESHED | {"noise": 99.0, "ghosting": 9.0} | damage_at(-9.0), "C"),  # three agree
+        (MESHED | {"noise": 99.0} | damage_at(-9.0), "B"),
         (BLACK | damage_at(-9.0), "C"),
         ({"finite": 1.0} | damage_at(LIMITS.damage_max + 0.1), "C"),
         ({"finite": 1.0} | damage_at(LIMITS.damage_max - 0.1), "B"),

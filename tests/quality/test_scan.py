@@ -123,9 +123,9 @@ def test_contents_and_styles_are_decoded_once_and_forgotten_when_they_take_too_m
     whole = [large.judge(job).scores for job in jobs(world) * 2]
     assert len(opened) == 12
     opened.clear()
-    small = Scorer(kept_bytes=2 * fitted(jobs(world)[0].content, (128, 128)).nbytes)
+    small = Scorer(kept_bytes=4 * fitted(jobs(world)[0].content, (128, 128)).nbytes)
     assert [small.judge(job).scores for job in jobs(world) * 2] == whole
-    assert len(opened) == 24  # the last two are kept, which a pair's two seeds share
+    assert len(opened) == 24  # the last two are kept with what the eye keeps of them, which a pair's two seeds share
     opened.clear()
     assert [Scorer(kept_bytes=1).judge(job).scores for job in jobs(world) * 2] == whole  # none fits
 

@@ -39,8 +39,8 @@ DAMAGE_DEVIATIONS = 3.5
 DAMAGE_SHARE = 0.004
 """Of the good pictures, that the limit of `damage` may lose, as `LimitPlan.share`."""
 
-DAMAGE_MOVES = (1.0, 2.5)
-"""How far the limits of `damage` may move down and up: what the eye calls damaged is not free."""
+DAMAGE_DOWN = 1.0
+"""How far the limits of `damage` may move down, where all pictures look sound."""
 
 _QUARTER = 0.6744897501960817  # deviations from a normal distribution's median to its 25 % quantile
 _ENOUGH = 1000  # truths from which the margins are as planned: with fewer, the tail is not seen
@@ -211,27 +211,22 @@ def sound_rows(rows: Sequence[Scores], limits: Thresholds) -> Sequence[Scores]:
     return sound if len(sound) >= max(MINIMUM, LEAST_SOUND * len(rows)) else rows
 
 
-def damage_limits(
-    damage: Column, base: Thresholds, *, may_fail: float = 1.0, are_good: bool = False
-) -> dict[str, float]:
-    """The limits of `damage` for pictures like these, [N]: a robust tail above their median.
+def damage_limits(damage: Column, base: Thresholds, *, may_fail: float = 1.0) -> dict[str, float]:
+    """The limits of `damage` for pictures like these, [N].
 
-    The spread is that of the lower half, for what is bad lies in the upper one. No limit is farther from the given one
-    than DAMAGE_MOVES.
+    They move down to a robust tail above the median, by DAMAGE_DOWN at most: its spread is that of the lower half, for
+    what is bad lies in the upper one. They move up only as far as pictures that are known to be good require.
 
     Args:
-        may_fail: share of the pictures that may lie above it: the limit is not below that quantile.
-        are_good: the pictures are known to be good, so the limit moves up as far as it must: where many look damaged
-            the eye does not know such pictures.
+        may_fail: share of the pictures, if they are known to be good, that may lie above the limit; 1: they are not
+            known to be good.
     """
     if damage.size < MINIMUM or not base.uses_eye:
         return {}
     middle, quarter, outer = np.quantile(damage, (0.5, 0.25, 1 - may_fail)).tolist()
-    tail = max(middle + DAMAGE_DEVIATIONS * (middle - quarter) / _QUARTER, outer)
-    down, up = DAMAGE_MOVES
-    if are_good:
-        up = math.inf
-    move = float(np.clip(tail - base.damage_max, -down, up))
+    tail = middle + DAMAGE_DEVIATIONS * (middle - quarter) / _QUARTER
+    lowest = max(tail, base.damage_max - DAMAGE_DOWN)
+    move = max(outer, min(lowest, base.damage_max)) - base.damage_max
     names = ("damage_max", "damage_confirm", "damage_a")
     return {name: rounded_outward(getattr(base, name) + move, name) for name in names}
 
@@ -294,7 +289,7 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
             quantile = float(np.quantile(column, 0.10))
             values[f"{name}_a"] = max(quantile, values[f"{name}_c"])  # an A must not fail where a B passes
     values["change_min"] = _change_floor(good, untouched, base)
-    values |= damage_limits(_column(good, "damage"), base, may_fail=min(1.0, DAMAGE_SHARE * factor), are_good=True)
+    values |= damage_limits(_column(good, "damage"), base, may_fail=min(1.0, DAMAGE_SHARE * factor))
     rounded = {name: rounded_outward(value, name) for name, value in values.items()}
     return base.model_copy(update=rounded)
 

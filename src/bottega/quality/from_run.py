@@ -6,7 +6,7 @@ constant, saturated, untouched copy, blurred, blocked …: every check but those
 - an A limit is the 10 % quantile: nine of ten normal pictures reach it;
 - a C limit is where a robust tail begins: three robust standard deviations from the median on that side, one being
   (median - 10 % quantile) / 1.2816, as in a normal distribution. A ratio is taken by its logarithm;
-- the limits of `damage` move with a robust tail above the median, `calibration.damage_limits`.
+- the limits of `damage` move down to a robust tail above the median, `calibration.damage_limits`.
 
 First tries alone, since retries exist only of pictures that failed. The limits of hard faults stay as they are unless
 they are asked for by name, for a run that has such a fault everywhere would make it its norm.

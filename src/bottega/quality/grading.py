@@ -2,8 +2,8 @@
 
 C when anything is badly wrong, A when structure and content are clearly kept and the picture came nearer to the style,
 B between. What is wrong is decided by the learned eye (`damage`); a detector alone makes a C only where it is certain
-(black, one colour, unchanged, CLIP's content) or where the eye was not asked. Else a detector that fails lowers the
-damage that is enough for a C: one that knows a single fault takes hatching for a mesh.
+(black, one colour, unchanged, CLIP's content), where three agree, or where the eye was not asked. Else a detector that
+fails lowers the damage that is enough for a C: one that knows a single fault takes hatching for a mesh.
 
 A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a picture or a
 GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded from: it
@@ -104,6 +104,9 @@ CHECKS = (
 SURE_CAUSE = 0.6
 """Probability from which the eye's cause is named alone, and a retry follows it."""
 
+AGREEING = 3
+"""Checks that make a C together whatever the eye says: it may not know what is farther from all than its damages."""
+
 CAUSE_TEXTS: dict[str, str] = {
     "light": "its light or contrast",
     "colour": "its colours",
@@ -155,11 +158,14 @@ class Grader:
         return Grade("A", weight_a, [])
 
     def _decides(self, broken: Sequence[_Bound], scores: Mapping[str, float]) -> bool:
-        """Whether what failed makes a C: a check that is certain does, another one where the eye does not disagree."""
+        """Whether what failed makes a C: the eye does not disagree, a check is certain, or several agree."""
+        if not broken:
+            return False
         damage = scores.get("damage")
-        if broken and (damage is None or damage > self._confirming):
+        if damage is None or damage > self._confirming:
             return True
-        return any(bound.check.certain for bound in broken)
+        names = {bound.check.name for bound in broken}
+        return len(names) >= AGREEING or any(bound.check.certain for bound in broken)
 
     def _doubts(self, scores: Mapping[str, float]) -> list[str]:
         """Why a picture without a fault is no A."""
