@@ -102,9 +102,9 @@ class Config(BaseModel):
         return kept
 
 
-def added_later(config: type[Config]) -> dict[str, Any]:
+def added_later(config: type[Config]) -> dict[str, object]:
     """The fields of a configuration that came later, each with the value that says what was done before."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, field in config.model_fields.items():
         for mark in field.metadata:
             if isinstance(mark, Added):
