@@ -81,6 +81,15 @@ def test_a_lock_that_is_no_ordinary_file_is_refused(tmp_path: Path) -> None:
         lock(tmp_path / ".lock", "me").__enter__()
 
 
+def test_a_lock_that_is_a_second_name_of_a_file_is_refused_and_the_file_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("thesis")
+    os.link(mine, tmp_path / ".lock")
+    with pytest.raises(RequestError, match="an ordinary file with one name"):
+        lock(tmp_path / ".lock", "me").__enter__()
+    assert mine.read_text() == "thesis"
+
+
 def test_a_file_that_another_process_locks_is_not_changed(tmp_path: Path) -> None:
     with _holder(tmp_path / ".lock"):
         record = (tmp_path / ".lock").read_text()

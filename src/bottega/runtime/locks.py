@@ -42,7 +42,7 @@ def lock(path: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iterator
     Raises:
         LockedError: if another living process holds it; names its process id and what it does. (The process that holds
             it already gets it again.)
-        RequestError: if the lock file is a symbolic link, or no ordinary file.
+        RequestError: if the lock file is a symbolic or a hard link, or no ordinary file.
         StorageError: if the lock file cannot be made.
     """
     descriptor = _open(path)
@@ -96,10 +96,13 @@ def _open(path: Path) -> int:
                 "link and run the same command again"
             ) from error
         raise storage_error(error, path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    # A second name (a hard link) leads to another file's content as a symbolic link does, and no flag refuses it.
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
         raise RequestError(
-            f"a lock is an ordinary file, received {path}, which is none; delete it and run the same command again"
+            f"a lock is an ordinary file with one name, received {path}, which is none; delete it and run the same "
+            "command again"
         )
     return descriptor
 
