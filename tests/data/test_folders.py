@@ -121,3 +121,35 @@ def test_without_their_sources_what_was_prepared_stays(mine):
     with pytest.raises(MissingError, match=r"there is no picture in .*photos"):
         stage.run(config(mine, prompt="a photograph"), mine / "data")
     assert {name: (mine / "data" / name).read_bytes() for name in tables} == before
+
+
+def test_photographs_that_moved_keep_their_ids_and_splits_and_those_that_left_are_told(mine, caplog):
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    known = {row["content_id"]: row["split"] for row in read_jsonl(mine / "data" / "coco" / "contents.jsonl")}
+    (mine / "photos" / "holiday").rename(mine / "photos" / "summer")
+    (mine / "photos" / "my photo_0.jpg").rename(mine / "photos" / "the first.jpg")
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    rows = list(read_jsonl(mine / "data" / "coco" / "contents.jsonl"))
+    assert {row["content_id"]: row["split"] for row in rows} == known
+    assert all((mine / "data" / row["content_path"]).is_file() for row in rows)
+    assert caplog.messages == []
+    (mine / "photos" / "the first.jpg").unlink()
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    assert caplog.messages == ["1 contents of an earlier run are not in the source any more: the first.jpg"]
+
+
+def test_photographs_that_come_back_are_in_the_split_they_were_in(mine, photo, encoded):
+    def where():
+        return {row["content_id"]: row["split"] for row in read_jsonl(mine / "data" / "coco" / "contents.jsonl")}
+
+    for k in range(20):
+        (mine / "photos" / "holiday" / f"{k}.png").write_bytes(encoded(photo(300 + k)))
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    before = where()
+    (mine / "photos" / "holiday").rename(mine / "unmounted")
+    for k in range(20):
+        (mine / "photos" / f"new {k}.png").write_bytes(encoded(photo(400 + k)))
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    (mine / "unmounted").rename(mine / "photos" / "holiday")
+    stage.run(config(mine, prompt="a photograph"), mine / "data")
+    assert {identity: split for identity, split in where().items() if identity in before} == before

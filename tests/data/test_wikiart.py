@@ -424,13 +424,73 @@ def test_pictures_from_parquet_stay_when_their_files_are_gone(parquet, monkeypat
     assert prepared(parquet / "out") == before
 
 
-def test_a_picture_without_its_source_leaves_the_tables_and_its_file_stays(parquet, caplog):
+def test_pictures_of_a_table_that_was_deleted_stay_and_the_message_says_how_to_leave_them_out(parquet, caplog):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    before = outputs(parquet / "out")
+    (parquet / "raw" / "data" / "train-00000-of-00002-abc.parquet").unlink()
+    summary = wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    assert (summary["pictures"], summary["kept_without_source"]) == (40, 20)
+    assert outputs(parquet / "out") == before
+    assert "20 pictures are kept though train-00000-of-00002-abc.parquet, from which they came, is gone" in caplog.text
+    # The advice of the message.
+    shutil.rmtree(parquet / "out" / "images")
+    (parquet / "out" / "index.sqlite").unlink()
+    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["pictures"] == 20
+
+
+def test_a_row_that_its_table_lost_leaves_meta_and_its_file_stays(parquet, photo, encoded, write_parquet, caplog):
     wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
     images = {path.name for path in (parquet / "out" / "images").iterdir()}
-    (parquet / "raw" / "data" / "train-00000-of-00002-abc.parquet").unlink()
-    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["pictures"] == 20
+    cells = [{"bytes": encoded(photo(k)), "path": f"painting_{k}.png"} for k in range(15)]
+    shard = parquet / "raw" / "data" / "train-00000-of-00002-abc.parquet"
+    write_parquet(shard, cells, [k % 5 for k in range(15)], [k % 3 for k in range(15)])
+    assert wikiart.run(OFFLINE, parquet / "out", data_root=parquet)["pictures"] == 35
     assert {path.name for path in (parquet / "out" / "images").iterdir()} == images
-    assert "20 pictures left meta.csv, for their source is gone; their files are kept" in caplog.text
+    assert "5 pictures left meta.csv, for their source is gone; their files are kept" in caplog.text
+
+
+def ids_and_splits(directory: Path) -> dict[str, tuple[str, str]]:
+    where = splits(directory)
+    return {row["sha256"]: (row["id"], where[row["id"]]) for row in table(directory / "meta.csv")}
+
+
+def test_renamed_tables_are_the_same_pictures_with_their_ids_and_splits(parquet):
+    wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    before = ids_and_splits(parquet / "out")
+    for number, path in enumerate(sorted((parquet / "raw" / "data").iterdir())):
+        path.rename(path.with_name(f"part{number}.parquet"))
+    summary = wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    assert (summary["pictures"], summary["rejected"]) == (40, 0)
+    assert ids_and_splits(parquet / "out") == before
+
+
+@pytest.mark.parametrize("mode", ["symlink", "copy"])
+def test_a_renamed_label_keeps_the_ids_and_files_of_its_pictures(folder, mode):
+    config = OFFLINE.model_copy(update={"mode": mode})
+    wikiart.run(config, folder / "wikiart", data_root=folder)
+    before = ids_and_splits(folder / "wikiart")
+    (folder / "raw" / "Realism").rename(folder / "raw" / "Realism of 1850")
+    assert wikiart.run(config, folder / "wikiart", data_root=folder)["pictures"] == 25
+    after = ids_and_splits(folder / "wikiart")
+    assert {sha: identity for sha, (identity, _) in after.items()} == {sha: i for sha, (i, _) in before.items()}
+    for row in table(folder / "wikiart" / "meta.csv"):
+        assert sha256_file(folder / "wikiart" / row["path"]) == row["sha256"]
+
+
+def test_tables_of_one_name_in_two_folders_do_not_replace_each_other(tmp_path, photo, encoded, write_parquet):
+    for part in range(2):
+        cells = [{"bytes": encoded(photo(10 * part + k)), "path": None} for k in range(6)]
+        write_parquet(tmp_path / "raw" / f"split{part}" / "0000.parquet", cells, [0] * 6, [k % 3 for k in range(6)])
+    assert wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)["pictures"] == 12
+
+
+def test_a_copy_stands_in_when_the_picture_it_was_rejected_for_is_gone(folder):
+    shutil.copy(folder / "raw/Cubism/artist-1_title-1.jpg", folder / "raw/Cubism/artist-1_zz.jpg")
+    assert wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)["pictures"] == 25
+    (folder / "raw/Cubism/artist-1_title-1.jpg").unlink()
+    assert wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)["pictures"] == 25
+    rows = {row["id"]: row["sha256"] for row in table(folder / "wikiart" / "meta.csv")}
+    assert rows["artist-1-title-1"] == sha256_file(folder / "raw/Cubism/artist-1_zz.jpg")
 
 
 def test_when_every_picture_is_damaged_the_tables_stay(folder):

@@ -91,9 +91,10 @@ class Captions:
         """The parts that were read."""
         return [row[0] for row in self._base.execute("SELECT DISTINCT part FROM images ORDER BY part")]
 
-    def count(self) -> int:
-        """Pictures listed."""
-        return int(self._base.execute("SELECT count(*) FROM images").fetchone()[0])
+    def sources(self) -> Iterator[str]:
+        """The name of every listed picture, `part/file_name`."""
+        for (source,) in self._base.execute("SELECT part || '/' || file_name FROM images"):
+            yield source
 
     def pictures(self) -> Iterator[Captioned]:
         """Every listed picture, ordered by part and file name."""

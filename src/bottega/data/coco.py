@@ -47,7 +47,7 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, in
         index = stack.enter_context(Index(directory / "index.sqlite"))
         layout = layouts.recognise(source, captions.parts())
         contents = _contents(captions, source)
-        index_contents(index, contents, captions.count(), data_root=data_root, limits=config.limits)
+        index_contents(index, contents, captions.sources(), data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents")
         # Decide the splits, and write the table with each content's label map.
         splits = split_contents(index, config.splits)

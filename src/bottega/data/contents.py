@@ -17,7 +17,15 @@ from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Inspection, PictureRow, file_stamp
-from bottega.data.ingest import SourcePicture, require_source, require_usable, update_index, write_rejects
+from bottega.data.ingest import (
+    SourcePicture,
+    find_twins,
+    name_some,
+    require_source,
+    require_usable,
+    update_index,
+    write_rejects,
+)
 from bottega.data.pictures import other_pictures, picture_files
 from bottega.data.records import ContentRow
 from bottega.data.splits import SPLITS, Member, assign
@@ -49,10 +57,19 @@ class Content:
 
 
 def index_contents(
-    index: Index, contents: Iterable[Content], total: int, *, data_root: Path, limits: LimitsConfig
+    index: Index, contents: Iterable[Content], sources: Iterable[str], *, data_root: Path, limits: LimitsConfig
 ) -> None:
-    """Inspect contents and remember them; a picture without captions, or with another's bytes, is rejected."""
+    """Inspect contents and remember them; a picture without captions, or with another's bytes, is rejected.
+
+    Args:
+        index: what is known already.
+        contents: the pictures, in order.
+        sources: their names (`Content.source`), all known before the first picture is read.
+        data_root: what paths are relative to.
+        limits: which pictures are usable.
+    """
     ids = Ids(index.ids())
+    total = index.mark_all_present(sources)
 
     def decide(picture: SourcePicture, inspection: Inspection) -> PictureRow:
         extra = {"path": picture.extra["path"], "split": picture.extra["split"]}
@@ -61,18 +78,23 @@ def index_contents(
             return row
         if not picture.extra["captions"]:
             return row.rejected("no-caption", "no caption names this picture; add one, or give a prompt for all")
-        for other in index.same_bytes(inspection.sha256):
-            if other.source != picture.source:
-                return row.rejected("duplicate", f"the same bytes as {other.id}")
+        twins = find_twins(index, picture.source, inspection.sha256)
+        if twins.there:
+            return row.rejected("duplicate", f"the same bytes as {twins.there[0].id}")
         known = index.get(picture.source)
         identity = known.id if known is not None else None  # an id once given is kept: files are named after it
+        if identity is None and twins.moved:
+            identity = twins.moved[0].id
+            index.drop(twins.moved[0].source)
         identity = identity or ids.give(picture.extra["wanted"])
         return PictureRow(picture.source, picture.stamp, identity, inspection, extra)
 
     with Progress(total, "contents", "pictures") as progress:
         pictures = (_source_picture(content, data_root) for content in contents)
         update_index(index, pictures, decide, limits=limits, progress=progress)
-    index.drop_absent()
+    gone = [row.source for row in index.drop_absent() if row.usable]
+    if gone:
+        LOGGER.warning("%d contents of an earlier run are not in the source any more: %s", len(gone), name_some(gone))
     index.commit()
 
 
@@ -180,7 +202,7 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
     _refuse_undecodable([folder / name for name in names if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
-        index_contents(index, contents, len(files), data_root=data_root, limits=config.limits)
+        index_contents(index, contents, names, data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents")
         splits = split_contents(index, config.splits)
         return write_contents(directory, index, splits, lambda row: captions_of(row.source))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -218,15 +218,45 @@ class Index:
         return [_to_row(found) for found in self._base.execute(query, (sha256,))]
 
     def mark_present(self, source: str) -> None:
-        """Remember that a source still exists; see `drop_absent`."""
+        """Remember that a source still exists; see `is_present` and `absent`."""
         self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (source,))
 
+    def mark_all_present(self, sources: Iterable[str]) -> int:
+        """Remember all sources that exist, before any is read; returns their number.
+
+        A picture that was rejected as the copy of one that is gone is forgotten, so that it is judged again.
+        """
+        count = 0
+        for source in sources:
+            self.mark_present(source)
+            count += 1
+        original = (
+            "SELECT 1 FROM pictures o WHERE o.sha256 = pictures.sha256 AND o.id IS NOT NULL "
+            "AND o.source IN (SELECT source FROM present)"
+        )
+        self._base.execute(f"DELETE FROM pictures WHERE reason = 'duplicate' AND NOT EXISTS ({original})")
+        return count
+
+    def is_present(self, source: str) -> bool:
+        """Whether a source was marked present since the index was opened."""
+        return self._base.execute("SELECT 1 FROM present WHERE source = ?", (source,)).fetchone() is not None
+
+    def absent(self) -> list[PictureRow]:
+        """The rows of sources that were not marked present since the index was opened, without their thumbnails."""
+        columns = _COLUMNS.replace("thumb", "NULL")
+        query = f"SELECT {columns} FROM pictures WHERE source NOT IN (SELECT source FROM present) ORDER BY source"
+        return [_to_row(found) for found in self._base.execute(query)]
+
     def drop_absent(self) -> list[PictureRow]:
-        """Drop and return the rows of sources that were not marked present since the index was opened."""
-        where = "FROM pictures WHERE source NOT IN (SELECT source FROM present)"
-        gone = [_to_row(found) for found in self._base.execute(f"SELECT {_COLUMNS} {where}")]
-        self._base.execute(f"DELETE {where}")
+        """Drop and return what `absent` returns."""
+        gone = self.absent()
+        for row in gone:
+            self.drop(row.source)
         return gone
+
+    def drop(self, source: str) -> None:
+        """Forget a source, so that its id is free."""
+        self._base.execute("DELETE FROM pictures WHERE source = ?", (source,))
 
     def groups(self) -> dict[str, int]:
         """For each id of a usable picture the number of its group of identical or near-identical pictures."""
@@ -249,9 +279,9 @@ class Index:
         return dict(self._base.execute("SELECT id, split FROM splits"))
 
     def put_splits(self, splits: Mapping[str, str]) -> None:
-        """Replace all decisions on splits at once."""
-        self._base.execute("DELETE FROM splits")
-        self._base.executemany("INSERT INTO splits VALUES (?, ?)", splits.items())
+        """Remember decisions on splits; those of pictures that are not there stay, for a picture may come back."""
+        # Forgotten, a picture trained on could become a test picture when its disk is mounted again.
+        self._base.executemany("INSERT OR REPLACE INTO splits VALUES (?, ?)", splits.items())
 
 
 def _to_row(found: tuple[Any, ...]) -> PictureRow:

@@ -6,7 +6,7 @@ import csv
 import functools
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,6 +98,33 @@ def _only_fresh(
             yield replace(picture, stamp=stamp)
 
 
+@dataclass(frozen=True)
+class Twins:
+    """The rows of other sources whose files have the same bytes as a picture, in source order.
+
+    Attributes:
+        there: those whose source still exists.
+        moved: those whose source is gone: the picture was renamed or moved, so it is the same one, and keeps its id.
+    """
+
+    there: list[PictureRow]
+    moved: list[PictureRow]
+
+
+def find_twins(index: Index, source: str, sha256: str) -> Twins:
+    """The twins of a picture. All sources that exist must have been marked present before (`Index.mark_present`)."""
+    # Were those that are gone taken for duplicates' originals, a renamed file would be rejected as a copy of itself.
+    there, moved = [], []
+    for row in index.same_bytes(sha256):
+        if row.source == source:
+            continue
+        if index.is_present(row.source):
+            there.append(row)
+        else:
+            moved.append(row)
+    return Twins(there, moved)
+
+
 def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
     """Refuse to begin where not one picture of a source is there: an absent source says nothing of what was prepared.
 
@@ -130,6 +157,12 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
         (reason, detail), count = reasons.most_common(1)[0]
         message += f"; most often ({count}): {reason}, {detail.removeprefix(f'{reason}: ')}"
     raise RequestError(message)
+
+
+def name_some(names: Sequence[str], limit: int = 3) -> str:
+    """The first names of a list in a message: `a, b, c and 4 more`."""
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
 def limits_stamp(stamp: str, limits: LimitsConfig) -> str:

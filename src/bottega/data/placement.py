@@ -13,7 +13,7 @@ import numpy as np
 
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Inspection, PictureRow
-from bottega.data.ingest import SourcePicture
+from bottega.data.ingest import SourcePicture, find_twins
 from bottega.data.pictures import open_picture, read_kind
 from bottega.runtime.errors import PictureError, StorageError
 from bottega.runtime.files import atomic_path, storage_error, write_bytes, write_png
@@ -66,22 +66,26 @@ class Placement:
         row = PictureRow(picture.source, picture.stamp, None, inspection, labels)
         if inspection.reason:
             return row
-        same = [other for other in self._index.same_bytes(inspection.sha256) if other.source != picture.source]
-        twin = _with_labels(same, labels)
+        twins = find_twins(self._index, picture.source, inspection.sha256)
+        twin = _with_labels(twins.there, labels)
         if twin is not None:
             return row.rejected("duplicate", f"the same bytes and labels as {twin.id}")
-        identity = self._identity(picture, inspection)
+        former = _with_labels(twins.moved, labels) or next(iter(twins.moved), None)
+        identity = self._identity(picture, inspection, former)
         try:
-            placed = self._shared_file(same) or self._place(picture, inspection, identity)
+            placed = self._shared_file(twins.there) or self._place(picture, inspection, identity)
         except PictureError as error:
             return row.rejected("broken", str(error))
         return PictureRow(picture.source, picture.stamp, identity, inspection, {**labels, **placed})
 
-    def _identity(self, picture: SourcePicture, inspection: Inspection) -> str:
+    def _identity(self, picture: SourcePicture, inspection: Inspection, former: PictureRow | None) -> str:
         """The id of an earlier run, for targets are named after it; else a new one from the file's name."""
         known = self._index.get(picture.source)
         if known is not None and known.id:
             return known.id
+        if former is not None and former.id:
+            self._index.drop(former.source)  # an id stands once in the index
+            return former.id
         wanted = str(picture.extra["wanted"])
         return self._ids.give(wanted or f"{picture.extra['artist']}-{inspection.sha256[:10]}")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +19,7 @@ from bottega.data.pictures import PICTURE_ENDINGS, picture_files
 from bottega.runtime.errors import MissingError, RequestError
 
 UNLABELLED = "unlabelled"
+_ROW = re.compile(r"\.(parquet|arrow)#\d{6,}$")
 IsKnown = Callable[[str, str, int], bool]
 """(prefix of the sources, stamp, number) of a parquet file -> whether all its pictures are known and in place."""
 
@@ -25,6 +29,12 @@ class StyleSource(Protocol):
 
     missing: Sequence[str]
     """Numbers of the shards that are not there."""
+
+    def sources(self) -> Iterator[str]:
+        """The name of every picture that is there, in any order, without reading pictures."""
+
+    def is_out_of_reach(self, source: str) -> bool:
+        """Whether what an earlier run's picture came from is gone as a whole, so that nothing is known of it."""
 
     def contents(self) -> Iterator[Path | bytes]:
         """Something for each part of the source that is there, without reading pictures."""
@@ -77,6 +87,7 @@ class ParquetStyles:
 
     def __init__(self, files: list[Path]) -> None:
         self._tables = [parquet.open_table(path) for path in files]
+        self._prefixes = _prefixes(files)
         self.missing: Sequence[str] = hub.missing_shards(files)
         for table in self._tables:
             if not {"image", "style"} <= set(table.columns):
@@ -84,6 +95,17 @@ class ParquetStyles:
                     f"{table.path} needs the columns image and style, it has {', '.join(table.columns)}; "
                     f"name a folder of huggan/wikiart files"
                 )
+
+    def sources(self) -> Iterator[str]:
+        """Every row of every file."""
+        for table in self._tables:
+            prefix = self._prefixes[table.path]
+            for number in range(table.rows):
+                yield f"{prefix}{number:06d}"
+
+    def is_out_of_reach(self, source: str) -> bool:
+        """Whether the row's file is not there any more."""
+        return _is_row(source) and source.rpartition("#")[0] + "#" not in self._prefixes.values()
 
     def contents(self) -> Iterator[bytes]:
         """Empty bytes for each file that has rows: what is in them is judged when it is read."""
@@ -96,7 +118,7 @@ class ParquetStyles:
     def pictures(self, is_known: IsKnown) -> Iterator[SourcePicture]:
         """The rows, named by their file and number."""
         for table in self._tables:
-            prefix = f"{table.path.name}#"
+            prefix = self._prefixes[table.path]
             stamp = file_stamp(table.path)
             if is_known(prefix, stamp, table.rows):
                 continue
@@ -134,6 +156,15 @@ class StyleFolder:
         if not folder.is_dir():
             raise MissingError(f"there is no folder {folder}; name a folder of pictures")
 
+    def sources(self) -> Iterator[str]:
+        """The files' places in the folder."""
+        for path in self.contents():
+            yield path.relative_to(self._folder).as_posix()
+
+    def is_out_of_reach(self, source: str) -> bool:
+        """Whether it came from a table."""
+        return _is_row(source)
+
     def contents(self) -> Iterator[Path]:
         """The files, by their names."""
         return picture_files(self._folder)
@@ -165,6 +196,24 @@ class StyleFolder:
             stamped = (path, path.with_suffix(".txt"))
             stamp = "".join(file_stamp(file) for file in stamped if file.is_file())
             yield SourcePicture(inside.as_posix(), stamp, path, labels)
+
+
+def _prefixes(files: Sequence[Path]) -> dict[Path, str]:
+    """What names a file's rows: its name, or where two have the same name (`train/0000.parquet`) its place."""
+    # Named alike, the rows of one would replace those of the other.
+    counts = Counter(path.name for path in files)
+    found = {}
+    for path in files:
+        name = path.name
+        if counts[name] > 1:
+            name = path.relative_to(os.path.commonpath(files)).as_posix()
+        found[path] = f"{name}#"
+    return found
+
+
+def _is_row(source: str) -> bool:
+    """Whether a picture's name is that of a table's row, as `ParquetStyles` names them."""
+    return _ROW.search(source) is not None
 
 
 def painting_caption(stem: str, artist: str, genre: str) -> str:

@@ -7,21 +7,30 @@ Every step is a stream; what is known of a picture is in `index.sqlite`, so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 from bottega.data.config import SplitConfig, StyleFolderConfig, WikiArtConfig
 from bottega.data.contents import count_splits
 from bottega.data.index import Index, PictureRow
-from bottega.data.ingest import limits_stamp, require_source, require_usable, update_index, write_csv, write_rejects
+from bottega.data.ingest import (
+    limits_stamp,
+    name_some,
+    require_source,
+    require_usable,
+    update_index,
+    write_csv,
+    write_rejects,
+)
 from bottega.data.placement import Placement
 from bottega.data.records import META_HEADER
 from bottega.data.splits import SPLITS, Member, assign
-from bottega.data.style_sources import find_styles
+from bottega.data.style_sources import StyleSource, find_styles
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_text
 from bottega.runtime.progress import Progress
 
+LOGGER = logging.getLogger(__name__)
 CONVERTED_HEADER = ("id", "path", "source", "was", "is")
 
 
@@ -47,6 +56,9 @@ def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root
     require_source(styles.contents(), source)
 
     with Index(directory / "index.sqlite") as index:
+        # Know all that is there before the first picture: one that is not was perhaps moved (`ingest.find_twins`).
+        index.mark_all_present(styles.sources())
+
         # Inspect what is new, give it an id and a file.
         place = Placement(directory, index, copy=config.mode == "copy", max_pixels=config.limits.max_pixels)
         with Progress(styles.count(), "styles", "pictures") as progress:
@@ -68,12 +80,18 @@ def run(config: WikiArtConfig | StyleFolderConfig, directory: Path, *, data_root
         require_usable(index, directory, "styles")
 
         # Only now, when the new pictures are known: a file may have been renamed, and its bytes are then kept.
+        kept = _keep_without_source(index, place, styles, directory)
         place.unlink(index.drop_absent())
         index.commit()
 
         # Decide the splits, and write the tables from the index.
         splits = _split_styles(index, config.splits)
-        return _write_tables(directory, index, splits, styles.missing)
+        summary = _write_tables(directory, index, splits)
+    if kept:
+        summary["kept_without_source"] = kept
+    if styles.missing:
+        summary["missing_shards"] = list(styles.missing)
+    return summary
 
 
 def _refuse_own_output(source: Path, directory: Path) -> None:
@@ -108,9 +126,32 @@ def _split_styles(index: Index, config: SplitConfig) -> dict[str, str]:
     return splits
 
 
-def _write_tables(
-    directory: Path, index: Index, splits: dict[str, str], missing_shards: Sequence[str]
-) -> dict[str, int | list[str]]:
+def _keep_without_source(index: Index, place: Placement, styles: StyleSource, directory: Path) -> int:
+    """Keep the pictures that are in `images/` though the table they came from is out of reach; returns their number.
+
+    A table that was deleted to free the disk, or whose disk is not mounted, says nothing of its pictures. A picture
+    that its table or folder does not hold any more was taken out of it, and leaves `meta.csv`.
+    """
+    kept = 0
+    tables: dict[str, None] = {}  # in order, each once
+    for row in index.absent():
+        if styles.is_out_of_reach(row.source) and row.usable and place.is_in_place(row):
+            index.mark_present(row.source)
+            tables[row.source.rpartition("#")[0]] = None
+            kept += 1
+    if kept:
+        LOGGER.warning(
+            "%s: %d pictures are kept though %s, from which they came, %s gone; to leave them out, delete images/ and "
+            "index.sqlite there and run again",
+            directory,
+            kept,
+            name_some(list(tables)),
+            "is" if len(tables) == 1 else "are",
+        )
+    return kept
+
+
+def _write_tables(directory: Path, index: Index, splits: dict[str, str]) -> dict[str, int | list[str]]:
     usable = [row for row in index.rows() if row.id is not None]
     usable.sort(key=lambda row: str(row.id))
     converted = [row for row in usable if "converted" in row.extra]
@@ -125,8 +166,6 @@ def _write_tables(
         "artists": len({row.extra["artist"] for row in usable}),
         **count_splits(splits),
     }
-    if missing_shards:
-        summary["missing_shards"] = list(missing_shards)
     return summary
 
 
