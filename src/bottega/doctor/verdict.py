@@ -15,6 +15,7 @@ from bottega.doctor.answer import NotJudged
 from bottega.doctor.curve import LossCurve, judge, unjudged
 from bottega.doctor.levels import TimestepBins, level
 from bottega.doctor.logs import LogReader, LogSummary
+from bottega.doctor.logs.decode import LONGEST_LINE
 from bottega.doctor.progress import Outlook, PlanProgress, measure_progress, outlook
 from bottega.runtime.findings import Finding, Severity, by_severity
 
@@ -179,22 +180,31 @@ def _points(curve: LossCurve) -> tuple[tuple[float, float], ...]:
 
 def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[str, ...]:
     """What limits the verdict."""
-    notes = []
-    if log.is_torn:
-        notes.append("the last line is incomplete and was left out")
-    if log.num_runs > 1:
-        notes.append(f"the steps start again {_how_often(log.num_runs - 1)} in the file: only the last run is judged")
+    notes = _notes_on_reading(log)
     if is_running_mean and not log.is_average:
         notes.append("neighbouring losses are much alike, as those of a running mean, whose intervals are rough")
     elif log.is_average:
         notes.append("the log holds the trainer's own running mean: it lags behind, and intervals are rough")
     if curve.num_nonpositive:
         notes.append(f"{curve.num_nonpositive} losses are zero or negative and were left out")
+    if log.resumes and not curve.jumps:
+        notes.append(f"resumed {_how_often(len(log.resumes))}, without a significant jump")
+    return tuple(notes)
+
+
+def _notes_on_reading(log: LogSummary) -> list[str]:
+    """What of the log was not read, or read in a way that may surprise."""
+    notes = []
+    if log.is_torn:
+        notes.append("the last line is incomplete and was left out")
+    if log.num_overlong:
+        lines = "one line was" if log.num_overlong == 1 else f"{log.num_overlong} lines were"
+        notes.append(f"{lines} longer than {LONGEST_LINE} bytes and left out")
+    if log.num_runs > 1:
+        notes.append(f"the steps start again {_how_often(log.num_runs - 1)} in the file: only the last run is judged")
     if log.unit == "loss line":
         notes.append("the log names neither steps nor epochs: its loss lines are counted")
-    if log.resumes and not curve.jumps:
-        notes.append(f"resumed {len(log.resumes)} times, without a significant jump")
-    return tuple(notes)
+    return notes
 
 
 def _how_often(count: int) -> str:

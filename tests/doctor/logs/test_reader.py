@@ -326,7 +326,7 @@ def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
         (bytes(range(256)) * 40 + b"\0" * 900, "is not text"),
         (
             gzip.compress(b"".join(b"step %d loss: 0.%d\n" % (i, i * i) for i in range(900))),
-            "is not text .packed files",
+            "is not text: it is a gzip file; unpack it",
         ),
         ("nothing here\n".encode("utf-16"), "has none in"),
         (b"loss: 0.", "but a last one that breaks off"),

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+LONGEST_LINE = 1 << 16
+"""Bytes of a line; a longer one is no line of a log, and is left out. bottega's own have some thousand."""
+
 COLOUR = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 """A terminal's escape sequence."""
 
@@ -42,15 +45,60 @@ _LOSS_IN_GBK = "损失".encode("gbk")
 
 
 def chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    """A file by pieces of about `size` bytes: UTF-8 where it was UTF-16 (as Windows' PowerShell redirects output), and
-    a line feed for each carriage return."""
+    """A file by pieces of about `size` bytes: UTF-8 where it was UTF-16 (as Windows' PowerShell redirects output), a
+    line feed for each carriage return, and no NUL, which a crash leaves where blocks were not written."""
     is_utf16 = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     stream.seek(0)
     decoder = codecs.getincrementaldecoder("utf-16")("replace") if is_utf16 else None
     while chunk := stream.read(size):
         if decoder is not None:
             chunk = decoder.decode(chunk).encode("utf-8", "replace")
-        yield chunk.replace(b"\r", b"\n")
+        yield chunk.replace(b"\r", b"\n").replace(b"\0", b"")
+
+
+class WholeLines:
+    """Pieces of a file as whole lines, without those that are longer than `LONGEST_LINE`.
+
+    num_overlong: how many of them there were. rest: what came after the last line feed.
+    """
+
+    def __init__(self) -> None:
+        self.num_overlong = 0
+        self.rest = b""
+        self._is_inside_one = False
+
+    def take(self, piece: bytes) -> bytes:
+        """The whole lines that are known with this piece."""
+        if self._is_inside_one:
+            end = piece.find(b"\n")
+            if end < 0:
+                return b""
+            self._is_inside_one = False
+            piece = piece[end + 1 :]
+        text = self.rest + piece
+        end = text.rfind(b"\n") + 1
+        self.rest = text[end:]
+        if len(self.rest) > LONGEST_LINE:  # a file without line feeds must not fill the memory
+            self.rest = b""
+            self._is_inside_one = True
+            self.num_overlong += 1
+        return self._without_overlong(text[:end])
+
+    def _without_overlong(self, text: bytes) -> bytes:
+        """Whole lines; one is too long where no line feed is in the bytes that the longest may have."""
+        kept = []
+        begin = at = 0
+        while len(text) - at > LONGEST_LINE:
+            end = text.rfind(b"\n", at, at + LONGEST_LINE + 1)
+            if end < 0:
+                self.num_overlong += 1
+                kept.append(text[begin:at])
+                end = text.find(b"\n", at)
+                begin = end + 1
+            at = end + 1
+        if not kept:
+            return text
+        return b"".join([*kept, text[begin:]])
 
 
 def to_english(text: bytes) -> bytes:

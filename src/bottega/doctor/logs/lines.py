@@ -43,7 +43,8 @@ _EPOCH_BAR = re.compile(rb"epochs?\W{0,4}\d+%\|[^|]{0,400}\|\s*(\d{1,9})/(\d{1,9
 _RATE = re.compile(rb"(?<![a-z])(?:lr|learning[_ ]rate)[\w/]{0,12}[\"']?[\s:=]{1,3}[\"'\[]{0,2}" + _VALUE, re.I)
 _ROUNDED_TO_ZERO = re.compile(rb"[-+]?0?\.0{2,7}")
 _PACE = re.compile(
-    rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|([\d.]+)(m?s)/(?:step|it)\b"
+    # the look-behind keeps a long run of digits from being tried from each of them: 900 000 took hours
+    rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|(?<![\d.])([\d.]+)(m?s)/(?:step|it)\b"
     rb"|(?:\bdt: |per iteration \(ms\): )([\d.]+)"
 )
 _LEFT = re.compile(rb"\beta: (?:(\d{1,4}) days?, )?(\d{1,4}):(\d\d):(\d\d)")  # Keras' ETA is that of the epoch
@@ -69,6 +70,9 @@ _PLANS = (
 )
 MARKS = (b"oss", b"OSS", b"poch", b"POCH", b"esum")
 """A line without any of these (loss, epoch, resuming) is never parsed."""
+
+LONGEST_NUMBER = 400
+"""Characters of a number; the longest that a double prints as, 1e308 without an exponent, has 309."""
 
 VALIDATION = {"val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout"}
 AVERAGED = {"avr", "avg", "average", "averaged", "mean", "running", "smooth", "smoothed", "ema", "moving", "epoch"}
@@ -289,10 +293,12 @@ def may_draw_pictures(line: bytes) -> bool:
 
 
 def to_float(value: Any) -> float:
-    """A number as a program or a person wrote it; NaN for anything else, and for null."""
+    """A number as a program or a person wrote it; NaN for anything else, for null, and beyond `LONGEST_NUMBER`."""
     if isinstance(value, bytes):
-        value = _decoded(value)
+        value = _decoded(value[: LONGEST_NUMBER + 1])
     if isinstance(value, str):
+        if len(value) > LONGEST_NUMBER:
+            return math.nan
         is_decimal_comma = value.lstrip("+-").startswith("0,")
         value = value.replace(",", "." if is_decimal_comma else "")
     try:

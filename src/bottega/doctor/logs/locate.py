@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
-from bottega.runtime.errors import MissingError
+from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import storage_error
 from bottega.training.log import LOG, METRICS
 
 HOW = "give a run directory, a metrics.jsonl, or a file with what the trainer printed (… 2>&1 | tee train.log)"
@@ -12,6 +14,20 @@ HOW = "give a run directory, a metrics.jsonl, or a file with what the trainer pr
 
 OTHER_TRAINERS = ("metrics.csv", "progress.csv", "results.csv", "trainer_state.json", "checkpoint-*/trainer_state.json")
 """What Lightning, guided-diffusion, YOLO and transformers leave in a folder; of several the newest."""
+
+
+_UNPACK = "unpack it ({0}), and name the log that comes out"
+_PACKED = (
+    (b"\x1f\x8b", "a gzip file", _UNPACK.format("gunzip --keep {path}")),
+    (b"BZh", "a bzip2 file", _UNPACK.format("bunzip2 --keep {path}")),
+    (b"\xfd7zXZ\0", "an xz file", _UNPACK.format("unxz --keep {path}")),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK.format("unzstd {path}")),
+    (b"PK\x03\x04", "a zip archive or a checkpoint of PyTorch", HOW),
+    *((b"\x80" + protocol, "a pickle", HOW) for protocol in (b"\2", b"\3", b"\4", b"\5")),
+    (b"SQLite format 3\0", "an SQLite database", HOW),
+    (b":W&B", "the transaction log of Weights & Biases", f"the output.log beside it is text; {HOW}"),
+)
+"""How a file begins that is no text but was taken for a log, what it is, and what to do."""
 
 
 def find_log(path: Path) -> Path:
@@ -23,7 +39,12 @@ def find_log(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise MissingError(f"a training is judged from its log; there is no file or folder {path}; {HOW}")
+        rule = "a training is judged from its log"
+        if path.exists():  # a pipe may never end, nor give anything; opening one waits for who writes into it
+            raise MissingError(
+                f"{rule}, a regular file; {path} is a pipe, a socket or a device; save it first, and {HOW}"
+            )
+        raise MissingError(f"{rule}; there is no file or folder {path}; {HOW}")
     return _log_of_bottega(path) or _log_of_another_trainer(path) or _only_text_file(path)
 
 
@@ -62,10 +83,29 @@ def _only_text_file(path: Path) -> Path:
     raise MissingError(f"a folder is judged from its one log; in {path} {found}; {HOW}")
 
 
-def is_binary(path: Path) -> bool:
-    """Whether more than one in fifty of its first bytes is one that no text has."""
-    with open(path, "rb") as stream:
-        head = stream.read(1 << 12)
+def require_text(path: Path) -> None:
+    """Refuse what is no text by its first bytes, before losses are found in it by chance.
+
+    Raises:
+        RequestError: it says what the file is, where that is known, and what to do.
+        StorageError: the disk fails.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(1 << 12)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    kind, cure = "", HOW
+    for start, name, what_to_do in _PACKED:
+        if head.startswith(start):
+            kind, cure = f": it is {name}", what_to_do.format(path=shlex.quote(str(path)))
+    if kind or _is_binary(head):
+        raise RequestError(f"a log must be text with a loss in its lines; {path} is not text{kind}; {cure}")
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether more than one in fifty bytes is one that no text has."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
         return False
+    head = head.replace(b"\0", b"")  # a hole in a log, or UTF-16 without its mark
     return sum(byte < 8 or 13 < byte < 27 for byte in head) * 50 > len(head)

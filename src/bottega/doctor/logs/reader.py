@@ -18,7 +18,7 @@ import numpy as np
 
 from bottega.doctor.logs.bars import BarWatcher
 from bottega.doctor.logs.counter import StepCounter
-from bottega.doctor.logs.decode import COLOUR, chunks, to_english
+from bottega.doctor.logs.decode import COLOUR, LONGEST_LINE, WholeLines, chunks, to_english
 from bottega.doctor.logs.documents import rows_of_document
 from bottega.doctor.logs.lines import (
     MARKS,
@@ -30,7 +30,7 @@ from bottega.doctor.logs.lines import (
     to_float,
     trainer_of,
 )
-from bottega.doctor.logs.locate import HOW, find_log, is_binary
+from bottega.doctor.logs.locate import HOW, find_log, require_text
 from bottega.doctor.logs.run_files import with_run_files
 from bottega.doctor.logs.sides import Side
 from bottega.doctor.logs.summary import LogSummary, TrainingLength
@@ -42,7 +42,7 @@ from bottega.runtime.files import storage_error
 from bottega.training.diagnosis import Watcher
 
 CHUNK = 1 << 20
-"""Bytes read at once; a line longer than that is no line of a log, and is cut."""
+"""Bytes read at once."""
 
 BLOCK = 1 << 18
 """Bytes that a `LineTemplate` reads at once, some thousand lines. Where a line of another form is among them, it is
@@ -108,6 +108,7 @@ class LogReader:
         self._templates: dict[bool, LineTemplate] = {}  # of the last loss line, by whether it reads the other columns
         self._num_blocks = 0
         self._model: tuple[bytes, LogLine] | None = None  # the last loss line, of which a template can be made
+        self._lines = WholeLines()
         self._num_bytes = 0
         self._num_lines = 0
         self._is_torn = False
@@ -116,9 +117,10 @@ class LogReader:
         """The losses.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is none, or the file is not text.
             StorageError: the disk fails.
         """
+        require_text(self.path)
         for block in self._blocks():
             if self._counter.unit != "step":
                 self._bars.see(block)
@@ -154,6 +156,7 @@ class LogReader:
             num_runs=self._num_runs,
             is_average=self._kind is LossKind.AVERAGE,
             is_torn=self._is_torn,
+            num_overlong=self._lines.num_overlong,
             findings=tuple(self._watcher.findings(ended=True)),
             has_paired_validation=self._watcher.validation is not None,
             draws_pictures=self._draws_pictures,
@@ -167,7 +170,6 @@ class LogReader:
 
     def _blocks(self) -> Iterator[bytes]:
         """Whole lines, some `BLOCK` bytes at a time."""
-        rest = b""
         try:
             rows = rows_of_document(self.path)
             if rows is not None:
@@ -178,14 +180,10 @@ class LogReader:
             with open(self.path, "rb") as stream:
                 for chunk in chunks(stream, CHUNK):
                     self._num_bytes += len(chunk)
-                    chunk = rest + chunk
-                    end = chunk.rfind(b"\n") + 1
-                    is_overlong = not end and len(chunk) >= CHUNK
-                    rest = b"" if is_overlong else chunk[end:]  # a file without line feeds must not fill the memory
-                    yield from self._cut(self._normalized(chunk[:end]))
+                    yield from self._cut(self._normalized(self._lines.take(chunk)))
         except OSError as error:
             raise storage_error(error, self.path) from error
-        yield from self._last_without_a_line_feed(self._normalized(rest))
+        yield from self._last_without_a_line_feed(self._normalized(self._lines.rest))
 
     def _last_without_a_line_feed(self, line: bytes) -> Iterator[bytes]:
         """The last line where nothing is missing of it: an object that parses, or a loss that more text follows."""
@@ -457,11 +455,12 @@ class LogReader:
         rule = f"a log must have lines with a loss, such as `step 100/1500 loss: 0.1234`; {self.path} "
         if not self._num_bytes:
             return f"{rule}is empty; wait for the first step, or {HOW}"
-        if is_binary(self.path):
-            packed = "packed files, TensorBoard's event files and checkpoints are not read"
-            return f"{rule}is not text ({packed}); {HOW}"
-        last = " but a last one that breaks off" if self._is_torn else ""
-        return f"{rule}has none in {self._num_lines} lines{last}; let the trainer print the loss, or {HOW}"
+        lines = f"{self._num_lines} lines"
+        if self._is_torn:
+            lines += " but a last one that breaks off"
+        if self._lines.num_overlong:
+            lines += f", and {self._lines.num_overlong} of more than {LONGEST_LINE} bytes, which are not read"
+        return f"{rule}has none in {lines}; let the trainer print the loss, or {HOW}"
 
 
 class _Normalizer:

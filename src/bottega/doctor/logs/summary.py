@@ -36,7 +36,8 @@ class LogSummary:
     epochs begin.
 
     validations: (step, loss). resumes: (step before, step after), the first 32. num_runs: in the file. is_average: the
-    losses are the trainer's own running mean. is_torn: the last line breaks off. findings: what bottega's own columns
+    losses are the trainer's own running mean. is_torn: the last line breaks off. num_overlong: lines that were
+    too long to be read. findings: what bottega's own columns
     tell of tasks and of the paired validation (`has_paired_validation`).
 
     draws_pictures, reads_text: of what is trained, as far as can be known. num_pictures: in the training set.
@@ -60,6 +61,7 @@ class LogSummary:
     num_runs: int
     is_average: bool
     is_torn: bool
+    num_overlong: int
     findings: tuple[Finding, ...]
     has_paired_validation: bool
     draws_pictures: bool
