@@ -147,7 +147,7 @@ def missing_models(recipe: Recipe, roles: Sequence[str]) -> list[str]:
 
 _HOW_TO_GET = {
     "coco": "unpack train2017.zip and annotations_trainval2017.zip of cocodataset.org there",
-    "wikiart": "bottega data wikiart fetches it (huggan/wikiart, about 40 GB)",
+    "wikiart": "bottega data wikiart --fetch gets it (huggan/wikiart, about 40 GB)",
     "fill50k": "unpack fill50k.zip of the ControlNet repository there",
     "content_folder": "name a folder of pictures",
     "style_folder": "name a folder of pictures",

@@ -197,3 +197,33 @@ def test_an_example_with_either_side_outside_of_its_folder_is_refused(tmp_path, 
     (tmp_path / "raw" / "prompt.json").write_text("\n".join(lines))
     with pytest.raises(RequestError, match="line 4 must name a source and a target in its folder"):
         prepared(tmp_path)
+
+
+def test_what_datasets_saved_to_disk_reads_as_parquet(tmp_path, encoded):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write(tmp_path / "raw", "parquet", encoded)
+    table = pq.read_table(tmp_path / "raw" / "train-00000-of-00001.parquet")
+    (tmp_path / "raw" / "train-00000-of-00001.parquet").unlink()
+    with (
+        pa.OSFile(str(tmp_path / "raw" / "data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as stream,
+    ):
+        stream.write_table(table)
+    assert [row["prompt"] for row in prepared(tmp_path)[1]] == [example(index)[2] for index in range(COUNT)]
+
+
+def test_a_zip_that_was_not_unpacked_is_named_with_the_command_that_unpacks_it(tmp_path, encoded):
+    import shlex
+    import shutil
+    import subprocess
+
+    write(tmp_path / "set" / "fill50k", "folders", encoded)
+    (tmp_path / "raw").mkdir()
+    shutil.make_archive(str(tmp_path / "raw" / "fill50k"), "zip", tmp_path / "set")
+    with pytest.raises(MissingError, match=r"but fill50k\.zip: unpack them first, by ") as told:
+        prepared(tmp_path)
+    command = str(told.value).partition(" first, by ")[2].partition("; put Fill50K")[0]
+    subprocess.run(shlex.split(command), check=True)
+    assert prepared(tmp_path)[0]["examples"] == COUNT

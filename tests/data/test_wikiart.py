@@ -420,6 +420,8 @@ def test_pictures_from_parquet_stay_when_their_files_are_gone(parquet, monkeypat
     before = prepared(parquet / "out")
     shutil.rmtree(parquet / "raw" / "data")
     with pytest.raises(MissingError, match=r"holds no parquet file of huggan/wikiart and none could be fetched"):
+        wikiart.run(WikiArtConfig(source="raw", fetch=True), parquet / "out", data_root=parquet)
+    with pytest.raises(MissingError, match=r"there is no parquet or Arrow file and no picture in .*raw; put the files"):
         wikiart.run(WikiArtConfig(source="raw"), parquet / "out", data_root=parquet)
     assert prepared(parquet / "out") == before
 
@@ -529,3 +531,73 @@ def test_a_table_of_the_same_name_elsewhere_does_not_make_a_source_the_stages_ow
     (folder / "raw" / "meta.csv").write_text("id,caption\n")
     wikiart.run(OFFLINE, folder / "wikiart", data_root=folder)
     assert len(table(folder / "wikiart" / "meta.csv")) == 25
+
+
+def save_to_disk(path: Path, table, *, as_file: bool = False) -> None:
+    import pyarrow as pa
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make = pa.ipc.new_file if as_file else pa.ipc.new_stream
+    with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+@pytest.mark.parametrize("layout", ["data set", "several splits", "file format", "names beside"])
+def test_what_datasets_saved_to_disk_reads_as_the_parquet_files_it_came_from(parquet, layout):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    expected = wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
+    saved = parquet / "saved"
+    for number, path in enumerate(sorted((parquet / "raw" / "data").iterdir())):
+        table = pq.read_table(path)
+        folder = saved / f"split{number}" if layout == "several splits" else saved
+        name = "data-00000-of-00001.arrow" if layout == "several splits" else f"data-{number:05d}-of-00002.arrow"
+        (folder).mkdir(parents=True, exist_ok=True)
+        files = [name] if layout == "several splits" else [f"data-{k:05d}-of-00002.arrow" for k in range(2)]
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": file} for file in files]}))
+        if layout == "names beside":
+            info = json.loads(table.schema.metadata[b"huggingface"])["info"]
+            (folder / "dataset_info.json").write_text(json.dumps(info))
+            table = table.replace_schema_metadata(None)
+        save_to_disk(folder / name, table, as_file=layout == "file format")
+        save_to_disk(folder / "cache-0123abcd.arrow", pa.table({"other": [1]}))
+    got = wikiart.run(WikiArtConfig(source="saved", offline=True), parquet / "other", data_root=parquet)
+    assert got == expected
+    assert table_of(parquet / "other") == table_of(parquet / "out")
+
+
+def table_of(directory: Path) -> list[dict[str, str]]:
+    return table(directory / "meta.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.arrow", b"", "is no complete Arrow file"),
+        ("a.arrow", b"\xff\xff\xff\xff\x10\0\0\0torn", "is no complete Arrow file"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("a.arrow", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named_with_what_helps(tmp_path, name, data, message):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).write_bytes(data)
+    with pytest.raises(RequestError, match=message):
+        wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_that_was_not_unpacked_is_named_with_the_command_that_unpacks_it(folder, kind):
+    import shlex
+    import subprocess
+
+    shutil.make_archive(str(folder / "it's fetched" / "wiki art"), "zip" if kind == "zip" else "gztar", folder / "raw")
+    config = WikiArtConfig(source="it's fetched", offline=True)
+    with pytest.raises(MissingError, match=rf"but wiki art\.{kind}: unpack them first, by ") as told:
+        wikiart.run(config, folder / "wikiart", data_root=folder)
+    command = str(told.value).partition(" first, by ")[2].partition(", and the network")[0]
+    subprocess.run(shlex.split(command), check=True)
+    assert wikiart.run(config, folder / "wikiart", data_root=folder)["pictures"] == 25

@@ -23,23 +23,25 @@ Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")
 def wikiart(
     output_dir: Annotated[Path, typer.Option(help="Where images/, meta.csv and splits/ go.")] = Path("data/wikiart"),
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Parquet files, or pictures style/artist_title.jpg  [default: OUTPUT_DIR/raw]")
+        Path | None, typer.Option(help="Parquet or Arrow files, or style/artist_title.jpg  [default: OUTPUT_DIR/raw]")
     ] = None,
     mode: Annotated[str, typer.Option(help="symlink or copy: how picture files get into images/.")] = "symlink",
     mirror: Annotated[str | None, typer.Option(help="Address asked before the hub.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch what is missing, up to 40 GB.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
     min_side: MinSide = 64,
     workers: Workers = 0,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Prepare WikiArt as styles; fetched from the hub (about 40 GB) only if it is not in the cache."""
+    """Prepare WikiArt as styles from what is in the cache; --fetch gets the rest from the hub (about 40 GB)."""
     from bottega.data import wikiart as module
     from bottega.data.config import WikiArtConfig
     from bottega.runtime.config import parse
 
     asked = {"source": str((cache_dir or output_dir / "raw").absolute()), "mode": mode, "mirror": mirror}
-    config = parse(WikiArtConfig, {**asked, "offline": offline, **_shared(min_side, workers, seed)}, "data wikiart")
+    network = {"fetch": fetch, "offline": offline}
+    config = parse(WikiArtConfig, {**asked, **network, **_shared(min_side, workers, seed)}, "data wikiart")
     summary = module.run(config, output_dir, data_root=output_dir.parent)
     _print(summary, output_dir / "meta.csv", json_)
 
@@ -176,5 +178,9 @@ def _print(summary: Mapping[str, object], output: Path, as_json: bool) -> None:
 
 
 def _counts(counts: Mapping[str, object]) -> str:
-    """`12 pictures, 3 too small`."""
-    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
+    """`12 pictures, 3 too small`; lists, such as that of the missing shards, come last with their name first."""
+    parts = [f"{value} {key.replace('_', ' ')}" for key, value in counts.items() if not isinstance(value, list)]
+    for key, value in counts.items():
+        if isinstance(value, list):
+            parts.append(f"{key.replace('_', ' ')}: {', '.join(map(str, value))}")
+    return ", ".join(parts)

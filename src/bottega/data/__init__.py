@@ -8,6 +8,7 @@
 """
 
 __all__ = [
+    "archives",
     "captions",
     "circles",
     "coco",

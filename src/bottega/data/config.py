@@ -69,12 +69,15 @@ class WikiArtConfig(_SourceConfig):
     ] = Field(
         default="symlink", description="how a picture that is a file gets into images/: a relative link, or a copy"
     )
-    repository: str = Field(default="huggan/wikiart", description="data set on the hub, fetched if no file is there")
+    repository: str = Field(default="huggan/wikiart", description="data set on the hub that `fetch` gets")
     mirror: Annotated[str | None, DOWNLOAD] = Field(
         default=None, description="address asked before the hub, such as https://hf-mirror.com"
     )
+    fetch: Annotated[bool, DOWNLOAD] = Field(
+        default=False, description="fetch what is missing, up to 40 GB; else what is there is used"
+    )
     offline: Annotated[bool, DOWNLOAD] = Field(
-        default=False, description="never fetch; also with HF_HUB_OFFLINE=1 in the environment"
+        default=False, description="never fetch, whatever `fetch` says; also with HF_HUB_OFFLINE=1 in the environment"
     )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from bottega.data import hub, parquet
+from bottega.data.archives import unpack_advice
 from bottega.data.captions import captions_in, stem_of, tidy
 from bottega.data.config import Fill50KConfig
 from bottega.data.contents import relative
@@ -154,12 +155,12 @@ def _recognise(folder: Path) -> tuple[str, int]:
     if listed is not None:
         layout = "zips" if any(listed.parent.glob("*images.zip")) else "folders"
         return layout, sum(1 for _ in read_jsonl(listed))
-    files = hub.parquet_files(folder)
+    files = hub.table_files(folder)
     if files:
         return "parquet", sum(parquet.open_table(path).rows for path in files)
     raise MissingError(
-        f"{folder} holds none of {', '.join(_LISTS)} and no parquet file; unpack Fill50K there "
-        f"(fill50k.zip of the ControlNet repository), or set data.fill50k to null"
+        f"{folder} holds none of {', '.join(_LISTS)} and no parquet or Arrow file{unpack_advice(folder)}; put Fill50K "
+        "there (fill50k.zip of the ControlNet repository, unpacked), or set data.fill50k to null"
     )
 
 
@@ -174,7 +175,7 @@ def _find_list(folder: Path) -> Path | None:
 
 def _examples(folder: Path, swap: bool) -> Iterator[Fill50kExample]:
     listed = _find_list(folder)
-    examples = _from_parquet(hub.parquet_files(folder)) if listed is None else _from_list(listed)
+    examples = _from_parquet(hub.table_files(folder)) if listed is None else _from_list(listed)
     for example in examples:
         if swap:
             stamp = f"{example.stamp}-swapped"  # judged again when the option changes

@@ -1,38 +1,78 @@
-"""Finding a data set's parquet files: in the cache first, then from a mirror or the hub."""
+"""Finding a data set's tables, parquet or Arrow files: in the cache first, then from a mirror or the hub."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from bottega.runtime.errors import MissingError
 
 HUB = "https://huggingface.co"
+TABLE_ENDINGS = (".parquet", ".arrow")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Parquet files under a folder, in order; a hub cache, a flat download and a plain folder look alike here."""
+def table_files(folder: Path) -> list[Path]:
+    """Tables under a folder, in order; a hub cache, a flat download and a plain folder look alike here.
+
+    Tables are parquet files, and the Arrow files that `datasets` writes (`save_to_disk`).
+    """
+    if folder.is_file():
+        return [folder] if folder.suffix in TABLE_ENDINGS else []
     if not folder.is_dir():
         return []
     snapshots = sorted(folder.glob("**/snapshots/*/"))
     if len(snapshots) > 1:  # two versions of one data set: only the newest counts
         folder = max(snapshots, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    found = [path for path in folder.rglob("*.parquet") if path.is_file()]
-    return sorted(path for path in found if not path.name.startswith("."))
+    found = [path for path in folder.rglob("*") if path.suffix in TABLE_ENDINGS and path.is_file()]
+    return sorted(path for path in found if not path.name.startswith(".") and not _is_intermediate(path))
 
 
-def missing_shards(files: list[Path]) -> list[str]:
-    """The numbers that are absent where files are called `…-00003-of-00072…`."""
-    total = 0
-    have = set()
+def _is_intermediate(path: Path) -> bool:
+    """Whether an Arrow file is one that `datasets` keeps for itself, such as the result of a `map`."""
+    if path.suffix != ".arrow":
+        return False
+    try:
+        state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
+        return path.name not in [file["filename"] for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name.startswith(("cache-", "tmp"))  # no folder of `save_to_disk`
+
+
+def missing_shards(files: Sequence[Path]) -> list[str]:
+    """The numbers that are absent where files are called `…-00003-of-00072…`, as ranges: `00002-00071`.
+
+    With several series, such as `train-…` and `test-…`, a range is preceded by its series' name.
+    """
+    have: dict[str, set[int]] = defaultdict(set)
+    total: dict[str, int] = defaultdict(int)
     for path in files:
         match = _SHARD.search(path.name)
         if match is not None:
-            have.add(int(match[1]))
-            total = max(total, int(match[2]))
-    return [f"{number:05d}" for number in range(total) if number not in have]
+            series = path.name[: match.start()]
+            have[series].add(int(match[1]))
+            total[series] = max(total[series], int(match[2]))
+    found = []
+    for series in sorted(have):
+        absent = [number for number in range(total[series]) if number not in have[series]]
+        before = f"{series}-" if len(have) > 1 else ""
+        found += [f"{before}{numbers}" for numbers in _ranges(absent)]
+    return found
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """Rising numbers as `00001`, `00003-00005`."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return [f"{first:05d}" if first == last else f"{first:05d}-{last:05d}" for first, last in found]
 
 
 def is_offline() -> bool:

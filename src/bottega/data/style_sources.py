@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bottega.data import hub, parquet
+from bottega.data.archives import unpack_advice
 from bottega.data.captions import sidecar, tidy
 from bottega.data.config import StyleFolderConfig, WikiArtConfig
 from bottega.data.index import file_stamp
@@ -18,6 +20,7 @@ from bottega.data.labels import GENRES, SCENES, STYLES, UNKNOWN_ARTIST
 from bottega.data.pictures import PICTURE_ENDINGS, picture_files
 from bottega.runtime.errors import MissingError, RequestError
 
+LOGGER = logging.getLogger(__name__)
 UNLABELLED = "unlabelled"
 _ROW = re.compile(r"\.(parquet|arrow)#\d{6,}$")
 IsKnown = Callable[[str, str, int], bool]
@@ -47,37 +50,62 @@ class StyleSource(Protocol):
 
 
 def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> StyleSource:
-    """The source that is there: parquet files, a folder of pictures, the user's own Hub cache; then the network.
+    """The source that is there: tables, a folder of pictures, the user's own Hub cache; the network only when told.
 
     Raises:
-        MissingError: there is none, and none could be fetched.
-        RequestError: a parquet file is damaged or has no picture or style column.
+        MissingError: there is none, or `config.fetch` is on and not all could be fetched.
+        RequestError: a table is damaged or has no picture or style column.
     """
     if isinstance(config, StyleFolderConfig):
         return StyleFolder(source)
-    files = hub.parquet_files(source)
+    files = hub.table_files(source)
     if not files and source.is_dir() and next(picture_files(source), None) is not None:
         return StyleFolder(source, artists=True)
-    # What is on this disk comes first: if it is whole, and without a network also in part.
-    files = files or hub.parquet_files(hub.user_cache(config.repository))
-    offline = config.offline or hub.is_offline()
-    if files and (offline or not hub.missing_shards(files)):
-        return ParquetStyles(files)
-    return ParquetStyles(_fetched(config, source, offline=offline))
+    # What is on this disk is used, in part too: the rest of WikiArt is 40 GB, and fetched only when told.
+    files = files or hub.table_files(hub.user_cache(config.repository))
+    if config.fetch and (not files or hub.missing_shards(files)):
+        files = _fetched(config, source)
+    if not files:
+        raise MissingError(_nothing_in(source, config))
+    styles = ParquetStyles(files)
+    if styles.missing:
+        LOGGER.warning(
+            "%s: the shards %s are not there, what is there is used; --fetch (data.wikiart.fetch) gets the rest",
+            source,
+            ", ".join(styles.missing),
+        )
+    return styles
 
 
-def _fetched(config: WikiArtConfig, source: Path, *, offline: bool) -> list[Path]:
-    if offline:
+def _nothing_in(source: Path, config: WikiArtConfig) -> str:
+    found = f"there is no parquet or Arrow file and no picture in {source}{unpack_advice(source)}"
+    if config.offline or hub.is_offline():
+        return f"{found}, and the network is off; put the files of {config.repository} there"
+    return (
+        f"{found}; put the files of {config.repository} there, or have them fetched (about 40 GB): "
+        "bottega data wikiart --fetch, in a recipe data.wikiart.fetch"
+    )
+
+
+def _fetched(config: WikiArtConfig, source: Path) -> list[Path]:
+    if config.offline or hub.is_offline():
         raise MissingError(
-            f"no parquet file or picture in {source}, and the network is off; put the files of {config.repository} "
-            f"there, or run without offline (bottega data wikiart fetches about 40 GB)"
+            f"{config.repository} is not whole in {source}, and the network is off; put its files there, or leave out "
+            "--fetch (data.wikiart.fetch) to use those that are there"
         )
     hub.fetch(config.repository, source, config.mirror)
-    files = hub.parquet_files(source)
-    if not files:  # without a network the hub's library warns, and returns the folder as it was
+    files = hub.table_files(source)
+    # Without a network the hub's library warns, and returns the folder as it was.
+    if not files:
         raise MissingError(
             f"{source} holds no parquet file of {config.repository} and none could be fetched; put the files there, or "
             "name a mirror (HF_ENDPOINT or data.wikiart.mirror)"
+        )
+    missing = hub.missing_shards(files)
+    if missing:
+        raise MissingError(
+            f"the shards {', '.join(missing)} of {config.repository} could not be fetched; name a mirror (HF_ENDPOINT "
+            "or data.wikiart.mirror), or leave out --fetch (data.wikiart.fetch) to use those that are there"
         )
     return files
 
