@@ -227,3 +227,20 @@ def test_a_zip_that_was_not_unpacked_is_named_with_the_command_that_unpacks_it(t
     command = str(told.value).partition(" first, by ")[2].partition("; put Fill50K")[0]
     subprocess.run(shlex.split(command), check=True)
     assert prepared(tmp_path)[0]["examples"] == COUNT
+
+
+@pytest.mark.parametrize("empty", [None, float("nan")])
+def test_an_example_without_a_prompt_is_rejected_however_the_table_says_so(tmp_path, encoded, empty):
+    import pyarrow.parquet as pq
+
+    write(tmp_path / "raw", "parquet", encoded)
+    path = tmp_path / "raw" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    column = [empty] * COUNT if empty is not None else [None, *table.column("text").to_pylist()[1:]]
+    pq.write_table(table.set_column(2, "text", [column]), path)
+    if empty is not None:
+        with pytest.raises(RequestError, match="no usable example"):
+            prepared(tmp_path)
+    else:
+        assert prepared(tmp_path)[0]["rejected"] == 1
+    assert "no-caption" in (tmp_path / "fill50k" / "rejects.csv").read_text()

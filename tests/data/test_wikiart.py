@@ -601,3 +601,32 @@ def test_an_archive_that_was_not_unpacked_is_named_with_the_command_that_unpacks
     command = str(told.value).partition(" first, by ")[2].partition(", and the network")[0]
     subprocess.run(shlex.split(command), check=True)
     assert wikiart.run(config, folder / "wikiart", data_root=folder)["pictures"] == 25
+
+
+def write_floats(path, encoded, photo, artist, genre, style, caption="a hill"):
+    """As pandas writes a table in which something is missing: without names, numbers as floats."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = 4
+    cells = [{"bytes": encoded(photo(k)), "path": None} for k in range(count)]
+    columns = {"artist": artist, "genre": genre, "style": style, "caption": caption}
+    table = pa.table({"image": cells, **{name: [1.0] * (count - 1) + [value] for name, value in columns.items()}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("empty", [float("nan"), None])
+def test_an_empty_label_or_caption_is_unknown_however_it_is_written(tmp_path, encoded, photo, empty):
+    write_floats(tmp_path / "raw" / "a.parquet", encoded, photo, empty, empty, empty, empty)
+    assert wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)["pictures"] == 4
+    rows = table(tmp_path / "out" / "meta.csv")
+    (odd,) = [row for row in rows if row["artist"] == "Unknown Artist"]
+    assert (odd["style"], odd["genre"], odd["caption"]) == ("unlabelled", "", "")
+
+
+@pytest.mark.parametrize("label", [float("inf"), -float("inf"), 2.5])
+def test_a_label_that_is_no_number_of_a_name_is_refused(tmp_path, encoded, photo, label):
+    write_floats(tmp_path / "raw" / "a.parquet", encoded, photo, 1.0, 1.0, label, None)
+    with pytest.raises(RequestError, match="style must be a label's number or name, received"):
+        wikiart.run(OFFLINE, tmp_path / "out", data_root=tmp_path)

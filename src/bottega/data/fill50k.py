@@ -244,7 +244,7 @@ def _from_parquet(files: list[Path]) -> Iterator[Fill50kExample]:
             key = clean_id(parquet.picture_stem(row[source_column]) or str(number))
             source = parquet.picture_bytes(row[source_column], path.parent) or b""
             target = parquet.picture_bytes(row[target_column], path.parent) or b""
-            yield Fill50kExample(key, source, target, tidy(str(row[prompt_column])), stamp)
+            yield Fill50kExample(key, source, target, tidy(parquet.text(row[prompt_column])), stamp)
             number += 1
 
 

@@ -8,6 +8,7 @@ is half a gigabyte.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,16 @@ def picture_bytes(value: Any, folder: Path) -> bytes | Path | None:
     if value.get("bytes") is not None:
         return bytes(value["bytes"])
     return folder / value["path"] if value.get("path") else None
+
+
+def is_null(value: Any) -> bool:
+    """Whether a cell is empty: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text(value: Any) -> str:
+    """A cell's text, "" for an empty one."""
+    return "" if is_null(value) else str(value)
 
 
 def picture_stem(value: Any) -> str | None:

@@ -165,7 +165,7 @@ class ParquetStyles:
             "artist": artist,
             "style": _label(table, "style", row["style"], STYLES, UNLABELLED),
             "genre": genre,
-            "caption": tidy(str(row.get("caption") or "")) or painting_caption(wanted, artist, genre),
+            "caption": tidy(parquet.text(row.get("caption"))) or painting_caption(wanted, artist, genre),
             "wanted": wanted,
         }
 
@@ -259,10 +259,15 @@ def painting_caption(stem: str, artist: str, genre: str) -> str:
 
 def _label(table: parquet.Table, column: str, value: Any, published: Sequence[str] | None, unknown: str) -> str:
     """A label's name: from the file's own metadata, else from the published list; text stays as it is."""
-    if value is None:
+    if parquet.is_null(value):
         return unknown
     if isinstance(value, str):
         return value or unknown
+    if not isinstance(value, int | float) or not float(value).is_integer():
+        raise RequestError(
+            f"{table.path}: {column} must be a label's number or name, received {str(value)[:60]!r}; name a folder of "
+            "huggan/wikiart files"
+        )
     number = int(value)
     names = table.names.get(column, published)
     if number < 0:
