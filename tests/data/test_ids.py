@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bottega.data.ids import Ids, clean_id
+from bottega.data.ids import LONGEST, Ids, clean_id
 from bottega.teacher.items import target_name
 
 
@@ -51,3 +51,10 @@ def test_a_clash_gets_a_suffix_that_was_not_taken_before():
 def test_ten_thousand_clashes_take_no_time():
     ids = Ids()
     assert [ids.give("image") for _ in range(10_000)][-1] == "image-10000"
+
+
+def test_a_long_name_is_cut_and_two_that_begin_alike_stay_different():
+    one, other = clean_id("a" * 300 + "-one"), clean_id("a" * 300 + "-two")
+    assert len(one) == len(other) == LONGEST
+    assert one != other
+    assert clean_id("a" * LONGEST) == "a" * LONGEST

@@ -10,6 +10,7 @@ from typing import Any
 
 from bottega.data.jsonstream import iter_items
 from bottega.runtime.files import read_jsonl
+from bottega.runtime.paths import inside
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Captions:
     """Captions by (part, file name), in a temporary database that vanishes with this object."""
 
     def __init__(self) -> None:
+        self._path = self._folder = Path()  # of the file that is read
         self._base = sqlite3.connect("", isolation_level=None)  # "" is a temporary file, which SQLite deletes itself
         self._base.executescript(
             "CREATE TABLE images (part TEXT, number TEXT, file_name TEXT, PRIMARY KEY (part, number));"
@@ -49,6 +51,7 @@ class Captions:
         Raises:
             RequestError, StorageError: it is malformed; the message says where.
         """
+        self._path, self._folder = path, path.parent
         if path.suffix == ".jsonl":
             for row in read_jsonl(path):
                 self._add_row(part, row)
@@ -80,6 +83,9 @@ class Captions:
             self._add_caption(own_part, name, place, caption)
 
     def _add_image(self, part: str, number: str, file_name: str) -> None:
+        # Here, where names enter: a part leads to label maps, too, before any picture is looked for.
+        for name in (part, file_name):
+            inside(self._folder, name, f"{self._path}: the name of a picture or of its part", own_links=True)
         self._base.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (part, number, file_name))
 
     def _add_caption(self, part: str, number: str, place: int, caption: str) -> None:

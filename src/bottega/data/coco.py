@@ -16,7 +16,7 @@ from bottega.data.config import CocoConfig
 from bottega.data.contents import Content, index_contents, relative, split_contents, write_contents
 from bottega.data.index import Index, PictureRow
 from bottega.data.ingest import require_source, require_usable
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_bytes, write_text
 
 _CAPTION_FILE = re.compile(r"captions_(?P<part>[A-Za-z0-9-]+)\.json")
@@ -134,9 +134,6 @@ def _part_and_name(row: PictureRow) -> tuple[str, str]:
 
 def _picture_path(listed: Captioned, source: Path) -> Path:
     """The picture's place in any of the usual trees; the most usual place if it is nowhere."""
-    # A list may come from anywhere: no name in it may lead out of the data set.
-    if listed.file_name.startswith("/") or ".." in Path(listed.file_name).parts:
-        raise RequestError(f'a caption file names "{listed.file_name}", outside of {source}; mend or delete that entry')
     part, name = listed.part, listed.file_name
     places = (f"images/{part}/{name}", f"{part}/{name}", f"images/{name}", name, f"{part}/images/{name}")
     for place in places:

@@ -37,6 +37,7 @@ from bottega.data.records import Fill50kRow
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import read_jsonl, write_bytes, write_png
+from bottega.runtime.paths import stays_inside
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import write_records
 from bottega.runtime.seeds import derive
@@ -220,7 +221,7 @@ def _first_of(keys: Sequence[str], row: Mapping[str, Any]) -> Any:
 
 
 def _stays_in_folder(name: Any) -> bool:
-    return isinstance(name, str) and ".." not in Path(name).parts
+    return isinstance(name, str) and stays_inside(name)
 
 
 def _stamp(content: Path | bytes) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
+
+LONGEST = 100
+"""Characters of an id: a target's file name holds two of them, and may have 255 bytes."""
 
 _OTHER = re.compile(r"[^A-Za-z0-9.-]+")
 
@@ -11,9 +15,14 @@ _OTHER = re.compile(r"[^A-Za-z0-9.-]+")
 def clean_id(text: str) -> str:
     """An id of the characters `[A-Za-z0-9.-]`: any run of others, `_` too, becomes one `-`; never empty.
 
-    Leading and trailing dots and dashes go, so that no id is a hidden file or looks like an option.
+    Leading and trailing dots and dashes go, so that no id is a hidden file or looks like an option. A long one ends in
+    a hash of the whole text, so that two of them stay different where they are cut.
     """
-    return _OTHER.sub("-", text).strip("-.") or "x"
+    identity = _OTHER.sub("-", text).strip("-.") or "x"
+    if len(identity) <= LONGEST:
+        return identity
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return f"{identity[: LONGEST - 9]}-{digest}"
 
 
 class Ids:

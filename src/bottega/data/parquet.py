@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.runtime.errors import RequestError
+from bottega.runtime.paths import inside
 
 _LFS_POINTER = b"version https://git-lfs"
 BATCH_ROWS = 16  # pictures held at once: a few MB of WikiArt's
@@ -98,14 +99,20 @@ def _open_arrow(source: Any) -> tuple[Any, Iterator[Any]]:
 
 
 def picture_bytes(value: Any, folder: Path) -> bytes | Path | None:
-    """The picture of a cell: its bytes, or the file that it names, or None for an empty cell."""
+    """The picture of a cell: its bytes, or the file that it names, or None for an empty cell.
+
+    Raises:
+        RequestError: the cell names a file outside of the table's folder.
+    """
     if isinstance(value, bytes):
         return value
     if not isinstance(value, dict):
         return None
     if value.get("bytes") is not None:
         return bytes(value["bytes"])
-    return folder / value["path"] if value.get("path") else None
+    if not value.get("path"):
+        return None
+    return inside(folder, str(value["path"]), f"{folder}: the path in a picture's cell", own_links=True)
 
 
 def is_null(value: Any) -> bool:

@@ -25,12 +25,13 @@ from pydantic import ConfigDict, Field
 
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError
+from bottega.runtime.paths import ID
 from bottega.runtime.records import read_records, to_record
 
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")]
+Id = Annotated[str, Field(pattern=ID)]
 """Of a content or a style: it names files, so it may not lead to another folder."""
 
-PairId = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+_[A-Za-z0-9.-]+$")]
+PairId = Annotated[str, Field(pattern=f"{ID.removesuffix('$')}_{ID.removeprefix('^')}")]
 """`{content_id}_{style_id}`, which no other pair can share, since an id holds no `_`."""
 
 # Lists that people write by hand have `"content_id": 139` as often as `"139"`.
