@@ -40,7 +40,7 @@ from bottega.runtime.fingerprint import (
     resumable_settings,
     without_resumable,
 )
-from bottega.runtime.locks import device_lock, lock
+from bottega.runtime.locks import LOCK, STAGE_LOCK, device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
 
@@ -186,7 +186,7 @@ class Pipeline:
             LockedError: another process works on this run directory.
             BottegaError: the error of the stage that failed; the stages before it stay done.
         """
-        with lock(self.directory / ".lock", f"run {self.recipe.name}"):
+        with lock(self.directory / LOCK, f"run {self.recipe.name}"):
             weights = self._weights()
             todo = self._todo(self.states(weights), until)
             self._require_models(todo)
@@ -271,7 +271,14 @@ class Pipeline:
     def perform(self, stage: Stage) -> StageRecord:
         """Do one stage in this process; what `bottega stage` calls. Returns its record, `stage.json`."""
         folder = self.directory / stage.folder
-        with lock(self.directory / ".stage.lock", f"stage {stage.name}"), self._device(stage):
+        config, output = self._request(stage)
+        who = f"stage {stage.name}"
+        # The stage's own folder too: a data root may be shared by several runs, and commands work on it alone.
+        with (
+            lock(self.directory / STAGE_LOCK, who),
+            lock(output / LOCK, who),
+            self._device(stage),
+        ):
             bound, free = self.settings(stage, self._recorded_weights())
             # Before any work: whatever a kill leaves behind, it is known with which settings it was begun.
             write_json(folder / "settings.json", bound)
@@ -280,7 +287,6 @@ class Pipeline:
             before = self._record(stage) or StageRecord()
             start = time.monotonic()
             function = _load(stage.function or self.functions[stage.name])
-            config, output = self._request(stage)
             summary = function(config, output, **self._inputs(stage))
             record = StageRecord(
                 fingerprint=fingerprint(bound),

@@ -37,7 +37,7 @@ def _holder(path: Path) -> subprocess.Popen[str]:
 def test_a_held_lock_is_refused_and_names_its_holder(tmp_path: Path) -> None:
     with _holder(tmp_path / "run" / ".lock") as process:
         try:
-            told = rf"process {process.pid} on .* \(run demo\) works on .*run"
+            told = rf"process {process.pid} on .* \(run demo: .*, since .*\) works on .*run"
             with pytest.raises(LockedError, match=told), lock(tmp_path / "run" / ".lock", "other", patience_s=0.2):
                 pass
         finally:

@@ -36,7 +36,7 @@ def test_a_damaged_sample_row_is_named_by_line_and_field(cache: Path) -> None:
     broken["weight"] = "heavy"
     (cache / "samples.jsonl").write_text("\n".join([*rows[:2], json.dumps(broken), *rows[3:]]) + "\n")
     with pytest.raises(
-        StorageError, match=r"samples\.jsonl, line 3: weight: .* received 'heavy'; run bottega features"
+        RequestError, match=r"samples\.jsonl, line 3: weight: .* received 'heavy'; run bottega features"
     ):
         read_samples(cache)
 

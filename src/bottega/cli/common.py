@@ -6,7 +6,7 @@ It is imported by every verb, also for its `--help`: whatever is heavy is import
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,13 +92,28 @@ def stay_offline(offline: bool) -> None:
 
 
 @contextmanager
-def locked(device: str, directory: Path, holder: str, *, folder: bool = True) -> Iterator[None]:
-    """The folder and the device are this process's own within this block; the device alone where `folder` is False."""
+def locked(
+    device: str, directory: Path, holder: str, *, reads: Sequence[Path] = (), folder: bool = True
+) -> Iterator[None]:
+    """Within this block a folder, the run that it is part of and the device are this process's own.
+
+    Args:
+        device: as configured.
+        directory: the folder that is written into.
+        holder: the verb, for the message to others.
+        reads: folders that nobody may write into meanwhile.
+        folder: False: the device alone.
+    """
     from bottega.models.loading import choose_device
-    from bottega.runtime.locks import device_lock, lock
+    from bottega.runtime.locks import device_lock, reading, writing
 
     who = f"bottega {holder}"
-    with lock(directory / ".lock", who) if folder else nullcontext(), device_lock(str(choose_device(device)), who):
+    with ExitStack() as held:
+        if folder:
+            held.enter_context(writing(directory, who))
+            for place in reads:
+                held.enter_context(reading(place, who))
+        held.enter_context(device_lock(str(choose_device(device)), who))
         yield
 
 

@@ -10,6 +10,7 @@ import typer
 
 from bottega.cli.common import print_json, read_numbers
 from bottega.runtime.errors import RequestError
+from bottega.runtime.locks import run_of
 
 app = typer.Typer(help="Prepare contents, styles, Fill50K and pairs.", no_args_is_help=True)
 
@@ -42,7 +43,8 @@ def wikiart(
     asked = {"source": str((cache_dir or output_dir / "raw").absolute()), "mode": mode, "mirror": mirror}
     network = {"fetch": fetch, "offline": offline}
     config = parse(WikiArtConfig, {**asked, **network, **_shared(min_side, workers, seed)}, "data wikiart")
-    summary = module.run(config, output_dir, data_root=output_dir.parent)
+    with run_of(output_dir, "bottega data wikiart"):
+        summary = module.run(config, output_dir, data_root=output_dir.parent)
     _print(summary, output_dir / "meta.csv", json_)
 
 
@@ -67,7 +69,8 @@ def coco(
     named = [part.strip() for part in parts.split(",")]
     asked = {"source": str(source.absolute()), "parts": [part for part in named if part]}
     config = parse(CocoConfig, {**asked, **_shared(min_side, workers, seed)}, "data coco")
-    summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
+    with run_of(output_dir, "bottega data coco"):
+        summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
     _print(summary, output_dir / "contents.jsonl", json_)
 
 
@@ -91,7 +94,8 @@ def fill50k(
 
     asked = {"source": str(source.absolute()), "swap": swap, **_shared(min_side, workers, seed)}
     config = parse(Fill50KConfig, asked, "data fill50k")
-    summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
+    with run_of(output_dir, "bottega data fill50k"):
+        summary = module.run(config, output_dir, data_root=data_root or output_dir.parent)
     _print(summary, output_dir / "fill50k.jsonl", json_)
 
 
@@ -123,7 +127,9 @@ def folder(
     if styles is not None:
         asked["style_folder"] = {"source": str(styles.absolute()), "mode": mode, **shared}
     config = parse(DataConfig, asked, "data folder")
-    _print(stage.run(config, data_root), data_root, json_)
+    with run_of(data_root / "coco", "bottega data folder"):
+        summary = stage.run(config, data_root)
+    _print(summary, data_root, json_)
 
 
 @app.command()
@@ -153,7 +159,8 @@ def pairs(
         grid = read_numbers("crossed", crossed.lower(), separator="x", example="20x20")
         asked = {**asked, "crossed": grid}
     config = parse(ListConfig, asked, "data pairs")
-    summary = module.write_list(config, output, data_root=data_root, contents=contents, styles=styles)
+    with run_of(output, "bottega data pairs"):
+        summary = module.write_list(config, output, data_root=data_root, contents=contents, styles=styles)
     _print(summary, output, json_)
 
 

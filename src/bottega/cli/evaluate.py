@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bottega.cli.common import open_pipeline, print_json, read_size
+from bottega.cli.common import locked, open_pipeline, print_json, read_size
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
@@ -39,15 +39,16 @@ def command(
     pipeline = open_pipeline(recipe, None, read_size(None, None), set_)
     found, directory = pipeline.recipe, pipeline.directory
     output = output or directory / "evaluation"
-    summary = run(
-        found.evaluation if limit is None else found.evaluation.model_copy(update={"limit": limit}),
-        output,
-        pairs=pairs or directory / "pairs" / "test.jsonl",
-        data_root=data_root or found.data_root(directory),
-        adapter=adapter or directory / "training" / "adapter.safetensors",
-        models=found.models,
-        teacher=found.teacher,
-    )
+    with locked(found.models.device, output, "evaluate"):
+        summary = run(
+            found.evaluation if limit is None else found.evaluation.model_copy(update={"limit": limit}),
+            output,
+            pairs=pairs or directory / "pairs" / "test.jsonl",
+            data_root=data_root or found.data_root(directory),
+            adapter=adapter or directory / "training" / "adapter.safetensors",
+            models=found.models,
+            teacher=found.teacher,
+        )
     if json_:
         print_json(summary)
     else:

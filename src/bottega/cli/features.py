@@ -25,7 +25,7 @@ def command(
 
     models = read_models(recipe, set_, pixart=pixart, clip=clip)
     config = read_section(FeaturesConfig, "features", recipe, set_)
-    with locked(models.device, output_dir, "features"):
+    with locked(models.device, output_dir, "features", reads=[teacher_dir]):
         found = run(config, output_dir, teacher_dir=teacher_dir, data_root=data_root, models=models)
     typer.echo(
         f"{output_dir}: {found['targets']} targets and {found['fill50k']} of Fill50K; {found['encoded']} items "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bottega.runtime.locks import writing
+
 if TYPE_CHECKING:
     from bottega.miniature.builder.measured import GateFigure
 
@@ -63,7 +65,8 @@ def build(
     from bottega.miniature.builder.build import build as run
     from bottega.miniature.builder.final_gates import verdict
 
-    report = run(work, output, QUICK if quick else Plan())
+    with writing(work, "bottega miniature build"):
+        report = run(work, output, QUICK if quick else Plan())
     for name, value in report.gates.items():
         typer.echo(f"{name:32} {value:8.3f}   {verdict(name, value) or ''}".rstrip())
     typer.echo(f"wrote {output}")
@@ -114,12 +117,13 @@ def train(
     from bottega.miniature.builder.train import train_pixart, train_sdxl
     from bottega.runtime.errors import RequestError
 
-    if model is Model.pixart:
-        if start_from is not None:
-            raise RequestError("--start-from is for SDXL, the model is pixart; leave it out.")
-        trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
-    else:
-        trainer = train_sdxl(state, weights or _SHIPPED, decay=finish, start_from=start_from)
+    if model is Model.pixart and start_from is not None:
+        raise RequestError("--start-from is for SDXL, the model is pixart; leave it out.")
+    with writing(state, "bottega miniature train"):
+        if model is Model.pixart:
+            trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
+        else:
+            trainer = train_sdxl(state, weights or _SHIPPED, decay=finish, start_from=start_from)
     typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
 
 
@@ -151,7 +155,8 @@ def eye(
     """Train quality control's eye from scratch on drawn pictures and sixty families of damage."""
     from bottega.miniature.builder.eye import train_eye
 
-    examples = train_eye(state, output, triples=triples, steps=steps, processes=processes)
+    with writing(state, "bottega miniature eye"):
+        examples = train_eye(state, output, triples=triples, steps=steps, processes=processes)
     typer.echo(f"wrote {output}, from {examples} pictures of {triples} triples")
 
 
@@ -165,7 +170,9 @@ def world(
     from bottega.miniature.config import WorldConfig
     from bottega.miniature.datasets import run_world
 
-    typer.echo(run_world(WorldConfig(contents=contents, painters=painters), output))
+    with writing(output, "bottega miniature world"):
+        summary = run_world(WorldConfig(contents=contents, painters=painters), output)
+    typer.echo(summary)
 
 
 @app.command("train-variants")
@@ -194,7 +201,8 @@ def train_variants(
         plan = variants.PLANS[name.value]
         if quick:
             plan = variants.quick(plan)
-        tensors = variants.train_variant(name.value, weights or _SHIPPED, state, plan)
+        with writing(state, "bottega miniature train-variants"):
+            tensors = variants.train_variant(name.value, weights or _SHIPPED, state, plan)
         for file in write_variant(name.value, tensors, weights or _SHIPPED, output, plan):
             typer.echo(f"wrote {file}")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,13 +43,16 @@ def calibrate(
 ) -> None:
     """Set the limits on drawn truths (--pairs, --data-root), or from a run's own distribution (--teacher-dir)."""
     from bottega.runtime.errors import RequestError
+    from bottega.runtime.locks import writing
 
     from_run = teacher_dir is not None or thresholds is not None or bool(also)
     on_truths = pairs is not None or data_root is not None
     if teacher_dir is not None and not on_truths:
-        _calibrate_from_run(teacher_dir, output_dir, thresholds, also)
+        with writing(output_dir, "bottega qc calibrate"):
+            _calibrate_from_run(teacher_dir, output_dir, thresholds, also)
     elif pairs and data_root is not None and not from_run:
-        _calibrate_on_truths(pairs, data_root, output_dir, recipe, set_)
+        with writing(output_dir, "bottega qc calibrate"):
+            _calibrate_on_truths(pairs, data_root, output_dir, recipe, set_)
     else:
         raise RequestError(
             "limits are set either on drawn truths, with --pairs and --data-root, or from a run, with --teacher-dir "
@@ -146,14 +149,14 @@ def score(
     from bottega.quality.scan import processors, scan
     from bottega.quality.stage import encoder_identity, load_encoder
     from bottega.runtime.errors import RequestError
-    from bottega.runtime.locks import lock
 
     if write and teacher_dir is None:
         raise RequestError("--write adds scores to a run's ledger; name the run with --teacher-dir")
     limits = _read_limits(thresholds) or Thresholds()
     jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
     models = read_models(recipe, set_, clip=clip)
-    with lock(output.with_name(f".{output.name}.lock"), "bottega qc score"), _held(models, "bottega qc score"):
+    entered = teacher_dir if write else None
+    with _scoring(output, teacher_dir, models, write=write):
         found = scan(
             jobs,
             limits,
@@ -162,19 +165,32 @@ def score(
             encoder_id=encoder_identity(models),
             processes=processes or processors(),
         )
-    grades = _counts(found["grades"])
-    typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
-    if write and teacher_dir is not None:
-        _enter_scores(teacher_dir, output)
+        grades = _counts(found["grades"])
+        typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
+        if entered is not None:
+            _enter_scores(entered, output)
+
+
+@contextmanager
+def _scoring(output: Path, teacher_dir: Path | None, models: ModelsConfig, *, write: bool) -> Iterator[None]:
+    """The output, the device, and the run whose pictures are judged: for writing from the start where its ledger is
+    to have the scores, for hours of work must not end at a ledger that another process writes."""
+    from bottega.runtime.locks import lock, reading, writing
+
+    who = "bottega qc score --write" if write else "bottega qc score"
+    with ExitStack() as held:
+        if teacher_dir is not None:
+            held.enter_context(writing(teacher_dir, who) if write else reading(teacher_dir, who))
+        held.enter_context(lock(output.with_name(f".{output.name}.lock"), who))
+        held.enter_context(_held(models, who))
+        yield
 
 
 def _enter_scores(teacher_dir: Path, scores: Path) -> None:
     from bottega.runtime.files import read_jsonl
-    from bottega.runtime.locks import lock
     from bottega.teacher.recalibrate import enter_scores
 
-    with lock(teacher_dir / ".lock", "bottega qc score --write"):
-        changed = enter_scores(teacher_dir, read_jsonl(scores))
+    changed = enter_scores(teacher_dir, read_jsonl(scores))
     typer.echo(f"{teacher_dir}: {changed} tries have new scores; grade them again with limits that have damage_max")
 
 
@@ -213,11 +229,12 @@ def grade(
 ) -> None:
     """Grade a finished run again from its raw scores: reads no picture, needs no GPU."""
     from bottega.quality.stage import load_thresholds
-    from bottega.runtime.locks import lock
+    from bottega.runtime.locks import writing
     from bottega.teacher.recalibrate import grade_again
 
     limits = load_thresholds(thresholds)
-    with lock(teacher_dir / ".lock", "bottega qc grade"):
+    # Counting alone changes nothing: it may be done beside a run, and in a folder that is read-only.
+    with writing(teacher_dir, "bottega qc grade --write") if write else nullcontext():
         counts = grade_again(teacher_dir, limits, write=write)
     _print_regrading(counts)
 

@@ -73,6 +73,7 @@ def style(
         name="train style",
         device=models.device,
         directory=output_dir,
+        reads=(features_dir,),
         train=partial(stage.run, config, output_dir, features_dir=features_dir, models=models),
         verify=partial(stage.verify, config, output_dir, features_dir=features_dir, models=models),
         replay=partial(stage.replay, config, features_dir=features_dir, models=models),
@@ -155,7 +156,8 @@ def diagnose(
 
 @dataclass(frozen=True)
 class _Trainer:
-    """What one of the trainers does: `train`, `verify` or `replay`, after `prepare`, in its `directory`."""
+    """What one of the trainers does: `train`, `verify` or `replay`, after `prepare`, in its `directory`; it `reads`
+    folders that must not change meanwhile."""
 
     name: str
     device: str
@@ -164,6 +166,7 @@ class _Trainer:
     verify: Callable[[int], Comparison]
     replay: Callable[[Path], Examination]
     prepare: Callable[[], None] = lambda: None
+    reads: tuple[Path, ...] = ()
 
 
 def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | None) -> Mapping[str, Any] | None:
@@ -182,7 +185,10 @@ def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | No
                 "--verify-resume and --replay are jobs of one process; run them without accelerate launch"
             )
         with processes.fail_together():
-            held.enter_context(locked(trainer.device, trainer.directory, trainer.name, folder=processes.first))
+            places = locked(
+                trainer.device, trainer.directory, trainer.name, reads=trainer.reads, folder=processes.first
+            )
+            held.enter_context(places)
             if processes.first:
                 trainer.prepare()
         if replay_file is not None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from PIL import Image
 from bottega.data import similar
 from bottega.data.pictures import Kind, UnusablePictureError, read_kind, reduced
 from bottega.runtime.errors import PictureError, StorageError
+from bottega.runtime.locks import LOCK, lock
 
 SCHEMA_VERSION = 1
 _SIGNED = 1 << 63  # subtracted from hashes: SQLite's integers are signed, the hashes have 64 bits without a sign
@@ -126,10 +128,17 @@ def _read(path: Path) -> bytes:
 
 
 class Index:
-    """The index file, opened for one writer. Rows become durable with `commit`, in the order they were put."""
+    """The index file, opened for one writer, which has its folder's lock. Rows become durable with `commit`, in the
+    order they were put.
+
+    Raises:
+        LockedError: another process prepares this folder.
+        StorageError: the file can't be used.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = ExitStack()
+        self._lock.enter_context(lock(path.parent / LOCK, "preparing data"))
         try:
             self._base = sqlite3.connect(path, isolation_level=None)
             # With these two a power cut may take the last commits, but never damages the file: what is lost is
@@ -140,6 +149,7 @@ class Index:
             self._base.execute("CREATE TEMP TABLE present (source TEXT PRIMARY KEY)")
             self._base.execute("BEGIN")
         except sqlite3.Error as error:
+            self._lock.close()
             raise StorageError(
                 f"the index {path} can't be used ({error}); free the disk or its lock, or delete it to begin again"
             ) from error
@@ -157,9 +167,10 @@ class Index:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, sqlite3.Error):  # on any other error what was inspected so far is kept
-            self._base.execute("COMMIT")
-        self._base.close()
+        with self._lock:
+            if not isinstance(error, sqlite3.Error):  # on any other error what was inspected so far is kept
+                self._base.execute("COMMIT")
+            self._base.close()
         if isinstance(error, sqlite3.Error):
             raise StorageError(f"the index can't be written ({error}); free the disk, then run again") from error
 

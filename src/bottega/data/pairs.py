@@ -32,6 +32,7 @@ from bottega.data.records import read_contents, read_styles
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
+from bottega.runtime.locks import LOCK, lock
 
 _LINES_AT_ONCE = 4096  # lines a write: a megabyte or so
 ListSizes = dict[str, int | tuple[int, ...]]
@@ -230,7 +231,7 @@ def write_pairs(path: Path, lines: Iterable[bytes]) -> int:
     """Write JSON lines whole or not at all, as a stream; returns their number."""
     count = 0
     lines = iter(lines)
-    with atomic_path(path) as draft, draft.open("wb") as stream:
+    with lock(path.parent / LOCK, "writing pairs"), atomic_path(path) as draft, draft.open("wb") as stream:
         while block := list(islice(lines, _LINES_AT_ONCE)):
             stream.write(b"".join(block))
             count += len(block)

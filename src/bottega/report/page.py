@@ -18,6 +18,7 @@ from bottega.report.run_directory import RunDirectory
 from bottega.report.sheets import SheetLine, Thumbnails
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import read_jsonl, write_text
+from bottega.runtime.locks import lock
 from bottega.visual.page import render
 
 NAME = "report.html"
@@ -35,11 +36,18 @@ def run(run_directory: Path) -> Path:
 
     Raises:
         MissingError: there is no such directory.
+        LockedError: another process writes the page.
         StorageError: it can't be written.
     """
     directory = Path(run_directory)
     if not directory.is_dir():
         raise MissingError(f"no run directory at {directory}; a run makes one: bottega run recipes/miniature.yaml")
+    # A lock of its own, for a page may be asked for while the run works, which writes it after each stage.
+    with lock(directory / ".report.lock", "report"):
+        return _write_page(directory)
+
+
+def _write_page(directory: Path) -> Path:
     found = RunDirectory(directory)
 
     # Read what each stage left; what is not there, or can't be read, is None.
