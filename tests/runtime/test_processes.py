@@ -185,10 +185,55 @@ def test_a_child_and_its_workers_die_with_a_killed_parent() -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while any(map(_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(map(_alive, pids))
+    _wait_until_gone(pids)
+
+
+WORK = """
+import os, sys, time
+from bottega.runtime.children import die_with_parent, worker_pool
+
+def work(number):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(60)
+
+if __name__ == "__main__":
+    pool = worker_pool(2, forked=sys.argv[1] == "forked")
+    jobs = [pool.submit(work, number) for number in range(2)]
+    jobs[0].result()
+"""
+WATCH = """
+import os, subprocess, sys, time
+from bottega.runtime.children import die_with_parent
+if len(sys.argv) > 1:
+    die_with_parent()
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(60)
+subprocess.run([sys.executable, sys.argv[0], "child"])
+"""
+
+
+@pytest.mark.parametrize(("code", "argument", "count"), [(WORK, "spawned", 2), (WORK, "forked", 2), (WATCH, None, 1)])
+def test_no_worker_outlives_a_killed_parent_and_none_keeps_its_pipe_open(
+    code: str, argument: str | None, count: int, tmp_path: Path
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    command = [sys.executable, str(script)] + ([argument] if argument else [])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(parent.stdout.readline()) for _ in range(count)]
+        parent.kill()
+        parent.wait()
+        began = time.monotonic()
+        assert parent.stdout.read() == ""  # returns when nobody holds the other end
+        assert time.monotonic() - began < 20
+    _wait_until_gone(pids)
+
+
+def test_pools_of_processes_are_begun_in_one_place() -> None:
+    sources = Path(__file__).resolve().parents[2] / "src" / "bottega"
+    found = [path.name for path in sources.rglob("*.py") if "ProcessPoolExecutor(" in path.read_text()]
+    assert found == ["children.py"]
 
 
 def test_a_childs_error_comes_back_in_its_own_words_and_one_without_words_says_what_to_do(tmp_path: Path) -> None:
@@ -196,6 +241,13 @@ def test_a_childs_error_comes_back_in_its_own_words_and_one_without_words_says_w
         run_child(["stage", "report", str(tmp_path)], "the report")
     with pytest.raises(RequestError, match=r"^the report: it ended without saying why; run it again with --debug$"):
         run_child(["stage", "report", str(tmp_path), "--no-such-option"], "the report")
+
+
+def _wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(_alive, pids))
 
 
 def _alive(pid: int) -> bool:

@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -25,6 +24,7 @@ from bottega.miniature.fill50k import fill50k_example
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
+from bottega.runtime.children import worker_pool
 from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
 
@@ -72,7 +72,7 @@ def _each(function: Callable[[Any], None], jobs: Sequence[Any], workers: int, wh
                 function(job)
                 progress.update()
             return
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers, forked=True) as pool:
             try:
                 for _ in pool.map(function, jobs, chunksize=8):
                     progress.update()
@@ -153,7 +153,7 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
             continue
         end = min(start + _SHARD, config.painters)
         jobs = list(itertools.product(range(start, end), range(config.paintings)))
-        with ProcessPoolExecutor(config.workers) as pool:
+        with worker_pool(config.workers, forked=True) as pool:
             pictures = list(pool.map(_draw_painting, jobs, chunksize=8))
         rows = []
         for (by, number), data in zip(jobs, pictures, strict=True):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -29,6 +28,7 @@ from bottega.quality.eye.look import eye_identity
 from bottega.quality.grading import Grade, grade
 from bottega.quality.measuring import ImageEncoder, Scores, Vector, similarities
 from bottega.quality.scorer import Job, Judged, Scorer, Size, begin_worker, fitted, judge_chunk
+from bottega.runtime.children import worker_pool
 from bottega.runtime.errors import MissingError, RequestError, StorageError, WorkError
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
 from bottega.runtime.interrupt import Interruption
@@ -215,7 +215,7 @@ def _judged(chunks: Sequence[list[Job]], processes: int, with_picture: bool) -> 
     helps = processes == 1 or not with_picture
     workers = processes - helps
     # Not forked from this process: it may hold threads of torch or OpenCV, which a fork does not survive.
-    pool = ProcessPoolExecutor(max(1, min(workers, len(chunks))), get_context("spawn"), begin_worker)
+    pool = worker_pool(max(1, min(workers, len(chunks))), begin_worker)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # as the workers: together they use every processor
     try:

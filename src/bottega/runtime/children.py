@@ -1,21 +1,26 @@
-"""A child process that never outlives its parent, gets its signals, and hands back its error as one sentence.
+"""Child processes that never outlive their parent: stages, which hand back their error as one sentence, and pools.
 
-Parent and child share a socket. Through the child's end the parent learns what went wrong; the parent's end closes when
+Parent and stage share a socket. Through the child's end the parent learns what went wrong; the parent's end closes when
 the parent dies, however it dies, and the child then kills itself and its own workers. So `kill -9` of the parent stops
-all: without that, a teacher would keep painting on a GPU that the next run finds taken.
+all: without that, a teacher would keep painting on a GPU that the next run finds taken. The workers of a pool, and
+processes that another launcher started, watch their parent themselves: see `die_with_parent`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -27,6 +32,8 @@ PARENT = "--parent"
 """The option by which a child learns the number of its end of the socket."""
 
 _STDERR = 2
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
+_WATCH_EVERY_S = 0.5
 _LONGEST_MESSAGE = 4000  # characters: it must fit into the socket's buffer, for nobody reads before the child has ended
 
 
@@ -104,6 +111,48 @@ def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, i
         LOGGER.debug("%s", message, exc_info=True)
         line.sendall(json.dumps(message[:_LONGEST_MESSAGE]).encode())
         sys.exit(code)
+
+
+def worker_pool(workers: int, begin: Callable[[], None] | None = None, *, forked: bool = False) -> ProcessPoolExecutor:
+    """A pool of worker processes none of which outlives this process, however that ends.
+
+    Args:
+        workers: how many, at least 1.
+        begin: called first in each worker; a function of a module.
+        forked: begin them by the platform's own way, which on Linux is a fork and takes no time; for work that neither
+            this process's threads of torch or OpenCV nor the worker's own could meet.
+    """
+    context = None if forked else multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _begin_worker, (begin,))
+
+
+def die_with_parent(*, at_once: bool = False) -> None:
+    """From now on this process is killed when the one that started it ends, however that ends.
+
+    Args:
+        at_once: ask the kernel too, on Linux, so that it happens also within a long call of a library. Only for a
+            process whose parent keeps the thread that started it: the kernel takes that thread for the parent.
+    """
+    parent = os.getppid()
+    known = multiprocessing.parent_process()
+    if known is not None and known.pid != parent:  # it ended before this process came so far
+        os.kill(os.getpid(), signal.SIGKILL)
+    if at_once and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent watch").start()
+
+
+def _begin_worker(begin: Callable[[], None] | None) -> None:
+    die_with_parent(at_once=True)
+    if begin is not None:
+        begin()
+
+
+def _watch(parent: int) -> None:
+    """Kill this process once it has another parent: whoever inherits orphans."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_EVERY_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _die_with_parent(line: socket.socket) -> None:

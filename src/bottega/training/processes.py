@@ -15,6 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bottega.runtime.children import die_with_parent
 from bottega.runtime.errors import BottegaError, NonFiniteError, RequestError, WorkError
 from bottega.runtime.memory import is_out_of_memory
 
@@ -214,6 +215,7 @@ def joined(device: str) -> Iterator[Processes]:
         raise RequestError(
             f"several processes need a device each, the device {device} is one for all; use auto, cuda or cpu"
         )
+    die_with_parent()  # a launcher that is killed leaves its processes behind, each waiting for the others
     from accelerate import PartialState
 
     from bottega.models.loading import choose_device

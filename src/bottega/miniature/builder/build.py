@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +31,7 @@ from bottega.miniature.builder.learn_pixart import learn_pixart
 from bottega.miniature.builder.learn_teacher import learn_teacher
 from bottega.miniature.builder.pack import Parts, pack, untrained
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
+from bottega.runtime.children import worker_pool
 from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl, write_json
 from bottega.runtime.memory import keep_heap
 
@@ -211,7 +210,7 @@ def _train_two_at_a_time(work: Path, plan: Plan) -> None:
     Matrices are small here: two such processes do 1.4 times the work of one with two threads. What they leave in the
     work folder is what `build` then finds done.
     """
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with worker_pool(2, _one_thread) as pool:
         clip = pool.submit(_train_clip, work, plan)
         vae = pool.submit(_train_vae_and_encode, work, plan)
         vae.result()  # the latents are one file for PixArt and the teacher: made before either begins

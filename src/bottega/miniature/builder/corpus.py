@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from bottega.miniature.painters import painter, render
 from bottega.miniature.ranges import TRAIN_PAINTERS
 from bottega.miniature.scenes import label_map, scene
+from bottega.runtime.children import worker_pool
 from bottega.runtime.files import atomic_path
 from bottega.visual.pictures import Picture, Pictures
 
@@ -84,7 +84,7 @@ def _drawn(jobs: Sequence[tuple[int, int]], workers: int) -> Iterator[_Row]:
     if workers <= 1:
         yield from map(_draw, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers, forked=True) as pool:
         yield from pool.map(_draw, jobs, chunksize=32)
 
 

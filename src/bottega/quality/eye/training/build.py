@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 
 from bottega.quality.eye.training.examples import EyeExample, Source, examples, made_up
 from bottega.quality.eye.training.store import ExampleStore
+from bottega.runtime.children import worker_pool
 from bottega.runtime.progress import Progress
 
 SHARD = 100
@@ -44,7 +43,7 @@ def make_shards(folder: Path, triples: int, *, source: Source = made_up, process
     paths = [folder / f"{number:06d}.npz" for number in range(count)]
     jobs = [_ShardJob(path, SHARD * number, source) for number, path in enumerate(paths) if not path.is_file()]
     done = len(paths) - len(jobs)
-    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    pool = worker_pool(processes)
     with pool, Progress(len(paths), "eye: drawing", "shards", done=done) as progress:
         for _ in pool.map(_make_shard, jobs):
             progress.update()
