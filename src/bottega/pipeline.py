@@ -43,6 +43,7 @@ from bottega.runtime.fingerprint import (
 from bottega.runtime.locks import LOCK, STAGE_LOCK, device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
+from bottega.runtime.threads import settle_threads
 
 LOGGER = logging.getLogger(__name__)
 QUALITY_MODELS = ("clip",)
@@ -191,6 +192,8 @@ class Pipeline:
             todo = self._todo(self.states(weights), until)
             self._require_models(todo)
             self._write_head(weights)
+            if todo:
+                self._settle_threads()
             for stage in todo:
                 self._run_stage(stage)
             if not (self.directory / "report.html").exists():
@@ -374,6 +377,17 @@ class Pipeline:
         """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""
         write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
         write_json(self.directory / "provenance.json", {**describe(), "weights": weights})
+
+    def _settle_threads(self) -> None:
+        """Decide with how many threads the stages compute, and say it where that is new."""
+        before: int | None = None
+        for stage in self.stages():  # a run of an earlier version has no record but this
+            record = self._record(stage)
+            if before is None and record is not None and isinstance(record.machine, dict):
+                before = record.machine.get("threads")
+        threads = settle_threads(self.directory, before)
+        if threads.worth_saying:
+            self.say(str(threads))
 
     def _run_stage(self, stage: Stage) -> None:
         """One stage in a process of its own, then the page, also where the stage failed."""

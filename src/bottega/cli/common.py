@@ -93,9 +93,17 @@ def stay_offline(offline: bool) -> None:
 
 @contextmanager
 def locked(
-    device: str, directory: Path, holder: str, *, reads: Sequence[Path] = (), folder: bool = True
+    device: str,
+    directory: Path,
+    holder: str,
+    *,
+    reads: Sequence[Path] = (),
+    folder: bool = True,
+    threads: int | None = None,
 ) -> Iterator[None]:
     """Within this block a folder, the run that it is part of and the device are this process's own.
+
+    Also decides with how many threads this process computes, see `bottega.runtime.threads`.
 
     Args:
         device: as configured.
@@ -103,6 +111,7 @@ def locked(
         holder: the verb, for the message to others.
         reads: folders that nobody may write into meanwhile.
         folder: False: the device alone.
+        threads: what the recipe says; None: as many as processors are free, or as the run was begun with.
     """
     from bottega.models.loading import choose_device
     from bottega.runtime.locks import device_lock, reading, writing
@@ -114,7 +123,20 @@ def locked(
             for place in reads:
                 held.enter_context(reading(place, who))
         held.enter_context(device_lock(str(choose_device(device)), who))
+        if folder and threads is None:
+            _settle_threads(directory)
         yield
+
+
+def _settle_threads(directory: Path) -> None:
+    import typer
+
+    from bottega.runtime.locks import runs_above
+    from bottega.runtime.threads import settle_threads
+
+    chosen = settle_threads([directory, *runs_above(directory)][-1])
+    if chosen.worth_saying:
+        typer.echo(f"bottega: {chosen}", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -146,9 +146,10 @@ def score(
 ) -> None:
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
     from bottega.quality.config import Thresholds
-    from bottega.quality.scan import processors, scan
+    from bottega.quality.scan import scan
     from bottega.quality.stage import encoder_identity, load_encoder
     from bottega.runtime.errors import RequestError
+    from bottega.runtime.threads import processors
 
     if write and teacher_dir is None:
         raise RequestError("--write adds scores to a run's ledger; name the run with --teacher-dir")

@@ -74,6 +74,7 @@ def style(
         device=models.device,
         directory=output_dir,
         reads=(features_dir,),
+        threads=config.loop.threads,
         train=partial(stage.run, config, output_dir, features_dir=features_dir, models=models),
         verify=partial(stage.verify, config, output_dir, features_dir=features_dir, models=models),
         replay=partial(stage.replay, config, features_dir=features_dir, models=models),
@@ -135,6 +136,7 @@ def ldm(
         device=recipe.training.device,
         directory=directory,
         prepare=prepare,
+        threads=recipe.training.threads,
         train=partial(stage.run, recipe, directory),
         verify=partial(stage.verify, recipe, directory),
         replay=partial(stage.replay, recipe, directory),
@@ -167,6 +169,7 @@ class _Trainer:
     replay: Callable[[Path], Examination]
     prepare: Callable[[], None] = lambda: None
     reads: tuple[Path, ...] = ()
+    threads: int | None = None
 
 
 def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | None) -> Mapping[str, Any] | None:
@@ -186,7 +189,12 @@ def _perform(trainer: _Trainer, verify_steps: int | None, replay_file: Path | No
             )
         with processes.fail_together():
             places = locked(
-                trainer.device, trainer.directory, trainer.name, reads=trainer.reads, folder=processes.first
+                trainer.device,
+                trainer.directory,
+                trainer.name,
+                reads=trainer.reads,
+                folder=processes.first,
+                threads=trainer.threads,
             )
             held.enter_context(places)
             if processes.first:

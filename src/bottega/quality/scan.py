@@ -136,12 +136,6 @@ def _find_pictures(folders: Sequence[Path]) -> list[tuple[str, Path, str]]:
     return found
 
 
-def processors() -> int:
-    """Processors that this process may use."""
-    # The machine may have more processors than a cpuset or taskset gives to this process.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # --- CLIP ------------------------------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def run_of(folder: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Iter
         LockedError, RequestError, StorageError: as `lock` does.
     """
     with ExitStack() as held:
-        for run in _runs_above(folder):
+        for run in runs_above(folder):
             held.enter_context(lock(run / LOCK, holder, patience_s=patience_s))
             # A stage of a run that was killed may live on for a moment.
             held.enter_context(lock(run / STAGE_LOCK, holder, patience_s=patience_s))
@@ -293,8 +293,8 @@ def _acquire(descriptor: int, path: Path, *, shared: bool, patience_s: float) ->
             raise storage_error(error, path) from error
 
 
-def _runs_above(folder: Path) -> list[Path]:
-    """The runs that a folder lies in, the outermost first."""
+def runs_above(folder: Path) -> list[Path]:
+    """The runs that a folder lies in, the outermost first; a run is a folder with a recipe and its provenance."""
     parents = Path(os.path.realpath(folder)).parents
     return [place for place in reversed(parents) if all((place / name).is_file() for name in _RUN_FILES)]
 

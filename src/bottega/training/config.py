@@ -56,6 +56,7 @@ class LoopConfig(Config):
     threads: Annotated[int | None, Added(before=None), OTHER_SUMS] = Field(
         None,
         ge=1,
-        description="of torch on the CPU; none: as many as torch takes, one a core. They busy-wait for each other, "
-        "so for a small network beside other work 1 is fastest",
+        description="of torch on the CPU; none: as many as processors were free when the run began, which its "
+        "threads.json records, or what OMP_NUM_THREADS says. They busy-wait for each other, so for a small network "
+        "beside other work 1 is fastest",
     )

@@ -27,7 +27,7 @@ from bottega.runtime.files import read_jsonl
 from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import Creep, is_out_of_memory, rss_mb, vram_mb
-from bottega.runtime.threads import torch_threads
+from bottega.runtime.threads import threads_note, torch_threads
 from bottega.training import checkpoint as checkpoints
 from bottega.training.config import LoopConfig
 from bottega.training.ema import Average
@@ -200,7 +200,7 @@ class _Run:
         if start < self.end:  # StorageError now, and not hours later at the first checkpoint
             checkpoints.require_writable(self.checkpoints)
         journal = opened.enter_context(Journal(self.directory, start, self.config))
-        journal.begin(self.work.notes, self.processes.count)
+        journal.begin([*self.work.notes, threads_note()], self.processes.count)
         return journal
 
     def is_last(self, step: int) -> bool:
