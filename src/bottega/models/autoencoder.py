@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bottega.models.encoding import encode
 from bottega.models.loading import choose_device, load_vae
 from bottega.runtime.errors import NonFiniteError
 from bottega.visual.pictures import from_signed, to_signed
@@ -29,10 +30,7 @@ class LatentEncoder:
         Raises:
             NonFiniteError: a latent is NaN or infinite.
         """
-        output = self.vae.encode(to_signed(pictures, self.device))
-        # AutoencoderTiny has no distribution, only latents.
-        latents = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
-        scaled: torch.Tensor = ((latents - self.shift) * self.scaling).float().cpu()
+        scaled = encode(self.vae, to_signed(pictures, self.device))
         if not bool(scaled.isfinite().all()):
             raise NonFiniteError("an autoencoder must give finite latents, received NaN or infinity; check its weights")
         return scaled

@@ -89,11 +89,15 @@ def latent_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch
 def in_float32(vae: Any) -> Iterator[None]:
     """The autoencoder in float32 for a moment. Every fp16 or bf16 value is an fp32 value: casting back is exact."""
     dtype = vae.dtype
-    vae.to(torch.float32)
+    if dtype == torch.float32:
+        yield
+        return
+    # torch's own `to`: diffusers' warns at each cast that layers may be meant to stay in float32.
+    torch.nn.Module.to(vae, torch.float32)
     try:
         yield
     finally:
-        vae.to(dtype)
+        torch.nn.Module.to(vae, dtype)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -351,12 +351,31 @@ class StyleAdapter(nn.Module):
             tokens: style tokens [B, N, X].
             timesteps: int [B].
             cells: rows and columns of picture tokens.
-            style_scale: factor on every gate.
+            style_scale: factor on every gate; `with_content` takes the same.
         """
         factor = style_factor(self.config.step_schedule, timesteps, self.geometry.timesteps).to(tokens.device)
         scale = (style_scale * factor).reshape(-1, 1, 1).to(tokens.dtype)  # [B, 1, 1]
         coords = token_coord_features(cells, self.config.place_octaves).to(tokens)
         return Injection(tokens, scale, coords)
+
+    def with_content(
+        self, hidden: torch.Tensor, content: torch.Tensor | None, style_scale: float = 1.0
+    ) -> torch.Tensor:
+        """The picture tokens that enter the first adapted block, with what the content path adds.
+
+        Args:
+            hidden: [B, L, I].
+            content: scaled latents [B, C, h, w], read in mode `latent` alone.
+            style_scale: below 1 it weakens the path as it does the gates, so that 0 is the base model. Above 1 the path
+                stays as it was trained: more of the content than there is draws nothing better.
+
+        Returns:
+            [B, L, I] in hidden's dtype.
+        """
+        if self.content is None or content is None or style_scale == 0.0:
+            return hidden
+        added: torch.Tensor = min(style_scale, 1.0) * self.content(content)  # [B, L, I]
+        return hidden + added.to(hidden.dtype)
 
     def gates(self) -> dict[str, float]:
         """The gates by name, for the log."""

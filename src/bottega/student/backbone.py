@@ -130,7 +130,7 @@ class Backbone:
             tokens: style tokens [B, N, X].
             timesteps: int [B].
             content: latents [B, C, h, w], read in mode `latent` only, where they enter before the next block.
-            style_scale: factor on every gate.
+            style_scale: factor on every gate, and up to 1 on the content path.
             checkpointed: keep only the input of each block, and run the block again for its gradient.
 
         Returns:
@@ -140,8 +140,7 @@ class Backbone:
         if attachment is None or tokens is None or timesteps is None or style_scale == 0.0:
             return self._output(self._run_blocks(state, count))
         adapter = attachment.adapter
-        if adapter.content is not None and content is not None:
-            state = replace(state, hidden=state.hidden + adapter.content(content).to(state.hidden.dtype))
+        state = replace(state, hidden=adapter.with_content(state.hidden, content, style_scale))
         injection = adapter.injection(tokens, timesteps, state.cells, style_scale)
 
         def injected(block: Any, hidden: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:

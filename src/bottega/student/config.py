@@ -171,7 +171,12 @@ class SamplingConfig(Config):
     steps: int = Field(20, ge=1, le=1000, description="DDIM steps from the start timestep to the clean picture")
     text_guidance: float = Field(1.0, ge=0, le=30, description="classifier-free guidance on the caption; 1: none")
     style_guidance: float = Field(1.0, ge=0, le=30, description="classifier-free guidance on the style; 1: none")
-    style_scale: float = Field(1.0, ge=0, le=4, description="factor on all gates; 0 gives the base model's picture")
+    style_scale: float = Field(
+        1.0,
+        ge=0,
+        le=4,
+        description="factor on all gates, and up to 1 on the content path; 0 gives the base model's picture",
+    )
 
 
 class ValidationConfig(Config):

@@ -79,8 +79,9 @@ def read_header(path: Path) -> AdapterHeader:
     return records.checked(records.HEADER, header, f"{path}: header", "train it again")
 
 
-def load_adapter(path: Path) -> tuple[StyleAdapter, AdapterHeader]:
+def load_adapter(path: Path | str) -> tuple[StyleAdapter, AdapterHeader]:
     """The adapter, frozen, in float32 on the CPU, and its header; raises as `read_header`."""
+    path = Path(path)
     header = read_header(path)
     config = parse(AdapterConfig, header["adapter"], str(path))
     adapter = StyleAdapter(config, Geometry(**header["geometry"]))
