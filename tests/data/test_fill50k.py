@@ -244,3 +244,39 @@ def test_an_example_without_a_prompt_is_rejected_however_the_table_says_so(tmp_p
     else:
         assert prepared(tmp_path)[0]["rejected"] == 1
     assert "no-caption" in (tmp_path / "fill50k" / "rejects.csv").read_text()
+
+
+@pytest.mark.parametrize("form", ["array", "pretty", "mark", "windows", "utf-16", "table"])
+def test_the_list_may_have_any_form(tmp_path, encoded, form):
+    write(tmp_path / "raw", "folders", encoded)
+    listed = tmp_path / "raw" / "prompt.json"
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    if form == "windows":
+        rows = [{key: value.replace("/", "\\") for key, value in row.items()} for row in rows]
+    text = {
+        "array": json.dumps(rows),
+        "pretty": "".join(json.dumps(row, indent=4) + ",\n" for row in rows),
+        "table": "source,target,prompt\n" + "".join(f"{','.join(row.values())}\n" for row in rows),
+    }.get(form, "\n".join(map(json.dumps, rows)))
+    if form == "table":
+        listed = listed.rename(listed.with_name("metadata.csv"))
+    listed.write_bytes(text.encode({"mark": "utf-8-sig", "utf-16": "utf-16"}.get(form, "utf-8")))
+    summary, found = prepared(tmp_path)
+    assert (summary["examples"], summary["rejected"]) == (COUNT, 0)
+    assert [row["prompt"] for row in found] == [example(index)[2] for index in range(COUNT)]
+
+
+def test_a_name_that_really_has_a_backslash_is_found(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded)
+    (tmp_path / "raw" / "source" / "3.png").rename(tmp_path / "raw" / "source\\3.png")
+    listed = tmp_path / "raw" / "prompt.json"
+    listed.write_text(listed.read_text().replace("source/3.png", r"source\\3.png"))
+    assert prepared(tmp_path)[0]["rejected"] == 0
+
+
+def test_a_torn_list_is_refused_and_not_read_in_part(tmp_path, encoded):
+    write(tmp_path / "raw", "folders", encoded)
+    listed = tmp_path / "raw" / "prompt.json"
+    listed.write_text(listed.read_text()[:-20])
+    with pytest.raises(RequestError, match=rf"line {COUNT}, got .*; mend it there"):
+        prepared(tmp_path)

@@ -27,9 +27,11 @@ __all__ = [
     "pictures",
     "placement",
     "records",
+    "rows",
     "similar",
     "splits",
     "stage",
     "style_sources",
+    "text",
     "wikiart",
 ]

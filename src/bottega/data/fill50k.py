@@ -2,7 +2,7 @@
 
 | layout | files |
 |---|---|
-| ControlNet's own | `prompt.json` (JSON lines), `source/`, `target/` |
+| ControlNet's own | `prompt.json` (JSON lines, or a list in another form of `rows`), `source/`, `target/` |
 | Hugging Face's early | `train.jsonl`, `images.zip`, `conditioning_images.zip` (or the folders unpacked) |
 | parquet | columns `image`, `conditioning_image`, `text` |
 
@@ -34,9 +34,10 @@ from bottega.data.index import Index, Inspection, PictureRow, file_stamp, inspec
 from bottega.data.ingest import REJECTS_HEADER, SourcePicture, require_source, update_index, write_csv
 from bottega.data.pictures import open_picture
 from bottega.data.records import Fill50kRow
+from bottega.data.rows import listed_name, read_rows
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, write_bytes, write_png
+from bottega.runtime.files import write_bytes, write_png
 from bottega.runtime.paths import stays_inside
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import write_records
@@ -57,7 +58,7 @@ CHECKED_FIRST = 64
 _SOURCE_KEYS = ("source", "conditioning_image", "conditioning_image_file_name")
 _TARGET_KEYS = ("target", "image", "file_name", "image_file_name")
 _PROMPT_KEYS = ("text", "prompt", "caption")
-_LISTS = ("prompt.json", "train.jsonl", "metadata.jsonl")
+_LISTS = ("prompt.json", "prompt.jsonl", "train.jsonl", "train.json", "metadata.jsonl", "metadata.csv")
 Reject = tuple[str, str, str]
 """(source, reason, detail) of something that is left out: a row of `rejects.csv`."""
 
@@ -155,7 +156,7 @@ def _recognise(folder: Path) -> tuple[str, int]:
     listed = _find_list(folder)
     if listed is not None:
         layout = "zips" if any(listed.parent.glob("*images.zip")) else "folders"
-        return layout, sum(1 for _ in read_jsonl(listed))
+        return layout, sum(1 for _ in read_rows(listed))
     files = hub.table_files(folder)
     if files:
         return "parquet", sum(parquet.open_table(path).rows for path in files)
@@ -201,12 +202,13 @@ def _from_list(listed: Path) -> Iterator[Fill50kExample]:
                         return archive.read(member)
             return folder / name
 
-        for number, row in enumerate(read_jsonl(listed), start=1):
-            source_name = _first_of(_SOURCE_KEYS, row)
-            target_name = _first_of(_TARGET_KEYS, row)
+        for listed_row in read_rows(listed):
+            row = listed_row.values
+            source_name = _as_written(_first_of(_SOURCE_KEYS, row), folder)
+            target_name = _as_written(_first_of(_TARGET_KEYS, row), folder)
             if not (_stays_in_folder(source_name) and _stays_in_folder(target_name)):
                 raise RequestError(
-                    f"{listed}, line {number} must name a source and a target in its folder, received {list(row)}; "
+                    f"{listed_row.place} must name a source and a target in its folder, received {list(row)}; "
                     "mend that line"
                 )
             source, target = picture(str(source_name)), picture(str(target_name))
@@ -218,6 +220,13 @@ def _from_list(listed: Path) -> Iterator[Fill50kExample]:
 def _first_of(keys: Sequence[str], row: Mapping[str, Any]) -> Any:
     """The value of the first of some keys that a row has; None where it has none of them."""
     return next((row[key] for key in keys if key in row), None)
+
+
+def _as_written(name: Any, folder: Path) -> Any:
+    """A name with Windows' separators as a path, unless a file is really called so."""
+    if not isinstance(name, str) or "\\" not in name or (folder / name).is_file():
+        return name
+    return listed_name(name)
 
 
 def _stays_in_folder(name: Any) -> bool:

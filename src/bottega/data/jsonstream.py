@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.data.text import open_text, wrong_encoding
+from bottega.runtime.errors import RequestError
 
 CHUNK = 1 << 16  # characters
 _SPACE = " \t\n\r"
@@ -30,21 +31,46 @@ def iter_items(path: Path, *, chunk: int = CHUNK) -> Iterator[tuple[str, Any]]:
         RequestError: it is no complete JSON object or array; the message says where it breaks.
     """
     try:
-        with path.open(encoding="utf-8-sig") as stream:
+        with open_text(path) as stream:
             yield from _Reader(stream, path, chunk).top()
-    except FileNotFoundError as error:
-        raise MissingError(f"there is no file {path}") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from error
+        raise wrong_encoding(path) from error
+
+
+def iter_objects(stream: IO[str], path: Path, *, chunk: int = CHUNK) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a list in any of its forms, each with the number of the line that it begins in.
+
+    The forms are JSON lines; objects over several lines, with or without commas between them; one array of objects;
+    and one object whose values are all objects, which are given its keys as `file_name`.
+
+    Raises:
+        RequestError: it is none of these; the message says where it breaks.
+    """
+    found = _Reader(stream, path, chunk, cure="mend it there").objects()
+    first = next(found, None)
+    if first is None:
+        return
+    line, values = first
+    second = next(found, None)
+    if second is None and values and all(isinstance(value, dict) for value in values.values()):
+        for name, row in values.items():
+            yield line, {"file_name": name, **row}
+        return
+    yield first
+    if second is not None:
+        yield second
+        yield from found
 
 
 class _Reader:
     """Reads one document. `_text` holds what is read and not yet used from `_at` on; `_before` characters are gone."""
 
-    def __init__(self, stream: IO[str], path: Path, chunk: int) -> None:
+    def __init__(self, stream: IO[str], path: Path, chunk: int, *, cure: str = "fetch it again") -> None:
         self._stream = stream
         self._path = path
         self._chunk = chunk
+        self._cure = cure
+        self._lines = 1
         self._text = ""
         self._at = 0
         self._before = 0
@@ -62,6 +88,28 @@ class _Reader:
             raise self._error("an object or an array must begin")
         if self._peek():
             raise self._error("the document must end")
+
+    def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Objects one after the other, or those of one array."""
+        in_array = self._peek() == "["
+        if in_array:
+            self._at += 1
+        while self._peek() not in ("", "]"):
+            line = self._line()
+            value = self._value()
+            if not isinstance(value, dict):
+                raise self._error("only objects may be in a list")
+            yield line, value
+            if in_array:
+                self._comma_or("]")
+            elif self._peek() == ",":
+                self._at += 1
+        if in_array != (self._peek() == "]"):
+            raise self._error('"]" must end the list' if in_array else "an object must come here")
+        if in_array:
+            self._at += 1
+            if self._peek():
+                raise self._error("the list must end")
 
     def _object(self) -> Iterator[tuple[str, Any]]:
         self._at += 1
@@ -103,6 +151,8 @@ class _Reader:
                 if self._read_on():
                     continue
                 raise self._error(f"a value must come here ({error.msg})") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+                raise self._error(f"a value must be shorter ({error})") from error
             # A number may continue in the next chunk: "1" of "12", "0" of "0.5" cut after its point.
             if self._text[end : end + 1] in _AFTER or not self._read_on():
                 self._at = end
@@ -126,12 +176,16 @@ class _Reader:
         # At least as much again as is pending, so that a long value, parsed again with each piece, costs linear time.
         piece = self._stream.read(max(self._chunk, len(pending)))
         self._before += self._at
+        self._lines += self._text.count("\n", 0, self._at)
         self._text = pending + piece
         self._at = 0
         self._ended = not piece
         return bool(piece)
 
+    def _line(self) -> int:
+        return self._lines + self._text.count("\n", 0, self._at)
+
     def _error(self, rule: str) -> RequestError:
         near = self._text[self._at : self._at + 20]
-        at = self._before + self._at
-        return RequestError(f"{self._path} is no complete JSON: {rule} at character {at}, got {near!r}; fetch it again")
+        place = f"at character {self._before + self._at}, line {self._line()}"
+        return RequestError(f"{self._path} is no complete JSON: {rule} {place}, got {near!r}; {self._cure}")
