@@ -162,6 +162,7 @@ def _training_command(case: Case) -> str | None:
     if case.is_bottega:
         return _bottega_command(case, epochs, steps)
     commands = {
+        "PixArt": f"the same command with --resume-from CHECKPOINT; num_epochs = {epochs} in its config",
         "kohya": f"the same command with --resume STATE_FOLDER --max_train_epochs {epochs}",
         "diffusers": f"the same command with --resume_from_checkpoint latest --max_train_steps {steps}",
         "transformers": f"trainer.train(resume_from_checkpoint=True) with num_train_epochs={epochs}",

@@ -67,7 +67,7 @@ def test_the_longest_line_that_is_read_takes_time_in_proportion_to_its_bytes(tok
     parse(line)
     planned_lengths(line)
     trainer_of(line)
-    assert time.process_time() - begun < 0.5  # quadratic patterns took half a minute
+    assert time.process_time() - begun < 3  # a quadratic pattern took a minute
 
 
 def test_lines_are_cut_where_they_are_and_not_in_their_middle(tmp_path: Path) -> None:

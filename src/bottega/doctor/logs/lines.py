@@ -15,7 +15,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from bottega.doctor.logs.sides import PATTERNS, Side, side_of
+from bottega.doctor.logs.sides import PATTERNS, PLAIN_DATA, PLAIN_TIME, Side, is_rate, side_of
 
 # 1,234 and 0,12 are numbers too; possessive, so that no part of a longer number is taken for one.
 _NUMBER = rb"[-+]?(?>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|0,\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
@@ -39,15 +39,30 @@ _EPOCH = re.compile(
     rb"[\"']?[\s:=\[#(\"']{1,6}(?>(\d{1,9}(?:\.\d{1,20})?))(?!\s*%|\.\d)(?:\s?(?:/|of)\s?(\d{1,9}))?",
     re.I,
 )
+# `Step/Epoch [120/2][20/100]`, as PixArt writes it: both names come before both numbers, those within the epoch follow.
+_STEP_AND_EPOCH = re.compile(
+    rb"(?<![a-z])(?:(?:(?:global[_ ]?)?steps?|iter(?:ation)?s?) ?/ ?epochs?|(epochs?) ?/ ?(?:steps?|iter(?:ation)?s?))"
+    rb"[\s:=\[(]{1,4}(?>(\d{1,12})) ?/ ?(?>(\d{1,12}))(?![\d/.])(?:[\])]{1,2}\s?[\[(](\d{1,12}) ?/ ?(\d{1,12})[\])])?",
+    re.I,
+)
+_STEP_IN_EPOCH = re.compile(rb"\blocal step: ?(\d{1,12}) ?//? ?(\d{1,12})", re.I)  # beside a global one, as Sana has it
 _EPOCH_BAR = re.compile(rb"epochs?\W{0,4}\d+%\|[^|]{0,400}\|\s*(\d{1,9})/(\d{1,9})", re.I)
-_RATE = re.compile(rb"(?<![a-z])(?:lr|learning[_ ]rate)[\w/]{0,12}[\"']?[\s:=]{1,3}[\"'\[]{0,2}" + _VALUE, re.I)
+# settings of a schedule, such as lr_warmup_steps, are no rate
+_RATE = re.compile(
+    rb"(?<![a-z])(?<!min_)(?<!max_)(?<!base_)(?:lr|learning[_ ]rate)"
+    rb"(?!_(?:warm|sched|min|max|decay|num|cycle|power|mult|steps))[\w/]{0,12}[\"']?(?: to)?[\s:=]{1,3}[\"'\[]{0,2}"
+    + _VALUE,
+    re.I,
+)
 _ROUNDED_TO_ZERO = re.compile(rb"[-+]?0?\.0{2,7}")
 _PACE = re.compile(
     # the look-behind keeps a long run of digits from being tried from each of them: 900 000 took hours
     rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|(?<![\d.])([\d.]+)(m?s)/(?:step|it)\b"
     rb"|(?:\bdt: |per iteration \(ms\): )([\d.]+)"
 )
-_LEFT = re.compile(rb"\beta: (?:(\d{1,4}) days?, )?(\d{1,4}):(\d\d):(\d\d)")  # Keras' ETA is that of the epoch
+_SPAN = rb": ?(?:(\d{1,5}) days?, )?(\d{1,4}):(\d\d):(\d\d)"
+_LEFT = re.compile(rb"(?:\b|\btotal_)eta" + _SPAN)  # Keras' ETA is that of the epoch
+_EPOCH_LEFT = re.compile(rb"\bepoch_eta" + _SPAN)
 _STAMP = re.compile(
     rb"^(?:\[\w{1,12}\]:?)*\W{0,2}"
     rb"(?:(\d{4}[-/]\d\d[-/]\d\d)[T ,](\d\d:\d\d:\d\d)|(\d\d/\d\d/\d{4}) (\d\d:\d\d:\d\d))"
@@ -79,6 +94,7 @@ AVERAGED = {"avr", "avg", "average", "averaged", "mean", "running", "smooth", "s
 _NOT_CURRENT = {"best", "min", "minimum", "lowest", "target", "final", "scale", "scaler", "weight", "fn", "threshold"}
 _PLAIN = {"loss", "losses", "train", "training", "step", "total", "batch", "current", "iter", ""}
 _TRAINERS = (
+    ("PixArt", re.compile(rb"Step/Epoch \[\d+/\d+\]\[\d+/\d+\]")),
     ("kohya", re.compile(rb"avr_loss|^steps: +\d+%\|")),
     ("OneTrainer", re.compile(rb"smooth loss")),
     ("ai-toolkit", re.compile(rb"\| \d+/\d+ \[.*lr: [\d.e+-]+ loss: ")),
@@ -126,7 +142,8 @@ class LossKind(IntEnum):
 class LogLine:
     """The numbers of a line; None where it has none.
 
-    kind: of `loss`. tasks: the parts of the loss by name. pace: seconds a step. seconds_left: to the end of the run.
+    kind: of `loss`. tasks: the parts of the loss by name. step_in_epoch, per_epoch: beside a step of
+    the whole run. pace: seconds a step. seconds_left: to the end of the run.
     clock: seconds since 1970. num_pictures: of the training set. sides: columns beside the loss, infinite where one is
     not finite. spans: where loss, step, epoch, rate and sides are in the line. json: the whole object,
     where the line is one. held_out: the line speaks of a validation.
@@ -140,6 +157,8 @@ class LogLine:
     step_total: int | None = None
     epoch: float | None = None
     epochs: int | None = None
+    step_in_epoch: int | None = None
+    per_epoch: int | None = None
     rate: float | None = None
     pace: float | None = None
     seconds_left: float | None = None
@@ -201,7 +220,9 @@ def parse(line: bytes) -> LogLine:
     if row.loss is not None:
         _read_sides(line, row)
     row.pace = _pace(line)
-    row.seconds_left = _seconds_left(line)
+    row.seconds_left = _seconds(_LEFT.search(line))
+    if row.per_epoch:
+        row.epochs = _epochs_by_times(line, row)
     row.clock = _clock(line)
     prediction = _PREDICTION.search(line)
     if prediction is not None:
@@ -226,8 +247,9 @@ def from_object(found: Mapping[str, object]) -> LogLine:
     row.num_pictures = _first_number(short, "num_samples")
     row.epoch = _finite(short.get("epoch"))
     row.pace = _finite(found.get("seconds"))
-    row.seconds_left = _seconds_left(f"eta: {short.get('remaining_time')}".encode())  # as LLaMA-Factory writes it
-    row.rate = _finite(short.get("learning_rate", short.get("lr")))
+    row.seconds_left = _seconds(
+        _LEFT.search(f"eta: {short.get('remaining_time')}".encode())
+    )  # as LLaMA-Factory writes it
     if found.get("prediction_type"):
         row.prediction_type = str(found["prediction_type"])
     return row
@@ -249,7 +271,9 @@ def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object
             continue
         if "loss" in lowered:
             row.add_loss(key, to_float(value))
-        side = side_of(name)
+        elif row.rate is None and "l" in lowered and is_rate(lowered):
+            row.rate = _finite(value)
+        side = side_of(name) or side_of(name.rsplit(".", 1)[-1])
         if side is not None:
             row.sides.setdefault(side, side_value(value))
     return short
@@ -355,10 +379,32 @@ def _read_sides(line: bytes, row: LogLine) -> None:
             group = found.lastindex or 1
             row.sides[side] = side_value(found[group])
             row.spans[side] = found.span(group)
+    if "step_time" not in row.sides and b"ata" in line:
+        _read_plain_times(line, row)
+
+
+def _read_plain_times(line: bytes, row: LogLine) -> None:
+    """`time: 0.61  data: 0.01`: only both together are those of a step, for a time alone may be one of the day."""
+    time = PLAIN_TIME.search(line)
+    if time is None:
+        return
+    data = PLAIN_DATA.search(line)
+    found: list[tuple[Side, re.Match[bytes]]] = [("step_time", time)]
+    if data is not None and "data_time" not in row.sides:
+        found.append(("data_time", data))
+    elif "data_time" not in row.sides:
+        return
+    for side, number in found:
+        row.sides[side] = side_value(number[1])
+        row.spans[side] = number.span(1)
 
 
 def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
     """Step and epoch, with their totals."""
+    both = _STEP_AND_EPOCH.search(line)
+    if both is not None:
+        _take_step_and_epoch(both, row)
+        return
     epoch_span = _read_epoch(line, row)
     step = _named_step(line)
     if step is not None:
@@ -366,12 +412,24 @@ def _read_epoch_and_step(line: bytes, row: LogLine) -> None:
         if step[3]:
             row.step_total = _to_int(step[3])
         row.spans["step"] = step.span(2)
+        within = _STEP_IN_EPOCH.search(line) if step[1] else None
+        if within is not None:
+            row.step_in_epoch, row.per_epoch = int(within[1]), int(within[2])
         return
     count = _count_of_steps(line, epoch_span)
     if count is not None:
         row.step = int(count[1])
         row.step_total = int(count[2])
         row.spans["step"] = count.span(1)
+
+
+def _take_step_and_epoch(found: re.Match[bytes], row: LogLine) -> None:
+    """`Step/Epoch [120/2][20/100]`, or the two in the other order."""
+    step, epoch = (3, 2) if found[1] else (2, 3)
+    row.step, row.epoch = int(found[step]), float(found[epoch])
+    row.spans["step"], row.spans["epoch"] = found.span(step), found.span(epoch)
+    if found[5]:
+        row.step_in_epoch, row.per_epoch = int(found[4]), int(found[5])
 
 
 def _read_epoch(line: bytes, row: LogLine) -> tuple[int, int]:
@@ -425,13 +483,26 @@ def _pace(line: bytes) -> float | None:
     return number / 1000 if in_milliseconds else number
 
 
-def _seconds_left(line: bytes) -> float | None:
-    """Seconds to the end of the run, where the line says so."""
-    found = _LEFT.search(line)
-    if found is None:
+def _seconds(span: re.Match[bytes] | None) -> float | None:
+    """A time of days, hours, minutes and seconds; None where the line has none."""
+    if span is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in span.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+
+def _epochs_by_times(line: bytes, row: LogLine) -> int | None:
+    """How many epochs the run has, by the times left of it and of the epoch; None where more than one number fits.
+
+    Both times are the same seconds a step times the steps left, cut to whole seconds.
+    """
+    of_the_epoch = _seconds(_EPOCH_LEFT.search(line))
+    if not of_the_epoch or row.seconds_left is None or row.epoch is None or not row.per_epoch:
+        return None
+    rest = 1 - (row.step_in_epoch or 0) / row.per_epoch  # of the epoch
+    fewest = math.ceil((row.seconds_left / (of_the_epoch + 1) - 1) * rest)
+    most = math.floor(((row.seconds_left + 1) / of_the_epoch - 1) * rest)
+    return int(row.epoch) + most if fewest == most >= 0 else None
 
 
 def _clock(line: bytes) -> float | None:

@@ -148,7 +148,7 @@ class LogReader:
             epochs_done=None,
             plan=plan,
             seconds_per_step=self._pace.seconds_per_step(counter.step),
-            seconds_left=self._last_line.seconds_left,
+            seconds_left=self._seconds_left(),
             bar=bar,
             steps_per_epoch=counter.steps_per_epoch,
             validations=tuple(self._validations),
@@ -269,7 +269,9 @@ class LogReader:
         last_loss = max(block.rfind(b"oss"), block.rfind(b"OSS"))
         begin = block.rfind(b"\n", 0, last_loss) + 1
         end = block.find(b"\n", last_loss)
-        self._take_note(parse(block[begin:end]))
+        last = parse(block[begin:end])
+        self._plan.update({"epochs": last.epochs, "per_epoch": last.per_epoch})
+        self._take_note(last)
         rates = columns.get("rate", np.full(len(losses), self._pace.rate))
         return self._queue.batch(steps, losses, rates, _side_columns(columns, len(losses)) if sides else None)
 
@@ -328,7 +330,7 @@ class LogReader:
     def _read_epoch(self, row: LogLine) -> None:
         if row.epoch is not None:
             self._counter.epoch = row.epoch
-            self._plan.epochs = row.epochs or self._plan.epochs
+            self._plan.update({"epochs": row.epochs, "per_epoch": row.per_epoch})
 
     def _take_loss(self, line: bytes, row: LogLine, loss: float) -> Iterator[LossBatch]:
         """A line with the run's loss: count its step on, and keep it unless a bar shows the same once more."""
@@ -450,6 +452,15 @@ class LogReader:
         if plan.epochs and plan.steps and plan.per_epoch is None:
             plan.per_epoch = max(plan.steps // plan.epochs, 1)
         return plan
+
+    def _seconds_left(self) -> float | None:
+        """To the end of the run, as the last loss line says; None where it is the end of the epoch that it means."""
+        row, counter = self._last_line, self._counter
+        seconds = row.sides.get("step_time") or self._pace.seconds_per_step(counter.step)
+        if row.seconds_left is None or not counter.in_epoch or row.step is None or not row.step_total or not seconds:
+            return row.seconds_left
+        of_the_epoch = (row.step_total - row.step) * seconds
+        return None if row.seconds_left <= 1.5 * of_the_epoch + 1 else row.seconds_left
 
     def _why_nothing(self) -> str:
         rule = f"a log must have lines with a loss, such as `step 100/1500 loss: 0.1234`; {self.path} "

@@ -13,30 +13,61 @@ _END = rb"(?![\w%/.])"
 
 # No letter before, and no underscore: max_grad_norm is a setting and no measurement.
 PATTERNS: dict[Side, re.Pattern[bytes]] = {
-    "grad_norm": re.compile(rb"(?<![a-z_])(?:grad(?:ient)?(?:[_ ./]?norm)?|gnorm)" + _NUMBER + _END, re.I),
+    "grad_norm": re.compile(
+        rb"(?<![a-z_])(?:global[_ ]|total[_ ])?(?:grad(?:ient)?s?(?:[_ ./-]?norm)?|gnorm|norm_grad)" + _NUMBER + _END,
+        re.I,
+    ),
     "step_time": re.compile(
-        rb"(?<![a-z_])(?:(?:step|iter|batch)_time|time_per_(?:step|iter)|sec(?:onds)?_per_(?:step|iter)|seconds)"
-        + _NUMBER
-        + _END
-        + rb"|\s([\d.]+) s \d+ MB",  # bottega's own train.log
+        rb"(?<![a-z_])(?:(?:step|iter|batch)_time|time_per_(?:step|iter)|sec(?:onds)?_per_(?:step|iter)|seconds"
+        rb"|time(?:_|: )all|iter time \(s\))" + _NUMBER + _END + rb"|\s([\d.]+) s \d+ MB",  # bottega's own train.log
         re.I,
     ),
     "data_time": re.compile(
-        rb"(?<![a-z_])(?:(?:data|loader|dataloader)_time|data_(?:seconds|wait|load\w{0,8}))" + _NUMBER + _END, re.I
+        rb"(?<![a-z_])(?:(?:data|loader|dataloader)_time|time_data|data_(?:seconds|wait|load\w{0,8}))" + _NUMBER + _END,
+        re.I,
     ),
     "memory": re.compile(rb"(?<![a-z_])(?:rss_mb|memory|mem)" + _NUMBER + _END + rb"|\s(\d+) MB\b", re.I),
 }
 
+_OF_A_STEP = _NUMBER + rb"s?(?![\w%/.:])"  # no colon: 12:00:05 is a time of the day
+PLAIN_TIME = re.compile(rb"(?<![\w.])time" + _OF_A_STEP, re.I)
+PLAIN_DATA = re.compile(rb"(?<![\w.])data" + _OF_A_STEP, re.I)
+"""Names that are those of a step's times where both are in a line, as timm, MAE, detectron2 and Sana write them."""
+
 _NAMES: dict[Side, re.Pattern[str]] = {
-    "grad_norm": re.compile(r"grad(?:ient)?[_ .]?norm|gnorm|grad_l2"),
-    "step_time": re.compile(r"(?:step|iter|batch)_time|time_per_(?:step|iter)|sec(?:onds)?_per_(?:step|iter)|seconds"),
-    "data_time": re.compile(r"(?:data|loader|dataloader)_time|data_(?:seconds|wait|load\w{0,8})"),
+    "grad_norm": re.compile(
+        r"(?:global|total|train|preclip|unclipped)?[_ .-]?grad(?:ient)?s?[_ .-]?(?:2\.0[_ ])?(?:l2|norms?)"
+        r"(?:[_ .-](?:total|global|all|preclip|pre_clip|unet|dit|transformer))?|gnorm|total_norm|norm_grad"
+    ),
+    "step_time": re.compile(
+        r"(?:step|iter|batch)_time|time_per_(?:step|iter)|sec(?:onds)?_per_(?:step|iter)|seconds|time_all"
+    ),
+    "data_time": re.compile(r"(?:data|loader|dataloader)_time|time_data|data_(?:seconds|wait|load\w{0,8})"),
     "memory": re.compile(r"rss_mb|memory(?:_mb)?|(?:gpu|cuda|host|cpu|vram)_?mem\w{0,12}|(?:max_)?memory_allocated"),
 }
 
 
+LONGEST_NAME = 120
+"""Characters of a column's name; what is longer names none."""
+
+_RATE_NAME = re.compile(r"(?:.*[/. _-])?(?:lr|learning[_ ]rate)[\w/. -]{0,40}")
+_SETTING = re.compile(
+    r"(?:min|max|base|init|initial|warmup|target|peak|final|start|end)[_ -]?(?:lr|learning)"
+    r"|(?:lr|rate)[/._ -]?(?:warm|sched|min|max|decay|num|cycle|power|mult|steps)"
+)
+
+
+def is_rate(name: str) -> bool:
+    """Whether a name, in lower case and with its groups, is that of a rate: lr, train/lr, lr/unet, lr-AdamW."""
+    if len(name) > LONGEST_NAME or _SETTING.search(name):
+        return False
+    return _RATE_NAME.fullmatch(name) is not None
+
+
 def side_of(name: str) -> Side | None:
     """Which column a name stands for; without its group, such as `train/`, and in lower case."""
+    if len(name) > LONGEST_NAME:
+        return None
     for side, pattern in _NAMES.items():
         if pattern.fullmatch(name):
             return side

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
-from bottega.doctor.logs.sides import side_of
+from bottega.doctor.logs.sides import is_rate, side_of
 
 HEAD = 1 << 16
 """Bytes of a chunk in which the header of a table is looked for, as long as no loss was found."""
@@ -20,7 +20,8 @@ MAX_PAIRS = 100
 """Cells of one record whose names are beside them: more lines without a rule between are no record."""
 
 _NAME = re.compile(rb"[A-Za-z_][\w /.()@%-]{0,60}")
-_WANTED = re.compile(rb"loss|epoch|step|iter|^lr|learning", re.I)
+_WANTED = re.compile(rb"loss|epoch|step|iter", re.I)
+_BOUNDS = (b"__MIN", b"__MAX")  # of a column that Weights & Biases exports, over the lines that it made one
 _CELL = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\d+/\d+|[-+]?(?:nan|inf(?:inity)?)|none|", re.I)
 _PAIR = re.compile(rb"\|\s*([A-Za-z_][\w/]*)\s*\|\s*(\S*)\s*\|\s*")
 _PAIRED_LOSS = re.compile(rb"^\|\s*(?:\w+/)?loss\s*\|\s*[\d.-]", re.M)
@@ -69,6 +70,7 @@ class TableRewriter:
                 continue
             # words in a sentence are names too: parted by spaces alone, the row below must be one of numbers
             if separator is not None or self._rewrite_row(below) != below:
+                self._names = list(map(_without_run, self._names))
                 return True
         self._names = []
         return False
@@ -95,10 +97,10 @@ class TableRewriter:
         """The cells of a row that say something of the training."""
         wanted = []
         for name, cell in zip(self._names, cells, strict=False):
-            if _side(name) is not None:
+            if _is_beside(name):
                 is_wanted = _CELL.fullmatch(cell) is not None  # a time of 00:12 is no reason to drop the row
             else:
-                is_wanted = _WANTED.search(name) is not None
+                is_wanted = _WANTED.search(name) is not None and not name.endswith(_BOUNDS)
             if is_wanted:
                 wanted.append((name, cell))
         return wanted
@@ -119,11 +121,16 @@ class TableRewriter:
         """The pairs that were read so far as one line; the next pair begins another record."""
         wanted = []
         for name, cell in self._pairs:
-            is_wanted = _WANTED.search(name) is not None or _side(name) is not None
+            is_wanted = _WANTED.search(name) is not None or _is_beside(name)
             if is_wanted and _CELL.fullmatch(cell):
                 wanted.append((name, cell))
         self._pairs = []
         return _as_line(wanted)
+
+
+def _without_run(name: bytes) -> bytes:
+    """Without the name of the run, which Weights & Biases puts before that of a column."""
+    return name.rsplit(b" - ", 1)[-1]
 
 
 def _as_line(cells: Cells) -> bytes:
@@ -143,8 +150,9 @@ def _as_pair(name: bytes, cell: bytes) -> bytes:
         return side.encode() + b"=" + cell
     if b"loss" in name.lower():
         return name + b"=" + cell
-    if not name.startswith(b"lr"):
-        name = name.rsplit(b"/", 1)[-1]
+    if _is_rate(name):
+        return b"lr=" + cell
+    name = name.rsplit(b"/", 1)[-1]
     if b"step" in name.lower() and b"e" in cell.lower():
         cell = _whole_number(cell)
         if not cell:
@@ -156,6 +164,16 @@ def _as_pair(name: bytes, cell: bytes) -> bytes:
 def _side(name: bytes) -> str | None:
     """Which column beside the loss a name stands for."""
     return side_of(name.lower().rsplit(b"/", 1)[-1].decode("ascii", "replace"))
+
+
+@lru_cache(512)
+def _is_rate(name: bytes) -> bool:
+    return is_rate(name.lower().decode("ascii", "replace"))
+
+
+def _is_beside(name: bytes) -> bool:
+    """Whether a name is that of a rate, or of another column beside the loss."""
+    return _side(name) is not None or _is_rate(name)
 
 
 def _whole_number(cell: bytes) -> bytes:
