@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bottega.models.layout import ROLES, inspect
 from bottega.recipe import Recipe, missing, missing_models, portable
-from bottega.runtime.children import run_child
+from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
@@ -406,7 +406,7 @@ class Pipeline:
     def _ran_to_its_end(self, stage: Stage) -> bool:
         """Run a stage's process; False where it grew too large and stopped in order, with all saved."""
         try:
-            run_child(["stage", stage.name, str(self.directory), *self.size.options()], f"stage {stage.name}")
+            run_child(["stage", stage.name, as_argument(self.directory), *self.size.options()], f"stage {stage.name}")
         except StartAfresh as error:
             self.say(f"{stage.name}: {error}")
             return False
@@ -415,7 +415,7 @@ class Pipeline:
     def _report(self) -> None:
         """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
         try:
-            run_child(["stage", "report", str(self.directory)], "report")
+            run_child(["stage", "report", as_argument(self.directory)], "report")
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 

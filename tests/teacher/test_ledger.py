@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +103,7 @@ def test_what_is_no_ledger_or_too_new_is_said_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(MissingError, match="bottega teach"):
         Ledger(tmp_path / "none.sqlite", must_exist=True)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all" * 100)
-    with pytest.raises(StorageError, match="can't be opened"):
+    with pytest.raises(StorageError, match="is damaged"):
         Ledger(tmp_path / "bad.sqlite")
     with Ledger(tmp_path / "new.sqlite") as ledger:
         ledger.set_meta("schema_version", "99")
@@ -186,3 +190,105 @@ def test_what_is_known_of_many_targets_is_asked_at_once(tmp_path: Path) -> None:
     assert len(found) == 1201
     assert found["t5"] == ("1", "2", "a", True, ["images/t5.png", "tries/t5_try1.png"])
     assert found["x"] == ("1", "2", "a", False, [])
+
+
+@pytest.mark.parametrize("left", ["images/a_b_seed0.png", "metadata.jsonl", "summary.json"])
+def test_a_ledger_that_lost_its_rows_is_not_begun_anew_beside_what_they_described(tmp_path: Path, left: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / left).write_text("{}")
+    for content in (b"", None):
+        if content is not None:
+            (tmp_path / "l.sqlite").write_bytes(content)
+        with pytest.raises(StorageError, match=r"l\.sqlite has no rows, but the run has made targets.*restore it"):
+            Ledger(tmp_path / "l.sqlite")
+        (tmp_path / "l.sqlite").unlink(missing_ok=True)
+    with pytest.raises(MissingError):
+        Ledger(tmp_path / "l.sqlite", read_only=True)
+
+
+def test_a_ledger_whose_rows_were_deleted_is_not_begun_anew(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([ROW])
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    with closing(sqlite3.connect(tmp_path / "l.sqlite")) as db, db:
+        db.execute("DELETE FROM tries")
+    with pytest.raises(StorageError, match="has no rows, but the run has made targets"):
+        Ledger(tmp_path / "l.sqlite")
+
+
+def test_a_run_that_was_killed_before_its_first_row_goes_on(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite"):
+        pass
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "c_s_seed0.png").write_bytes(b"a picture comes before its row")
+    (tmp_path / "metadata.jsonl").write_text("")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([ROW])
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_damaged_page_is_named_with_what_helps(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.commit([replace(ROW, target=f"t{number}", prompt="long " * 500) for number in range(40)])
+    with path.open("r+b") as file:
+        for page in range(8, 40):  # the schema's pages stay whole
+            file.seek(4096 * page)
+            file.write(b"\xff" * 4096)
+    with (
+        pytest.raises(StorageError, match=r"l\.sqlite is damaged \(.*malformed.*\); restore it from a copy"),
+        Ledger(path, read_only=read_only) as ledger,
+    ):
+        list(ledger.current())
+
+
+def test_a_file_that_is_no_database_is_named_as_damaged(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").write_bytes(b"no database" * 100)
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match=r"l\.sqlite is damaged \(file is not a database\); restore it"):
+            Ledger(tmp_path / "l.sqlite", read_only=read_only)
+
+
+def test_a_reader_changes_nothing_and_knows_an_older_schema(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([ROW])
+    with closing(sqlite3.connect(tmp_path / "l.sqlite")) as db, db:
+        db.execute("DROP VIEW best")
+        db.execute("CREATE VIEW best AS SELECT * FROM tries WHERE 0")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+    before = (tmp_path / "l.sqlite").read_bytes()
+    with Ledger(tmp_path / "l.sqlite", read_only=True) as ledger:
+        assert list(ledger.best()) == [ROW]
+        with pytest.raises(StorageError, match="read-only"):
+            ledger.commit([replace(ROW, target="d")])
+    assert (tmp_path / "l.sqlite").read_bytes() == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not write")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_ledger_in_a_read_only_folder_is_read(killed: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:  # not pytest's folder, which others can't enter
+        folder = Path(name)
+        ledger = Ledger(folder / "l.sqlite")
+        ledger.commit([ROW])
+        if killed:  # what a killed writer leaves: the row is in the log alone
+            for file in ("l.sqlite", "l.sqlite-wal"):
+                shutil.copy(folder / file, folder / f"left-{file}")
+        ledger.close()
+        for file in folder.glob("left-*"):
+            file.rename(folder / file.name.removeprefix("left-"))
+        for path in (*folder.iterdir(), folder):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        with nobody(), Ledger(folder / "l.sqlite", read_only=True) as ledger:
+            assert list(ledger.best()) == [ROW]
+        assert not any(path.name.endswith("-shm") for path in folder.iterdir())
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """This process may not write what root may."""
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bottega.runtime.errors import BottegaError
+from bottega.runtime.errors import BottegaError, RequestError
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
@@ -40,9 +40,24 @@ _DISK_FULL = ("no space left on device", "disk is full", "os error 28")
 
 
 def entry() -> None:
-    """The console script `bottega`: a process of its own, so logging is set up here."""
+    """The console script `bottega`: a process of its own, so its streams and logging are set up here."""
+    from bottega.runtime.streams import finish_output, prepare_streams
+
+    prepare_streams()
     _set_up_logging(_without_debug(sys.argv[1:])[1])
-    sys.exit(main(sys.argv[1:]))
+    code: int | str | None
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as ended:
+        code = ended.code
+    try:
+        finish_output()
+    except (OSError, BottegaError) as error:
+        message, failed = explain(error)
+        if message and not code:
+            print(f"bottega: error: {message}", file=sys.stderr, flush=True)
+        code = code or failed
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,7 +90,20 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "stopped; run the same command again to continue", _CTRL_C
     if isinstance(error, BrokenPipeError):
         return "", 1  # whoever read our output, such as `head`, has had enough
+    if isinstance(error, UnicodeEncodeError):
+        return _explain_surrogate(error), RequestError.exit_code
     return _explain_foreign(error), 1
+
+
+def _explain_surrogate(error: UnicodeEncodeError) -> str:
+    """A text that no file can hold: a caption with half of a pair, or a name of a file that is not UTF-8."""
+    from bottega.runtime.escape import shown
+
+    around = error.object[max(0, error.start - 40) : error.end + 40]
+    return (
+        f"a text, or a file's name within one, must have a form in UTF-8, received {shown(around)}, where character "
+        f"{error.start} has none; correct the caption, or rename the file"
+    )
 
 
 def _explain_foreign(error: BaseException) -> str:
@@ -119,8 +147,6 @@ def _call(module: str, verb: str, arguments: list[str]) -> int:
     try:
         code = command.main(arguments, prog_name=f"bottega {verb}", standalone_mode=False)
     except typer.TyperException as error:
-        from bottega.runtime.errors import RequestError
-
         message: Callable[[], str] = getattr(error, "format_message", error.__str__)
         text = message().rstrip(".").strip()
         where = getattr(getattr(error, "ctx", None), "command_path", "")
@@ -155,8 +181,6 @@ def _help() -> str:
 
 def _unknown(verb: str) -> BottegaError:
     import difflib
-
-    from bottega.runtime.errors import RequestError
 
     near = difflib.get_close_matches(verb, VERBS, n=1)
     cure = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"

@@ -255,7 +255,7 @@ def sheet(
     from bottega.teacher.ledger import LEDGER, Ledger
     from bottega.teacher.sheet import draw_sheet
 
-    with Ledger(teacher_dir / LEDGER, must_exist=True) as ledger:
+    with Ledger(teacher_dir / LEDGER, read_only=True) as ledger:
         drawn = draw_sheet(ledger, data_root, output, letter=letter, reason=reason, count=count)
     typer.echo(f"{output}: {drawn} targets")
 

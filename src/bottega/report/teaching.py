@@ -6,11 +6,12 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bottega.report.format import Number, number
+from bottega.runtime.databases import connect_read_only
 from bottega.runtime.errors import StorageError
 from bottega.runtime.records import to_record
 
@@ -62,22 +63,14 @@ class TryCounts:
 @contextmanager
 def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that can't write."""
-    # Where the folder is read-only too, SQLite must be told that nobody else writes: it can't make its files there.
-    for mode in ("mode=ro", "immutable=1"):
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
-        db.row_factory = sqlite3.Row
+    with ExitStack() as opened:
         try:
+            db = opened.enter_context(closing(connect_read_only(path, opened)))
+            db.row_factory = sqlite3.Row
             db.execute("SELECT 1 FROM tries LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
-            db.close()
-            if mode == "immutable=1":
-                raise StorageError(f"not a readable ledger ({error})") from error
-            continue
-        try:
-            yield db
-        finally:
-            db.close()
-        return
+            raise StorageError(f"not a readable ledger ({error})") from error
+        yield db
 
 
 def count_tries(path: Path) -> TryCounts:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from bottega.runtime.errors import BottegaError, Interrupted, RequestError, StartAfresh, WorkError
@@ -35,6 +36,11 @@ _STDERR = 2
 _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _WATCH_EVERY_S = 0.5
 _LONGEST_MESSAGE = 4000  # characters: it must fit into the socket's buffer, for nobody reads before the child has ended
+
+
+def as_argument(path: Path) -> str:
+    """A path as a command's argument: one that begins with a dash is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def run_child(arguments: Sequence[str], what: str) -> None:

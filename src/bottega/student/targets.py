@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from bottega.data.records import read_fill50k, style_captions
-from bottega.runtime.errors import MissingError, StorageError
+from bottega.runtime.databases import connect_read_only, storage_error_of
+from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_file
 
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
@@ -71,9 +73,9 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
     try:
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        db.row_factory = sqlite3.Row
-        try:
+        with ExitStack() as opened:
+            db = opened.enter_context(closing(connect_read_only(path, opened)))
+            db.row_factory = sqlite3.Row
             captions = style_captions(data_root, (row["style_path"] for row in db.execute(_STYLES)))
             for row in db.execute(_TARGETS):
                 yield Sample(
@@ -88,12 +90,8 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                     style=Picture(data_root / row["style_path"], row["style_sha256"]),
                     style_caption=captions.get(row["style_path"], ""),
                 )
-        finally:
-            db.close()
     except sqlite3.DatabaseError as error:
-        raise StorageError(
-            f"{path} can't be read as a ledger ({error}); restore it or run bottega teach again"
-        ) from error
+        raise storage_error_of(error, path) from error
 
 
 def fill50k(data_root: Path, count: int) -> Iterator[Sample]:

@@ -10,12 +10,15 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from bottega.runtime.databases import connect_read_only, storage_error_of
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.fingerprint import changes, without_resumable
 from bottega.runtime.paths import inside, stays_inside
@@ -80,6 +83,16 @@ def _declared(column: str) -> str:
     return declared if column in _OPTIONAL else f"{declared} NOT NULL"
 
 
+_BEST = """
+SELECT * FROM tries WHERE id IN (
+    SELECT id FROM (
+        SELECT id, ROW_NUMBER() OVER (
+            PARTITION BY target
+            ORDER BY status <> 'ok', output_path IS NULL, grade, json_array_length(reasons), try_index
+        ) AS place FROM tries WHERE current
+    ) WHERE place = 1
+);
+"""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT
@@ -91,15 +104,9 @@ NOT NULL); CREATE TABLE IF NOT EXISTS tries (
 CREATE UNIQUE INDEX IF NOT EXISTS one_row_a_try ON tries (target, try_index) WHERE current;
 CREATE INDEX IF NOT EXISTS by_inputs ON tries (content_sha256, style_sha256, seed) WHERE current;
 DROP VIEW IF EXISTS best;
-CREATE VIEW best AS SELECT * FROM tries WHERE id IN (
-    SELECT id FROM (
-        SELECT id, ROW_NUMBER() OVER (
-            PARTITION BY target
-            ORDER BY status <> 'ok', output_path IS NULL, grade, json_array_length(reasons), try_index
-        ) AS place FROM tries WHERE current
-    ) WHERE place = 1
-);
+CREATE VIEW best AS {_BEST}
 """
+_RESTORE = "or move the whole folder away, and its targets are made again"
 _NAMED = 4  # changed settings that an error names
 _AT_ONCE = 500  # names in one query; SQLite before 3.32 allows 999
 _PAGE = 2000  # rows read at once
@@ -138,39 +145,65 @@ class Ledger:
     Args:
         path: the SQLite file; made where it is not there.
         must_exist: refuse to make a new one.
+        read_only: change nothing, not even the older schema of an earlier version; for a folder that may be read-only,
+            or that a run works on at this moment. There must be a ledger then.
 
     Raises:
-        MissingError: `must_exist` and there is none.
-        StorageError: not a ledger, or of a newer version than this program knows.
+        MissingError: `must_exist` or `read_only`, and there is none.
+        StorageError: not a ledger, an empty one beside targets, or of a newer version than this program knows.
     """
 
-    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
-        if must_exist and not path.is_file():
+    def __init__(self, path: Path, *, must_exist: bool = False, read_only: bool = False) -> None:
+        if (must_exist or read_only) and not path.is_file():
             raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._read_only = read_only
         # Entered with the next commit: each alone costs an fsync.
         self._hashes: dict[str, tuple[str, int, int, str]] = {}
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        try:
-            # With `synchronous=NORMAL`, a power cut could lose a chunk whose pictures the run has already replaced.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StorageError(
-                f"{path} can't be opened as a ledger ({error}); restore it, or move it away to begin again"
-            ) from error
+        with ExitStack() as opened:
+            opened.enter_context(_explained(path))
+            if read_only:
+                self._db = connect_read_only(path, opened)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(path, isolation_level=None)
+            opened.callback(self._db.close)
+            self._db.row_factory = sqlite3.Row
+            if read_only:
+                self._read_schema()
+            else:
+                # With `synchronous=NORMAL`, a power cut could lose a chunk whose pictures the run has already replaced.
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._open()
+            self._opened = opened.pop_all()
 
-    def _open(self) -> None:
+    def _read_schema(self) -> None:
+        """Check the schema; the view of this version is made for this connection alone."""
+        version = self._version()
+        if version == 0:
+            raise StorageError(f"{self.path} is empty, it is no ledger; restore it from a copy: {_RESTORE}")
+        if version < SCHEMA_VERSION:
+            self._db.executescript(f"CREATE TEMP VIEW best AS {_BEST}")
+
+    def _version(self) -> int:
+        """The schema's version; 0 for a file that has none.
+
+        Raises:
+            StorageError: it is newer than this program knows.
+        """
         known = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
         version = int(self.meta("schema_version") or 0) if known else 0
         if version > SCHEMA_VERSION:
             raise StorageError(
                 f"{self.path} has schema version {version}, this program knows {SCHEMA_VERSION}; use a newer bottega"
             )
+        return version
+
+    def _open(self) -> None:
+        version = self._version()
+        if version == 0 or self._is_without_rows():
+            self._refuse_to_begin_anew()
         # Rows have the same columns in every version so far: an older ledger only gets the newer view and indexes.
         if version < SCHEMA_VERSION:
             self._db.executescript(
@@ -178,19 +211,42 @@ class Ledger:
                 f"'{SCHEMA_VERSION}'); COMMIT;"
             )
 
+    def _is_without_rows(self) -> bool:
+        return self._db.execute("SELECT 1 FROM tries LIMIT 1").fetchone() is None
+
+    def _refuse_to_begin_anew(self) -> None:
+        """Raise StorageError where what the rows of a lost ledger described is still there."""
+        # The lists are written from rows alone; pictures come before their rows, so they show it only where there is
+        # no schema, which comes before every picture.
+        folder = self.path.parent
+        lists = [folder / name for name in ("summary.json", "metadata.jsonl")]
+        shown = [path for path in lists if path.is_file() and path.stat().st_size > 0]
+        if self._version() == 0:
+            shown += islice((folder / "images").glob("*.png"), 1)
+        if shown:
+            raise StorageError(
+                f"{self.path} has no rows, but the run has made targets, such as {shown[0]}: its ledger was emptied or "
+                f"lost; restore it from a copy: {_RESTORE}"
+            )
+
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, sqlite3.DatabaseError):
+            self._opened.close()
+            raise storage_error_of(error, self.path) from error
+        with _explained(self.path):
+            self.close()
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that it can be copied alone, and close."""
-        if self._hashes:
-            self.commit([])
-        # Without this, whoever copies ledger.sqlite alone would miss what is still in ledger.sqlite-wal.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        with self._opened:
+            if self._hashes and not self._read_only:
+                self.commit([])
+            # Without this, whoever copies ledger.sqlite alone would miss what is still in ledger.sqlite-wal.
+            if not self._read_only:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # --- what belongs to the whole run ------------------------------------------------------------------------------
 
@@ -302,10 +358,7 @@ class Ledger:
                 self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._hashes.values())
             self._hashes.clear()
         except sqlite3.OperationalError as error:
-            raise StorageError(
-                f"the ledger {self.path} can't be written ({error}); free space or make it writable, then run the "
-                "same command again"
-            ) from error
+            raise storage_error_of(error, self.path) from error
 
     def tries(self, targets: Sequence[str]) -> dict[str, list[TryRow]]:
         """The current tries of these targets, in order; targets without a row are absent."""
@@ -483,6 +536,15 @@ class Ledger:
         """The same refusal for every row that is read, by the path's text alone: a long ledger is read in seconds."""
         if output_path is not None and not stays_inside(output_path):
             self.picture_file(target, output_path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An error of SQLite within this block, which is about the ledger at `path`, says what is wrong and what helps."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise storage_error_of(error, path) from error
 
 
 class _Transaction:

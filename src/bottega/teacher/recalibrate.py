@@ -53,7 +53,7 @@ def calibrate(
         MissingError: there is no ledger.
         RequestError: too few normal samples, or an unknown name in `also`.
     """
-    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+    with Ledger(directory / LEDGER, read_only=True) as ledger:
         old = limits or limits_of_run(ledger)
         found = collect(ledger.first_scores(), old, also)
         new = limits_of(found, old, also)
@@ -79,7 +79,7 @@ def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded
     Raises:
         MissingError: there is no ledger.
     """
-    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+    with Ledger(directory / LEDGER, must_exist=True, read_only=not write) as ledger:
         counts = regrade(ledger, limits, write=write)
         if write:
             write_lists(ledger, directory)
@@ -122,7 +122,7 @@ def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:
     Raises:
         MissingError: there is no ledger, or it names no picture.
     """
-    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+    with Ledger(directory / LEDGER, read_only=True) as ledger:
         jobs: list[Job] = []
         for name, content, style in ledger.pictures():
             picture = inside(directory, name, f"{ledger.path}: output_path")
@@ -138,7 +138,7 @@ def accepted_of_run(directory: Path, data_root: Path) -> list[tuple[Path, Path, 
     Raises:
         MissingError: there is no ledger.
     """
-    with Ledger(directory / LEDGER, must_exist=True) as ledger:
+    with Ledger(directory / LEDGER, read_only=True) as ledger:
         accepted: list[tuple[Path, Path, Path]] = []
         for row in ledger.best():
             if row.output_path is not None and row.grade != "C":

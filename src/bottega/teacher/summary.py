@@ -141,6 +141,6 @@ def progress_of(directory: Path) -> Speed:
     """How far the run in a folder is; zero where there is none."""
     if not (directory / LEDGER).is_file():
         return {"targets": 0, "seconds_each": 0.0}
-    with Ledger(directory / LEDGER) as ledger:
+    with Ledger(directory / LEDGER, read_only=True) as ledger:
         targets, seconds = ledger.count(), ledger.seconds()
     return {"targets": targets, "seconds_each": seconds / targets if targets else 0.0}
