@@ -149,10 +149,10 @@ def sidecar(path: Path) -> list[str]:
 
 def is_utf8(path: Path) -> bool:
     """Whether a file of text can be read as UTF-8; a file that is not there can."""
+    if not path.is_file():  # nor is a pipe of that name: reading it would wait for its other end
+        return True
     try:
         path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return True
     except UnicodeDecodeError:
         return False
     return True

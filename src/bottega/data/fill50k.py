@@ -12,7 +12,6 @@ two flat areas. Examples are named by file stem: prompts repeat.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from bottega.data.pictures import open_picture
 from bottega.data.records import Fill50kRow
 from bottega.data.rows import listed_name, read_rows
 from bottega.data.splits import SPLITS
+from bottega.data.zips import PictureZip
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import write_bytes, write_png
 from bottega.runtime.paths import stays_inside
@@ -189,16 +189,15 @@ def _examples(folder: Path, swap: bool) -> Iterator[Fill50kExample]:
 def _from_list(listed: Path) -> Iterator[Fill50kExample]:
     folder = listed.parent
     with ExitStack() as stack:
-        archives = [stack.enter_context(_open_zip(path)) for path in sorted(folder.glob("*.zip"))]
-        members = {archive: set(archive.namelist()) for archive in archives}
+        archives = [stack.enter_context(PictureZip(path)) for path in sorted(folder.glob("*.zip"))]
 
         def picture(name: str) -> Path | bytes:
             """The file of that name, or its bytes from the first zip that has it."""
             if (folder / name).is_file():
                 return folder / name
-            for archive, names in members.items():
+            for archive in archives:
                 for member in (name, Path(name).name):
-                    if member in names:
+                    if member in archive:
                         return archive.read(member)
             return folder / name
 
@@ -235,13 +234,6 @@ def _stays_in_folder(name: Any) -> bool:
 
 def _stamp(content: Path | bytes) -> str:
     return file_stamp(content) if isinstance(content, Path) else str(len(content))
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise RequestError(f"{path} is no complete zip file ({error}); fetch it again") from error
 
 
 def _from_parquet(files: list[Path]) -> Iterator[Fill50kExample]:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from bottega.data import similar
-from bottega.data.pictures import Kind, UnusablePictureError, read_kind, reduced
+from bottega.data.pictures import Kind, UnusablePictureError, read_bytes, read_kind, reduced
 from bottega.runtime.errors import PictureError, StorageError
 from bottega.runtime.locks import LOCK, lock
 
@@ -120,7 +120,7 @@ def file_stamp(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError as error:
         raise UnusablePictureError("missing", f"there is no file {path.name}") from error
     except OSError as error:

@@ -23,6 +23,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from bottega.data.captions import stem_of
+from bottega.data.pictures import FORMATS
+from bottega.runtime.paths import open_file
 
 Name = Literal["images-only", "stuffthingmaps", "pixelmaps", "10k"]
 UNLABELED = 255  # in `stuffthingmaps`; in `pixelmaps` no class has this id
@@ -99,5 +101,5 @@ def class_ids(path: Path, name: Name) -> npt.NDArray[np.uint8]:
 
 
 def _values(path: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
+    with open_file(path) as stream, Image.open(stream, formats=FORMATS) as image:
         return np.asarray(image if image.mode in ("L", "P") else image.convert("L"), dtype=np.uint8)

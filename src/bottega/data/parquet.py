@@ -20,6 +20,15 @@ from bottega.runtime.paths import inside
 _LFS_POINTER = b"version https://git-lfs"
 BATCH_ROWS = 16  # pictures held at once: a few MB of WikiArt's
 
+MAX_RATIO = 200
+"""How many times its file a column may take unpacked: pictures are compressed already, and grow by a hundredth."""
+
+SMALL = 64_000_000
+"""Bytes that a column may unpack to from any size: labels and captions that repeat."""
+
+MAX_EMPTY_ROWS = 1_000_000
+"""Rows of a file that may have fewer bytes than rows."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -61,9 +70,28 @@ def open_table(path: Path) -> Table:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
                 rows = file.metadata.num_rows
+                _refuse_bomb(path, file.metadata)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     return Table(path, rows, tuple(schema.names), _label_names(schema.metadata or {}) or _names_beside(path))
+
+
+def _refuse_bomb(path: Path, metadata: Any) -> None:
+    """RequestError where a table says that it unpacks to far more than pictures can: before a page of it is read."""
+    size = path.stat().st_size
+    largest = 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for column in range(row_group.num_columns):
+            largest = max(largest, row_group.column(column).total_uncompressed_size)
+    cure = "save it again in smaller row groups if you trust it, or name another"
+    if largest > max(MAX_RATIO * size, SMALL):
+        raise RequestError(
+            f"{path} has a column of {largest} bytes unpacked, at most {MAX_RATIO} times the file's own {size} are "
+            f"read; {cure}"
+        )
+    if metadata.num_rows > max(size, MAX_EMPTY_ROWS):
+        raise RequestError(f"{path} has {metadata.num_rows} rows in {size} bytes, at most one a byte is read; {cure}")
 
 
 def _parquet_batches(path: Path, columns: list[str]) -> Iterator[Any]:
@@ -146,7 +174,7 @@ def _names_beside(path: Path) -> dict[str, Sequence[str]]:
     """Label names from the `dataset_info.json` that `datasets` writes beside its Arrow files."""
     try:
         written = json.loads((path.parent / "dataset_info.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return _names_in(written)
 
@@ -154,7 +182,7 @@ def _names_beside(path: Path) -> dict[str, Sequence[str]]:
 def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
     try:
         written = json.loads(metadata.get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return _names_in(written.get("info")) if isinstance(written, dict) else {}
 

@@ -3,28 +3,30 @@
 The reasons, as written in `rejects.csv`:
 
 - `missing`: there is no such file
-- `broken`: not a picture, or damaged
+- `broken`: not a picture, or damaged; a folder, a pipe or a device under a picture's name
 - `truncated`: the file ends before the picture does
 - `too-small`: the short side is below the limit
-- `enormous`: more pixels than may be decoded (a decompression bomb, or a scan that no memory holds)
+- `enormous`: more pixels than may be decoded (a decompression bomb, or a scan that no memory holds), or more bytes
 - `mode`: a pixel format with no known range, such as 32-bit floats
 """
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bottega.runtime.errors import PictureError
+from bottega.runtime.paths import NotAFileError, open_file
 from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ MAX_PIXELS = 100_000_000
 
 MAX_JPEG_PIXELS = 1_000_000_000
 """Pixels of a JPEG file, which can be decoded at 1/2, 1/4 or 1/8 of its size."""
+
+MAX_BYTES = 2_000_000_000
+"""Bytes of a picture's file: several times what the pixels that may be decoded take without compression."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+"""What a file's bytes may be, whatever its name says (MPO is opened as JPEG). Pillow reads fifty more, of which EPS
+runs Ghostscript."""
 
 PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 """Endings, in lower case, by which pictures are found in a folder; what they are, their bytes say."""
@@ -194,10 +203,12 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     """An opened picture, nothing decoded; everything that Pillow may raise becomes an `UnusablePictureError`."""
     name = _name(source)
     try:
-        with _open_header(source) as image:
+        with _bytes_of(source) as stream, _open_header(stream) as image:
             yield image
     except PictureError:
         raise
+    except NotAFileError as error:
+        raise UnusablePictureError("broken", f"{name} is {error.kind} and no picture; take it out of there") from error
     except FileNotFoundError as error:
         raise UnusablePictureError(
             "missing", f"there is no file {name}; restore it or take it out of the list"
@@ -211,15 +222,36 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
         raise UnusablePictureError("enormous", f"{name} does not fit into memory; scale it down") from error
 
 
-def _open_header(source: Path | str | bytes) -> Image.Image:
+def read_bytes(path: Path | str) -> bytes:
+    """A picture's file as it is.
+
+    Raises:
+        OSError: there is none, it can't be read, or it is no ordinary file.
+        PictureError: it has more than `MAX_BYTES`.
+    """
+    with _bytes_of(path) as stream:
+        return stream.read()
+
+
+def _bytes_of(source: Path | str | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    stream = open_file(source)
+    size = os.fstat(stream.fileno()).st_size
+    if size > MAX_BYTES:
+        stream.close()
+        raise UnusablePictureError("enormous", f"{source} has {size} bytes, at most {MAX_BYTES} are read")
+    return stream
+
+
+def _open_header(stream: BinaryIO) -> Image.Image:
     # Pillow's own guard only warns at half of its limit and lets no larger JPEG be drafted down. `_fit_into` is
     # stricter, so the guard is off while the header is read; nothing is decoded here.
-    readable = io.BytesIO(source) if isinstance(source, bytes) else source
     with _HEADER_LOCK:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(readable)
+            return Image.open(stream, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -167,9 +167,10 @@ def load_label_map(path: Path, size: int) -> Labels:
     """The centre square of a label map, uint8 [size, size], as `data.pictures.load_square` cuts it; nearest class."""
     from PIL import Image
 
-    from bottega.data.pictures import centre_square
+    from bottega.data.pictures import FORMATS, centre_square
+    from bottega.runtime.paths import open_file
 
-    with Image.open(path) as image:
+    with open_file(path) as stream, Image.open(stream, formats=FORMATS) as image:
         labels = image if image.mode in ("L", "P") else image.convert("L")
         if labels.size != (size, size):
             labels = labels.resize((size, size), Image.Resampling.NEAREST, box=centre_square(*labels.size))

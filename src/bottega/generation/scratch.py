@@ -383,8 +383,10 @@ def _read_metadata(file: Path) -> str | None:
     """The metadata of a picture; None where it was not drawn here."""
     from PIL import Image
 
+    from bottega.runtime.paths import open_file
+
     try:
-        with Image.open(file) as picture:
+        with open_file(file) as stream, Image.open(stream, formats=("PNG",)) as picture:
             metadata: str | None = picture.info.get(CHUNK)
             return metadata
     except OSError:  # no picture at all

@@ -424,13 +424,14 @@ def _full_strength(strength: float | None) -> float:
 
 def _sides(path: Path) -> tuple[int, int]:
     """Width and height as the file's header has them."""
-    from PIL import Image
+    from bottega.data.pictures import read_kind
+    from bottega.runtime.errors import PictureError
 
     try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError:
+        kind = read_kind(path)
+    except PictureError:
         return 0, 0  # reading it says why
+    return kind.width, kind.height
 
 
 def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from bottega.models import checkpoint_keys as keys
 from bottega.models.names import resolve
 from bottega.models.weights import PICKLED, TensorInfo, find_weights, read_config, read_header, read_headers
 from bottega.runtime.errors import BottegaError, MissingError, RequestError, StorageError
+from bottega.runtime.paths import open_file
 
 Family = Literal[
     "sdxl", "sdxl_refiner", "sdxl_inpaint", "sd1", "sd2", "pixart", "flux", "sd3", "ldm", "style_adapter", "lora",
@@ -643,7 +644,7 @@ def _file_names(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[str, str
 def _begins_as_pickle(path: Path) -> bool:
     """Whether a file's first bytes are a pickle's, or those of the archive that torch puts one into."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             first = stream.read(9)
     except OSError as error:
         raise StorageError(

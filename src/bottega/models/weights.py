@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import sha256_file
+from bottega.runtime.paths import open_file
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
@@ -55,7 +56,7 @@ def read_header(path: Path, limit: int = _HEADER_LIMIT) -> SafetensorsHeader:
     """
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
             first = file.read(8)
             length = int.from_bytes(first, "little")
             if len(first) < 8 or 8 + length > size:
@@ -167,7 +168,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise MissingError(f"{path}: missing; fetch the model's folder again, whole") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path}: not a JSON file that can be read ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise StorageError(f"{path}: must hold a JSON object, received {type(content).__name__}; fetch it again")

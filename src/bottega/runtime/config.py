@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bottega.runtime.errors import RecipeError
+from bottega.runtime.paths import open_file
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,15 @@ def load_yaml(path: Path) -> dict[str, Any]:
         RecipeError: if the file is missing, unreadable, malformed, has a key twice, or is no mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open_file(path) as stream:
+            content = stream.read(MAX_YAML_BYTES + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError as error:
         raise RecipeError(f"no such recipe: {path}{_neighbours(Path(path))}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise RecipeError(f"{path} is no recipe: it has more than {MAX_YAML_BYTES} bytes, the limit; name another")
     try:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader that also refuses double keys)
     except yaml.YAMLError as error:
@@ -305,6 +310,17 @@ def _without_booleans(resolvers: _Resolvers) -> _Resolvers:
     return kept
 
 
+MAX_YAML_BYTES = 1_000_000
+"""Bytes of a YAML file; the longest recipe has some ten thousand."""
+
+MAX_YAML_NODES = 100_000
+"""Values of a YAML text with its aliases written out: nine levels of nine aliases each would be four hundred million.
+The longest recipe has some hundreds."""
+
+MAX_YAML_DEPTH = 100
+"""Levels of a YAML text; a recipe has four."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where PyYAML would silently keep the last, and reads plain words as
     YAML 1.2 does: `off` is a word, `1e-3` a number.
@@ -312,6 +328,27 @@ class _StrictLoader(yaml.SafeLoader):
 
     # `thresholding: off` was read as false, as YAML 1.1 has it (docs/log.md).
     yaml_implicit_resolvers = _without_booleans(yaml.SafeLoader.yaml_implicit_resolvers)
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node with all below it."""
+        self._depth += 1
+        if self._depth > MAX_YAML_DEPTH:  # else a thousand brackets would end in a RecursionError, after seconds
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"it has more than {MAX_YAML_DEPTH} levels", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The text as a tree, refused where its aliases would make it too large: before a value is made of it."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _count_nodes(node, {}) > MAX_YAML_NODES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {MAX_YAML_NODES} values; write out what is meant"
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -326,6 +363,23 @@ class _StrictLoader(yaml.SafeLoader):
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+
+
+def _count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Values below a node and itself, each as often as it is named; `counted` by the identity of nodes."""
+    known = counted.get(id(node))
+    if known is not None:
+        return known
+    counted[id(node)] = MAX_YAML_NODES + 1  # while it is counted: one that holds itself has no end
+    count = 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            count += _count_nodes(key, counted) + _count_nodes(value, counted)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            count += _count_nodes(value, counted)
+    counted[id(node)] = count
+    return count
 
 
 class _Dumper(yaml.SafeDumper):

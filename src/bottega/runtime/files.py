@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.paths import open_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +193,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal, read as a stream."""
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from bottega.runtime.errors import RequestError
 from bottega.runtime.escape import shown
@@ -39,6 +39,20 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+class NotAFileError(OSError):
+    """A folder, a pipe, a socket or a device stands where an ordinary file is wanted.
+
+    Args:
+        kind: what it is, such as `a named pipe`.
+        path: its name.
+    """
+
+    def __init__(self, kind: str, path: Path | str) -> None:
+        number = errno.EISDIR if kind == _KINDS[stat.S_IFDIR] else errno.EINVAL
+        super().__init__(number, f"an ordinary file is wanted, it is {kind}", str(path))
+        self.kind = kind
 
 
 def stays_inside(name: str) -> bool:
@@ -71,12 +85,12 @@ def inside(root: Path, name: str, source: str, *, own_links: bool = False) -> Pa
     return path
 
 
-def open_file(path: Path | str) -> BinaryIO:
+def open_file(path: Path | str) -> BufferedReader:
     """Open an ordinary file to read its bytes.
 
     Raises:
-        OSError: there is none, it can't be read, or it is a folder, a pipe, a socket or a device; `strerror` says
-            which.
+        NotAFileError: it is a folder, a pipe, a socket or a device.
+        OSError: there is none, or it can't be read.
     """
     # Looked at before it is opened: a named pipe has no end to wait for, and opening a device may set it off.
     _require_ordinary(os.stat(path).st_mode, path)
@@ -90,11 +104,8 @@ def open_file(path: Path | str) -> BinaryIO:
 
 
 def _require_ordinary(mode: int, path: Path | str) -> None:
-    if stat.S_ISREG(mode):
-        return
-    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-    raise OSError(number, f"an ordinary file is wanted, it is {kind}", str(path))
+    if not stat.S_ISREG(mode):
+        raise NotAFileError(_KINDS.get(stat.S_IFMT(mode), "something else"), path)
 
 
 def _why_not(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bottega.runtime.errors import MissingError, PictureError
+from bottega.runtime.paths import open_file
 
 MAX_TEXT = 4 << 20
 """Bytes of one text: ten times the largest ComfyUI workflow that people publish."""
@@ -63,7 +64,7 @@ def read_texts(path: Path) -> Texts:
     """
     texts = Texts()
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(12)
             if head.startswith(_PNG):
                 _read_png(stream, texts)
