@@ -152,7 +152,7 @@ def pixart(last: int, *, per_epoch: int = 600, epochs: int = 100, start: int = 0
 
 
 @pytest.mark.parametrize(
-    ("per_epoch", "epochs", "last"), [(600, 100, 59980), (600, 100, 20000), (60, 7, 400), (40, 200, 7600)]
+    ("per_epoch", "epochs", "last"), [(600, 100, 59980), (600, 100, 20000), (60, 7, 400), (40, 200, 7620)]
 )
 def test_pixart_tells_its_steps_its_epochs_and_by_its_times_left_the_plan(
     per_epoch: int, epochs: int, last: int, tmp_path: Path

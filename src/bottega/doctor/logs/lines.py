@@ -269,14 +269,20 @@ def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object
         short.setdefault(name, value)
         if isinstance(value, _NO_NUMBERS):
             continue
-        if "loss" in lowered:
-            row.add_loss(key, to_float(value))
-        elif row.rate is None and "l" in lowered and is_rate(lowered):
-            row.rate = _finite(value)
-        side = side_of(name) or side_of(name.rsplit(".", 1)[-1])
-        if side is not None:
-            row.sides.setdefault(side, side_value(value))
+        _take_member(key, lowered, value, row)
     return short
+
+
+def _take_member(key: str, lowered: str, value: object, row: LogLine) -> None:
+    """A number of an object, if it is a loss, a rate, or of a column beside them; lowered: its name in lower case."""
+    if "loss" in lowered:
+        row.add_loss(key, to_float(value))
+    elif row.rate is None and is_rate(lowered):
+        row.rate = _finite(value)
+    name = lowered.rsplit("/", 1)[-1]
+    side = side_of(name) or side_of(name.rsplit(".", 1)[-1])
+    if side is not None:
+        row.sides.setdefault(side, side_value(value))
 
 
 def side_value(value: Any) -> float:
