@@ -194,7 +194,7 @@ def _notes(log: LogSummary, curve: LossCurve, is_running_mean: bool) -> tuple[st
 
 def _notes_on_reading(log: LogSummary) -> list[str]:
     """What of the log was not read, or read in a way that may surprise."""
-    notes = []
+    notes = list(log.notes)
     if log.is_torn:
         notes.append("the last line is incomplete and was left out")
     if log.num_overlong:

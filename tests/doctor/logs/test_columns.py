@@ -192,3 +192,37 @@ def test_the_time_left_of_an_epoch_is_not_that_of_the_run(tmp_path: Path) -> Non
     reader = LogReader(path)
     list(reader.batches())
     assert measure_progress(reader.summary()).hours_left == pytest.approx(10 / 3)
+
+
+OBJECTS = {
+    "named, its value inside": '{"name": "loss", "data": {"epoch": 3, "step": 20, "value": 0.1234}}',
+    "a tag and a value": '{"tag": "train/loss", "value": 0.1234, "step": 20, "epoch": 3}',
+    "MLflow": '{"key": "train_loss", "value": 0.1234, "timestamp": 1700000000000, "step": 20, "epoch": 3}',
+    "inside": '{"step": 20, "epoch": 3, "train": {"loss": 0.1234, "lr": 0.0}}',
+    "twice inside": '{"event": "step", "payload": {"epoch": 3, "step": 20, "metrics": {"loss": 0.1234, "lr": 0.0}}}',
+    "beside a validation": '{"step": 20, "epoch": 3, "eval": {"loss": 0.2}, "train": {"loss": 0.1234}}',
+    "beside settings": '{"step": 20, "epoch": 3, "config": {"loss": "mse"}, "best": {"loss": 0.01}, "loss": 0.1234}',
+    "docker": '{"log": "epoch 3 step 20 loss: 0.1234\\n", "stream": "stdout", "time": "2024-05-01T12:00:00.1Z"}',
+    "a collector": '{"ts": 1, "level": "info", "message": "{\\"epoch\\": 3, \\"step\\": 20, \\"loss\\": 0.1234}"}',
+    "a bar in docker": '{"log": "\\rloss=0.2\\repoch 3 step 20 loss=0.1234\\r", "stream": "stderr"}',
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_loss_inside_an_object_is_found(name: str) -> None:
+    row = parse(OBJECTS[name].encode())
+    assert (row.loss, row.step, row.epoch) == (0.1234, 20, 3.0)
+    assert row.rate == (0.0 if "inside" in name and "value" not in name else None)
+    assert row.validation == (0.2 if "validation" in name else None)
+
+
+def test_a_setting_called_loss_is_no_loss_and_null_is_one_that_is_not_finite() -> None:
+    assert parse(b'{"step": 3, "config": {"loss": "huber"}}').loss is None
+    for value in ("null", '"nan"', "NaN"):
+        loss = parse(f'{{"step": 3, "train": {{"loss": {value}}}}}'.encode()).loss
+        assert loss is not None and math.isnan(loss)
+
+
+def test_objects_within_objects_without_end_are_no_log() -> None:
+    assert parse(b'{"a": ' * 9000 + b'{"loss": 0.1}' + b"}" * 9000).loss in (None, 0.1)
+    assert parse(b'{"a": {"a": {"a": {"a": {"a": {"loss": 0.1}}}}}}').loss is None

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from bottega.doctor.logs.sides import PATTERNS, PLAIN_DATA, PLAIN_TIME, Side, is_rate, side_of
+from bottega.doctor.logs.sides import LONGEST_NAME, PATTERNS, PLAIN_DATA, PLAIN_TIME, Side, is_rate, side_of
 
 # 1,234 and 0,12 are numbers too; possessive, so that no part of a longer number is taken for one.
 _NUMBER = rb"[-+]?(?>[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|0,\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
@@ -197,19 +197,24 @@ class LogLine:
         return True
 
 
+MAX_DEPTH = 3
+"""Objects within objects in which a loss is looked for."""
+
+MAX_MEMBERS = 1000
+"""Of an object that are looked at."""
+
+_NAME_KEYS = ("name", "tag", "key", "metric")
+_VALUE_KEYS = ("value", "val", "scalar")
+
 MAX_TASKS = 8
 """Parts of a loss that are kept: a detector may print a hundred."""
 
 
 def parse(line: bytes) -> LogLine:
     """Whatever numbers a line has."""
-    if line.startswith(b'{"'):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            return from_object(found)
+    row = _parse_object(line) if line.startswith(b'{"') else None
+    if row is not None:
+        return row
     row = LogLine()
     if b"train_runtime" in line:  # the closing summary of transformers' Trainer: its train_loss is the whole run's mean
         return row
@@ -230,10 +235,25 @@ def parse(line: bytes) -> LogLine:
     return row
 
 
+def _parse_object(line: bytes) -> LogLine | None:
+    """Of a line that is an object; None where it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    row = from_object(found)
+    if row.kind is not LossKind.NONE or row.validation is not None:
+        return row
+    wrapped = _wrapped_line(found)
+    return row if wrapped is None else parse(wrapped)
+
+
 def from_object(found: Mapping[str, object]) -> LogLine:
     """The same from a JSON object: a row of metrics.jsonl, or of another trainer's."""
     row = LogLine(json=found)
-    short = _read_members(found, row)
+    short = _read_members(dict(_members(found)), row)
 
     if "data_time" in row.sides and "step_time" not in row.sides and _finite(short.get("time")) is not None:
         row.sides["step_time"] = to_float(short["time"])  # as detectron2 and mmengine have it; alone it may be a clock
@@ -246,13 +266,50 @@ def from_object(found: Mapping[str, object]) -> LogLine:
     row.epochs = _first_number(short, "total_epochs", "num_epochs")
     row.num_pictures = _first_number(short, "num_samples")
     row.epoch = _finite(short.get("epoch"))
-    row.pace = _finite(found.get("seconds"))
+    row.pace = _finite(short.get("seconds"))
     row.seconds_left = _seconds(
         _LEFT.search(f"eta: {short.get('remaining_time')}".encode())
     )  # as LLaMA-Factory writes it
-    if found.get("prediction_type"):
-        row.prediction_type = str(found["prediction_type"])
+    prediction = found.get("prediction_type")
+    if isinstance(prediction, str) and re.fullmatch(r"\w{1,20}", prediction):
+        row.prediction_type = prediction
     return row
+
+
+def _members(found: Mapping[str, object], group: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """The members of an object, those of the objects within it under `outer/inner`; `{"name": "loss", "value": 0.1}`,
+    wherever its two parts are, gives a loss as well."""
+    for key, value in list(found.items())[:MAX_MEMBERS]:
+        if not isinstance(value, dict):
+            yield group + key, value
+        elif "mean" in value:  # as edm's stats.jsonl has it
+            yield group + key, value["mean"]
+        elif depth < MAX_DEPTH:
+            yield from _members(value, f"{group}{key}/", depth + 1)
+    if not depth:
+        yield from _named_value(found)
+
+
+def _named_value(found: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    name = next((found[key] for key in _NAME_KEYS if isinstance(found.get(key), str)), None)
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        return
+    for place in (found, *found.values()):
+        if not isinstance(place, dict):
+            continue
+        for key in _VALUE_KEYS:
+            if isinstance(place.get(key), int | float):
+                yield name, place[key]
+                return
+
+
+def _wrapped_line(found: Mapping[str, object]) -> bytes | None:
+    """A line of a log within an object, as docker, Kaggle and collectors of logs keep it: the last with a loss."""
+    for value in found.values():
+        if isinstance(value, str) and "oss" in value:
+            lines = [line for line in re.split(r"[\r\n]", value) if "oss" in line]
+            return lines[-1].encode("utf-8", "replace") if lines else None
+    return None
 
 
 def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object]:
@@ -262,8 +319,6 @@ def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object
     """
     short: dict[str, object] = {}
     for key, value in found.items():
-        if isinstance(value, dict) and "mean" in value:  # as edm's stats.jsonl has it
-            value = value["mean"]
         lowered = key.lower()
         name = lowered.rsplit("/", 1)[-1]
         short.setdefault(name, value)
@@ -275,14 +330,19 @@ def _read_members(found: Mapping[str, object], row: LogLine) -> dict[str, object
 
 def _take_member(key: str, lowered: str, value: object, row: LogLine) -> None:
     """A number of an object, if it is a loss, a rate, or of a column beside them; lowered: its name in lower case."""
-    if "loss" in lowered:
-        row.add_loss(key, to_float(value))
+    if "loss" in lowered and len(lowered) <= LONGEST_NAME:
+        if not isinstance(value, str) or _is_number(value):  # {"loss": "mse"} is a setting
+            row.add_loss(key, to_float(value))
     elif row.rate is None and is_rate(lowered):
         row.rate = _finite(value)
     name = lowered.rsplit("/", 1)[-1]
     side = side_of(name) or side_of(name.rsplit(".", 1)[-1])
     if side is not None:
         row.sides.setdefault(side, side_value(value))
+
+
+def _is_number(text: str) -> bool:
+    return math.isfinite(to_float(text)) or text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity", "null")
 
 
 def side_value(value: Any) -> float:
@@ -352,6 +412,13 @@ def _classify(name: str, context: str) -> tuple[LossKind, str]:
     if about & AVERAGED:
         return LossKind.AVERAGE, ""
     return LossKind.NAMED if parts - {"loss", ""} else LossKind.PLAIN, ""
+
+
+def loss_kind(name: str) -> LossKind:
+    """What a column of that name is, as far as it is a loss; NONE where it is not."""
+    if "loss" not in name.lower() or len(name) > LONGEST_NAME:
+        return LossKind.NONE
+    return _classify(name, "")[0]
 
 
 def _read_losses(line: bytes, row: LogLine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from bottega.doctor.logs.events import event_files
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import storage_error
 from bottega.training.log import LOG, METRICS
@@ -45,7 +46,7 @@ def find_log(path: Path) -> Path:
                 f"{rule}, a regular file; {path} is a pipe, a socket or a device; save it first, and {HOW}"
             )
         raise MissingError(f"{rule}; there is no file or folder {path}; {HOW}")
-    return _log_of_bottega(path) or _log_of_another_trainer(path) or _only_text_file(path)
+    return _log_of_bottega(path) or _log_of_another_trainer(path) or _only_text_or_event_file(path)
 
 
 def _log_of_bottega(path: Path) -> Path | None:
@@ -65,21 +66,26 @@ def _log_of_another_trainer(path: Path) -> Path | None:
     return None
 
 
-def _only_text_file(path: Path) -> Path:
-    """The one text file of a folder. Of several none is guessed: a verdict on the wrong run is worse than none."""
+def _only_text_or_event_file(path: Path) -> Path:
+    """The one text file of a folder, else its newest event file. Of several texts none is guessed: a verdict on the
+    wrong run is worse than none."""
     texts = []
     for file in sorted(path.iterdir()):
         if file.suffix in (".log", ".jsonl") and file.is_file():
             texts.append(file)
     if len(texts) == 1:
         return texts[0]
+    if not texts:
+        events = event_files(path)
+        if events:
+            return events[-1]
     if texts:
         names = ", ".join(text.name for text in texts[:4])
         if len(texts) > 4:
             names += ", …"
         found = f"{len(texts)} files end in .log or .jsonl: name one of {names}"
     else:
-        found = f"neither {METRICS} nor a .log is there"
+        found = f"neither {METRICS} nor a .log nor an event file of TensorBoard is there"
     raise MissingError(f"a folder is judged from its one log; in {path} {found}; {HOW}")
 
 

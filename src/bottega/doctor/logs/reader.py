@@ -20,6 +20,7 @@ from bottega.doctor.logs.bars import BarWatcher
 from bottega.doctor.logs.counter import StepCounter
 from bottega.doctor.logs.decode import COLOUR, LONGEST_LINE, WholeLines, chunks, to_english
 from bottega.doctor.logs.documents import rows_of_document
+from bottega.doctor.logs.events import EventFiles, event_files, is_event_file
 from bottega.doctor.logs.lines import (
     MARKS,
     LogLine,
@@ -87,11 +88,13 @@ class LogReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = find_log(Path(path))
+        self._event_files = _event_files_of(Path(path), self.path)
         self._plan = TrainingLength()
         self._counter = StepCounter(self._plan)
         self._pace = _PaceMeter()
         self._queue = _Queue()
-        self._normalizer = _Normalizer()
+        self._normalizer = _Normalizer(self.path)
+        self._notes: list[str] = []
         self._bars = BarWatcher()
         self._watcher = Watcher()  # for what only bottega's own columns tell
         self._validations: deque[tuple[float, float]] = deque(maxlen=4096)  # [(step, loss)]: a validation is rare
@@ -120,7 +123,8 @@ class LogReader:
             RequestError: there is none, or the file is not text.
             StorageError: the disk fails.
         """
-        require_text(self.path)
+        if not self._event_files:
+            require_text(self.path)
         for block in self._blocks():
             if self._counter.unit != "step":
                 self._bars.see(block)
@@ -157,6 +161,7 @@ class LogReader:
             is_average=self._kind is LossKind.AVERAGE,
             is_torn=self._is_torn,
             num_overlong=self._lines.num_overlong,
+            notes=(*self._notes, *self._normalizer.notes),
             findings=tuple(self._watcher.findings(ended=True)),
             has_paired_validation=self._watcher.validation is not None,
             draws_pictures=self._draws_pictures,
@@ -171,7 +176,7 @@ class LogReader:
     def _blocks(self) -> Iterator[bytes]:
         """Whole lines, some `BLOCK` bytes at a time."""
         try:
-            rows = rows_of_document(self.path)
+            rows = self._rows_of_a_document()
             if rows is not None:
                 for row in rows:
                     self._num_bytes += len(row)
@@ -184,6 +189,14 @@ class LogReader:
         except OSError as error:
             raise storage_error(error, self.path) from error
         yield from self._last_without_a_line_feed(self._normalized(self._lines.rest))
+
+    def _rows_of_a_document(self) -> Iterator[bytes] | None:
+        """The lines of a log that comes as JSON or as event files; None of one that is text."""
+        if not self._event_files:
+            return rows_of_document(self.path)
+        events = EventFiles(self._event_files)
+        self._notes = events.notes
+        return events.lines()
 
     def _last_without_a_line_feed(self, line: bytes) -> Iterator[bytes]:
         """The last line where nothing is missing of it: an object that parses, or a loss that more text follows."""
@@ -477,9 +490,14 @@ class LogReader:
 class _Normalizer:
     """Brings whole lines into one form, so that all that follows knows one kind of line."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
         self._is_foreign = False
-        self._tables = TableRewriter()
+        self._tables = TableRewriter(path)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was taken for a loss without being called one."""
+        return self._tables.notes
 
     def lines(self, text: bytes, *, search: bool) -> bytes:
         """Whole lines, rewritten where need be. search: no loss was found yet, so that a table or another language may
@@ -558,6 +576,13 @@ class _Queue:
         batch = LossBatch(steps, losses, rates, self.resumed, self.begins_new_run, sides)
         self.resumed = self.begins_new_run = False
         return batch
+
+
+def _event_files_of(named: Path, log: Path) -> list[Path]:
+    """The event files to read: those beside the one that was found in a folder, or the one that was named."""
+    if not is_event_file(log):
+        return []
+    return event_files(log.parent) if named.is_dir() else [log]
 
 
 def _side_columns(columns: Mapping[str, F64], count: int) -> SideColumns:

@@ -37,7 +37,7 @@ class LogSummary:
 
     validations: (step, loss). resumes: (step before, step after), the first 32. num_runs: in the file. is_average: the
     losses are the trainer's own running mean. is_torn: the last line breaks off. num_overlong: lines that were
-    too long to be read. findings: what bottega's own columns
+    too long to be read. notes: on how it was read. findings: what bottega's own columns
     tell of tasks and of the paired validation (`has_paired_validation`).
 
     draws_pictures, reads_text: of what is trained, as far as can be known. num_pictures: in the training set.
@@ -68,6 +68,7 @@ class LogSummary:
     num_pictures: int | None
     prediction_type: str | None
     timestep_bins: Mapping[str, object] | None
+    notes: tuple[str, ...] = ()
     reads_text: bool = True
     latent_range: float | None = None
     recipe: Mapping[str, object] = field(default_factory=dict)

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
-from bottega.doctor.logs.sides import is_rate, side_of
+from bottega.doctor.logs.lines import LossKind, loss_kind
+from bottega.doctor.logs.sides import LONGEST_NAME, is_rate, side_of
 
 HEAD = 1 << 16
 """Bytes of a chunk in which the header of a table is looked for, as long as no loss was found."""
@@ -25,6 +27,7 @@ _BOUNDS = (b"__MIN", b"__MAX")  # of a column that Weights & Biases exports, ove
 _CELL = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\d+/\d+|[-+]?(?:nan|inf(?:inity)?)|none|", re.I)
 _PAIR = re.compile(rb"\|\s*([A-Za-z_][\w/]*)\s*\|\s*(\S*)\s*\|\s*")
 _PAIRED_LOSS = re.compile(rb"^\|\s*(?:\w+/)?loss\s*\|\s*[\d.-]", re.M)
+_OF_TENSORBOARD = re.compile(rb"\"?wall time\"?,\"?step\"?,\"?value\"?\s*", re.I)
 _SEPARATORS = (b",", b";", b"\t", None)  # None: any number of spaces
 
 Cells = list[tuple[bytes, bytes]]
@@ -32,9 +35,18 @@ Cells = list[tuple[bytes, bytes]]
 
 
 class TableRewriter:
-    """Rewrites the rows of a table; what it found in the first lines holds for the later ones."""
+    """Rewrites the rows of a table; what it found in the first lines holds for the later ones.
 
-    def __init__(self) -> None:
+    Args:
+        path: of the log; its name holds the tag that TensorBoard exported.
+
+    Attributes:
+        notes: what was taken for a loss without being called one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.notes: list[str] = []
+        self._path = path
         self._separator: bytes | None = None
         self._names: list[bytes] = []  # of the columns, once a header was found
         self._is_paired = False  # a name is beside each value
@@ -53,9 +65,25 @@ class TableRewriter:
     def _look_for_a_table(self, text: bytes) -> None:
         self._is_paired = _PAIRED_LOSS.search(text, 0, HEAD) is not None
         head = [line for line in text[:HEAD].split(b"\n") if line.strip()]
+        if head and _OF_TENSORBOARD.fullmatch(head[0]):
+            self._separator = b","
+            self._names = [b"Wall time", b"Step", self._exported_tag().encode()]
+            return
         for line, below in pairwise(head):
             if self._is_header(line, below):
                 return
+
+    def _exported_tag(self) -> str:
+        """What TensorBoard's CSV is of: `run-x-tag-train_loss.csv`. A file of another name is taken for a loss's."""
+        _, mark, tag = self._path.stem.rpartition("-tag-")
+        kind = loss_kind(tag or self._path.stem)
+        if mark and kind is LossKind.NONE:
+            return tag[:LONGEST_NAME].encode("ascii", "replace").decode()
+        if kind is LossKind.NONE:
+            self.notes.append("TensorBoard's CSV does not say what it is of, nor does the file's name: read as a loss")
+        elif kind is LossKind.VALIDATION:
+            self.notes.append("by the file's name the losses are those of a validation")
+        return "loss"
 
     def _is_header(self, line: bytes, below: bytes) -> bool:
         """Whether a line is a header, which the one below it proves; if so, its names are kept."""
