@@ -224,7 +224,7 @@ def test_a_zip_that_was_not_unpacked_is_named_with_the_command_that_unpacks_it(t
     shutil.make_archive(str(tmp_path / "raw" / "fill50k"), "zip", tmp_path / "set")
     with pytest.raises(MissingError, match=r"but fill50k\.zip: unpack them first, by ") as told:
         prepared(tmp_path)
-    command = str(told.value).partition(" first, by ")[2].partition("; put Fill50K")[0]
+    command = str(told.value).partition(" first, by ")[2].partition("; unpack Fill50K")[0]
     subprocess.run(shlex.split(command), check=True)
     assert prepared(tmp_path)[0]["examples"] == COUNT
 

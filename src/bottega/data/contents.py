@@ -68,34 +68,45 @@ def index_contents(
         data_root: what paths are relative to.
         limits: which pictures are usable.
     """
-    ids = Ids(index.ids())
     total = index.mark_all_present(sources)
+    with Progress(total, "contents", "pictures") as progress:
+        pictures = (_source_picture(content, data_root) for content in contents)
+        update_index(index, pictures, _Admission(index), limits=limits, progress=progress)
+    gone = [row.source for row in index.drop_absent() if row.usable]
+    if gone:
+        LOGGER.warning("%d contents of an earlier run are not in the source any more: %s", len(gone), name_some(gone))
+    index.commit()
 
-    def decide(picture: SourcePicture, inspection: Inspection) -> PictureRow:
+
+class _Admission:
+    """Gives an inspected content its id, or the reason why it is left out; called in source order."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._ids = Ids(index.ids())
+
+    def __call__(self, picture: SourcePicture, inspection: Inspection) -> PictureRow:
         extra = {"path": picture.extra["path"], "split": picture.extra["split"]}
         row = PictureRow(picture.source, picture.stamp, None, inspection, extra)
         if inspection.reason:
             return row
         if not picture.extra["captions"]:
             return row.rejected("no-caption", "no caption names this picture; add one, or give a prompt for all")
-        twins = find_twins(index, picture.source, inspection.sha256)
+        twins = find_twins(self._index, picture.source, inspection.sha256)
         if twins.there:
             return row.rejected("duplicate", f"the same bytes as {twins.there[0].id}")
-        known = index.get(picture.source)
-        identity = known.id if known is not None else None  # an id once given is kept: files are named after it
-        if identity is None and twins.moved:
-            identity = twins.moved[0].id
-            index.drop(twins.moved[0].source)
-        identity = identity or ids.give(picture.extra["wanted"])
+        identity = self._identity(picture, twins.moved)
         return PictureRow(picture.source, picture.stamp, identity, inspection, extra)
 
-    with Progress(total, "contents", "pictures") as progress:
-        pictures = (_source_picture(content, data_root) for content in contents)
-        update_index(index, pictures, decide, limits=limits, progress=progress)
-    gone = [row.source for row in index.drop_absent() if row.usable]
-    if gone:
-        LOGGER.warning("%d contents of an earlier run are not in the source any more: %s", len(gone), name_some(gone))
-    index.commit()
+    def _identity(self, picture: SourcePicture, moved: Sequence[PictureRow]) -> str:
+        """The id of an earlier run, for files are named after it; else a new one."""
+        known = self._index.get(picture.source)
+        if known is not None and known.id:
+            return known.id
+        if moved and moved[0].id:
+            self._index.drop(moved[0].source)  # an id stands once in the index
+            return moved[0].id
+        return self._ids.give(picture.extra["wanted"])
 
 
 def _source_picture(content: Content, data_root: Path) -> SourcePicture:

@@ -15,6 +15,7 @@ from typing import Any
 from bottega.data.config import LimitsConfig
 from bottega.data.index import Index, Inspection, Measure, PictureRow, inspect_picture
 from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.escape import escaped
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -161,7 +162,7 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
 
 def name_some(names: Sequence[str], limit: int = 3) -> str:
     """The first names of a list in a message: `a, b, c and 4 more`."""
-    text = ", ".join(names[:limit])
+    text = ", ".join(map(escaped, names[:limit]))
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 

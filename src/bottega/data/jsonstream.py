@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from bottega.data.text import open_text, wrong_encoding
 from bottega.runtime.errors import RequestError
+from bottega.runtime.escape import shown
 
 CHUNK = 1 << 16  # characters
 _SPACE = " \t\n\r"
@@ -188,4 +189,4 @@ class _Reader:
     def _error(self, rule: str) -> RequestError:
         near = self._text[self._at : self._at + 20]
         place = f"at character {self._before + self._at}, line {self._line()}"
-        return RequestError(f"{self._path} is no complete JSON: {rule} {place}, got {near!r}; {self._cure}")
+        return RequestError(f"{self._path} is no complete JSON: {rule} {place}, got {shown(near)}; {self._cure}")

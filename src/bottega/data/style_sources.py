@@ -67,6 +67,10 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
         files = _fetched(config, source)
     if not files:
         raise MissingError(_nothing_in(source, config))
+    return _tables(files, source)
+
+
+def _tables(files: list[Path], source: Path) -> ParquetStyles:
     styles = ParquetStyles(files)
     if styles.missing:
         LOGGER.warning(

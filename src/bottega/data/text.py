@@ -6,12 +6,15 @@ A text in another encoding is never guessed at: captions in GBK were once read a
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import shlex
 from pathlib import Path
 from typing import IO
 
 from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.escape import shown
+from bottega.runtime.paths import open_file
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -21,6 +24,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LOOKED_AT = 4096  # bytes that show the encoding
+_SHOWN_AT_MOST = 1 << 20  # bytes that are tried in other encodings, for the message
 
 # What a text of each encoding has beyond ASCII, where it is not nonsense: its script's letters and punctuation.
 _CANDIDATES = (
@@ -40,13 +44,17 @@ def open_text(path: Path) -> IO[str]:
 
     Raises:
         MissingError: there is no such file.
+        RequestError: it can't be read, or is no ordinary file.
     """
     try:
-        with path.open("rb") as stream:
-            begins = stream.read(_LOOKED_AT)
+        stream = open_file(path)
     except FileNotFoundError as error:
         raise MissingError(f"there is no file {path}") from error
-    return path.open(encoding=encoding_of(begins), newline="")
+    except OSError as error:
+        raise RequestError(f"{path} can't be read ({error.strerror}); put a text file there or take it away") from error
+    begins = stream.read(_LOOKED_AT)
+    stream.seek(0)
+    return io.TextIOWrapper(stream, encoding=encoding_of(begins), newline="")
 
 
 def read_text(path: Path) -> str:
@@ -84,18 +92,21 @@ def wrong_encoding(path: Path, more: int = 0) -> RequestError:
         path: the file.
         more: how many other files have the same fault.
     """
-    data = path.read_bytes()
+    with open_file(path) as stream:
+        data = stream.read(_SHOWN_AT_MOST)
+    if len(data) == _SHOWN_AT_MOST:
+        data = data[: data.rfind(b"\n") + 1]  # or a character would be cut
     readings = _readings(data)
-    others = f" and {more} other files" if more else ""
-    told = f"texts are read as UTF-8 or UTF-16, received {path}{others} in another encoding"
+    kind = path.suffix or "text"
+    told = f"texts are read as UTF-8 or UTF-16, received {1 + more} {kind} in another encoding, first {path}"
     file = shlex.quote(str(path))
     if not readings:
         return RequestError(
             f"{told}; save it as UTF-8: iconv -f ENCODING -t utf-8 {file}, with the encoding that it was written in"
         )
-    shown = ", ".join(f"as {name} it reads {text!r}" for name, text in readings.items())
+    tried = ", ".join(f"as {name} it reads {shown(text)}" for name, text in readings.items())
     first = next(iter(readings))
-    return RequestError(f"{told} ({shown}); save it as UTF-8, if that is right by iconv -f {first} -t utf-8 {file}")
+    return RequestError(f"{told} ({tried}); save it as UTF-8, if that is right by iconv -f {first} -t utf-8 {file}")
 
 
 def _readings(data: bytes) -> dict[str, str]:
