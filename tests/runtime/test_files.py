@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bottega.runtime import files
-from bottega.runtime.errors import MissingError, StorageError
+from bottega.runtime.errors import MissingError, RequestError, StorageError
 
 ROWS = [{"id": 1, "text": "grün\nzwei"}, {"id": 2, "text": '"'}, {"id": 3, "nested": {"a": [1, 2.5, None]}}]
 
@@ -189,3 +190,41 @@ def test_lines_are_counted_a_last_one_without_its_end_too(text: str, lines: int,
 def test_the_lines_of_an_absent_file_are_not_counted_as_none(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no such file"):
         files.count_lines(tmp_path / "text")
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "stage.json").mkdir()
+    for read in (files.read_json, lambda path: list(files.read_jsonl(path))):
+        with pytest.raises(StorageError, match=r"cannot read .*stage\.json: it is a folder, not a file: move it away"):
+            read(tmp_path / "stage.json")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match=r"cannot read .*loop: its links lead in a circle: delete or mend the link"):
+        files.read_json(tmp_path / "loop")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not read")
+def test_a_file_of_somebody_else_is_said_to_be_unreadable_also_where_an_error_says_only_where() -> None:
+    with tempfile.TemporaryDirectory() as name:  # not pytest's folder, which others can't enter
+        path = Path(name) / "stage.json"
+        path.write_text("{}")
+        path.chmod(0o600)
+        Path(name).chmod(0o755)
+        os.setresuid(65534, 65534, 0)
+        try:
+            with pytest.raises(StorageError, match=r"cannot read .*stage\.json: permission denied: make it readable"):
+                files.read_json(path)
+            with pytest.raises(PermissionError) as caught:
+                path.read_bytes()
+            assert str(files.storage_error(caught.value)).startswith(f"cannot read {path}: permission denied")
+        finally:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("target", ["absent", "link"])
+def test_a_folder_that_is_a_broken_link_is_not_called_a_file(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    for path in (tmp_path / "link", tmp_path / "link" / "below"):
+        with pytest.raises(RequestError, match=r"link is a link that leads nowhere or in a circle; mend or delete"):
+            files.require_folder(path)
+        with pytest.raises(StorageError, match=r"cannot write .*link is a link that leads nowhere or in a circle"):
+            files.write_text(path / "file", "x")

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bottega.data.jsonstream import iter_items
+from bottega.runtime.errors import RequestError
+from bottega.runtime.escape import shown
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.paths import inside
 
@@ -23,8 +25,20 @@ class Captioned:
 
 
 def tidy(text: str) -> str:
-    """A caption on one line: white space stripped and collapsed."""
-    return " ".join(text.split())
+    """A caption on one line: white space stripped and collapsed.
+
+    Raises:
+        RequestError: it holds half of a pair of surrogates, which is no text: no file can hold it, no model read it.
+    """
+    line = " ".join(text.split())
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"a caption must be text with a form in UTF-8, received {shown(line)}, whose character {error.start} is "
+            "half of a pair of surrogates; correct that caption"
+        ) from error
+    return line
 
 
 class Captions:

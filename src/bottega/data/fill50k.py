@@ -161,8 +161,8 @@ def _recognise(folder: Path) -> tuple[str, int]:
     if files:
         return "parquet", sum(parquet.open_table(path).rows for path in files)
     raise MissingError(
-        f"{folder} holds none of {', '.join(_LISTS)} and no parquet or Arrow file{unpack_advice(folder)}; unpack Fill50K "
-        "there (fill50k.zip of the ControlNet repository), or set data.fill50k to null"
+        f"{folder} holds none of {', '.join(_LISTS)} and no parquet or Arrow file{unpack_advice(folder)}; unpack "
+        "Fill50K there (fill50k.zip of the ControlNet repository), or set data.fill50k to null"
     )
 
 

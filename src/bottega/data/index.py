@@ -21,10 +21,15 @@ from PIL import Image
 
 from bottega.data import similar
 from bottega.data.pictures import Kind, UnusablePictureError, read_bytes, read_kind, reduced
+from bottega.runtime.databases import storage_error_of
 from bottega.runtime.errors import PictureError, StorageError
 from bottega.runtime.locks import LOCK, lock
 
 SCHEMA_VERSION = 1
+_CURE = (
+    "delete it (with its -wal and -shm, if there are any) and run the same command again: every picture is then "
+    "inspected anew"
+)
 _SIGNED = 1 << 63  # subtracted from hashes: SQLite's integers are signed, the hashes have 64 bits without a sign
 _LAST = "\U0010ffff"  # sorts behind every other character
 _COLUMNS = "source, stamp, id, sha256, reason, detail, difference, frequency, thumb, extra"
@@ -137,6 +142,7 @@ class Index:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = ExitStack()
         self._lock.enter_context(lock(path.parent / LOCK, "preparing data"))
         try:
@@ -150,9 +156,7 @@ class Index:
             self._base.execute("BEGIN")
         except sqlite3.Error as error:
             self._lock.close()
-            raise StorageError(
-                f"the index {path} can't be used ({error}); free the disk or its lock, or delete it to begin again"
-            ) from error
+            raise storage_error_of(error, path, _CURE) from error
 
     def _check_schema(self, path: Path) -> None:
         version = self._base.execute("PRAGMA user_version").fetchone()[0]
@@ -172,7 +176,7 @@ class Index:
                 self._base.execute("COMMIT")
             self._base.close()
         if isinstance(error, sqlite3.Error):
-            raise StorageError(f"the index can't be written ({error}); free the disk, then run again") from error
+            raise storage_error_of(error, self._path, _CURE) from error
 
     def commit(self) -> None:
         """Make everything put so far durable."""
@@ -182,7 +186,7 @@ class Index:
     def get(self, source: str) -> PictureRow | None:
         """The row of a source, or None."""
         query = f"SELECT {_COLUMNS} FROM pictures WHERE source = ?"
-        found = self._base.execute(query, (source,)).fetchone()
+        found = self._base.execute(query, (_as_text(source),)).fetchone()
         return None if found is None else _to_row(found)
 
     def put(self, row: PictureRow) -> None:
@@ -194,7 +198,7 @@ class Index:
         if inspection.statistics:
             extra["statistics"] = dict(inspection.statistics)
         values = (
-            row.source,
+            _as_text(row.source),
             row.stamp,
             row.id,
             inspection.sha256,
@@ -230,7 +234,7 @@ class Index:
 
     def mark_present(self, source: str) -> None:
         """Remember that a source still exists; see `is_present` and `absent`."""
-        self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (source,))
+        self._base.execute("INSERT OR IGNORE INTO present VALUES (?)", (_as_text(source),))
 
     def mark_all_present(self, sources: Iterable[str]) -> int:
         """Remember all sources that exist, before any is read; returns their number.
@@ -250,7 +254,7 @@ class Index:
 
     def is_present(self, source: str) -> bool:
         """Whether a source was marked present since the index was opened."""
-        return self._base.execute("SELECT 1 FROM present WHERE source = ?", (source,)).fetchone() is not None
+        return self._base.execute("SELECT 1 FROM present WHERE source = ?", (_as_text(source),)).fetchone() is not None
 
     def absent(self) -> list[PictureRow]:
         """The rows of sources that were not marked present since the index was opened, without their thumbnails."""
@@ -293,6 +297,11 @@ class Index:
         """Remember decisions on splits; those of pictures that are not there stay, for a picture may come back."""
         # Forgotten, a picture trained on could become a test picture when its disk is mounted again.
         self._base.executemany("INSERT OR REPLACE INTO splits VALUES (?, ?)", splits.items())
+
+
+def _as_text(source: str) -> str:
+    """A source's name as the index has it; one that is not UTF-8, which is rejected, with its bytes written out."""
+    return source.encode("utf-8", "backslashreplace").decode()
 
 
 def _to_row(found: tuple[Any, ...]) -> PictureRow:

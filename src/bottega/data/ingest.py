@@ -184,11 +184,20 @@ def _inspect_ahead(
     waiting: Waiting = deque()
     with ThreadPoolExecutor(workers) as pool:
         for picture in pictures:
-            waiting.append((picture, pool.submit(inspect, picture.content)))
+            waiting.append((picture, pool.submit(_inspected, picture, inspect)))
             if len(waiting) > 2 * workers:
                 yield _first_finished(waiting)
         while waiting:
             yield _first_finished(waiting)
+
+
+def _inspected(picture: SourcePicture, inspect: Callable[[Path | bytes], Inspection]) -> Inspection:
+    """What inspecting a picture finds; nothing of it is read where no table could hold its name."""
+    try:
+        picture.source.encode()
+    except UnicodeEncodeError:
+        return Inspection(reason="name", detail="the file's name, or its folder's, is not UTF-8; rename it")
+    return inspect(picture.content)
 
 
 def _first_finished(waiting: Waiting) -> tuple[SourcePicture, Inspection]:

@@ -28,6 +28,8 @@ SMALL = 1_000_000
 """Bytes of a member, or of all together, that may unpack from any size: a plain bitmap of one colour shrinks to
 nothing."""
 
+_ENCRYPTED = 1  # a bit of a member's flags
+
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
 
 
@@ -35,7 +37,7 @@ class PictureZip:
     """A zip file whose members are read by name; close it after use.
 
     Raises:
-        RequestError: it is no complete zip file, or unpacks to more than the limits of this module.
+        RequestError: it is no complete zip file, is encrypted, or unpacks to more than the limits of this module.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +47,11 @@ class PictureZip:
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise RequestError(f"{path} is no complete zip file ({error}); fetch it again") from error
         members = self._zip.infolist()
+        if any(member.flag_bits & _ENCRYPTED for member in members):
+            raise RequestError(
+                f"a zip file is read without a password, received {path}, whose members are encrypted; unpack it with "
+                f"its password (unzip {path.name}) and delete it or move it away"
+            )
         if len(members) > MAX_MEMBERS:
             self._refuse(f"{len(members)} members, at most {MAX_MEMBERS} are read")
         size = path.stat().st_size
@@ -69,11 +76,9 @@ class PictureZip:
         """A member's bytes; none of one that is damaged, which is then rejected as no picture.
 
         Raises:
-            RequestError: it is encrypted, or unpacks to more than the limits of this module.
+            RequestError: it unpacks to more than the limits of this module.
         """
         member = self._members[name]
-        if member.flag_bits & 1:
-            raise RequestError(f"{self._path}: {shown(name)} is encrypted; unpack the zip file with its password first")
         declared = member.file_size
         if declared > MAX_MEMBER_BYTES:
             self._refuse(f"{shown(name)} of {declared} bytes unpacked, at most {MAX_MEMBER_BYTES} are read")
@@ -83,7 +88,7 @@ class PictureZip:
             with self._zip.open(member) as stream:
                 content = stream.read(declared + 1)
         except _DAMAGE as error:
-            LOGGER.warning("%s: %s can't be unpacked (%s)", self._path, shown(name), error)
+            LOGGER.warning("%s: %s can't be read (%s); its example is left out", self._path, shown(name), error)
             return b""
         if len(content) > declared:
             self._refuse(f"{shown(name)}, which unpacks to more than the {declared} bytes that it declares")

@@ -35,6 +35,16 @@ _CURES = {
     errno.EFBIG: "the file would be larger than the limit allows: raise the limit (ulimit -f)",
     errno.ENOTDIR: "a part of this path is a file, not a folder: choose another path",
     errno.EEXIST: "a part of this path is a file, not a folder: choose another path",
+    errno.EISDIR: "it is a folder, not a file: move it away, or choose another path",
+    errno.ELOOP: "its links lead in a circle: delete the link, or choose another path",
+}
+_LINK_CURE = "mend or delete that link, or name another folder"
+_CURES_OF_READING = {
+    errno.EACCES: "permission denied: make it readable (chmod u+r), or run as the user who owns it",
+    errno.EPERM: "permission denied: make it readable (chmod u+r), or run as the user who owns it",
+    errno.EISDIR: "it is a folder, not a file: move it away",
+    errno.ELOOP: "its links lead in a circle: delete or mend the link",
+    errno.EIO: "the disk failed to read it: check the disk, or restore the file from a copy",
 }
 
 
@@ -46,8 +56,32 @@ def is_storage_error(error: OSError) -> bool:
 def storage_error(error: OSError, path: Path | str | None = None) -> StorageError:
     """The one-line `StorageError` for an `OSError`, with the cure where one is known."""
     where = path if path is not None else (error.filename or "a file")
+    if error.errno in (errno.EACCES, errno.EPERM) and _is_unreadable(where):
+        return read_error(error, where)
+    link = _broken_link(Path(where))
+    if link is not None and error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+        return StorageError(f"cannot write {where}: {link} is a link that leads nowhere or in a circle: {_LINK_CURE}")
     cure = _CURES.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"cannot write {where}: {cure}")
+
+
+def read_error(error: OSError, path: Path | str) -> StorageError:
+    """The one-line `StorageError` for an `OSError` at reading, with the cure where one is known."""
+    cure = _CURES_OF_READING.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(f"cannot read {path}: {cure}")
+
+
+def _is_unreadable(path: Path | str) -> bool:
+    """Whether there is a file or folder that this process may not read."""
+    return os.path.exists(path) and not os.access(path, os.R_OK)
+
+
+def _broken_link(path: Path) -> Path | None:
+    """The link on the way to a path, or at its end, that leads nowhere or in a circle; None where there is none."""
+    for place in (path, *path.absolute().parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            return place
+    return None
 
 
 def require_folder(path: Path) -> None:
@@ -58,6 +92,11 @@ def require_folder(path: Path) -> None:
         StorageError: the folder, or that in which it would be made, is not writable.
     """
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if nearest == _broken_link(nearest):
+        raise RequestError(
+            f"what is made goes into a folder, received {path}, and {nearest} is a link that leads nowhere or in a "
+            f"circle; {_LINK_CURE}"
+        )
     if not nearest.is_dir():
         raise RequestError(f"what is made goes into a folder, received {path}, and {nearest} is a file; name another")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -111,12 +150,14 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingError: if there is no such file.
-        StorageError: if it is not complete JSON.
+        StorageError: if it is not complete JSON, or can't be read.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
+    except OSError as error:
+        raise read_error(error, path) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StorageError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
 
@@ -143,12 +184,14 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         MissingError: if there is no such file.
-        StorageError: if any other line is not one JSON object.
+        StorageError: if any other line is not one JSON object, or the file can't be read.
     """
     try:
         stream = open(path, "rb")  # noqa: SIM115 (closed below; a missing file is another error than a broken line)
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
+    except OSError as error:
+        raise read_error(error, path) from error
     with stream:
         for number, line in enumerate(stream, start=1):
             row = _object(line)

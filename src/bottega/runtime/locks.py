@@ -33,7 +33,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bottega.runtime.errors import LockedError, RequestError
-from bottega.runtime.files import storage_error
+from bottega.runtime.files import require_folder, storage_error
 
 LOCK = ".lock"
 """The lock's name in the folder that it is for."""
@@ -138,10 +138,12 @@ def reading(folder: Path, holder: str, *, patience_s: float = PATIENCE_S) -> Ite
     Raises:
         LockedError: another process writes into the folder.
     """
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    place = folder / LOCK
+    may_write = os.access(place, os.W_OK) if place.exists() else os.access(folder, os.W_OK)
+    if not folder.is_dir() or not may_write:
         yield
         return
-    with lock(folder / LOCK, holder, shared=True, patience_s=patience_s):
+    with lock(place, holder, shared=True, patience_s=patience_s):
         yield
 
 
@@ -255,6 +257,7 @@ def _open_and_acquire(path: Path, shared: bool, patience_s: float) -> int:
 
 def _open(path: Path) -> int:
     """The lock file's descriptor; nothing in the file is changed before the lock is held."""
+    require_folder(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A link is not followed: the holder's record would replace the content of whatever file it leads to. And
