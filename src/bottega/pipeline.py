@@ -30,6 +30,7 @@ from bottega.recipe import Recipe, missing, missing_models, portable
 from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
+from bottega.runtime.escape import escaped_lines
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import (
     Settings,
@@ -173,7 +174,7 @@ class Pipeline:
     directory: Path
     size: Size = field(default_factory=Size)
     functions: Mapping[str, str] = field(default_factory=dict)
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    say: Callable[[str], None] = lambda line: print(escaped_lines(line), file=sys.stderr, flush=True)
 
     def run(self, until: str | None = None) -> RunSummary:
         """Run all stages that are not done, and return `summary.json`.

@@ -16,7 +16,7 @@ from bottega.runtime.escape import (
     escaped,
     escaped_lines,
     from_csv_cell,
-    message,
+    one_line,
     shown,
 )
 
@@ -30,13 +30,13 @@ BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
     [
         ("a plain name.png", "a plain name.png"),
         ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
-        ("\x9b31m", r"\x9b31m"),
+        ("\x9b31m", r"\u009b31m"),
         ("one\ntwo\rthree\tfour", r"one\x0atwo\x0dthree\x09four"),
         ("gpj.\u202eexe", r"gpj.\u202eexe"),
         ("\u2066a\u2069 \u200fb", r"\u2066a\u2069 \u200fb"),
-        ("a\u2028b\x85c", r"a\u2028b\x85c"),
+        ("a\u2028b\x85c", r"a\u2028b\u0085c"),
         ("\ud800", r"\ud800"),
-        ("\U000e0041", r"\U000e0041"),
+        ("\U000e0041", r"\udb40\udc41"),
         ("画家 — Ω, 👩\u200d🎨", "画家 — Ω, 👩\u200d🎨"),
     ],
 )
@@ -46,7 +46,7 @@ def test_what_steers_a_terminal_is_written_out_and_letters_of_every_script_stay(
 
 @given(TEXTS)
 def test_no_character_that_steers_or_turns_is_left(text):
-    for result in (escaped(text), shown(text), message(text), str(csv_cell(text))):
+    for result in (escaped(text), shown(text), one_line(text), str(csv_cell(text))):
         kinds = {unicodedata.category(character) for character in result}
         assert not kinds & set(STEERING)
         assert not BIDI & set(result)
@@ -64,12 +64,12 @@ def test_a_value_is_cut_at_a_stated_length(text):
     assert len(escaped(text)) < LONGEST + 30
     assert str(len(text)) in escaped(text)
     assert len(shown(text)) < 6 * LONGEST + 30
-    assert len(message(text)) <= 4 * LONGEST_MESSAGE + 60
+    assert len(one_line(text)) <= 4 * LONGEST_MESSAGE + 60
     assert len(str(csv_cell(text))) < LONGEST_CELL + 30
 
 
 def test_a_long_message_keeps_its_beginning_and_what_to_do():
-    cut = message(f"the rule, received {'x' * 100_000}; do this")
+    cut = one_line(f"the rule, received {'x' * 100_000}; do this")
     assert cut.startswith("the rule, received xxx")
     assert cut.endswith("xxx; do this")
 

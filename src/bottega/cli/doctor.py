@@ -154,6 +154,7 @@ def generation(
     """
     from bottega.doctor.generation import GenerationCheck, examine_generation
     from bottega.generation.files import EngineOptions
+    from bottega.runtime.escape import one_line
 
     options = EngineOptions(
         model=model,
@@ -165,7 +166,7 @@ def generation(
         dtype=dtype,
     )
     check = GenerationCheck(options, tuple(lora or ()), output, seed)
-    _tell(examine_generation(check, lambda line: typer.echo(line, err=True)), json)
+    _tell(examine_generation(check, lambda line: typer.echo(one_line(line), err=True)), json)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bottega.runtime.errors import RequestError
+from bottega.runtime.escape import one_line
 
 if TYPE_CHECKING:
     from bottega.diffusion.sampling import StepStatistics
@@ -248,7 +249,7 @@ def _again(picture: Path | None, folders: list[Path]) -> RequestAgain | None:
 
     again = request_from(picture, folders)
     for left_out in again.left_out:
-        typer.echo(f"not taken over from {picture.name}: {left_out}", err=True)
+        typer.echo(one_line(f"not taken over from {picture.name}: {left_out}"), err=True)
     return again
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from typing import Any, TextIO, cast
 
 from bottega.runtime.errors import BottegaError, RequestError
+from bottega.runtime.escape import LONGEST_LINE, PlainStream, one_line, shown
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
@@ -34,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
 HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
 """Verbs that bottega calls itself."""
 
+_LOG_FORMAT = "bottega: %(levelname)s: %(message)s"
 _CTRL_C = 130
 _DISK_FULL = ("no space left on device", "disk is full", "os error 28")
 """How libraries that do not raise OSError say it: SQLite, Arrow, safetensors."""
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     rest, debug = _without_debug(list(arguments))
     try:
-        return _dispatch(rest)
+        with _plain_output(rest):
+            return _dispatch(rest)
     except BaseException as error:  # the one place where an error becomes a message
         if isinstance(error, SystemExit):
             raise
@@ -82,23 +86,29 @@ def main(arguments: Sequence[str]) -> int:
         return code
 
 
+def _plain_output(arguments: list[str]) -> AbstractContextManager[object]:
+    """What a command prints may hold text from any file: nothing in it steers the terminal."""
+    if "--help" in arguments:  # our own text, which typer may draw in colour
+        return nullcontext()
+    longest = None if "--json" in arguments else LONGEST_LINE
+    return redirect_stdout(cast(TextIO, PlainStream(sys.stdout, longest)))
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """The one-line message and the exit code of an error; the message is empty where there is nothing to say."""
     if isinstance(error, BottegaError):
-        return " ".join(str(error).split()), error.exit_code
+        return one_line(str(error)), error.exit_code
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's name for a Ctrl-C
         return "stopped; run the same command again to continue", _CTRL_C
     if isinstance(error, BrokenPipeError):
         return "", 1  # whoever read our output, such as `head`, has had enough
     if isinstance(error, UnicodeEncodeError):
         return _explain_surrogate(error), RequestError.exit_code
-    return _explain_foreign(error), 1
+    return one_line(_explain_foreign(error)), 1
 
 
 def _explain_surrogate(error: UnicodeEncodeError) -> str:
     """A text that no file can hold: a caption with half of a pair, or a name of a file that is not UTF-8."""
-    from bottega.runtime.escape import shown
-
     around = error.object[max(0, error.start - 40) : error.end + 40]
     return (
         f"a text, or a file's name within one, must have a form in UTF-8, received {shown(around)}, where character "
@@ -210,9 +220,20 @@ def _with_dashes(argument: str) -> str:
     return name.replace("_", "-") + sign + value
 
 
+class _PlainFormatter(logging.Formatter):
+    """A message on one line that steers no terminal; the lines of a traceback follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        """The line of a record."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def _set_up_logging(debug: bool) -> None:
     """Warnings as one line each; those that libraries raise about their own code only with --debug."""
-    logging.basicConfig(format="bottega: %(levelname)s: %(message)s", level=logging.DEBUG if debug else logging.WARNING)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_PlainFormatter(_LOG_FORMAT))
     for level in (logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
     if debug:

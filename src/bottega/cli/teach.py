@@ -51,6 +51,7 @@ def command(
     from bottega.quality.config import QualityConfig
     from bottega.runtime.children import restart_command
     from bottega.runtime.errors import StartAfresh
+    from bottega.runtime.escape import one_line
     from bottega.teacher.config import TeacherConfig
     from bottega.teacher.plan import describe_plan
     from bottega.teacher.stage import own_thresholds, run
@@ -106,7 +107,7 @@ def command(
             _print(output_dir, summary)
             return
         except StartAfresh as error:
-            typer.echo(f"bottega: {error}", err=True)
+            typer.echo(f"bottega: {one_line(str(error))}", err=True)
     restart_command()  # the locks were given up above
 
 

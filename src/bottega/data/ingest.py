@@ -15,7 +15,7 @@ from typing import Any
 from bottega.data.config import LimitsConfig
 from bottega.data.index import Index, Inspection, Measure, PictureRow, inspect_picture
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.escape import escaped
+from bottega.runtime.escape import csv_cell, escaped
 from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
@@ -212,7 +212,7 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow(row)
+            writer.writerow(map(csv_cell, row))
             count += 1
     return count
 

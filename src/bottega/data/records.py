@@ -25,6 +25,7 @@ from pydantic import ConfigDict, Field
 
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError
+from bottega.runtime.escape import from_csv_cell
 from bottega.runtime.paths import ID
 from bottega.runtime.records import read_records, to_record
 
@@ -145,7 +146,8 @@ def read_styles(directory: Path) -> Iterator[StyleRow]:
         for number, row in enumerate(csv.DictReader(stream), start=2):
             split = splits.get(row.get("id", ""))
             if split is not None:
-                yield to_record(StyleRow, {**row, "split": split}, f"{meta}, row {number}")
+                cells = {name: from_csv_cell(cell) for name, cell in row.items() if isinstance(cell, str)}
+                yield to_record(StyleRow, {**cells, "split": split}, f"{meta}, row {number}")
 
 
 def _read_splits(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import IO
 
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.escape import shown
-from bottega.runtime.paths import open_file
+from bottega.runtime.paths import NotAFileError, open_file
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -44,12 +44,15 @@ def open_text(path: Path) -> IO[str]:
 
     Raises:
         MissingError: there is no such file.
-        RequestError: it can't be read, or is no ordinary file.
+        RequestError: it can't be read, or is a folder, a pipe or a device.
     """
     try:
         stream = open_file(path)
     except FileNotFoundError as error:
         raise MissingError(f"there is no file {path}") from error
+    except NotAFileError as error:
+        why = f"a text is an ordinary file, received {path}, which is {error.kind}; take it out of there"
+        raise RequestError(why) from error
     except OSError as error:
         raise RequestError(f"{path} can't be read ({error.strerror}); put a text file there or take it away") from error
     begins = stream.read(_LOOKED_AT)

@@ -25,6 +25,7 @@ from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import WORLD_PAINTERS, WORLD_SCENES
 from bottega.miniature.scenes import SHAPES, Scene, label_map, scene
 from bottega.runtime.children import worker_pool
+from bottega.runtime.escape import from_csv_cell
 from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
 
@@ -255,7 +256,7 @@ def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], da
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (data_root / "wikiart" / "meta.csv").open(encoding="utf-8", newline="") as file:
-        artists = {row["id"]: row["artist"] for row in csv.DictReader(file)}
+        artists = {row["id"]: from_csv_cell(row["artist"]) for row in csv.DictReader(file)}
     jobs = []
     for path in pairs:
         is_test = path.name == "test.jsonl"

@@ -6,19 +6,25 @@ window's title, marks that turn the reading direction, line breaks that fake ano
 | where it is shown | function |
 |---|---|
 | inside a message, a log line, a page | `shown` (in quotes), `escaped` (without) |
-| an output of several lines, an error's message | `escaped_lines`, `message` |
+| an output of several lines, an error's message | `escaped_lines`, `one_line` |
+| standard output as a whole | `PlainStream` |
 | a cell of a CSV file, which a spreadsheet may open | `csv_cell`, read back by `from_csv_cell` |
 """
 
 from __future__ import annotations
 
+import json
 import re
+from typing import TextIO
 
 LONGEST = 200
 """Characters of one value that are shown; a path or a caption is hardly ever longer."""
 
 LONGEST_MESSAGE = 4000
 """Characters of one message: its beginning says what is wrong, its end what to do, so the middle is cut."""
+
+LONGEST_LINE = 10_000
+"""Characters of a line of output that is not JSON."""
 
 LONGEST_CELL = 10_000
 """Characters of a cell of a CSV file; spreadsheets hold 32 767."""
@@ -35,7 +41,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def escaped(text: object, longest: int = LONGEST) -> str:
-    """A value on one line: control characters, marks of the reading direction and line breaks as `\\x1b` or `\\u202e`.
+    """A value on one line: control characters, line breaks and marks of the reading direction as `\\x1b`, `\\u202e`.
 
     Args:
         text: the value.
@@ -62,7 +68,35 @@ def escaped_lines(text: str) -> str:
     return _SUSPECT.sub(_escape_within_lines, text)
 
 
-def message(text: str) -> str:
+class PlainStream:
+    """A stream of text, such as standard output, that writes what it is given by `escaped_lines`.
+
+    Args:
+        stream: where it goes.
+        longest: characters of a line that are kept; None keeps all, for JSON.
+    """
+
+    def __init__(self, stream: TextIO, longest: int | None = LONGEST_LINE) -> None:
+        self._stream = stream
+        self._longest = longest
+
+    def write(self, text: str) -> int:
+        """Write text; returns the number of its own characters."""
+        plain = escaped_lines(text)
+        if self._longest is not None and len(plain) > self._longest:
+            plain = "\n".join(_cut(line, self._longest) for line in plain.split("\n"))
+        self._stream.write(plain)
+        return len(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+def _cut(line: str, longest: int) -> str:
+    return line if len(line) <= longest else f"{line[:longest]}… ({len(line)} characters)"
+
+
+def one_line(text: str) -> str:
     """An error's message on one line; one that is too long loses its middle."""
     line = " ".join(text.split())
     if len(line) > LONGEST_MESSAGE:
@@ -92,10 +126,8 @@ def _is_marked(text: str) -> bool:
 
 
 def _escape(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    # As JSON does, so that JSON stays JSON: text in it never holds the controls below a space, all others may stand.
+    return f"\\x{ord(found[0]):02x}" if found[0] < " " else json.dumps(found[0])[1:-1]
 
 
 def _escape_within_lines(found: re.Match[str]) -> str:

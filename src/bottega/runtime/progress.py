@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from bottega.runtime.escape import escaped
 from bottega.runtime.memory import rss_mb, vram_mb
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 MEGABYTE = 1_000_000
+_LONGEST_WHAT = 60  # characters
 LINE_EVERY_S = 30.0
 """Seconds between two lines without a terminal: few enough that a day's log stays readable."""
 
@@ -33,7 +35,7 @@ class Progress:
         self.done = done
         self.counts: dict[str, float] = {}
         self._done_before = done
-        self._what = what
+        self._what = escaped(what, _LONGEST_WHAT)
         self._unit = unit
         self._start = time.monotonic()
         self._last_line = self._start
@@ -94,7 +96,7 @@ class Progress:
         from rich.progress import Progress as RichBar
 
         self._bar = RichBar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+from bottega.runtime.escape import csv_cell
 from bottega.runtime.files import atomic_path, write_jsonl
 from bottega.teacher.ledger import COLUMNS, Ledger, json_of_many
 
@@ -120,7 +121,7 @@ def write_csv(ledger: Ledger, path: Path) -> int:
         writer.writerow(COLUMNS)
         for row in ledger.current():
             values = [getattr(row, column) for column in COLUMNS]
-            writer.writerow(map(_text, values))
+            writer.writerow(csv_cell(_text(value)) for value in values)
             count += 1
     return count
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bottega.runtime.escape import escaped_lines
+
 _HERE = Path(__file__).parent
 
 
@@ -31,7 +33,13 @@ def render(template: Path, **values: Any) -> str:
         loader=FileSystemLoader([template.parent, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template.name).render(css=css, **values)
+
+
+def _plain(value: Any) -> Any:
+    """A text that a template shows, without what turns the reading direction; `Markup`, a subclass of it, stays."""
+    return escaped_lines(value) if type(value) is str else value
