@@ -128,7 +128,7 @@ def test_a_damaged_member_of_a_zip_costs_its_own_example(damage, tmp_path, encod
     found = fill50k.run(Fill50KConfig(source=str(tmp_path / "raw")), tmp_path / "fill50k", data_root=tmp_path)
     assert found["examples"] == 11
     assert found["rejected"] == 1
-    assert any("images/3.png can't be read" in line for line in caplog.messages)
+    assert any("'images/3.png' can't be read" in line for line in caplog.messages)
 
 
 def test_an_encrypted_zip_is_refused_with_what_helps(tmp_path, encoded):
