@@ -19,7 +19,9 @@ from bottega.cli.main import main
 from bottega.generation.engine import SDXLEngine
 from bottega.generation.lora.named import architecture_of
 from bottega.generation.modules import Modules, load_modules
-from bottega.generation.single_file import _unet_sources, _vae_sources, save_single_file
+from bottega.generation.single_file import _unet_sources, _vae_sources, convert_single_file, save_single_file
+from bottega.models.agreement import sdxl_agreement
+from bottega.models.loading import refused_parts
 from bottega.models.names import resolve
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 
@@ -324,3 +326,33 @@ def test_the_doctor_says_whether_a_lora_fits_a_single_file(
     assert json.loads(capsys.readouterr().out)["facts"]["share that matches"] == 1.0
     assert main(["lora", "inspect", str(lora_files[0]), *named]) == 0
     assert "160 of 160 keys match" in capsys.readouterr().out
+
+
+def test_a_file_becomes_a_folder_that_the_teacher_reads(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    words = ["models", "convert", str(checkpoint), str(made), "--configs", str(folder)]
+    assert main(words) == 0, capsys.readouterr().err
+    assert refused_parts("sdxl", made) == []
+    assert sdxl_agreement(made).faults == ()
+    mine = load_modules(str(made), device="cpu", dtype="float16")
+    assert_equal(mine, load(checkpoint, folder, dtype="float16"))
+    assert main(words) == 2  # nothing that is there is overwritten
+    assert "exists already" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+
+
+def test_what_a_file_states_of_its_training_is_in_the_folders_scheduler(
+    folder: Path, state: State, tmp_path: Path
+) -> None:
+    stated = write(tmp_path / "v.safetensors", {**state, "v_pred": torch.tensor([0.0]), "ztsnr": torch.tensor([0.0])})
+    convert_single_file(stated, tmp_path / "v", folder)
+    scheduler = json.loads((tmp_path / "v" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "v_prediction"
+    assert scheduler["rescale_betas_zero_snr"] is True
+    assert "zero terminal SNR" in " ".join(sdxl_agreement(tmp_path / "v").cautions)
+    edm = {**state, "edm_mean": torch.tensor([0.0]), "edm_std": torch.tensor([0.0])}
+    with pytest.raises(RequestError, match="a checkpoint of EDM"):
+        convert_single_file(write(tmp_path / "edm.safetensors", edm), tmp_path / "edm", folder)
+    assert not (tmp_path / "edm").exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from bottega.cli.common import print_json, read_recipe
-from bottega.runtime.errors import MissingError
+from bottega.runtime.errors import MissingError, RequestError
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -74,6 +74,30 @@ def fetch(
         raise MissingError(f"{len(faults)} faults in what was fetched into {place}; first {faults[0]}")
 
 
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="SDXL as one .safetensors file, in the key layout of the original code")],
+    folder: Annotated[Path, typer.Argument(help="the new folder, in diffusers' layout")],
+    configs: Annotated[
+        str | None,
+        typer.Option(help="folder with configurations and tokenizers of this architecture  [default: SDXL base's]"),
+    ] = None,
+    model_cache: CacheOption = None,
+) -> None:
+    """Make a folder in diffusers' layout, which the teacher reads, of a single-file checkpoint of SDXL."""
+    from bottega.generation.modules import SDXL_CONFIGS, require_sdxl_checkpoint
+    from bottega.generation.single_file import convert_single_file
+    from bottega.models.identify import identify
+    from bottega.models.names import resolve
+
+    if folder.exists():
+        raise RequestError(f"{folder}: exists already; name a new folder")
+    require_sdxl_checkpoint(identify(file))
+    cache = None if model_cache is None else str(model_cache)
+    dtype = convert_single_file(file, folder, resolve(configs or SDXL_CONFIGS, cache=cache))
+    typer.echo(f"{folder}: SDXL in diffusers' layout, numbers in {str(dtype).removeprefix('torch.')}")
+
+
 @app.command("list")
 def list_(
     recipe: RecipeArgument = RECIPE, set_: SetOption = None, model_cache: CacheOption = None, json_: JsonOption = False
@@ -100,9 +124,10 @@ def verify(
 ) -> None:
     """Check that every model of a recipe is there, whole, and fits the others; exit code 1 where one is not.
 
-    Looks at headers, links and configurations, so that a truncated file is found in milliseconds. Each fault comes with
-    the command that mends it; nothing is changed. With a run directory and --hash, files are compared with those that
-    the run was made with.
+    Looks at headers, links and configurations, so that a truncated file is found in milliseconds: that each network
+    which a configuration describes finds all its tensors, and that scheduler and prediction type are those that the
+    work samples with. Each fault comes with the command that mends it; nothing is changed. With a run directory and
+    --hash, files are compared with those that the run was made with.
     """
     from bottega.doctor.cache import examine_models
     from bottega.models.cache import CacheRequest
@@ -110,7 +135,7 @@ def verify(
     from bottega.models.recorded import content_faults
 
     models = _models(recipe, set_, model_cache)
-    found = _inspect(recipe, set_, model_cache)
+    found = [_with_refusals(one) for one in _inspect(recipe, set_, model_cache)]
     recorded = []
     if hash_ and recipe.is_dir():
         recorded = content_faults(found, recipe)
@@ -128,6 +153,17 @@ def verify(
     else:
         typer.echo(answer.as_text())
     raise typer.Exit(answer.exit_code)
+
+
+def _with_refusals(found: ModelStatus) -> ModelStatus:
+    """The same, with what loading it would refuse, where nothing else is wrong with it."""
+    from dataclasses import replace
+
+    from bottega.models.loading import refused_parts
+
+    if found.folder is None or found.faults:
+        return found
+    return replace(found, faults=tuple(refused_parts(found.role, found.folder)))
 
 
 def _wanted(models: ModelsConfig) -> tuple[str, ...]:
@@ -187,11 +223,19 @@ class ModelRow(TypedDict):
     folder: str | None
     bytes: int
     faults: list[str]
+    cautions: list[str]
 
 
 def _row(found: ModelStatus) -> ModelRow:
     place = None if found.folder is None else str(found.folder)
-    return ModelRow(role=found.role, name=found.name, folder=place, bytes=_size(found), faults=list(found.faults))
+    return ModelRow(
+        role=found.role,
+        name=found.name,
+        folder=place,
+        bytes=_size(found),
+        faults=list(found.faults),
+        cautions=list(found.cautions),
+    )
 
 
 def _size(found: ModelStatus) -> int:
@@ -205,7 +249,7 @@ def _table(found: list[ModelStatus]) -> str:
         if one.faults:
             size = "missing" if one.folder is None else "faulty"
         lines.append(f"{one.role:<18} {size:>9}  {one.name}")
-        lines += [f"{'':<30}{fault}" for fault in one.faults]
+        lines += [f"{'':<30}{line}" for line in (*one.faults, *one.cautions)]
     return "\n".join(lines) or "the recipe names no models"
 
 

@@ -59,6 +59,8 @@ def _faults_of_model(request: CacheRequest, damaged: Set[Path], status: ModelSta
     faults = []
     for fault in status.faults:
         faults.append(DoctorFinding("faulty model", Severity.ERROR, f"models.{status.role}: {fault}", "", command))
+    for caution in status.cautions:
+        faults.append(DoctorFinding("other than sampled", Severity.WARNING, f"models.{status.role}: {caution}"))
     return faults
 
 

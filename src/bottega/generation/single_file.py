@@ -4,7 +4,8 @@ Each part is built from its configuration without memory, then asked for its ten
 looked up under the original code's name, so that a tensor can only come from the part's own prefix. diffusers'
 `from_single_file` tells the two text encoders apart by their widths, which are the same in a small model.
 
-`save_single_file` writes such a file, by the same table of names.
+`save_single_file` writes such a file, by the same table of names; `convert_single_file` makes a folder in diffusers'
+layout of one.
 
 The file is mapped, and each tensor is copied straight to its device in its dtype: a checkpoint of 7 GB is in memory
 once. Nothing is copied before every part is known to be whole.
@@ -12,7 +13,10 @@ once. Nothing is copied before every part is known to be whole.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,10 +27,11 @@ import torch
 
 from bottega.generation.lora.architecture import Architecture, original_names
 from bottega.models.checkpoint_keys import kind_of_foreign, split_original
+from bottega.models.identify import CheckpointIdentity, identify
 from bottega.models.loading import load_scheduler, load_tokenizer, load_vae, refuse_fp32_tensors
 from bottega.models.weights import TensorInfo, read_config, read_header
 from bottega.runtime.errors import RequestError
-from bottega.runtime.files import atomic_path
+from bottega.runtime.files import atomic_path, write_json
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "unet": ("model.diffusion_model.",),
@@ -436,3 +441,81 @@ def _original_state(name: str, tensors: Mapping[str, torch.Tensor], dtype: torch
     for key, parts in thirds.items():
         state[key] = torch.cat([parts[third] for third in range(3)])
     return state
+
+
+# --- a folder of it ---------------------------------------------------------------------------------------------------
+
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_INDEX: Mapping[str, tuple[str, str]] = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+}
+
+
+def convert_single_file(path: Path, folder: Path, configs: Path) -> torch.dtype:
+    """Make a folder in diffusers' layout of one file; it appears whole or not at all.
+
+    The scheduler is that of `configs`, with the prediction type and zero terminal SNR that the file's markers and
+    metadata state.
+
+    Args:
+        path: the checkpoint.
+        folder: the new folder; it must not exist.
+        configs: folder with the configurations, tokenizers and scheduler; it needs no weights.
+
+    Returns:
+        The type of the numbers in the new files: bfloat16 where the file's are, else float16.
+
+    Raises:
+        RequestError: the folder exists, or the file is of a diffusion process that the scheduler cannot state; and as
+            of `load_single_file`.
+    """
+    if folder.exists():
+        raise RequestError(f"{folder}: exists already; name a new folder")
+    identity = identify(path)
+    scheduler = _scheduler_of(identity, configs)
+    dtype = torch.bfloat16 if identity.dtypes[:1] == ("BF16",) else torch.float16
+    loaded = load_single_file(path, configs, dtype, torch.device("cpu"))
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as scratch:
+        made = Path(scratch) / "model"
+        for name in ("unet", "text_encoder", "text_encoder_2", "vae"):
+            loaded.parts[name].save_pretrained(made / name)
+        for name in _TOKENIZERS:
+            shutil.copytree(configs / name, made / name)
+        write_json(made / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(made / "model_index.json", _index_of(loaded.parts, scheduler))
+        os.replace(made, folder)
+    return dtype
+
+
+def _scheduler_of(identity: CheckpointIdentity, configs: Path) -> dict[str, object]:
+    """The scheduler's configuration, with what the checkpoint states of its own training."""
+    if identity.variant == "edm":
+        raise RequestError(
+            f"{identity.path}: a checkpoint of EDM, by its marker tensors; its scheduler has other noise levels than "
+            "SDXL's, which the file does not state; take the model's folder in diffusers' layout"
+        )
+    config: dict[str, object] = dict(read_config(configs / "scheduler" / "scheduler_config.json"))
+    said = identity.prediction
+    if said is not None and not said.weak:
+        if said.type == "flow":
+            raise RequestError(
+                f"{identity.path}: a checkpoint of rectified flow, by {said.where}; it needs a scheduler of its own; "
+                "take the model's folder in diffusers' layout"
+            )
+        config["prediction_type"] = said.type
+    if identity.zero_terminal_snr:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return config
+
+
+def _index_of(parts: Mapping[str, Any], scheduler: Mapping[str, object]) -> dict[str, object]:
+    index: dict[str, object] = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    for name, (library, kind) in _INDEX.items():
+        index[name] = [library, kind]
+    index["vae"] = ["diffusers", type(parts["vae"]).__name__]
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    return index

@@ -16,7 +16,7 @@ from pathlib import Path
 from bottega.models.layout import has_tokenizer
 from bottega.models.names import fetch_command, hub_name
 from bottega.models.published import choose
-from bottega.models.weights import DIGEST, read_header
+from bottega.models.weights import DIGEST, LFS_POINTER, read_header
 from bottega.runtime.errors import BottegaError, MissingError
 from bottega.runtime.findings import Severity
 
@@ -30,7 +30,6 @@ LOCAL = "local"
 FRESH_S = 120.0
 """A download that grew within this time may still be running: pieces come every few seconds, a slow mirror's too."""
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _INDEX = ".safetensors.index"
 
 
@@ -668,7 +667,7 @@ def _content_damage(file: Path) -> tuple[str, str] | None:
     if file.stat().st_size == 0:
         return "empty file", "0 bytes"
     with file.open("rb") as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
             return "pointer of Git LFS", "it is the text that stands for a large file where git-lfs was not installed"
     try:
         if file.suffix == ".safetensors":

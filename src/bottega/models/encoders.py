@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bottega.models.libraries import prepare
-from bottega.models.loading import choose_device, choose_dtype, load_tokenizer, load_transformers
+from bottega.models.loading import choose_device, choose_dtype, encoder_class, load_tokenizer, load_transformers
 from bottega.models.preprocessing import Pictures, Preprocessing
-from bottega.models.weights import read_config
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,10 +33,11 @@ LOGGER = logging.getLogger(__name__)
 class _Encoder:
     """A model in a folder with the preparation of its pictures, run batch by batch without gradients."""
 
-    def __init__(self, folder: Path, kind: str, device: str, dtype: str, batch_size: int, **options: Any) -> None:
+    def __init__(self, folder: Path, role: str, device: str, dtype: str, batch_size: int) -> None:
         prepare()
         import transformers
 
+        kind, options = encoder_class(role, folder)
         self.folder = folder
         self.batch_size = batch_size
         self.preprocessing = Preprocessing.read(folder)  # before the weights: it fails in milliseconds
@@ -70,7 +70,7 @@ class ClipEncoder(_Encoder):
     """CLIP's two towers. `folder` holds a CLIPModel, its preprocessing and its tokenizer."""
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        super().__init__(folder, "CLIPModel", device, dtype, batch_size)
+        super().__init__(folder, "clip", device, dtype, batch_size)
         self.tokenizer = load_tokenizer(folder)
 
     @property
@@ -156,7 +156,7 @@ class StyleClassifier(_Encoder):
     """A picture classifier whose labels are style names: any class that AutoModelForImageClassification knows."""
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        super().__init__(folder, "AutoModelForImageClassification", device, dtype, batch_size)
+        super().__init__(folder, "style_classifier", device, dtype, batch_size)
         self.labels = self._labels
 
     def probabilities(self, pictures: Pictures) -> Floats:
@@ -177,11 +177,7 @@ class StructureEncoder(_Encoder):
     """
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        # A ViT's pooling layer is not used here, and published weights (DINO's) lack it: loading would refuse them.
-        if read_config(folder / "config.json").get("model_type") == "vit":
-            super().__init__(folder, "ViTModel", device, dtype, batch_size, add_pooling_layer=False)
-        else:
-            super().__init__(folder, "AutoModel", device, dtype, batch_size)
+        super().__init__(folder, "structure_encoder", device, dtype, batch_size)
         self._key_layer = _key_layers(self.model)[-1]
 
     def keys(self, pictures: Pictures) -> Floats:
@@ -206,7 +202,7 @@ class SceneReader(_Encoder):
     """Semantic segmentation, the class of each pixel: any model that AutoModelForSemanticSegmentation knows."""
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
-        super().__init__(folder, "AutoModelForSemanticSegmentation", device, dtype, batch_size)
+        super().__init__(folder, "scene_reader", device, dtype, batch_size)
         self.labels = self._labels
         if len(self.labels) > MAX_CLASSES:
             raise RequestError(

@@ -18,7 +18,15 @@ from typing import Any, Literal, NamedTuple, cast
 
 from bottega.models import checkpoint_keys as keys
 from bottega.models.names import resolve
-from bottega.models.weights import PICKLED, TensorInfo, find_weights, read_config, read_header, read_headers
+from bottega.models.weights import (
+    PICKLED,
+    TensorInfo,
+    find_weights,
+    pickled_cure,
+    read_config,
+    read_header,
+    read_headers,
+)
 from bottega.runtime.errors import BottegaError, MissingError, RequestError, StorageError
 from bottega.runtime.paths import open_file
 
@@ -629,6 +637,12 @@ def _stated_by_names(names: tuple[tuple[str, str], ...]) -> tuple[Statement, ...
     return ()
 
 
+def prediction_hint(folder: Path) -> Statement | None:
+    """What a folder's names say of the prediction type, a weak hint; None where they say nothing."""
+    hints = _stated_by_names(_folder_names(folder, {}))
+    return hints[0] if hints else None
+
+
 def _file_names(path: Path, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     names = []
     for place in ("modelspec.title", "ss_output_name", "modelspec.merged_from"):
@@ -658,8 +672,8 @@ def _begins_as_pickle(path: Path) -> bool:
 
 def _pickled(path: Path) -> RequestError:
     return RequestError(
-        f"{path}: checkpoints are read from safetensors only, received a pickled one, which could run code; fetch the "
-        "model's .safetensors file, or convert it on a machine that you can afford to lose"
+        f"{path}: checkpoints are read from safetensors only, received a pickled one, which could run code; "
+        f"{pickled_cure(path)}"
     )
 
 

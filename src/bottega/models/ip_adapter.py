@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bottega.models.weights import TensorInfo, find_weights, read_config, read_header, read_headers
+from bottega.models.weights import TensorInfo, find_weights, pickled_cure, read_config, read_header, read_headers
 from bottega.runtime.errors import MissingError, RequestError
 
 WEIGHT_NAMES = ("ip_adapter.safetensors", "ip-adapter_sdxl.safetensors")  # what is taken where a folder holds several
@@ -65,7 +65,7 @@ def adapter_file(place: Path) -> Path:
     if place.is_dir():
         return _adapter_in(place)
     if place.suffix != ".safetensors":
-        raise RequestError(f"{place}: an IP-Adapter is read from safetensors only; fetch its .safetensors file")
+        raise RequestError(f"{place}: an IP-Adapter is read from safetensors only; {pickled_cure(place)}")
     return place
 
 
@@ -82,7 +82,8 @@ def _adapter_in(folder: Path) -> Path:
     pickled = sorted(path.name for path in folder.glob("ip*adapter*") if path.suffix in (".bin", ".pt", ".ckpt"))
     if pickled:
         raise RequestError(
-            f"{folder}: IP-Adapters are read from safetensors only, received {pickled[0]}; fetch its .safetensors file"
+            f"{folder}: IP-Adapters are read from safetensors only, received {pickled[0]}; "
+            f"{pickled_cure(folder / pickled[0])}"
         )
     raise MissingError(f"{folder}: holds no IP-Adapter ({' or '.join(WEIGHT_NAMES)}); fetch it")
 

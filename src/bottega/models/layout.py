@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bottega.models import ip_adapter
+from bottega.models.agreement import Agreement, agreement_of
 from bottega.models.config import ModelsConfig
-from bottega.models.names import PACKAGE, fetch_command, resolve
+from bottega.models.names import fetch_command, on_disk, resolve
 from bottega.models.published import PIPELINES
+from bottega.models.recognise import explain
 from bottega.models.weights import find_weights, read_config, read_headers
-from bottega.runtime.errors import BottegaError, MissingError
+from bottega.runtime.errors import BottegaError, MissingError, RequestError
 
 ROLES = ("sdxl", "sdxl_vae", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
 SENTENCEPIECE = (
@@ -24,13 +26,17 @@ _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One role's model on this machine: where it is, its weight files, and all that is wrong with it."""
+    """One role's model on this machine: where it is, its weight files, and all that is wrong with it.
+
+    cautions: what the work will do otherwise than the model was made for; no reason to refuse it.
+    """
 
     role: str
     name: str
     folder: Path | None
     files: tuple[Path, ...]
     faults: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
 
 
 def locate(models: ModelsConfig, role: str, base: Path | None = None) -> Path:
@@ -38,11 +44,16 @@ def locate(models: ModelsConfig, role: str, base: Path | None = None) -> Path:
 
     Raises:
         MissingError: the recipe names none, or it is not on this machine.
+        RequestError: something else lies there, such as a single-file checkpoint; says what, and what helps.
     """
     name = getattr(models, role)
     if name is None:
         raise MissingError(f"models.{role}: this needs a model and the recipe names none; set models.{role}")
-    return resolve(name, base, cache=models.cache)
+    place = resolve(name, base, cache=models.cache)
+    other = explain(role, place)
+    if other is not None:
+        raise RequestError(other)
+    return place
 
 
 def inspect(models: ModelsConfig, roles: Iterable[str] = ROLES, base: Path | None = None) -> list[ModelStatus]:
@@ -70,13 +81,28 @@ def _status(models: ModelsConfig, role: str, base: Path | None) -> ModelStatus:
     except BottegaError as error:
         return ModelStatus(role, name, None, (), (str(error),))
     survey = _Survey(role, folder)
-    faults = survey.faults
-    if not faults:
-        faults = _unusable(models, role, folder, base)
-    elif not name.startswith(PACKAGE):  # what is broken in the package is not fetched, but installed again
-        command = fetch_command(name, models.cache)
-        faults = [f"{fault} (get it: {command})" for fault in faults]
-    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults))
+    if survey.faults:
+        faults = survey.faults
+        if not on_disk(name):  # a folder of the user's is not fetched, and what is broken in the package neither
+            command = fetch_command(name, models.cache)
+            faults = [f"{fault} (get it: {command})" for fault in faults]
+        return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults))
+    agreement = _agreement(models, role, folder, base)
+    faults = [*agreement.faults, *_unusable(models, role, folder, base)]
+    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults), agreement.cautions)
+
+
+def _agreement(models: ModelsConfig, role: str, folder: Path, base: Path | None) -> Agreement:
+    """What a model means, compared with what the work will do; a broken autoencoder is reported at its own role."""
+    if role != "sdxl" or models.sdxl_vae is None:
+        return agreement_of(role, folder)
+    try:
+        vae = locate(models, "sdxl_vae", base)
+    except BottegaError:
+        return agreement_of(role, folder)
+    if _Survey("sdxl_vae", vae).faults:
+        return agreement_of(role, folder)
+    return agreement_of(role, folder, vae)
 
 
 def _unusable(models: ModelsConfig, role: str, folder: Path, base: Path | None) -> list[str]:

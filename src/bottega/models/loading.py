@@ -7,13 +7,17 @@ torch and the model libraries are imported inside the functions, because `missin
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.models import ip_adapter as adapters
+from bottega.models.agreement import require_teacher
 from bottega.models.layout import SENTENCEPIECE, inspect, locate, missing, needs_sentencepiece, weight_files
 from bottega.models.libraries import prepare
 from bottega.models.names import resolve
@@ -24,10 +28,12 @@ if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
+LOGGER = logging.getLogger(__name__)
+
 __all__ = [
-    "PIXART_PARTS", "choose_device", "choose_dtype", "inspect", "load_diffusers", "load_pixart_parts",
+    "PIXART_PARTS", "choose_device", "choose_dtype", "encoder_class", "inspect", "load_diffusers", "load_pixart_parts",
     "load_scheduler", "load_teacher_pipeline", "load_tokenizer", "load_transformers", "load_vae", "locate",
-    "missing", "resolve", "weight_files",
+    "missing", "refused_parts", "require_loadable", "resolve", "weight_files",
 ]  # fmt: skip
 PIXART_PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 FULL_SIZE = 500_000_000
@@ -105,13 +111,16 @@ def load_teacher_pipeline(
         vae: another autoencoder's folder in place of sdxl/vae.
 
     Raises:
-        RequestError: adapter, image encoder and U-Net don't belong together; found before anything is loaded.
+        RequestError: adapter, image encoder and U-Net don't belong together, or the U-Net is of another diffusion
+            process than the teacher samples; found before anything is loaded.
         MissingError, StorageError: a file is absent or incomplete.
     """
     # Refuse what does not belong together, by headers alone, before gigabytes are read.
     adapter = adapters.adapter_file(ip_adapter)
     encoder = adapters.encoder_folder(adapter)
     adapters.check(adapter, encoder, sdxl / "unet")
+    for caution in require_teacher(sdxl):
+        LOGGER.warning("%s", caution)
     target, kind = choose_device(device), choose_dtype(dtype, device)
     refuse_fp32(sdxl / "unet", kind)
     prepare()
@@ -165,14 +174,8 @@ def refuse_fp32_tensors(path: Path, tensors: Mapping[str, TensorInfo], dtype: to
 
 def _load_adapter(pipeline: StableDiffusionXLImg2ImgPipeline, adapter: Path) -> None:
     """The image encoder and its preprocessing are in the pipeline already, so only the adapter's file is read."""
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # diffusers casts the U-Net to the dtype that it has already, and warns of that
-    try:
+    with _silent_libraries():  # diffusers casts the U-Net to the dtype that it has already, and warns of that
         pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, local_files_only=True)
-    finally:
-        logging.set_verbosity(level)
 
 
 def load_pixart_parts(
@@ -225,6 +228,10 @@ def _pixart_part(folder: Path, part: str, dtype: torch.dtype, device: torch.devi
 def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
     """An AutoencoderKL or AutoencoderTiny, as its config.json says, in evaluation mode on the CPU."""
     prepare()
+    return load_diffusers(_autoencoder_class(folder), folder, choose_dtype(dtype))
+
+
+def _autoencoder_class(folder: Path) -> Any:
     import diffusers
 
     name = read_config(folder / "config.json").get("_class_name")
@@ -232,7 +239,7 @@ def load_vae(folder: Path, dtype: str | torch.dtype = "float32") -> Any:
         raise RequestError(
             f"{folder}: an autoencoder must be one of {', '.join(_AUTOENCODERS)}, received {name}; name another folder"
         )
-    return load_diffusers(getattr(diffusers, name), folder, choose_dtype(dtype))
+    return getattr(diffusers, name)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -275,6 +282,94 @@ def _feature_extractor(encoder: Path) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
+def refused_parts(role: str, folder: Path) -> list[str]:
+    """What loading a role's model would refuse, in the words in which it would.
+
+    The libraries build each network and match every tensor by name and shape, without memory for weights and without
+    reading them: SDXL takes a second.
+
+    Args:
+        role: as in the section `models`.
+        folder: of the model, or the IP-Adapter's file or folder; every file of it is known to be whole.
+    """
+    prepare()
+    faults = []
+    for part, load in _part_loaders(role, folder).items():
+        if not (part / "config.json").exists():
+            continue
+        try:
+            load(part)
+        except RequestError as error:
+            faults.append(str(error))
+    return faults
+
+
+def require_loadable(role: str, folder: Path) -> None:
+    """Refuse a model that loading would refuse, before the work that comes before loading it; see `refused_parts`.
+
+    Raises:
+        RequestError: with the first reason.
+    """
+    faults = refused_parts(role, folder)
+    if faults:
+        raise RequestError(faults[0])
+
+
+def _part_loaders(role: str, folder: Path) -> Mapping[Path, Callable[[Path], Any]]:
+    """A role's networks by their folders, each with what loads it without its weights."""
+    import diffusers
+    import transformers
+
+    def of(kind: Any, **options: Any) -> Callable[[Path], Any]:
+        return lambda part: _from_pretrained(kind, part, device_map="meta", **options)
+
+    def autoencoder(part: Path) -> Any:
+        return _from_pretrained(_autoencoder_class(part), part, device_map="meta")
+
+    if role == "sdxl":
+        return {
+            folder / "unet": of(diffusers.UNet2DConditionModel),
+            folder / "text_encoder": of(transformers.CLIPTextModel),
+            folder / "text_encoder_2": of(transformers.CLIPTextModelWithProjection),
+            folder / "vae": autoencoder,
+        }
+    if role == "pixart":
+        return {
+            folder / "transformer": of(diffusers.PixArtTransformer2DModel),
+            folder / "text_encoder": of(transformers.T5EncoderModel),
+            folder / "vae": autoencoder,
+        }
+    if role == "sdxl_vae":
+        return {folder: autoencoder}
+    if role == "ip_adapter":
+        encoder = adapters.encoder_folder(adapters.adapter_file(folder))
+        return {encoder: of(transformers.CLIPVisionModelWithProjection)}
+    chosen, options = encoder_class(role, folder)
+    return {folder: of(getattr(transformers, chosen), **options)}
+
+
+def encoder_class(role: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The class of transformers that a role's model is loaded by, with its options.
+
+    Args:
+        role: clip, style_classifier, structure_encoder or scene_reader.
+        folder: of the model.
+    """
+    if role == "structure_encoder":
+        # A ViT's pooling layer is not used here, and published weights (DINO's) lack it: loading would refuse them.
+        if read_config(folder / "config.json").get("model_type") == "vit":
+            return "ViTModel", {"add_pooling_layer": False}
+        return "AutoModel", {}
+    return _CLASSES[role], {}
+
+
+_CLASSES = {
+    "clip": "CLIPModel",
+    "style_classifier": "AutoModelForImageClassification",
+    "scene_reader": "AutoModelForSemanticSegmentation",
+}
+
+
 def load_transformers(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     """A model of the transformers class `kind` from a folder's safetensors, complete or not at all, for evaluation."""
     return _from_pretrained(kind, folder, dtype=dtype, trust_remote_code=False, **options)
@@ -289,14 +384,15 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     weights = find_weights(folder)
     read_headers(weights.files)  # an incomplete file is refused before gigabytes are read
     try:
-        model, report = kind.from_pretrained(
-            folder,
-            variant=weights.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _silent_libraries():  # what they would log of absent tensors is refused below
+            model, report = kind.from_pretrained(
+                folder,
+                variant=weights.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
     except (RuntimeError, ValueError, OSError) as error:  # shapes that differ, or a folder of another class
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the folder's: an OSError that transformers makes up has no errno
@@ -307,7 +403,39 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     absent = sorted(report.get("missing_keys") or ())
     if absent:  # the libraries would fill these with random numbers, and say so in a log line
         raise RequestError(
-            f"{folder}: the weights lack {len(absent)} of the tensors that {kind.__name__} needs, first {absent[0]}; "
-            "name a folder of this class, or fetch it again"
+            f"{folder}: the weights lack {len(absent)} of the tensors that {kind.__name__} needs by config.json, first "
+            f"{absent[0]}; take configuration and weights from one repository, or name a folder of this class"
         )
+    _refuse_unused(folder, kind, report.get("unexpected_keys") or ())
     return model.eval()
+
+
+def _refuse_unused(folder: Path, kind: Any, unused: Iterable[str]) -> None:
+    """Refuse weights of diffusers that its configuration has no place for: another network would run, in silence.
+
+    The models of transformers are parts of larger ones, whose other half is left out on purpose.
+    """
+    if not kind.__module__.startswith("diffusers."):
+        return
+    extra = sorted(name for name in unused if _HARMLESS.fullmatch(name) is None)
+    if extra:
+        raise RequestError(
+            f"{folder}: the weights have {len(extra)} tensors that {kind.__name__} has no place for by config.json, "
+            f"first {extra[0]}; take configuration and weights from one repository"
+        )
+
+
+_HARMLESS = re.compile(r"pos_embed(\.pos_embed)?|y_embedder\.y_embedding|.*num_batches_tracked")
+"""Tensors that published files have and diffusers computes, or asks for no more."""
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    from diffusers.utils import logging as diffusers_logging
+
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)

@@ -97,7 +97,7 @@ def resolve(name_or_path: str, base: Path | None = None, *, cache: str | None = 
 def fetch_command(name: str, cache: str | None = None) -> str:
     """The exact command that fetches the model `name` into the cache."""
     if hub_name(name) is None:
-        return f"put the model's folder at {name}"
+        return f"name another folder than {name}, or an `org/name` of the Hugging Face Hub"
     command = f"bottega models fetch {name}"
     if cache:
         command += f" --model-cache {shlex.quote(cache)}"

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from bottega.runtime.paths import open_file
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
 DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # how the Hub's cache names blobs: SHA-256, or git's SHA-1
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what git keeps in place of a large file
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit: a damaged length must not make us read gigabytes
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
@@ -44,6 +46,42 @@ class SafetensorsHeader(NamedTuple):
     """First byte of each tensor in the file, and the first byte behind it."""
 
 
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that git keeps for a large file where git-lfs did not get the file itself.
+
+    Raises:
+        RequestError: the file is such a pointer; the message has the command that gets the file.
+    """
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(512)
+    except OSError:
+        return  # whoever reads the file says why it can't be read
+    if not first.startswith(LFS_POINTER):
+        return
+    size = _LFS_SIZE.search(first)
+    what = f" of {int(size[1]) / 1e9:.2f} GB" if size is not None else ""
+    clone = next((folder for folder in path.absolute().parents if (folder / ".git").exists()), None)
+    cure = (
+        "the clone that it was copied from had no git-lfs: run `git lfs pull` there, or fetch the model by its name "
+        "on the Hub: bottega models fetch ORG/NAME"
+    )
+    if clone is not None:
+        cure = f"get it: git -C {shlex.quote(str(clone))} lfs pull"
+    raise RequestError(f"{path}: a git-lfs pointer in place of the file{what}, which is not here; {cure}")
+
+
+_LFS_SIZE = re.compile(rb"\nsize (\d{1,18})\s")
+
+
+def pickled_cure(path: Path) -> str:
+    """What to do about a pickled file: its safetensors twin, where one lies beside it."""
+    twin = path.with_suffix(".safetensors")
+    if twin.is_file():
+        return f"the same in safetensors lies beside it: name {twin}"
+    return "fetch the model's .safetensors file, or convert it on a machine that you can afford to lose"
+
+
 def read_header(path: Path, limit: int = _HEADER_LIMIT) -> SafetensorsHeader:
     """The header of a safetensors file, checked against the size of the file.
 
@@ -53,7 +91,9 @@ def read_header(path: Path, limit: int = _HEADER_LIMIT) -> SafetensorsHeader:
 
     Raises:
         StorageError: the file is incomplete (shorter or longer than its header says) or not safetensors at all.
+        RequestError: it is a pointer of git-lfs.
     """
+    refuse_lfs_pointer(path)
     try:
         size = path.stat().st_size
         with open_file(path) as file:
@@ -163,7 +203,9 @@ def read_config(path: Path) -> Mapping[str, Any]:
     Raises:
         MissingError: there is no such file.
         StorageError: it is not a JSON object.
+        RequestError: it is a pointer of git-lfs.
     """
+    refuse_lfs_pointer(path)
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -201,7 +243,7 @@ def find_weights(folder: Path) -> Weights:
     if pickled:
         raise RequestError(
             f"{folder}: weights are read from safetensors only, received {pickled[0]}, which is pickled and could run "
-            "code; fetch the model's .safetensors file, or convert it on a machine that you can afford to lose"
+            f"code; {pickled_cure(folder / pickled[0])}"
         )
     known = ", ".join(f"{stem}.safetensors" for stem in STEMS)
     raise MissingError(f"{folder}: no weights (one of {known}); fetch the model again, whole")

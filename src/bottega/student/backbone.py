@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from bottega.diffusion.process import as_epsilon
 from bottega.diffusion.schedule import NoiseSchedule, from_scheduler_config
+from bottega.models.agreement import foreign_process
+from bottega.runtime.errors import RequestError
 from bottega.student.attach import Attachment
 
 if TYPE_CHECKING:
@@ -205,5 +207,14 @@ class Backbone:
 
 
 def read_schedule(scheduler: Any) -> NoiseSchedule:
-    """The schedule of a diffusers scheduler as its folder states it."""
+    """The schedule of a diffusers scheduler as its folder states it.
+
+    Raises:
+        RequestError: it is of another process than one of betas, or its betas are not known here.
+    """
+    foreign = foreign_process({**scheduler.config, "_class_name": type(scheduler).__name__})
+    if foreign is not None:  # its betas are a default of the library that the model never saw
+        raise RequestError(
+            f"pixart/scheduler: a noise schedule of betas is needed, received {foreign}; name a PixArt-α"
+        )
     return from_scheduler_config(dict(scheduler.config), name="pixart/scheduler")

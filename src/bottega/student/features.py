@@ -58,10 +58,11 @@ def run(
     Raises:
         MissingError: no target was accepted, or a model is absent.
     """
-    from bottega.models.loading import locate
+    from bottega.models.loading import locate, require_loadable
     from bottega.student.encode import encoder_hashes, sizes
 
     pixart = locate(models, "pixart")
+    require_loadable("pixart", pixart)  # the transformer, too, which is loaded only after all of this is computed
     clip = locate(models, "clip")
     size = sizes(pixart)
     manifest = _manifest(config, encoder_hashes(pixart, clip), size)
