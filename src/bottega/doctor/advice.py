@@ -236,6 +236,11 @@ _GO_BACK = Remedy("go back to a checkpoint from before it began", "the weights a
 _DATA_LAST = Remedy("more data last", "while the loss falls, the data at hand is not used up", Topic.DATA)
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
+    "done": (
+        Remedy("use the last checkpoint: nothing more has to be trained", "{evidence}"),
+        _MORE_STEPS,
+        Remedy("stop here", "what the loss may still gain cannot be seen in a picture"),
+    ),
     "not finite": (
         _GO_BACK,
         Remedy("halve the learning rate, and clip the gradient's norm to 1", "too large a step is the usual cause"),

@@ -200,6 +200,11 @@ def _above_the_floor(bins: TimestepBins, floors: tuple[float, ...]) -> str:
     return text
 
 
+def is_best(meaning: str) -> bool:
+    """Whether the words that `level` found are those of the best level: one picture, drawn sharp."""
+    return meaning.startswith(f"{LEVELS[-1][1]}:")
+
+
 def require_prediction_type(name: str | None) -> str | None:
     """A prediction type as the command line takes it. Raises RequestError for another word."""
     known = {*EPSILON_SHARE, "sample", *_ALIASES}

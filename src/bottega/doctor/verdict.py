@@ -13,7 +13,8 @@ from pathlib import Path
 from bottega.doctor.advice import ASIDE, Action, Case, actions
 from bottega.doctor.answer import NotJudged
 from bottega.doctor.curve import LossCurve, judge, unjudged
-from bottega.doctor.levels import TimestepBins, level
+from bottega.doctor.curve.loss_curve import MIN_LOSSES
+from bottega.doctor.levels import TimestepBins, is_best, level
 from bottega.doctor.logs import LogReader, LogSummary
 from bottega.doctor.logs.decode import LONGEST_LINE
 from bottega.doctor.progress import Outlook, PlanProgress, measure_progress, outlook
@@ -26,6 +27,9 @@ RUNNING_MEAN = 0.5
 about 0, as each draws its own timesteps and noise."""
 
 MAX_ACTIONS = 5
+
+ENDS = frozenset({"falling", "falling slowly", "plateaued", "flat throughout"})
+"""How a loss may move at its best level for the run to be done."""
 
 CURVE_POINTS = 64
 """Points of a validation's curve, about: as many as the loss has blocks."""
@@ -84,23 +88,29 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     starved = [finding for finding in log.findings if finding.name == "task starved"]
     found = judge(curve, log.unit, validations=log.validations, others=starved, is_average=is_average)
     progress = measure_progress(log)
-    todo = actions(Case(log, curve, found, progress))
     course = _course(found)
     marks = _marks_ahead(log, progress, curve, course)
-    if log.has_paired_validation and course.severity < Severity.WARNING:
-        found = _with_paired_validation(log.findings, found)
-        todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
-    # Say what the loss means.
+    # Say what the loss means. At its best level a run is done, however its loss moves.
     loss = _last_loss(curve)
     bins = TimestepBins.of(log.timestep_bins)
     meaning = NO_PICTURES
     if log.draws_pictures:
         predicts = prediction_type or log.prediction_type
         meaning = level(loss, predicts, one_picture or log.num_pictures == 1, bins, log.latent_range)
+    if is_best(meaning) and curve.count >= MIN_LOSSES and _is_healthy(found, course):
+        found = [_done(meaning, progress), *found]
+
+    # Say what to do.
+    todo = actions(Case(log, curve, found, progress))
+    if log.has_paired_validation and course.severity < Severity.WARNING:
+        found = _with_paired_validation(log.findings, found)
+        todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
     # Say what could not be looked at.
     left_out = unjudged(curve, validations=log.validations, is_average=is_average)
+    if progress.share is None:
+        left_out.append(("how much of the plan is done", "the log names neither all its steps nor all its epochs"))
     not_judged = tuple(NotJudged(what, why) for what, why in left_out)
 
     return Verdict(
@@ -146,6 +156,17 @@ def _course(found: Sequence[Finding]) -> Finding:
         if finding.name not in ASIDE:
             return finding
     return found[0]
+
+
+def _is_healthy(found: Sequence[Finding], course: Finding) -> bool:
+    """Whether nothing is wrong but beside the loss's course, and that course is one that can end."""
+    others = [finding for finding in found if finding.name not in ASIDE]
+    return course.name in ENDS and all(finding.severity < Severity.WARNING for finding in others)
+
+
+def _done(meaning: str, progress: PlanProgress) -> Finding:
+    of_the_plan = "" if progress.share is None else f", with {progress.share:.0%} of the plan done"
+    return Finding("done", f"the loss has reached the best level there is{of_the_plan}: {meaning}")
 
 
 def _with_paired_validation(paired: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:

@@ -62,6 +62,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "burnt": Severity.WARNING,
     "over-saturated": Severity.WARNING,
     "dull": Severity.WARNING,
+    "done": Severity.INFO,
     "falling": Severity.INFO,
     "falling slowly": Severity.INFO,
     "plateaued": Severity.INFO,

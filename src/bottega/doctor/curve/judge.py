@@ -81,6 +81,11 @@ def unjudged(
         is_average: the log holds the trainer's running mean.
     """
     found = []
+    if curve.count < MIN_LOSSES:
+        found.append(("the course of the loss", f"{curve.count} usable losses; at least {MIN_LOSSES} are needed"))
+    if curve.num_uncompared:
+        why = f"{curve.num_uncompared} of them have fewer than {NEAR} losses before or after"
+        found.append(("jumps at resumes", why))
     if len(validations) < TREND_POINTS:
         why = f"the log has {len(validations) or 'no'} validation losses; at least {TREND_POINTS} are needed"
         found.append(("overfitting", why))

@@ -93,7 +93,8 @@ class LossCurve:
     with `_at_end`: at the end without a break. first_nonfinite: the step of the first. rate, peak_rate: the learning
     rate now, and its highest; NaN where the log has none. fine: of the logarithm, each by itself in a log that is not
     long. rates, grad_norms, step_times, data_shares, memory: columns beside the loss; data_shares: of a step's time
-    that was waited for data. num_with_sides: losses whose other columns were read.
+    that was waited for data. num_with_sides: losses whose other columns were read. num_uncompared:
+    resumes with too few losses on either side.
     """
 
     def __init__(self) -> None:
@@ -120,6 +121,7 @@ class LossCurve:
         self.num_nonpositive_at_end = 0
         self.first_nonfinite: float | None = None
         self.jumps: list[Jump] = []
+        self.num_uncompared = 0
         self._tail: deque[float] = deque(maxlen=RECENT)  # logarithms
         self._before: F64 | None = None  # the tail at the last resume, until it is compared
         self._after: list[float] = []  # logarithms since
@@ -157,7 +159,10 @@ class LossCurve:
         """Compare the losses before and after the last resume, once both are known: after the last loss."""
         before, after = self._before, np.array(self._after)
         self._before = None
-        if before is None or min(len(before), len(after)) < NEAR:
+        if before is None:
+            return
+        if min(len(before), len(after)) < NEAR:
+            self.num_uncompared += 1
             return
         # early in a run the loss falls by much within `RECENT` losses, which would hide a jump
         near = max(self._place // 8, NEAR)
