@@ -228,3 +228,8 @@ def test_a_folder_that_is_a_broken_link_is_not_called_a_file(tmp_path: Path, tar
             files.require_folder(path)
         with pytest.raises(StorageError, match=r"cannot write .*link is a link that leads nowhere or in a circle"):
             files.write_text(path / "file", "x")
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"a folder whose name is UTF-8, received '.*caf\\udce9'; name another"):
+        files.require_folder(tmp_path / os.fsdecode(b"caf\xe9"))

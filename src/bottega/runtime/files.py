@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.escape import shown
 from bottega.runtime.paths import open_file
 
 if TYPE_CHECKING:
@@ -88,9 +89,17 @@ def require_folder(path: Path) -> None:
     """Check that a folder, which need not be there yet, can be written into: before hours of work, not after.
 
     Raises:
-        RequestError: a part of its path is a file.
+        RequestError: a part of its path is a file, or a link that leads nowhere, or it is not UTF-8.
         StorageError: the folder, or that in which it would be made, is not writable.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        # Arrow, and whatever writes a path into a JSON file, can't: found out after hours, it would cost them.
+        raise RequestError(
+            f"what is made goes into a folder whose name is UTF-8, received {shown(str(path))}; name another, or "
+            "rename it"
+        ) from error
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if nearest == _broken_link(nearest):
         raise RequestError(
