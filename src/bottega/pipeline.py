@@ -23,15 +23,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from bottega.models.layout import ROLES, inspect
+from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, recorded_weights
 from bottega.recipe import Recipe, missing, missing_models, portable
 from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, StorageError, WorkError
+from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.escape import escaped_lines
-from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json, write_text
+from bottega.runtime.files import sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import (
     Settings,
     changes,
@@ -44,6 +45,7 @@ from bottega.runtime.fingerprint import (
 from bottega.runtime.locks import LOCK, STAGE_LOCK, device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
+from bottega.runtime.records import read_record
 from bottega.runtime.threads import settle_threads
 
 LOGGER = logging.getLogger(__name__)
@@ -108,21 +110,6 @@ class Size:
         if self.seeds is not None:
             options += ["--seeds", ",".join(map(str, self.seeds))]
         return options
-
-
-class FileFacts(TypedDict):
-    """A weight file: its hash, and the size and time by which it is known again without being read."""
-
-    sha256: str
-    bytes: int
-    mtime_ns: int
-
-
-class ModelWeights(TypedDict):
-    """The weight files of a model by their names, and one hash over them."""
-
-    sha256: str
-    files: dict[str, FileFacts]
 
 
 class StageRecord(BaseModel):
@@ -220,7 +207,8 @@ class Pipeline:
         bound, free = self.settings(stage, weights)
         was_started = settings_file.exists()
         if was_started:
-            self._refuse_changes(stage, read_json(settings_file), bound)
+            cure = f"delete it and {settings_file.with_name('stage.json').name} beside it: the stage is done again"
+            self._refuse_changes(stage, read_record(settings_file, dict[str, object], cure), bound)
         record = self._record(stage)
         if record is None:
             return "to be continued" if was_started else "to do"
@@ -283,7 +271,7 @@ class Pipeline:
             lock(output / LOCK, who),
             self._device(stage),
         ):
-            bound, free = self.settings(stage, self._recorded_weights())
+            bound, free = self.settings(stage, recorded_weights(self.directory))
             # Before any work: whatever a kill leaves behind, it is known with which settings it was begun.
             write_json(folder / "settings.json", bound)
             # The page would show the error of an earlier try as long as this one runs.
@@ -377,7 +365,7 @@ class Pipeline:
     def _write_head(self, weights: Mapping[str, ModelWeights]) -> None:
         """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""
         write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
-        write_json(self.directory / "provenance.json", {**describe(), "weights": weights})
+        write_json(self.directory / PROVENANCE, {**describe(), "weights": weights})
 
     def _settle_threads(self) -> None:
         """Decide with how many threads the stages compute, and say it where that is new."""
@@ -462,16 +450,11 @@ class Pipeline:
         path = self.directory / stage.folder / "stage.json"
         if not path.exists():
             return None
-        try:
-            return StageRecord.model_validate(read_json(path))
-        except ValidationError as error:
-            raise StorageError(
-                f"{path} is no record of a stage ({error.errors()[0]['msg']}); delete it, and the stage continues"
-            ) from error
+        return read_record(path, StageRecord, "delete it, and the stage continues")
 
     def _weights(self) -> dict[str, ModelWeights]:
         """Hash of each model on this machine; files of unchanged size and time are not read again."""
-        known = self._recorded_weights()
+        known = recorded_weights(self.directory)
         result: dict[str, ModelWeights] = {}
         for found in inspect(self.recipe.models):
             if found.folder is None or found.faults:
@@ -485,12 +468,6 @@ class Pipeline:
             digest = sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
             result[found.role] = {"sha256": digest, "files": files}
         return result
-
-    def _recorded_weights(self) -> dict[str, ModelWeights]:
-        """The weights in provenance.json."""
-        path = self.directory / "provenance.json"
-        recorded: dict[str, ModelWeights] = read_json(path).get("weights", {}) if path.exists() else {}
-        return recorded
 
 
 def _roles(stages: Sequence[Stage]) -> list[str]:

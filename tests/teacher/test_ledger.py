@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bottega.quality.config import Thresholds
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
+from bottega.runtime.errors import BottegaError, FingerprintError, MissingError, StorageError
 from bottega.teacher.ledger import SCHEMA_VERSION, Ledger, TryRow
 from bottega.teacher.regrade import regrade
 
@@ -40,7 +40,7 @@ def test_a_row_comes_back_as_it_was_entered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("scores", "{", "scores must be JSON, received '{'"),
+        ("scores", "{", r"scores is not valid JSON .*received '{'"),
         ("scores", '{"edge_64": "high"}', r"scores\.edge_64: .* received 'high'"),
         ("grade", "D", "grade: .* received 'D'"),
         ("status", "lost", "status: .* received 'lost'"),
@@ -52,7 +52,7 @@ def test_a_damaged_row_is_refused_by_target_and_column(tmp_path: Path, column: s
         ledger.commit([ROW])
     with closing(sqlite3.connect(tmp_path / "l.sqlite")) as db, db:
         db.execute(f"UPDATE tries SET {column} = ?", (value,))
-    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(RequestError, match=rf"target {ROW.target}.*{message}"):
+    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(BottegaError, match=rf"target {ROW.target}.*{message}"):
         list(ledger.current())
 
 

@@ -45,15 +45,15 @@ def _is_of_scratch_training(error: Exception) -> bool:
 
 def _why_refused(pipeline: Pipeline) -> str:
     """Why the first stage that refuses to continue does so; empty where none does."""
-    from bottega.runtime.errors import FingerprintError, StorageError
+    from bottega.runtime.errors import BottegaError, FingerprintError
 
     for stage in pipeline.stages():
         try:
             pipeline.state(stage, {})
         except FingerprintError as error:
             return str(error)
-        except StorageError:
-            continue  # a torn file, which is told as such
+        except BottegaError:
+            continue  # a torn file, or one of another form, which is told as such
     return ""
 
 

@@ -188,10 +188,11 @@ def _scoring(output: Path, teacher_dir: Path | None, models: ModelsConfig, *, wr
 
 
 def _enter_scores(teacher_dir: Path, scores: Path) -> None:
-    from bottega.runtime.files import read_jsonl
+    from bottega.quality.scan import ScoreRow
+    from bottega.runtime.records import read_records
     from bottega.teacher.recalibrate import enter_scores
 
-    changed = enter_scores(teacher_dir, read_jsonl(scores))
+    changed = enter_scores(teacher_dir, read_records(scores, ScoreRow))
     typer.echo(f"{teacher_dir}: {changed} tries have new scores; grade them again with limits that have damage_max")
 
 

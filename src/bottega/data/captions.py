@@ -6,13 +6,16 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from bottega.data.jsonstream import iter_items
 from bottega.runtime.errors import RequestError
 from bottega.runtime.escape import shown
 from bottega.runtime.files import read_jsonl
 from bottega.runtime.paths import inside
+from bottega.runtime.records import MEND_LINE, to_record
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,31 @@ class Captioned:
     part: str
     file_name: str
     captions: int
+
+
+_OTHER_NAMES = ("filename", "image")
+"""Keys by which lists of other kinds than COCO's name a picture."""
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """A caption as COCO's `annotations` has it."""
+
+    image_id: str
+    caption: str
+    id: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0  # what SQLite can hold
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(coerce_numbers_to_str=True)
+
+
+@dataclass(frozen=True)
+class _ListedImage:
+    """A picture as COCO's `images` has it."""
+
+    id: str
+    file_name: str
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(coerce_numbers_to_str=True)
 
 
 def tidy(text: str) -> str:
@@ -78,10 +106,11 @@ class Captions:
 
     def _add_item(self, part: str, key: str, item: Mapping[str, Any]) -> None:
         if key == "annotations" and "caption" in item:
-            place = int(item.get("id", 0))
-            self._add_caption(part, str(item["image_id"]), place, str(item["caption"]))
-        elif key == "images" and "sentences" not in item:
-            self._add_image(part, str(item["id"]), str(item["file_name"]))
+            said = to_record(_Annotation, item, f"{self._path}: annotations", MEND_LINE)
+            self._add_caption(part, said.image_id, said.id, said.caption)
+        elif key == "images" and "sentences" not in item and not any(name in item for name in _OTHER_NAMES):
+            listed = to_record(_ListedImage, item, f"{self._path}: images", MEND_LINE)
+            self._add_image(part, listed.id, listed.file_name)
         elif key in ("images", ""):
             self._add_row(part, item)
 

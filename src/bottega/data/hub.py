@@ -44,7 +44,7 @@ def _is_intermediate(path: Path) -> bool:
     try:
         state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
         return path.name not in [file["filename"] for file in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return path.name.startswith(("cache-", "tmp"))  # no folder of `save_to_disk`
 
 

@@ -25,7 +25,7 @@ from bottega.models.layout import ModelStatus
 from bottega.models.names import fetch_command, hub_name, on_disk
 from bottega.models.weights import read_header
 from bottega.runtime.errors import BottegaError, MissingError
-from bottega.runtime.files import sha256_file
+from bottega.runtime.files import read_json, sha256_file
 from bottega.runtime.findings import Severity
 from bottega.runtime.fingerprint import fingerprint
 from bottega.runtime.paths import stays_inside
@@ -375,7 +375,7 @@ def _file_fault(file: Path) -> str | None:
             return _line_fault(file)
     except BottegaError as error:
         return str(error).removeprefix(f"{file}: ").rpartition(";")[0]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return str(error)
     return None
 
@@ -393,7 +393,7 @@ def _line_fault(file: Path) -> str | None:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -788,8 +788,8 @@ def _named(directory: Path, is_meant: Callable[[str], bool]) -> list[Path]:
 def _json(file: Path) -> Any:
     """The content of a JSON file; None where there is none, or it is torn (which is reported as such)."""
     try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        return read_json(file)
+    except BottegaError:
         return None
 
 
@@ -805,7 +805,7 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # reported as a damaged line
             if isinstance(row, dict):
                 yield row

@@ -12,18 +12,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
 from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
-from bottega.runtime.files import append_jsonl, read_json, read_jsonl, sha256_file, sha256_json, write_json, write_png
+from bottega.runtime.files import append_jsonl, sha256_file, sha256_json, write_json, write_png
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
-from bottega.runtime.records import to_record
+from bottega.runtime.records import read_record, read_records
 from bottega.visual.pictures import Picture, to_uint8
 
 
@@ -161,7 +163,8 @@ def _read_made(request: Request) -> dict[str, MadeLine]:
     """The lines of `made.jsonl` by pair id; the last of a pair counts."""
     if not request.made.is_file():
         return {}
-    return {str(line["pair_id"]): cast(MadeLine, line) for line in read_jsonl(request.made)}
+    cure = "delete that line: the pictures of its batch are drawn again"
+    return {line["pair_id"]: line for line in read_records(request.made, MadeLine, cure)}
 
 
 def _is_made(request: Request, line: MadeLine | None, pair: Pair) -> bool:
@@ -189,9 +192,7 @@ def _run_child(requests: Sequence[Request]) -> None:
 
 def draw_from(file: Path) -> None:
     """Draw what a file asks for, one request after the other. The command line calls this in the child process."""
-    for raw in read_json(file):
-        pairs = tuple(to_record(Pair, pair, str(file)) for pair in raw["pairs"])
-        request = Request(**{**raw, "pairs": pairs})
+    for request in read_record(file, list[Request], "run bottega evaluate, which writes this file"):
         with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
             captions = sorted({pair.prompt for pair in request.pairs})
             draw_here(request, load_painter(request.row, request.settings, captions))

@@ -30,9 +30,10 @@ from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
-from bottega.runtime.files import append_jsonl, read_jsonl, sha256_bytes, sha256_file, sha256_json
+from bottega.runtime.files import append_jsonl, sha256_bytes, sha256_file, sha256_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.runtime.records import read_records
 from bottega.visual.pictures import Picture
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,8 @@ class Record:
     row: str
     sha256: str
     key: str
-    scores: Mapping[str, float]
+    # Both: a whole number that is read back as 3.0 would be written as another text than by an uninterrupted run.
+    scores: Mapping[str, int | float]
 
 
 @dataclass
@@ -105,8 +107,7 @@ def measure_all(
     )
     known: dict[str, Record] = {}
     if kept.is_file():
-        for line in read_jsonl(kept):
-            record = Record(line["pair_id"], line["row"], line["sha256"], line["key"], line["scores"])
+        for record in read_records(kept, Record, "delete that line: its picture is measured again"):
             known[record.key] = record
     measured = Measured()
     measurer = _Measurer(config, sources, networks, made_from)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from bottega.data.records import read_pairs, truth_path
 from bottega.evaluation.bootstrap import METHOD
@@ -40,7 +40,8 @@ from bottega.evaluation.summary import (
 )
 from bottega.evaluation.table import markdown
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, sha256_file, sha256_json, write_json, write_jsonl, write_text
+from bottega.runtime.files import sha256_file, sha256_json, write_json, write_jsonl, write_text
+from bottega.runtime.records import read_records
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -120,7 +121,8 @@ def run(
 
 def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> SummaryRecord:
     """The numbers, from `scores.jsonl` alone."""
-    scores = by_row(cast(Iterable[ScoreLine], read_jsonl(directory / "scores.jsonl")))
+    cure = "run bottega evaluate again, which writes it"
+    scores = by_row(read_records(directory / "scores.jsonl", ScoreLine, cure))
     rows = table(grid, scores, config, absent)
     gaps = differences(grid, scores, config)
     return {

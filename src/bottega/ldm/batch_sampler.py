@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from bottega.runtime.errors import RequestError
 from bottega.training.sampling import Indices, epoch_order, stream_indices

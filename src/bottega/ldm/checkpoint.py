@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from bottega.ldm.autoencoder import Autoencoder, open_autoencoder
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.model import LatentDiffusion
 from bottega.ldm.recipe import read_recipe
-from bottega.ldm.records import CheckpointRecord
+from bottega.ldm.records import remembered_of
 from bottega.ldm.text import ClipText
 from bottega.models.loading import choose_device
 from bottega.models.names import resolve
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.errors import MissingError
 from bottega.training import checkpoint as checkpoints
 from bottega.training.checkpoint import Checkpoint
 
@@ -57,9 +56,7 @@ def open_trained(place: Path, device: str = "auto") -> Trained:
         RequestError: it is one of another trainer.
     """
     found = find(place)
-    if "recipe" not in found.remembered:
-        raise RequestError(f"{found.folder}: a checkpoint of `bottega train ldm` is wanted, this is of another trainer")
-    record = cast(CheckpointRecord, found.remembered)
+    record = remembered_of(found)
     run = Path(os.path.normpath(found.folder / ".." / ".."))
     recipe = read_recipe(record["recipe"], run, f"{found.folder.name}: recipe")
     torch_device = choose_device(device)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bottega.ldm.config import LDMRecipe
 from bottega.ldm.recipe import SOURCES, load_recipe, portable, read_recipe
-from bottega.ldm.records import CheckpointRecord, LDMSummary
+from bottega.ldm.records import CheckpointRecord, LDMSummary, remembered_of
 from bottega.runtime.config import as_yaml
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_json, write_text
@@ -183,9 +183,9 @@ def recipe_of(checkpoint: Path, sets: Sequence[str]) -> LDMRecipe:
 
     home = run_directory_of(checkpoint)
     if not (home / "recipe.yaml").exists():
-        recipe = require_checkpoint(checkpoint).remembered.get("recipe")
-        if recipe is not None:
-            return read_recipe(recipe, home, f"{checkpoint.name}: recipe", sets)
+        found = require_checkpoint(checkpoint)
+        if "recipe" in found.remembered:
+            return read_recipe(remembered_of(found)["recipe"], home, f"{checkpoint.name}: recipe", sets)
     return load_recipe(home / "recipe.yaml", sets)
 
 
@@ -280,7 +280,7 @@ def _batch_sampler(
     if newest is None:
         sampler = EpochSampler.new(samples, training.batch_size)
         return sampler, training.loop(sampler.steps(training.num_epochs), sampler.steps_per_epoch())
-    record = newest.remembered.get("course")
+    record = remembered_of(newest).get("course")
     if record:
         sampler = EpochSampler.from_record(record, training.batch_size)
     else:
@@ -301,8 +301,8 @@ def _vocabulary(recipe: LDMRecipe, samples: CaptionedDataset, newest: Checkpoint
 
     if recipe.text.kind != "words":
         return []
-    if newest is not None and "words" in newest.remembered:
-        return list(newest.remembered["words"])
+    if newest is not None:
+        return list(remembered_of(newest)["words"])
     if samples.words:
         return list(samples.words)
     captions: list[str] = []

@@ -677,7 +677,7 @@ def _content_damage(file: Path) -> tuple[str, str] | None:
     except BottegaError as error:
         detail = str(error).removeprefix(f"{file}: ").rpartition(";")[0]
         return "truncated file", detail
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         return "broken JSON", str(error)
     return None
 
@@ -692,7 +692,7 @@ def _shard_names(index: Path) -> list[str]:
 def _json_object(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_bytes())
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return {}  # told as broken JSON
     if not isinstance(content, dict):
         return {}

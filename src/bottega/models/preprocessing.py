@@ -8,19 +8,60 @@ Symbols: N pictures, H × W pixels, S × S pixels after resizing and cropping.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from bottega.models.weights import read_config
+from bottega.models.weights import FETCH_AGAIN, read_config
 from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.records import to_record
 
 Pictures = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # uint8 [N, H, W, 3], or N of [H, W, 3] of any sizes
+
+
+Pixels = Annotated[int, Field(gt=0, le=16_384)]
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BothSides:
+    """A size that names both sides."""
+
+    height: Pixels
+    width: Pixels
+
+
+@dataclass(frozen=True)
+class ShortSide:
+    """A size that names the short side alone."""
+
+    shortest_edge: Pixels
+
+
+class ProcessorFile(TypedDict, total=False):
+    """What is read of a preprocessor_config.json, in the spelling of any version of transformers."""
+
+    image_processor_type: str | None
+    feature_extractor_type: str | None
+    do_pad: bool | None
+    do_resize: bool | None
+    size: Pixels | BothSides | ShortSide | None
+    resample: Annotated[int, Field(ge=0, le=5)]
+    do_center_crop: bool | None
+    crop_size: Pixels | BothSides | ShortSide | None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None
+    do_rescale: bool | None
+    rescale_factor: Annotated[float, Field(allow_inf_nan=False)]
+    do_normalize: bool | None
+    image_mean: Channels
+    image_std: Channels
 
 
 @dataclass(frozen=True)
@@ -49,23 +90,25 @@ class Preprocessing:
 
         Raises:
             MissingError: the folder has neither.
-            RequestError: it names a step that is not known here.
+            RequestError: it names a step that is not known here, or a value in it is wrong.
         """
         for name in ("preprocessor_config.json", "processor_config.json"):
             if (folder / name).exists():
                 config = read_config(folder / name)
-                return cls.of(config.get("image_processor", config), folder / name)
+                where = folder / name
+                return cls.of(config.get("image_processor", config), where)
         raise MissingError(
             f"{folder}: no preprocessor_config.json, without which pictures would be read wrongly; fetch it again"
         )
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], where: Path) -> Preprocessing:
-        """From the content of such a file; `where` names it in errors."""
+    def of(cls, content: object, where: Path) -> Preprocessing:
+        """From the content of such a file; `where` names it in errors, which are those of `read`."""
+        config = to_record(ProcessorFile, content, str(where), FETCH_AGAIN)
         if config.get("do_pad"):
             raise RequestError(f"{where}: do_pad is not supported; name a model whose pictures are resized or cropped")
         # Old files name the extractor, new ones the processor; only a few classes have rules of their own.
-        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+        kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
         size = None
         if config.get("do_resize", True):
             size = _size(config, short_side="CLIP" in kind or "ConvNext" in kind)
@@ -73,9 +116,9 @@ class Preprocessing:
         if config.get("do_center_crop", False):
             crop = _sides(config.get("crop_size"))
         if "ConvNext" in kind and isinstance(size, int):
-            size, crop = _convnext(size, float(config.get("crop_pct") or 224 / 256))
-        factor, mean, std = _scaling(config)
-        resample = int(config.get("resample", Image.Resampling.BILINEAR))
+            size, crop = _convnext(size, config.get("crop_pct") or 224 / 256)
+        factor, mean, std = _scaling(config, where)
+        resample = config.get("resample", Image.Resampling.BILINEAR)
         return cls(size, resample, crop, factor, mean, std)
 
     def __call__(self, pictures: Pictures) -> NDArray[np.float32]:
@@ -109,35 +152,38 @@ class Preprocessing:
         return np.asarray(resized)
 
 
-def _size(config: Mapping[str, Any], short_side: bool) -> tuple[int, int] | int | None:
+def _size(config: ProcessorFile, short_side: bool) -> tuple[int, int] | int | None:
     """`size` is a number in old files (a short side for CLIP, a square for ViT), later an object that says which."""
     size = config.get("size")
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        return int(size["shortest_edge"])
+    if isinstance(size, ShortSide):
+        return size.shortest_edge
     if isinstance(size, int) and short_side:
         return size
     return _sides(size)
 
 
-def _scaling(config: Mapping[str, Any]) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+def _scaling(config: ProcessorFile, where: Path) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     """Factor, means and deviations; those that change nothing where a step is switched off."""
     factor = 1.0
     if config.get("do_rescale", True):
-        factor = float(config.get("rescale_factor", 1 / 255))
+        factor = config.get("rescale_factor", 1 / 255)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if config.get("do_normalize", True):
-        mean = tuple(map(float, config["image_mean"]))
-        std = tuple(map(float, config["image_std"]))
+        if "image_mean" not in config or "image_std" not in config:
+            raise RequestError(f"{where}: do_normalize needs image_mean and image_std, one is absent; {FETCH_AGAIN}")
+        mean = config["image_mean"]
+        std = config["image_std"]
     return factor, mean, std
 
 
-def _sides(size: Any) -> tuple[int, int] | None:
+def _sides(size: int | BothSides | ShortSide | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    return int(size), int(size)
+    if isinstance(size, BothSides):
+        return size.height, size.width
+    side = size.shortest_edge if isinstance(size, ShortSide) else size
+    return side, side
 
 
 def _convnext(size: int, crop_pct: float) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:

@@ -3,13 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from bottega.models.layout import ModelStatus
 from bottega.models.weights import hash_faults
 from bottega.runtime.errors import RequestError
-from bottega.runtime.files import read_json
+from bottega.runtime.records import read_record
+
+PROVENANCE = "provenance.json"
+
+
+class FileFacts(TypedDict):
+    """A weight file: its hash, and the size and time by which it is known again without being read."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+class ModelWeights(TypedDict):
+    """The weight files of a model by their names, and one hash over them."""
+
+    sha256: str
+    files: dict[str, FileFacts]
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """What is read of a run's provenance.json."""
+
+    weights: dict[str, ModelWeights] = field(default_factory=dict)
+
+
+def recorded_weights(run: Path) -> dict[str, ModelWeights]:
+    """The weights that a run directory's `provenance.json` records; empty where there is none.
+
+    Raises:
+        StorageError: it is no complete JSON.
+        RequestError: a value in it has another shape.
+    """
+    path = run / PROVENANCE
+    if not path.exists():
+        return {}
+    cure = "delete it: bottega run writes it again, after it has read the weights"
+    return read_record(path, _Provenance, cure).weights
 
 
 def content_faults(found: Sequence[ModelStatus], run: Path) -> list[str]:
@@ -22,17 +62,16 @@ def content_faults(found: Sequence[ModelStatus], run: Path) -> list[str]:
     Raises:
         RequestError: the run was made with other files than there are now.
     """
-    recorded: Mapping[str, Any] = {}
-    if run.is_dir() and (run / "provenance.json").exists():
-        recorded = read_json(run / "provenance.json").get("weights", {})
+    recorded = recorded_weights(run)
     faults: list[str] = []
     for model in found:
-        hashes = _recorded_hashes(model, recorded.get(model.role, {}).get("files", {}))
+        weights = recorded.get(model.role)
+        hashes = _recorded_hashes(model, weights["files"] if weights is not None else {})
         faults += [f"models.{model.role}: {fault}" for fault in hash_faults(model.files, hashes)]
     return faults
 
 
-def _recorded_hashes(model: ModelStatus, recorded: Mapping[str, Any]) -> dict[Path, str]:
+def _recorded_hashes(model: ModelStatus, recorded: Mapping[str, FileFacts]) -> dict[Path, str]:
     """File -> the SHA-256 that the run recorded for it."""
     if not recorded or model.folder is None:
         return {}
@@ -46,4 +85,4 @@ def _recorded_hashes(model: ModelStatus, recorded: Mapping[str, Any]) -> dict[Pa
             f"models.{model.role}: the run was made with other files than {model.name} holds now ({differing[0]}); "
             "put back the files of the run, or begin another run"
         )
-    return {file: str(recorded[name]["sha256"]) for file, name in names.items()}
+    return {file: recorded[name]["sha256"] for file, name in names.items()}

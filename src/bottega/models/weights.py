@@ -13,12 +13,16 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import sha256_file
-from bottega.runtime.paths import open_file
+from bottega.runtime.paths import open_file, stays_inside
+from bottega.runtime.records import read_record
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights in a model's folder
@@ -202,19 +206,17 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
     Raises:
         MissingError: there is no such file.
-        StorageError: it is not a JSON object.
-        RequestError: it is a pointer of git-lfs.
+        StorageError: it can't be read, or is no complete JSON.
+        RequestError: it is a pointer of git-lfs, or not a JSON object.
     """
     refuse_lfs_pointer(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+        return read_record(path, dict[str, Any], FETCH_AGAIN)
+    except MissingError as error:
         raise MissingError(f"{path}: missing; fetch the model's folder again, whole") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(f"{path}: not a JSON file that can be read ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise StorageError(f"{path}: must hold a JSON object, received {type(content).__name__}; fetch it again")
-    return content
+
+
+FETCH_AGAIN = "put back the file as it was published: fetch the model again, or copy it from where it is whole"
 
 
 class Weights(NamedTuple):
@@ -272,11 +274,19 @@ def _weights_of_variant(folder: Path, variant: str | None) -> tuple[Path, ...]:
     return ()
 
 
+@dataclass(frozen=True)
+class _ShardIndex:
+    """What is read of a model.safetensors.index.json."""
+
+    weight_map: Annotated[dict[str, str], Field(min_length=1)]
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
-    names = read_config(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise StorageError(f"{index}: has no weight_map; fetch it again")
-    files = tuple(index.parent / name for name in sorted({str(name) for name in names.values()}))
+    names = read_record(index, _ShardIndex, FETCH_AGAIN).weight_map
+    for name in names.values():
+        if not stays_inside(name):
+            raise RequestError(f"{index}: weight_map names a file in its folder, received {name!r:.60}; {FETCH_AGAIN}")
+    files = tuple(index.parent / name for name in sorted(set(names.values())))
     absent = [file.name for file in files if not file.exists()]
     if absent:
         raise MissingError(

@@ -17,11 +17,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
-from typing import TypedDict, cast
 
 import cv2
 import numpy as np
 from cachetools import LRUCache
+from typing_extensions import TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.eye.look import eye_identity
@@ -33,6 +33,7 @@ from bottega.runtime.errors import MissingError, RequestError, StorageError, Wor
 from bottega.runtime.files import append_jsonl, read_jsonl, sha256_json, storage_error, write_jsonl
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.runtime.records import to_record
 from bottega.visual.pictures import Picture
 
 _CHUNK = 16  # pictures a task; with those that share the last one's content, up to four times as many
@@ -312,7 +313,7 @@ def _finish(part: Path, output: Path) -> ScanSummary:
     def rows() -> Iterator[ScoreRow]:
         nonlocal unreadable
         for line in islice(read_jsonl(part), 1, None):
-            row = cast(ScoreRow, line)
+            row = to_record(ScoreRow, line, str(part), "delete it and run the same command again")
             grades[row["grade"]] += 1
             unreadable += any(reason.startswith("unreadable:") for reason in row["reasons"])
             yield row

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from bottega.quality.calibration import MINIMUM, Calibration, calibrate, damaged
 from bottega.quality.config import QualityConfig, Thresholds
 from bottega.quality.eye.look import eye_identity
 from bottega.quality.fault_run import truths
 from bottega.quality.measuring import SCORES_VERSION, ImageEncoder, Judge, Scores
-from bottega.runtime.errors import PictureError
+from bottega.runtime.config import parse
+from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
+from bottega.runtime.records import read_record
 from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
@@ -41,6 +46,9 @@ _KINDS = (
 )
 
 
+_CALIBRATE_AGAIN = "delete it and calibrate again: bottega run, or bottega qc calibrate"
+
+
 class CalibrationSummary(TypedDict):
     """Where the limits come from (`calibrated` or `default`), how many truths, their grades by kind, and warnings."""
 
@@ -48,6 +56,24 @@ class CalibrationSummary(TypedDict):
     truths: int
     grades: dict[str, dict[str, float]]
     warnings: list[str]
+
+
+class CalibrationEvidence(TypedDict):
+    """What is shown of the evidence: by kind of picture the share that passes each check, that of each grade, and how
+    many pictures there were."""
+
+    pass_rates: dict[str, dict[str, float]]
+    grades: dict[str, dict[str, float]]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What is read of calibration.json. table: None where nothing was calibrated."""
+
+    request: str = ""
+    summary: CalibrationSummary | None = None
+    table: CalibrationEvidence | None = None
 
 
 def run(
@@ -67,10 +93,9 @@ def run(
     # Limits that were set for this very request stay.
     table = directory / "calibration.json"
     if table.is_file() and (directory / "thresholds.json").is_file():
-        kept = read_json(table)
-        if kept.get("request") == request:
-            found: CalibrationSummary = kept["summary"]
-            return found
+        kept = _read(table)
+        if kept.request == request and kept.summary is not None:
+            return kept.summary
     # Set them on the drawn truths, where there are any.
     files = [pairs] if isinstance(pairs, Path) else list(pairs)
     calibration = _calibrate(config, files, data_root, models) if config.calibrate else None
@@ -87,22 +112,37 @@ def run(
 
 def table(directory: Path) -> str:
     """The calibration as text: a line a kind of picture, a column a check, the share that passes in percent."""
-    kept = read_json(directory / "calibration.json")["table"]
+    path = directory / "calibration.json"
+    kept = _read(path).table
     if kept is None:
         return "the default limits, for the data set has no drawn truths"
+    if not kept["pass_rates"].keys() == kept["grades"].keys() == kept["counts"].keys() >= {"good"}:
+        raise RequestError(
+            f"{path}: pass_rates, grades and counts should have the same kinds of picture, good among them, received "
+            f"{', '.join(kept['pass_rates'])[:200]}; {_CALIBRATE_AGAIN}"
+        )
     width = max(map(len, kept["pass_rates"]))
     names = list(kept["pass_rates"]["good"])
     lines = [" " * width + "    n  " + "  ".join(names) + "   A / B / C"]
     for kind, rates in kept["pass_rates"].items():
         cells = "  ".join(f"{100 * rates[name]:{len(name)}.0f}" if name in rates else " " * len(name) for name in names)
-        letters = " / ".join(f"{100 * kept['grades'][kind][letter]:.0f}" for letter in "ABC")
+        letters = " / ".join(f"{100 * kept['grades'][kind].get(letter, 0.0):.0f}" for letter in "ABC")
         lines.append(f"{kind:{width}} {kept['counts'][kind]:4}  {cells}   {letters}")
     return "\n".join(lines)
 
 
 def load_thresholds(path: Path) -> Thresholds:
-    """Limits as `run` wrote them."""
-    return Thresholds.model_validate(read_json(path))
+    """Limits as `run` wrote them.
+
+    Raises:
+        MissingError, StorageError: there is no such file, or it is no complete JSON.
+        RecipeError: a limit has another name or value than limits have.
+    """
+    return parse(Thresholds, read_json(path, _CALIBRATE_AGAIN), str(path))
+
+
+def _read(path: Path) -> _Calibration:
+    return read_record(path, _Calibration, _CALIBRATE_AGAIN)
 
 
 def scores_identity(limits: Thresholds) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from bottega.report.format import Number, number
 from bottega.runtime.databases import connect_read_only
 from bottega.runtime.errors import StorageError
 from bottega.runtime.records import to_record
+from bottega.teacher.ledger import reasons_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def count_tries(path: Path) -> TryCounts:
         rejected = "SELECT reasons FROM tries WHERE current AND grade = 'C' AND status <> 'broken'"
         for (reasons,) in db.execute(rejected):
             # a set: a check that gives two reasons rejected one try
-            checks = {reason.split(":", 1)[0] for reason in json.loads(reasons)}
+            checks = {reason.split(":", 1)[0] for reason in reasons_of(reasons, path)}
             causes.update(checks)
         rescued = _count(db, "SELECT COUNT(*) FROM best WHERE try_index > 0 AND grade <> 'C'")
         targets = _count(db, "SELECT COUNT(DISTINCT target) FROM tries WHERE current")
@@ -125,7 +125,7 @@ def examples(path: Path, count: int) -> dict[str, list[GradedTarget]]:
     with _open_read_only(path) as db:
         # Ranked without the rest of each row: a ledger has thousands, and a dozen are shown.
         drawn = "SELECT id, grade, scores FROM best WHERE output_path IS NOT NULL ORDER BY seed, id"
-        ranked = sorted((*_rank(row), row["id"]) for row in db.execute(drawn))
+        ranked = sorted((*_rank(row, path), row["id"]) for row in db.execute(drawn))
         ids = [row_id for *_, row_id in ranked]
         found = {}
         for part, chosen in _parts(ids, count).items():
@@ -150,16 +150,16 @@ def _parts(ranked: list[int], count: int) -> dict[str, list[int]]:
     }
 
 
-def _rank(row: sqlite3.Row) -> tuple[str, float]:
+def _rank(row: sqlite3.Row, path: Path) -> tuple[str, float]:
     """Better first: the letter, then style gain and kept edges, both cosines, added."""
-    scores = json.loads(row["scores"])
+    scores = scores_of(row["scores"], path)
     style_gain = number(scores.get("style_gain")) or 0.0
     kept_edges = number(scores.get("edge_64")) or 0.0
     return row["grade"], -(style_gain + kept_edges)
 
 
 def _target(row: sqlite3.Row, path: Path) -> GradedTarget:
-    decoded = {"scores": json.loads(row["scores"]), "reasons": json.loads(row["reasons"])}
+    decoded = {"scores": scores_of(row["scores"], path), "reasons": reasons_of(row["reasons"], path)}
     return to_record(GradedTarget, {**dict(row), **decoded}, f"{path}, target {row['target']}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -140,13 +140,26 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     if len(content) > MAX_YAML_BYTES:
         raise RecipeError(f"{path} is no recipe: it has more than {MAX_YAML_BYTES} bytes, the limit; name another")
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader that also refuses double keys)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+    data = _parse_yaml(text, f"{path} is not valid YAML")
     if not isinstance(data, dict):
         raise RecipeError(f"{path} must be a mapping of sections, received {_kind(data)}; see recipes/miniature.yaml")
     return data
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """What YAML text holds; RecipeError, which begins with `where`, for text that no value can be made of."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader that also refuses double keys)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: {_yaml_problem(error)}; correct it there") from error
+    except RecursionError as error:
+        raise RecipeError(f"{where}: it is nested too deeply; a recipe has a few levels") from error
+    except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # Such as the date 2026-13-45 or `!!bool maybe`: PyYAML makes the value before it looks whether there is one.
+        raise RecipeError(
+            f"{where}: a value can't be made as it is tagged or written ({error}); put quotes around a text that looks "
+            "like a date or number"
+        ) from error
 
 
 def apply_sets(data: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
@@ -167,10 +180,7 @@ def _apply_set(data: dict[str, Any], item: str) -> None:
     parts = key.strip().split(".")
     if not sign or not all(parts):
         raise RecipeError(f"--set wants section.key=value, received {item!r}; for instance teacher.strength=0.35")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (see load_yaml)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {item!r}: the value is not valid YAML: {_yaml_problem(error)}") from error
+    value = _parse_yaml(text, f"--set {item!r}: the value is not valid YAML")
     section = data
     for depth, part in enumerate(parts[:-1], start=1):
         if section.get(part) is None:  # a section that is absent, or empty as in `world:`
@@ -205,7 +215,7 @@ def parse(kind: type[C], data: Any, where: str, section: str = "") -> C:
 def _explain(kind: type[BaseModel], detail: ErrorDetails, section: str) -> str:
     """What is wrong with a value, in one line."""
     names = [str(part) for part in detail["loc"]]
-    field = ".".join([section, *names] if section else names) or "the recipe"
+    field = ".".join([section, *names] if section else names) or "the whole"
     if detail["type"] == "extra_forbidden":
         return f"unknown key {field!r}; {_nearest_key(kind, names)}"
     description = _description(kind, names)
@@ -350,10 +360,18 @@ class _StrictLoader(yaml.SafeLoader):
             )
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        # Always deep: only so does PyYAML refuse a value that holds itself (`a: &x [*x]`), which has no end to copy.
+        return super().construct_object(node, deep=True)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key is a word, received {type(key).__name__}", key_node.start_mark
+                )
             if key in seen and key_node.value != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _DECODER = json.JSONDecoder()
 _BLOCK = 1 << 20  # bytes read at once
+MEND = "mend it, or put back the file as it was written"
+"""What to do about a file that nothing makes again by itself."""
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
 _CURES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -154,21 +156,46 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file.
+def read_json(path: Path, cure: str = MEND) -> Any:
+    """Read one JSON file; `bottega.runtime.records.read_record` reads it and checks what it holds.
+
+    Args:
+        path: the file.
+        cure: what to do about one that is not JSON, for the message.
 
     Raises:
         MissingError: if there is no such file.
-        StorageError: if it is not complete JSON, or can't be read.
+        StorageError: if it can't be read or is not complete JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
     except OSError as error:
         raise read_error(error, path) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path} is not valid JSON ({error}); delete it and run the same command again") from error
+    return parse_json(content, str(path), cure)
+
+
+def parse_json(text: str | bytes, where: str, cure: str = MEND) -> Any:
+    """The value of JSON text.
+
+    Args:
+        text: JSON; bytes are UTF-8.
+        where: what to call its origin in a message.
+        cure: what to do about it, for the message.
+
+    Raises:
+        StorageError: it is not complete JSON, is nested by the thousand or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError as error:
+        raise StorageError(f"{where} is not valid JSON (nested too deeply); {cure}") from error
+    except json.JSONDecodeError as error:
+        near = error.doc[max(0, error.pos - 20) : error.pos + 20]
+        raise StorageError(f"{where} is not valid JSON ({error}), received {near!r} there; {cure}") from error
+    except ValueError as error:  # no UTF-8, or more digits than Python turns into a number
+        raise StorageError(f"{where} is not valid JSON ({error}); {cure}") from error
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -295,7 +322,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
     try:
         text = line.decode().strip()
         row, end = _DECODER.raw_decode(text)  # a third faster than `loads`, which guesses the encoding of bytes first
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # the latter of brackets nested by the thousand
         return None
     return row if isinstance(row, dict) and end == len(text) else None
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from bottega.runtime.errors import RequestError
@@ -37,6 +38,10 @@ COORD_AMPLITUDE = 16.0
 it adds to a query whose entries have a mean square of 1: features of 1 come too late (measured, docs/log.md)."""
 
 
+_Side = Annotated[int, Field(gt=0, le=65_536)]
+"""A size of a network. A file names it, so it has a limit: beyond it nothing is a transformer."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The sizes of the transformer that an adapter was made for; another transformer is refused.
@@ -45,16 +50,16 @@ class Geometry:
     that were written before it could.
     """
 
-    blocks: int
-    width: int
-    cross_width: int
-    heads: int
-    patch: int
-    channels: int
-    timesteps: int
-    clip_width: int
-    clip_tokens: int = 0
-    clip_token_width: int = 0
+    blocks: Annotated[int, Field(gt=0, le=1000)]
+    width: _Side
+    cross_width: _Side
+    heads: _Side
+    patch: _Side
+    channels: _Side
+    timesteps: _Side
+    clip_width: _Side
+    clip_tokens: Annotated[int, Field(ge=0, le=65_536)] = 0
+    clip_token_width: Annotated[int, Field(ge=0, le=65_536)] = 0
 
     @classmethod
     def of(

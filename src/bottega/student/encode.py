@@ -6,18 +6,21 @@ Pictures go in as uint8 [N, S, S, 3]; every encoder is deterministic: latents ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 
 from bottega.models.hashes import file_hash, folder_hash, model_hash
 from bottega.models.loading import load_pixart_parts
-from bottega.models.weights import read_config
-from bottega.runtime.errors import NonFiniteError
+from bottega.models.weights import FETCH_AGAIN
+from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import sha256_json
+from bottega.runtime.records import read_record
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -84,18 +87,40 @@ class Sizes(TypedDict):
     channels: int
 
 
+_Blocks = Annotated[list[int], Field(min_length=1, max_length=8)]
+
+
+@dataclass(frozen=True)
+class _TransformerFile:
+    """What is read of transformer/config.json."""
+
+    sample_size: Annotated[int, Field(gt=0, le=4096)]
+    in_channels: Annotated[int, Field(gt=0, le=4096)]
+
+
+@dataclass(frozen=True)
+class _AutoencoderFile:
+    """What is read of vae/config.json."""
+
+    block_out_channels: _Blocks | None = None
+    encoder_block_out_channels: _Blocks | None = None
+
+
 def sizes(pixart: Path) -> Sizes:
     """The sizes of a PixArt folder, from its configurations."""
-    transformer = read_config(pixart / "transformer" / "config.json")
-    vae = read_config(pixart / "vae" / "config.json")
-    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderKL, AutoencoderTiny
+    transformer = read_record(pixart / "transformer" / "config.json", _TransformerFile, FETCH_AGAIN)
+    vae_file = pixart / "vae" / "config.json"
+    vae = read_record(vae_file, _AutoencoderFile, FETCH_AGAIN)
+    blocks = vae.block_out_channels or vae.encoder_block_out_channels  # AutoencoderKL, AutoencoderTiny
+    if blocks is None:
+        raise RequestError(f"{vae_file}: block_out_channels says the latents' scale, it is absent; {FETCH_AGAIN}")
     per_cell = 2 ** (len(blocks) - 1)
-    cells = int(transformer["sample_size"])
+    cells = transformer.sample_size
     return {
         "pixels": cells * per_cell,
         "cells": cells,
         "pixels_per_cell": per_cell,
-        "channels": int(transformer["in_channels"]),
+        "channels": transformer.in_channels,
     }
 
 

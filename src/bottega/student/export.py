@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
-from bottega.student import records
+from bottega.runtime.records import record_of_text, to_record
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
 from bottega.student.records import AdapterHeader
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT = "bottega-style-adapter"
 VERSION = 1
 SAMPLER = "ddim"
 """What an adapter is drawn with; part of its header."""
+_TRAIN_AGAIN = "copy it again from where it was trained, or train it again"
 _KEY = "bottega"
 """The only metadata key: safetensors writes several in no fixed order, and equal runs must give equal bytes."""
 
@@ -60,23 +59,25 @@ def read_header(path: Path) -> AdapterHeader:
             metadata = handle.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{path} can't be read as safetensors ({error}); copy or train it again") from error
-    try:
-        header: dict[str, Any] = json.loads(metadata[_KEY])
-    except (KeyError, ValueError) as error:
+    if _KEY not in metadata:
         raise RequestError(
             f"{path} is not a StyleAdapter of bottega: its header is missing; name an adapter.safetensors"
-        ) from error
-    if header.get("format") != FORMAT or int(header.get("version", 0)) > VERSION:
+        )
+    where = f"{path}: header"
+    header = record_of_text(dict[str, object], metadata[_KEY], where, _TRAIN_AGAIN)
+    version = header.get("version")
+    if header.get("format") != FORMAT or (isinstance(version, int) and version > VERSION):
         raise RequestError(
-            f"{path} is {header.get('format')!r} version {header.get('version')}, this program reads {FORMAT!r} up to "
+            f"{path} is {header.get('format')!r:.60} version {version!r:.60}, this program reads {FORMAT!r} up to "
             f"{VERSION}; use a newer bottega"
         )
-    sampler = header.get("sampling", {}).get("sampler", SAMPLER)
+    checked = to_record(AdapterHeader, header, where, _TRAIN_AGAIN)
+    sampler = checked.get("sampling", {}).get("sampler", SAMPLER)
     if sampler != SAMPLER:
         raise RequestError(
             f"{path} was made for the sampler {sampler}, this program draws with {SAMPLER} alone; use a newer bottega"
         )
-    return records.checked(records.HEADER, header, f"{path}: header", "train it again")
+    return checked
 
 
 def load_adapter(path: Path | str) -> tuple[StyleAdapter, AdapterHeader]:
@@ -84,12 +85,17 @@ def load_adapter(path: Path | str) -> tuple[StyleAdapter, AdapterHeader]:
     path = Path(path)
     header = read_header(path)
     config = parse(AdapterConfig, header["adapter"], str(path))
-    adapter = StyleAdapter(config, Geometry(**header["geometry"]))
+    geometry = to_record(Geometry, header["geometry"], f"{path}: geometry", _TRAIN_AGAIN)
+    tensors = load_file(path)
     try:
-        adapter.load_state_dict(load_file(path), strict=True)
+        # First without memory: the sizes stand in the file, and a damaged one may name terabytes.
+        with torch.device("meta"):
+            StyleAdapter(config, geometry).load_state_dict(tensors, strict=True, assign=True)
+        adapter = StyleAdapter(config, geometry)
+        adapter.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise StorageError(
-            f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); train it again"
+            f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); {_TRAIN_AGAIN}"
         ) from error
     return adapter.eval().requires_grad_(False), header
 

@@ -5,16 +5,13 @@ Each is checked where it is read: the file may be older than this program, or da
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, Required, TypeVar
+from typing import Any, Literal, NotRequired, Required
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from bottega.runtime.errors import StorageError
 from bottega.training.diagnosis import VerdictFinding
 from bottega.training.job import TrainingSummary
-
-T = TypeVar("T")
 
 Kind = Literal["latent", "text", "clip", "caption", "patch"]
 """Of a feature: VAE latents; T5 states of captions; CLIP embeddings of pictures; CLIP embeddings of what style pictures
@@ -145,30 +142,3 @@ class AdapterHeader(TrainingFacts):
     version: Required[int]
     adapter: Required[dict[str, object]]
     geometry: Required[dict[str, int]]
-
-
-SAMPLE_ROW: TypeAdapter[SampleRow] = TypeAdapter(SampleRow)
-MANIFEST: TypeAdapter[FeatureManifest] = TypeAdapter(FeatureManifest)
-HEADER: TypeAdapter[AdapterHeader] = TypeAdapter(AdapterHeader)
-
-
-def checked(adapter: TypeAdapter[T], value: Any, where: str, cure: str) -> T:
-    """The value as a record.
-
-    Args:
-        adapter: of the record's type.
-        value: what JSON gave.
-        where: names the file, and the line, in the message.
-        cure: what to do, for the message.
-
-    Raises:
-        StorageError: names the field, what was expected and what was received.
-    """
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in fault["loc"])
-        raise StorageError(
-            f"{where}: {field or 'the value'}: {fault['msg']}, received {fault['input']!r:.60}; {cure}"
-        ) from error

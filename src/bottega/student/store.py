@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
-from bottega.runtime.files import append_jsonl, atomic_path, read_json, read_jsonl, sha256_json
-from bottega.student import records
+from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl, sha256_json
+from bottega.runtime.records import read_record, read_records, to_record
 from bottega.student.records import FeatureManifest, Kind, SampleRow
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
 SAMPLES = "samples.jsonl"
+_FEATURES_AGAIN = "run bottega features again, which writes it"
 _MB = 1024 * 1024
 _SHARD_STRIDE = 2**32
 """A feature's place is shard × this + its row, one int: there may be hundreds of thousands of keys."""
@@ -244,13 +245,14 @@ def read_manifest(directory: Path) -> FeatureManifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise MissingError(f"there are no features in {directory}; compute them first: bottega features")
-    manifest = read_json(path)
-    if manifest.get("schema") != SCHEMA:
+    manifest = read_record(path, dict[str, object], _FEATURES_AGAIN)
+    schema = manifest.get("schema", SCHEMA)
+    if schema != SCHEMA:
         raise RequestError(
-            f"{directory} holds features of schema {manifest.get('schema')}, this program knows {SCHEMA}; "
+            f"{directory} holds features of schema {schema!r:.60}, this program knows {SCHEMA}; "
             f"compute them again into another folder"
         )
-    return records.checked(records.MANIFEST, manifest, str(path), "run bottega features again, which writes it")
+    return to_record(FeatureManifest, manifest, str(path), _FEATURES_AGAIN)
 
 
 def read_samples(directory: Path) -> list[SampleRow]:
@@ -263,13 +265,7 @@ def read_samples(directory: Path) -> list[SampleRow]:
     path = directory / SAMPLES
     if not path.is_file():
         raise MissingError(f"there is no {path}: computing the features was never finished; run bottega features")
-    rows = []
-    for number, value in enumerate(read_jsonl(path), start=1):
-        row = records.checked(
-            records.SAMPLE_ROW, value, f"{path}, line {number}", "run bottega features again, which writes it"
-        )
-        rows.append(_interned(row))
-    return rows
+    return [_interned(row) for row in read_records(path, SampleRow, _FEATURES_AGAIN)]
 
 
 def _interned(row: SampleRow) -> SampleRow:

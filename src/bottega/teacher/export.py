@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from bottega.runtime.escape import csv_cell
 from bottega.runtime.files import atomic_path, write_jsonl
-from bottega.teacher.ledger import COLUMNS, Ledger, json_of_many
+from bottega.teacher.ledger import COLUMNS, Ledger, changes_of_many, reasons_of, scores_of_many
 
 SCORE_NAMES = (
     "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
@@ -41,10 +41,10 @@ def metadata(ledger: Ledger) -> Iterator[Mapping[str, object]]:
     rows = ledger.best_values(["output_path", *_NAMES, "output_sha256", "reasons", "scores"])
     source = {"source": "oracle"} if ledger.oracle else {}
     while page := list(islice(rows, _PAGE)):
-        parsed = json_of_many([row[-1] for row in page])
+        parsed = scores_of_many([row[-1] for row in page], ledger.path)
         for (*values, reasons, _), scores in zip(page, parsed, strict=True):
             # Most rows have no reason: nothing is parsed for those.
-            text = "; ".join(json.loads(reasons)) if reasons != "[]" else ""
+            text = "; ".join(reasons_of(reasons, ledger.path)) if reasons != "[]" else ""
             known = [scores.get(name) for name in SCORE_NAMES]
             line = dict(zip(_KEYS, (*values, text, *known), strict=True))
             yield line | source
@@ -81,7 +81,7 @@ def overrides(ledger: Ledger) -> Iterator[Override]:
     rows = ledger.retried_values(_Retried._fields)
     before: _Retried | None = None  # the try before, of the same target or of another
     while page := list(islice(rows, _PAGE)):
-        parsed = json_of_many([f"[{row[-2]}, {row[-1]}]" for row in page])
+        parsed = changes_of_many([(row[-2], row[-1]) for row in page], ledger.path)
         for values, (reasons, parameters) in zip(page, parsed, strict=True):
             row = _Retried._make((*values[:-2], reasons, parameters))
             if before is not None and row.try_index > 0 and before.target == row.target:

@@ -14,20 +14,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from bottega.runtime.databases import connect_read_only, storage_error_of
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
+from bottega.runtime.files import parse_json
 from bottega.runtime.fingerprint import changes, without_resumable
 from bottega.runtime.paths import inside, stays_inside
-from bottega.runtime.records import to_record
+from bottega.runtime.records import record_of_text, to_record
 
 LEDGER = "ledger.sqlite"
 """The file's name in a run's folder."""
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
+RESTORE = "put back a copy of the ledger, or move it away to begin again"
 _JSON = ("reasons", "scores", "parameters")
 # Made once: `json.dumps` makes an encoder for every call. Not orjson, which would halve the time of reading but writes
 # NaN as null (docs/log.md, eighth session).
@@ -246,7 +248,12 @@ class Ledger:
                 self.commit([])
             # Without this, whoever copies ledger.sqlite alone would miss what is still in ledger.sqlite-wal.
             if not self._read_only:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                try:
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                except sqlite3.OperationalError:
+                    # A row is still being read by the error that closes us: that error is told, and the log is folded
+                    # in when the file is closed the next time.
+                    pass
 
     # --- what belongs to the whole run ------------------------------------------------------------------------------
 
@@ -262,8 +269,18 @@ class Ledger:
     @property
     def oracle(self) -> bool:
         """Whether the targets are drawn truths, which no network painted."""
-        parts = json.loads(self.meta("fingerprint_parts") or "{}")
-        return bool(parts.get("teacher", {}).get("source") == "oracle")
+        return self.fingerprint_parts().get("teacher", {}).get("source") == "oracle"
+
+    def fingerprint_parts(self) -> dict[str, dict[str, object]]:
+        """The settings that every row depends on, by section; empty where none were recorded.
+
+        Raises:
+            StorageError, RequestError: what the ledger has there is no JSON, or of another form.
+        """
+        text = self.meta("fingerprint_parts")
+        if text is None:
+            return {}
+        return record_of_text(dict[str, dict[str, object]], text, f"{self.path}, meta: fingerprint_parts", RESTORE)
 
     def require_fingerprint(self, fingerprint: str, parts: Mapping[str, Any], resumable: Collection[str] = ()) -> None:
         """Record what every row depends on, or compare it with what earlier rows were made with.
@@ -276,12 +293,11 @@ class Ledger:
         Raises:
             FingerprintError: names each value that differs: two settings are never mixed in one run.
         """
-        kept = self.meta("fingerprint_parts")
-        if kept is None:
+        if self.meta("fingerprint_parts") is None:
             self.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
             self.set_meta("fingerprint", fingerprint)
             return
-        changed = without_resumable(changes(json.loads(kept), parts), resumable)
+        changed = without_resumable(changes(self.fingerprint_parts(), parts), resumable)
         if not changed:
             return
         named = [f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:_NAMED]]
@@ -443,7 +459,7 @@ class Ledger:
     def first_scores(self) -> Iterator[dict[str, float]]:
         """The raw scores of every target's first try, unless its inputs were broken."""
         query = "SELECT scores FROM tries WHERE current AND try_index = 0 AND status <> 'broken'"
-        return (json.loads(row[0]) for row in self._db.execute(query))
+        return (scores_of(row[0], self.path) for row in self._db.execute(query))
 
     def count(self) -> int:
         """Number of targets that have a row."""
@@ -478,7 +494,7 @@ class Ledger:
             for path, scores in found.items():
                 select = "SELECT id, scores FROM tries WHERE current AND output_path = ?"
                 for number, kept in self._db.execute(select, [path]).fetchall():
-                    known = {name: value for name, value in json.loads(kept).items() if name not in replaced}
+                    known = {name: value for name, value in scores_of(kept, self.path).items() if name not in replaced}
                     added = {name: value for name, value in scores.items() if name not in known}
                     if added:
                         text = _SORTED.encode({**known, **added})
@@ -500,7 +516,7 @@ class Ledger:
         # caller may write.
         last = ("", -1)
         while page := self._tuples(query, (*last, _PAGE)).fetchall():
-            parsed = json_of_many([row[-1] for row in page])
+            parsed = scores_of_many([row[-1] for row in page], self.path)
             for row, scores in zip(page, parsed, strict=True):
                 yield Scored._make((*row[:-1], scores))
             last = page[-1][2:4]
@@ -515,14 +531,9 @@ class Ledger:
         where = f"{self.path}, target {target}"
         values: dict[str, object] = {name: row[name] for name in COLUMNS}
         for name in _JSON:
-            try:
-                values[name] = json.loads(row[name])
-            except (TypeError, json.JSONDecodeError) as error:
-                raise RequestError(
-                    f"{where}: {name} must be JSON, received {row[name]!r}; restore the ledger"
-                ) from error
+            values[name] = parse_json(str(row[name]), f"{where}: {name}", RESTORE)
         self._require_inside(target, row["output_path"])
-        return to_record(TryRow, values, where)
+        return to_record(TryRow, values, where, RESTORE)
 
     def picture_file(self, target: str, output_path: str) -> Path:
         """A target's picture by the path in its row.
@@ -565,10 +576,41 @@ def reasons_text(reasons: Sequence[str]) -> str:
     return _ENCODER.encode(list(reasons)) if reasons else "[]"
 
 
-def json_of_many(texts: Sequence[str]) -> list[Any]:
-    """Several JSON texts read in one call, which takes half the time of one call each."""
-    many: list[Any] = json.loads(f"[{','.join(texts)}]")
-    return many
+Cell = TypeVar("Cell")
+Measures = dict[str, int | float]
+"""Scores as a row has them: a whole number stays one, so that what is written again has the same text."""
+
+
+def scores_of(text: object, ledger: Path) -> Measures:
+    """The scores of a row, from its cell; raises as `bottega.runtime.records.record_of_text`."""
+    return record_of_text(Measures, str(text), f"{ledger}: scores", RESTORE)
+
+
+def reasons_of(text: object, ledger: Path) -> list[str]:
+    """The reasons of a row, likewise."""
+    return record_of_text(list[str], str(text), f"{ledger}: reasons", RESTORE)
+
+
+def scores_of_many(texts: Sequence[object], ledger: Path) -> list[Measures]:
+    """The scores of several rows, read in one call, which takes half the time of one call each."""
+    many = f"[{','.join(map(str, texts))}]"
+    found = record_of_text(list[Measures], many, f"{ledger}: scores", RESTORE)
+    return _one_each(found, texts, ledger)
+
+
+def changes_of_many(texts: Sequence[tuple[object, object]], ledger: Path) -> list[tuple[list[str], dict[str, object]]]:
+    """(reasons, parameters) of several rows, from their two cells."""
+    many = ",".join(f"[{reasons}, {parameters}]" for reasons, parameters in texts)
+    kind = list[tuple[list[str], dict[str, object]]]
+    found = record_of_text(kind, f"[{many}]", f"{ledger}: reasons and parameters", RESTORE)
+    return _one_each(found, texts, ledger)
+
+
+def _one_each(found: list[Cell], texts: Sequence[object], ledger: Path) -> list[Cell]:
+    """The values, refused where a cell with a comma outside of its object was two of them."""
+    if len(found) != len(texts):
+        raise RequestError(f"{ledger}: each row should have one JSON value in a cell; {RESTORE}")
+    return found
 
 
 def _values(row: TryRow) -> list[Any]:

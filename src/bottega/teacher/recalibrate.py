@@ -13,6 +13,7 @@ from bottega.quality.eye.look import EYE_SCORES, eye_identity
 from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
 from bottega.quality.grading import alarms, pass_rates
 from bottega.quality.scorer import Job
+from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_json, write_json
 from bottega.runtime.paths import inside
@@ -88,10 +89,9 @@ def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded
 
 def limits_of_run(ledger: Ledger) -> Thresholds:
     """The limits that a run was graded by; those that are newer than the run have their defaults."""
-    parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
-    kept = parts.get("thresholds", {})
+    kept = ledger.fingerprint_parts().get("thresholds", {})
     known = {name: value for name, value in kept.items() if name in Thresholds.model_fields}
-    return Thresholds(**known)
+    return parse(Thresholds, known, str(ledger.path), "thresholds")
 
 
 def enter_scores(directory: Path, rows: Iterable[Mapping[str, Any]], *, at_once: int = 1000) -> int:
@@ -102,7 +102,7 @@ def enter_scores(directory: Path, rows: Iterable[Mapping[str, Any]], *, at_once:
     changed = 0
     rows = iter(rows)
     with Ledger(directory / LEDGER, must_exist=True) as ledger:
-        parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+        parts = ledger.fingerprint_parts()
         scores = parts.get("scores", {})
         is_other_eye = scores.get("eye") not in (None, eye_identity())
         replaced = EYE_SCORES if is_other_eye else ()

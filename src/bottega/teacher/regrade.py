@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -14,10 +14,12 @@ from bottega.quality.eye.look import eye_identity
 from bottega.quality.grading import Grader
 from bottega.quality.measuring import SCORES_VERSION
 from bottega.quality.stage import scores_identity
+from bottega.runtime.config import parse
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
+from bottega.runtime.records import to_record
 from bottega.teacher.config import Ladder
-from bottega.teacher.ledger import Ledger, Scored, reasons_text
+from bottega.teacher.ledger import RESTORE, Ledger, Scored, reasons_text
 from bottega.teacher.retry import rung_weight
 
 Update = tuple[str, float, str, int]  # grade, weight, reasons as the ledger has them, id
@@ -53,7 +55,7 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
         RequestError: the ledger's scores were measured by an older definition.
     """
     counts = _Counts()
-    parts = json.loads(ledger.meta("fingerprint_parts") or "{}")
+    parts = ledger.fingerprint_parts()
     measured_by = parts.get("scores", {}).get("version", 1)
     if "models" in parts and measured_by != SCORES_VERSION:
         raise RequestError(
@@ -66,7 +68,7 @@ def regrade(ledger: Ledger, thresholds: Thresholds, *, write: bool = False) -> R
             f"limits and scores must be of one eye, this ledger's scores are of eye {eye}, this program's is "
             f"{eye_identity()}; measure its pictures again: bottega qc score --teacher-dir … --write"
         )
-    ladder = _ladder(parts.get("teacher", {}).get("ladder", {}))
+    ladder = _ladder(parts.get("teacher", {}).get("ladder", {}), ledger)
     updates = _updates(ledger, thresholds, ladder, counts)
     if write:
         # As the stage compares them when it resumes.
@@ -165,8 +167,10 @@ def _worth(judged: _Judged) -> tuple[str, int, int]:
     return judged.letter, judged.reasons, judged.one.try_index
 
 
-def _ladder(recorded: Mapping[str, object]) -> Ladder:
+def _ladder(recorded: object, ledger: Ledger) -> Ladder:
     """The run's own ladder, as its fingerprint recorded it."""
-    known = {name: value for name, value in recorded.items() if name in Ladder.model_fields}
+    where = f"{ledger.path}, meta: teacher.ladder"
+    settings = to_record(dict[str, object], recorded, where, RESTORE)
+    known = {name: value for name, value in settings.items() if name in Ladder.model_fields}
     # A run from before weights shrank with the rung recorded none: its weights stay as they were.
-    return Ladder.model_validate({"rung_weight": 1.0, **known})
+    return parse(Ladder, {"rung_weight": 1.0, **known}, str(ledger.path), "teacher.ladder")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 
 from bottega.quality.run_eye import RunEye, RunFinding, RunRow
-from bottega.teacher.ledger import Ledger, TryRow
+from bottega.teacher.ledger import Ledger, TryRow, reasons_of, scores_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -59,7 +58,8 @@ def first_tries(ledger: Ledger) -> Iterable[RunRow]:
     """The first try of every target whose inputs could be read, in the order of the work."""
     columns = ("style", "style_id", "grade", "reasons", "scores", "output_sha256")
     for style, style_id, letter, reasons, scores, output in ledger.first_values(columns):
-        yield RunRow(style or style_id, letter, _checks(json.loads(reasons)), json.loads(scores), output)
+        checks = _checks(reasons_of(reasons, ledger.path))
+        yield RunRow(style or style_id, letter, checks, scores_of(scores, ledger.path), output)
 
 
 def _checks(reasons: Iterable[str]) -> tuple[str, ...]:

@@ -331,7 +331,7 @@ def _was_due(folder: Path) -> bool:
     """Whether a checkpoint was not made by a stop."""
     try:
         return json.loads((folder / _STATE).read_bytes()).get("due", True) is True
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         # Unreadable: counted as due, it grows old and is deleted like the others.
         return True
 

@@ -16,16 +16,18 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typing_extensions import TypedDict
 
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.fingerprint import Settings, require_unchanged
+from bottega.runtime.records import record_of_text
 from bottega.training.checkpoint import module_tensors
 from bottega.training.guards import name_samples
 
@@ -231,16 +233,15 @@ def read_facts(file: Path) -> ReplayFacts:
         raise MissingError(f"there is no {file}; name a file that a stopped run left in its folder {FOLDER}/")
     try:
         with safe_open(file, framework="pt") as handle:
-            facts: ReplayFacts = json.loads((handle.metadata() or {})[_KEY])
+            metadata = handle.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise StorageError(f"{file} can't be read as safetensors ({error}); copy it again") from error
-    except (KeyError, ValueError) as error:
-        raise RequestError(f"{file} is no step for replay; name a file in a run's folder {FOLDER}/") from error
-    if facts.get("format") != FORMAT:
-        raise RequestError(
-            f"{file} is {facts.get('format')!r}, not {FORMAT!r}; name a file in a run's folder {FOLDER}/"
-        )
-    facts["losses"] = [float(loss) for loss in facts["losses"]]
+    cure = f"name a file in a run's folder {FOLDER}/"
+    if _KEY not in metadata:
+        raise RequestError(f"{file} is no step for replay; {cure}")
+    facts = record_of_text(ReplayFacts, metadata[_KEY], f"{file}: its metadata", cure)
+    if facts["format"] != FORMAT:
+        raise RequestError(f"{file} is {facts['format']!r:.60}, not {FORMAT!r}; {cure}")
     return facts
 
 

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bottega.runtime.errors import MissingError, RecipeError, RequestError
-from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from bottega.runtime.files import read_jsonl, sha256_file, write_json, write_jsonl
+from bottega.runtime.records import read_record
 from bottega.training import checkpoint as checkpoints
 from bottega.training.log import METRICS
 
@@ -36,7 +37,7 @@ class Origin:
     state: None in a directory that was written before the hash was recorded.
     """
 
-    checkpoint: str
+    checkpoint: str | None = None
     state: str | None = None
 
 
@@ -145,8 +146,7 @@ def _origin(directory: Path) -> Origin | None:
     path = directory / ORIGIN
     if not path.exists():
         return None
-    recorded = read_json(path)
-    return Origin(recorded.get("checkpoint"), recorded.get("state"))
+    return read_record(path, Origin, "delete it: the run then no longer knows which checkpoint it was begun from")
 
 
 def _is_of_another_run(checkpoint: Path, directory: Path) -> bool:

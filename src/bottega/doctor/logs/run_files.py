@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bottega.doctor.logs.lines import parse, to_float
+from bottega.doctor.logs.lines import parse
 from bottega.doctor.logs.summary import LogSummary, TrainingLength
 from bottega.runtime.config import load_yaml
-from bottega.runtime.files import read_json
+from bottega.runtime.errors import BottegaError
+from bottega.runtime.records import read_record
 from bottega.training.log import LOG, METRICS
 
 TAIL = 1 << 17
@@ -89,12 +90,22 @@ def _with_epochs_done(log: LogSummary, epochs: int | None, batch: int, num_pictu
     return replace(log, epoch=seen, epochs_done=seen)
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What is read of latents/manifest.json."""
+
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
 def _latent_range(manifest: Path) -> float | None:
     """From the least to the greatest number of the latents; None where the manifest does not say."""
     if not manifest.is_file():
         return None
-    statistics = read_json(manifest).get("statistics") or {}
-    width = to_float(statistics.get("max")) - to_float(statistics.get("min"))
+    try:
+        statistics = read_record(manifest, _Manifest).statistics
+    except BottegaError:
+        return None  # the log can be judged without; `bottega doctor run` names the damaged file
+    width = statistics.get("max", math.nan) - statistics.get("min", math.nan)
     return width if 0 < width < math.inf else None
 
 

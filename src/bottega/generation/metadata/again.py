@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def _from_record(path: Path, record: PictureRecord, metadata: PictureMetadata, f
             left_out.append(f"LoRA {use.name}: no file with SHA-256 {use.sha256[:10]}…; give its folder, or --lora")
             continue
         weight = use.weights.get("unet", 1.0)
-        loras.append(LoRASpec(path=file, weight=weight, **use.weights))
+        loras.append(_lora(path, {**use.weights, "path": file, "weight": weight}))
     if used.strength is not None:
         left_out.append(f"the picture to start from (SHA-256 {record.image_sha256[:10] or 'unknown'}); give --image")
     request = _request(
@@ -143,6 +143,13 @@ def _from_metadata(path: Path, metadata: PictureMetadata, folders: Sequence[Path
         f"the noise of {metadata.tool}, which draws other numbers for the same seed: the picture will be alike at most"
     )
     return RequestAgain(_request(path, **given), metadata, tuple(left_out), metadata.model, "", "")
+
+
+def _lora(path: Path, given: Mapping[str, object]) -> LoRASpec:
+    try:
+        return LoRASpec.model_validate(given)
+    except ValidationError as error:
+        raise RequestError(f"{path}: no LoRA may have what it says: {explain(error)}; give --lora") from error
 
 
 def _request(path: Path, **given: Any) -> GenerationRequest:
