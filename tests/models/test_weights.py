@@ -32,7 +32,7 @@ def test_a_whole_file_tells_its_tensors(tmp_path: Path) -> None:
 def test_a_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     file = tmp_path_factory.mktemp("cut") / "m.safetensors"
     file.write_bytes(WHOLE[:length])
-    with pytest.raises(StorageError, match="fetch it again"):
+    with pytest.raises(StorageError, match="put a whole copy in its place"):
         read_header(file)
 
 

@@ -66,7 +66,7 @@ def iter_objects(stream: IO[str], path: Path, *, chunk: int = CHUNK) -> Iterator
 class _Reader:
     """Reads one document. `_text` holds what is read and not yet used from `_at` on; `_before` characters are gone."""
 
-    def __init__(self, stream: IO[str], path: Path, chunk: int, *, cure: str = "fetch it again") -> None:
+    def __init__(self, stream: IO[str], path: Path, chunk: int, *, cure: str = "put a whole copy in its place") -> None:
         self._stream = stream
         self._path = path
         self._chunk = chunk

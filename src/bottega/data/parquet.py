@@ -167,7 +167,7 @@ def _damaged(path: Path, error: Exception) -> RequestError:
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     if path.suffix == ".arrow":
         return RequestError(f"{path} is no complete Arrow file ({first_line}); save the data set to disk again")
-    return RequestError(f"{path} is no complete parquet file ({first_line}); delete it and fetch it again")
+    return RequestError(f"{path} is no complete parquet file ({first_line}); put a whole copy in its place")
 
 
 def _names_beside(path: Path) -> dict[str, Sequence[str]]:

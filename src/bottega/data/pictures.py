@@ -214,10 +214,14 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
             "missing", f"there is no file {name}; restore it or take it out of the list"
         ) from error
     except UnidentifiedImageError as error:
-        raise UnusablePictureError("broken", f"{name} is not a picture in a known format; fetch it again") from error
+        raise UnusablePictureError(
+            "broken", f"{name} is not a picture in a known format; put a whole one in its place, or take it out"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
         reason = "truncated" if _is_early_end(error) else "broken"
-        raise UnusablePictureError(reason, f"{name} can't be decoded ({error}); fetch it again") from error
+        raise UnusablePictureError(
+            reason, f"{name} can't be decoded ({error}); put a whole one in its place, or take it out"
+        ) from error
     except MemoryError as error:
         raise UnusablePictureError("enormous", f"{name} does not fit into memory; scale it down") from error
 

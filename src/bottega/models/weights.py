@@ -110,7 +110,7 @@ def read_header(path: Path, limit: int = _HEADER_LIMIT) -> SafetensorsHeader:
             content = json.loads(file.read(length), object_pairs_hook=_each_key_once)
     except OSError as error:
         raise StorageError(
-            f"{path}: the file can't be read ({error.strerror}); check the link or fetch it again"
+            f"{path}: the file can't be read ({error.strerror}); check the link and its rights"
         ) from error
     except _DoubleKeyError as error:
         raise _incomplete(path, f"its header has the key {error} twice") from error
@@ -198,7 +198,9 @@ def _tensor_bytes(tensor: TensorInfo) -> int | None:
 
 
 def _incomplete(path: Path, what: str) -> StorageError:
-    return StorageError(f"{path}: not a whole safetensors file: {what}; delete it and fetch it again")
+    return StorageError(
+        f"{path}: not a whole safetensors file: {what}; put a whole copy in its place, fetched or copied again"
+    )
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

@@ -77,7 +77,9 @@ class LoRAFile:
             while first < last:
                 piece = file.read(min(_PIECE, last - first))
                 if not piece:
-                    raise StorageError(f"{self.path}: became shorter while it was read; fetch it again")
+                    raise StorageError(
+                        f"{self.path}: became shorter while it was read; wait until it is written, then run again"
+                    )
                 first += len(piece)
                 yield piece
 

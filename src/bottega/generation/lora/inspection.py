@@ -281,7 +281,10 @@ def _alpha(keys: ModuleKeys, file: LoRAFile, scales: _Scales, component: str, ra
             return None
         return scales.alpha(component, keys.flat_name, rank)
     if math.prod(file.header.tensors[key].shape) != 1:
-        raise RequestError(f"{file.path}: alpha is one number, received {key!r} of another shape; fetch the file again")
+        raise RequestError(
+            f"{file.path}: alpha is one number, received {key!r} of another shape; leave this LoRA out, or save it "
+            "again with its trainer"
+        )
     return float(file.values(key)[0])
 
 
@@ -443,7 +446,7 @@ def _problem_of_content(
     file: LoRAFile, modules: tuple[PlacedModule, ...], report: LoRAReport, not_finite: list[str]
 ) -> str | None:
     if not file.header.tensors:
-        return "a LoRA holds tensors, this file holds none; fetch it again, or train it again"
+        return "a LoRA holds tensors, this file holds none; name the file that its trainer saved"
     if not modules:
         first = tidy(next(iter(file.header.tensors)))
         return (
@@ -459,7 +462,7 @@ def _problem_of_content(
         return unread
     broken = next((module for module in modules if module.fault is not None), None)
     if broken is not None:
-        return f"{tidy(broken.keys.stem)}: {broken.fault}; fetch the file again, or save it again with its trainer"
+        return f"{tidy(broken.keys.stem)}: {broken.fault}; leave this LoRA out, or save it again with its trainer"
     return None
 
 

@@ -164,7 +164,7 @@ def _checked(content: Mapping[str, Any], where: str) -> ScaleConfig:
         place = ".".join(map(str, first["loc"]))
         raise RequestError(
             f"{where}: the scale of a LoRA is read from it; {tidy(place)} can't be used ({tidy(first['msg'])}); "
-            "correct it, or fetch the file again"
+            "correct it there, or leave this LoRA out"
         ) from error
     odd = [pattern for pattern in config.alpha_pattern if not _PLAIN_PATTERN.fullmatch(pattern)]
     if odd:
