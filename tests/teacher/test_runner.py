@@ -159,6 +159,19 @@ def test_an_id_that_would_lead_out_of_the_run_is_refused_before_anything_is_made
     assert not list(directory.rglob("*.png"))
 
 
+@pytest.mark.parametrize("key", ["content_path", "style_path"])
+@pytest.mark.parametrize("path", ["../mine.png", "link/mine.png", "{mine}", "a\0b", ""])
+def test_a_pair_whose_picture_lies_outside_of_the_data_root_is_refused_before_anything_is_made(
+    teach: Teach, data: DataSet, tmp_path: Path, key: str, path: str
+) -> None:
+    shutil.copy(data.root / data.rows[0]["content_path"], tmp_path / "mine.png")
+    (data.root / "link").symlink_to(tmp_path)
+    data.rewrite([{**data.rows[0], key: path.format(mine=tmp_path / "mine.png")}, *data.rows[1:]])
+    with pytest.raises(RequestError, match="a path must be a picture below"):
+        teach(seeds=[0])
+    assert not list((tmp_path / "teacher").rglob("*.png"))
+
+
 def test_a_changed_prompt_is_done_again(teach: Teach, data: DataSet, tmp_path: Path) -> None:
     teach(seeds=[0])
     data.rewrite([{**data.rows[0], "prompt": "something else"}, *data.rows[1:]])

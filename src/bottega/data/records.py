@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field
 from bottega.data.splits import SPLITS
 from bottega.runtime.errors import MissingError
 from bottega.runtime.escape import from_csv_cell
-from bottega.runtime.paths import ID
+from bottega.runtime.paths import ID, stays_inside
 from bottega.runtime.records import read_records, to_record
 
 Id = Annotated[str, Field(pattern=ID)]
@@ -168,7 +168,8 @@ def style_captions(data_root: Path, paths: Iterable[str]) -> dict[str, str]:
     tables: dict[str, dict[str, str]] = {}  # folder -> path from it -> caption; each table is read once
     found = {}
     for path in paths:
-        for folder in PurePosixPath(path).parents:
+        # Of a path that leads out of the data root no table is looked for: it would lie outside, too.
+        for folder in PurePosixPath(path).parents if stays_inside(path) else ():
             name = folder.as_posix()
             if name not in tables:
                 tables[name] = _captions_in(data_root / folder)

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
+from bottega.data.roots import picture_file
 from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
@@ -74,7 +75,7 @@ class Request:
     def key(self, pair: Pair) -> str:
         """Identifies everything a picture depends on, but for what it is batched with."""
         data_root = Path(self.data_root)
-        sources = [_sha(data_root / pair.content_path), _sha(data_root / pair.style_path)]
+        sources = [_sha(path) for path in _sources_of(pair, data_root)]
         ids = [pair.content_id, pair.style_id, pair.prompt]
         return sha256_json([self.fingerprint, self.row, self.seed, ids, sources])[:20]
 
@@ -129,8 +130,7 @@ def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -
     for pair in batch:
         lines[pair.pair_id] = {"pair_id": pair.pair_id, "key": request.key(pair)}
         try:
-            content = load_square(data_root / pair.content_path, painter.size)
-            style = load_square(data_root / pair.style_path, painter.size)
+            content, style = (load_square(path, painter.size) for path in _sources_of(pair, data_root))
         except PictureError as error:
             lines[pair.pair_id]["error"] = str(error)
             continue
@@ -172,6 +172,12 @@ def _is_made(request: Request, line: MadeLine | None, pair: Pair) -> bool:
     if line is None or line.get("key") != request.key(pair):
         return False
     return "sha256" not in line or _sha(request.picture(pair)) == line["sha256"]
+
+
+def _sources_of(pair: Pair, data_root: Path) -> tuple[Path, Path]:
+    """The files of a pair's content and style."""
+    content = picture_file(data_root, pair.content_path, f"pair {pair.pair_id}: content_path")
+    return content, picture_file(data_root, pair.style_path, f"pair {pair.pair_id}: style_path")
 
 
 def _sha(path: Path) -> str:

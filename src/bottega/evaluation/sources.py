@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair, read_contents, truth_path
+from bottega.data.roots import label_map_file, picture_file
 from bottega.evaluation.metrics import Labels, load_label_map, read_label_names
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import sha256_file
@@ -65,15 +66,15 @@ class Sources:
         if place is None or not self.classes:
             return None
         try:
-            return load_label_map(self.data_root / place, self.size)
+            return load_label_map(self._label_map(pair), self.size)
         except (OSError, ValueError) as error:
             raise PictureError(f"{self.data_root / place}: not a label map that can be read ({error})") from error
 
     def identity(self, pair: Pair) -> list[str]:
         """What a score of this pair depends on besides the picture that is scored, as hashes. Raises PictureError."""
-        files = [self.data_root / pair.content_path, self.data_root / pair.style_path]
+        files = [self._file(pair.content_path), self._file(pair.style_path)]
         if pair.content_id in self._layouts:
-            files.append(self.data_root / self._layouts[pair.content_id])
+            files.append(self._label_map(pair))
         files += self.truth_paths(pair)
         try:
             return [pair.prompt, pair.style, *(self._sha(file) for file in files)]
@@ -83,7 +84,14 @@ class Sources:
             ) from error
 
     def _load(self, path: str) -> Picture:
-        return load_square(self.data_root / path, self.size)
+        return load_square(self._file(path), self.size)
+
+    def _file(self, path: str) -> Path:
+        return picture_file(self.data_root, path, "the path of a pair")
+
+    def _label_map(self, pair: Pair) -> Path:
+        where = f"contents.jsonl, {pair.content_id}: layout_path"
+        return label_map_file(self.data_root, self._layouts[pair.content_id], pair.content_path, where)
 
     def _label_names(self) -> dict[int, str]:
         place = next(iter(self._layouts.values()), None)

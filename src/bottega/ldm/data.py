@@ -20,6 +20,7 @@ import numpy.typing as npt
 from bottega.data.circles import COLOUR_NAMES, circle_prompt, draw_circle, place_circle
 from bottega.data.index import file_stamp
 from bottega.data.records import read_contents, read_fill50k
+from bottega.data.roots import PictureRoot
 from bottega.ldm.config import LDMDataConfig
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.seeds import derive, numpy_rng
@@ -203,17 +204,21 @@ class _File:
 
 def _on_disk(config: LDMDataConfig, directory: Path) -> list[_File]:
     """The pictures of a prepared data set, in its own order; those without a caption were rejected."""
+    root = PictureRoot(Path(config.root), [directory])
     if config.kind == "fill50k":
         examples = read_fill50k(directory / "fill50k.jsonl")
-        return [_file(config, row.split, row.key, (row.prompt,), row.target_path) for row in examples]
+        return [_file(config, row.split, row.key, (row.prompt,), row.target_path, root) for row in examples]
     contents = read_contents(directory / "contents.jsonl")
-    return [_file(config, row.split, row.content_id, row.captions, row.content_path) for row in contents]
+    return [_file(config, row.split, row.content_id, row.captions, row.content_path, root) for row in contents]
 
 
-def _file(config: LDMDataConfig, split: str, name: str, captions: Sequence[str], relative: str) -> _File:
+def _file(
+    config: LDMDataConfig, split: str, name: str, captions: Sequence[str], relative: str, root: PictureRoot
+) -> _File:
     from bottega.data.pictures import load_square
 
-    path = Path(os.path.normpath(Path(config.root) / relative))  # normalised: it may lead out of a root that is absent
+    found = root.file(relative, f"the path of {name}")
+    path = Path(os.path.normpath(found))  # normalised: it may lead out of a root that is absent
     picture = partial(load_square, path, config.size)
     return _File(split, path, CaptionedPicture(str(name), tuple(captions), picture, file_stamp(path)))
 

@@ -18,12 +18,15 @@ Files = tuple[Path, Path, Path]  # good picture, content, style
 def truths(files: Iterable[Path], data_root: Path) -> Iterator[Files]:
     """Files of the pairs that have a drawn truth `truth/{pair_id}_seed0.png`."""
     from bottega.data.records import read_pairs, truth_path
+    from bottega.data.roots import picture_file
 
     for file in files:
         for pair in read_pairs(file):
             truth = truth_path(data_root / "truth", pair.pair_id)
             if truth.is_file():
-                yield truth, data_root / pair.content_path, data_root / pair.style_path
+                where = f"{file}, pair {pair.pair_id}: a path"
+                content = picture_file(data_root, pair.content_path, where)
+                yield truth, content, picture_file(data_root, pair.style_path, where)
 
 
 def run(

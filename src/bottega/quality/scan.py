@@ -103,6 +103,7 @@ def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path
         RequestError: a picture's name is none of a pair in `lists`.
     """
     from bottega.data.records import read_pairs
+    from bottega.data.roots import picture_file
 
     found = _find_pictures(folders)
     wanted = {pair_id for _, _, pair_id in found}
@@ -110,7 +111,9 @@ def jobs_of_pairs(lists: Sequence[Path], data_root: Path, folders: Sequence[Path
     for file in lists:
         for pair in read_pairs(file):
             if pair.pair_id in wanted:
-                sources[pair.pair_id] = (str(data_root / pair.content_path), str(data_root / pair.style_path))
+                where = f"{file}, pair {pair.pair_id}: a path"
+                content = picture_file(data_root, pair.content_path, where)
+                sources[pair.pair_id] = (str(content), str(picture_file(data_root, pair.style_path, where)))
     strange = [name for name, _, pair_id in found if pair_id not in sources]
     if strange:
         raise RequestError(

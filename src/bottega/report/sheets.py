@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair, truth_path
+from bottega.data.roots import picture_file
 from bottega.quality.eye.look import Frame
 from bottega.quality.measuring import where_damaged
 from bottega.report.evaluation import EvaluationSummary
@@ -18,6 +19,7 @@ from bottega.report.format import Number
 from bottega.report.run_directory import RunDirectory
 from bottega.report.teaching import GradedTarget
 from bottega.runtime.errors import PictureError
+from bottega.runtime.paths import inside
 from bottega.runtime.records import read_records
 from bottega.teacher.config import ORACLE
 from bottega.visual.pictures import Picture
@@ -144,11 +146,13 @@ def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> Sheet
         value = target.scores.get(score)
         if value is not None:
             words.append(f"{name} {value:.2f}")
-    output = run.directory / "teacher" / target.output_path
-    damaged = _damaged_part(target, output, root)
+    output = inside(run.directory / "teacher", target.output_path, f"target {target.pair_id}: output_path")
+    content = picture_file(root, target.content_path, f"target {target.pair_id}: content_path")
+    style = picture_file(root, target.style_path, f"target {target.pair_id}: style_path")
+    damaged = _damaged_part(target, (output, content, style))
     cells = (
-        SheetCell("content", root / target.content_path),
-        SheetCell("style", root / target.style_path),
+        SheetCell("content", content),
+        SheetCell("style", style),
         SheetCell("teacher", output, ", ".join(words), target.grade, part=damaged),
         *_truth(root, target.pair_id),
     )
@@ -156,11 +160,10 @@ def _line_of_target(run: RunDirectory, part: str, target: GradedTarget) -> Sheet
     return SheetLine(part, target.prompt, target.style, note, cells, target.reasons)
 
 
-def _damaged_part(target: GradedTarget, output: Path, root: Path) -> Frame | None:
+def _damaged_part(target: GradedTarget, files: tuple[Path, Path, Path]) -> Frame | None:
     """Where the learned eye sees the damage that it gave as a reason."""
     if not any(reason.startswith("damage:") for reason in target.reasons):
         return None
-    files = (output, root / target.content_path, root / target.style_path)
     try:
         pictures = [load_square(file, _LOOKED_AT) for file in files]
     except PictureError:
@@ -182,9 +185,11 @@ def of_evaluation(run: RunDirectory, summary: EvaluationSummary) -> list[SheetLi
 
 def _line_of_pair(run: RunDirectory, part: str, pair: Pair, scores: ScoresOfRow) -> SheetLine:
     root, pair_id = run.data_root, pair.pair_id
+    content = picture_file(root, pair.content_path, f"pair {pair_id}: content_path")
+    style = picture_file(root, pair.style_path, f"pair {pair_id}: style_path")
     cells = [
-        SheetCell("content", root / pair.content_path, _describe(scores.get((pair_id, "content")))),
-        SheetCell("style", root / pair.style_path),
+        SheetCell("content", content, _describe(scores.get((pair_id, "content")))),
+        SheetCell("style", style),
     ]
     for row in ("teacher", "student"):
         path = run.directory / "evaluation" / "pictures" / row / f"{pair_id}.png"

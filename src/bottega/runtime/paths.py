@@ -60,6 +60,11 @@ def stays_inside(name: str) -> bool:
     return not _why_not(name)
 
 
+def could_be_file(name: str) -> bool:
+    """Whether a text is a relative path that a file can have, be it inside of its folder or not."""
+    return bool(name) and not name.startswith("/") and not _why_no_name(name)
+
+
 def inside(root: Path, name: str, source: str, *, own_links: bool = False) -> Path:
     """The path of `name` below `root`.
 
@@ -114,6 +119,11 @@ def _why_not(name: str) -> str:
         return "which is empty"
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return "which leads out of it"
+    return _why_no_name(name)
+
+
+def _why_no_name(name: str) -> str:
+    """Why no file can be called so; empty where one can."""
     try:
         parts = os.fsencode(name)
     except UnicodeEncodeError:

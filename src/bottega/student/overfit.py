@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega.runtime.files import sha256_file
+from bottega.runtime.files import sha256_file, write_bytes
 from bottega.student.config import FeaturesConfig, StudentConfig
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ def overfit_one(
     base = (config or DEFAULT).model_dump()
     loop = base["loop"] | {"steps": steps, "validate_every": steps, "checkpoint_every": steps}
     chosen = StudentConfig.model_validate(base | alone | {"loop": loop})
-    write_ledger(directory / "teacher" / "ledger.sqlite", content, style, target, prompt)
+    # Copies: the paths of a ledger are relative, and stay below the run and its data root.
+    own_content = _copied(content, directory / "pictures" / f"content{content.suffix}")
+    own_style = _copied(style, directory / "pictures" / f"style{style.suffix}")
+    own_target = _copied(target, directory / "teacher" / "images" / f"one_one_seed0{target.suffix}")
+    write_ledger(directory / "teacher" / "ledger.sqlite", directory, own_content, own_style, own_target, prompt)
     features.run(
         FeaturesConfig(fill50k=0, patches=chosen.adapter.token_source == "patch"),
         directory / "features",
@@ -68,8 +72,20 @@ DEFAULT = StudentConfig.model_validate(
 )
 
 
-def write_ledger(path: Path, content: Path, style: Path, target: Path, prompt: str) -> None:
-    """A ledger that holds one accepted target: the columns that `student.targets` reads, in a view named `best`."""
+def _copied(file: Path, place: Path) -> Path:
+    write_bytes(place, file.read_bytes())
+    return place
+
+
+def write_ledger(path: Path, data_root: Path, content: Path, style: Path, target: Path, prompt: str) -> None:
+    """A ledger that holds one accepted target: the columns that `student.targets` reads, in a view named `best`.
+
+    Args:
+        path: the ledger; the target lies below its folder.
+        data_root: the folder that content and style lie below.
+        content, style, target: picture files.
+        prompt: of the target.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     row = {
@@ -81,11 +97,11 @@ def write_ledger(path: Path, content: Path, style: Path, target: Path, prompt: s
         "prompt": prompt,
         "split": "train",
         "status": "ok",
-        "content_path": str(content.resolve()),
+        "content_path": content.relative_to(data_root).as_posix(),
         "content_sha256": sha256_file(content),
-        "style_path": str(style.resolve()),
+        "style_path": style.relative_to(data_root).as_posix(),
         "style_sha256": sha256_file(style),
-        "output_path": str(target.resolve()),
+        "output_path": target.relative_to(path.parent).as_posix(),
         "output_sha256": sha256_file(target),
     }
     db = sqlite3.connect(path)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottega.data.records import read_fill50k, style_captions
+from bottega.data.roots import picture_file
 from bottega.runtime.databases import connect_read_only, storage_error_of
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_file
+from bottega.runtime.paths import inside
 
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
 _TARGETS = f"""
@@ -78,6 +80,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
             db.row_factory = sqlite3.Row
             captions = style_captions(data_root, (row["style_path"] for row in db.execute(_STYLES)))
             for row in db.execute(_TARGETS):
+                where = f"{path}, target {row['target']}: a path"
                 yield Sample(
                     sample_id=f"{row['pair_id']}_seed{row['seed']}",
                     task="main",
@@ -85,9 +88,9 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                     weight=float(row["weight"]),
                     grade=row["grade"],
                     prompt=row["prompt"],
-                    target=Picture(teacher_dir / row["output_path"], row["output_sha256"]),
-                    content=Picture(data_root / row["content_path"], row["content_sha256"]),
-                    style=Picture(data_root / row["style_path"], row["style_sha256"]),
+                    target=Picture(inside(teacher_dir, row["output_path"], where), row["output_sha256"]),
+                    content=Picture(picture_file(data_root, row["content_path"], where), row["content_sha256"]),
+                    style=Picture(picture_file(data_root, row["style_path"], where), row["style_sha256"]),
                     style_caption=captions.get(row["style_path"], ""),
                 )
     except sqlite3.DatabaseError as error:
@@ -112,8 +115,8 @@ def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
     for row in read_fill50k(path):
         if row.split != "train":
             continue
-        source = data_root / row.source_path
-        target = data_root / row.target_path
+        source = picture_file(data_root, row.source_path, f"{path}, {row.key}: source_path")
+        target = picture_file(data_root, row.target_path, f"{path}, {row.key}: target_path")
         if not source.is_file() or not target.is_file():
             raise MissingError(f"{path} names {row.key}, whose pictures are not there; run bottega data fill50k again")
         yield Sample(

@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
+from bottega.data.roots import picture_file
 from bottega.runtime.files import write_bytes
 from bottega.teacher.ledger import Known, Ledger, TryRow
 from bottega.teacher.work import Chunk, PendingTarget, WorkItem
@@ -101,11 +102,11 @@ class Backlog:
         """Hashes by path, those of these contents and styles among them."""
         if len(self._hashes) > _MAX_HASHES:
             self._hashes = {}
-        new: dict[str, str] = {}
+        new: dict[str, Path] = {}
         for one in works:
             for path in (one.pair.content_path, one.pair.style_path):
-                if path not in self._hashes:
-                    new[path] = f"{self.data_root}/{path}"
+                if path not in self._hashes and path not in new:
+                    new[path] = picture_file(self.data_root, path, f"pair {one.pair.pair_id}: a path")
         self._hashes |= self.ledger.file_hashes(new)
         return self._hashes
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.data.pictures import load_square
+from bottega.data.roots import picture_file
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import write_json
 from bottega.runtime.paths import inside
@@ -227,8 +228,8 @@ def _draw(heads: Sequence[str], folders: Sequence[Path], data_root: Path, path: 
     lines: list[list[tuple[Picture | None, str]]] = []
     for target, first in list(columns[0].items())[:_SHOWN]:
         line: list[tuple[Picture | None, str]] = [
-            (_picture(data_root / first.content_path), ""),
-            (_picture(data_root / first.style_path), ""),
+            (_picture(picture_file(data_root, first.content_path, f"target {target}: content_path")), ""),
+            (_picture(picture_file(data_root, first.style_path, f"target {target}: style_path")), ""),
         ]
         for folder, column in zip(folders, columns, strict=True):
             row = column.get(target)

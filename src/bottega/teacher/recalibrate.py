@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bottega.data.roots import picture_file
 from bottega.quality.config import Thresholds
 from bottega.quality.eye.look import EYE_SCORES, eye_identity
 from bottega.quality.from_run import as_json, changed, collect, draw, histograms, limits_of
@@ -126,7 +127,8 @@ def jobs_of_run(directory: Path, data_root: Path) -> list[Job]:
         jobs: list[Job] = []
         for name, content, style in ledger.pictures():
             picture = inside(directory, name, f"{ledger.path}: output_path")
-            jobs.append(Job(name, str(picture), str(data_root / content), str(data_root / style)))
+            sources = [picture_file(data_root, path, f"{ledger.path}: a path") for path in (content, style)]
+            jobs.append(Job(name, str(picture), *map(str, sources)))
     if not jobs:
         raise MissingError(f"the ledger in {directory} names no picture; make targets first: bottega teach")
     return jobs
@@ -143,5 +145,7 @@ def accepted_of_run(directory: Path, data_root: Path) -> list[tuple[Path, Path, 
         for row in ledger.best():
             if row.output_path is not None and row.grade != "C":
                 target = ledger.picture_file(row.target, row.output_path)
-                accepted.append((target, data_root / row.content_path, data_root / row.style_path))
+                where = f"{ledger.path}, target {row.target}: a path"
+                content = picture_file(data_root, row.content_path, where)
+                accepted.append((target, content, picture_file(data_root, row.style_path, where)))
         return accepted

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.pictures import load_square
+from bottega.data.roots import picture_file
 from bottega.quality.config import Thresholds
 from bottega.runtime.errors import PictureError
 from bottega.teacher.backlog import Backlog
@@ -161,8 +162,9 @@ class Runner:
         """Read a target's pictures, in a thread of its own; one that can't be read makes it broken."""
         pair, size = target.work.pair, self.config.size
         try:
-            content = load_square(self.data_root / pair.content_path, size)
-            style = load_square(self.data_root / pair.style_path, size)
+            where = f"pair {pair.pair_id}: a path"
+            content = load_square(picture_file(self.data_root, pair.content_path, where), size)
+            style = load_square(picture_file(self.data_root, pair.style_path, where), size)
         except PictureError as error:
             target.broken = str(error)
             LOGGER.warning("%s: %s", target.work.target, error)

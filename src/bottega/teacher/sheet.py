@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from bottega.data.pictures import load_square
+from bottega.data.roots import picture_file
 from bottega.quality.eye.look import Frame
 from bottega.quality.measuring import where_damaged
 from bottega.runtime.errors import PictureError
@@ -72,8 +73,9 @@ def _read_triple(row: TryRow, ledger: Ledger, data_root: Path) -> Triple | None:
     """The row's pictures; None where they can't be read any more."""
     target = None
     try:
-        content = load_square(data_root / row.content_path, _SIDE)
-        style = load_square(data_root / row.style_path, _SIDE)
+        where = f"{ledger.path}, target {row.target}: a path"
+        content = load_square(picture_file(data_root, row.content_path, where), _SIDE)
+        style = load_square(picture_file(data_root, row.style_path, where), _SIDE)
         if row.output_path is not None:
             target = load_square(ledger.picture_file(row.target, row.output_path), _SIDE)
     except PictureError as error:
