@@ -107,13 +107,16 @@ def folder(
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Where coco/ and wikiart/ go.")] = Path("data"),
     prompt: Annotated[str | None, typer.Option(help="Caption of contents that have none of their own.")] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Column of metadata.jsonl, .csv … that holds the contents' captions.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="symlink or copy: how style pictures get into images/.")] = "symlink",
     min_side: MinSide = 64,
     workers: Workers = 0,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Prepare your own pictures; captions come from metadata.jsonl, a .txt beside each picture, or --prompt."""
+    """Prepare your own pictures; captions come from metadata.jsonl, a text beside each picture, or --prompt."""
     from bottega.data import stage
     from bottega.data.config import DataConfig
     from bottega.runtime.config import parse
@@ -123,7 +126,12 @@ def folder(
     shared = _shared(min_side, workers, seed)
     asked: dict[str, object] = {"coco": None, "wikiart": None, "fill50k": None}
     if contents is not None:
-        asked["content_folder"] = {"source": str(contents.absolute()), "prompt": prompt, **shared}
+        asked["content_folder"] = {
+            "source": str(contents.absolute()),
+            "prompt": prompt,
+            "caption_column": caption_column,
+            **shared,
+        }
     if styles is not None:
         asked["style_folder"] = {"source": str(styles.absolute()), "mode": mode, **shared}
     config = parse(DataConfig, asked, "data folder")

@@ -15,6 +15,8 @@ __all__ = [
     "config",
     "contents",
     "fill50k",
+    "folder_captions",
+    "folders",
     "hub",
     "ids",
     "index",

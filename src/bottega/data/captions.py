@@ -17,6 +17,12 @@ from bottega.runtime.files import read_jsonl
 from bottega.runtime.paths import inside
 from bottega.runtime.records import MEND_LINE, to_record
 
+CAPTION_KEYS = ("captions", "caption", "text", "sentences", "prompt", "tags")
+"""Names under which the rows of lists have captions; the one that is taken first at the front."""
+
+NAME_KEYS = ("file_name", "filename", "image_path", "image_file", "image", "path", "file", "img", "target", "filepath")
+"""Names under which the rows of lists name their picture."""
+
 
 @dataclass(frozen=True)
 class Captioned:
@@ -167,7 +173,7 @@ class Captions:
 
 def captions_in(row: Mapping[str, Any]) -> list[str]:
     """The captions of a row, whichever of the usual keys holds them: one text, a list, or `sentences` with `raw`."""
-    for key in ("captions", "caption", "text", "sentences", "prompt"):
+    for key in CAPTION_KEYS:
         value = row.get(key)
         if isinstance(value, str):
             return [value]
@@ -178,27 +184,6 @@ def captions_in(row: Mapping[str, Any]) -> list[str]:
 
 def _caption_text(item: Any) -> str:
     return str(item["raw"]) if isinstance(item, dict) and "raw" in item else str(item)
-
-
-def sidecar(path: Path) -> list[str]:
-    """The captions in the `.txt` beside a picture, one a line; none if there is no such file."""
-    text = path.with_suffix(".txt")
-    if not text.is_file():
-        return []
-    # "-sig": Windows editors begin a UTF-8 file with a mark, which would become part of the first word.
-    lines = map(tidy, text.read_text(encoding="utf-8-sig", errors="replace").splitlines())
-    return list(dict.fromkeys(line for line in lines if line))
-
-
-def is_utf8(path: Path) -> bool:
-    """Whether a file of text can be read as UTF-8; a file that is not there can."""
-    if not path.is_file():  # nor is a pipe of that name: reading it would wait for its other end
-        return True
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def stem_of(file_name: str) -> str:

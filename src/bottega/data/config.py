@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bottega.runtime.config import Config, Resumable
+from bottega.runtime.config import Added, Config, Resumable
 
 PLACE = Resumable("another place of the same data set")
 DOWNLOAD = Resumable("how missing files are fetched; no effect on those there")
@@ -73,7 +73,7 @@ class WikiArtConfig(_SourceConfig):
     mirror: Annotated[str | None, DOWNLOAD] = Field(
         default=None, description="address asked before the hub, such as https://hf-mirror.com"
     )
-    fetch: Annotated[bool, DOWNLOAD] = Field(
+    fetch: Annotated[bool, DOWNLOAD, Added(before=False)] = Field(
         default=False, description="fetch what is missing, up to 40 GB; else what is there is used"
     )
     offline: Annotated[bool, DOWNLOAD] = Field(
@@ -93,12 +93,15 @@ class Fill50KConfig(Config):
 
 
 class ContentFolderConfig(_SourceConfig):
-    """Contents: any folder of pictures. Captions from metadata.jsonl, a .txt beside each picture, or `prompt`."""
+    """Contents: any folder of pictures. Captions from a list, a text beside each picture, or `prompt`."""
 
     source: Annotated[str, PLACE] = Field(
         description="folder of pictures, searched with its sub-folders, relative to the data root"
     )
     prompt: str | None = Field(default=None, description="caption of each picture that has none of its own")
+    caption_column: Annotated[str | None, Added(before=None)] = Field(
+        default=None, description="column of metadata.jsonl, .csv … that holds the captions; null: the usual ones"
+    )
 
 
 class StyleFolderConfig(_SourceConfig):
@@ -110,6 +113,9 @@ class StyleFolderConfig(_SourceConfig):
     mode: Annotated[
         Literal["symlink", "copy"], Resumable("pictures that are prepared later are put in place this way")
     ] = Field(default="symlink", description="relative links in images/, or copies")
+    caption_column: Annotated[str | None, Added(before=None)] = Field(
+        default=None, description="column of metadata.jsonl, .csv … that says what is shown; null: the usual ones"
+    )
 
 
 class DataConfig(Config):

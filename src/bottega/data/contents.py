@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottega.data.captions import captions_in, is_utf8, sidecar, tidy
+from bottega.data.archives import unpack_advice
+from bottega.data.captions import tidy
 from bottega.data.config import ContentFolderConfig, LimitsConfig, SplitConfig
+from bottega.data.folder_captions import FolderCaptions
+from bottega.data.folders import FolderListing, list_files
 from bottega.data.ids import Ids
 from bottega.data.index import Index, Inspection, PictureRow, file_stamp
 from bottega.data.ingest import (
@@ -23,14 +26,14 @@ from bottega.data.ingest import (
     name_some,
     require_source,
     require_usable,
+    tell_astray,
     update_index,
     write_rejects,
 )
-from bottega.data.pictures import other_pictures, picture_files
+from bottega.data.pictures import is_picture, other_pictures
 from bottega.data.records import ContentRow
 from bottega.data.splits import SPLITS, Member, assign
-from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl
+from bottega.runtime.errors import MissingError
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import write_records
 
@@ -182,8 +185,7 @@ def relative(path: Path, data_root: Path) -> str:
 def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path) -> dict[str, int]:
     """Prepare the user's own folder of pictures as contents.
 
-    A picture's captions are, in this order: its rows in `metadata.jsonl` (`file_name` with `caption`, `captions` or
-    `text`), the lines of the `.txt` beside it, `config.prompt`.
+    A picture's captions are what `folder_captions` finds, else `config.prompt`.
 
     Args:
         config: where the pictures are.
@@ -195,67 +197,41 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
 
     Raises:
         MissingError: the folder is not there, or holds no picture.
-        RequestError: captions in a `.txt` are not UTF-8, or no picture is usable.
+        RequestError: captions are malformed or not in Unicode, or no picture is usable.
     """
     folder = data_root / config.source
-    listed = _metadata(folder)
-    files = _pictures_in(folder)
-    require_source(files, folder)
+    listing = _pictures_in(folder)
+    names = [name for name in listing.files if is_picture(name)]
+    require_source((listing.files[name] for name in names), folder)
+    captions = FolderCaptions(listing, folder, column=config.caption_column)
+    captions.tell()
     prompt = tidy(config.prompt or "")
-
     fallback = [prompt] if prompt else []
 
     def captions_of(name: str) -> list[str]:
-        return listed.get(name) or sidecar(folder / name) or fallback
+        return captions.of(name) or fallback
 
-    names = [path.relative_to(folder).as_posix() for path in files]
-    # A sidecar is read where the list says nothing of its picture.
-    _refuse_undecodable([folder / name for name in names if not listed.get(name)])
     contents = (Content(name, folder / name, Path(name).stem, len(captions_of(name))) for name in names)
     with Index(directory / "index.sqlite") as index:
         index_contents(index, contents, names, data_root=data_root, limits=config.limits)
-        require_usable(index, directory, "contents")
+        require_usable(index, directory, "contents", captions.advice())
         splits = split_contents(index, config.splits)
-        return write_contents(directory, index, splits, lambda row: captions_of(row.source))
+        counts = write_contents(directory, index, splits, lambda row: captions_of(row.source))
+    unused = len(captions.unused())
+    return {**counts, "unused_caption_files": unused} if unused else counts
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder that can be read; of those that can't, none is passed over in silence."""
+def _pictures_in(folder: Path) -> FolderListing:
+    """The files of a folder with pictures that can be read; of those that can't, none is passed over in silence."""
     if not folder.is_dir():
         raise MissingError(f"there is no picture in {folder}; name a folder that holds the contents")
-    files = list(picture_files(folder))
-    others = other_pictures(folder)
+    listing = list_files(folder)
+    others = other_pictures(listing)
     unread = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-    if not files:
-        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else ""
+    if not any(map(is_picture, listing.files)):
+        there = f" that can be read, but {unread}: convert them to JPEG or PNG" if unread else unpack_advice(folder)
         raise MissingError(f"there is no picture in {folder}{there}; name a folder that holds the contents")
     if unread:
         LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", folder, unread)
-    return files
-
-
-def _refuse_undecodable(pictures: Sequence[Path]) -> None:
-    """Raise RequestError where a `.txt` beside a picture is not UTF-8."""
-    # Captions in GBK were once read as nonsense, and learned (docs/log.md).
-    texts = [path.with_suffix(".txt") for path in pictures]
-    bad = [text for text in texts if not is_utf8(text)]
-    if bad:
-        raise RequestError(
-            f"captions are read as UTF-8, received {len(bad)} .txt in another encoding, first {bad[0]}; save them as "
-            "UTF-8, such as by iconv -f gbk -t utf-8"
-        )
-
-
-def _metadata(folder: Path) -> dict[str, list[str]]:
-    """Captions by the picture's name below `folder`; a picture may have several rows."""
-    path = folder / "metadata.jsonl"
-    found: dict[str, list[str]] = {}
-    if path.is_file():
-        for row in read_jsonl(path):
-            # `./a.jpg` in the list is the folder's `a.jpg`.
-            name = Path(os.path.normpath(str(row.get("file_name")))).as_posix()
-            captions = found.setdefault(name, [])
-            for caption in map(tidy, captions_in(row)):
-                if caption and caption not in captions:
-                    captions.append(caption)
-    return found
+    tell_astray(listing, folder)
+    return listing

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bottega.data.folders import list_files
 from bottega.runtime.errors import MissingError
 
 HUB = "https://huggingface.co"
@@ -28,13 +29,11 @@ def table_files(folder: Path) -> list[Path]:
     snapshots = sorted(folder.glob("**/snapshots/*/"))
     if len(snapshots) > 1:  # two versions of one data set: only the newest counts
         folder = max(snapshots, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return sorted(path for path in folder.rglob("*") if _is_table(path))
+    return sorted(path for path in list_files(folder).files.values() if _is_table(path))
 
 
 def _is_table(path: Path) -> bool:
-    if path.suffix not in TABLE_ENDINGS or path.name.startswith(".") or not path.is_file():
-        return False
-    return not _is_intermediate(path)
+    return path.suffix in TABLE_ENDINGS and path.is_file() and not _is_intermediate(path)
 
 
 def _is_intermediate(path: Path) -> bool:

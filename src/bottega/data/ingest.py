@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.config import LimitsConfig
+from bottega.data.folders import FolderListing
 from bottega.data.index import Index, Inspection, Measure, PictureRow, inspect_picture
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.escape import csv_cell, escaped
@@ -20,6 +22,7 @@ from bottega.runtime.files import atomic_path
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 
+LOGGER = logging.getLogger(__name__)
 COMMIT_EVERY = 64
 """Pictures after which the index is made durable: about a second of work is done again after a kill."""
 
@@ -143,8 +146,14 @@ def require_source(pictures: Iterable[Path | bytes], source: Path) -> None:
         )
 
 
-def require_usable(index: Index, directory: Path, what: str) -> None:
+def require_usable(index: Index, directory: Path, what: str, advice: str = "") -> None:
     """Refuse to write tables that list nothing; `rejects.csv` says why, the tables of an earlier run stay.
+
+    Args:
+        index: of all pictures.
+        directory: where `rejects.csv` goes.
+        what: the pictures are to be.
+        advice: what else may help, for the end of the message.
 
     Raises:
         RequestError: no row of the index is usable.
@@ -157,7 +166,18 @@ def require_usable(index: Index, directory: Path, what: str) -> None:
     if reasons:
         (reason, detail), count = reasons.most_common(1)[0]
         message += f"; most often ({count}): {reason}, {detail.removeprefix(f'{reason}: ')}"
-    raise RequestError(message)
+    raise RequestError(f"{message}. {advice}" if advice else message)
+
+
+def tell_astray(listing: FolderListing, folder: Path) -> None:
+    """Warn of links that lead nowhere: what is behind them is not read."""
+    if listing.astray:
+        LOGGER.warning(
+            "%s: %d links lead nowhere or back to a folder above them: %s",
+            folder,
+            len(listing.astray),
+            name_some(listing.astray),
+        )
 
 
 def name_some(names: Sequence[str], limit: int = 3) -> str:

@@ -19,12 +19,13 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bottega.data.folders import FolderListing, list_files
 from bottega.runtime.errors import PictureError
 from bottega.runtime.paths import NotAFileError, open_file
 from bottega.visual.pictures import Picture
@@ -45,10 +46,35 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 """What a file's bytes may be, whatever its name says (MPO is opened as JPEG). Pillow reads fifty more, of which EPS
 runs Ghostscript."""
 
-PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+PICTURE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+)
 """Endings, in lower case, by which pictures are found in a folder; what they are, their bytes say."""
 
-OTHER_ENDINGS = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+OTHER_ENDINGS = frozenset(
+    {
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".psd",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".raf",
+        ".orf",
+        ".rw2",
+        ".svg",
+        ".tga",
+        ".exr",
+        ".ico",
+        ".mp4",
+        ".mov",
+    }
+)
 """Endings, in lower case, of pictures that cameras and telephones write and that are not read here."""
 
 _ORIENTATION = 0x0112
@@ -176,21 +202,23 @@ def reduced(source: Path | str | bytes, side: int, *, max_pixels: int = MAX_PIXE
 
 
 def picture_files(folder: Path) -> Iterator[Path]:
-    """Picture files under a folder by their endings, hidden ones left out, in the order of their relative names."""
-    by_name = {}
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            name = path.relative_to(folder)
-            hidden = any(part.startswith(".") for part in name.parts)
-            if not hidden:
-                by_name[name.as_posix()] = path
-    for _, path in sorted(by_name.items()):
-        yield path
+    """Picture files under a folder by their endings, hidden ones left out, in the order of their relative names.
+
+    Links to files and to folders are followed.
+    """
+    for path in list_files(folder).files.values():
+        if is_picture(path.name):
+            yield path
 
 
-def other_pictures(folder: Path) -> dict[str, int]:
-    """How many files of each of `OTHER_ENDINGS` are under a folder, so that none is passed over in silence."""
-    endings = Counter(path.suffix.lower() for path in folder.rglob("*"))
+def is_picture(name: str) -> bool:
+    """Whether a file's name has the ending of a picture that can be read."""
+    return PurePath(name).suffix.lower() in PICTURE_ENDINGS
+
+
+def other_pictures(listing: FolderListing) -> dict[str, int]:
+    """How many files of each of `OTHER_ENDINGS` are in a listing, so that none is passed over in silence."""
+    endings = Counter(PurePath(name).suffix.lower() for name in listing.files)
     return {ending: count for ending, count in endings.items() if ending in OTHER_ENDINGS}
 
 

@@ -7,18 +7,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from bottega.data import hub, parquet
 from bottega.data.archives import unpack_advice
-from bottega.data.captions import sidecar, tidy
+from bottega.data.captions import tidy
 from bottega.data.config import StyleFolderConfig, WikiArtConfig
+from bottega.data.folder_captions import FolderCaptions
+from bottega.data.folders import list_files
 from bottega.data.index import file_stamp
-from bottega.data.ingest import SourcePicture
+from bottega.data.ingest import SourcePicture, tell_astray
 from bottega.data.labels import GENRES, SCENES, STYLES, UNKNOWN_ARTIST
-from bottega.data.pictures import PICTURE_ENDINGS, picture_files
+from bottega.data.pictures import PICTURE_ENDINGS, is_picture, other_pictures, picture_files
 from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.files import sha256_bytes
 
 LOGGER = logging.getLogger(__name__)
 UNLABELLED = "unlabelled"
@@ -57,7 +60,7 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
         RequestError: a table is damaged or has no picture or style column.
     """
     if isinstance(config, StyleFolderConfig):
-        return StyleFolder(source)
+        return StyleFolder(source, column=config.caption_column)
     files = hub.table_files(source)
     if not files and source.is_dir() and next(picture_files(source), None) is not None:
         return StyleFolder(source, artists=True)
@@ -177,57 +180,66 @@ class ParquetStyles:
 class StyleFolder:
     """A tree of pictures: the top sub-folder is the style; with `artists`, names are `artist_title.jpg`.
 
-    The first line of the `.txt` beside a picture, if there is one, says what it shows.
+    The first caption that `folder_captions` finds for a picture says what it shows.
     """
 
     missing: Sequence[str] = ()
 
-    def __init__(self, folder: Path, *, artists: bool = False) -> None:
+    def __init__(self, folder: Path, *, artists: bool = False, column: str | None = None) -> None:
         self._folder = folder
         self._artists = artists
         if not folder.is_dir():
             raise MissingError(f"there is no folder {folder}; name a folder of pictures")
+        self._listing = list_files(folder)
+        self._pictures = {name: path for name, path in self._listing.files.items() if is_picture(name)}
+        self._captions = FolderCaptions(self._listing, folder, column=column)
 
     def sources(self) -> Iterator[str]:
         """The files' places in the folder."""
-        for path in self.contents():
-            yield path.relative_to(self._folder).as_posix()
+        return iter(self._pictures)
 
     def is_out_of_reach(self, source: str) -> bool:
-        """Whether it came from a table."""
-        return _is_row(source)
+        """Whether it came from a table, or from a folder whose link leads nowhere now."""
+        above = {parent.as_posix() for parent in PurePosixPath(source).parents}
+        return _is_row(source) or not above.isdisjoint(self._listing.astray)
 
     def contents(self) -> Iterator[Path]:
         """The files, by their names."""
-        return picture_files(self._folder)
+        return iter(self._pictures.values())
 
     def count(self) -> int:
         """Picture files. Raises MissingError where there is none."""
-        total = sum(1 for _ in self.contents())
-        if total == 0:
+        others = ", ".join(f"{count} {ending}" for ending, count in sorted(other_pictures(self._listing).items()))
+        if not self._pictures:
             endings = ", ".join(sorted(PICTURE_ENDINGS))
-            raise MissingError(f"{self._folder} holds no picture ({endings}); name another folder")
-        return total
+            there = f", but {others}: convert them to JPEG or PNG" if others else unpack_advice(self._folder)
+            raise MissingError(f"{self._folder} holds no picture ({endings}){there}; name another folder")
+        if others:
+            LOGGER.warning("%s: %s are of kinds that are not read; convert them to JPEG or PNG", self._folder, others)
+        tell_astray(self._listing, self._folder)
+        self._captions.tell()
+        return len(self._pictures)
 
     def pictures(self, is_known: IsKnown) -> Iterator[SourcePicture]:
         """The files, named by their place in the folder."""
-        for path in self.contents():
-            inside = path.relative_to(self._folder)
+        for name, path in self._pictures.items():
+            inside = PurePosixPath(name)
             artist = UNKNOWN_ARTIST
             if self._artists and "_" in inside.stem:
                 artist = inside.stem.split("_", 1)[0]
-            first_line = next(iter(sidecar(path)), None)
+            first_caption = next(iter(self._captions.of(name)), "")
             labels = {
                 "artist": artist,
                 "style": inside.parts[0] if len(inside.parts) > 1 else UNLABELLED,
                 "genre": "",
-                "caption": first_line or painting_caption(inside.stem, artist, ""),
+                "caption": first_caption or painting_caption(inside.stem, artist, ""),
                 "wanted": inside.stem,
             }
-            # The text's own stamp is kept beside the picture's, so that a changed caption is read again.
-            stamped = (path, path.with_suffix(".txt"))
-            stamp = "".join(file_stamp(file) for file in stamped if file.is_file())
-            yield SourcePicture(inside.as_posix(), stamp, path, labels)
+            # Kept beside the picture's own stamp, so that a changed caption is read again.
+            stamp = file_stamp(path)
+            if first_caption:
+                stamp += f"-{sha256_bytes(first_caption.encode())[:16]}"
+            yield SourcePicture(name, stamp, path, labels)
 
 
 def _prefixes(files: Sequence[Path]) -> dict[Path, str]:
