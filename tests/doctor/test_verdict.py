@@ -297,6 +297,9 @@ KNOWN = {
     "a gradient that is not finite": Known(
         lambda s: sided(s, grad_norm=lambda p: 0.5 if p < 0.7 else math.nan), "gradient not finite"
     ),
+    "steps skipped to the end": Known(
+        lambda s: sided(s, skipped_steps=lambda p: max(0.0, round(1500 * (p - 0.7)))), "steps skipped"
+    ),
     "no gradient": Known(lambda s: sided(s, lambda p: 0.11, grad_norm=lambda p: 0.0), "no gradient"),
     "a gradient that leaps": Known(
         lambda s: sided(s, grad_norm=lambda p: 40.0 if 0.7 < p < 0.71 else 0.5), "gradient leaps"

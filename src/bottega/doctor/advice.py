@@ -305,6 +305,11 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _PRECISION,
         Remedy("look for NaN among the parameters", "some trainers print 0, or an old mean, for a loss that is NaN"),
     ),
+    "steps skipped": (
+        Remedy("go back to a checkpoint from before it began", "{evidence}"),
+        _PRECISION,
+        Remedy("lower the learning rate, and clip the gradient's norm to 1", "its norm overflows in float16"),
+    ),
     "no gradient": (
         Remedy(
             "check that the loss reaches the parameters",

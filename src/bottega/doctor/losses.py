@@ -16,16 +16,21 @@ Unit = Literal["step", "epoch", "loss line"]
 
 @dataclass(frozen=True)
 class SideColumns:
-    """What the same lines have beside their losses, [N] each: NaN where a line has none, infinite where its number is
-    not finite. rates: the learning rate as that line names it. grad_norms: of the gradient. step_times, data_times: in
-    seconds. memory: in the log's own unit.
+    """What lines have beside their losses, [M] each: NaN where a line has none, infinite where it is not finite.
+
+    steps: of the lines, some of which may have no loss. rates: the learning rate as that line names it. grad_norms: of
+    the gradient. step_times, data_times: in seconds. memory: in the log's own unit. skipped: steps that the optimizer
+    left out since the line before; skipped_in_all: since the run began.
     """
 
+    steps: F64
     rates: F64
     grad_norms: F64
     step_times: F64
     data_times: F64
     memory: F64
+    skipped: F64
+    skipped_in_all: F64
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from bottega.doctor.advice import ASIDE, Action, Case, actions
 from bottega.doctor.answer import NotJudged
 from bottega.doctor.curve import LossCurve, judge, unjudged
+from bottega.doctor.curve.columns import judge_columns
 from bottega.doctor.curve.loss_curve import MIN_LOSSES
 from bottega.doctor.levels import TimestepBins, is_best, level
 from bottega.doctor.logs import LogReader, LogSummary
@@ -81,6 +82,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     reader = LogReader(path)
     curve = _read_curve(reader)
     log = reader.summary()
+    if not curve.num_losses and not any(judge_columns(curve, log.unit)):
+        raise reader.refusal()
 
     # Judge the curve. A running mean that is not called so would pass for a curve almost without noise.
     is_running_mean = curve.lag.correlation > RUNNING_MEAN
@@ -94,12 +97,8 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
     # Say what the loss means. At its best level a run is done, however its loss moves.
     loss = _last_loss(curve)
     bins = TimestepBins.of(log.timestep_bins)
-    meaning = NO_PICTURES
-    if log.draws_pictures:
-        predicts = prediction_type or log.prediction_type
-        meaning = level(loss, predicts, one_picture or log.num_pictures == 1, bins, log.latent_range)
-    if is_best(meaning) and curve.count >= MIN_LOSSES and _is_healthy(found, course):
-        found = [_done(meaning, progress), *found]
+    meaning = _level(log, loss, bins, prediction_type, one_picture=one_picture)
+    found = [*_done(meaning, curve, found, progress), *found]
 
     # Say what to do.
     todo = actions(Case(log, curve, found, progress))
@@ -108,10 +107,7 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         todo = (*_actions_of(log.findings), *todo)[:MAX_ACTIONS]
 
     # Say what could not be looked at.
-    left_out = unjudged(curve, validations=log.validations, is_average=is_average)
-    if progress.share is None:
-        left_out.append(("how much of the plan is done", "the log names neither all its steps nor all its epochs"))
-    not_judged = tuple(NotJudged(what, why) for what, why in left_out)
+    not_judged = _not_judged(log, curve, progress, is_average=is_average)
 
     return Verdict(
         log=str(path),
@@ -129,6 +125,24 @@ def examine(path: Path | str, *, prediction_type: str | None = None, one_picture
         curve=_points(curve),
         validation=log.validations[:: max(1, len(log.validations) // CURVE_POINTS)],
     )
+
+
+def _level(
+    log: LogSummary, loss: float | None, bins: TimestepBins | None, prediction_type: str | None, *, one_picture: bool
+) -> str:
+    if not log.draws_pictures:
+        return NO_PICTURES
+    predicts = prediction_type or log.prediction_type
+    return level(loss, predicts, one_picture or log.num_pictures == 1, bins, log.latent_range)
+
+
+def _not_judged(
+    log: LogSummary, curve: LossCurve, progress: PlanProgress, *, is_average: bool
+) -> tuple[NotJudged, ...]:
+    left_out = unjudged(curve, validations=log.validations, is_average=is_average)
+    if progress.share is None:
+        left_out.append(("how much of the plan is done", "the log names neither all its steps nor all its epochs"))
+    return tuple(NotJudged(what, why) for what, why in left_out)
 
 
 def _read_curve(reader: LogReader) -> LossCurve:
@@ -158,15 +172,15 @@ def _course(found: Sequence[Finding]) -> Finding:
     return found[0]
 
 
-def _is_healthy(found: Sequence[Finding], course: Finding) -> bool:
-    """Whether nothing is wrong but beside the loss's course, and that course is one that can end."""
+def _done(meaning: str, curve: LossCurve, found: Sequence[Finding], progress: PlanProgress) -> list[Finding]:
+    """That the level needs nothing more, where nothing is wrong but beside a course of the loss that can end."""
     others = [finding for finding in found if finding.name not in ASIDE]
-    return course.name in ENDS and all(finding.severity < Severity.WARNING for finding in others)
-
-
-def _done(meaning: str, progress: PlanProgress) -> Finding:
+    is_healthy = all(finding.severity < Severity.WARNING for finding in others)
+    can_end = _course(found).name in ENDS and curve.count >= MIN_LOSSES
+    if not is_best(meaning) or not is_healthy or not can_end:
+        return []
     of_the_plan = "" if progress.share is None else f", with {progress.share:.0%} of the plan done"
-    return Finding("done", f"the loss has reached the best level there is{of_the_plan}: {meaning}")
+    return [Finding("done", f"the loss has reached the best level there is{of_the_plan}: {meaning}")]
 
 
 def _with_paired_validation(paired: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:

@@ -44,6 +44,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "constant": Severity.ERROR,
     "learning rate zero": Severity.ERROR,
     "gradient not finite": Severity.ERROR,
+    "steps skipped": Severity.ERROR,
     "no gradient": Severity.ERROR,
     "black": Severity.ERROR,
     "one colour": Severity.ERROR,

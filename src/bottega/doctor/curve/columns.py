@@ -28,6 +28,10 @@ GRADIENT_SIGMAS = 5.0
 BROKEN_SHARE = 0.1
 """Norms that are not finite matter from this share on, or at the end: a float16 scaler skips single steps by them."""
 
+SKIPPED_SHARE = 0.3
+"""Steps left out matter from this share on in the last tenth of the log. A float16 scaler leaves out some of the first
+steps, and later one in some thousand."""
+
 DATA_SHARE = 0.3
 """Waiting for data matters from this share of the step on: without it the run would take less than 70 % of the time."""
 
@@ -48,12 +52,13 @@ FEW = 20
 """Numbers of a column below which nothing is said about it."""
 
 
-def judge_columns(curve: LossCurve, unit: Unit, *, falls: bool) -> list[Finding | None]:
+def judge_columns(curve: LossCurve, unit: Unit, *, falls: bool = False) -> list[Finding | None]:
     """All that the columns show. falls: the loss falls by a tenth at the least."""
     return [
         _rate_zero(curve, unit, falls=falls),
         _gradient_not_finite(curve, unit),
         _no_gradient(curve, unit, falls=falls),
+        _steps_skipped(curve.skips, unit),
         _gradient_leaps(curve.grad_norms, unit),
         _waits_for_data(curve.data_shares),
         _slowed_down(curve.step_times, unit),
@@ -68,6 +73,7 @@ def unjudged_columns(curve: LossCurve) -> list[tuple[str, str]]:
     for what, series, column in (
         ("the learning rate", curve.rates, "learning rate (lr, learning_rate), or only one rounded to zero"),
         ("the gradient's norm", curve.grad_norms, "gradient norm (grad_norm)"),
+        ("skipped steps", curve.skips, "count of skipped steps (skipped, number of skipped iterations)"),
         ("the time of a step", curve.step_times, "seconds a step (step_time, seconds)"),
         ("waiting for data", curve.data_shares, "seconds of waiting for data beside those of a step (data_time)"),
         ("memory", curve.memory, "memory in use (rss_mb, gpu_memory)"),
@@ -110,6 +116,22 @@ def _rate_zero(curve: LossCurve, unit: Unit, *, falls: bool) -> Finding | None:
     if last == len(rates):
         where = f"from {unit} {steps[first]:.0f} to the end"
     return Finding("learning rate zero", f"the learning rate is 0 {where}, {share:.0%} of the log")
+
+
+def _steps_skipped(series: FineSeries, unit: Unit) -> Finding | None:
+    """At the end of the log the optimizer leaves many steps out, as a float16 scaler does while gradients overflow."""
+    values, steps = series.means, series.steps
+    if series.count < FEW:
+        return None
+    share = float(values[-max(len(values) // 10, MIN_LOSSES) :].mean())
+    if share < SKIPPED_SHARE:
+        return None
+    since = _since(values, SKIPPED_SHARE / 2)
+    return Finding(
+        "steps skipped",
+        f"in the last tenth of the log the optimizer left out {share:.0%} of the steps, and has done so since {unit} "
+        f"{steps[since]:.0f} or so: they change no weight",
+    )
 
 
 def _longest(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[int, int]:

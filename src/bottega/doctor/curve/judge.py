@@ -80,12 +80,7 @@ def unjudged(
         validations: (step, loss) of each.
         is_average: the log holds the trainer's running mean.
     """
-    found = []
-    if curve.count < MIN_LOSSES:
-        found.append(("the course of the loss", f"{curve.count} usable losses; at least {MIN_LOSSES} are needed"))
-    if curve.num_uncompared:
-        why = f"{curve.num_uncompared} of them have fewer than {NEAR} losses before or after"
-        found.append(("jumps at resumes", why))
+    found = _unjudged_course(curve)
     if len(validations) < TREND_POINTS:
         why = f"the log has {len(validations) or 'no'} validation losses; at least {TREND_POINTS} are needed"
         found.append(("overfitting", why))
@@ -96,6 +91,18 @@ def unjudged(
     elif curve.fine.size > 1:
         found.append(("spikes of single losses", f"of so long a log the means of {curve.fine.size} losses are kept"))
     return [*found, *unjudged_columns(curve)]
+
+
+def _unjudged_course(curve: LossCurve) -> list[tuple[str, str]]:
+    found = []
+    if not curve.num_losses:
+        found.append(("the course of the loss", "the log has no loss"))
+    elif curve.count < MIN_LOSSES:
+        found.append(("the course of the loss", f"{curve.count} usable losses; at least {MIN_LOSSES} are needed"))
+    if curve.num_uncompared:
+        why = f"{curve.num_uncompared} of them have fewer than {NEAR} losses before or after"
+        found.append(("jumps at resumes", why))
+    return found
 
 
 def _without_spikes(curve: LossCurve, spikes: Spikes) -> Blocks:
@@ -296,6 +303,8 @@ def _end_of_the_curve(curve: LossCurve, move: Move | None, unit: Unit) -> Findin
     if curve.num_nonpositive_at_end >= MIN_LOSSES:
         last = f"the last {curve.num_nonpositive_at_end} losses are zero or negative"
         return Finding("constant", f"{last}, which says nothing about the training")
+    if not curve.num_losses:
+        return Finding("not enough to tell", "the log has no loss")
     if curve.count < MIN_LOSSES:
         few = f"{curve.count} usable losses; at least {MIN_LOSSES} are needed, some hundreds are better"
         return Finding("not enough to tell", few)

@@ -92,7 +92,8 @@ class LossCurve:
     the loss itself, and its step. num_nonfinite, num_nonpositive: losses that are neither kept nor in a block; the same
     with `_at_end`: at the end without a break. first_nonfinite: the step of the first. rate, peak_rate: the learning
     rate now, and its highest; NaN where the log has none. fine: of the logarithm, each by itself in a log that is not
-    long. rates, grad_norms, step_times, data_shares, memory: columns beside the loss; data_shares: of a step's time
+    long. rates, grad_norms, step_times, data_shares, memory: columns beside the loss; skips: the share of the steps
+    that the optimizer left out; data_shares: of a step's time
     that was waited for data. num_with_sides: losses whose other columns were read. num_uncompared:
     resumes with too few losses on either side.
     """
@@ -109,6 +110,9 @@ class LossCurve:
         self.step_times = FineSeries()
         self.data_shares = FineSeries()
         self.memory = FineSeries()
+        self.skips = FineSeries()
+        self._skipped_in_all: float | None = None
+        self._skips_told_at = 0.0
         self.num_losses = 0
         self.num_with_sides = 0
         self.low = math.inf
@@ -130,6 +134,11 @@ class LossCurve:
 
     def add(self, batch: LossBatch) -> None:
         """The next losses of the log."""
+        if batch.sides is not None:
+            self._keep_sides(batch.sides)
+        self.num_losses += len(batch.steps)
+        if not len(batch.steps):
+            return  # only lines without a loss
         if batch.resumed:
             self._begin_resume(float(batch.steps[0]))
         finite = np.isfinite(batch.losses)
@@ -147,10 +156,6 @@ class LossCurve:
         if len(rates):
             self.rate = float(rates[-1])
             self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))  # fmax: the peak is NaN before the first
-
-        self.num_losses += len(finite)
-        if batch.sides is not None:
-            self._keep_sides(batch.steps, batch.sides)
 
         if positive.any():
             self._keep(batch.steps[positive], batch.losses[positive])
@@ -178,13 +183,37 @@ class LossCurve:
         self._place = self.count
         self._tail.clear()
 
-    def _keep_sides(self, steps: F64, sides: SideColumns) -> None:
+    def _keep_sides(self, sides: SideColumns) -> None:
+        steps = sides.steps
         self.num_with_sides += len(steps)
+        rates = sides.rates[np.isfinite(sides.rates)]
+        if len(rates):
+            self.rate = float(rates[-1])
+            self.peak_rate = float(np.fmax(self.peak_rate, rates.max()))
+        self.skips.extend(steps, self._skip_shares(sides))
         self.rates.extend(steps, sides.rates)
         self.grad_norms.extend(steps, sides.grad_norms)
         self.step_times.extend(steps, _positive(sides.step_times))
         self.memory.extend(steps, _positive(sides.memory))
         self.data_shares.extend(steps, _data_shares(sides))
+
+    def _skip_shares(self, sides: SideColumns) -> F64:
+        """The share of the steps since the line before that the optimizer left out, [M]; NaN where it is not told."""
+        steps, totals = sides.steps, sides.skipped_in_all
+        told = np.isfinite(totals)
+        skipped = np.where(np.isfinite(sides.skipped), sides.skipped, np.nan)
+        if told.any():
+            # a total that falls is that of a new run
+            skipped[told] = np.maximum(np.diff(totals[told], prepend=self._skipped_in_all or totals[told][0]), 0.0)
+            self._skipped_in_all = float(totals[told][-1])
+        there = np.isfinite(skipped)
+        if not there.any():
+            return skipped
+        passed = np.maximum(np.diff(steps[there], prepend=self._skips_told_at), 1.0)
+        self._skips_told_at = float(steps[there][-1])
+        shares = np.full(len(steps), np.nan)
+        shares[there] = np.clip(skipped[there] / passed, 0.0, 1.0)
+        return shares
 
     def _keep(self, steps: F64, losses: F64) -> None:
         places = np.arange(self.count + 1.0, self.count + 1.0 + len(losses))

@@ -29,7 +29,7 @@ _BEFORE = re.compile(rb"((?:[a-z]{1,12} ){0,2})([a-z_./-]{0,20})$", re.I)
 # No letter before, so that `timesteps 1000` is no step; no % after, which makes it a share.
 _STEP = re.compile(
     rb"(?<![a-z/])(global[_ ]?)?(?<![a-z])(?:steps?|iter(?:ation)?s?|batch|tick|num_updates)[\"']?"
-    rb"[\s:=\[#]{1,12}(?>(\d[\d,]{0,15})(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s{0,9}(\d[\d,]{0,15}))?",
+    rb"[\s:=\[#]{1,12}(?>(\d(?:[\d,]{0,14}\d)?)(?:\.0+)?)(?!\.?\d|\s*%)(?:\s?(?:/|of)\s{0,9}(\d(?:[\d,]{0,14}\d)?))?",
     re.I,
 )
 # `118/1000`, but no part of a date such as 01/12/2024, nor of a path.
@@ -54,7 +54,7 @@ _RATE = re.compile(
     + _VALUE,
     re.I,
 )
-_ROUNDED_TO_ZERO = re.compile(rb"[-+]?0?\.0{2,7}")
+ROUNDED_TO_ZERO = re.compile(rb"[-+]?0?\.0{2,7}")
 _PACE = re.compile(
     # the look-behind keeps a long run of digits from being tried from each of them: 900 000 took hours
     rb"<[\d:?]+, *([\d.]+)(s/it|it/s)|\s([\d.]+) s \d+ MB|(?<![\d.])([\d.]+)(m?s)/(?:step|it)\b"
@@ -222,7 +222,7 @@ def parse(line: bytes) -> LogLine:
     _read_losses(line, row)
     _read_epoch_and_step(line, row)
     _read_rate(line, row)
-    if row.loss is not None:
+    if row.validation is None:
         _read_sides(line, row)
     row.pace = _pace(line)
     row.seconds_left = _seconds(_LEFT.search(line))
@@ -438,7 +438,7 @@ def _read_losses(line: bytes, row: LogLine) -> None:
 def _read_rate(line: bytes, row: LogLine) -> None:
     """The learning rate; a zero that may be a small rate rounded, as in 0.0000, is none."""
     rate = _RATE.search(line)
-    if rate is None or _ROUNDED_TO_ZERO.fullmatch(rate[1]):
+    if rate is None or ROUNDED_TO_ZERO.fullmatch(rate[1]):
         return
     row.rate = to_float(rate[1])
     row.spans["rate"] = rate.span(1)

@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 
 from bottega.doctor.logs.bars import BarWatcher
+from bottega.doctor.logs.companions import HEAD_MARKS, MOST_LINES, Companions, is_companion, tells_an_overflow
 from bottega.doctor.logs.counter import StepCounter
 from bottega.doctor.logs.decode import COLOUR, LONGEST_LINE, WholeLines, chunks, to_english
 from bottega.doctor.logs.documents import rows_of_document
@@ -67,7 +68,14 @@ SIDES_EVERY = 16
 MAX_RESUMES = 32
 """Resumes that are kept."""
 
-_SIDES: tuple[Side, ...] = ("grad_norm", "step_time", "data_time", "memory")  # in the order of `SideColumns`
+_SIDES: tuple[Side, ...] = (
+    "grad_norm",
+    "step_time",
+    "data_time",
+    "memory",
+    "skipped_now",
+    "skipped_in_all",
+)  # in the order of `SideColumns`
 
 _RECOGNISED_BY = 64
 """Loss lines after which a trainer that was not recognised stays unknown, and no plan is looked for."""
@@ -109,6 +117,9 @@ class LogReader:
         self._last_line = LogLine()  # with a loss
         self._saw_resume = False  # in a line after the last loss
         self._templates: dict[bool, LineTemplate] = {}  # of the last loss line, by whether it reads the other columns
+        self._companions = Companions()
+        self._num_companions = 0
+        self._num_head_lines = 0
         self._num_blocks = 0
         self._model: tuple[bytes, LogLine] | None = None  # the last loss line, of which a template can be made
         self._lines = WholeLines()
@@ -128,15 +139,23 @@ class LogReader:
         for block in self._blocks():
             if self._counter.unit != "step":
                 self._bars.see(block)
+            if not self._is_head:
+                yield from self._companions_of(block)
             yield from self._read_block(block)
         yield from self._queue.flush()
-        if not self._counter.num_losses:
-            raise RequestError(self._why_nothing())
+        if not self._counter.num_losses and not self._num_companions:
+            raise self.refusal()
+
+    def refusal(self) -> RequestError:
+        """What is said of a log without a loss, once all is read."""
+        return RequestError(self._why_nothing())
 
     def summary(self) -> LogSummary:
         """What the log, and the files of a run of bottega beside it, say beside the losses; once all is read."""
         counter = self._counter
         unit = counter.unit
+        if unit is None and self._num_companions:
+            unit = "step"
         if unit is None:
             raise RuntimeError("a log is read to its end before its summary is asked for")
         plan = self._whole_plan()
@@ -251,6 +270,8 @@ class LogReader:
         marks: tuple[bytes, ...] = MARKS
         if self._is_head:
             marks = _HEAD_MARKS
+            if self._num_head_lines < MOST_LINES:
+                marks = (*_HEAD_MARKS, *HEAD_MARKS)
         for line in _lines_with(block, marks):
             yield from self._read_line(line)
 
@@ -286,7 +307,13 @@ class LogReader:
         self._plan.update({"epochs": last.epochs, "per_epoch": last.per_epoch})
         self._take_note(last)
         rates = columns.get("rate", np.full(len(losses), self._pace.rate))
-        return self._queue.batch(steps, losses, rates, _side_columns(columns, len(losses)) if sides else None)
+        return self._queue.batch(steps, losses, rates, self._sides_of(columns, steps) if sides else None)
+
+    def _sides_of(self, columns: Mapping[str, F64], steps: F64) -> SideColumns:
+        found = _side_columns(columns, steps)
+        if self._queue.tells_overflows:  # none in a block that is read at once: its line would have been in the way
+            found = replace(found, skipped=np.zeros(len(steps)))
+        return found
 
     def _mark_epochs(self, epochs: F64, steps: F64) -> None:
         """Tell a counter of steps where epochs begin among many losses, [N] each."""
@@ -317,8 +344,10 @@ class LogReader:
     def _read_line(self, line: bytes) -> Iterator[LossBatch]:
         # What is around the losses: the plan, resumes, the trainer.
         row = parse(line)
+        self._num_head_lines += 1
         if row.loss is None:
             self._read_announcement(line)
+            self._read_companion(line, row)
         elif self._is_head:
             self._trainer = self._trainer or trainer_of(line)
             self._draws_pictures = self._draws_pictures and may_draw_pictures(line)
@@ -339,6 +368,36 @@ class LogReader:
         self._plan.update(planned_lengths(line))
         if self._counter.num_losses and (b"esuming" in line or b"esumed" in line):
             self._saw_resume = True
+
+    def _read_companion(self, line: bytes, row: LogLine) -> None:
+        """What a line without a loss says of a step: its columns, or that the optimizer left it out."""
+        if tells_an_overflow(line):
+            self._queue.count_overflow()
+        if not is_companion(row) or row.step is None or self._counter.in_epoch:
+            return
+        if self._counter.unit not in (None, "step"):
+            return
+        self._num_companions += 1
+        self._companions.learn(line, row)
+        self._queue.add_companion(float(row.step), row)
+        if row.rate is not None:
+            self._pace.rate = row.rate
+        if not self._counter.num_losses:  # how far a run without losses has come
+            self._counter.step, self._counter.step_total = float(row.step), row.step_total
+
+    def _companions_of(self, block: bytes) -> Iterator[LossBatch]:
+        """Those of a block behind the head, where nothing else looks for them."""
+        columns = self._companions.columns(block)
+        if columns is None or self._counter.in_epoch:
+            return
+        yield from self._queue.flush()
+        steps = columns["step"]
+        self._num_companions += len(steps)
+        none = np.empty(0)
+        rates = columns.get("rate", none)
+        if np.isfinite(rates).any():
+            self._pace.rate = float(rates[np.isfinite(rates)][-1])
+        yield self._queue.batch(none, none, none, _side_columns(columns, steps))
 
     def _read_epoch(self, row: LogLine) -> None:
         if row.epoch is not None:
@@ -484,6 +543,8 @@ class LogReader:
             lines += " but a last one that breaks off"
         if self._lines.num_overlong:
             lines += f", and {self._lines.num_overlong} of more than {LONGEST_LINE} bytes, which are not read"
+        if self._num_companions:
+            lines += f", though {self._num_companions} of them have a rate or a gradient norm"
         return f"{rule}has none in {lines}; let the trainer print the loss, or {HOW}"
 
 
@@ -552,24 +613,41 @@ class _Queue:
     def __init__(self) -> None:
         self.resumed = False
         self.begins_new_run = False
+        self.tells_overflows = False
+        self._num_overflows = 0  # since the last loss
         self._rows: list[tuple[float, ...]] = []
+        self._companions: list[tuple[float, ...]] = []
 
     @property
     def is_full(self) -> bool:
-        return len(self._rows) >= MAX_ROWS
+        return len(self._companions) >= MAX_ROWS
 
     def add(self, step: float, loss: float, rate: float, row: LogLine) -> None:
         """A loss. rate: the last one that was named. row: its line, for the columns beside it."""
+        if self.tells_overflows:
+            row.sides.setdefault("skipped_now", float(self._num_overflows))
+            self._num_overflows = 0
+        self._rows.append((step, loss, rate))
+        self.add_companion(step, row)
+
+    def add_companion(self, step: float, row: LogLine) -> None:
+        """The columns beside a loss, or those of a line without one."""
         named = math.nan if row.rate is None else row.rate
-        sides = [row.sides.get(side, math.nan) for side in _SIDES]
-        self._rows.append((step, loss, rate, named, *sides))
+        self._companions.append((step, named, *(row.sides.get(side, math.nan) for side in _SIDES)))
+
+    def count_overflow(self) -> None:
+        """The optimizer left out a step."""
+        self.tells_overflows = True
+        self._num_overflows += 1
 
     def flush(self) -> Iterator[LossBatch]:
         """All that wait as a batch; none where none wait."""
-        if self._rows:
-            steps, losses, rates, *sides = np.array(self._rows).T
+        if self._companions:
+            steps, losses, rates = np.array(self._rows).reshape(-1, 3).T
+            sides = SideColumns(*np.array(self._companions).T)
             self._rows = []
-            yield self.batch(steps, losses, rates, SideColumns(*sides))
+            self._companions = []
+            yield self.batch(steps, losses, rates, sides)
 
     def batch(self, steps: F64, losses: F64, rates: F64, sides: SideColumns | None) -> LossBatch:
         """The next batch."""
@@ -585,16 +663,16 @@ def _event_files_of(named: Path, log: Path) -> list[Path]:
     return event_files(log.parent) if named.is_dir() else [log]
 
 
-def _side_columns(columns: Mapping[str, F64], count: int) -> SideColumns:
-    """The columns beside the losses that a template found among [N] fields a name."""
-    absent = np.full(count, np.nan)
+def _side_columns(columns: Mapping[str, F64], steps: F64) -> SideColumns:
+    """The columns beside the losses that a template found among [N] fields a name, at these steps."""
+    absent = np.full(len(steps), np.nan)
     found = [columns.get("rate", absent)]
     for side in _SIDES:
         values = columns.get(side, absent)
         if side in columns:
             values = np.where(np.isfinite(values), values, np.inf)  # as line by line: NaN is for what is absent
         found.append(values)
-    return SideColumns(*found)
+    return SideColumns(steps, *found)
 
 
 def _has_many_losses(block: bytes) -> bool:

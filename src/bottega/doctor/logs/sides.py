@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Side = Literal["grad_norm", "step_time", "data_time", "memory"]
+Side = Literal["grad_norm", "step_time", "data_time", "memory", "skipped_now", "skipped_in_all"]
 """A column beside the loss, as the rest of the reader calls it. Times are in seconds, memory in the log's own unit."""
 
 _NUMBER = rb"[\"']?[\s:=]{1,3}[\"'\[(]{0,2}(?:tensor\()?([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?(?:nan|inf)|null)"
@@ -26,6 +26,15 @@ PATTERNS: dict[Side, re.Pattern[bytes]] = {
         rb"(?<![a-z_])(?:(?:data|loader|dataloader)_time|time_data|data_(?:seconds|wait|load\w{0,8}))" + _NUMBER + _END,
         re.I,
     ),
+    "skipped_now": re.compile(
+        rb"(?:number of (?:skipped|nan) iterations:?\s{0,8}|skipped_now)" + _NUMBER + _END, re.I
+    ),  # of the lines' interval
+    "skipped_in_all": re.compile(
+        rb"(?<![a-z_])(?:(?:num_|total_|n_)?skipped(?:_steps|_iters|_iterations)?|skipped_in_all|num_overflows)"
+        + _NUMBER
+        + _END,
+        re.I,
+    ),
     "memory": re.compile(rb"(?<![a-z_])(?:rss_mb|memory|mem)" + _NUMBER + _END + rb"|\s(\d+) MB\b", re.I),
 }
 
@@ -43,6 +52,8 @@ _NAMES: dict[Side, re.Pattern[str]] = {
         r"(?:step|iter|batch)_time|time_per_(?:step|iter)|sec(?:onds)?_per_(?:step|iter)|seconds|time_all"
     ),
     "data_time": re.compile(r"(?:data|loader|dataloader)_time|time_data|data_(?:seconds|wait|load\w{0,8})"),
+    "skipped_now": re.compile(r"skipped_now|step_skipped|step_was_skipped"),
+    "skipped_in_all": re.compile(r"(?:num_|total_|n_)?skipped(?:_steps|_iters|_iterations|_batches)?|num_overflows"),
     "memory": re.compile(r"rss_mb|memory(?:_mb)?|(?:gpu|cuda|host|cpu|vram)_?mem\w{0,12}|(?:max_)?memory_allocated"),
 }
 

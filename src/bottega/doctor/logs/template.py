@@ -52,9 +52,14 @@ class LineTemplate:
                 pieces.append(_OTHER_NUMBER)
             at = token.end()
         self._pattern = re.compile(b"".join(pieces) + rb"[^\n]*\n")
-        self._marks = {mark: line.count(mark) for mark in MARKS}
+        self.marks = {mark: line.count(mark) for mark in MARKS}
         # a number that the tokens miss, such as 1,234, can't be read this way
         self.usable = len(self.fields) == len(names) and len(line[:end].strip()) > LEAST_TEXT
+
+    def texts(self, block: bytes) -> dict[str, list[bytes]]:
+        """The fields of all lines of this form, as they are written."""
+        parts = self._pattern.split(block)
+        return {name: parts[place :: len(self.fields) + 1] for place, name in enumerate(self.fields, 1)}
 
     def columns(self, block: bytes) -> dict[str, F64] | None:
         """The fields of all loss lines of a block by name, [N] each; None where a line is in it that is not of this
@@ -71,7 +76,7 @@ class LineTemplate:
         # line has the form, only a second loss in one of them could be.
         marks = MARKS if any(parts[::stride]) else MARKS[:1]
         for mark in marks:
-            if block.count(mark) != self._marks[mark] * count:
+            if block.count(mark) != self.marks[mark] * count:
                 return None
 
         columns: dict[str, F64] = {}
