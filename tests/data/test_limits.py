@@ -150,7 +150,7 @@ def test_a_document_nested_by_the_thousand_or_with_a_number_of_thousands_of_digi
 # --- pictures that are none -------------------------------------------------------------------------------------------
 
 
-def test_pipes_under_the_names_of_pictures_and_captions_are_rejected_and_not_waited_for(
+def test_pipes_under_the_names_of_pictures_and_captions_are_named_and_not_waited_for(
     tmp_path: Path, photo: Callable[..., Image.Image]
 ) -> None:
     folder = tmp_path / "photos"
@@ -162,6 +162,9 @@ def test_pipes_under_the_names_of_pictures_and_captions_are_rejected_and_not_wai
     (folder / "zero.png").symlink_to("/dev/zero")
     before = time.monotonic()
     config = ContentFolderConfig(source="photos", prompt="a photograph")
+    with pytest.raises(RequestError, match=r"received .*0\.txt, which is a named pipe; take it out of there"):
+        contents.run_folder(config, tmp_path / "coco", data_root=tmp_path)
+    (folder / "0.txt").unlink()
     done = contents.run_folder(config, tmp_path / "coco", data_root=tmp_path)
     assert time.monotonic() - before < 30
     assert done["pictures"] == 4

@@ -342,7 +342,7 @@ def test_the_users_own_folder_is_labelled_by_its_top_sub_folders(folder, photo, 
 def test_a_damaged_parquet_file_is_named(parquet):
     path = parquet / "raw" / "data" / "train-00001-of-00002-abc.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RequestError, match=r"train-00001-of-00002-abc\.parquet is no complete parquet file .* fetch"):
+    with pytest.raises(RequestError, match=r"train-00001-of-00002-abc\.parquet is no complete parquet file .* put a whole copy"):
         wikiart.run(OFFLINE, parquet / "out", data_root=parquet)
 
 
