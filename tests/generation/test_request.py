@@ -16,7 +16,7 @@ from bottega.data.pictures import load_square
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
-from bottega.runtime.errors import PictureError, RequestError
+from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import write_png
 from bottega.student import inference
 from bottega.student.adapter import StyleAdapter
@@ -135,7 +135,7 @@ def test_bad_requests_are_named_with_their_cure(folder: Path, tiny_models: Path,
         stylize_file(adapter, content, style, tmp_path / "x.png")
     with pytest.raises(RequestError, match="neither a content nor a prompt"):
         stylize_file(adapter, None, style, tmp_path / "x.png", models=models)
-    with pytest.raises(PictureError, match="missing"):
+    with pytest.raises(MissingError, match="there is no such file"):
         stylize_file(adapter, tmp_path / "none.png", style, tmp_path / "x.png", models=models)
     with pytest.raises(RequestError, match="other weights"):
         wrong = models.model_copy(update={"clip": str(tiny_models / "style_classifier")})

@@ -31,6 +31,7 @@ def command(
 
             draw_from(draw)
         return
+    from bottega.data.given import require_file, require_folder, require_room_for_folder
     from bottega.evaluation.stage import run
     from bottega.runtime.errors import RequestError
 
@@ -39,6 +40,10 @@ def command(
     pipeline = open_pipeline(recipe, None, read_size(None, None), set_)
     found, directory = pipeline.recipe, pipeline.directory
     output = output or directory / "evaluation"
+    require_file("--adapter", adapter)
+    require_file("--pairs", pairs)
+    require_folder("--data-root", data_root)
+    require_room_for_folder("--output", output)
     with locked(found.models.device, output, "evaluate"):
         summary = run(
             found.evaluation if limit is None else found.evaluation.model_copy(update={"limit": limit}),

@@ -20,9 +20,13 @@ def command(
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name, in place of the recipe's")] = None,
 ) -> None:
     """Compute the features of all accepted targets and of Fill50K that are not in the cache yet."""
+    from bottega.data.given import require_folder, require_room_for_folder
     from bottega.student.config import FeaturesConfig
     from bottega.student.features import run
 
+    require_folder("--teacher-dir", teacher_dir)
+    require_folder("--data-root", data_root)
+    require_room_for_folder("--output-dir", output_dir)
     models = read_models(recipe, set_, pixart=pixart, clip=clip)
     config = read_section(FeaturesConfig, "features", recipe, set_)
     with locked(models.device, output_dir, "features", reads=[teacher_dir]):

@@ -116,7 +116,7 @@ def try_out(
     prompt: Annotated[str | None, typer.Option(help="what to draw  [default: the file's trigger words]")] = None,
     seed: SeedOption = 0,
     steps: Annotated[int | None, typer.Option(help="sampling steps  [default: the profile's]")] = None,
-    output: Annotated[Path | None, typer.Option(help="write all pictures on one sheet there, a PNG")] = None,
+    output: Annotated[Path | None, typer.Option(help="write all pictures on one sheet there: .png, .jpg …")] = None,
     configs: ConfigsOption = None,
     vae: VAEOption = None,
     device: DeviceOption = "auto",
@@ -134,7 +134,10 @@ def try_out(
     from bottega.generation.modules import load_modules
     from bottega.generation.records import GenerationRequest
     from bottega.runtime.config import parse
+    from bottega.runtime.files import require_picture_ending
 
+    if output is not None:
+        require_picture_ending(output)
     metadata = inspect_lora(file).metadata  # a pickle or a torn file is refused before a model is loaded
     words = prompt if prompt is not None else ", ".join(metadata.trigger_words) or PROMPT
     request = parse(GenerationRequest, {"prompt": words, "seed": seed, "steps": steps}, "command line")

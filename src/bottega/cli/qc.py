@@ -145,6 +145,7 @@ def score(
     ] = False,
 ) -> None:
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
+    from bottega.data.given import require_file, require_folder
     from bottega.quality.config import Thresholds
     from bottega.quality.scan import scan
     from bottega.quality.stage import encoder_identity, load_encoder
@@ -153,6 +154,11 @@ def score(
 
     if write and teacher_dir is None:
         raise RequestError("--write adds scores to a run's ledger; name the run with --teacher-dir")
+    require_folder("--data-root", data_root)
+    for file in pairs or []:
+        require_file("--pairs", file)
+    for folder in targets or []:
+        require_folder("--targets", folder)
     limits = _read_limits(thresholds) or Thresholds()
     jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
     models = read_models(recipe, set_, clip=clip)
@@ -245,7 +251,7 @@ def grade(
 def sheet(
     teacher_dir: Annotated[Path, typer.Option(help="folder with ledger.sqlite and images/")],
     data_root: Annotated[Path, typer.Option(help="folder of contents and styles")],
-    output: Annotated[Path, typer.Option(help="the PNG to write")],
+    output: Annotated[Path, typer.Option(help="the picture to write: .png, .jpg or .webp")],
     letter: Annotated[str | None, typer.Option("--grade", help="only this grade: A, B or C")] = None,
     reason: Annotated[
         str | None, typer.Option(help="only targets with this check among their reasons: edge_64, …")
@@ -253,9 +259,11 @@ def sheet(
     count: Annotated[int, typer.Option(min=1, max=240, help="how many targets")] = 24,
 ) -> None:
     """Draw content | style | target with the grade under each."""
+    from bottega.runtime.files import require_picture_ending
     from bottega.teacher.ledger import LEDGER, Ledger
     from bottega.teacher.sheet import draw_sheet
 
+    require_picture_ending(output)
     with Ledger(teacher_dir / LEDGER, read_only=True) as ledger:
         drawn = draw_sheet(ledger, data_root, output, letter=letter, reason=reason, count=count)
     typer.echo(f"{output}: {drawn} targets")

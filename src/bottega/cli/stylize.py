@@ -1,4 +1,4 @@
-"""`bottega stylize`: one content and one style picture -> one PNG."""
+"""`bottega stylize`: one content and one style picture -> one picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bottega.runtime.errors import RequestError
 
 def command(
     adapter: Annotated[Path, typer.Option(help="adapter.safetensors, made by `bottega train style`")],
-    output: Annotated[Path, typer.Option(help="PNG to write")],
+    output: Annotated[Path, typer.Option(help="picture to write: .png, .jpg, .jpeg or .webp")],
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[CONTENT] STYLE", help="the two pictures, in place of the options")
     ] = None,

@@ -48,6 +48,7 @@ def command(
     offline: Annotated[bool, typer.Option("--offline", help="make certain that nothing asks the network")] = False,
 ) -> None:
     """Make the targets that are not made yet; the same command resumes after a stop, a kill or a power cut."""
+    from bottega.data.given import require_file, require_folder, require_room_for_folder
     from bottega.quality.config import QualityConfig
     from bottega.runtime.children import restart_command
     from bottega.runtime.errors import StartAfresh
@@ -70,6 +71,11 @@ def command(
     config = read_section(TeacherConfig, "teacher", recipe, sets)
     models = read_models(recipe, sets)
     chosen = None if seeds is None else read_numbers("seeds", seeds)
+    for file in pairs:
+        require_file("--pairs", file)
+    require_folder("--data-root", data_root)
+    require_file("--thresholds", thresholds)
+    require_room_for_folder("--output-dir", output_dir)
     stay_offline(offline)
     if low_vram:
         typer.echo(_LOW_VRAM, err=True)

@@ -242,9 +242,7 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
             "missing", f"there is no file {name}; restore it or take it out of the list"
         ) from error
     except UnidentifiedImageError as error:
-        raise UnusablePictureError(
-            "broken", f"{name} is not a picture in a known format; put a whole one in its place, or take it out"
-        ) from error
+        raise UnusablePictureError("broken", f"{name} is {_what_it_is(source)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
         reason = "truncated" if _is_early_end(error) else "broken"
         raise UnusablePictureError(
@@ -252,6 +250,34 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
         ) from error
     except MemoryError as error:
         raise UnusablePictureError("enormous", f"{name} does not fit into memory; scale it down") from error
+
+
+_OTHER_FORMATS = (
+    (4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "HEIC, as telephones write it"),
+    (4, (b"ftypavif", b"ftypavis"), "AVIF"),
+    (4, (b"ftypcrx",), "a camera's raw file"),
+    (0, (b"\x00\x00\x00\x0cJXL ", b"\xff\x0a"), "JPEG XL"),
+    (0, (b"8BPS",), "Photoshop's own format"),
+    (0, (b"%PDF",), "a PDF"),
+)
+"""Where the sign of a format stands, the signs, and what to call it: formats that Pillow does not open by itself."""
+
+
+def _what_it_is(source: Path | str | bytes) -> str:
+    """What a file is that is no picture for Pillow, and what to do."""
+    if isinstance(source, bytes):
+        first = source[:64]
+    else:
+        with _bytes_of(source) as stream:
+            first = stream.read(64)
+    for place, signs, name in _OTHER_FORMATS:
+        if first[place:].startswith(signs):
+            return f"{name}, which is not read here; save it as JPEG or PNG"
+    if first.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a git-lfs pointer in place of the picture; run `git lfs pull` where it was cloned"
+    if first.lstrip()[:1] == b"<":
+        return "a web page or SVG, no picture in a known format; save the picture itself as JPEG or PNG"
+    return "not a picture in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF); name a picture, or save it as one"
 
 
 def read_bytes(path: Path | str) -> bytes:

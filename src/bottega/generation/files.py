@@ -110,6 +110,7 @@ def generate_files(
     from bottega.generation.engine import Observer
     from bottega.generation.metadata import write_picture
 
+    _require_given(options, request, folder)
     engine = load_engine(options)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
@@ -123,3 +124,19 @@ def generate_files(
 
     answer = engine.generate(request, Observer(on_progress=on_progress, on_picture=write))
     return Generated(answer.result, files, engine.why_profile)
+
+
+def _require_given(options: EngineOptions, request: GenerationRequest, folder: Path) -> None:
+    """Refuse what is wrong with the request by itself, before a model is loaded."""
+    from bottega.data.given import require_picture, require_room_for_folder
+    from bottega.generation.lora.inspection import inspect_lora
+    from bottega.generation.profiles import load_profile
+    from bottega.models.loading import choose_device, choose_dtype
+
+    require_room_for_folder("--output-dir", folder)
+    require_picture("--image", request.image)
+    for lora in request.loras:
+        inspect_lora(lora.path)
+    if options.profile is not None:
+        load_profile(options.profile)
+    choose_dtype(options.dtype, choose_device(options.device))

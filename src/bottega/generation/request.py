@@ -1,4 +1,4 @@
-"""One content and one style file -> one PNG that says how it was made."""
+"""One content and one style file -> one picture that says how it was made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from bottega.runtime.errors import StorageError
+from bottega.runtime.errors import RequestError, StorageError
 
 if TYPE_CHECKING:
     from bottega.generation.drawing import DrawProgress
@@ -45,16 +45,17 @@ def stylize_file(  # noqa: PLR0913 (one keyword for each option of `bottega styl
     models: ModelsConfig | None = None,
     on_progress: Callable[[DrawProgress], None] | None = None,
 ) -> Stylized:
-    """Draw `content` in the style of `style` with an adapter file and write a PNG, whole or not at all.
+    """Draw `content` in the style of `style` with an adapter file and write a picture, whole or not at all.
 
-    The PNG holds the `parameters` text that other tools read, and a record; the same record is in a JSON file beside
-    it, unless that name is taken by a file of another kind. `StyleEngine.generate` says how it is drawn.
+    The picture holds the `parameters` text that other tools read, and as a PNG a record; the same record is in a JSON
+    file beside it, unless that name is taken by a file of another kind. `StyleEngine.generate` says how it is drawn.
+    All that was named is looked at before a model is loaded.
 
     Args:
         adapter: the adapter's file.
         content: a picture file, or None.
         style: a picture file.
-        output: the PNG.
+        output: the picture, in the format that it ends in: .png, .jpg, .jpeg or .webp.
         prompt: what the picture shows.
         style_caption: what the style picture shows, for an adapter that takes it out of the style; empty: not known.
         seed: of the noise.
@@ -68,14 +69,15 @@ def stylize_file(  # noqa: PLR0913 (one keyword for each option of `bottega styl
         on_progress: called after each step.
 
     Raises:
-        RequestError: neither content nor prompt, or settings that the adapter was not trained for.
-        PictureError: a picture cannot be read.
-        MissingError: a model is absent.
+        RequestError: neither content nor prompt, a picture cannot be read or written under its name, or settings that
+            the adapter was not trained for.
+        MissingError: a file or a model is absent.
         MemoryPressureError: it does not fit into memory.
         NonFiniteError: before a broken picture would be written.
     """
     import time
 
+    _require_given(adapter, content, style, output, prompt)
     from bottega.generation.drawing import Observer
     from bottega.generation.metadata import write_picture
     from bottega.generation.records import StylizeRequest
@@ -112,6 +114,20 @@ def stylize_file(  # noqa: PLR0913 (one keyword for each option of `bottega styl
         "seconds": time.monotonic() - began,
         "result": result,
     }
+
+
+def _require_given(adapter: Path, content: Path | None, style: Path, output: Path, prompt: str) -> None:
+    """Refuse what is wrong with the files and the request by itself: the models take a quarter of a minute to load."""
+    from bottega.data.given import require_file, require_picture, require_room_for_folder
+    from bottega.runtime.files import require_picture_ending
+
+    require_picture_ending(output)
+    require_room_for_folder("--output", output.parent)
+    require_file("--adapter", adapter)
+    require_picture("--content", content)
+    require_picture("--style", style)
+    if content is None and not prompt.strip():
+        raise RequestError("something must say what to draw, received neither a content nor a prompt; give one of them")
 
 
 def _may_write(output: Path) -> bool:

@@ -302,8 +302,7 @@ def write_png(
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    if picture.dtype.name != "uint8" or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
+    _require_rgb(picture)
     metadata = PngInfo()
     for keyword, value in (text or {}).items():
         if latin_as_text:
@@ -316,6 +315,70 @@ def write_png(
     data = buffer.getvalue()
     write_bytes(path, data)
     return sha256_bytes(data)
+
+
+_PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_EXIF_SUB, _USER_COMMENT = 0x8769, 0x9286
+_COMMENT_LIMIT = 60_000  # bytes; a JPEG's EXIF holds 64 KB in all
+
+
+def require_picture_ending(path: Path) -> None:
+    """Refuse the name of a new picture by whose ending a program would take it for another format than is written.
+
+    Raises:
+        RequestError: it ends in none of the formats, or is a folder.
+    """
+    from bottega.runtime.errors import RequestError
+
+    if path.suffix.lower() not in _PICTURE_FORMATS:
+        raise RequestError(
+            f"a picture is written as its name ends, {', '.join(_PICTURE_FORMATS)}; received {path.name}: name "
+            f"{path.stem or 'picture'}.png, for instance"
+        )
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder; name the picture's file in it, such as {path / 'picture.png'}")
+
+
+def write_image(
+    path: Path, picture: NDArray[np.uint8], text: Mapping[str, str] | None = None, *, comment: str = ""
+) -> str:
+    """Write a picture in the format that the path ends in, whole or not at all; returns the file's SHA-256.
+
+    Args:
+        path: ends in .png (lossless), .webp (lossless), .jpg or .jpeg (quality 95, colours in full resolution).
+        picture: uint8 [H, W, 3], RGB.
+        text: what a PNG says of itself, see `write_png`.
+        comment: what the other formats say of themselves, in EXIF's UserComment, where other tools look for it; left
+            out where EXIF has no room for it.
+
+    Raises:
+        RequestError: another ending.
+        ValueError: the picture has another dtype or shape.
+    """
+    require_picture_ending(path)
+    kind = _PICTURE_FORMATS[path.suffix.lower()]
+    if kind == "PNG":
+        return write_png(path, picture, text, latin_as_text=True)
+    import io
+
+    from PIL import Image
+
+    _require_rgb(picture)
+    exif = Image.Exif()
+    content = b"UNICODE\0" + comment.encode("utf-16-be", "replace")
+    if comment and len(content) <= _COMMENT_LIMIT:
+        exif.get_ifd(_EXIF_SUB)[_USER_COMMENT] = content
+    options: dict[str, int | bool] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=kind, exif=exif, **options)
+    data = buffer.getvalue()
+    write_bytes(path, data)
+    return sha256_bytes(data)
+
+
+def _require_rgb(picture: NDArray[np.uint8]) -> None:
+    if picture.dtype.name != "uint8" or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"a picture is uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}")
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bottega.runtime.files import write_png
+from bottega.runtime.files import write_image
 from bottega.visual.pictures import Picture, Pictures
 
 Colour = tuple[int, int, int]
@@ -117,9 +117,9 @@ class ContactSheet:
         self._draw.text(corner, text, fill=colour, font=font)
 
     def save(self, path: Path) -> Path:
-        """Write the sheet as a PNG, folders included; returns `path`."""
+        """Write the sheet as the path ends, folders included; returns `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, np.asarray(self.image, np.uint8))
+        write_image(path, np.asarray(self.image, np.uint8))
         return path
 
 

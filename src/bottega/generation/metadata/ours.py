@@ -78,25 +78,26 @@ def picture_record(result: Result, picture: GeneratedPicture) -> PictureRecord:
 def write_picture(
     path: Path, pixels: npt.NDArray[np.uint8], result: Result, picture: GeneratedPicture, *, beside: bool = True
 ) -> str:
-    """Write a PNG that says how it was made, and the same as JSON beside it, each whole or not at all.
+    """Write a picture that says how it was made, and the same as JSON beside it, each whole or not at all.
 
-    The JSON comes first: where a PNG is, its JSON is too.
+    The JSON comes first: where a picture is, its JSON is too. A PNG holds the record; a JPEG or WebP has no place for
+    it and holds the `parameters` text alone.
 
     Args:
-        path: the PNG; the JSON has the same name with the ending `.json`.
+        path: the picture, in the format that it ends in; the JSON has the same name with the ending `.json`.
         pixels: uint8 [H, W, 3], RGB.
         result: the answer that the picture belongs to.
         picture: which of its pictures.
-        beside: write the JSON too; without it the PNG alone holds the record.
+        beside: write the JSON too; without it a PNG alone holds the record.
 
     Returns:
-        SHA-256 of the PNG file.
+        SHA-256 of the picture's file.
 
     Raises:
         ValueError: the pixels are not those whose hash the picture has, or have another dtype or shape.
         StorageError: a file can't be written.
     """
-    from bottega.runtime.files import sha256_bytes, write_json, write_png
+    from bottega.runtime.files import sha256_bytes, write_image, write_json
 
     measured = sha256_bytes(pixels.tobytes())
     if picture.sha256 != measured:
@@ -106,7 +107,8 @@ def write_picture(
     text = json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     if beside:
         write_json(path.with_suffix(".json"), record)
-    return write_png(path, pixels, {PARAMETERS: infotext(result, picture), CHUNK: text}, latin_as_text=True)
+    parameters = infotext(result, picture)
+    return write_image(path, pixels, {PARAMETERS: parameters, CHUNK: text}, comment=parameters)
 
 
 def read_record(text: str) -> PictureRecord:
