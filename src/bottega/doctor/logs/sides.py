@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Side = Literal["grad_norm", "step_time", "data_time", "memory", "skipped_now", "skipped_in_all"]
@@ -70,15 +71,22 @@ _SETTING = re.compile(
 
 def is_rate(name: str) -> bool:
     """Whether a name, in lower case and with its groups, is that of a rate: lr, train/lr, lr/unet, lr-AdamW."""
-    if len(name) > LONGEST_NAME or _SETTING.search(name):
-        return False
-    return _RATE_NAME.fullmatch(name) is not None
+    return len(name) <= LONGEST_NAME and _is_rate(name)
 
 
 def side_of(name: str) -> Side | None:
     """Which column a name stands for; without its group, such as `train/`, and in lower case."""
-    if len(name) > LONGEST_NAME:
-        return None
+    return _side_of(name) if len(name) <= LONGEST_NAME else None
+
+
+# A log of objects asks for the same few names in each line.
+@lru_cache(512)
+def _is_rate(name: str) -> bool:
+    return not _SETTING.search(name) and _RATE_NAME.fullmatch(name) is not None
+
+
+@lru_cache(512)
+def _side_of(name: str) -> Side | None:
     for side, pattern in _NAMES.items():
         if pattern.fullmatch(name):
             return side
