@@ -396,7 +396,7 @@ FOLLOWED: dict[str, Callable[[Path], str]] = {
     "the disk is full": the_disk_is_full,
     "the file would be larger than the limit allows": a_file_is_too_large,
     "cannot write …: a part of this path is a file": a_file_stands_in_the_way,
-    "cannot read …: it is a folder where a file is wanted": a_folder_was_named,
+    "cannot read …: it is a folder, not a file": a_folder_was_named,
     "… is not valid JSON": a_record_was_cut_off,
     "… is not a JSON object": a_line_is_damaged,
     "not a whole safetensors file": a_copy_stopped,

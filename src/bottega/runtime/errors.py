@@ -198,9 +198,9 @@ class StorageError(WorkError):
             "choose another path",
         ),
         Cause(
-            ("cannot read …: it is a folder where a file is wanted",),
-            "a folder was named",
-            "name the file in it",
+            ("cannot read …: it is a folder, not a file",),
+            "a folder is where a file is wanted",
+            "name a file in it, or move the folder away",
         ),
         Cause(
             ("… is not valid JSON",),
