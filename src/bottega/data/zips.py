@@ -45,7 +45,7 @@ class PictureZip:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise RequestError(f"{path} is no complete zip file ({error}); fetch it again") from error
+            raise RequestError(f"{path} is no complete zip file ({error}); put a whole copy in its place") from error
         members = self._zip.infolist()
         if any(member.flag_bits & _ENCRYPTED for member in members):
             raise RequestError(

@@ -246,7 +246,9 @@ def _if_not_finite(finite: bool | None, cause: str, cure: str) -> Finding | None
 
 def _by_loras(trail: NumericTrail) -> Finding | None:
     return _if_not_finite(
-        trail.loras_finite, "a LoRA's file holds NaN or infinity", "leave that LoRA out, or fetch it again"
+        trail.loras_finite,
+        "a LoRA's file holds NaN or infinity",
+        "leave that LoRA out, or save it again with its trainer",
     )
 
 

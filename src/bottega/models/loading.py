@@ -21,8 +21,9 @@ from bottega.models.agreement import require_teacher
 from bottega.models.layout import SENTENCEPIECE, inspect, locate, missing, needs_sentencepiece, weight_files
 from bottega.models.libraries import prepare
 from bottega.models.names import resolve
-from bottega.models.weights import TensorInfo, find_weights, read_config, read_headers
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.models.weights import FETCH_AGAIN, TensorInfo, find_weights, read_config, read_headers
+from bottega.runtime.errors import BottegaError, MissingError, RequestError
+from bottega.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -255,7 +256,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise MissingError(f"{folder}: the tokenizer's folder is missing; fetch the model again, whole")
     if needs_sentencepiece(folder):
         raise MissingError(f"{folder}: {SENTENCEPIECE}")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with _naming(folder, "its files don't make a tokenizer", FETCH_AGAIN):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_scheduler(folder: Path) -> Any:
@@ -263,10 +265,14 @@ def load_scheduler(folder: Path) -> Any:
     import diffusers
 
     name = read_config(folder / "scheduler_config.json").get("_class_name")
-    kind = getattr(diffusers, str(name), None)
-    if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
-        raise RequestError(f"{folder}: scheduler_config.json names {name!r}, no scheduler of diffusers; fetch it again")
-    return kind.from_pretrained(folder, local_files_only=True)
+    kind: Any = getattr(diffusers, str(name), None)
+    is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not is_scheduler:
+        raise RequestError(
+            f"{folder}: scheduler_config.json names {name!r:.60}, no scheduler of diffusers; {FETCH_AGAIN}"
+        )
+    with _naming(folder, f"scheduler_config.json doesn't make a {kind.__name__}", FETCH_AGAIN):
+        return kind.from_pretrained(folder, local_files_only=True)
 
 
 def _feature_extractor(encoder: Path) -> Any:
@@ -277,9 +283,11 @@ def _feature_extractor(encoder: Path) -> Any:
     from transformers import CLIPImageProcessor
 
     if (encoder / "preprocessor_config.json").exists():
-        return CLIPImageProcessor.from_pretrained(encoder, local_files_only=True)
+        with _naming(encoder, "preprocessor_config.json can't be used", FETCH_AGAIN):
+            return CLIPImageProcessor.from_pretrained(encoder, local_files_only=True)
     side = read_config(encoder / "config.json").get("image_size", 224)
-    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    with _naming(encoder, "image_size in config.json can't be used", FETCH_AGAIN):
+        return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def refused_parts(role: str, folder: Path) -> list[str]:
@@ -383,23 +391,17 @@ def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     weights = find_weights(folder)
     read_headers(weights.files)  # an incomplete file is refused before gigabytes are read
-    try:
-        with _silent_libraries():  # what they would log of absent tensors is refused below
-            model, report = kind.from_pretrained(
-                folder,
-                variant=weights.variant,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (RuntimeError, ValueError, OSError) as error:  # shapes that differ, or a folder of another class
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the folder's: an OSError that transformers makes up has no errno
-        reason = next(iter(str(error).splitlines()), "no reason given")
-        raise RequestError(
-            f"{folder}: config.json and weights don't make a {kind.__name__}: {reason}; name a folder of this class"
-        ) from error
+    what = f"config.json and weights don't make a {kind.__name__}"
+    # What the libraries would log of absent tensors is refused below.
+    with _naming(folder, what, "name a folder of this class"), _silent_libraries():
+        model, report = kind.from_pretrained(
+            folder,
+            variant=weights.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     absent = sorted(report.get("missing_keys") or ())
     if absent:  # the libraries would fill these with random numbers, and say so in a log line
         raise RequestError(
@@ -408,6 +410,24 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
         )
     _refuse_unused(folder, kind, report.get("unexpected_keys") or ())
     return model.eval()
+
+
+@contextmanager
+def _naming(folder: Path, what: str, cure: str) -> Iterator[None]:
+    """A library's error at loading as one that names the folder, what does not work, and what to do."""
+    try:
+        yield
+    except (BottegaError, MemoryError):
+        raise
+    except Exception as error:  # a file of the wrong shape ends in whatever the library stumbles over
+        # An OSError that transformers makes up has no errno.
+        is_of_the_disk = isinstance(error, OSError) and error.errno is not None
+        if is_of_the_disk or is_out_of_memory(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "") or "no reason given"
+        if isinstance(error, KeyError | TypeError | AttributeError | IndexError):  # its message alone says too little
+            reason = f"{type(error).__name__}: {reason}"
+        raise RequestError(f"{folder}: {what}: {reason}; {cure}") from error
 
 
 def _refuse_unused(folder: Path, kind: Any, unused: Iterable[str]) -> None:

@@ -98,7 +98,7 @@ class Preprocessing:
                 where = folder / name
                 return cls.of(config.get("image_processor", config), where)
         raise MissingError(
-            f"{folder}: no preprocessor_config.json, without which pictures would be read wrongly; fetch it again"
+            f"{folder}: no preprocessor_config.json, without which pictures would be read wrongly; {FETCH_AGAIN}"
         )
 
     @classmethod
