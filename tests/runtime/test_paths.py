@@ -10,8 +10,11 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from bottega.runtime.errors import RequestError
+from bottega.models.names import _snapshot
+from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.files import append_jsonl, count_lines, read_json, read_jsonl
 from bottega.runtime.paths import ID, inside, open_file, stays_inside
+from bottega.student.store import ShardIndex
 
 
 @pytest.mark.parametrize("name", ["images/a.png", "a.png", "tries/..a/b.png", "not/yet/there.png"])
@@ -102,3 +105,42 @@ def test_what_is_no_ordinary_file_is_named_and_never_waited_for(tmp_path):
         open_file("/dev/zero")
     with pytest.raises(FileNotFoundError):
         open_file(tmp_path / "absent")
+
+
+def test_lines_are_not_appended_through_a_link(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("thesis\n")
+    (tmp_path / "metrics.jsonl").symlink_to(mine)
+    with pytest.raises(StorageError, match="it is a link"):
+        append_jsonl(tmp_path / "metrics.jsonl", [{"step": 1}])
+    assert mine.read_text() == "thesis\n"
+    append_jsonl(tmp_path / "new.jsonl", [{"step": 1}])
+    assert (tmp_path / "new.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("read", [read_json, lambda path: list(read_jsonl(path)), count_lines])
+def test_a_pipe_under_the_name_of_a_list_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises((StorageError, OSError), match="it is a named pipe"):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "link.safetensors"])
+def test_an_index_of_features_names_no_shard_outside_of_its_cache(tmp_path, file):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "secret.safetensors").write_bytes(b"x")
+    (tmp_path / "features" / "link.safetensors").symlink_to("../secret.safetensors")
+    row = {"kind": "latent", "file": file, "keys": ["a"], "rejected": []}
+    append_jsonl(tmp_path / "features" / "index.jsonl", [row])
+    with pytest.raises(RequestError, match=r"index\.jsonl: file must be a path inside"):
+        ShardIndex(tmp_path / "features")
+
+
+def test_a_reference_of_the_models_cache_leads_to_no_folder_outside_of_it(tmp_path):
+    entry = tmp_path / "models--a--b"
+    (entry / "refs").mkdir(parents=True)
+    (entry / "snapshots").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (entry / "refs" / "main").write_text("../../elsewhere")
+    with pytest.raises(MissingError, match="whose snapshot is absent"):
+        _snapshot("a/b", entry, None, "bottega models fetch")

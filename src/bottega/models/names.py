@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.paths import stays_inside
 
 PACKAGE = "bottega:"
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<inside>[\w./-]+?))?(?:@(?P<revision>[\w./-]+))?")
@@ -144,7 +145,7 @@ def _snapshot(name: str, repository: Path, revision: str | None, get: str) -> Pa
         return snapshots / revision
     if reference.is_file():
         commit = reference.read_text("utf-8").strip()  # a reference written by hand often ends with a newline
-        if commit and (snapshots / commit).is_dir():
+        if stays_inside(commit) and (snapshots / commit).is_dir():
             return snapshots / commit
         raise MissingError(f"{name}: {reference} names the commit {commit!r}, whose snapshot is absent; get it: {get}")
     if revision is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.escape import shown
-from bottega.runtime.paths import open_file
+from bottega.runtime.paths import no_link, open_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ _CURES = {
     errno.ENOTDIR: "a part of this path is a file, not a folder: choose another path",
     errno.EEXIST: "a part of this path is a file, not a folder: choose another path",
     errno.EISDIR: "it is a folder, not a file: move it away, or choose another path",
-    errno.ELOOP: "its links lead in a circle: delete the link, or choose another path",
+    errno.ELOOP: "it is a link, or its links lead in a circle: delete the link, or choose another path",
 }
 _LINK_CURE = "mend or delete that link, or name another folder"
 _CURES_OF_READING = {
@@ -168,7 +168,8 @@ def read_json(path: Path, cure: str = MEND) -> Any:
         StorageError: if it can't be read or is not complete JSON.
     """
     try:
-        content = Path(path).read_bytes()
+        with open_file(path) as stream:
+            content = stream.read()
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
     except OSError as error:
@@ -204,7 +205,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as stream:
+        with open(path, "a+b", opener=no_link) as stream:
             _repair_tail(stream.fileno())
             stream.write(text.encode("utf-8"))
             stream.flush()
@@ -223,7 +224,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         StorageError: if any other line is not one JSON object, or the file can't be read.
     """
     try:
-        stream = open(path, "rb")  # noqa: SIM115 (closed below; a missing file is another error than a broken line)
+        stream = open_file(path)
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
     except OSError as error:
@@ -246,7 +247,7 @@ def count_lines(path: Path) -> int:
     count = 0
     last = b"\n"
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             while block := stream.read(_BLOCK):
                 count += block.count(b"\n")
                 last = block[-1:]

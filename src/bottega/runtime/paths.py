@@ -9,6 +9,7 @@ command read, write or delete a file that belongs to somebody else.
 | which file does it name? | `inside`: the same, and where its links lead |
 | may this text be part of a file's name? | `ID`, the pattern of every id of a content, a style or an example |
 | is there an ordinary file? | `open_file`, which never waits for a pipe or a device |
+| may lines be appended here? | `no_link`: not through a link |
 """
 
 from __future__ import annotations
@@ -106,6 +107,15 @@ def open_file(path: Path | str) -> BufferedReader:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
+
+
+def no_link(path: str, flags: int) -> int:
+    """An `opener` for `open`, to append to a file: a link in its place would lead the lines into another file.
+
+    Raises:
+        OSError: `ELOOP`, it is a link; or it can't be opened.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _require_ordinary(mode: int, path: Path | str) -> None:

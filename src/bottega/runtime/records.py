@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import MEND, parse_json, read_error, read_json, write_jsonl
+from bottega.runtime.paths import open_file
 
 Record = TypeVar("Record")
 
@@ -71,7 +72,7 @@ def read_records(path: Path, kind: type[Record], cure: str = MEND_LINE) -> Itera
     """
     adapter = _adapter(kind)
     try:
-        stream = path.open("rb")
+        stream = open_file(path)
     except FileNotFoundError as error:
         raise MissingError(f"no such file: {path}") from error
     except OSError as error:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypedDict, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl, sha256_json
+from bottega.runtime.paths import inside
 from bottega.runtime.records import read_record, read_records, to_record
 from bottega.student.records import FeatureManifest, Kind, SampleRow
 
@@ -59,7 +60,7 @@ class ShardIndex:
             return
         # A shard whose file was deleted is not done: its keys are encoded again.
         for row in cast("Iterator[IndexRow]", read_jsonl(path)):
-            if row["file"] is None or (directory / row["file"]).is_file():
+            if row["file"] is None or inside(directory, row["file"], f"{path}: file").is_file():
                 self.rows[row["kind"]].append(row)
 
     def done(self, kind: str) -> set[str]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from bottega.runtime.files import read_jsonl, storage_error, write_jsonl
+from bottega.runtime.paths import no_link
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -89,8 +90,8 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         try:
-            self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n")
-            self._lines = open(self.text, "a", encoding="utf-8", newline="\n")
+            self._rows = open(self.metrics, "a", encoding="utf-8", newline="\n", opener=no_link)
+            self._lines = open(self.text, "a", encoding="utf-8", newline="\n", opener=no_link)
             if self._tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
