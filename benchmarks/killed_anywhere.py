@@ -27,7 +27,7 @@ from common.bench import Arguments, conclude, say
 from pyarrow import csv, parquet
 
 TIMES = {"mtime", "seconds", "started", "finished", "time", "when", "created", "updated", "at", "rss", "machine", "pid"}
-LEFT_OUT = {"index.sqlite", "provenance.json", "report.html", "stage.json", "run.lock"}  # they tell times
+LEFT_OUT = {"index.sqlite", "provenance.json", "report.html", "stage.json", "run.lock", "hashes.jsonl"}  # times in all
 STAGES = ("data/raw", "data", "pairs", "data/truth", "quality", "teacher", "features", "training", "evaluation")
 EVENTS = "events.out.tfevents."  # TensorBoard's files have the time and the process in name and content
 LONGEST = 0.45  # of a whole run's time, until the next kill

@@ -8,6 +8,9 @@ their fields mark as `Resumable`, are sizes, places and speed: with other ones a
 redoes nothing. `settings.json` in a stage's folder is written before its first work, `error.json` when it fails,
 `stage.json` after its last.
 
+What a stage reads of others is held against the hashes that were recorded when it was written (`runtime.trust`): what
+is damaged is set aside and made again first. Whether a stage is done is asked by size and time of its files alone.
+
 This module never imports torch: the memory of a stage is given back when its process ends.
 """
 
@@ -28,6 +31,7 @@ from pydantic import BaseModel, Field
 from bottega.models.layout import ROLES, inspect
 from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, recorded_weights
 from bottega.recipe import Recipe, missing, missing_models, portable
+from bottega.runtime import trust
 from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
@@ -39,13 +43,14 @@ from bottega.runtime.fingerprint import (
     divide,
     fingerprint,
     flatten,
+    recorded_then,
     resumable_settings,
     without_resumable,
 )
 from bottega.runtime.locks import LOCK, STAGE_LOCK, device_lock, lock
 from bottega.runtime.memory import peak_rss_mb, peak_vram_mb
 from bottega.runtime.provenance import describe, torch_facts
-from bottega.runtime.records import read_record
+from bottega.runtime.records import read_record, to_record
 from bottega.runtime.threads import settle_threads
 
 LOGGER = logging.getLogger(__name__)
@@ -91,6 +96,9 @@ STAGES: tuple[Stage, ...] = (
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 REPORT = "bottega.report.page:run"
 
+_CONFIGURATION = " configuration"
+"""After a model's name: the setting with the hash of its small files, which earlier versions did not record."""
+
 _SHOWN_CHANGES = 3
 """Changed settings that a refusal names; the others are counted."""
 
@@ -116,7 +124,8 @@ class StageRecord(BaseModel):
     """What stage.json holds: written after a stage's last work.
 
     size: the free settings that it was done with. seconds, peak_rss_mb, peak_vram_mb: of all processes that worked on
-    it, whose times add up. summary: what the stage's function returned.
+    it, whose times add up. summary: what the stage's function returned. outputs: one hash over its results. inputs:
+    that of each stage that it uses. Earlier versions recorded neither.
     """
 
     fingerprint: str = ""
@@ -126,6 +135,8 @@ class StageRecord(BaseModel):
     peak_vram_mb: float = 0.0
     machine: Any = None
     summary: Any = None
+    outputs: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
 
 
 class StageSummary(TypedDict):
@@ -162,6 +173,8 @@ class Pipeline:
     size: Size = field(default_factory=Size)
     functions: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: print(escaped_lines(line), file=sys.stderr, flush=True)
+    _verified: set[str] = field(default_factory=set, init=False)
+    """Stages whose files this process has held against their hashes."""
 
     def run(self, until: str | None = None) -> RunSummary:
         """Run all stages that are not done, and return `summary.json`.
@@ -177,14 +190,14 @@ class Pipeline:
         """
         with lock(self.directory / LOCK, f"run {self.recipe.name}"):
             weights = self._weights()
-            todo = self._todo(self.states(weights), until)
-            self._require_models(todo)
+            wanted = self._until(until)
+            states = self.states(weights)
+            self._require_models([stage for stage in wanted if states[stage.name] != "done"])
             self._write_head(weights)
-            if todo:
+            if any(states[stage.name] != "done" for stage in wanted):
                 self._settle_threads()
-            for stage in todo:
-                self._run_stage(stage)
-            if not (self.directory / "report.html").exists():
+            self._work_through(wanted, states, weights)
+            if not trust.is_intact(self.directory / "report.html", trust.Depth.QUICK):
                 self._report()
             return self.summary()
 
@@ -206,13 +219,21 @@ class Pipeline:
         settings_file = self.directory / stage.folder / "settings.json"
         bound, free = self.settings(stage, weights)
         was_started = settings_file.exists()
-        if was_started:
-            cure = f"delete it and {settings_file.with_name('stage.json').name} beside it: the stage is done again"
-            self._refuse_changes(stage, read_record(settings_file, dict[str, object], cure), bound)
         record = self._record(stage)
+        if record is not None and record.fingerprint in _fingerprints(bound):
+            # settings.json may be gone or damaged: the stage's own record says that these are its settings.
+            is_right = was_started and self._is_settings_of(record, settings_file)
+        else:
+            is_right = True
+            cure = "delete it and stage.json beside it: the stage is done again"
+            if was_started:
+                self._refuse_changes(stage, read_record(settings_file, dict[str, object], cure), bound)
+            elif record is not None:
+                self._refuse_unknown_settings(stage, settings_file)
         if record is None:
             return "to be continued" if was_started else "to do"
-        return "done" if record.size == free else "to be continued"
+        is_done = is_right and record.size == free and self._has_its_inputs(record) and self._is_whole(stage)
+        return "done" if is_done else "to be continued"
 
     def settings(
         self, stage: Stage, weights: Mapping[str, ModelWeights]
@@ -229,6 +250,8 @@ class Pipeline:
             for role in used.models:
                 if role in weights:
                     bound[f"models.{role}"] = weights[role]["sha256"]
+                    if "configuration" in weights[role]:
+                        bound[f"models.{role}{_CONFIGURATION}"] = weights[role]["configuration"]
             free |= free_here
             if used.name == "teacher" and self.size.seeds is not None:
                 free["teacher.seeds"] = list(self.size.seeds)
@@ -288,9 +311,11 @@ class Pipeline:
                 peak_vram_mb=round(max(peak_vram_mb(), before.peak_vram_mb), 1),
                 machine=torch_facts(),
                 summary=summary,
+                outputs=self._outputs(stage),
+                inputs={used.name: self._outputs(used) for used in self._with_all_it_uses(stage) if used != stage},
             )
             # After the last work: a stage without this file is continued.
-            write_json(folder / "stage.json", record.model_dump())
+            write_json(folder / "stage.json", trust.with_check(record.model_dump(mode="json")))
         return record
 
     def perform_report(self) -> Path:
@@ -346,15 +371,104 @@ class Pipeline:
 
     # --- in the process of the run -----------------------------------------------------------------------------------
 
-    def _todo(self, states: Mapping[str, str], until: str | None) -> list[Stage]:
-        """The stages to run now, in order."""
+    def _until(self, until: str | None) -> list[Stage]:
+        """The stages up to `until`, in order."""
         wanted = self.stages()
         if until is not None:
             names = [stage.name for stage in wanted]
             if until not in names:
                 raise MissingError(f"--until {until}: this recipe has no such stage; it has {', '.join(names)}")
             wanted = wanted[: names.index(until) + 1]
-        return [stage for stage in wanted if states[stage.name] != "done"]
+        return wanted
+
+    def _work_through(
+        self, wanted: Sequence[Stage], states: dict[str, str], weights: Mapping[str, ModelWeights]
+    ) -> None:
+        """Run the stages that are not done, each after what it reads was found whole or made again."""
+        while True:
+            todo = [stage for stage in wanted if states[stage.name] != "done"]
+            if not todo:
+                return
+            stage = todo[0]
+            again = self._set_aside_damaged(stage)
+            if again:
+                # They come before this one. Whatever uses them is asked again once they are done.
+                states |= dict.fromkeys((other.name for other in again if other != stage), "to be continued")
+                continue
+            self._run_stage(stage)
+            self._verified.add(stage.name)
+            states[stage.name] = "done"
+            for other in self.stages():
+                if other != stage and stage in self._with_all_it_uses(other) and states[other.name] == "done":
+                    states[other.name] = self.state(other, weights)
+
+    # --- files against their hashes ----------------------------------------------------------------------------------
+
+    def _set_aside_damaged(self, stage: Stage) -> list[Stage]:
+        """Set aside the damaged files of a stage and of all that it uses; returns the stages that must make some again.
+
+        Raises:
+            DamagedError: a file that cannot simply be made again.
+        """
+        again: list[Stage] = []
+        for used in self._with_all_it_uses(stage):
+            if used.name in self._verified:
+                continue
+            self._verified.add(used.name)
+            found = [fault for folder in self._folders(used) for fault in trust.faults(folder, trust.Depth.WHOLE)]
+            if found:
+                self._make_again(used, found)
+                again.append(used)
+            elif used != stage and not any(trust.read_list(folder) for folder in self._folders(used)):
+                self.say(f"{used.name}: no hashes of its files are recorded, as by earlier versions: they are believed")
+        return again
+
+    def _make_again(self, stage: Stage, found: Sequence[trust.Fault]) -> None:
+        """Set damaged files aside, so that the stage makes them again, and say so."""
+        for fault in found:
+            if fault.role == "kept":
+                raise trust.damaged(
+                    fault.path,
+                    fault.reason,
+                    "put a copy back, or move the whole folder away, and the same command makes all of it again",
+                )
+        for fault in found:
+            if fault.role != "source":
+                trust.set_aside(fault.path)
+        shown = ", ".join(str(fault) for fault in found[:_SHOWN_CHANGES])
+        more = f" and {len(found) - _SHOWN_CHANGES} more" if len(found) > _SHOWN_CHANGES else ""
+        self.say(f"{stage.name}: {shown}{more}: made again; what was there is kept as …{trust.KEPT}")
+
+    def _is_whole(self, stage: Stage) -> bool:
+        """Whether all files of a stage that it can make again are those that were recorded, by size and time."""
+        for folder in self._folders(stage):
+            # What is kept is looked at when a stage is about to read it: until then it stands in nobody's way.
+            if any(fault.role != "kept" for fault in trust.faults(folder, trust.Depth.QUICK)):
+                return False
+        return True
+
+    def _has_its_inputs(self, record: StageRecord) -> bool:
+        """Whether a stage was done with what the stages that it uses have made since."""
+        for name, was in record.inputs.items():
+            now = self._outputs(BY_NAME[name]) if name in BY_NAME else ""
+            if was and now and was != now:
+                return False
+        return True
+
+    def _outputs(self, stage: Stage) -> str:
+        """One hash over the results of a stage, by its lists; empty where it has none."""
+        hashes = [trust.contents_hash(folder) for folder in self._folders(stage)]
+        return trust.hash_json(hashes) if any(hashes) else ""
+
+    def _folders(self, stage: Stage) -> list[Path]:
+        """The folders whose lists name the files of a stage."""
+        root = self.recipe.data_root(self.directory)
+        folders = {
+            "world": [root / "raw"],
+            "data": [root / "coco", root / "wikiart", root / "fill50k"],
+            "truth": [root / "truth"],
+        }
+        return folders.get(stage.name, [self.directory / stage.folder])
 
     def _require_models(self, todo: Sequence[Stage]) -> None:
         faults = missing_models(self.recipe, _roles(todo))
@@ -365,7 +479,7 @@ class Pipeline:
     def _write_head(self, weights: Mapping[str, ModelWeights]) -> None:
         """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""
         write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
-        write_json(self.directory / PROVENANCE, {**describe(), "weights": weights})
+        write_json(self.directory / PROVENANCE, trust.with_check({**describe(), "weights": weights}))
 
     def _settle_threads(self) -> None:
         """Decide with how many threads the stages compute, and say it where that is new."""
@@ -405,6 +519,7 @@ class Pipeline:
         """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
         try:
             run_child(["stage", "report", as_argument(self.directory)], "report")
+            trust.seal(self.directory, {self.directory / "report.html": "view"})
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 
@@ -416,20 +531,42 @@ class Pipeline:
             if name in bound or not name.startswith("models."):
                 comparable[name] = value
         resumable = resumable_settings(self._limited, "run")
-        changed = [str(change) for change in without_resumable(changes(comparable, bound), resumable)]
+        # What earlier versions did not record of the models cannot be compared.
+        later = [name for name in bound if name.endswith(_CONFIGURATION)]
+        now = recorded_then(bound, recorded, later)
+        changed = [str(change) for change in without_resumable(changes(comparable, now), resumable)]
         if not changed:
             return
-        folders: list[str] = []
-        for other in self.stages():
-            folder = self.directory / other.folder
-            if stage in self._with_all_it_uses(other) and folder.exists():
-                folders.append(str(folder))
+        folders = self._folders_to_redo(stage)
         shown = "; ".join(changed[:_SHOWN_CHANGES])
         more = f" (and {len(changed) - _SHOWN_CHANGES} more)" if len(changed) > _SHOWN_CHANGES else ""
         raise FingerprintError(
             f"{self.directory} was started with other values: {shown}{more}. "
             f"Set them back, give another --directory, or delete {' '.join(folders)} to redo from there"
         )
+
+    def _is_settings_of(self, record: StageRecord, settings_file: Path) -> bool:
+        try:
+            return fingerprint(read_record(settings_file, dict[str, object])) == record.fingerprint
+        except (RequestError, WorkError):
+            return False
+
+    def _refuse_unknown_settings(self, stage: Stage, settings_file: Path) -> None:
+        """FingerprintError: nobody can tell the settings of a finished stage, only that they were others."""
+        folders = self._folders_to_redo(stage)
+        raise FingerprintError(
+            f"{settings_file} is gone, and stage.json beside it was written with other values than these: set them "
+            f"back, give another --directory, or delete {' '.join(folders)} to redo from there"
+        )
+
+    def _folders_to_redo(self, stage: Stage) -> list[str]:
+        """The folders of a stage and of all that use it."""
+        folders: list[str] = []
+        for other in self.stages():
+            folder = self.directory / other.folder
+            if stage in self._with_all_it_uses(other) and folder.exists():
+                folders.append(str(folder))
+        return folders
 
     # --- what both know ----------------------------------------------------------------------------------------------
 
@@ -450,7 +587,12 @@ class Pipeline:
         path = self.directory / stage.folder / "stage.json"
         if not path.exists():
             return None
-        return read_record(path, StageRecord, "delete it, and the stage continues")
+        cure = "delete it, and the stage continues"
+        content = read_record(path, dict[str, object], cure)
+        if not trust.holds(content):
+            LOGGER.warning("%s has another content than was written: the stage continues, and writes it again", path)
+            return None
+        return to_record(StageRecord, content, str(path), cure)
 
     def _weights(self) -> dict[str, ModelWeights]:
         """Hash of each model on this machine; files of unchanged size and time are not read again."""
@@ -460,13 +602,15 @@ class Pipeline:
             if found.folder is None or found.faults:
                 continue
             base = found.folder if found.folder.is_dir() else found.folder.parent
-            known_files = known[found.role]["files"] if found.role in known else {}
-            files: dict[str, FileFacts] = {}
-            for file in found.files:
-                name = _name_within(file, base)
-                files[name] = _hashed(file, known_files.get(name))
-            digest = sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
-            result[found.role] = {"sha256": digest, "files": files}
+            before = known.get(found.role)
+            files = _facts(found.files, base, before["files"] if before else {})
+            small = _facts(found.configurations, base, before.get("configuration_files", {}) if before else {})
+            result[found.role] = {
+                "sha256": _hash_of(files),
+                "files": files,
+                "configuration": _hash_of(small),
+                "configuration_files": small,
+            }
         return result
 
 
@@ -480,6 +624,25 @@ def _load(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return loaded
+
+
+def _facts(files: Sequence[Path], base: Path, known: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+    """The facts of files by their names within a model's folder."""
+    found: dict[str, FileFacts] = {}
+    for file in files:
+        name = _name_within(file, base)
+        found[name] = _hashed(file, known.get(name))
+    return found
+
+
+def _fingerprints(bound: Settings) -> set[str]:
+    """The fingerprint of settings, and the one that a version gave them which did not know the models' small files."""
+    earlier = {name: value for name, value in bound.items() if not name.endswith(_CONFIGURATION)}
+    return {fingerprint(bound), fingerprint(earlier)}
+
+
+def _hash_of(files: Mapping[str, FileFacts]) -> str:
+    return sha256_json({name: facts["sha256"] for name, facts in sorted(files.items())})
 
 
 def _name_within(file: Path, base: Path) -> str:

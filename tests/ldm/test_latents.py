@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import torch
 from bottega.ldm.autoencoder import MockVAE
 from bottega.ldm.data import CaptionedDataset, CaptionedPicture
 from bottega.ldm.latents import SHARD, encode
-from bottega.runtime.errors import Interrupted, NonFiniteError, StorageError
+from bottega.runtime.errors import Interrupted, NonFiniteError
 from bottega.runtime.files import read_json
 
 FACTS = {"world": 1}
@@ -103,22 +104,48 @@ def test_other_facts_or_another_autoencoder_and_all_is_computed_again(tmp_path: 
     assert found.training.shape == ((3, 3, 4, 4) if change == "autoencoder" else (3, 3, 2, 2))
 
 
-def test_a_damaged_shard_is_named_and_with_it_gone_the_same_command_mends_it(tmp_path: Path) -> None:
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["cut", "not finite", "a bit", "another shard", "a name"])
+def test_a_damaged_shard_is_named_and_the_same_command_computes_it_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = samples(SHARD + 5)
+    encode(some, FACTS, Counting(), tmp_path)
+    shard = tmp_path / "train_00001.safetensors"
+    whole = shard.read_bytes()
+    damaged = {
+        "cut": whole[:-7],
+        "not finite": whole[:-4] + b"\xff\xff\xff\xff",
+        "a bit": flipped(whole, len(whole) - 3),
+        "another shard": (tmp_path / "train_00000.safetensors").read_bytes(),
+        "a name": whole.replace(b"picture 513", b"picture 514", 1),
+    }
+    shard.write_bytes(damaged[damage])
+    again = Counting()
+    assert torch.equal(encode(some, FACTS, again, tmp_path).training, direct(range(SHARD + 5)))
+    assert again.seen == 5
+    assert "train_00001.safetensors is damaged" in caplog.text
+    assert shard.read_bytes() == whole
+
+
+def test_a_shard_of_an_earlier_version_is_read_as_it_is(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
     encode(samples(5), FACTS, Counting(), tmp_path)
-    shard = tmp_path / "train_00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(StorageError, match=r"train_00000\.safetensors is damaged .*; delete it"):
-        encode(samples(5), FACTS, Counting(), tmp_path)
-    shard.unlink()
+    names = json.dumps([f"picture {index}" for index in range(5)])
+    save_file({"latents": direct(range(5)).contiguous()}, tmp_path / "train_00000.safetensors", {"samples": names})
+    again = Counting()
+    encode(samples(5), FACTS, again, tmp_path)
+    assert again.seen == 0
+
+
+def test_a_damaged_manifest_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    encode(samples(5), FACTS, Counting(), tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
     assert torch.equal(encode(samples(5), FACTS, Counting(), tmp_path).training, direct(range(5)))
-
-
-def test_a_shard_whose_values_are_damaged_is_named_too(tmp_path: Path) -> None:
-    encode(samples(5), FACTS, Counting(), tmp_path)
-    shard = tmp_path / "train_00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-4] + b"\xff\xff\xff\xff")
-    with pytest.raises(StorageError, match=r"train_00000\.safetensors is damaged \(.* not finite\); delete it"):
-        encode(samples(5), FACTS, Counting(), tmp_path)
 
 
 def test_an_autoencoder_that_gives_no_number_is_reported_with_the_picture(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from bottega.data.pictures import load_square
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
 from bottega.models.loading import load_pixart_parts
-from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.errors import DamagedError, FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.files import read_jsonl, sha256_file
 from bottega.student import features as stage
 from bottega.student.config import FeaturesConfig
@@ -150,16 +151,94 @@ def test_a_changed_picture_has_another_key(
     assert after["c0_s1_seed0"]["style"] == before["c0_s2_seed0"]["style"] != before["c0_s1_seed0"]["style"]
 
 
-def test_a_broken_picture_is_left_out_and_never_stops_the_run(
+def test_a_picture_that_is_gone_is_left_out_and_taken_in_when_it_is_back(
     world: Path, models: ModelsConfig, tmp_path: Path
 ) -> None:
     broken = tmp_path / "world"
     shutil.copytree(world, broken)
-    (broken / "data" / "coco" / "c2.png").write_bytes(b"no picture")
+    content = broken / "data" / "coco" / "c2.png"
+    picture = content.read_bytes()
+    content.unlink()
     found = compute(broken, models, tmp_path / "features")
     assert (found["targets"], found["rejected"]) == (9, 3)
     assert not any(row["sample_id"].startswith("c2_") for row in read_samples(tmp_path / "features"))
-    assert compute(broken, models, tmp_path / "features")["encoded"] == 0
+    content.write_bytes(picture)
+    assert compute(broken, models, tmp_path / "features")["rejected"] == 0
+
+
+@pytest.mark.parametrize("name", ["data/coco/c2.png", "data/wikiart/s1.png", "target"])
+@pytest.mark.parametrize("damage", ["garbage", "another picture"])
+def test_a_picture_with_other_bytes_than_the_ledgers_is_refused_with_its_cure(
+    world: Path, models: ModelsConfig, tmp_path: Path, name: str, damage: str
+) -> None:
+    changed = tmp_path / "world"
+    shutil.copytree(world, changed)
+    targets = sorted((changed / "teacher").rglob("*.png"))
+    picture = targets[0] if name == "target" else changed / name
+    other = targets[-1].read_bytes() if damage == "another picture" else b"no picture"
+    picture.write_bytes(other)
+    with pytest.raises(DamagedError, match=rf"{picture.name} has another content .*bottega teach again"):
+        compute(changed, models, tmp_path / "features")
+
+
+@pytest.mark.parametrize("preload_mb", [2048, 0])
+def test_four_flipped_bytes_in_a_shard_are_never_trained_on_and_the_same_command_computes_it_again(
+    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, preload_mb: int
+) -> None:
+    cache = tmp_path / "features"
+    shutil.copytree(features, cache)
+    whole = files(cache)
+    shard = max((cache / "latent").glob("*.safetensors"), key=lambda file: file.stat().st_size)
+    shard.write_bytes(shard.read_bytes()[:-4] + b"\x00\x01\x02\x03")
+    keys = [row["target"] for row in read_samples(cache)] + [row["content"] for row in read_samples(cache)]
+    with pytest.raises(DamagedError, match=rf"{shard.name} has another content .*bottega features again"):
+        FeatureStore(cache, preload_mb=preload_mb).latents(keys)
+    compute(world, models, cache)
+    after = files(cache)
+    assert {name: after[name] for name in whole if name.endswith(".safetensors")} == {
+        name: digest for name, digest in whole.items() if name.endswith(".safetensors")
+    }
+
+
+@pytest.mark.parametrize("change", ["a key", "a line", "no JSON"])
+def test_an_edited_index_costs_its_line_and_no_more(
+    world: Path, models: ModelsConfig, features: Path, tmp_path: Path, change: str
+) -> None:
+    cache = tmp_path / "features"
+    shutil.copytree(features, cache)
+    before = read_samples(cache)
+    latents = FeatureStore(cache).latents([row["target"] for row in before])
+    lines = (cache / "index.jsonl").read_text().splitlines(keepends=True)
+    if change == "a key":
+        row = json.loads(lines[0])
+        row["keys"] = row["keys"][::-1]
+        lines[0] = json.dumps(row) + "\n"
+    elif change == "a line":
+        del lines[0]
+    else:
+        lines[0] = lines[0].replace("{", "[", 1)
+    (cache / "index.jsonl").write_text("".join(lines))
+    compute(world, models, cache)
+    assert read_samples(cache) == before
+    assert torch.equal(FeatureStore(cache).latents([row["target"] for row in before]), latents)
+
+
+def test_a_configuration_that_no_key_covers_is_compared_when_features_are_continued(
+    world: Path, models: ModelsConfig, features: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "features"
+    shutil.copytree(features, cache)
+    clip = tmp_path / "clip"
+    shutil.copytree(str(models.clip), clip)
+    prepared = clip / "preprocessor_config.json"
+    prepared.write_text(prepared.read_text().replace("{", '{"edited": 1, ', 1))
+    other = models.model_copy(update={"clip": str(clip)})
+    with pytest.raises(
+        FingerprintError, match=r"the configuration of models\.clip was .* when these features were begun"
+    ):
+        compute(world, other, cache)
+    (cache / "models.json").unlink()  # as caches of earlier versions
+    compute(world, other, cache)
 
 
 def test_what_is_absent_is_named_with_its_cure(

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bottega.models.config import ModelsConfig
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
+from bottega.runtime.errors import DamagedError, FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.files import read_json, read_jsonl, write_jsonl
 from bottega.student.config import StudentConfig
 from bottega.student.export import load_adapter, read_header
@@ -97,6 +98,30 @@ def test_a_saved_adapter_loads_as_it_was(trained: Path, features: Path, models: 
         load_adapter(tmp_path / "none.safetensors")
     with pytest.raises(RequestError, match="not a StyleAdapter"):
         load_adapter(Path(str(models.pixart)) / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("part", ["a weight", "NaN", "the header", "two tensors exchanged"])
+def test_a_damaged_adapter_is_refused_and_draws_nothing(trained: Path, tmp_path: Path, part: str) -> None:
+    whole = (trained / "adapter.safetensors").read_bytes()
+    path = tmp_path / "adapter.safetensors"
+    if part == "a weight":
+        path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 8]) + whole[-1:])
+    elif part == "NaN":
+        path.write_bytes(whole[:-4] + b"\xff\xff\xff\x7f")
+    elif part == "the header":
+        assert whole.count(b'\\"strength\\": 0.4') == 1
+        path.write_bytes(whole.replace(b'\\"strength\\": 0.4', b'\\"strength\\": 0.5'))
+    else:
+        tensors = load_file(trained / "adapter.safetensors")
+        with safe_open(trained / "adapter.safetensors", "pt") as file:
+            metadata = file.metadata()
+        names = list(tensors)
+        same = [(a, b) for a in names for b in names if a < b and tensors[a].shape == tensors[b].shape]
+        first, second = next(pair for pair in same if not torch.equal(tensors[pair[0]], tensors[pair[1]]))
+        tensors[first], tensors[second] = tensors[second], tensors[first]
+        save_file(tensors, path, metadata)
+    with pytest.raises(DamagedError, match=r"adapter\.safetensors: its weights or its header are not those .* copy it"):
+        load_adapter(path)
 
 
 def test_an_adapter_of_averaged_weights_is_the_average_and_its_validation_too(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -78,6 +79,35 @@ def test_a_torn_one_is_passed_over_by_its_name(tmp_path: Path, caplog: pytest.Lo
     assert checkpoints.latest(tmp_path) is None
     assert caplog.messages[-1] == "the checkpoint epoch-2 is incomplete or damaged; there is none before it"
     assert checkpoints.read(tmp_path / "epoch-10") is None and checkpoints.read(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"step": 8', '"step": 5'), ('"absmax": 0.25', '"absmax": 0.75'), ('"rate": 1', '"rate": 2'), ('"due"', '"duo"')],
+)
+def test_one_whose_state_was_altered_is_passed_over_as_damaged(
+    tmp_path: Path, old: str, new: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 4, "step_4")
+    newest = checkpoints.save(
+        tmp_path, 8, state(), {"rate": 1}, 9, name="step_8", remembered={"absmax": 0.25}, due=False
+    )
+    text = (newest / "state.json").read_text()
+    assert old in text
+    (newest / "state.json").write_text(text.replace(old, new))
+    assert checkpoints.read(newest) is None
+    found = checkpoints.latest(tmp_path)
+    assert found is not None and found.step == 4
+    assert "step_8 is incomplete or damaged" in caplog.text
+
+
+def test_one_of_an_earlier_version_which_states_no_hash_of_itself_is_read(tmp_path: Path) -> None:
+    folder = save(tmp_path, 4, "step_4")
+    content = json.loads((folder / "state.json").read_text())
+    del content["check"]
+    (folder / "state.json").write_text(json.dumps(content))
+    found = checkpoints.read(folder)
+    assert found is not None and found.step == 4
 
 
 def test_a_place_that_takes_no_checkpoint_is_told_before_the_first_step(tmp_path: Path) -> None:

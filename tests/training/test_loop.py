@@ -182,6 +182,22 @@ def test_a_killed_run_drops_the_log_rows_after_its_checkpoint_and_ends_in_the_sa
     assert [row["step"] for row in read_jsonl(tmp_path / "cut" / "metrics.jsonl")] == list(range(1, 61))
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"[", b""])
+def test_a_damaged_log_never_keeps_a_run_from_resuming(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(Line(), CONFIG, tmp_path / "whole")
+    train(Line(), CONFIG, tmp_path / "damaged", until=20)
+    log = tmp_path / "damaged" / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1] = damage + lines[1][1:] if damage else b'{"step": null}\n'
+    log.write_bytes(b"".join(lines))
+    done = train(Line(), CONFIG, tmp_path / "damaged")
+    assert (done["resumed_from"], done["steps"]) == (20, 60)
+    assert result(tmp_path / "damaged") == result(tmp_path / "whole")
+    assert ("1 damaged lines are passed over, line 2" in caplog.text) == bool(damage)
+
+
 @pytest.mark.parametrize("torn", ["optimizer.safetensors", "model.safetensors"])
 def test_training_resumes_from_the_checkpoint_before_a_truncated_one_says_so_and_ends_in_the_same_bits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str

@@ -56,7 +56,7 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, in
         def captions_of(row: PictureRow) -> list[str]:
             return captions.of(*_part_and_name(row))
 
-        counts = write_contents(directory, index, splits, captions_of, maps.path_of)
+        counts = write_contents(directory, data_root, index, splits, captions_of, maps.path_of)
     return {**counts, "layout": layout.name, "label_maps": maps.count}
 
 

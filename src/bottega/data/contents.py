@@ -36,6 +36,7 @@ from bottega.data.splits import SPLITS, Member, assign
 from bottega.runtime.errors import MissingError
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import write_records
+from bottega.runtime.trust import Role, hash_file, seal
 
 LOGGER = logging.getLogger(__name__)
 
@@ -152,22 +153,31 @@ def split_contents(index: Index, config: SplitConfig) -> dict[str, str]:
 
 def write_contents(
     directory: Path,
+    data_root: Path,
     index: Index,
     splits: Mapping[str, str],
     captions: Callable[[PictureRow], Sequence[str]],
     layout: Callable[[PictureRow, str], str | None] = lambda row, split: None,
 ) -> dict[str, int]:
-    """Write `contents.jsonl`, ordered by source, and `rejects.csv`; returns their counts."""
+    """Write `contents.jsonl`, ordered by source, `rejects.csv`, and all hashes; returns the tables' counts."""
+    tables: dict[Path, Role] = {directory / "contents.jsonl": "result", directory / "rejects.csv": "view"}
+    sources: dict[Path, str] = {}
 
     def rows() -> Iterator[ContentRow]:
         for row in index.rows():
             if row.id is not None:
                 split = splits[row.id]
                 path = str(row.extra["path"])
-                yield ContentRow(row.id, path, tuple(captions(row)), split, layout(row, split))
+                label_map = layout(row, split)
+                sources[data_root / path] = f"sha256:{row.inspection.sha256}"
+                # The label maps of training contents are never read: to hash them would take as long as the pictures.
+                if label_map is not None and split != "train":
+                    sources[data_root / label_map] = hash_file(data_root / label_map)
+                yield ContentRow(row.id, path, tuple(captions(row)), split, label_map)
 
     count = write_records(directory / "contents.jsonl", rows())
     rejected = write_rejects(directory / "rejects.csv", index)
+    seal(directory, tables | dict.fromkeys(sources, "source"), sources)
     return {"pictures": count, "rejected": rejected, **count_splits(splits)}
 
 
@@ -216,7 +226,7 @@ def run_folder(config: ContentFolderConfig, directory: Path, *, data_root: Path)
         index_contents(index, contents, names, data_root=data_root, limits=config.limits)
         require_usable(index, directory, "contents", captions.advice())
         splits = split_contents(index, config.splits)
-        counts = write_contents(directory, index, splits, lambda row: captions_of(row.source))
+        counts = write_contents(directory, data_root, index, splits, lambda row: captions_of(row.source))
     unused = len(captions.unused())
     return {**counts, "unused_caption_files": unused} if unused else counts
 

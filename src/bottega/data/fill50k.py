@@ -42,6 +42,7 @@ from bottega.runtime.paths import stays_inside
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import write_records
 from bottega.runtime.seeds import derive
+from bottega.runtime.trust import Role, seal
 
 DARK = 32
 """Level of 255 below which all channels of a pixel must be to count as black."""
@@ -127,7 +128,7 @@ def run(config: Fill50KConfig, directory: Path, *, data_root: Path) -> dict[str,
             )
         index.drop_absent()
         index.commit()
-        counts = _write(index, directory, prompts, repeated, config)
+        counts = _write(index, directory, data_root, prompts, repeated, config)
     return {"layout": layout, **counts}
 
 
@@ -328,7 +329,12 @@ def _place(picture: SourcePicture, inspection: Inspection, directory: Path) -> P
 
 
 def _write(
-    index: Index, directory: Path, prompts: Mapping[str, str], repeated: Sequence[Reject], config: Fill50KConfig
+    index: Index,
+    directory: Path,
+    data_root: Path,
+    prompts: Mapping[str, str],
+    repeated: Sequence[Reject],
+    config: Fill50KConfig,
 ) -> dict[str, int]:
     rejects = list(repeated)
     by_split = dict.fromkeys(SPLITS, 0)
@@ -351,7 +357,24 @@ def _write(
 
     count = write_records(directory / "fill50k.jsonl", rows())
     write_csv(directory / "rejects.csv", REJECTS_HEADER, rejects)
+    _record_hashes(index, directory, data_root)
     return {"examples": count, "rejected": len(rejects), **by_split}
+
+
+def _record_hashes(index: Index, directory: Path, data_root: Path) -> None:
+    """Record the list and the pictures; those that were unpacked here belong to it, others to the source."""
+    files: dict[Path, Role] = {directory / "fill50k.jsonl": "result", directory / "rejects.csv": "view"}
+    known: dict[Path, str] = {}
+    for row in index.rows():
+        if not row.usable:
+            continue
+        path = data_root / str(row.extra["path"])
+        if path.is_relative_to(directory):
+            files[path] = "result"  # its bytes may be those of a conversion, whose hash nobody knows yet
+        else:
+            files[path] = "source"
+            known[path] = f"sha256:{row.inspection.sha256}"
+    seal(directory, files, known)
 
 
 def _why_not(source: PictureRow, target: PictureRow, prompt: str) -> Reject | None:

@@ -33,6 +33,7 @@ from bottega.data.splits import SPLITS
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.locks import LOCK, lock
+from bottega.runtime.trust import renew, seal
 
 _LINES_AT_ONCE = 4096  # lines a write: a megabyte or so
 ListSizes = dict[str, int | tuple[int, ...]]
@@ -259,6 +260,7 @@ def run(config: PairsConfig, directory: Path, *, data_root: Path) -> dict[str, L
         summary[split] = {"pairs": written, **material[split].sizes()}
         if too_many:
             summary[split]["asked"] = too_many
+    seal(directory, {directory / f"{split}.jsonl": "result" for split in summary})
     return summary
 
 
@@ -285,7 +287,9 @@ def write_list(
         lines = crossed_lines(material, *config.crossed, config.seeds)
     else:
         lines = balanced_lines(material, config.num_pairs, config.seeds)
-    return {"pairs": write_pairs(output, lines), **material.sizes()}
+    count = write_pairs(output, lines)
+    renew(output)
+    return {"pairs": count, **material.sizes()}
 
 
 def _balanced(material: Material, count: int, config: PairsConfig) -> tuple[Iterator[bytes], tuple[int, ...]]:

@@ -28,6 +28,7 @@ from bottega.runtime.errors import MissingError
 from bottega.runtime.escape import from_csv_cell
 from bottega.runtime.paths import ID, stays_inside
 from bottega.runtime.records import read_records, to_record
+from bottega.runtime.trust import require
 
 Id = Annotated[str, Field(pattern=ID)]
 """Of a content or a style: it names files, so it may not lead to another folder."""
@@ -128,6 +129,7 @@ def read_contents(path: Path) -> Iterator[ContentRow]:
     """
     if not path.is_file():
         raise MissingError(f"there is no {path}; prepare the contents: bottega data coco, or bottega data folder")
+    require(path, "prepare the contents again: bottega data coco or bottega data folder (bottega run does by itself)")
     return read_records(path, ContentRow)
 
 
@@ -141,6 +143,9 @@ def read_styles(directory: Path) -> Iterator[StyleRow]:
     meta = directory / "meta.csv"
     if not meta.is_file():
         raise MissingError(f"there is no {meta}; prepare the styles: bottega data wikiart, or bottega data folder")
+    cure = "prepare the styles again: bottega data wikiart or bottega data folder (bottega run does by itself)"
+    for table in (meta, *(directory / "splits" / f"{split}.txt" for split in SPLITS)):
+        require(table, cure)
     splits = _read_splits(directory / "splits")
     with meta.open(encoding="utf-8", newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream), start=2):
@@ -195,6 +200,7 @@ def read_fill50k(path: Path) -> Iterator[Fill50kRow]:
         StorageError: a line is not a JSON object.
         RequestError: a line is not an example; the message names the line and the key.
     """
+    require(path, "prepare it again: bottega data fill50k (bottega run does by itself)")
     return read_records(path, Fill50kRow)
 
 
@@ -206,4 +212,5 @@ def read_pairs(path: Path, limit: int | None = None) -> Iterator[Pair]:
         StorageError: a line is not a JSON object.
         RequestError: a line is not a pair; the message names the line and the key.
     """
+    require(path, "draw the pairs again: bottega run, or bottega data pairs")
     return islice(read_records(path, Pair), limit)

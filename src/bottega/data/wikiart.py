@@ -8,6 +8,7 @@ Every step is a stream; what is known of a picture is in `index.sqlite`, so that
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from bottega.data.config import SplitConfig, StyleFolderConfig, WikiArtConfig
@@ -29,6 +30,7 @@ from bottega.data.style_sources import StyleSource, find_styles
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_text
 from bottega.runtime.progress import Progress
+from bottega.runtime.trust import Role, seal
 
 LOGGER = logging.getLogger(__name__)
 CONVERTED_HEADER = ("id", "path", "source", "was", "is")
@@ -166,7 +168,21 @@ def _write_tables(directory: Path, index: Index, splits: dict[str, str]) -> dict
         "artists": len({row.extra["artist"] for row in usable}),
         **count_splits(splits),
     }
+    _record_hashes(directory, usable)
     return summary
+
+
+def _record_hashes(directory: Path, usable: Sequence[PictureRow]) -> None:
+    """Record the tables and pictures; a picture that is linked belongs to the source."""
+    files: dict[Path, Role] = {directory / "meta.csv": "result"}
+    files |= {directory / name: "view" for name in ("converted.csv", "rejects.csv")}
+    files |= {directory / "splits" / f"{split}.txt": "result" for split in SPLITS}
+    known: dict[Path, str] = {}
+    for row in usable:
+        path = directory / str(row.extra["path"])
+        files[path] = "source" if path.is_symlink() else "result"
+        known[path] = f"sha256:{row.extra.get('written', row.inspection.sha256)}"
+    seal(directory, files, known)
 
 
 def _write_splits(folder: Path, splits: dict[str, str]) -> None:

@@ -29,15 +29,19 @@ from bottega.runtime.files import read_json, sha256_file
 from bottega.runtime.findings import Severity
 from bottega.runtime.fingerprint import fingerprint
 from bottega.runtime.paths import stays_inside
+from bottega.runtime.trust import LIST, Fault, difference, read_list
 from bottega.teacher.ledger import LEDGER
 from bottega.training.checkpoint import folders
 from bottega.training.checkpoint import read as read_checkpoint
 
-SAMPLE = 64
+SAMPLE = 1024
 """Pictures, and pictures that were their inputs, whose hashes are compared without `--all`: a second or two."""
 
 FRESH_S = 60.0
 """A temporary file that changed within this time may still be written."""
+
+READ_AT_ONCE = 2 << 30
+"""Bytes of files with recorded hashes that are read without `--all`: two or three seconds."""
 
 SHOWN = 3
 """Files that a finding or a command names; a longer list is given by its count."""
@@ -92,7 +96,9 @@ class _Examination(Draft):
 
     def redo(self, *files: Path) -> str:
         """The command that deletes files, with the records of the stages that made them, and makes them again."""
-        paths = list(dict.fromkeys([*files, *filter(None, map(self._record_of, files))]))
+        paths = list(dict.fromkeys([*files, *filter(None, map(self.record_of, files))]))
+        if not paths:
+            return self.again()
         return f"rm -r {_quoted(paths)} && {self.again()}"
 
     def redo_stage(self, record: Path) -> str:
@@ -101,7 +107,7 @@ class _Examination(Draft):
             return self.redo(record)
         return self.again()
 
-    def _record_of(self, file: Path) -> Path | None:
+    def record_of(self, file: Path) -> Path | None:
         """The stage.json of the stage whose folder a file lies in: while that stands, the stage counts as done."""
         for _, folder in sorted(self.request.stages, key=lambda stage: len(stage[1]), reverse=True):
             record = self.directory / folder / "stage.json"
@@ -136,8 +142,9 @@ def examine(request: RunRequest) -> Answer:
     if request.refusal:
         found.add("recipe was changed", Severity.ERROR, request.refusal)
 
-    # Files against those who name them.
+    # Files against those who name them, and against the hashes that were recorded when they were written.
     _check_ledger(found)
+    _check_recorded(found)
     _check_features(found)
     _check_checkpoints(found)
     _check_weights(found)
@@ -451,6 +458,7 @@ def _check_ledger(found: _Examination) -> None:
             )
         return
     try:
+        _check_ledger_hash(file)
         with closing(_open_read_only(file)) as ledger:
             _check_database(ledger, found.request.check_all)
             rows = _rows(ledger)
@@ -483,6 +491,14 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     log = file.with_name(f"{LEDGER}-wal")
     mode = "mode=ro" if log.exists() else "mode=ro&immutable=1"
     return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
+
+
+def _check_ledger_hash(file: Path) -> None:
+    """Raise sqlite's own error where the ledger is not what was written: it may be readable, and say another thing."""
+    row = read_list(file.parent).get(file.name)
+    reason = None if row is None else difference(file, row)
+    if reason is not None:
+        raise sqlite3.DatabaseError(f"it {reason}")
 
 
 def _check_database(ledger: sqlite3.Connection, whole: bool) -> None:
@@ -613,6 +629,65 @@ def _add_changed_inputs(found: _Examination, changed: Sequence[Path]) -> None:
     )
 
 
+# --- recorded hashes ----------------------------------------------------------------------------------------------
+
+
+def _check_recorded(found: _Examination) -> None:
+    """Every file that a list of hashes names, by the code by which the stages themselves look (`runtime.trust`)."""
+    folders = _folders_with_lists(found)
+    teacher = found.directory / "teacher"
+    faults: list[Fault] = []
+    size = 0
+    left_out = 0
+    for folder in folders:
+        for row in read_list(folder).values():
+            path = Path(os.path.normpath(folder / row.file))
+            # The ledger and its pictures have been compared above.
+            if folder == teacher and (path.suffix == ".png" or path.name == LEDGER):
+                continue
+            if row.role == "source" and not path.is_file():
+                continue
+            size += row.bytes
+            if size > READ_AT_ONCE and not found.request.check_all:
+                left_out += 1
+                continue
+            reason = difference(path, row)
+            if reason is not None:
+                faults.append(Fault(path, reason, row.role))
+    if left_out:
+        found.leave_out(f"the content of {left_out} files", "it takes reading them whole: --all")
+    if not folders and found.request.stages:
+        found.leave_out("the content of files", "no hashes of them are recorded, as by earlier versions")
+    if faults and not found.busy:
+        _add_changed_files(found, faults)
+
+
+def _folders_with_lists(found: _Examination) -> list[Path]:
+    folders = {path.parent for path in found.directory.rglob(LIST)}
+    root = found.request.data_root
+    if root is not None:
+        folders |= {path.parent for path in root.glob(f"*/{LIST}")}
+    return sorted(folders)
+
+
+def _add_changed_files(found: _Examination, faults: Sequence[Fault]) -> None:
+    shown = "; ".join(str(fault) for fault in faults[:SHOWN])
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    sources = [fault for fault in faults if fault.role == "source"]
+    cure = "let the run make them again; where one was changed on purpose, keep a copy elsewhere"
+    if len(sources) == len(faults):
+        cure = "put them back, or let the run take them in as they are now"
+    files = [fault.path for fault in faults if fault.role != "source" and fault.path.exists()]
+    records = [found.record_of(fault.path) for fault in faults]
+    found.add(
+        "changed files",
+        Severity.ERROR,
+        f"{shown}{more}",
+        cure,
+        found.redo(*files, *[record for record in records if record is not None]),
+    )
+
+
 # --- features, checkpoints, weights -------------------------------------------------------------------------------
 
 
@@ -676,7 +751,8 @@ def _check_weights(found: _Examination) -> None:
         if role not in here:
             found.leave_out(f"the weights of models.{role}", "that model is not on this machine")
         elif isinstance(files, dict):
-            _check_weights_of_model(found, here[role], files)
+            small = _value(model, "configuration_files")
+            _check_files_of_model(found, here[role], files, small if isinstance(small, dict) else None)
     if recorded and not found.request.check_all:
         found.leave_out("the content of weights of unchanged size and time", "it takes reading them whole: --all")
 
@@ -692,17 +768,26 @@ def _check_provenance_is_there(found: _Examination, file: Path) -> None:
         )
 
 
-def _check_weights_of_model(found: _Examination, status: ModelStatus, recorded: Mapping[str, Any]) -> None:
-    now = _files_by_name(status)
-    changed = sorted(now.keys() ^ recorded.keys())
-    for name in sorted(now.keys() & recorded.keys()):
-        if _is_changed(now[name], recorded[name], found.request.check_all):
-            changed.append(name)
+def _check_files_of_model(
+    found: _Examination, status: ModelStatus, weights: Mapping[str, Any], small: Mapping[str, Any] | None
+) -> None:
+    """Weights, and the small files beside them where the run recorded them."""
+    changed = _changed_files(found, _files_by_name(status, status.files), weights)
+    if small is not None:
+        changed += _changed_files(found, _files_by_name(status, status.configurations), small)
     if changed:
         _add_changed_weights(found, status, changed)
 
 
-def _files_by_name(status: ModelStatus) -> dict[str, Path]:
+def _changed_files(found: _Examination, now: Mapping[str, Path], recorded: Mapping[str, Any]) -> list[str]:
+    changed = sorted(now.keys() ^ recorded.keys())
+    for name in sorted(now.keys() & recorded.keys()):
+        if _is_changed(now[name], recorded[name], found.request.check_all):
+            changed.append(name)
+    return changed
+
+
+def _files_by_name(status: ModelStatus, files: Sequence[Path]) -> dict[str, Path]:
     """A model's files by their path in its folder, as provenance.json names them."""
     if status.folder is None:
         return {}
@@ -710,7 +795,7 @@ def _files_by_name(status: ModelStatus) -> dict[str, Path]:
     if not base.is_dir():
         base = base.parent
     found = {}
-    for file in status.files:
+    for file in files:
         name = file.name
         if file.is_relative_to(base):
             name = file.relative_to(base).as_posix()

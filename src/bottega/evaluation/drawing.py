@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -22,21 +22,30 @@ from bottega.data.roots import picture_file
 from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
-from bottega.runtime.files import append_jsonl, sha256_file, sha256_json, write_json, write_png
+from bottega.runtime.files import (
+    append_jsonl,
+    read_jsonl_leniently,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_png,
+)
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
-from bottega.runtime.records import read_record, read_records
+from bottega.runtime.records import read_record, to_record
+from bottega.runtime.trust import holds, with_check
 from bottega.visual.pictures import Picture, to_uint8
 
 
 class MadeLine(TypedDict):
-    """A line of `made.jsonl`: the hash of a pair's picture, or the error for which it has none."""
+    """A line of `made.jsonl`: the hash of a pair's picture, or the error for which it has none; and the line's own."""
 
     pair_id: str
     key: str
     sha256: NotRequired[str]
     error: NotRequired[str]
+    check: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -
             lines[pair.pair_id]["sha256"] = write_png(request.picture(pair), to_uint8(picture))
         except NonFiniteError as error:
             lines[pair.pair_id]["error"] = str(error)
-    return [lines[pair.pair_id] for pair in batch]
+    return [cast(MadeLine, with_check(lines[pair.pair_id])) for pair in batch]
 
 
 def _missing_batches(request: Request) -> list[Sequence[Pair]]:
@@ -164,7 +173,13 @@ def _read_made(request: Request) -> dict[str, MadeLine]:
     if not request.made.is_file():
         return {}
     cure = "delete that line: the pictures of its batch are drawn again"
-    return {line["pair_id"]: line for line in read_records(request.made, MadeLine, cure)}
+    made: dict[str, MadeLine] = {}
+    for value in read_jsonl_leniently(request.made, []):
+        # A damaged line says nothing: its pair is drawn again.
+        if holds(value):
+            line = to_record(MadeLine, value, str(request.made), cure)
+            made[line["pair_id"]] = line
+    return made
 
 
 def _is_made(request: Request, line: MadeLine | None, pair: Pair) -> bool:

@@ -55,10 +55,10 @@ def load_networks(models: ModelsConfig) -> Networks:
             found.absent[role] = status.faults[0]
         else:
             setattr(found, role, kind(status.folder, device=models.device))
-            found.identities[role] = identity(status.files)
+            found.identities[role] = identity([*status.files, *status.configurations])
     return found
 
 
 def identity(files: Iterable[Path]) -> str:
-    """One hash over weight files, whatever their folder is called."""
+    """One hash over a model's files, whatever their folder is called."""
     return sha256_json([[file.name, sha256_file(file)] for file in sorted(files)])

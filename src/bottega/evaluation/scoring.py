@@ -30,10 +30,11 @@ from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
-from bottega.runtime.files import append_jsonl, sha256_bytes, sha256_file, sha256_json
+from bottega.runtime.files import append_jsonl, read_jsonl_leniently, sha256_bytes, sha256_file, sha256_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
-from bottega.runtime.records import read_records
+from bottega.runtime.records import to_record
+from bottega.runtime.trust import holds, with_check
 from bottega.visual.pictures import Picture
 
 Array = npt.NDArray[Any]
@@ -107,8 +108,11 @@ def measure_all(
     )
     known: dict[str, Record] = {}
     if kept.is_file():
-        for record in read_records(kept, Record, "delete that line: its picture is measured again"):
-            known[record.key] = record
+        for line in read_jsonl_leniently(kept, []):
+            # A damaged line is no record: its picture is measured again.
+            if holds(line):
+                record = to_record(Record, line, str(kept), "delete that line: its picture is measured again")
+                known[record.key] = record
     measured = Measured()
     measurer = _Measurer(config, sources, networks, made_from)
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
@@ -126,7 +130,7 @@ def measure_all(
             # Written before the next pairs are read, so that a stopped evaluation measures none of these again.
             records = measurer(jobs)
             if records:
-                append_jsonl(kept, (vars(record) for record in records))
+                append_jsonl(kept, (with_check(vars(record)) for record in records))
             measured.add(records)
             progress.update(len(pairs))
             interruption.check()

@@ -42,6 +42,7 @@ from bottega.evaluation.table import markdown
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import sha256_file, sha256_json, write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
+from bottega.runtime.trust import Inputs, Role, seal
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -88,6 +89,7 @@ def run(
         raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
     if adapter is not None and not adapter.is_file():
         raise MissingError(f"no adapter at {adapter}; train one first")
+    _require_inputs(grid, data_root, config.truths)
     directory.mkdir(parents=True, exist_ok=True)
 
     # Draw the rows that are made by networks.
@@ -116,7 +118,33 @@ def run(
     summary["seconds"] = seconds
     write_json(directory / "summary.json", summary)
     write_text(directory / "table.md", markdown(summary))
+    _record_hashes(directory, files)
     return summary
+
+
+def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
+    """DamagedError for a content, a style or a truth that is not what was prepared: its scores would be another's."""
+    inputs = Inputs(data_root)
+    paths: set[str] = set()
+    for pair in grid.pairs:
+        paths.update((pair.content_path, pair.style_path))
+        for number in range(truths):
+            truth = truth_path(Path("truth"), pair.pair_id, number)
+            if (data_root / truth).is_file():
+                paths.add(truth.as_posix())
+    for path in sorted(paths):
+        inputs.require(path)
+
+
+def _record_hashes(directory: Path, files: Files) -> None:
+    """Record what was written and drawn."""
+    written: dict[Path, Role] = {directory / name: "view" for name in ("summary.json", "table.md")}
+    written |= {directory / name: "result" for name in ("scores.jsonl", "measured.jsonl")}
+    for row in files.values():
+        for picture in row.values():
+            written[picture] = "result"
+            written[picture.parent / "made.jsonl"] = "result"
+    seal(directory, written)
 
 
 def summarise(config: EvaluationConfig, directory: Path, grid: Grid, absent: Mapping[str, str]) -> SummaryRecord:
@@ -242,7 +270,7 @@ def _weights(row: str, models: ModelsConfig) -> dict[str, str]:
     for role in WEIGHTS[row]:
         if role not in found and role != "sdxl_vae":  # SDXL has an autoencoder of its own
             raise _CannotDrawError(f"no {role} among the recipe's models")
-    return {role: identity(status.files) for role, status in found.items()}
+    return {role: identity([*status.files, *status.configurations]) for role, status in found.items()}
 
 
 def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | None:

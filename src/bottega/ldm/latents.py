@@ -10,6 +10,7 @@ with the new ones. All latents are held in memory: 16 KB a picture of 256 px at 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ import torch
 from bottega.diffusion.sampling import moments
 from bottega.ldm.autoencoder import Autoencoder
 from bottega.ldm.data import CaptionedDataset, CaptionedPicture
-from bottega.runtime.errors import NonFiniteError, StorageError
+from bottega.runtime.errors import MissingError, NonFiniteError, StorageError
 from bottega.runtime.files import atomic_path, read_json, sha256_json, write_json
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.runtime.trust import hash_tensors
 
+LOGGER = logging.getLogger(__name__)
+_KEY = "bottega"
 SHARD = 512
 """Samples in a file; with another number, the files of earlier runs would hold other samples than expected."""
 _BATCH = 16
@@ -86,7 +90,11 @@ def encode(
 
 
 def _is_current(manifest: Path, key: str) -> bool:
-    return manifest.exists() and read_json(manifest).get("key") == key
+    try:
+        recorded = read_json(manifest)
+    except (MissingError, StorageError):
+        return False  # absent or damaged: nobody can tell what the shards are of
+    return isinstance(recorded, dict) and recorded.get("key") == key
 
 
 @dataclass(frozen=True)
@@ -156,8 +164,10 @@ def _write(path: Path, latents: torch.Tensor, samples: Sequence[CaptionedPicture
     from safetensors.torch import save_file
 
     identities = [_identity(sample) for sample in samples]
+    described = {"samples": identities, "hash": hash_tensors({"latents": latents}, [path.name, *identities])}
     with atomic_path(path) as temporary:
-        save_file({"latents": latents}, temporary, {"samples": json.dumps(identities)})
+        # One key: safetensors writes several in no fixed order, and equal runs must give equal bytes.
+        save_file({"latents": latents}, temporary, {_KEY: json.dumps(described)})
 
 
 def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
@@ -170,12 +180,25 @@ def _read(path: Path) -> tuple[torch.Tensor, list[str]]:
         with safe_open(path, "pt") as file:
             latents = file.get_tensor("latents")
             metadata = file.metadata() or {}
-        names = json.loads(metadata.get("samples", "[]"))
+        names = _names(path.name, latents, metadata)
         if not bool(latents.isfinite().all()):
             raise ValueError("it holds values that are not finite")
-    except (SafetensorError, ValueError) as error:  # json's error is a ValueError, too
-        raise StorageError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # json's error is a ValueError, too
+        LOGGER.warning("%s is damaged (%s): its latents are computed again", path, error)
+        return torch.empty(0), []
     return latents, names
+
+
+def _names(file: str, latents: torch.Tensor, metadata: Mapping[str, str]) -> list[str]:
+    """The identities of a shard's samples; ValueError where it is not what was written."""
+    if _KEY not in metadata:  # written before shards had a hash
+        names: list[str] = json.loads(metadata["samples"])
+        return names
+    described = json.loads(metadata[_KEY])
+    names = described["samples"]
+    if hash_tensors({"latents": latents}, [file, *names]) != described["hash"]:
+        raise ValueError("its hash is another than when it was written")
+    return names
 
 
 def _identity(sample: CaptionedPicture) -> str:

@@ -220,7 +220,7 @@ def _require_same(checkpoint: Checkpoint, now: Settings, resumable: Mapping[str,
     """Raise FingerprintError where the run was started with other values than `now`, part by part."""
     from bottega.training.checkpoint import require_same_run
 
-    recorded = {name: checkpoint.fingerprint.get(name) for name in now}
+    recorded = {name: checkpoint.fingerprint[name] for name in now if name in checkpoint.fingerprint}
     require_same_run(recorded, now, resumable, RECIPE_NAMES)
 
 
@@ -228,7 +228,7 @@ def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder
     """The autoencoder, CLIP where the recipe has it, and both by their weights, for the fingerprint."""
     from bottega.ldm.autoencoder import open_autoencoder
     from bottega.ldm.text import ClipText
-    from bottega.models.hashes import model_hash
+    from bottega.models.hashes import configuration_hash, model_hash
     from bottega.models.names import resolve
 
     autoencoder = open_autoencoder(recipe.autoencoder, recipe.training.device)
@@ -237,6 +237,7 @@ def _frozen_models(recipe: LDMRecipe, device: torch.device) -> tuple[Autoencoder
         return autoencoder, None, frozen
     folder = resolve(str(recipe.text.model))
     frozen["clip"] = model_hash(folder)
+    frozen["configurations"] = {"clip": configuration_hash("clip", folder)}
     return autoencoder, ClipText(folder, device), frozen
 
 

@@ -10,7 +10,8 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -28,12 +29,16 @@ from bottega.runtime.children import worker_pool
 from bottega.runtime.escape import from_csv_cell
 from bottega.runtime.files import atomic_path, write_bytes, write_json, write_text
 from bottega.runtime.progress import Progress
+from bottega.runtime.trust import add, blake2b, is_intact, seal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _VAL_OFFSET = 500_000  # val scenes are numbered apart, so that either part can grow
 _SHARD = 16  # painters a parquet file
+_RECORDED_AT_ONCE = 64  # pictures whose hashes are written together: a second of work is done again after a kill
+Hashes = dict[Path, str]
+"""Pictures that were drawn, with their hashes."""
 
 
 class WorldSummary(TypedDict):
@@ -51,6 +56,8 @@ def run_world(config: WorldConfig, directory: Path) -> WorldSummary:
     _write_coco(raw / "coco", config)
     _write_wikiart(raw / "wikiart", config)
     _write_fill50k(raw / "fill50k", config)
+    files = [file for part in ("coco", "wikiart", "fill50k") for file in (raw / part).rglob("*") if file.is_file()]
+    seal(raw, dict.fromkeys(files, "result"))
     return {
         "contents": config.contents + config.contents_val,
         "paintings": config.painters * config.paintings,
@@ -66,20 +73,36 @@ def png(picture: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _each(function: Callable[[Any], None], jobs: Sequence[Any], workers: int, what: str) -> None:
-    with Progress(len(jobs), what, "picture") as progress:
-        if workers == 1 or len(jobs) < 32:
-            for job in jobs:
-                function(job)
-                progress.update()
-            return
-        with worker_pool(workers, forked=True) as pool:
-            try:
-                for _ in pool.map(function, jobs, chunksize=8):
-                    progress.update()
-            except BaseException:  # Ctrl-C too: what is queued is not drawn
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+def _each(function: Callable[[Any], Hashes], jobs: Sequence[Any], workers: int, what: str, folder: Path) -> None:
+    """Draw every job's pictures, and record their hashes in the list of `folder` as they come."""
+    waiting: dict[Path, str | None] = {}
+    with Progress(len(jobs), what, "picture") as progress, ExitStack() as stack:
+        # However it ends, what was drawn is recorded: else it could not be told from what is damaged later.
+        stack.callback(lambda: add(folder, waiting))
+        for drawn in _drawn(function, jobs, workers):
+            waiting |= drawn
+            progress.update()
+            if len(waiting) >= _RECORDED_AT_ONCE:
+                add(folder, waiting)
+                waiting.clear()
+
+
+def _drawn(function: Callable[[Any], Hashes], jobs: Sequence[Any], workers: int) -> Iterator[Hashes]:
+    if workers == 1 or len(jobs) < 32:
+        yield from map(function, jobs)
+        return
+    with worker_pool(workers, forked=True) as pool:
+        try:
+            yield from pool.map(function, jobs, chunksize=8)
+        except BaseException:  # Ctrl-C too: what is queued is not drawn
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_picture(path: Path, data: bytes) -> Hashes:
+    """Write a picture; its hash."""
+    write_bytes(path, data)
+    return {path: blake2b(data)}
 
 
 # --- COCO ---------------------------------------------------------------------------------------------------------
@@ -98,9 +121,11 @@ def _write_coco_part(folder: Path, part: str, first: int, count: int, workers: i
     indices = range(first, first + count)
     (folder / "images" / part).mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / part).mkdir(parents=True, exist_ok=True)
-    # The pixel map is written after the picture, so where it is there, both are.
-    jobs = [(folder, part, index) for index in indices if not _pixel_map(folder, part, index).exists()]
-    _each(_draw_content, jobs, workers, f"drawing contents ({part})")
+    jobs = []
+    for index in indices:
+        if not is_intact(_picture(folder, part, index)) or not is_intact(_pixel_map(folder, part, index)):
+            jobs.append((folder, part, index))
+    _each(_draw_content, jobs, workers, f"drawing contents ({part})", folder.parent)
     write_json(folder / "annotations" / f"captions_{part}.json", _captions(indices))
 
 
@@ -108,16 +133,19 @@ def _file_name(index: int) -> str:
     return f"{index:012d}.png"
 
 
+def _picture(folder: Path, part: str, index: int) -> Path:
+    return folder / "images" / part / _file_name(index)
+
+
 def _pixel_map(folder: Path, part: str, index: int) -> Path:
     return folder / "annotations" / part / _file_name(index)
 
 
-def _draw_content(job: tuple[Path, str, int]) -> None:
+def _draw_content(job: tuple[Path, str, int]) -> Hashes:
     folder, part, index = job
     view = scene(index)
-    picture = folder / "images" / part / _file_name(index)
-    write_bytes(picture, png(render(view, None)))
-    write_bytes(_pixel_map(folder, part, index), png(label_map(view)))
+    drawn = _write_picture(_picture(folder, part, index), png(render(view, None)))
+    return drawn | _write_picture(_pixel_map(folder, part, index), png(label_map(view)))
 
 
 def _captions(indices: Iterable[int]) -> dict[str, object]:
@@ -150,7 +178,7 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
     for shard, start in enumerate(range(0, config.painters, _SHARD)):
         # the name says what is in it: a larger world has other shards
         path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
-        if path.exists():
+        if is_intact(path):
             continue
         end = min(start + _SHARD, config.painters)
         jobs = list(itertools.product(range(start, end), range(config.paintings)))
@@ -211,20 +239,20 @@ def _write_fill50k(folder: Path, config: WorldConfig) -> None:
     lines = []
     for i in range(config.fill50k):
         name = f"{i}.png"
-        if not (folder / "target" / name).exists():  # the target is written after the source
+        if not is_intact(folder / "source" / name) or not is_intact(folder / "target" / name):
             jobs.append((folder, i))
         _, _, prompt = fill50k_example(i, 8)  # small: the prompt alone is wanted
         row = {"source": f"source/{name}", "target": f"target/{name}", "prompt": prompt}
         lines.append(json.dumps(row) + "\n")
-    _each(_draw_circle, jobs, config.workers, "drawing Fill50K")
+    _each(_draw_circle, jobs, config.workers, "drawing Fill50K", folder.parent)
     write_text(folder / "prompt.json", "".join(lines))
 
 
-def _draw_circle(job: tuple[Path, int]) -> None:
+def _draw_circle(job: tuple[Path, int]) -> Hashes:
     folder, index = job
     source, target, _ = fill50k_example(index)
-    write_bytes(folder / "source" / f"{index}.png", png(source))
-    write_bytes(folder / "target" / f"{index}.png", png(target))
+    drawn = _write_picture(folder / "source" / f"{index}.png", png(source))
+    return drawn | _write_picture(folder / "target" / f"{index}.png", png(target))
 
 
 # --- drawn truth --------------------------------------------------------------------------------------------------
@@ -265,10 +293,12 @@ def run_truth(config: TruthConfig, directory: Path, *, pairs: Sequence[Path], da
             seeds = range(config.seeds) if is_test else _train_seeds(pair, config)
             for seed in seeds:
                 place = directory / f"{pair.pair_id}_seed{seed}.png"
-                if not place.exists():
+                if not is_intact(place):
                     jobs.append(_TruthJob(place, int(pair.content_id), by, seed))
-    _each(_draw_truth, jobs, config.workers, "drawing truths")
-    return {"drawn": len(jobs), "truths": sum(1 for _ in directory.glob("*_seed*.png"))}
+    _each(_draw_truth, jobs, config.workers, "drawing truths", directory)
+    drawn = sorted(directory.glob("*_seed*.png"))
+    seal(directory, dict.fromkeys(drawn, "result"))
+    return {"drawn": len(jobs), "truths": len(drawn)}
 
 
 def _train_seeds(pair: Pair, config: TruthConfig) -> Sequence[int]:
@@ -278,6 +308,6 @@ def _train_seeds(pair: Pair, config: TruthConfig) -> Sequence[int]:
     return sorted({*seeds} & {*config.train_seeds})
 
 
-def _draw_truth(job: _TruthJob) -> None:
+def _draw_truth(job: _TruthJob) -> Hashes:
     picture = render(scene(job.scene), painter(job.painter), 1 + job.seed)  # seed 0 is the painter's own painting
-    write_bytes(job.path, png(picture))
+    return _write_picture(job.path, png(picture))

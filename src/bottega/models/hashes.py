@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bottega.models.layout import weight_files
+from bottega.models.layout import configuration_files, weight_files
 from bottega.runtime.files import sha256_file, sha256_json
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -20,6 +20,16 @@ def model_hash(folder: Path) -> str:
 def folder_hash(folder: Path) -> str:
     """A hash of all files of a small folder, such as a tokenizer's."""
     return _hash_of_all(path for path in folder.iterdir() if path.is_file())
+
+
+def configuration_hash(role: str, folder: Path) -> str:
+    """A hash of the small files that loading a role's model reads: its weights alone don't say what it computes."""
+    base = folder if folder.is_dir() else folder.parent
+    found = {}
+    for file in configuration_files(role, folder):
+        name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.name
+        found[name] = file_hash(file)
+    return sha256_json(found)
 
 
 def _hash_of_all(files: Iterable[Path]) -> str:

@@ -11,7 +11,7 @@ from bottega.models import ip_adapter
 from bottega.models.agreement import Agreement, agreement_of
 from bottega.models.config import ModelsConfig
 from bottega.models.names import fetch_command, on_disk, resolve
-from bottega.models.published import PIPELINES
+from bottega.models.published import PIPELINES, SMALL
 from bottega.models.recognise import explain
 from bottega.models.weights import find_weights, read_config, read_headers
 from bottega.runtime.errors import BottegaError, MissingError, RequestError
@@ -29,6 +29,8 @@ class ModelStatus:
     """One role's model on this machine: where it is, its weight files, and all that is wrong with it.
 
     cautions: what the work will do otherwise than the model was made for; no reason to refuse it.
+    configurations: the small files beside the weights that loading reads: configuration, tokenizer, scheduler,
+    preparation of pictures.
     """
 
     role: str
@@ -37,6 +39,7 @@ class ModelStatus:
     files: tuple[Path, ...]
     faults: tuple[str, ...]
     cautions: tuple[str, ...] = ()
+    configurations: tuple[Path, ...] = ()
 
 
 def locate(models: ModelsConfig, role: str, base: Path | None = None) -> Path:
@@ -89,7 +92,8 @@ def _status(models: ModelsConfig, role: str, base: Path | None) -> ModelStatus:
         return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults))
     agreement = _agreement(models, role, folder, base)
     faults = [*agreement.faults, *_unusable(models, role, folder, base)]
-    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults), agreement.cautions)
+    small = tuple(configuration_files(role, folder))
+    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults), agreement.cautions, small)
 
 
 def _agreement(models: ModelsConfig, role: str, folder: Path, base: Path | None) -> Agreement:
@@ -180,6 +184,24 @@ class _Survey:
     def _require(self, there: bool, folder: Path, what: str) -> None:
         if not there:
             self.faults.append(f"{folder}: no {what} in it")
+
+
+def configuration_files(role: str, folder: Path) -> list[Path]:
+    """The small files that loading a role's model reads beside its weights, sorted.
+
+    Args:
+        role: of the model.
+        folder: where it is; for an IP-Adapter it may be its file.
+    """
+    if role == "ip_adapter":
+        places = [ip_adapter.encoder_folder(ip_adapter.adapter_file(folder))]
+    elif role in PIPELINES:
+        parts = PIPELINES[role]
+        places = [folder / part for part in (*parts.weights, *parts.tokenizers, *parts.schedulers)]
+    else:
+        places = [folder]
+    found = [place / name for place in places for name in SMALL if (place / name).is_file()]
+    return sorted(found)
 
 
 def needs_sentencepiece(folder: Path) -> bool:

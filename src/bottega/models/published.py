@@ -41,11 +41,13 @@ PIPELINES = {
         schedulers=("scheduler",),
     ),
 }
-_SMALL = (
+SMALL = (
     "config.json", "preprocessor_config.json", "processor_config.json", "scheduler_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
     "spiece.model",
 )  # fmt: skip
+"""Names of the small files beside the weights that loading a model reads: they too decide what it computes."""
+
 _WEIGHTS = re.compile(r"(?P<stem>\w+?)(?:\.(?P<variant>\w+))?(?:-(?P<number>\d+)-of-(?P<total>\d+))?\.safetensors")
 _ADAPTER = re.compile(r"ip[-_]adapter.*\.safetensors")
 
@@ -193,7 +195,7 @@ class _Tree:
     def small_files(self, folder: str) -> list[str]:
         """Configuration, tokenizer, scheduler and preparation of pictures, those of them that are there."""
         there = self.names_in(folder)
-        return [_prefix(folder) + name for name in _SMALL if name in there]
+        return [_prefix(folder) + name for name in SMALL if name in there]
 
     def weights(self, folder: str, variant: str | None = None) -> tuple[str, ...]:
         """One set of weights with its index: what is here already, the wanted variant, the plain one, what there is."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from bottega.models.layout import ModelStatus
 from bottega.models.weights import hash_faults
 from bottega.runtime.errors import RequestError
-from bottega.runtime.records import read_record
+from bottega.runtime.records import read_record, to_record
+from bottega.runtime.trust import holds
 
 PROVENANCE = "provenance.json"
 
@@ -25,10 +27,13 @@ class FileFacts(TypedDict):
 
 
 class ModelWeights(TypedDict):
-    """The weight files of a model by their names, and one hash over them."""
+    """The weight files of a model by their names, and one hash over them; the same of its small files, of which earlier
+    versions recorded nothing."""
 
     sha256: str
     files: dict[str, FileFacts]
+    configuration: NotRequired[str]
+    configuration_files: NotRequired[dict[str, FileFacts]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ def recorded_weights(run: Path) -> dict[str, ModelWeights]:
     if not path.exists():
         return {}
     cure = "delete it: bottega run writes it again, after it has read the weights"
-    return read_record(path, _Provenance, cure).weights
+    content = read_record(path, dict[str, object], cure)
+    if not holds(content):
+        return {}  # damaged: all weights are read again
+    return to_record(_Provenance, content, str(path), cure).weights
 
 
 def content_faults(found: Sequence[ModelStatus], run: Path) -> list[str]:

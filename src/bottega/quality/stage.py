@@ -23,6 +23,7 @@ from bottega.runtime.config import parse
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
 from bottega.runtime.records import read_record
+from bottega.runtime.trust import is_intact, require, seal
 from bottega.visual.pictures import Picture
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def run(
     request = sha256_json({"config": config.model_dump(mode="json"), "clip": encoder_identity(models)})
     # Limits that were set for this very request stay.
     table = directory / "calibration.json"
-    if table.is_file() and (directory / "thresholds.json").is_file():
+    if is_intact(table) and is_intact(directory / "thresholds.json"):
         kept = _read(table)
         if kept.request == request and kept.summary is not None:
             return kept.summary
@@ -105,6 +106,7 @@ def run(
     write_json(directory / "thresholds.json", limits.model_dump(mode="json"))
     evidence = calibration.as_json() if calibration is not None else None
     write_json(table, {"request": request, "summary": summary, "table": evidence})
+    seal(directory, {directory / "thresholds.json": "result", table: "result"})
     for warning in summary["warnings"]:
         LOGGER.warning("%s", warning)
     return summary
@@ -131,13 +133,20 @@ def table(directory: Path) -> str:
     return "\n".join(lines)
 
 
-def load_thresholds(path: Path) -> Thresholds:
+def load_thresholds(path: Path, *, written: bool = False) -> Thresholds:
     """Limits as `run` wrote them.
+
+    Args:
+        path: the file.
+        written: whether it must be what a stage wrote, where that is recorded; people may name one that they edited.
 
     Raises:
         MissingError, StorageError: there is no such file, or it is no complete JSON.
         RecipeError: a limit has another name or value than limits have.
+        DamagedError: it must be what was written, and is not.
     """
+    if written:
+        require(path, "set the limits again: bottega run, or bottega qc calibrate")
     return parse(Thresholds, read_json(path, _CALIBRATE_AGAIN), str(path))
 
 

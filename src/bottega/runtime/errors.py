@@ -8,6 +8,7 @@ The tree, and the exit code that the command line gives to each::
         MissingError                  weights, data or a file that must be there and is not
         LockedError                   another process works on this folder or device
         FingerprintError              a value was changed that an existing run depends on
+        DamagedError                  a file is not what was written, by the hash that was recorded of it
       WorkError                  1    the request was right, the work failed
         NonFiniteError                NaN or infinity where a finite number must be
         StorageError                  full disk, read-only folder, torn file
@@ -155,6 +156,10 @@ class FingerprintError(RequestError):
             "run](growing-a-run.md#what-may-change-on-the-way) says what may change",
         ),
     )
+
+
+class DamagedError(RequestError):
+    """A file is not what was written: its content has another hash than was recorded of it; nothing was done."""
 
 
 class WorkError(BottegaError):

@@ -238,6 +238,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise StorageError(f"{path}, line {number} is not a JSON object: {line[:60]!r}; mend or delete it")
 
 
+def read_jsonl_leniently(path: Path, damaged: list[int]) -> Iterator[dict[str, Any]]:
+    """As `read_jsonl`, for a log that must not stand in anybody's way: a line that is no object is left out.
+
+    Args:
+        path: the file.
+        damaged: the numbers of lines that are left out are appended to it.
+    """
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            row = _object(line)
+            if row is not None:
+                yield row
+            elif line.strip() and line.endswith(b"\n"):
+                damaged.append(number)
+
+
 def count_lines(path: Path) -> int:
     """Lines of a text file, without reading it into memory; a last one without its end counts.
 

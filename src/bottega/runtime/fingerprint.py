@@ -135,6 +135,17 @@ def without_resumable(found: Iterable[Change], resumable: Collection[str]) -> li
     return [change for change in found if not _is_within(change.name, resumable)]
 
 
+def recorded_then(now: Settings, recorded: Settings, later: Collection[str]) -> dict[str, object]:
+    """Settings without the sections that a record lacks because the version that wrote it knew none.
+
+    Args:
+        now: today's.
+        recorded: those that work was begun with.
+        later: names, such as `configurations`, that came after there were records.
+    """
+    return {name: value for name, value in now.items() if name in recorded or name not in later}
+
+
 def require_unchanged(
     recorded: Settings,
     now: Settings,

@@ -12,15 +12,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from bottega.runtime.config import parse
-from bottega.runtime.errors import MissingError, RequestError, StorageError
+from bottega.runtime.errors import DamagedError, MissingError, RequestError, StorageError
 from bottega.runtime.files import atomic_path
 from bottega.runtime.records import record_of_text, to_record
+from bottega.runtime.trust import hash_tensors
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
 from bottega.student.records import AdapterHeader
 
 FORMAT = "bottega-style-adapter"
 VERSION = 1
+HASH = "hash"
+"""The header's key with the hash of the weights and of the rest of the header."""
 SAMPLER = "ddim"
 """What an adapter is drawn with; part of its header."""
 _TRAIN_AGAIN = "copy it again from where it was trained, or train it again"
@@ -40,6 +43,8 @@ def save_adapter(path: Path, adapter: StyleAdapter, facts: Mapping[str, Any]) ->
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in adapter.state_dict().items():
         tensors[name] = tensor.detach().float().cpu().contiguous()
+    # A hash of weights and header, in the header: an adapter is copied from machine to machine without its run.
+    header[HASH] = hash_tensors(tensors, json.loads(json.dumps(header)))
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header, sort_keys=True)})
 
@@ -84,9 +89,10 @@ def load_adapter(path: Path | str) -> tuple[StyleAdapter, AdapterHeader]:
     """The adapter, frozen, in float32 on the CPU, and its header; raises as `read_header`."""
     path = Path(path)
     header = read_header(path)
+    tensors = load_file(path)
+    _require_intact(path, tensors)
     config = parse(AdapterConfig, header["adapter"], str(path))
     geometry = to_record(Geometry, header["geometry"], f"{path}: geometry", _TRAIN_AGAIN)
-    tensors = load_file(path)
     try:
         # First without memory: the sizes stand in the file, and a damaged one may name terabytes.
         with torch.device("meta"):
@@ -98,6 +104,18 @@ def load_adapter(path: Path | str) -> tuple[StyleAdapter, AdapterHeader]:
             f"{path}: header and weights don't agree ({str(error).splitlines()[-1].strip()}); {_TRAIN_AGAIN}"
         ) from error
     return adapter.eval().requires_grad_(False), header
+
+
+def _require_intact(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """DamagedError where weights and header are not those that were saved; an older adapter states no hash."""
+    with safe_open(path, framework="pt") as handle:
+        header: dict[str, Any] = json.loads((handle.metadata() or {})[_KEY])
+    stated = header.pop(HASH, None)
+    if stated is not None and hash_tensors(tensors, header) != stated:
+        raise DamagedError(
+            f"{path}: its weights or its header are not those that were saved (their hash is another); copy it again, "
+            "or delete it and let the same run write it again: bottega run, or bottega train style"
+        )
 
 
 def check_weights(header: AdapterHeader, pixart: Path, clip: Path, adapter: str) -> None:

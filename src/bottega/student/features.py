@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.runtime.errors import MissingError, NonFiniteError, PictureError
-from bottega.runtime.files import sha256_bytes, sha256_json, write_json, write_jsonl
+from bottega.runtime.files import read_json, sha256_bytes, sha256_json, write_json, write_jsonl
+from bottega.runtime.fingerprint import require_unchanged
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import trim
 from bottega.runtime.progress import Progress
+from bottega.runtime.trust import seal
 from bottega.student.config import FeaturesConfig
 from bottega.student.records import FeatureManifest, Kind, SampleRow
-from bottega.student.store import KINDS, MANIFEST, SAMPLES, SCHEMA, ShardIndex, text_tensors
+from bottega.student.store import BEGUN, KINDS, MANIFEST, SAMPLES, SCHEMA, ShardIndex, text_tensors
 from bottega.student.targets import Picture, Sample, accepted, fill50k
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def run(
     Raises:
         MissingError: no target was accepted, or a model is absent.
     """
+    from bottega.models.hashes import configuration_hash
     from bottega.models.loading import locate, require_loadable
     from bottega.student.encode import encoder_hashes, sizes
 
@@ -66,6 +69,8 @@ def run(
     clip = locate(models, "clip")
     size = sizes(pixart)
     manifest = _manifest(config, encoder_hashes(pixart, clip), size)
+    small = {"pixart": configuration_hash("pixart", pixart), "clip": configuration_hash("clip", clip)}
+    _refuse_other_configurations(directory, small)
 
     # A row takes a few hundred bytes; the pictures themselves are read shard by shard.
     samples = list(accepted(teacher_dir, data_root))
@@ -74,7 +79,8 @@ def run(
     samples.extend(fill50k(data_root, config.fill50k))
     work = plan(samples, manifest)
 
-    index = ShardIndex(directory)
+    # What could not be read before is tried again: since then the teacher may have made it anew.
+    index = ShardIndex(directory, verify=True, retry_rejected=True)
     # One kind after the other: T5-XXL takes 9.5 GB, and no two encoders are in memory at once.
     encoded = 0
     for kind in KINDS:
@@ -84,6 +90,9 @@ def run(
     # The list of samples last: a cache that has it is finished.
     write_json(directory / MANIFEST, {**manifest, **_widths(directory, index, work)})
     write_jsonl(directory / SAMPLES, rows)
+    shards = index.files()
+    lists = [directory / name for name in (BEGUN, MANIFEST, SAMPLES)]
+    seal(directory, dict.fromkeys([*lists, *shards], "result"), shards)
     return {
         "targets": sum(row["task"] == "main" for row in rows),
         "fill50k": sum(row["task"] == "fill50k" for row in rows),
@@ -94,6 +103,22 @@ def run(
         "encoded": encoded,
         "rejected": len(work.samples) - len(rows),
     }
+
+
+def _refuse_other_configurations(directory: Path, now: dict[str, str]) -> None:
+    """FingerprintError where the cache was begun with other configurations, tokenizers or preparations of pictures."""
+    try:
+        begun = read_json(directory / BEGUN)
+    except MissingError:
+        write_json(directory / BEGUN, now)
+        return
+    require_unchanged(
+        {"configurations": begun},
+        {"configurations": now},
+        where="when these features were begun",
+        cure=f"put the model's small files back, or compute the features into another folder than {directory}",
+        names={"configurations": "the configuration of models"},
+    )
 
 
 @dataclass
@@ -273,6 +298,7 @@ def _read_pictures(items: Sequence[tuple[str, Picture]], pixels: int) -> _Encodi
     pictures = []
     for key, picture in items:
         try:
+            picture.require_intact()
             pictures.append(load_square(picture.path, pixels))
         except PictureError as error:
             LOGGER.warning("left out %s: %s", picture.path, error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json, write_json
 from bottega.runtime.fingerprint import bound_settings, resumable_settings
+from bottega.runtime.trust import Role, seal
 from bottega.student.config import StudentConfig
 from bottega.training.processes import ALONE, Processes
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter.safetensors"
 REPORT = "training.json"
+SAMPLES = "samples"
 
 
 def run(
@@ -73,6 +75,9 @@ def run(
     verdict = as_verdict(diagnose_folder(directory))
     report: TrainingReport = {**result, **facts, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
     write_json(directory / REPORT, report)
+    pictures = [path for path in (directory / SAMPLES).rglob("*") if path.is_file()]
+    files: dict[Path, Role] = {directory / ADAPTER: "result", directory / REPORT: "view"}
+    seal(directory, files | dict.fromkeys(pictures, "view"))
     return report
 
 
@@ -80,7 +85,7 @@ def prepare(
     config: StudentConfig, features_dir: Path, models: ModelsConfig
 ) -> tuple[TrainingJob[StyleWorkload], PreparedFacts]:
     """Everything that training needs, and facts for the report."""
-    from bottega.models.hashes import model_hash
+    from bottega.models.hashes import configuration_hash, model_hash
     from bottega.models.loading import locate
     from bottega.student.adapter import Geometry, StyleAdapter
     from bottega.student.backbone import Backbone
@@ -133,6 +138,7 @@ def prepare(
         "models": work.model_hashes,
         "features": settings_read,
         "dtype": str(backbone.dtype),
+        "configurations": {"pixart": configuration_hash("pixart", pixart)},
     }
     facts: PreparedFacts = {
         "samples": {task: len(stream) for task, stream in work.streams.items()},

@@ -2,66 +2,100 @@
 
     features/
       manifest.json     schema version, models' hashes, settings, sizes
-      index.jsonl       one object a shard: kind, file, keys in order, keys that could not be encoded
+      index.jsonl       one object a shard: kind, file, keys in order, keys that could not be encoded, hashes
       latent/ text/ clip/ caption/ patch/   <first key>.safetensors, see `records.Kind`
+      models.json       hashes of the models' configurations, written first
       samples.jsonl     the training samples: which keys each one is made of
 
 A key is a hash of what was encoded (bytes of the picture, or the caption), the encoder's weights and the settings. What
-has changed has another key, so nothing stale can be used. Patch tokens exist only where they were asked for, of style
-pictures alone.
+has changed has another key, so nothing stale can be used. A shard is held against its hash when it is first read. Patch
+tokens exist only where they were asked for, of style pictures alone.
 
 Legend: n items; C × h × w latents; P T5's width; D CLIP's; T patch tokens of width F.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
-from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl, sha256_json
-from bottega.runtime.paths import inside
+from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl_leniently, sha256_json
+from bottega.runtime.paths import inside, stays_inside
 from bottega.runtime.records import read_record, read_records, to_record
+from bottega.runtime.trust import damaged, hash_file, holds, require, with_check
 from bottega.student.records import FeatureManifest, Kind, SampleRow
 
 if TYPE_CHECKING:
     import torch
 
+LOGGER = logging.getLogger(__name__)
 SCHEMA = 1
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MANIFEST = "manifest.json"
 INDEX = "index.jsonl"
 SAMPLES = "samples.jsonl"
 _FEATURES_AGAIN = "run bottega features again, which writes it"
+BEGUN = "models.json"
+"""What the cache was begun with of the models' small files, which no key covers; caches of before have none."""
 _MB = 1024 * 1024
+_CURE = "run bottega features again, which writes it (bottega run does by itself)"
 _SHARD_STRIDE = 2**32
 """A feature's place is shard × this + its row, one int: there may be hundreds of thousands of keys."""
 
 
 class IndexRow(TypedDict):
-    """A line of the index; file: relative to the cache, None where all keys were rejected."""
+    """A line of the index; file: relative to the cache, None where all keys were rejected.
+
+    hash: of the file, None where there is none. check: of the line's other values. Earlier versions wrote neither.
+    """
 
     kind: str
     file: str | None
     keys: list[str]
     rejected: list[str]
+    hash: NotRequired[str | None]
+    check: NotRequired[str]
 
 
 class ShardIndex:
-    """Which keys are done, of which kind, in which file."""
+    """Which keys are done, of which kind, in which file.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of the cache.
+        verify: hold every shard against its hash. One that is absent or damaged is not done: its keys are encoded
+            again.
+        retry_rejected: leave out what could not be encoded, for the picture may be whole by now.
+    """
+
+    def __init__(self, directory: Path, *, verify: bool = False, retry_rejected: bool = False) -> None:
         self.directory = directory
         self.rows: dict[str, list[IndexRow]] = {kind: [] for kind in KINDS}
         path = directory / INDEX
         if not path.exists():
             return
-        # A shard whose file was deleted is not done: its keys are encoded again.
-        for row in cast("Iterator[IndexRow]", read_jsonl(path)):
-            if row["file"] is None or inside(directory, row["file"], f"{path}: file").is_file():
+        damaged: list[int] = []
+        for value in read_jsonl_leniently(path, damaged):
+            row = _index_row(value)
+            if row is None:
+                continue  # a damaged line: its keys are encoded again
+            if retry_rejected:
+                row["rejected"] = []
+            if row["file"] is None or self._has(row, row["file"], verify):
                 self.rows[row["kind"]].append(row)
+
+    def _has(self, row: IndexRow, file: str, verify: bool) -> bool:
+        path = inside(self.directory, file, f"{self.directory / INDEX}: file")
+        if not path.is_file():
+            return False
+        hashed = row.get("hash")
+        if not verify or hashed is None or hash_file(path) == hashed:
+            return True
+        LOGGER.warning("%s has another content than was written: its features are computed again", path)
+        return False
 
     def done(self, kind: str) -> set[str]:
         """Keys that need no work: encoded, or found impossible."""
@@ -84,13 +118,36 @@ class ShardIndex:
         from safetensors.torch import save_file
 
         file = None
+        hashed = None
         if keys:
             file = f"{kind}/{keys[0]}.safetensors"
             with atomic_path(self.directory / file) as temporary:
                 save_file(tensors, temporary)
-        row = IndexRow(kind=kind, file=file, keys=keys, rejected=rejected)
-        append_jsonl(self.directory / INDEX, [row])
+                hashed = hash_file(temporary)
+        row = IndexRow(kind=kind, file=file, keys=keys, rejected=rejected, hash=hashed)
+        append_jsonl(self.directory / INDEX, [with_check(row)])
         self.rows[kind].append(row)
+
+    def files(self) -> dict[Path, str]:
+        """The shards with their hashes, those that have one."""
+        found: dict[Path, str] = {}
+        for rows in self.rows.values():
+            for row in rows:
+                hashed = row.get("hash")
+                if row["file"] is not None and hashed is not None:
+                    found[self.directory / row["file"]] = hashed
+        return found
+
+
+def _index_row(value: dict[str, Any]) -> IndexRow | None:
+    """A line of the index; None where it is damaged."""
+    has_form = isinstance(value.get("keys"), list) and isinstance(value.get("rejected"), list)
+    if not has_form or value.get("kind") not in KINDS or "file" not in value or not holds(value):
+        return None
+    file = value["file"]
+    if file is not None and not (isinstance(file, str) and stays_inside(file)):
+        return None
+    return cast(IndexRow, value)
 
 
 class FeatureStore:
@@ -107,6 +164,8 @@ class FeatureStore:
         self.manifest = read_manifest(directory)
         self._limit = preload_mb * _MB
         self._shards: dict[str, list[str]] = {}
+        self._hashes: dict[str, str | None] = {}
+        self._checked: set[str] = set()
         self._places: dict[str, dict[str, int]] = {}
         index = ShardIndex(directory)
         for kind in KINDS:
@@ -115,6 +174,7 @@ class FeatureStore:
             for row in index.rows[kind]:
                 if row["file"] is not None:
                     files.append(row["file"])
+                    self._hashes[row["file"]] = row.get("hash")
                     keys.append(row["keys"])
             self._shards[kind] = files
             self._places[kind] = _places(keys)
@@ -216,13 +276,29 @@ class FeatureStore:
             return None
         from safetensors.torch import load_file
 
+        for file in self._shards[kind]:
+            self._require_intact(file)
         self._memory[kind] = [load_file(file) for file in files]
         return self._memory[kind]
+
+    def _require_intact(self, file: str) -> None:
+        """DamagedError where a shard is not what was written; asked once of each, before it is first read."""
+        if file in self._checked:
+            return
+        hashed = self._hashes[file]
+        if hashed is not None and hash_file(self.directory / file) != hashed:
+            raise damaged(
+                self.directory / file,
+                "has another content than was written",
+                "run bottega features again, which computes it anew (bottega run does by itself)",
+            )
+        self._checked.add(file)
 
     def _read(self, file: str, kind: str, row: int) -> torch.Tensor:
         """One row of a file that is not held in memory."""
         from safetensors import safe_open
 
+        self._require_intact(file)
         # Opened for this row alone, which takes a tenth of a millisecond: a file that stays open stays mapped, and in
         # the end the whole cache would count as this process's memory.
         with safe_open(self.directory / file, framework="pt") as handle:
@@ -253,6 +329,7 @@ def read_manifest(directory: Path) -> FeatureManifest:
             f"{directory} holds features of schema {schema!r:.60}, this program knows {SCHEMA}; "
             f"compute them again into another folder"
         )
+    require(path, _CURE)
     return to_record(FeatureManifest, manifest, str(path), _FEATURES_AGAIN)
 
 
@@ -266,6 +343,7 @@ def read_samples(directory: Path) -> list[SampleRow]:
     path = directory / SAMPLES
     if not path.is_file():
         raise MissingError(f"there is no {path}: computing the features was never finished; run bottega features")
+    require(path, _CURE)
     return [_interned(row) for row in read_records(path, SampleRow, _FEATURES_AGAIN)]
 
 

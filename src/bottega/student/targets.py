@@ -17,6 +17,7 @@ from bottega.runtime.databases import connect_read_only, storage_error_of
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_file
 from bottega.runtime.paths import inside
+from bottega.runtime.trust import damaged, require
 
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
 _TARGETS = f"""
@@ -24,6 +25,8 @@ SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, conten
        output_path, output_sha256
 {_ACCEPTED} ORDER BY pair_id, seed
 """
+_TARGET_CURE = "delete it and run bottega teach again, which makes it anew (bottega run does by itself)"
+_INPUT_CURE = "put it back, or run bottega teach again, which makes the targets of the changed picture anew"
 _STYLES = f"SELECT DISTINCT style_path {_ACCEPTED}"
 
 
@@ -33,6 +36,18 @@ class Picture:
 
     path: Path
     sha256: str
+    cure: str = "run bottega data fill50k again, which takes it in as it is now"
+
+    def require_intact(self) -> None:
+        """Refuse a file that is there with other bytes than were recorded.
+
+        Its features would be taken for those of the recorded picture. One that is absent is left to whoever reads it.
+
+        Raises:
+            DamagedError: says what makes it again.
+        """
+        if self.path.is_file() and sha256_file(self.path) != self.sha256:
+            raise damaged(self.path, "has another content than was recorded of it", self.cure)
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
     path = teacher_dir / "ledger.sqlite"
     if not path.is_file():
         raise MissingError(f"there is no ledger at {path}; make targets first: bottega teach")
+    require(path, "put a copy back, or move the whole folder away, and bottega teach makes its targets again")
     try:
         with ExitStack() as opened:
             db = opened.enter_context(closing(connect_read_only(path, opened)))
@@ -88,9 +104,11 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                     weight=float(row["weight"]),
                     grade=row["grade"],
                     prompt=row["prompt"],
-                    target=Picture(inside(teacher_dir, row["output_path"], where), row["output_sha256"]),
-                    content=Picture(picture_file(data_root, row["content_path"], where), row["content_sha256"]),
-                    style=Picture(picture_file(data_root, row["style_path"], where), row["style_sha256"]),
+                    target=Picture(inside(teacher_dir, row["output_path"], where), row["output_sha256"], _TARGET_CURE),
+                    content=Picture(
+                        picture_file(data_root, row["content_path"], where), row["content_sha256"], _INPUT_CURE
+                    ),
+                    style=Picture(picture_file(data_root, row["style_path"], where), row["style_sha256"], _INPUT_CURE),
                     style_caption=captions.get(row["style_path"], ""),
                 )
     except sqlite3.DatabaseError as error:

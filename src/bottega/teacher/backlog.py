@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bottega.data.roots import picture_file
 from bottega.runtime.files import write_bytes
+from bottega.runtime.trust import Inputs
 from bottega.teacher.ledger import Known, Ledger, TryRow
 from bottega.teacher.work import Chunk, PendingTarget, WorkItem
 
@@ -107,7 +108,11 @@ class Backlog:
             for path in (one.pair.content_path, one.pair.style_path):
                 if path not in self._hashes and path not in new:
                     new[path] = picture_file(self.data_root, path, f"pair {one.pair.pair_id}: a path")
-        self._hashes |= self.ledger.file_hashes(new)
+        hashed = self.ledger.file_hashes(new)
+        for path, sha256 in hashed.items():
+            if sha256 != "missing":
+                self._inputs.require(path, sha256)
+        self._hashes |= hashed
         return self._hashes
 
     def _not_done(
@@ -137,6 +142,11 @@ class Backlog:
             and known.prompt == pair.prompt
             and all(os.access(f"{self._folder}/{path}", os.F_OK) for path in known.paths)
         )
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        """What was recorded of contents and styles when they were prepared."""
+        return Inputs(self.data_root)
 
     # --- renamed pairs ----------------------------------------------------------------------------------------------
 

@@ -21,12 +21,16 @@ from pydantic import Field
 from bottega.runtime.databases import connect_read_only, storage_error_of
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.files import parse_json
-from bottega.runtime.fingerprint import changes, without_resumable
+from bottega.runtime.fingerprint import changes, recorded_then, without_resumable
 from bottega.runtime.paths import inside, stays_inside
 from bottega.runtime.records import record_of_text, to_record
+from bottega.runtime.trust import Depth, add, is_intact, require
 
 LEDGER = "ledger.sqlite"
 """The file's name in a run's folder."""
+
+CONFIGURATIONS = "configurations"
+"""The part of a run's fingerprint with the hashes of its models' configurations; earlier versions did not record it."""
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
 RESTORE = "put back a copy of the ledger, or move it away to begin again"
@@ -162,6 +166,7 @@ class Ledger:
         self._read_only = read_only
         # Entered with the next commit: each alone costs an fsync.
         self._hashes: dict[str, tuple[str, int, int, str]] = {}
+        self._was_intact = not path.exists() or is_intact(path, Depth.QUICK)
         with ExitStack() as opened:
             opened.enter_context(_explained(path))
             if read_only:
@@ -246,14 +251,19 @@ class Ledger:
         with self._opened:
             if self._hashes and not self._read_only:
                 self.commit([])
+            if self._read_only:
+                return
             # Without this, whoever copies ledger.sqlite alone would miss what is still in ledger.sqlite-wal.
-            if not self._read_only:
-                try:
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                except sqlite3.OperationalError:
-                    # A row is still being read by the error that closes us: that error is told, and the log is folded
-                    # in when the file is closed the next time.
-                    pass
+            try:
+                busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                # A row is still being read by the error that closes us: that error is told, and the log is folded
+                # in when the file is closed the next time.
+                return
+            # Before the log goes: whoever finds no log finds the hash of the file. After a kill there is a log, and the
+            # file is not held against its hash. A ledger that was damaged before must not become the right one.
+            if self._was_intact and not busy and self._db.total_changes:
+                add(self.path.parent, {self.path: None}, "kept")
 
     # --- what belongs to the whole run ------------------------------------------------------------------------------
 
@@ -297,7 +307,10 @@ class Ledger:
             self.set_meta("fingerprint_parts", json.dumps(parts, sort_keys=True))
             self.set_meta("fingerprint", fingerprint)
             return
-        changed = without_resumable(changes(self.fingerprint_parts(), parts), resumable)
+        recorded = self.fingerprint_parts()
+        if CONFIGURATIONS not in recorded:  # begun before they were recorded: what they were then, nobody knows
+            self.set_meta("fingerprint_parts", json.dumps({**recorded, **_only(parts, CONFIGURATIONS)}, sort_keys=True))
+        changed = without_resumable(changes(recorded, recorded_then(parts, recorded, [CONFIGURATIONS])), resumable)
         if not changed:
             return
         named = [f"{change.name} was {change.before!r}, now {change.after!r}" for change in changed[:_NAMED]]
@@ -439,6 +452,14 @@ class Ledger:
             self._require_inside(target, output_path)
             yield output_path, content_path, style_path
 
+    def picture_hashes(self) -> Iterator[tuple[str, str]]:
+        """(output_path, output_sha256) of every current try whose picture was kept."""
+        query = "SELECT target, output_path, output_sha256 FROM tries WHERE current AND output_path IS NOT NULL"
+        for target, path, sha256 in self._tuples(query):
+            self._require_inside(target, path)
+            if sha256 is not None:
+                yield path, sha256
+
     def current(self) -> Iterator[TryRow]:
         """All current tries in the order they were entered."""
         return map(self._row, self._db.execute("SELECT * FROM tries WHERE current ORDER BY id"))
@@ -558,6 +579,15 @@ def _explained(path: Path) -> Iterator[None]:
         raise storage_error_of(error, path) from error
 
 
+def require_intact(path: Path) -> None:
+    """Refuse a ledger that is not what was written; one whose log is open, after a kill, is not compared.
+
+    Raises:
+        DamagedError: says what to do.
+    """
+    require(path, f"restore it from a copy, {_RESTORE}")
+
+
 class _Transaction:
     """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any error."""
 
@@ -569,6 +599,10 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _only(parts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {name: parts[name]} if name in parts else {}
 
 
 def reasons_text(reasons: Sequence[str]) -> str:

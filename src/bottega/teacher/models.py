@@ -59,6 +59,17 @@ class TeacherModels:
             self._hashes = {role: self._hash(role, ledger) for role in self._config.model_roles}
         return self._hashes
 
+    def configurations(self) -> dict[str, str | None]:
+        """One hash a model over its configuration, tokenizer and scheduler files, which decide the pictures as well."""
+        from bottega.models.hashes import configuration_hash
+        from bottega.models.layout import locate
+
+        found: dict[str, str | None] = {}
+        for role in self._config.model_roles:
+            is_named = getattr(self._models, role) is not None
+            found[role] = configuration_hash(role, locate(self._models, role)) if is_named else None
+        return found
+
     def _hash(self, role: str, ledger: Ledger) -> str | None:
         from bottega.models.layout import locate, weight_files
 

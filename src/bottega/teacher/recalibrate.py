@@ -18,6 +18,7 @@ from bottega.runtime.config import parse
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_json, write_json
 from bottega.runtime.paths import inside
+from bottega.runtime.trust import renew
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
 from bottega.teacher.regrade import Regraded, regrade
@@ -65,6 +66,7 @@ def calibrate(
     draw(found, old, new, output_dir / "histograms.png")
     write_json(output_dir / "calibration.json", table)
     write_json(output_dir / "thresholds.json", new.model_dump(mode="json"))
+    renew(output_dir / "calibration.json", output_dir / "thresholds.json")
     return {
         "histograms": histograms(found, old, new),
         "changed": changed(old, new),
@@ -85,6 +87,7 @@ def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded
         counts = regrade(ledger, limits, write=write)
         if write:
             write_lists(ledger, directory)
+            renew(directory / "metadata.jsonl", directory / "qc_overrides.jsonl")
     return counts
 
 

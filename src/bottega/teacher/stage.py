@@ -15,9 +15,10 @@ from bottega.runtime.files import write_json
 from bottega.runtime.fingerprint import bound_settings, fingerprint, resumable_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
+from bottega.runtime.trust import Role, add, seal
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.export import write_csv, write_lists, write_parquet
-from bottega.teacher.ledger import LEDGER, Ledger
+from bottega.teacher.ledger import CONFIGURATIONS, LEDGER, Ledger, require_intact
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
@@ -68,16 +69,17 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
         MemoryPressureError, StartAfresh: memory is short, or this process grew too large; all that was made is saved.
     """
     lists = PairLists([pairs] if isinstance(pairs, Path) else list(pairs), limit)
-    limits = load_thresholds(thresholds)
+    limits = load_thresholds(thresholds, written=True)
     chosen = list(seeds) if seeds is not None else list(config.seeds)
     if config.source == "sdxl" and loaded is None:
         for caution in cautions(config):
             LOGGER.warning("%s", caution)
     loaded = loaded or TeacherModels(config, data_root, models)
 
+    require_intact(directory / LEDGER)
     with Ledger(directory / LEDGER) as ledger:
         # Two settings are never mixed in one ledger; checked before any model is loaded.
-        parts = _fingerprint_parts(config, limits, loaded.hashes(ledger))
+        parts = {**_fingerprint_parts(config, limits, loaded.hashes(ledger)), CONFIGURATIONS: loaded.configurations()}
         ledger.require_fingerprint(fingerprint(parts), parts, resumable_settings(config, "stage", "teacher"))
 
         # Make, judge and enter what is missing. The lists are written however that ends: they are read by others, and
@@ -102,6 +104,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
         write_parquet(ledger, directory / "ledger.parquet")
         draw_sheet(ledger, data_root)
         summary = summarise(ledger, limits, config)
+        _record_hashes(ledger, directory)
     for warning in summary["warnings"]:
         LOGGER.warning("%s", warning)
     return summary
@@ -154,9 +157,23 @@ def _fingerprint_parts(
     }
 
 
+def _record_hashes(ledger: Ledger, directory: Path) -> None:
+    """Record the pictures by the hashes that the ledger has, and what is written from it."""
+    files: dict[Path, Role] = {directory / "metadata.jsonl": "result", directory / "thresholds.json": "result"}
+    files[ledger.path] = "kept"
+    for name in ("qc_overrides.jsonl", "ledger.csv", "ledger.parquet", "contact_sheet.png"):
+        files[directory / name] = "view"
+    known: dict[Path, str] = {}
+    for name, sha256 in ledger.picture_hashes():
+        files[directory / name] = "result"
+        known[directory / name] = f"sha256:{sha256}"
+    seal(directory, files, known)
+
+
 def own_thresholds(directory: Path, limits: Thresholds) -> Path:
     """The limits file in a run's folder; `limits` are written where there is none: a run keeps those it began by."""
     path = directory / "thresholds.json"
     if not path.is_file():
         write_json(path, limits.model_dump(mode="json"))
+        add(directory, {path: None})
     return path

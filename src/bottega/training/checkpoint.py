@@ -5,7 +5,7 @@
       optimizer.safetensors   AdamW's two moments and step count of each parameter, by the parameter's name
       ema.safetensors         the averages of the parameters, where the run keeps them
       state.json              step, fingerprint, loss scale where there is one, what the workload remembers, SHA-256
-                              of the files
+                              of the files, and a hash of itself
 
 The folder is written under another name, synced, and renamed. Nothing is unpickled.
 """
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from bottega.runtime.files import is_storage_error, sha256_file, storage_error, sync
-from bottega.runtime.fingerprint import Settings, require_unchanged
+from bottega.runtime.fingerprint import Settings, recorded_then, require_unchanged
+from bottega.runtime.trust import holds, with_check
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,8 @@ _MODEL = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _AVERAGES = "ema.safetensors"
 _STATE = "state.json"
+LATER = ("configurations",)
+"""Parts of a fingerprint that checkpoints of earlier versions do not have: those are resumed without a comparison."""
 _FORMAT = 1
 """Raised when a reader of this form would misunderstand what is written; others are passed over as damaged."""
 
@@ -56,8 +59,8 @@ class StateFile(BaseModel):
     due: bool = True
 
     def text(self) -> str:
-        """As it is written."""
-        return json.dumps(self.model_dump(exclude_defaults=True), indent=2, sort_keys=True) + "\n"
+        """As it is written: with a hash of itself, for a step or a range that was altered would be resumed from."""
+        return json.dumps(with_check(self.model_dump(exclude_defaults=True)), indent=2, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,9 @@ def latest(directory: Path) -> Checkpoint | None:
 def read(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`; None where it is incomplete or damaged, which the log says more of with --debug."""
     try:
-        state = StateFile.model_validate_json((folder / _STATE).read_bytes(), strict=True)
-        is_whole = state.format == _FORMAT and _are_whole(folder, state.sha256)
+        data = (folder / _STATE).read_bytes()
+        state = StateFile.model_validate_json(data, strict=True)
+        is_whole = state.format == _FORMAT and holds(json.loads(data)) and _are_whole(folder, state.sha256)
     except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         LOGGER.debug("%s: %s", folder, error)
         return None
@@ -250,6 +254,7 @@ def require_same_run(
         FingerprintError: names the first setting that differs, with both values.
     """
     may_differ = list(resumable)
+    now = recorded_then(now, recorded, LATER)
     allowed = ", ".join([*sorted(may_differ), "the number of processes"])
     cure = f"set it back, or train into another folder (what may change on resume: {allowed})"
     require_unchanged(recorded, now, where="in the checkpoint", cure=cure, names=names, resumable=may_differ)

@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from bottega.runtime.files import read_jsonl
 from bottega.runtime.progress import Progress
 from bottega.training.config import LoopConfig
 from bottega.training.diagnosis import Watcher, as_text
-from bottega.training.log import Row, StepRecord, TrainingLog, summary_line
+from bottega.training.log import Row, StepRecord, TrainingLog, read_metrics, summary_line
 
 
 class Journal:
@@ -46,7 +45,7 @@ class Journal:
         for note in notes:
             self.line(note)
         # Replays the log so far: a resumed run reaches the same verdicts as an uninterrupted one.
-        self._watcher = Watcher(read_jsonl(self._log.metrics))
+        self._watcher = Watcher(read_metrics(self._log.metrics))
 
     def line(self, text: str) -> None:
         """Write one line for people."""

@@ -5,20 +5,22 @@ asked for, TensorBoard's event files with the points of those lines.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from bottega.runtime.files import read_jsonl, storage_error, write_jsonl
+from bottega.runtime.files import read_jsonl_leniently, storage_error, write_jsonl
 from bottega.runtime.paths import no_link
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+LOGGER = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 LOG = "train.log"
 BOARD = "tensorboard"
@@ -70,6 +72,28 @@ class StepRecord:
         return row
 
 
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl that have a step; none where there is no file.
+
+    It is a log: no line of it decides what is learned. So a damaged one is passed over, with a warning, and never keeps
+    a run from resuming.
+    """
+    if not path.exists():
+        return
+    damaged: list[int] = []
+    for row in read_jsonl_leniently(path, damaged):
+        step = row.get("step")
+        if isinstance(step, int | float) and math.isfinite(step):
+            yield row
+    if damaged:
+        LOGGER.warning(
+            "%s: %d damaged lines are passed over, line %d is the first; it is a log, and the training is not touched",
+            path,
+            len(damaged),
+            damaged[0],
+        )
+
+
 class TrainingLog:
     """The logs of a run in `directory`; rows after `step` are dropped first, since those steps are run again.
 
@@ -80,7 +104,7 @@ class TrainingLog:
         self.metrics = directory / METRICS
         self.text = directory / LOG
         directory.mkdir(parents=True, exist_ok=True)
-        logged = read_jsonl(self.metrics) if self.metrics.exists() else ()
+        logged = list(read_metrics(self.metrics))
         write_jsonl(self.metrics, (row for row in logged if row["step"] <= step))
         self._rows: IO[str] | None = None
         self._lines: IO[str] | None = None

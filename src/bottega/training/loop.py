@@ -23,7 +23,6 @@ from bottega.runtime.errors import (
     RequestError,
     StorageError,
 )
-from bottega.runtime.files import read_jsonl
 from bottega.runtime.fingerprint import bound_settings
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.memory import Creep, is_out_of_memory, rss_mb, vram_mb
@@ -34,7 +33,7 @@ from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.job import TrainingSummary
 from bottega.training.journal import Journal
-from bottega.training.log import METRICS, Row, StepRecord
+from bottega.training.log import METRICS, Row, StepRecord, read_metrics
 from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
 from bottega.training.scaling import LossScale
@@ -184,13 +183,12 @@ class _Run:
 
     def logged_loss(self, step: int) -> float | None:
         """The loss of the step with number `step` as an earlier process logged it."""
-        path = self.directory / METRICS
-        if step == 0 or not path.exists():
+        if step == 0:
             return None
-        for row in read_jsonl(path):
+        for row in read_metrics(self.directory / METRICS):
             if row["step"] == step:
-                loss: float | None = row.get("loss")
-                return loss
+                loss = row.get("loss")
+                return float(loss) if isinstance(loss, int | float) else None
         return None
 
     def open_journal(self, start: int, opened: ExitStack) -> Journal | None:

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bottega.runtime.errors import MissingError, RecipeError, RequestError
-from bottega.runtime.files import read_jsonl, sha256_file, write_json, write_jsonl
+from bottega.runtime.files import sha256_file, write_json, write_jsonl
 from bottega.runtime.records import read_record
 from bottega.training import checkpoint as checkpoints
-from bottega.training.log import METRICS
+from bottega.training.log import METRICS, read_metrics
 
 ORIGIN = "resumed_from.json"
 """In a run directory: the checkpoint that `--resume` named last."""
@@ -94,7 +94,7 @@ def _copy_run(found: checkpoints.Checkpoint, checkpoint: Path, directory: Path, 
     log = source / METRICS
     if log.exists():
         # Up to the checkpoint: the steps after it are trained, and logged, again.
-        earlier = (row for row in read_jsonl(log) if row["step"] <= found.step)
+        earlier = (row for row in read_metrics(log) if row["step"] <= found.step)
         write_jsonl(directory / METRICS, earlier)
     # The checkpoint last, by a rename: a command killed before it finds no checkpoint here and does all of this again.
     place = directory / "checkpoints" / checkpoint.resolve().name

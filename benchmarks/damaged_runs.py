@@ -1,0 +1,209 @@
+"""Claim: no single damage to a run gives another result in silence: each is harmless, mended or named.
+
+python benchmarks/damaged_runs.py [--full] [--json] [--damages 200] [--seed 0] [--recipe recipes/miniature_quick.yaml]
+
+A finished run and one that ended with its features are copied. In each copy one file, drawn at random, gets one damage,
+drawn at random too: a flipped bit, a cut, the content of another file of its kind, an edited or a lost line, or it is
+deleted; every other time it keeps its time of change. In a finished run the stage after it is forgotten, so that
+somebody reads the file; then the same command is run again, and at last `bottega doctor run --all`. The peer is the run
+that nobody damaged: all results are compared to the byte, times left out. A copy is whole, no link into the peer.
+
+It also measures what the hashes cost: to hash every file of the run twice, as it is written and as it is read, against
+the time that the run takes. Bar: 2 %.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common import bench
+from common.bench import Arguments, conclude, say
+from killed_anywhere import contents
+
+from bottega.runtime.trust import KEPT, LIST, hash_file
+
+SETS = ("--set", "teacher.source=oracle")
+"""In so few steps the miniature's own teacher paints nothing that the learned eye accepts."""
+
+READ_BY = {
+    "data/raw": "data/coco",
+    "data/coco": "pairs",
+    "data/wikiart": "pairs",
+    "data/fill50k": "features",
+    "data/truth": "quality",
+    "pairs": "features",
+    "quality": "features",
+    "teacher": "features",
+    "features": "training",
+    "training": "evaluation",
+}
+"""The folder of a stage that reads the files of another; longer names first."""
+
+COST_BAR = 0.02
+TEXT = {".jsonl", ".json", ".csv", ".txt", ".yaml", ".md"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One damage and what came of it."""
+
+    run: str
+    file: str
+    damage: str
+    keeps_time: bool
+    outcome: str
+    said: str
+
+
+def main() -> int:
+    """Damage, run again, compare, and return 1 where something else came out in silence."""
+    arguments = Arguments(__doc__)
+    arguments.add_size("--damages", short=6, full=200)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--recipe", type=Path, default=Path("recipes/miniature_quick.yaml"))
+    asked = arguments.parse()
+    rng = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        peers = {"half-finished": place / "half", "finished": place / "whole"}
+        say("a run that ends with its features, and the same to its end")
+        began = time.monotonic()
+        run(asked.recipe, peers["half-finished"], "--until", "features").check_returncode()
+        shutil.copytree(peers["half-finished"], peers["finished"], symlinks=True)
+        run(asked.recipe, peers["finished"]).check_returncode()
+        seconds = time.monotonic() - began
+        cost = cost_of_hashes(peers["finished"]) / seconds
+        expected = results(peers["finished"])
+        cases: list[Case] = []
+        for number in range(asked.damages):
+            name = ("finished", "half-finished")[number % 2]
+            case = try_one(asked.recipe, name, peers[name], place / "copy", expected, rng)
+            cases.append(case)
+            say(f"{number + 1} of {asked.damages}: {case.run}, {case.file}, {case.damage}: {case.outcome}")
+    counts = Counter(case.outcome for case in cases)
+    silent = [case for case in cases if case.outcome == "SILENT"]
+    result = {
+        "seconds_of_a_run": round(seconds, 1),
+        "hashing_share": round(cost, 4),
+        "outcomes": dict(counts),
+        "cases": [asdict(case) for case in cases],
+    }
+    lines = [f"{case.run}: {case.damage} of {case.file} gave another result in silence" for case in silent]
+    lines.append(f"{len(cases)} damages: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    lines.append(f"hashing every file twice takes {100 * cost:.2f} % of the run; bar {100 * COST_BAR:.0f} %")
+    return conclude(asked, {**result, "held": not silent and cost < COST_BAR}, lines)
+
+
+def run(recipe: Path, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bottega", "run", str(recipe), "--directory", str(directory), *SETS, *more]
+    return bench.run(command, capture_output=True, text=True)
+
+
+def cost_of_hashes(directory: Path) -> float:
+    """Seconds to hash every file twice."""
+    began = time.monotonic()
+    for _ in range(2):
+        for path in files(directory):
+            hash_file(path)
+    return time.monotonic() - began
+
+
+def results(directory: Path) -> dict[str, str]:
+    """Digest of every result by path; without the lists of hashes, and without what was set aside."""
+    found = contents(directory)
+    return {name: digest for name, digest in found.items() if not name.endswith((KEPT, LIST))}
+
+
+def files(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(".lock"):
+            yield path
+
+
+def try_one(recipe: Path, name: str, peer: Path, copy: Path, expected: dict[str, str], rng: random.Random) -> Case:
+    """Damage a copy, run again, and judge."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(peer, copy, symlinks=True)
+    path = rng.choice(list(files(copy)))
+    file = str(path.relative_to(copy))
+    keeps_time = rng.random() < 0.5
+    damage = damage_file(path, keeps_time, rng)
+    if name == "finished":
+        forget_reader(copy, file)
+    done = run(recipe, copy)
+    said = done.stderr
+    if done.returncode == 0 and results(copy) == expected:
+        outcome = "mended" if path.name in said else "harmless"
+    elif path.name in said:
+        outcome = "named"
+    else:
+        said = doctor(copy)
+        outcome = "named" if path.name in said else "SILENT"
+    words = [line for line in said.splitlines() if path.name in line] or said.splitlines()
+    return Case(name, file, damage, keeps_time, outcome, words[-1][:300] if words else "")
+
+
+def forget_reader(directory: Path, file: str) -> None:
+    """Delete the folder of the stage that reads a file, so that it is read again."""
+    for folder in sorted(READ_BY, key=len, reverse=True):
+        if file.startswith(f"{folder}/"):
+            shutil.rmtree(directory / READ_BY[folder], ignore_errors=True)
+            if READ_BY[folder].startswith("data/"):
+                (directory / "data" / "stage.json").unlink(missing_ok=True)
+            return
+
+
+def doctor(directory: Path) -> str:
+    command = [sys.executable, "-m", "bottega", "doctor", "run", str(directory), "--all", "--json"]
+    done = bench.run(command, capture_output=True, text=True)
+    return str(done.stdout + done.stderr)
+
+
+def damage_file(path: Path, keeps_time: bool, rng: random.Random) -> str:
+    """One damage to a file; what it was."""
+    stat = path.stat()
+    data = path.read_bytes()
+    kinds = ["bit", "cut", "other", "deleted"] if data else ["deleted"]
+    if path.suffix in TEXT and data.count(b"\n") > 1:
+        kinds += ["edited line", "lost line"]
+    kind = rng.choice(kinds)
+    if kind == "deleted":
+        path.unlink()
+        return kind
+    path.write_bytes(damaged(path, data, kind, rng))
+    if keeps_time:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return kind
+
+
+def damaged(path: Path, data: bytes, kind: str, rng: random.Random) -> bytes:
+    if kind == "cut":
+        return data[: rng.randrange(len(data))]
+    if kind == "other":
+        others = [other for other in sorted(path.parent.glob(f"*{path.suffix}")) if other != path and other.is_file()]
+        return rng.choice(others).read_bytes() if others else data[::-1]
+    if kind == "bit":
+        at = rng.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+    lines = data.splitlines(keepends=True)
+    number = rng.randrange(len(lines))
+    if kind == "lost line":
+        del lines[number]
+    else:
+        at = rng.randrange(len(lines[number]))
+        lines[number] = lines[number][:at] + b"7" + lines[number][at + 1 :]
+    return b"".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
