@@ -3,6 +3,7 @@
 #   make demo    the closed loop on the miniature: runs/miniature/report.html
 #   make test    all tests
 #   make check   lint, format, types, floors
+#   make test-lowest   tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 #   make bench   every benchmark in its short form, dated, in benchmarks/results/; make bench BENCH=--full takes a day
 #
 # Nothing is compiled to bytecode at installation: Python does that, once, for the quarter of the files that is used.
@@ -17,7 +18,12 @@ RECIPE ?= recipes/miniature.yaml
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench clean
+# A few of each package that meets torch and the model libraries: whether the miniature loads, paints and trains.
+LOWEST := .venv-lowest
+LOWEST_TESTS ?= tests/models/test_agreement.py tests/models/test_weights.py tests/teacher/test_protocol.py \
+	tests/student/test_adapter.py tests/generation/test_samplers.py tests/cli/test_given.py
+
+.PHONY: demo test test-lowest check bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -25,6 +31,9 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(LOWEST)/bin/python -m pytest -p no:cacheprovider $(LOWEST_TESTS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -48,5 +57,14 @@ bench: .venv/.installed-dev
 	$(PIP) --editable ".[dev]"
 	@touch $@
 
+# uv knows the lowest versions of what is named here and the newest of what those need; torch stays the pinned one.
+$(LOWEST)/.installed: pyproject.toml
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) torch==2.13.0
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--requirement pyproject.toml --extra dev
+	@touch $@
+
 clean:
-	rm -rf .venv build runs/miniature .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(LOWEST) build runs/miniature .mypy_cache .ruff_cache .pytest_cache
