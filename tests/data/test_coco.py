@@ -184,3 +184,38 @@ def test_when_every_picture_is_damaged_the_contents_of_an_earlier_run_stay(tmp_p
         contents(tmp_path)
     assert (tmp_path / "coco" / "contents.jsonl").read_bytes() == before
     assert len(rejects(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("part", ["images/val2014", "coco/images/val2014", "coco\\images\\val2014", "./val2014/"])
+def test_karpathys_list_may_name_folders_in_folders(tmp_path, photo, encoded, part):
+    folder = tmp_path / "raw" / part.replace("\\", "/")
+    folder.mkdir(parents=True)
+    for k in range(6):
+        (folder / f"{k}.jpg").write_bytes(encoded(photo(k), "JPEG"))
+    part = part.replace("\\", "\\")
+    images = [
+        {"filepath": part, "filename": f"{k}.jpg", "sentences": [{"raw": f"scene {k}"}, {"raw": f"again {k}"}]}
+        for k in range(6)
+    ]
+    (tmp_path / "raw" / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    summary, rows = contents(tmp_path)
+    assert (summary["pictures"], summary["rejected"]) == (6, 0)
+    assert {identity: row["captions"] for identity, row in rows.items()} == {
+        str(k): [f"scene {k}", f"again {k}"] for k in range(6)
+    }
+
+
+def test_captions_one_folder_further_down_are_found(tmp_path, write_coco):
+    write_coco(tmp_path / "raw", "train2017", range(6))
+    (tmp_path / "raw" / "annotations").rename(tmp_path / "raw" / "moved")
+    (tmp_path / "raw" / "annotations_trainval2017").mkdir()
+    (tmp_path / "raw" / "moved").rename(tmp_path / "raw" / "annotations_trainval2017" / "annotations")
+    assert contents(tmp_path)[0]["pictures"] == 6
+
+
+def test_boxes_instead_of_captions_are_called_so(tmp_path, write_coco):
+    write_coco(tmp_path / "raw", "train2017", range(3))
+    annotations = tmp_path / "raw" / "annotations"
+    (annotations / "captions_train2017.json").rename(annotations / "instances_train2017.json")
+    with pytest.raises(MissingError, match=r"but instances_train2017\.json, which hold boxes and no captions"):
+        contents(tmp_path)

@@ -11,12 +11,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 
 from bottega.data.jsonstream import iter_items
+from bottega.data.rows import listed_name, read_rows
 from bottega.runtime.errors import RequestError
 from bottega.runtime.escape import shown
-from bottega.runtime.files import read_jsonl
 from bottega.runtime.paths import inside
 from bottega.runtime.records import MEND_LINE, to_record
 
+_SOURCE = "i.part || '/' || i.file_name"
 CAPTION_KEYS = ("captions", "caption", "text", "sentences", "prompt", "tags")
 """Names under which the rows of lists have captions; the one that is taken first at the front."""
 
@@ -100,9 +101,9 @@ class Captions:
             RequestError, StorageError: it is malformed; the message says where.
         """
         self._path, self._folder = path, path.parent
-        if path.suffix == ".jsonl":
-            for row in read_jsonl(path):
-                self._add_row(part, row)
+        if path.suffix in (".jsonl", ".csv"):
+            for row in read_rows(path):
+                self._add_row(part, row.values)
         else:
             for key, item in iter_items(path):
                 if isinstance(item, dict):
@@ -116,7 +117,7 @@ class Captions:
             self._add_caption(part, said.image_id, said.id, said.caption)
         elif key == "images" and "sentences" not in item and not any(name in item for name in _OTHER_NAMES):
             listed = to_record(_ListedImage, item, f"{self._path}: images", MEND_LINE)
-            self._add_image(part, listed.id, listed.file_name)
+            self._add_image(part, listed.id, listed_name(listed.file_name))
         elif key in ("images", ""):
             self._add_row(part, item)
 
@@ -126,7 +127,8 @@ class Captions:
         name = next((found for found in candidates if isinstance(found, str)), None)
         if name is None:
             return
-        own_part = str(row.get("filepath") or part)
+        own_part = listed_name(str(row.get("filepath") or "")) or part
+        name = listed_name(name)
         self._add_image(own_part, name, name)
         for place, caption in enumerate(captions_in(row)):
             self._add_caption(own_part, name, place, caption)
@@ -160,15 +162,25 @@ class Captions:
         for found in self._base.execute(query):
             yield Captioned(*found)
 
-    def of(self, part: str, file_name: str) -> list[str]:
-        """A picture's captions in the order of their numbers, each once."""
-        self._base.execute("CREATE INDEX IF NOT EXISTS by_name ON images (part, file_name)")
+    def of(self, source: str) -> list[str]:
+        """The captions of a picture, by its name `part/file_name`, in the order of their numbers, each once."""
+        self._index_names()
         query = (
             "SELECT caption FROM images i JOIN captions c ON c.part = i.part AND c.number = i.number "
-            "WHERE i.part = ? AND i.file_name = ? ORDER BY c.place"
+            f"WHERE {_SOURCE} = ? ORDER BY c.place"
         )
-        found = [row[0] for row in self._base.execute(query, (part, file_name))]
+        found = [row[0] for row in self._base.execute(query, (source,))]
         return list(dict.fromkeys(found))
+
+    def part_and_name(self, source: str) -> tuple[str, str]:
+        """The part and the file name that a picture's name `part/file_name` was made of: both may hold a `/`."""
+        self._index_names()
+        query = f"SELECT part, file_name FROM images i WHERE {_SOURCE} = ?"
+        part, file_name = self._base.execute(query, (source,)).fetchone()
+        return part, file_name
+
+    def _index_names(self) -> None:
+        self._base.execute("CREATE INDEX IF NOT EXISTS by_name ON images (part || '/' || file_name)")
 
 
 def captions_in(row: Mapping[str, Any]) -> list[str]:

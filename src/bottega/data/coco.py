@@ -11,11 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from bottega.data import layouts
+from bottega.data.archives import unpack_advice
 from bottega.data.captions import Captioned, Captions, stem_of
 from bottega.data.config import CocoConfig
 from bottega.data.contents import Content, index_contents, relative, split_contents, write_contents
 from bottega.data.index import Index, PictureRow
-from bottega.data.ingest import require_source, require_usable
+from bottega.data.ingest import name_some, require_source, require_usable
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import write_bytes, write_text
 
@@ -51,10 +52,10 @@ def run(config: CocoConfig, directory: Path, *, data_root: Path) -> dict[str, in
         require_usable(index, directory, "contents")
         # Decide the splits, and write the table with each content's label map.
         splits = split_contents(index, config.splits)
-        maps = _LabelMaps(layout, directory, data_root)
+        maps = _LabelMaps(layout, captions, directory, data_root)
 
         def captions_of(row: PictureRow) -> list[str]:
-            return captions.of(*_part_and_name(row))
+            return captions.of(row.source)
 
         counts = write_contents(directory, data_root, index, splits, captions_of, maps.path_of)
     return {**counts, "layout": layout.name, "label_maps": maps.count}
@@ -85,17 +86,20 @@ def _require_parts(found: Mapping[str, Path], parts: tuple[str, ...], source: Pa
     if found and not missing:
         return
     names = ", ".join(f"captions_{part}.json" for part in missing) or "captions_*.json"
+    boxes = sorted(path.name for path in (*source.glob("instances_*.json"), *source.glob("*/instances_*.json")))
+    instead = f", but {name_some(boxes)}, which hold boxes and no captions" if boxes else unpack_advice(source)
     raise MissingError(
-        f"{source} has no {names} (nor annotations/ in it); unpack annotations_trainval2017.zip there. bottega "
-        "writes no captions itself"
+        f"{source} has no {names} (nor annotations/ in it){instead}; unpack annotations_trainval2017.zip there. "
+        "bottega writes no captions itself"
     )
 
 
 def _official_files(source: Path) -> dict[str, Path]:
     """Part -> `captions_PART.json`, those in `annotations/` first."""
     found: dict[str, Path] = {}
-    for folder in (source / "annotations", source):
-        for path in sorted(folder.glob("captions_*.json")):
+    # Unpacked with a folder of its own, annotations_trainval2017/annotations is one level further down.
+    for pattern in ("annotations/captions_*.json", "captions_*.json", "*/annotations/captions_*.json"):
+        for path in sorted(source.glob(pattern)):
             match = _CAPTION_FILE.fullmatch(path.name)
             if match is not None:
                 found.setdefault(match["part"], path)
@@ -105,12 +109,12 @@ def _official_files(source: Path) -> dict[str, Path]:
 def _metadata_files(source: Path) -> dict[str, Path]:
     """Part -> `metadata.jsonl` of its folder; "all" -> a file for the whole data set, where no part has its own."""
     found: dict[str, Path] = {}
-    for pattern in ("*/metadata.jsonl", "images/*/metadata.jsonl"):
+    for pattern in ("*/metadata.csv", "images/*/metadata.csv", "*/metadata.jsonl", "images/*/metadata.jsonl"):
         for path in sorted(source.glob(pattern)):
             found[path.parent.name] = path
     if found:
         return found
-    for name in ("metadata.jsonl", "images/metadata.jsonl", "dataset_coco.json"):
+    for name in ("metadata.jsonl", "images/metadata.jsonl", "metadata.csv", "images/metadata.csv", "dataset_coco.json"):
         if (source / name).is_file():
             return {"all": source / name}
     return {}
@@ -120,16 +124,10 @@ def _contents(captions: Captions, source: Path) -> Iterator[Content]:
     for listed in captions.pictures():
         split = ""
         for official in ("train", "val"):
-            if listed.part.startswith(official):
+            if listed.part.rpartition("/")[2].startswith(official):
                 split = official
         name = f"{listed.part}/{listed.file_name}"
         yield Content(name, _picture_path(listed, source), stem_of(listed.file_name), listed.captions, split)
-
-
-def _part_and_name(row: PictureRow) -> tuple[str, str]:
-    """What `_contents` made a row's source of."""
-    part, _, file_name = row.source.partition("/")
-    return part, file_name
 
 
 def _picture_path(listed: Captioned, source: Path) -> Path:
@@ -146,8 +144,9 @@ class _LabelMaps:
     """Label maps with class ids as values: the data set's own; those of `stuffthingmaps`, whose values are one below
     the ids, are written again for held-out contents."""
 
-    def __init__(self, layout: layouts.CocoLayout, directory: Path, data_root: Path) -> None:
+    def __init__(self, layout: layouts.CocoLayout, captions: Captions, directory: Path, data_root: Path) -> None:
         self._layout = layout
+        self._captions = captions
         self._directory = directory
         self._data_root = data_root
         self._shifted = layout.name == "stuffthingmaps"
@@ -158,7 +157,7 @@ class _LabelMaps:
 
     def path_of(self, row: PictureRow, split: str) -> str | None:
         """The map's path relative to the data root, or None."""
-        path = self._layout.map_of(*_part_and_name(row))
+        path = self._layout.map_of(*self._captions.part_and_name(row.source))
         if path is None or (self._shifted and split == "train"):
             return None  # only held-out contents are measured against their maps
         if self._shifted:
