@@ -601,7 +601,13 @@ def test_only_errors_of_bottega_leave_a_door(
 
 
 def _walk(door: Door, tmp_path_factory: pytest.TempPathFactory) -> None:
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(document=wrong(door.sample))
     def walk(document: object) -> None:
         folder = tmp_path_factory.mktemp("wrong")
@@ -619,3 +625,29 @@ def _refusal(door: Door, folder: Path) -> str | None:
     except BottegaError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("scheduler_config.json", {"_class_name": "DDIMScheduler", "beta_schedule": 3}),
+        ("scheduler_config.json", {"_class_name": "DDIMScheduler", "num_train_timesteps": "x"}),
+        ("scheduler_config.json", {"_class_name": "utils"}),
+        ("tokenizer.json", []),
+        ("tokenizer.json", {"model": 3}),
+        ("tokenizer_config.json", []),
+        ("tokenizer_config.json", {"tokenizer_class": [1]}),
+    ],
+)
+def test_what_a_library_reads_by_itself_is_refused_with_the_folder(tmp_path: Path, name: str, document: object) -> None:
+    import shutil
+
+    import bottega
+    from bottega.models.loading import load_scheduler, load_tokenizer
+
+    clip = Path(bottega.__file__).parent / "miniature" / "weights" / "clip"
+    folder = tmp_path / "part"
+    shutil.copytree(clip, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    json_at(name)(folder, document)
+    with pytest.raises(BottegaError, match=str(folder)):
+        (load_scheduler if name.startswith("scheduler") else load_tokenizer)(folder)
