@@ -178,7 +178,9 @@ def is_event_file(path: Path) -> bool:
     """Whether a file begins as TensorBoard's do: a length, and the checksum of that length."""
     with open(path, "rb") as stream:
         header = stream.read(_HEADER.size)
-    return len(header) == _HEADER.size and _length(header) is not None
+    if len(header) < _HEADER.size or _HEADER.unpack(header)[0] > LARGEST_EVENT:
+        return False  # any text: tensorboard is not loaded for it, which would take as long as a million lines
+    return _length(header) is not None
 
 
 def event_files(path: Path) -> list[Path]:
