@@ -19,7 +19,7 @@ from bottega.models.loading import load_teacher_pipeline, refuse_fp32
 from bottega.runtime.errors import RequestError
 from bottega.teacher.config import Protocol
 from bottega.teacher.generator import Generator
-from bottega.teacher.items import Item, Settings
+from bottega.teacher.items import FINITE, INPUTS_FINITE, Item, Settings
 from bottega.teacher.protocol import DDIM, SAMPLERS
 
 PROTOCOL = Protocol(steps=5, strength=0.6, size=128)
@@ -144,6 +144,7 @@ def test_what_is_recorded_of_a_try_is_what_was_run(generator: Generator) -> None
         "last_timestep": 1,
         "first_snr": pytest.approx(signal / (1 - signal), rel=1e-3),
         "dtype": "float32",
+        "encode_dtype": "float32",
         "device": "cpu",
     }
 
@@ -191,6 +192,79 @@ def test_latents_that_are_not_finite_are_told_from_a_decoder_that_overflows(half
     assert 0.99 < made.facts["latents_finite"] < 1
     assert made.facts["decoded_again"]
     assert not np.isfinite(made.picture).all()
+
+
+def kl_autoencoder(overflow: float = 1.0) -> Any:
+    """A random AutoencoderKL; with a large `overflow` its encoder overflows in float16, and not in float32."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            norm_num_groups=4,
+            force_upcast=False,
+        ).eval()
+    vae.encoder.conv_in.weight.data *= overflow  # the norm after it takes the factor out again
+    vae.encoder.conv_in.bias.data *= overflow
+    return vae
+
+
+def with_autoencoder(tiny_models: Path, vae: Any, dtype: str) -> Generator:
+    pipeline = load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", dtype, "cpu")
+    pipeline.vae = vae.to(pipeline.unet.dtype)
+    return Generator(pipeline, PROTOCOL)
+
+
+@pytest.mark.parametrize(("dtype", "overflow"), [("float16", 3e5), ("float16", 1.0), ("bfloat16", 1.0)])
+def test_contents_are_encoded_in_fp32_whatever_the_dtype(tiny_models: Path, dtype: str, overflow: float) -> None:
+    made = with_autoencoder(tiny_models, kl_autoencoder(overflow), dtype)
+    one = item(0)
+    made.encode([one])
+    latent = made._latent(one).float()
+    vae = made.pipeline.vae
+    assert vae.dtype == made.dtype == latent_dtype(dtype), "afterwards it is as it was"
+    exact = vae.to(torch.float32)  # the same rounded weights, in exact arithmetic
+    pixels = torch.from_numpy(one.content).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        expected = exact.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    rounding = torch.finfo(latent_dtype(dtype)).eps * float(expected.abs().max())
+    assert bool(latent.isfinite().all())
+    assert float((latent - expected).abs().max()) <= rounding
+
+
+def latent_dtype(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("part", "fact", "words"),
+    [
+        ("vae.encoder", "content_finite", "the autoencoder's encoder"),
+        ("image_encoder", "style_finite", "the image encoder"),
+        ("text_encoder_2", "text_finite", "a text encoder"),
+    ],
+)
+def test_an_encoder_that_fails_is_named_and_not_the_u_net(tiny_models: Path, part: str, fact: str, words: str) -> None:
+    from bottega.quality.config import Thresholds
+    from bottega.quality.grading import grade
+
+    pipeline = load_teacher_pipeline(tiny_models / "sdxl", tiny_models / "ip_adapter", "float32", "cpu")
+    module = pipeline
+    for name in part.split("."):
+        module = getattr(module, name)
+    torch.nn.init.constant_(next(module.parameters()), float("nan"))
+    made = Generator(pipeline, PROTOCOL)
+    one = item(0)
+    latents = made.denoise([one], 1)
+    facts = made.finish([one], latents)[0].facts
+    assert 0 <= facts[fact] < 1  # type: ignore[literal-required]
+    assert {name for name in facts if name in INPUTS_FINITE} == {fact}
+    (reason,) = grade({"finite": 0.0, **{name: facts[name] for name in FINITE if name in facts}}, Thresholds()).reasons  # type: ignore[literal-required]
+    assert words in reason and "latents" not in reason
 
 
 def test_the_autoencoder_is_upcast_where_its_weights_are_fp16_and_it_overflows_there(tiny_models: Path) -> None:

@@ -69,6 +69,15 @@ def test_a_strength_that_makes_no_step_is_refused_with_the_least_that_does() -> 
         TeacherConfig(seeds=(1, 1))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("strength", [0.4, 0.45, 0.8])
+def test_a_sampler_that_begins_elsewhere_than_ddim_says_where(sampler: str, strength: float) -> None:
+    said = "\n".join(cautions(Protocol(sampler=sampler, strength=strength)))
+    first, ddim = (schedule(25, strength, name)["first_timestep"] for name in (sampler, "ddim"))
+    assert (f"begins at t = {first}" in said and f"ddim begins at t = {ddim}" in said) == (first != ddim)
+    assert (first != ddim) == (sampler == "dpmpp_2m")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.data())
 def test_strength_of_gives_back_exactly_that_many_steps(steps: int, data: st.DataObject) -> None:

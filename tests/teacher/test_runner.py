@@ -394,7 +394,7 @@ def test_where_drawn_truths_stand_in_for_the_teacher_every_file_says_so(
     assert {key: summary[key] for key in ("source", "protocol", "departures", "schedule")} == {
         "source": "oracle",
         "protocol": None,
-        "departures": None,
+        "departures": {"source": {"protocol": "sdxl", "here": "oracle"}},
         "schedule": None,
     }
     assert headings == ["content | style | oracle (drawn truth)"]

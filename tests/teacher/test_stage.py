@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bottega.cli.main import main
@@ -12,7 +15,8 @@ from bottega.models.config import ModelsConfig
 from bottega.quality.config import QualityConfig, Thresholds
 from bottega.quality.stage import load_thresholds
 from bottega.quality.stage import run as calibrate
-from bottega.runtime.files import sha256_file, write_json
+from bottega.runtime.errors import NonFiniteError
+from bottega.runtime.files import sha256_file, write_json, write_png
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.ledger import Ledger
 from bottega.teacher.stage import run
@@ -46,6 +50,60 @@ def test_real_classes_make_the_same_bytes_in_one_go_and_in_two(
         "steps": {"protocol": 25, "here": 5},
         "size": {"protocol": 512, "here": 128},
     }
+
+
+def test_a_run_in_which_every_target_failed_ends_with_exit_1_and_names_the_encoder(
+    data: DataSet, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_models / "sdxl", tmp_path / "sdxl")
+    spoil(next((tmp_path / "sdxl" / "vae").glob("*.safetensors")), "encoder.")
+    words = ["teach", "--pairs", str(data.pairs), "--data-root", str(data.root), "--output-dir", str(tmp_path / "t")]
+    words += ["--thresholds", str(data.thresholds), "--limit", "1", "--seeds", "0"]
+    for name, value in {
+        "models.sdxl": tmp_path / "sdxl",
+        "models.ip_adapter": tiny_models / "ip_adapter",
+        "models.device": "cpu",
+        "teacher.steps": 5,
+        "teacher.size": 128,
+    }.items():
+        words += ["--set", f"{name}={value}"]
+    for _ in ("made", "found in the ledger"):
+        assert main(words) == 1
+        told = capsys.readouterr().err
+        assert "not one of 1 targets came out" in told and "--retry-failed" in told
+        assert "the autoencoder's encoder gave values for the content that are not finite" in told
+    with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
+        rows = list(ledger.current())
+    assert [row.status for row in rows] == ["failed"], "no retry mends an encoder"
+    assert (tmp_path / "t/metadata.jsonl").is_file()
+
+    spoilt = tmp_path / "sdxl" / "vae"
+    shutil.rmtree(spoilt)
+    shutil.copytree(tiny_models / "sdxl" / "vae", spoilt)
+    assert main([*words, "--retry-failed"]) == 2, "other weights are another run"
+    assert main([*words[:6], str(tmp_path / "fresh"), *words[7:]]) == 0
+
+
+def spoil(file: Path, prefix: str) -> None:
+    """NaN in the first tensor of a part."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    name = min(name for name in tensors if name.startswith(prefix))
+    tensors[name] = torch.full_like(tensors[name], float("nan"))
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_pairs_without_one_readable_picture_are_no_success(
+    teach: Callable[..., dict], data: DataSet, tmp_path: Path
+) -> None:
+    for row in data.rows:
+        (data.root / row["content_path"]).write_bytes(b"no picture")
+    with pytest.raises(NonFiniteError, match=r"6 targets with unreadable inputs"):
+        teach(seeds=[0])
+    write_png(data.root / data.rows[0]["content_path"], np.full((SIZE, SIZE, 3), 99, np.uint8))
+    assert teach(seeds=[0])["made"] >= 1
 
 
 def test_limits_are_calibrated_on_truths_and_stay_when_the_list_grows(tmp_path: Path) -> None:

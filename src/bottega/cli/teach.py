@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _LOW_VRAM = (
     "--low-vram: diffusers' sequential offload leaves tensors without data (`meta`) once an IP-Adapter is loaded, so "
-    "it is not used. Instead the encoders leave the GPU when they are not at work, the autoencoder works in tiles, and "
-    "the batch is what --batch-size says (1)."
+    "it is not used. Instead the encoders leave the GPU when they are not at work, and the batch is what --batch-size "
+    "says (1)."
 )
 
 
@@ -41,7 +41,7 @@ def command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="make again what gave no picture: failed and broken ones")
     ] = False,
-    upcast_vae: Annotated[bool | None, typer.Option(help="autoencoder in fp32 (on where its weights are fp16)")] = None,
+    upcast_vae: Annotated[bool | None, typer.Option(help="decode in fp32 (on where the weights are fp16)")] = None,
     low_vram: Annotated[bool | None, typer.Option("--low-vram", help="for GPUs of 8 to 12 GB: see docs")] = None,
     gc_interval: Annotated[int | None, typer.Option(min=0, help="hand memory back each so many pictures (10)")] = None,
     model_cache: Annotated[str | None, typer.Option(help="the Hugging Face cache that the models lie in")] = None,

@@ -6,8 +6,9 @@ B between. What is wrong is decided by the learned eye (`damage`); a detector al
 fails lowers the damage that is enough for a C: one that knows a single fault takes hatching for a mesh.
 
 A grade depends on the scores and the limits and nothing else, so a finished run is graded again without a picture or a
-GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded from: it
-decides nothing, but tells why a picture is not finite or black.
+GPU. Scores may hold `latents_finite`, the share of finite values in the latents that a picture was decoded from, and
+below 1 `content_finite`, `style_finite` and `text_finite`, the same of what it was made from: they decide nothing, but
+tell why a picture is not finite or black.
 """
 
 from __future__ import annotations
@@ -280,8 +281,19 @@ def _not_finite(scores: Mapping[str, float]) -> str:
     return f"finite: {1 - finite:.1%} of the values are not finite{_origin(scores)}"
 
 
+_INPUT_FAILURES = {
+    "text_finite": "a text encoder gave values for the prompt that are not finite",
+    "style_finite": "the image encoder gave values for the style that are not finite",
+    "content_finite": "the autoencoder's encoder gave values for the content that are not finite, in fp32",
+}
+"""By score, in the order in which the first one is told: all of them come before the U-Net."""
+
+
 def _origin(scores: Mapping[str, float]) -> str:
-    """Where a picture that is black or not finite went wrong, if the teacher recorded its latents."""
+    """Where a picture that is black or not finite went wrong, if the teacher recorded its inputs and its latents."""
+    for name, failure in _INPUT_FAILURES.items():
+        if scores.get(name, 1.0) < 1:
+            return f"; {failure}"
     share = scores.get("latents_finite")
     if share is None:
         return ""

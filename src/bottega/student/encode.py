@@ -74,7 +74,10 @@ class TextEncoder:
 
 
 def clean(caption: str) -> str:
-    """A caption as PixArtAlphaPipeline passes it to T5 by default."""
+    """A caption as PixArtAlphaPipeline passes it to T5 with `clean_caption=False`.
+
+    By default too where bs4 and ftfy are not installed; with them it takes out more, such as links and hashes.
+    """
     return caption.lower().strip()
 
 

@@ -18,6 +18,9 @@ ORACLE = "oracle (drawn truth)"
 
 ORACLE_MEANING = "drawn truths in the teacher's place: nothing was painted, so it is a ceiling"
 
+SDXL = "SDXL with the IP-Adapter"
+"""What every label calls the teacher that paints."""
+
 AUTO_BATCH = 8  # the most that `batch_size: auto` puts together
 
 
@@ -154,10 +157,11 @@ class TeacherConfig(Protocol):
     )
     upcast_vae: Annotated[bool | None, ROUNDINGS] = Field(
         default=None,
-        description="run the autoencoder in fp32; null: where its weights are fp16 and it says that it overflows there",
+        description="decode in fp32; null: where the autoencoder's weights are fp16 and it says that it overflows "
+        "there. Contents are encoded in fp32 always",
     )
     low_vram: Annotated[bool, NO_EFFECT] = Field(
-        default=False, description="encoders leave the GPU when they are not at work, the autoencoder works in tiles"
+        default=False, description="encoders leave the GPU when they are not at work"
     )
     memory_limit: Annotated[float, NO_EFFECT] = Field(
         default=0.85, gt=0, le=1, description="share of RAM and of GPU memory above which the run takes less"
@@ -188,6 +192,17 @@ class TeacherConfig(Protocol):
     def title(self) -> str:
         """What a label calls the teacher."""
         return ORACLE if self.source == "oracle" else "teacher"
+
+    @property
+    def painter(self) -> str:
+        """Who makes the pictures, in words."""
+        return f"{ORACLE}: {ORACLE_MEANING}" if self.source == "oracle" else SDXL
+
+    def departures(self) -> dict[str, Departure]:
+        """As of `Protocol`; the oracle departs from all of it, so that its source alone is named."""
+        if self.source == "oracle":
+            return {"source": {"protocol": "sdxl", "here": "oracle"}}
+        return super().departures()
 
     @property
     def model_roles(self) -> tuple[str, ...]:

@@ -8,16 +8,17 @@ encoders are at work only there, and leave the GPU after it where memory is shor
 
 What a picture depends on: its content, style, prompt, settings and its own noise, drawn on the CPU from
 `Item.noise_seed`. The content's latent is the posterior's mode, not a draw from it, so that it is encoded once for
-all seeds and retries and the generator serves the noise alone. Each picture is encoded and decoded alone. Decoding
-happens here and not in the pipeline, whose clamp would turn an infinite value into a white one: a picture with a latent
-or a value that is not finite is decoded again in fp32.
+all seeds and retries and the generator serves the noise alone. Each picture is encoded and decoded alone; encoded in
+fp32 always, as diffusers does it for SDXL (`bottega.models.encoding`). Decoding happens here and not in the pipeline,
+whose clamp would turn an infinite value into a white one: a picture with a latent or a value that is not finite is
+decoded again in fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -25,13 +26,14 @@ import torch
 from cachetools import LRUCache
 from PIL import Image
 
-from bottega.models.decoding import decode, latent_statistics, without_autocast
+from bottega.models.decoding import decode
+from bottega.models.encoding import encode
 from bottega.runtime import memory
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.teacher import protocol as ddim
 from bottega.teacher.config import Protocol
-from bottega.teacher.items import Item, Made, Settings
+from bottega.teacher.items import Facts, Item, Made, Settings
 from bottega.visual.pictures import FloatPicture, Picture, to_signed, to_uint8
 
 if TYPE_CHECKING:
@@ -45,10 +47,13 @@ _ROOM = 0.5  # share of the GPU's memory in use, above which the encoders leave 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A denoised latent [1, 4, h, w] on its device, and the moment from which another stream may read it."""
+    """A denoised latent [1, 4, h, w] on its device, the moment from which another stream may read it, and which of its
+    inputs were not finite.
+    """
 
     values: torch.Tensor
     ready: Any = None
+    faults: Facts = field(default_factory=Facts)
 
 
 class _Conditioning(TypedDict):
@@ -68,9 +73,10 @@ class Generator:
         pipeline: `StableDiffusionXLImg2ImgPipeline` with one IP-Adapter loaded, on its device in its dtype; its
             scheduler is replaced by the protocol's. Its encoders are taken out of it while they are not at work.
         protocol: settings of items that carry none, the sampler, and the size that all pictures have.
-        upcast_vae: run the autoencoder in fp32; None: where its weights are fp16 and its configuration says that it
-            overflows there.
-        low_vram: the encoders leave the GPU whenever they are not at work, and the autoencoder works in tiles.
+        upcast_vae: decode in fp32 too; None: where the autoencoder's weights are fp16 and its configuration says that
+            it overflows there.
+        low_vram: the encoders leave the GPU whenever they are not at work. The autoencoder does not work in tiles:
+            SDXL's would begin above 1024 px, and tiles make other pictures.
 
     Raises:
         RequestError: the size does not fit the autoencoder, or its latents have not 4 channels.
@@ -95,8 +101,6 @@ class Generator:
         vae = pipeline.vae
         if upcast_vae or (upcast_vae is None and vae.dtype == torch.float16 and vae.config.force_upcast):
             vae.to(torch.float32)
-        if low_vram:
-            vae.enable_tiling()
         # Two threads share the autoencoder, which decoding may cast to fp32 for a moment. Neither of the two locks is
         # taken while the other is held.
         self._vae_lock = Lock()
@@ -164,6 +168,7 @@ class Generator:
         return Made(
             decoded.pixels,
             {
+                **latent.faults,
                 "latents_finite": decoded.finite_latents,
                 "decode_dtype": decoded.dtype,
                 "decoded_again": decoded.again,
@@ -192,6 +197,7 @@ class Generator:
             "sampler": self.protocol.sampler,
             "protocol": self.protocol.name,
             "dtype": _name(self.dtype),
+            "encode_dtype": "float32",
             "device": self.device.type,
         }
 
@@ -217,7 +223,23 @@ class Generator:
         ready = None
         if self._stream is not None:
             ready = torch.cuda.current_stream(self.device).record_event()
-        return [Latent(one, ready) for one in latents.split(1)]
+        return [Latent(one, ready, self._faults(item)) for one, item in zip(latents.split(1), items, strict=True)]
+
+    def _faults(self, item: Item) -> Facts:
+        """The share of finite values of each input of which not all are: the U-Net makes NaN of them, and is not the
+        cause.
+        """
+        content = _finite_share(self._latent(item))
+        style = _finite_share(self._style(item))
+        text = min(_finite_share(part) for part in self._text(item.prompt))
+        faults: Facts = {}
+        if content < 1:
+            faults["content_finite"] = content
+        if style < 1:
+            faults["style_finite"] = style
+        if text < 1:
+            faults["text_finite"] = text
+        return faults
 
     def _conditioning(self, items: list[Item], *, guided: bool) -> _Conditioning:
         """A row an item; without guidance no negative rows."""
@@ -304,15 +326,10 @@ class Generator:
             raise RequestError(
                 f"a content must be a square of teacher.size = {size} px, received {picture.shape}; use load_square"
             )
-        vae = self.pipeline.vae
         # Contiguous: with channels last the autoencoder's convolutions round differently, in the last bit.
         pixels = to_signed(picture[None]).contiguous()  # [1, 3, H, W] in -1..1
-        with self._vae_lock, without_autocast(self.device):
-            encoded = vae.encode(pixels.to(self.device, vae.dtype))
-        latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        mean, std = latent_statistics(vae, latent)
-        scaled_latent: torch.Tensor = (latent.float() - mean) * vae.config.scaling_factor / std
-        return scaled_latent.to(self.dtype).cpu()
+        with self._vae_lock:  # the other thread decodes, and encoding casts the autoencoder to fp32 for a moment
+            return encode(self.pipeline.vae, pixels.to(self.device)).to(self.dtype)
 
     def _style(self, item: Item) -> torch.Tensor:
         """The style picture's embeddings [2, 1, ...]: negative half, positive half; on the CPU."""
@@ -353,6 +370,10 @@ def _check_autoencoder(pipeline: Any, size: int) -> None:
         raise RequestError(
             f"teacher.size must be a multiple of {pipeline.vae_scale_factor} for this autoencoder, received {size}"
         )
+
+
+def _finite_share(values: torch.Tensor) -> float:
+    return float(values.isfinite().float().mean())
 
 
 def _name(dtype: torch.dtype) -> str:

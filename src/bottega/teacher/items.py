@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -81,19 +81,34 @@ class Item:
 
 
 class Facts(TypedDict, total=False):
-    """How a picture came out; the oracle, which decodes nothing, states none of the first three.
+    """How a picture came out; the oracle, which encodes and decodes nothing, states `batch` alone.
 
     Attributes:
-        latents_finite: share of the latent's values that are finite, 0..1.
+        content_finite, style_finite, text_finite: share of the values that are finite, 0..1, of the content's latent,
+            of the style's embedding and of the prompt's states; only where it is below 1: then the encoder failed, and
+            not the U-Net that was handed them.
+        latents_finite: the same of the latent that the picture was decoded from.
         decode_dtype: the precision of the decoding that counted.
         decoded_again: whether that was the second one, in fp32.
         batch: how many pictures went through the U-Net at once.
     """
 
+    content_finite: float
+    style_finite: float
+    text_finite: float
     latents_finite: float
     decode_dtype: str
     decoded_again: bool
     batch: int
+
+
+FiniteShare = Literal["content_finite", "style_finite", "text_finite", "latents_finite"]
+
+INPUTS_FINITE: tuple[FiniteShare, ...] = ("content_finite", "style_finite", "text_finite")
+"""The facts of what a picture is made from."""
+
+FINITE: tuple[FiniteShare, ...] = (*INPUTS_FINITE, "latents_finite")
+"""The facts that become scores: grading tells by them why a picture is not finite."""
 
 
 @dataclass(frozen=True, eq=False)

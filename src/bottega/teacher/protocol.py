@@ -2,8 +2,9 @@
 
 A sampler's configuration is half of a teacher: `DDIMScheduler()` clips samples and has linear betas, `trailing`
 spacing starts img2img at another noise level. So all of it is set and checked, nothing is inherited from a model
-folder but the prediction type. Other samplers are pinned to the same noise levels; taking one departs from the
-protocol, and `cautions` says what is known of it.
+folder but the prediction type. Other samplers are pinned to the same betas and spacing. Euler's timesteps are then
+DDIM's; DPM-Solver's `leading` spacing divides by one step more, so that the same strength begins at another noise
+level. Taking another sampler departs from the protocol, and `cautions` says where it begins and what is known of it.
 """
 
 from __future__ import annotations
@@ -59,13 +60,25 @@ def cautions(protocol: Protocol) -> list[str]:
     for key, value in protocol.departures().items():
         line = f"teacher.{key} departs from `{protocol.name}`: {value['here']} instead of {value['protocol']}"
         if key == "sampler":
-            line += f"; {_KNOWN[protocol.sampler]}"
+            line += f"; {_KNOWN[protocol.sampler]}{_other_start(protocol)}"
         if key == "ip_adapter_scale" and protocol.ip_adapter_scale > _IP_SAFE:
             line += f"; above {_IP_SAFE} ghosting and mesh are known (SDXL at 512 px)"
         if key == "strength" and protocol.strength > strongest:
             line += "; the more is redrawn, the more structure is lost"
         lines.append(line)
     return lines
+
+
+def _other_start(protocol: Protocol) -> str:
+    """Where the protocol's sampler begins, if DDIM begins elsewhere with the same steps and strength."""
+    here = schedule(protocol.steps, protocol.strength, protocol.sampler)
+    ddim = schedule(protocol.steps, protocol.strength)
+    if here["first_timestep"] == ddim["first_timestep"]:
+        return ""
+    return (
+        f"; it begins at t = {here['first_timestep']} (SNR {here['first_snr']:.3g}), where ddim begins at t = "
+        f"{ddim['first_timestep']} (SNR {ddim['first_snr']:.3g}) with the same strength"
+    )
 
 
 def unet_calls(steps: int, strength: float) -> int:
@@ -113,7 +126,7 @@ def schedule(steps: int, strength: float, sampler: str = "ddim") -> EffectiveSch
 
 
 def make_scheduler(sampler: str, prediction_type: str) -> Any:
-    """The diffusers scheduler of a sampler, pinned to the protocol's noise levels."""
+    """The diffusers scheduler of a sampler, pinned to the protocol's betas and spacing."""
     import diffusers
 
     name, config = SAMPLERS[sampler]

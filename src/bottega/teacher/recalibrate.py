@@ -22,6 +22,7 @@ from bottega.runtime.trust import renew
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
 from bottega.teacher.regrade import Regraded, regrade
+from bottega.teacher.summary import count_again
 
 
 class Recalibrated(TypedDict):
@@ -88,6 +89,7 @@ def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded
         if write:
             write_lists(ledger, directory)
             renew(directory / "metadata.jsonl", directory / "qc_overrides.jsonl")
+            count_again(ledger, limits, directory)
     return counts
 
 

@@ -12,7 +12,7 @@ from bottega.data.roots import picture_file
 from bottega.quality.eye.look import Frame
 from bottega.quality.measuring import where_damaged
 from bottega.runtime.errors import PictureError
-from bottega.teacher.config import ORACLE
+from bottega.teacher.config import ORACLE, SDXL
 from bottega.teacher.ledger import Ledger, TryRow
 from bottega.visual.contact_sheet import Triple, draw_triples
 from bottega.visual.pictures import Picture
@@ -49,7 +49,7 @@ def draw_sheet(
         triple = _read_triple(row, ledger, data_root)
         if triple is not None:
             triples.append(triple)
-    heading = f"content | style | {ORACLE if ledger.oracle else 'target'}"
+    heading = f"content | style | {ORACLE if ledger.oracle else f'target by {SDXL}'}"
     draw_triples(triples, output or ledger.path.with_name("contact_sheet.png"), heading=heading)
     return len(triples)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bottega.quality.config import Thresholds
 from bottega.quality.stage import load_thresholds, scores_identity
-from bottega.runtime.errors import RequestError
+from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import write_json
 from bottega.runtime.fingerprint import bound_settings, fingerprint, resumable_settings
 from bottega.runtime.interrupt import Interruption
@@ -23,7 +24,7 @@ from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
 from bottega.teacher.sheet import draw_sheet
-from bottega.teacher.summary import TeacherSummary, summarise
+from bottega.teacher.summary import TeacherSummary, summarise, write_summary
 from bottega.teacher.watch import RunWatch
 from bottega.teacher.work import PairLists, chunks
 
@@ -65,6 +66,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
 
     Raises:
         FingerprintError: protocol, models or limits differ from those that the run began with.
+        NonFiniteError: not one target came out, of all that the ledger holds; rows and lists are written.
         Interrupted: asked to stop; the chunk in hand is saved.
         MemoryPressureError, StartAfresh: memory is short, or this process grew too large; all that was made is saved.
     """
@@ -105,6 +107,8 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
         draw_sheet(ledger, data_root)
         summary = summarise(ledger, limits, config)
         _record_hashes(ledger, directory)
+        write_summary(summary, directory)
+        _require_a_picture(ledger, summary)
     for warning in summary["warnings"]:
         LOGGER.warning("%s", warning)
     return summary
@@ -140,6 +144,19 @@ def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> Non
                 f"no pair has one of the seeds {list(seeds)}: there is nothing to make; ask for seeds that the pair "
                 "lists state"
             )
+
+
+def _require_a_picture(ledger: Ledger, summary: TeacherSummary) -> None:
+    """Raise where every target failed: a run that made nothing has not succeeded."""
+    if summary["made"] or not summary["targets"]:
+        return
+    reasons = Counter("; ".join(row.reasons) for row in ledger.best())
+    reason, count = reasons.most_common(1)[0]
+    raise NonFiniteError(
+        f"a teacher must make a picture, and not one of {summary['targets']} targets came out ({summary['failed']} "
+        f"failed tries, {summary['broken']} targets with unreadable inputs); of {count} of them the ledger says: "
+        f"{reason}; mend that, then make them again: bottega teach … --retry-failed"
+    )
 
 
 def _fingerprint_parts(

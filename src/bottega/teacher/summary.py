@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from bottega.quality.config import Thresholds
 from bottega.quality.grading import alarms, pass_rates
+from bottega.runtime.files import read_json, write_json
 from bottega.teacher.config import Departure, TeacherConfig
 from bottega.teacher.ledger import LEDGER, Ledger, TryRow
 from bottega.teacher.protocol import EffectiveSchedule, schedule
@@ -39,30 +40,67 @@ class Counts(TypedDict):
     warnings: list[str]
 
 
-class TeacherSummary(Counts):
-    """`summary.json` of the stage: the counts, who made the targets, and by which protocol.
+class PainterFacts(TypedDict):
+    """Who made a teacher's pictures, and by which protocol.
 
-    The oracle returns drawn truths: `protocol`, `departures` and `schedule` are then None, for none was run.
+    source: "sdxl" or "oracle". painter: the same in words. The oracle returns drawn truths: `protocol` and `schedule`
+    are then None, for none was run, and `departures` names the source.
     """
 
     source: str
+    painter: str
     protocol: str | None
-    departures: dict[str, Departure] | None
+    departures: dict[str, Departure]
     schedule: EffectiveSchedule | None
+
+
+class TeacherSummary(Counts, PainterFacts):
+    """`summary.json` of the stage: the counts, who made the targets, and by which protocol."""
+
+
+def painter_facts(config: TeacherConfig) -> PainterFacts:
+    """What is recorded of who paints with this configuration."""
+    is_oracle = config.source == "oracle"
+    return {
+        "source": config.source,
+        "painter": config.painter,
+        "protocol": None if is_oracle else config.name,
+        "departures": config.departures(),
+        "schedule": None if is_oracle else schedule(config.steps, config.strength, config.sampler),
+    }
+
+
+def describe_painter(facts: PainterFacts) -> str:
+    """Who painted and how, in a sentence without a full stop."""
+    steps = facts["schedule"]
+    if steps is None:
+        return facts["painter"]
+    text = (
+        f"{facts['painter']}, protocol {facts['protocol']}, {steps['unet_calls']} U-Net calls from t = "
+        f"{steps['first_timestep']}"
+    )
+    changed = [f"{name} {value['here']} instead of {value['protocol']}" for name, value in facts["departures"].items()]
+    return f"{text}; departures: {', '.join(changed)}" if changed else text
+
+
+SUMMARY = "summary.json"
+
+
+def write_summary(summary: TeacherSummary, directory: Path) -> None:
+    """Write `summary.json` into the run's folder."""
+    write_json(directory / SUMMARY, summary)
+
+
+def count_again(ledger: Ledger, thresholds: Thresholds, directory: Path) -> None:
+    """Write the counts of a ledger that was graded again into the run's `summary.json`, if it has one."""
+    path = directory / SUMMARY
+    if path.is_file():
+        write_json(path, {**read_json(path), **count_tries(ledger, thresholds)})
 
 
 def summarise(ledger: Ledger, thresholds: Thresholds, config: TeacherConfig) -> TeacherSummary:
     """The run's numbers over all that its ledger holds."""
-    counts = count_tries(ledger, thresholds)
-    if config.source == "oracle":
-        return {**counts, "source": "oracle", "protocol": None, "departures": None, "schedule": None}
-    return {
-        **counts,
-        "source": config.source,
-        "protocol": config.name,
-        "departures": config.departures(),
-        "schedule": schedule(config.steps, config.strength, config.sampler),
-    }
+    return {**count_tries(ledger, thresholds), **painter_facts(config)}
 
 
 @dataclass

@@ -8,7 +8,7 @@ from bottega.quality.config import Thresholds
 from bottega.quality.grading import grade
 from bottega.quality.measuring import Scores
 from bottega.teacher.config import TeacherConfig
-from bottega.teacher.items import Item, Made, Settings
+from bottega.teacher.items import FINITE, INPUTS_FINITE, Item, Made, Settings
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.retry import next_settings
 from bottega.teacher.work import NextTry, PendingTarget, Try
@@ -74,14 +74,18 @@ class TryGrader:
             keys=keys,
         )
         for scores, one in zip(found, made, strict=True):
-            if "latents_finite" in one.facts:
-                scores["latents_finite"] = one.facts["latents_finite"]
+            for name in FINITE:
+                if name in one.facts:
+                    scores[name] = one.facts[name]
         return found
 
     def _next_plan(self, target: PendingTarget) -> NextTry | None:
         """What to try next: nothing once a try is no C, after the last retry, and where no other try is worth one."""
         retries = self._config.max_retries if self._config.quality_filter else 0
         if target.tries[target.best].grade.letter != "C" or len(target.tries) > retries:
+            return None
+        # No noise and no strength mends what an encoder failed at.
+        if any(name in target.tries[-1].scores for name in INPUTS_FINITE):
             return None
         last = target.tries[-1].grade
         tried = [one.settings for one in target.tries]

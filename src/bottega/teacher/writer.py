@@ -9,6 +9,7 @@ from bottega.quality.config import Thresholds
 from bottega.quality.grading import Grade
 from bottega.runtime.files import write_png
 from bottega.teacher.config import TeacherConfig
+from bottega.teacher.items import FINITE
 from bottega.teacher.ledger import Ledger, Status, TryRow
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.retry import rung_weight
@@ -52,8 +53,7 @@ class TargetWriter:
         sha256 = None
         if one.picture is not None and (is_best or self._config.keep_tries == "all"):
             sha256 = write_png(self._ledger.picture_file(name, path), one.picture)
-        facts = one.facts.copy()
-        facts.pop("latents_finite", None)  # it is among the scores
+        facts = {name: value for name, value in one.facts.items() if name not in FINITE}  # those are among the scores
         status: Status = "failed" if one.picture is None else "ok"
         row = self._row(target, index, one.rung, status, one.grade)
         return replace(
