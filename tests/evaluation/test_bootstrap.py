@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bottega.evaluation.bootstrap import _resampled_means, _student, _tail, crossed_difference, crossed_mean
+from bottega.evaluation.bootstrap import (
+    BEYOND,
+    MOST_DRAWS,
+    _resampled_means,
+    _student,
+    _tail,
+    crossed_difference,
+    crossed_mean,
+)
 
 
 def crossed(rng: np.random.Generator, contents: int, styles: int) -> np.ndarray:
@@ -91,7 +99,8 @@ def test_a_content_without_any_score_is_no_content() -> None:
 
 def test_one_content_gives_a_mean_and_no_interval() -> None:
     found = crossed_mean(np.array([[1.0, 2.0, 3.0]]))
-    assert (found.value, found.low, found.high) == (2.0, None, None)
+    assert (found.value, found.low, found.high, found.draws) == (2.0, None, None, 0)
+    assert found.no_interval == "1 contents × 3 styles: one of either says nothing about others"
 
 
 def test_no_score_at_all_is_refused_rather_than_zero() -> None:
@@ -117,11 +126,12 @@ def test_shifting_all_scores_shifts_the_interval_and_the_same_seed_repeats_it(
     scores = np.random.default_rng(seed).normal(size=(contents, styles))
     one, again, moved = (crossed_mean(values, draws=200, seed=3) for values in (scores, scores, scores + shift))
     assert one == again
-    for name in ("value", "low", "high"):
-        assert getattr(moved, name) == pytest.approx(getattr(one, name) + shift, abs=1e-9)
-    assert one.low is not None
-    assert one.high is not None
-    assert one.low <= one.value <= one.high
+    assert moved.value == pytest.approx(one.value + shift, abs=1e-9)
+    assert (one.low is None) == (one.high is None) == (min(contents, styles) < 4) == bool(one.no_interval)
+    if one.low is not None and one.high is not None:
+        assert moved.low == pytest.approx(one.low + shift, abs=1e-9)
+        assert moved.high == pytest.approx(one.high + shift, abs=1e-9)
+        assert one.low <= one.value <= one.high
 
 
 @pytest.mark.parametrize("p", [0.9, 0.975, 0.995])
@@ -140,10 +150,51 @@ def test_the_tails_are_hesterbergs_expanded_percentiles(n: int) -> None:
 
 def test_an_interval_ends_at_the_expanded_percentiles_of_the_resampled_means() -> None:
     scores = crossed(np.random.default_rng(3), 6, 11)
-    means = _resampled_means(scores, 2000, 5)
     tail = stats.norm.cdf(-math.sqrt(6 / 5) * stats.t.ppf(0.975, 5))
     found = crossed_mean(scores, seed=5)
+    means = _resampled_means(scores, found.draws, 5)
     assert (found.low, found.high) == (
         pytest.approx(np.quantile(means, tail), abs=2e-3),
         pytest.approx(np.quantile(means, 1 - tail), abs=2e-3),
     )
+
+
+def test_the_interval_of_four_contents_begins_where_many_draws_say_and_not_where_two_thousand_end() -> None:
+    """One content of four fails often: all four draws of it are one in 256, and 2 000 draws hardly hold the level."""
+    rng = np.random.default_rng(8)
+    scores = 100.0 * (rng.random((4, 24)) < np.array([0.999, 0.999, 0.999, 0.75])[:, None])
+    found = crossed_mean(scores, seed=1)
+    tail = _tail(0.05, 4)
+    assert found.draws >= BEYOND / tail
+    many = np.concatenate([_resampled_means(scores, 400_000, seed) for seed in (11, 12)])
+    low, few = np.quantile(many, tail), np.quantile(_resampled_means(scores, 2000, 1), tail)
+    assert found.low is not None
+    assert found.low < few - 0.5
+    assert abs(found.low - low) < 0.3 * abs(few - low)
+
+
+@pytest.mark.parametrize(("contents", "styles", "level"), [(2, 20, 0.95), (3, 20, 0.95), (20, 3, 0.95), (5, 9, 0.99)])
+def test_an_interval_that_no_number_of_draws_would_show_is_not_told_and_says_what_it_takes(
+    contents: int, styles: int, level: float
+) -> None:
+    scores = np.random.default_rng(4).normal(size=(contents, styles))
+    found = crossed_mean(scores, level=level)
+    assert (found.low, found.high, found.draws) == (None, None, 0)
+    enough = int(found.no_interval.split("it takes ")[1].split(" of either")[0])
+    assert enough > min(contents, styles) and f"interval of {100 * level:g} %" in found.no_interval
+    one_less, told = (crossed_mean(np.resize(scores, (n, n)), level=level) for n in (enough - 1, enough))
+    assert one_less.low is None and told.low is not None
+    gap = crossed_difference(scores, scores + 1, level=level)
+    assert (gap.low, gap.probability, gap.probability_low) == (None, 0.0, None)
+    assert gap.difference_record()["no_interval"] == found.no_interval
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 8, 11, 20, 40])
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95])
+def test_as_many_draws_as_the_level_needs_lie_beyond_each_end(n: int, level: float) -> None:
+    scores = crossed(np.random.default_rng(n), n, n + 1)
+    found = crossed_mean(scores, draws=200, level=level)
+    means = _resampled_means(scores, found.draws, 0)
+    assert found.low is not None and found.high is not None
+    assert (means <= found.low).sum() >= BEYOND - 1 and (means >= found.high).sum() >= BEYOND - 1
+    assert found.draws <= MOST_DRAWS

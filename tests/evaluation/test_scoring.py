@@ -17,11 +17,11 @@ from bottega.evaluation.networks import Networks
 from bottega.evaluation.scoring import Measured, measure_all
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.stage import summarise
-from bottega.evaluation.summary import examples, score_lines
+from bottega.evaluation.summary import by_row, claims, differences, examples, score_lines, table
 from bottega.evaluation.table import markdown
 from bottega.runtime.files import read_jsonl, write_jsonl
 
-CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=2)
+CONFIG = EvaluationConfig(draws=200, level=0.8, truths=TRUTHS, examples=2)  # three contents have no interval at 95 %
 
 
 def truths_as_students(world: World, seed: int) -> dict[str, Path]:
@@ -109,6 +109,23 @@ def test_every_measured_number_has_its_interval_and_counts(summary: dict[str, An
             if cell["status"] == "measured":
                 assert cell["low"] <= cell["value"] <= cell["high"]
                 assert (cell["contents"], cell["styles"], cell["n"]) == (CONTENTS, STYLES, CONTENTS * STYLES)
+
+
+def test_a_mean_without_an_interval_says_why_in_the_table(
+    world: World, summary: dict[str, Any], measured_at: Path
+) -> None:
+    assert "no interval" not in markdown(summary)
+    scores = by_row(read_jsonl(measured_at / "scores.jsonl"))
+    config = CONFIG.model_copy(update={"level": 0.95})
+    grid = Grid.of(world.read())
+    rows, gaps = table(grid, scores, config, {}), differences(grid, scores, config)
+    cell = rows["student"]["metrics"]["palette"]
+    assert (cell["low"], cell["high"], cell["draws"]) == (None, None, 0)
+    reason = f"{CONTENTS} contents × {STYLES} styles are too few for an interval of 95 %: it takes 4 of either"
+    assert cell["no_interval"] == gaps["content"]["palette"]["no_interval"] == reason
+    assert claims(rows, gaps, config)[0]["met"] is None
+    text = markdown({**summary, "rows": rows, "differences": gaps})
+    assert "[no interval (" in text and text.count(f"no interval: {reason}") == 1
 
 
 def test_claims_that_could_not_be_checked_are_not_met(summary: dict[str, Any]) -> None:

@@ -240,6 +240,14 @@ def test_the_oracle_teacher_paints_the_truth_and_is_not_compared_with_it(world: 
     assert found["rows"]["teacher"]["source"] == "oracle"
     assert found["rows"]["teacher"]["title"] == "oracle (drawn truth)"
     assert "SDXL" not in json.dumps(found["rows"]["teacher"])
+    assert found["teacher"] == {
+        "source": "oracle",
+        "painter": f"oracle (drawn truth): {found['rows']['teacher']['meaning']}",
+        "protocol": None,
+        "departures": {"source": {"protocol": "sdxl", "here": "oracle"}},
+        "schedule": None,
+    }
+    assert "Row *oracle (drawn truth)*: drawn truths in the teacher's place" in (tmp_path / "table.md").read_text()
     assert "| oracle (drawn truth) |" in (tmp_path / "table.md").read_text()
     assert "| teacher |" not in (tmp_path / "table.md").read_text()
     metrics = found["rows"]["teacher"]["metrics"]

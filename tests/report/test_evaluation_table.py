@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bottega.report.evaluation import EvaluationSummary
+from bottega.report.evaluation import EvaluationSummary, Score
 from bottega.report.evaluation_table import lay_out
 from bottega.report.run_directory import RunDirectory
 from bottega.runtime.files import write_json
@@ -41,6 +42,22 @@ def test_what_has_no_number_is_named_with_its_reason() -> None:
     (_, methods), (_, controls) = table.groups
     assert [row.key for row in methods] == ["student", "base"] and [row.key for row in controls] == ["style"]
     assert methods[0].cells[0].n == "" and controls[0].cells[0].n == "n 12"  # of 9 pairs
+
+
+def test_a_number_without_an_interval_says_why_under_the_pointer_and_in_the_list() -> None:
+    reason = "3 contents × 4 styles are too few for an interval of 95 %: it takes 4 of either"
+    untold = {"value": 40.0, "low": None, "high": None, "n": 12, "contents": 3, "styles": 4, "no_interval": reason}
+    found = summary(differences={"style": {"kind_own": untold}})
+    told = found.rows["student"]
+    rows = {
+        **found.rows,
+        "student": replace(told, metrics={"kind_own": to_record(Score, {"status": "measured", **untold}, "")}),
+    }
+    table = lay_out(replace(found, rows=rows))
+    cell = table.groups[0][1][0].cells[0]
+    assert (cell.value, cell.range) == ("40.0", "no interval") and reason in cell.title
+    assert reason in table.differences[0].cells[0].title and table.differences[0].cells[0].range == "no interval"
+    assert f"interval of student: {reason}" in table.absent
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,13 @@ from PIL import Image
 from bottega.cli.main import main
 from bottega.quality.grading import CHECK_NAMES
 from bottega.report import sheets
+from bottega.report.evaluation import EvaluationSummary
 from bottega.report.page import _CAUSES, run
+from bottega.report.run_directory import RunDirectory
 from bottega.report.sheets import Thumbnails
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import read_jsonl, write_json, write_png, write_text
+from bottega.runtime.records import to_record
 from bottega.runtime.seeds import numpy_rng
 from bottega.training.diagnosis import diagnose
 
@@ -126,6 +129,23 @@ def test_an_oracle_is_never_shown_as_a_teacher_that_paints(tmp_path: Path) -> No
         write_text(tmp_path / "recipe.yaml", f"name: x\nteacher: {{source: {source}}}\n")
         run(tmp_path)
         assert ("is the oracle" in read(tmp_path).text) == told
+
+
+def test_what_was_done_goes_before_what_the_recipe_asks_for(tmp_path: Path) -> None:
+    for asked, done in (("oracle", "sdxl"), ("sdxl", "oracle")):
+        write_text(tmp_path / "recipe.yaml", f"name: x\nteacher: {{source: {asked}}}\n")
+        write_json(tmp_path / "teacher/stage.json", {"summary": {"source": done}})
+        assert RunDirectory(tmp_path).is_oracle == (done == "oracle")
+        rows = {"teacher": {"title": "teacher", "source": done}}
+        found = to_record(EvaluationSummary, {"rows": rows}, "a summary")
+        assert found.is_oracle(asked == "oracle") == (done == "oracle")
+        unsaid = to_record(EvaluationSummary, {"rows": {"teacher": {"title": "teacher"}}}, "an older summary")
+        assert unsaid.is_oracle(asked == "oracle") == (asked == "oracle")
+
+
+def test_a_sheets_heading_says_who_painted() -> None:
+    assert sheets.headings(oracle=True)["teacher"] == "oracle (drawn truth)"
+    assert sheets.headings(oracle=False)["teacher"] == "teacher (SDXL)"
 
 
 def test_an_older_evaluation_of_an_oracle_is_shown_as_drawn_truths(complete: Path, monkeypatch) -> None:

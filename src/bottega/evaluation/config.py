@@ -39,7 +39,9 @@ class EvaluationConfig(Config):
     batch_size: int = Field(
         16, ge=1, le=512, description="pictures drawn together; part of what makes them repeatable to the bit"
     )
-    draws: int = Field(2000, ge=200, description="bootstrap draws an interval")
+    draws: int = Field(
+        2000, ge=200, description="bootstrap draws an interval; more are made where the level needs them"
+    )
     level: float = Field(0.95, gt=0.5, lt=1.0, description="coverage of the intervals, a share")
     bootstrap_seed: int = Field(0, ge=0, description="seed of the bootstrap's draws")
     object_floor: float = Field(

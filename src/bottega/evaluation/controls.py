@@ -32,7 +32,7 @@ class RowInfo:
 
 ROWS: Mapping[str, RowInfo] = {
     "student": RowInfo("student", "the frozen PixArt base with the trained StyleAdapter", drawn=True),
-    "teacher": RowInfo("teacher", "SDXL with the IP-Adapter, what the student learned from", drawn=True),
+    "teacher": RowInfo("teacher", "what paints targets, one try a picture", drawn=True),
     "base": RowInfo(
         "base without adapter", "the frozen PixArt base: same content, noise and strength as the student", drawn=True
     ),

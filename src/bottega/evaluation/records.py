@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import TYPE_CHECKING, NotRequired
 
 from typing_extensions import TypedDict
+
+if TYPE_CHECKING:
+    from bottega.teacher.summary import PainterFacts
 
 
 class ScoreLine(TypedDict):
@@ -18,7 +21,10 @@ class ScoreLine(TypedDict):
 
 
 class EstimateRecord(TypedDict):
-    """A mean with its interval, see `bootstrap.BootstrapEstimate`."""
+    """A mean with its interval, see `bootstrap.BootstrapEstimate`.
+
+    `low` and `high` are None where no interval can be told, and `no_interval` says why; else that is empty.
+    """
 
     value: float
     low: float | None
@@ -26,6 +32,8 @@ class EstimateRecord(TypedDict):
     n: int
     contents: int
     styles: int
+    draws: int
+    no_interval: str
 
 
 class DifferenceRecord(EstimateRecord):
@@ -46,6 +54,8 @@ class MetricCell(TypedDict):
     n: NotRequired[int]
     contents: NotRequired[int]
     styles: NotRequired[int]
+    draws: NotRequired[int]
+    no_interval: NotRequired[str]
 
 
 class MethodRecord(TypedDict):
@@ -95,7 +105,7 @@ class ExamplePairs(TypedDict):
 
 
 class IntervalRecord(TypedDict):
-    """How the intervals were made."""
+    """How the intervals were made. `draws` are the least: an estimate says how many it took."""
 
     method: str
     level: float
@@ -113,7 +123,10 @@ class MetricRecord(TypedDict):
 
 
 class SummaryRecord(TypedDict):
-    """`summary.json`. The last four are set by `stage.run`, the others derive from `scores.jsonl`."""
+    """`summary.json`. The last five are set by `stage.run`, the others derive from `scores.jsonl`.
+
+    teacher: who drew the row of that name; absent where no teacher was given.
+    """
 
     pairs: int
     contents: int
@@ -127,6 +140,7 @@ class SummaryRecord(TypedDict):
     claims: list[ClaimRecord]
     examples: ExamplePairs
     per_label: dict[str, dict[str, float]]
+    teacher: NotRequired[PainterFacts]
     broken: NotRequired[dict[str, str]]
     size: NotRequired[int]
     networks: NotRequired[dict[str, str]]

@@ -25,7 +25,7 @@ from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, identity, load_networks
-from bottega.evaluation.records import MethodRecord, ScoreLine, SummaryRecord
+from bottega.evaluation.records import ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.summary import (
@@ -110,7 +110,7 @@ def run(
     absent |= _absent_needs(grid, sources, networks)
     summary = summarise(config, directory, grid, absent)
     if teacher is not None and "teacher" in summary["rows"]:
-        _name_teacher(summary["rows"]["teacher"], teacher)
+        _name_teacher(summary, teacher)
     summary["broken"] = measured.broken
     summary["size"] = sources.size
     summary["networks"] = networks.identities
@@ -292,14 +292,17 @@ def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | No
     return shown
 
 
-def _name_teacher(row: MethodRecord, teacher: TeacherConfig) -> None:
-    """Say in the teacher's row who drew its pictures: drawn truths must not be taken for a network's."""
-    from bottega.teacher.config import ORACLE, ORACLE_MEANING
+def _name_teacher(summary: SummaryRecord, teacher: TeacherConfig) -> None:
+    """Say who drew the teacher's pictures and how: drawn truths must not be taken for a network's."""
+    from bottega.teacher.config import ORACLE_MEANING
+    from bottega.teacher.summary import describe_painter, painter_facts
 
+    facts = painter_facts(teacher)
+    summary["teacher"] = facts
+    row = summary["rows"]["teacher"]
     row["source"] = teacher.source
-    if teacher.source == "oracle":
-        row["title"] = ORACLE
-        row["meaning"] = ORACLE_MEANING
+    row["title"] = teacher.title
+    row["meaning"] = ORACLE_MEANING if teacher.source == "oracle" else f"{describe_painter(facts)}; one try a picture"
 
 
 def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[str, int]:

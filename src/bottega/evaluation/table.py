@@ -25,16 +25,25 @@ def markdown(summary: SummaryRecord) -> str:
         "",
         f"{summary['pairs']} pairs: {summary['contents']} contents × {summary['styles']} styles of "
         f"{summary['labels']} labels. In brackets the {interval['level']:.0%} interval: contents and "
-        f"styles resampled, {interval['draws']} draws.",
+        f"styles resampled, {interval['draws']} draws, more where the level needs them.",
         "",
+        *_painter(summary),
         *lines,
         "",
-        *_notes(reasons),
         *_claims(summary["claims"]),
         *_discrimination(summary["discrimination"]),
-        *_differences(summary),
+        *_differences(summary, reasons),
+        *_notes(reasons),
     ]
     return "\n".join(text).rstrip() + "\n"
+
+
+def _painter(summary: SummaryRecord) -> list[str]:
+    """Who drew the teacher's row: the table alone must say whether a network did."""
+    if "teacher" not in summary:
+        return []
+    row = summary["rows"]["teacher"]
+    return [f"Row *{row['title']}*: {row['meaning']}.", ""]
 
 
 def _head(*titles: str) -> list[str]:
@@ -50,12 +59,13 @@ def _cell(cell: MetricCell, reasons: dict[str, int]) -> str:
     if cell["status"] != "measured":
         number = reasons.setdefault(cell["status"], len(reasons) + 1)
         return f"— ({number})"
-    return _estimate(cell)
+    return _estimate(cell, reasons)
 
 
-def _estimate(cell: MetricCell | EstimateRecord) -> str:
+def _estimate(cell: MetricCell | EstimateRecord, reasons: dict[str, int]) -> str:
     if cell["low"] is None or cell["high"] is None:
-        return f"{_number(cell['value'])} [no interval]"
+        number = reasons.setdefault(f"no interval: {cell['no_interval']}", len(reasons) + 1)
+        return f"{_number(cell['value'])} [no interval ({number})]"
     return f"{_number(cell['value'])} [{_number(cell['low'])}, {_number(cell['high'])}]"
 
 
@@ -89,7 +99,7 @@ def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[
     return [f"Not discriminating here (two controls are not distinguished): {', '.join(weak)}.", ""]
 
 
-def _differences(summary: SummaryRecord) -> list[str]:
+def _differences(summary: SummaryRecord, reasons: dict[str, int]) -> list[str]:
     if not summary["differences"]:
         return []
     measured: set[str] = set()
@@ -100,14 +110,14 @@ def _differences(summary: SummaryRecord) -> list[str]:
     lines = ["Student minus …, on the same pairs (paired; bold where the interval excludes 0):", ""]
     lines += _head("minus", *titles)
     for row, found in summary["differences"].items():
-        cells = [_bold(found[name]) if name in found else "—" for name in names]
+        cells = [_bold(found[name], reasons) if name in found else "—" for name in names]
         lines.append(_row(summary["rows"][row]["title"], *cells))
     return [*lines, ""]
 
 
-def _bold(cell: EstimateRecord) -> str:
+def _bold(cell: EstimateRecord, reasons: dict[str, int]) -> str:
     """The estimate, bold where its interval excludes 0."""
-    text = _estimate(cell)
+    text = _estimate(cell, reasons)
     if cell["low"] is None or cell["high"] is None:
         return text
     return f"**{text}**" if cell["low"] > 0 or cell["high"] < 0 else text

@@ -14,7 +14,11 @@ MEASURED = "measured"
 
 @dataclass(frozen=True)
 class Score:
-    """A mean with its interval, over `n` pairs of `contents` × `styles`; or a `status` that says why there is none."""
+    """A mean with its interval, over `n` pairs of `contents` × `styles`; or a `status` that says why there is none.
+
+    no_interval: why `low` and `high` are None; empty in summaries of an older version too. draws: that the interval
+    took.
+    """
 
     status: str = "not measured"
     value: Number = None
@@ -23,6 +27,8 @@ class Score:
     n: int | None = None
     contents: int | None = None
     styles: int | None = None
+    draws: int | None = None
+    no_interval: str = ""
 
     @property
     def is_measured(self) -> bool:
@@ -31,12 +37,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the evaluation: the student, another method, a control, or the ceiling. metrics: its scores by name."""
+    """A row of the evaluation: the student, another method, a control, or the ceiling.
+
+    metrics: its scores by name. source: of the teacher's pictures, `sdxl` or `oracle`; empty for other rows, and in
+    summaries of an older version.
+    """
 
     title: str = ""
     meaning: str = ""
     status: str = ""
     pairs: int | None = None
+    source: str = ""
     metrics: Mapping[str, Score] = field(default_factory=dict)
 
     @property
@@ -128,6 +139,11 @@ class EvaluationSummary:
         if row not in self.rows:
             return row
         return self.rows[row].title or row
+
+    def is_oracle(self, asked: bool) -> bool:
+        """Whether drawn truths stood in for the teacher here; `asked`: in the run, for a summary that doesn't say."""
+        source = self.rows["teacher"].source if "teacher" in self.rows else ""
+        return source == "oracle" if source else asked
 
     def with_oracle(self) -> EvaluationSummary:
         """The same, its row `teacher` called what it is where drawn truths stood in for the teacher: the summary of an

@@ -67,11 +67,14 @@ class ClaimLine:
 
 @dataclass(frozen=True)
 class DifferenceCell:
-    """The student minus another row. tone: `better` or `worse` where the interval excludes 0."""
+    """The student minus another row. tone: `better` or `worse` where the interval excludes 0. title: what a pointer
+    over it shows.
+    """
 
     value: str
     range: str = ""
     tone: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,15 @@ def _cell(score: Score, pairs: int | None, notes: dict[str, int]) -> TableCell:
         value=figure(score.value),
         range=between(score.low, score.high) or "no interval",
         n="" if score.n == pairs else f"n {score.n}",
-        title=f"n = {score.n}: {score.contents} contents × {score.styles} styles",
+        title=_n_and_interval(score),
     )
+
+
+def _n_and_interval(score: Score) -> str:
+    text = f"n = {score.n}: {score.contents} contents × {score.styles} styles"
+    if score.no_interval:
+        return f"{text}; no interval: {score.no_interval}"
+    return f"{text}; {score.draws:,} draws" if score.draws else text
 
 
 def _claim(claim: Claim) -> ClaimLine:
@@ -234,7 +244,8 @@ def _difference(score: Score | None, better: str) -> DifferenceCell:
         is_better = (score.value > 0) == (better == "higher")
         tone = "better" if is_better else "worse"
     sign = "+" if score.value > 0 else ""
-    return DifferenceCell(f"{sign}{figure(score.value)}", between(score.low, score.high), tone)
+    between_ends = between(score.low, score.high) or "no interval"
+    return DifferenceCell(f"{sign}{figure(score.value)}", between_ends, tone, _n_and_interval(score))
 
 
 def _excludes_zero(score: Score) -> bool:
@@ -280,7 +291,16 @@ def _absent(summary: EvaluationSummary, shown: Sequence[str]) -> list[str]:
     for name, metric in summary.metrics.items():
         if name not in shown:
             sentences.append(f"{metric.title or name}: {_reason(_why(summary.rows, name))}")
-    return sentences
+    return sentences + _without_interval(summary)
+
+
+def _without_interval(summary: EvaluationSummary) -> list[str]:
+    """A sentence for each reason why means have no interval."""
+    titles: dict[str, list[str]] = {}
+    for key, method in summary.rows.items():
+        for reason in dict.fromkeys(score.no_interval for score in method.metrics.values() if score.no_interval):
+            titles.setdefault(reason, []).append(summary.title(key))
+    return [f"interval of {', '.join(rows)}: {reason}" for reason, rows in titles.items()]
 
 
 def _why(rows: Mapping[str, Method], metric: str) -> str:

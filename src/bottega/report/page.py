@@ -55,7 +55,8 @@ def _write_page(directory: Path) -> Path:
     metrics = "training/metrics.jsonl"
     training = found.attempt(metrics, lambda: learning.read(read_jsonl(directory / metrics)))
     evaluation = found.record("evaluation/summary.json", EvaluationSummary)
-    if evaluation is not None and found.is_oracle:
+    drawn_truths = found.is_oracle if evaluation is None else evaluation.is_oracle(found.is_oracle)
+    if evaluation is not None and drawn_truths:
         evaluation = evaluation.with_oracle()
     calibrated = found.record("quality/calibration.json", calibration.CalibrationFile)
 
@@ -67,7 +68,8 @@ def _write_page(directory: Path) -> Path:
         table = evaluation_table.lay_out(evaluation)
         evaluated = sheets.of_evaluation(found, evaluation)
     taught = [] if tries is None else _targets(found)
-    titles = sheets.headings(oracle=found.is_oracle)
+    # An evaluation may have had another teacher than the targets; its sheet is shown where there is one.
+    titles = sheets.headings(oracle=drawn_truths if evaluated else found.is_oracle)
     sheets.write_sheet(evaluated or taught, directory / SHEET, heads=titles)
     paths: list[Path] = []
     for line in (*evaluated, *taught):

@@ -258,8 +258,8 @@ def _uri(webp: bytes) -> str:
 
 
 def headings(*, oracle: bool) -> Mapping[str, str]:
-    """The heading of each column; drawn truths in the teacher's place are called so."""
-    return {**COLUMNS, "teacher": ORACLE} if oracle else COLUMNS
+    """The heading of each column; the teacher's says who painted."""
+    return {**COLUMNS, "teacher": ORACLE if oracle else "teacher (SDXL)"}
 
 
 def write_sheet(

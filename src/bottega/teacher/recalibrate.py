@@ -22,7 +22,7 @@ from bottega.runtime.trust import renew
 from bottega.teacher.export import write_lists
 from bottega.teacher.ledger import LEDGER, Ledger
 from bottega.teacher.regrade import Regraded, regrade
-from bottega.teacher.summary import count_again
+from bottega.teacher.summary import SUMMARY, count_again
 
 
 class Recalibrated(TypedDict):
@@ -88,8 +88,8 @@ def grade_again(directory: Path, limits: Thresholds, *, write: bool) -> Regraded
         counts = regrade(ledger, limits, write=write)
         if write:
             write_lists(ledger, directory)
-            renew(directory / "metadata.jsonl", directory / "qc_overrides.jsonl")
             count_again(ledger, limits, directory)
+            renew(*(directory / name for name in ("metadata.jsonl", "qc_overrides.jsonl", SUMMARY)))
     return counts
 
 

@@ -24,7 +24,7 @@ from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
 from bottega.teacher.sheet import draw_sheet
-from bottega.teacher.summary import TeacherSummary, summarise, write_summary
+from bottega.teacher.summary import SUMMARY, TeacherSummary, summarise, write_summary
 from bottega.teacher.watch import RunWatch
 from bottega.teacher.work import PairLists, chunks
 
@@ -106,8 +106,8 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
         write_parquet(ledger, directory / "ledger.parquet")
         draw_sheet(ledger, data_root)
         summary = summarise(ledger, limits, config)
-        _record_hashes(ledger, directory)
         write_summary(summary, directory)
+        _record_hashes(ledger, directory)
         _require_a_picture(ledger, summary)
     for warning in summary["warnings"]:
         LOGGER.warning("%s", warning)
@@ -178,7 +178,7 @@ def _record_hashes(ledger: Ledger, directory: Path) -> None:
     """Record the pictures by the hashes that the ledger has, and what is written from it."""
     files: dict[Path, Role] = {directory / "metadata.jsonl": "result", directory / "thresholds.json": "result"}
     files[ledger.path] = "kept"
-    for name in ("qc_overrides.jsonl", "ledger.csv", "ledger.parquet", "contact_sheet.png"):
+    for name in ("qc_overrides.jsonl", "ledger.csv", "ledger.parquet", "contact_sheet.png", SUMMARY):
         files[directory / name] = "view"
     known: dict[Path, str] = {}
     for name, sha256 in ledger.picture_hashes():
