@@ -75,7 +75,7 @@ def test_a_sampler_that_begins_elsewhere_than_ddim_says_where(sampler: str, stre
     said = "\n".join(cautions(Protocol(sampler=sampler, strength=strength)))
     first, ddim = (schedule(25, strength, name)["first_timestep"] for name in (sampler, "ddim"))
     assert (f"begins at t = {first}" in said and f"ddim begins at t = {ddim}" in said) == (first != ddim)
-    assert (first != ddim) == (sampler == "dpmpp_2m")
+    assert (first != ddim) == (sampler == "dpmpp_2m" and strength < 0.5)  # at 0.8 both begin at 761
 
 
 @settings(max_examples=60, deadline=None)

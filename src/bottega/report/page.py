@@ -55,9 +55,7 @@ def _write_page(directory: Path) -> Path:
     metrics = "training/metrics.jsonl"
     training = found.attempt(metrics, lambda: learning.read(read_jsonl(directory / metrics)))
     evaluation = found.record("evaluation/summary.json", EvaluationSummary)
-    drawn_truths = found.is_oracle if evaluation is None else evaluation.is_oracle(found.is_oracle)
-    if evaluation is not None and drawn_truths:
-        evaluation = evaluation.with_oracle()
+    evaluation, drawn_truths = _named(evaluation, found)
     calibrated = found.record("quality/calibration.json", calibration.CalibrationFile)
 
     # Judge it, and choose the pictures.
@@ -106,6 +104,15 @@ def _write_page(directory: Path) -> Path:
     )
     write_text(directory / NAME, page)
     return directory / NAME
+
+
+def _named(evaluation: EvaluationSummary | None, found: RunDirectory) -> tuple[EvaluationSummary | None, bool]:
+    """The evaluation with its teacher called what it was, and whether drawn truths stood in for it."""
+    if evaluation is None:
+        return None, found.is_oracle
+    if evaluation.is_oracle(found.is_oracle):
+        return evaluation.with_oracle(), True
+    return evaluation, False
 
 
 _CAUSES = {
