@@ -18,6 +18,7 @@ picture against its content and style. With --folder everything that was made is
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -101,7 +102,8 @@ def judged(world: str, index: int) -> Iterator[EyeExample]:
     own, style = reference(subject.content), reference(subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: npt.NDArray[np.float32]) -> EyeExample:
-        return EyeExample(index, good.kind, family, severity, mask, measured_picture(picture, own, style))
+        measured_triple = measured_picture(picture, own, style)
+        return EyeExample(index, good.kind, family, severity, mask, math.nan, measured_triple)
 
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (subject.good, *good.more):
@@ -201,7 +203,7 @@ class Tally:
         causes = np.zeros(len(store), np.int64)
         for row, verdict_of_row in zip(rows, said, strict=True):
             is_damaged[row] = bool(grader.decisive(scores[row] | {"damage": float(verdict_of_row[0])}))
-            causes[row] = verdict_of_row[1:].argmax()
+            causes[row] = verdict_of_row[2:].argmax()
         for kind in np.unique(store.technique):
             good = store.is_good & is_changed & (store.technique == kind)
             if good.any():
@@ -287,9 +289,9 @@ def lines_of(world: str, tally: Tally, held: dict[str, bool]) -> list[str]:
 def main() -> int:
     """Train, judge, print, and return 1 where a bar is missed."""
     arguments = Arguments(__doc__)
-    arguments.add_size("--triples", short=200, full=6000, help="contents with styles to learn from")
-    arguments.add_size("--steps", short=200, full=6000, help="of each training")
-    arguments.add_size("--folds", short=2, full=10)
+    arguments.add_size("--triples", short=200, full=4000, help="contents with styles to learn from")
+    arguments.add_size("--steps", short=200, full=4000, help="of each training")
+    arguments.add_size("--folds", short=2, full=4)
     arguments.add_size("--count", short=30, full=600, help="subjects of each world; a third of it meets each family")
     arguments.add_argument("--processes", type=int, default=2)
     arguments.add_argument("--folder", type=Path, help="keep what is made there, and use what is there")

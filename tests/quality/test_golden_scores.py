@@ -29,6 +29,7 @@ GOLDEN: dict[str, Scores] = json.loads((Path(__file__).parent / "golden_scores.j
 TOLERANCES = {
     "blocking": 1e-3,
     "damage": 0.2,
+    "estimated_distance": 0.1,
     **dict.fromkeys(("damage_area", *CAUSE_SCORES), 0.05),
     **dict.fromkeys(TONE_SCORES, 0.01),
 }
@@ -77,7 +78,7 @@ def test_the_golden_file_is_of_this_version_and_has_every_score() -> None:
     assert SCORES_VERSION == 2
     measured = set(SCORE_NAMES) - set(CAUSE_SCORES)
     assert measured <= set(GOLDEN["small"])
-    of_the_eye = {"damage", "damage_area", *TONE_SCORES}
+    of_the_eye = {"damage", "damage_area", "estimated_distance", *TONE_SCORES}
     assert measured - set(GOLDEN["tiny"]) == {"blocking", "blocking_share", "mesh"} | of_the_eye
 
 

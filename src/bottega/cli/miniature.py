@@ -148,7 +148,8 @@ def export(
 def eye(
     state: Annotated[Path, typer.Option(help="Folder of the measured pictures; what is there already is used.")],
     output: Annotated[Path, typer.Option(help="The weights, a safetensors file.")],
-    triples: Annotated[int, typer.Option(min=100, help="Contents with a style to learn from.")] = 3000,
+    triples: Annotated[int, typer.Option(min=100, help="Contents with a style to learn from.")] = 4000,
+    tries: Annotated[int, typer.Option(min=0, help="Pictures of the miniature's own teacher to learn from.")] = 2000,
     steps: Annotated[int, typer.Option(min=100, help="Of the training.")] = 6000,
     processes: Annotated[int, typer.Option(min=1, help="That draw.")] = 2,
 ) -> None:
@@ -156,7 +157,7 @@ def eye(
     from bottega.miniature.builder.eye import train_eye
 
     with writing(state, "bottega miniature eye"):
-        examples = train_eye(state, output, triples=triples, steps=steps, processes=processes)
+        examples = train_eye(state, output, triples=triples, tries=tries, steps=steps, processes=processes)
     typer.echo(f"wrote {output}, from {examples} pictures of {triples} triples")
 
 

@@ -100,13 +100,19 @@ class Thresholds(Config):
         default=0.25, ge=0, description="weight of a second, moved copy beyond content and style, at most"
     )
     damage_max: Annotated[float, Added(before=EYE_OFF)] = Field(
-        default=2.6, description="logit of being damaged, by the learned eye, at most"
+        default=2.4, description="logit of being damaged, by the learned eye, at most"
     )
     damage_confirm: Annotated[float, Added(before=-EYE_OFF)] = Field(
         default=1.5, description="the same, from which a detector that fails makes a C alone"
     )
     damage_a: Annotated[float, Added(before=EYE_OFF)] = Field(
         default=0.5, description="the same, up to which a picture may be A"
+    )
+    distance_a: Annotated[float, Added(before=EYE_OFF)] = Field(
+        default=EYE_OFF,
+        gt=0,
+        description="estimated distance to what the painter would have made, by the learned eye, up to which a picture "
+        "may be A; 1 separates two drawings with other strokes; 1000: not asked, until drawn truths set it",
     )
     content_sim_c: float = Field(
         default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C"

@@ -138,6 +138,7 @@ class Grader:
         # One limit switches the eye off: the other two must not decide then.
         self._confirming = limits.damage_confirm if limits.uses_eye else -math.inf
         self._damage_a = limits.damage_a if limits.uses_eye else math.inf
+        self._distance_a = limits.distance_a if limits.uses_eye else math.inf
 
     def __call__(self, scores: Mapping[str, float]) -> Grade:
         """As `grade`."""
@@ -153,7 +154,8 @@ class Grader:
         if self._decides(broken, scores):
             return Grade("C", weight_c, reasons, likely_cause(scores))
         doubts = [f"{reason}; the whole looks sound" for reason in reasons]
-        doubts += self._doubts(scores)
+        # A score that failed its check need not be named again for missing the limit of an A.
+        doubts += self._doubts(scores, named={bound.score for bound in broken})
         if doubts:
             return Grade("B", weight_b, doubts)
         return Grade("A", weight_a, [])
@@ -168,17 +170,20 @@ class Grader:
         names = {bound.check.name for bound in broken}
         return len(names) >= AGREEING or any(bound.check.certain for bound in broken)
 
-    def _doubts(self, scores: Mapping[str, float]) -> list[str]:
-        """Why a picture without a fault is no A."""
+    def _doubts(self, scores: Mapping[str, float], named: Collection[str]) -> list[str]:
+        """Why a picture without a fault is no A, but for the scores that are `named` already."""
         doubts = []
         damage = scores.get("damage")
         if damage is not None and damage > self._damage_a:
             doubts.append(f"damage: {damage:.3f}, an A has at most {self._damage_a:.3f}{_causes_text(scores)}")
+        distance = scores.get("estimated_distance")
+        if distance is not None and distance > self._distance_a:
+            doubts.append(f"estimated_distance: {distance:.3f}, an A has at most {self._distance_a:.3f}")
         for score, limit in self._better:
             value = scores.get(score)
             if value is None:
                 doubts.append(f"{score}: not measured")
-            elif value < limit:
+            elif value < limit and score not in named:
                 doubts.append(f"{score}: {value:.3f}, an A has at least {limit:.3f}")
         if not self._style.holds(scores):
             doubts.append(self._style.reason(scores))

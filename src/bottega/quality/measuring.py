@@ -25,6 +25,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 | change | mean absolute difference from the content, or from its round trip if nearer, every fourth row | 0..1 |
 | damage | logit of being damaged, by the learned eye: `bottega.quality.eye` | |
 | damage_area | share of its cells that are rather damaged than not | 0..1 |
+| estimated_distance | to what the style's painter would have made of the content, by the learned eye | 0 and up |
 | cause_… | probability of each cause, if it is damaged; absent below 0.05 | 0..1 |
 | mean_light, mean_a, mean_b | mean of Lab, levels | 0..255 |
 | light_shift, a_shift, b_shift | levels by which that is beyond content's and style's, signed | -255..255 |

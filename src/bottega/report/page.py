@@ -134,6 +134,7 @@ _CAUSES = {
     "content": "content lost",
     "unchanged": "untouched copy",
     "damage": "looks damaged",
+    "estimated_distance": "far from what the painter would have made",
     "style": "no style gained",
 }
 

@@ -19,7 +19,7 @@ from bottega.teacher.ledger import COLUMNS, Ledger, changes_of_many, reasons_of,
 
 SCORE_NAMES = (
     "edge_64", "edge_128", "hf_ratio", "content_sim", "style_sim", "style_gain", "change",
-    "bright", "spread", "clipped_excess", "vivid_excess",
+    "bright", "spread", "clipped_excess", "vivid_excess", "damage", "estimated_distance",
 )  # fmt: skip
 
 _PAGE = 1000  # rows read at once

@@ -15,7 +15,7 @@ from bottega.quality.eye.training.examples import made_up
 def seen(cells: np.ndarray, causes: list[float] | None = None) -> Seen:
     logits = np.zeros(len(CAUSES), np.float32)
     logits[: len(causes or [])] = causes or []
-    return Seen(1.5, cells.astype(np.float32), logits)
+    return Seen(1.5, 2.5, cells.astype(np.float32), logits)
 
 
 def sound_cells() -> np.ndarray:
@@ -28,6 +28,7 @@ def test_scores_are_the_logit_the_share_of_cells_and_the_likely_causes() -> None
     scores = eye_scores(seen(cells, [6.0, 5.0]))
     assert scores["damage"] == 1.5
     assert scores["damage_area"] == pytest.approx(0.25)
+    assert scores["estimated_distance"] == 2.5
     causes = {name: share for name, share in scores.items() if name.startswith(CAUSE_PREFIX)}
     assert list(causes) == [CAUSE_PREFIX + CAUSES[0], CAUSE_PREFIX + CAUSES[1]]
     assert min(causes.values()) >= LEAST_SHARE

@@ -11,6 +11,7 @@ from bottega.quality.damage import FAMILIES
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.training.contents import draw_content
 from bottega.quality.eye.training.examples import GOOD, damage_mask, damaged, examples, made_up, varied
+from bottega.quality.eye.training.random_damage import RANDOM_FAMILIES
 from bottega.quality.eye.training.stylise import TECHNIQUES, Style, nearest_colours, take_colours
 from bottega.runtime.seeds import numpy_rng
 
@@ -71,14 +72,15 @@ def test_the_mask_is_where_the_damage_is() -> None:
 
 def test_an_example_is_good_without_a_mask_or_damaged_with_one() -> None:
     families = tuple(FAMILIES)[:12]
-    found = list(examples(11, 128, families=families, bad=6))
+    found = list(examples(11, 128, families=families, bad=6, nameless=2))
     good = [example for example in found if example.family == GOOD]
     assert len(good) == 4
     assert max(float(example.mask.max()) for example in good) == 0
     bad = [example for example in found if example.family != GOOD]
     assert bad
+    assert {example.family for example in bad} & set(RANDOM_FAMILIES)
     for example in bad:
-        assert example.family in families
+        assert example.family in {*families, *RANDOM_FAMILIES}
         assert float(example.mask.mean()) > 0.02
 
 
@@ -87,6 +89,19 @@ def test_a_damaged_picture_is_the_same_each_time() -> None:
     first, again = (damaged(subject, "blotches", 0.5, numpy_rng("test", 2)) for _ in range(2))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("family", RANDOM_FAMILIES)
+def test_a_damage_without_a_name_is_another_one_each_time(family: str) -> None:
+    subject = made_up(4, 128, kinds=("oil",)).subject
+    kind = RANDOM_FAMILIES[family]
+    pictures = [kind.apply(subject, kind.strength(1.0), numpy_rng("test", seed)) for seed in range(8)]
+    again = kind.apply(subject, kind.strength(1.0), numpy_rng("test", 3))
+    assert np.array_equal(pictures[3], again)
+    changes = [float(np.abs(picture.astype(int) - subject.good).mean()) for picture in pictures]
+    assert max(changes) > 5
+    assert len({picture.tobytes() for picture in pictures}) >= 6
+    assert all(picture.shape == subject.good.shape and picture.dtype == np.uint8 for picture in pictures)
 
 
 def test_contents_are_varied_widely_and_the_same_each_time() -> None:

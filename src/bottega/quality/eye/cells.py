@@ -60,6 +60,7 @@ NUM_OWN = len(OWN)
 
 SUBSPACES: dict[str, tuple[str, ...]] = {
     "colour": ("l", "a", "b"),
+    "hue": ("a", "b"),
     "contrast": ("l_spread", "a_spread", "b_spread", "black", "white"),
     "fine": ("light_full", "light_2", "colour_2", "sparse_full", "flat"),
     "middle": ("light_2", "light_4", "colour_4", "sparse_2"),

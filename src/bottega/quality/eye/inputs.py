@@ -26,6 +26,7 @@ from bottega.quality.eye.cells import (
     leaked_cells,
     novelty,
 )
+from bottega.quality.eye.palette import NUM_PALETTE, palette_inputs
 from bottega.quality.eye.tones import tone_scores
 
 Floats = npt.NDArray[np.float32]
@@ -69,7 +70,7 @@ SCORE_INPUTS: dict[str, ScoreInput] = {
 """The detectors' and the tones' scores that the network is given; one that was not measured counts as usual."""
 
 NUM_CELL = 5 * NUM_OWN + NUM_AGAINST + NUM_LEAKED + NUM_NOVELTY + 2
-NUM_PICTURE = 5 * NUM_OWN + NUM_AGAINST + NUM_LEAKED + NUM_NOVELTY + len(SCORE_INPUTS) + 3 * NUM_WHOLE + 1
+NUM_PICTURE = 5 * NUM_OWN + NUM_AGAINST + NUM_LEAKED + NUM_NOVELTY + NUM_PALETTE + len(SCORE_INPUTS) + 3 * NUM_WHOLE + 1
 
 # Where the inputs are that say what a picture is like by itself, not against content and style.
 OWN_CELL = slice(0, NUM_OWN)
@@ -216,6 +217,7 @@ def _of_picture(measured: MeasuredPicture, own: Floats, content: Floats, style: 
             measured.against.mean(cells),
             2 * measured.leaked.mean(cells),
             measured.novelty.mean(cells),
+            palette_inputs(measured.own, measured.content, measured.style),
             measured.scores,
             whole,
             whole - measured.content_whole / _WHOLE_SCALES,

@@ -25,7 +25,7 @@ SMALLEST_SIDE = 128
 CAUSE_PREFIX = "cause_"
 CAUSE_SCORES = tuple(CAUSE_PREFIX + cause for cause in CAUSES)
 
-EYE_SCORES = ("damage", "damage_area", *CAUSE_SCORES)
+EYE_SCORES = ("damage", "damage_area", "estimated_distance", *CAUSE_SCORES)
 
 LEAST_SHARE = 0.05
 """A cause that is less likely than this is not recorded."""
@@ -55,9 +55,14 @@ def eye_scores(seen: Seen) -> dict[str, float]:
 
     Returns:
         `damage`, the logit of being damaged; `damage_area`, the share of cells that are rather damaged than not, 0..1;
-        `cause_…`, the probability of each cause if it is damaged, where that is LEAST_SHARE or more.
+        `estimated_distance`, to what the style's painter would have made of the content, 0 and up; `cause_…`, the
+        probability of each cause if it is damaged, where that is LEAST_SHARE or more.
     """
-    scores = {"damage": seen.logit, "damage_area": float((seen.cells > 0).mean())}
+    scores = {
+        "damage": seen.logit,
+        "damage_area": float((seen.cells > 0).mean()),
+        "estimated_distance": seen.distance,
+    }
     for name, share in zip(CAUSE_SCORES, _softmax(seen.causes).tolist(), strict=True):
         if share >= LEAST_SHARE:
             scores[name] = share

@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ from bottega.runtime.errors import RequestError
 Floats = npt.NDArray[np.float32]
 
 NORM_EPSILON = 1e-5
+DISTANCE_FLOOR = 0.5
+"""Added to a distance before its logarithm is taken: that of two equal pictures is 0."""
+
+MAX_LOG_DISTANCE = 4.0
+"""Of an estimate; no two pictures are farther apart than some 40."""
+
 TOP_CELLS = (1, 8, 32)
 """How many of the worst cells are averaged for the picture's verdict: one, an eighth of a side squared, an eighth."""
 
@@ -30,10 +37,13 @@ TOP_CELLS = (1, 8, 32)
 class Seen:
     """What the network says of one picture.
 
-    logit: of being damaged. cells: logits of each cell, [G, G]. causes: logits of the picture's causes, [C].
+    logit: of being damaged. distance: estimated, to what the style's painter would have made of the content; 1 is what
+    separates two drawings with other strokes. cells: logits of each cell, [G, G]. causes: logits of the picture's
+    causes, [C].
     """
 
     logit: float
+    distance: float
     cells: Floats
     causes: Floats
 
@@ -75,7 +85,8 @@ class Network:
         shares = np.array([worst.mean(), *(worst[:count].mean() for count in TOP_CELLS)], np.float32)
         summary = np.concatenate([flat.mean(0), flat.max(0), picture, shares])
         verdict = self._dense("verdict2", _relu(self._dense("verdict1", summary)))
-        return Seen(float(verdict[0]), logits, verdict[1:])
+        distance = math.exp(min(float(verdict[1]), MAX_LOG_DISTANCE)) - DISTANCE_FLOOR
+        return Seen(float(verdict[0]), max(distance, 0.0), logits, verdict[2:])
 
     def _dense(self, name: str, values: Floats) -> Floats:
         """[..., in] -> [..., out]."""

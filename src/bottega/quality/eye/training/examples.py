@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import MeasuredPicture
 from bottega.quality.eye.look import SMALLEST_SIDE
 from bottega.quality.eye.training.contents import draw_content
+from bottega.quality.eye.training.random_damage import RANDOM_FAMILIES
 from bottega.quality.eye.training.stylise import TECHNIQUES, Style, mild_surface, nearest_colours, take_colours
 from bottega.quality.measuring import Reference, compare, reference
 from bottega.runtime.errors import RequestError
@@ -24,13 +26,22 @@ from bottega.visual.pictures import Picture
 
 Floats = npt.NDArray[np.float32]
 GOOD = "good"
+TRY = "try"
+"""The family of a real teacher's picture: its severity is the probability that it should be found damaged."""
+
 MILD = "mild surface"
 """The kind of pictures whose surface the style does not show."""
 
-FOREIGN = 0.15
+FOREIGN = 0.2
 """Share of such triples: without them a picture in flat tones or with brush marks was accused if its style had none."""
 
+LEARNED_FAMILIES = {**FAMILIES, **RANDOM_FAMILIES}
+
 DrawContent = Callable[[np.random.Generator, int], Picture]
+
+
+def _unknown(_: Picture) -> float:
+    return math.nan
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,8 @@ class EyeExample:
     """One judged picture.
 
     triple: number of its content and style. family: GOOD or the damage's. severity: 0 mild, 0.5 medium, 1 severe. mask:
-    share of each cell that is damaged, [G, G]. technique: of the style.
+    share of each cell that is damaged, [G, G]. technique: of the style. distance: to the nearest of other good pictures
+    of the same content and style, NaN where it is not known.
     """
 
     triple: int
@@ -46,6 +58,7 @@ class EyeExample:
     family: str
     severity: float
     mask: Floats
+    distance: float
     measured: MeasuredPicture
 
 
@@ -54,12 +67,13 @@ class GoodPictures:
     """A good picture with all that belongs to it.
 
     subject: the picture, its content and style, and another good picture. kind: of the style. more: good pictures of
-    the same content and style, painted otherwise.
+    the same content and style, painted otherwise. distance: of any picture to the nearest of them that is another one.
     """
 
     subject: Subject
     kind: str
     more: tuple[Picture, ...]
+    distance: Callable[[Picture], float] = field(default=_unknown)
 
 
 Source = Callable[[int, int], GoodPictures]
@@ -169,7 +183,7 @@ def measured_picture(picture: Picture, content: Reference, style: Reference) -> 
 
 def damaged(subject: Subject, family: str, severity: float, rng: np.random.Generator) -> tuple[Picture, Floats]:
     """A damaged picture and its mask; in a quarter of the cases a part of it alone is damaged."""
-    kind = FAMILIES[family]
+    kind = LEARNED_FAMILIES[family]
     picture = kind.apply(subject, kind.strength(severity), rng)
     if kind.cause in ("light", "colour", "noise", "pattern", "blur", "compression") and rng.random() < 0.25:
         place = region(rng, picture.shape, rng.uniform(0.15, 0.6))
@@ -185,7 +199,13 @@ def damage_mask(picture: Picture, good: Picture) -> Floats:
 
 
 def examples(
-    index: int, side: int, source: Source = made_up, *, families: tuple[str, ...] = tuple(FAMILIES), bad: int = 10
+    index: int,
+    side: int,
+    source: Source = made_up,
+    *,
+    families: tuple[str, ...] = tuple(FAMILIES),
+    bad: int = 10,
+    nameless: int = 3,
 ) -> Iterator[EyeExample]:
     """The examples of one triple: its good pictures and some damaged ones.
 
@@ -194,6 +214,7 @@ def examples(
         source: of good pictures.
         families: of damage to choose from.
         bad: how many damaged pictures.
+        nameless: how many more by RANDOM_FAMILIES.
     """
     good = source(index, side)
     rng = numpy_rng("eye damages", index, side)
@@ -201,12 +222,14 @@ def examples(
     style = reference(good.subject.style)
 
     def example(picture: Picture, family: str, severity: float, mask: Floats) -> EyeExample:
-        return EyeExample(index, good.kind, family, severity, mask, measured_picture(picture, content, style))
+        measured = measured_picture(picture, content, style)
+        return EyeExample(index, good.kind, family, severity, mask, good.distance(picture), measured)
 
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (good.subject.good, *good.more):
         yield example(picture, GOOD, 0.0, nothing)
-    for family in rng.permutation(families)[:bad]:
+    chosen = [*rng.permutation(families)[:bad], *rng.permutation(list(RANDOM_FAMILIES))[:nameless]]
+    for family in chosen:
         severity = float(rng.choice((0.25, 0.5, 0.75, 1.0)))
         picture, mask = damaged(good.subject, str(family), severity, rng)
         if mask.mean() > 0.02:  # else there is nothing to see: grey times any colour stays grey

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bottega.quality.damage import CAUSES, FAMILIES
+from bottega.quality.damage import CAUSES
 from bottega.quality.eye.cells import GRID, NUM_OWN
 from bottega.quality.eye.inputs import (
     NUM_CELL,
@@ -24,7 +24,8 @@ from bottega.quality.eye.inputs import (
     WHOLE_PICTURE,
     network_inputs,
 )
-from bottega.quality.eye.training.examples import GOOD
+from bottega.quality.eye.network import DISTANCE_FLOOR
+from bottega.quality.eye.training.examples import GOOD, LEARNED_FAMILIES, TRY
 from bottega.quality.eye.training.model import EyeNetwork
 from bottega.quality.eye.training.store import ExampleStore, Indices
 from bottega.runtime.files import atomic_path
@@ -36,7 +37,10 @@ GOOD_SHARE = 1 / 3
 FAINT, FAINT_TARGET = 0.3, 0.85
 """Below this severity a picture need not be sure to be damaged: near mild, only who looks for it sees it."""
 
-CELL_WEIGHT, CAUSE_WEIGHT = 0.5, 0.2
+TRY_SHARE = 1 / 8
+"""Of a batch, beside it, where there are a teacher's tries."""
+
+CELL_WEIGHT, CAUSE_WEIGHT, DISTANCE_WEIGHT = 0.5, 0.2, 0.3
 
 _CHUNK = 256  # examples whose inputs are made at once
 
@@ -62,12 +66,13 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Of one step: the picture's verdict, the cells', the causes'."""
+    """Of one step: the picture's verdict, the cells', the causes', the distance's."""
 
     step: int
     picture: float
     cells: float
     causes: float
+    distance: float
 
 
 def fit(
@@ -95,22 +100,28 @@ def fit(
     )
     inputs = _AllInputs.of(store)
     good = np.flatnonzero(store.is_good)
-    bad = np.flatnonzero(~store.is_good & ~np.isin(store.family, sorted(left_out)))
+    tries = np.flatnonzero(store.family == TRY)
+    bad = np.flatnonzero(~store.is_good & ~np.isin(store.family, [TRY, *sorted(left_out)]))
     num_good = round(config.batch * GOOD_SHARE)
+    num_tries = round(config.batch * TRY_SHARE) if len(tries) else 0
     for step in range(config.steps):
-        chosen = np.concatenate([rng.choice(good, num_good), rng.choice(bad, config.batch - num_good)])
+        parts = [rng.choice(good, num_good), rng.choice(bad, config.batch - num_good)]
+        if num_tries:
+            parts.append(rng.choice(tries, num_tries))
+        chosen = np.concatenate(parts)
         cells_in, picture_in = inputs.tensors(chosen)
         _vary_what_is_absolute(cells_in, picture_in, config, generator)
         cells, verdict = network(cells_in, picture_in)
         losses = _losses(store, chosen, cells, verdict)
-        total = losses[0] + CELL_WEIGHT * losses[1] + CAUSE_WEIGHT * losses[2]
+        total = losses.picture + CELL_WEIGHT * losses.cells + CAUSE_WEIGHT * losses.causes
+        total = total + DISTANCE_WEIGHT * losses.distance
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if report is not None:
-            report(StepLosses(step + 1, losses[0].item(), losses[1].item(), losses[2].item()))
+            report(losses.of_step(step + 1))
     return network.eval()
 
 
@@ -160,28 +171,50 @@ class _AllInputs:
         return torch.from_numpy(cells), torch.from_numpy(self.picture[chosen])
 
 
-def _losses(store: ExampleStore, chosen: Indices, cells: Tensor, verdict: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the picture's verdict, of the cells', of the causes'."""
-    is_bad = store.family[chosen] != GOOD
+@dataclass(frozen=True)
+class _Losses:
+    """Means over a batch, as in `StepLosses`."""
+
+    picture: Tensor
+    cells: Tensor
+    causes: Tensor
+    distance: Tensor
+
+    def of_step(self, step: int) -> StepLosses:
+        return StepLosses(step, self.picture.item(), self.cells.item(), self.causes.item(), self.distance.item())
+
+
+def _losses(store: ExampleStore, chosen: Indices, cells: Tensor, verdict: Tensor) -> _Losses:
+    family, severity = store.family[chosen], store.severity[chosen]
+    is_try = family == TRY
+    is_bad = (family != GOOD) & ~is_try
     target = is_bad.astype(np.float32)
-    target[is_bad & (store.severity[chosen] < FAINT)] = FAINT_TARGET
+    target[is_bad & (severity < FAINT)] = FAINT_TARGET
+    target[is_try] = severity[is_try]
+    # Where a teacher's try is damaged, and why, is not known.
+    is_drawn = torch.from_numpy(~is_try)
     mask = torch.from_numpy(store.mask[chosen].astype(np.float32) / 255)
-    cause = torch.from_numpy(cause_numbers(store.family[chosen[is_bad]]))
-    return (
-        functional.binary_cross_entropy_with_logits(verdict[:, 0], torch.from_numpy(target)),
-        functional.binary_cross_entropy_with_logits(cells, mask),
-        functional.cross_entropy(verdict[torch.from_numpy(is_bad), 1:], cause),
+    cause = torch.from_numpy(cause_numbers(family[is_bad]))
+    distance = store.distance[chosen]
+    is_known = torch.from_numpy(np.isfinite(distance))
+    log_distance = torch.from_numpy(np.log(distance + DISTANCE_FLOOR))
+    estimate = verdict[:, 1][is_known]
+    return _Losses(
+        picture=functional.binary_cross_entropy_with_logits(verdict[:, 0], torch.from_numpy(target)),
+        cells=functional.binary_cross_entropy_with_logits(cells[is_drawn], mask[is_drawn]),
+        causes=functional.cross_entropy(verdict[torch.from_numpy(is_bad), 2:], cause),
+        distance=functional.smooth_l1_loss(estimate, log_distance[is_known]) if len(estimate) else estimate.sum(),
     )
 
 
 def cause_numbers(families: npt.NDArray[np.str_]) -> Indices:
     """Of each family the number of its cause in CAUSES, [N]."""
-    return np.array([CAUSES.index(FAMILIES[str(family)].cause) for family in families], np.int64)
+    return np.array([CAUSES.index(LEARNED_FAMILIES[str(family)].cause) for family in families], np.int64)
 
 
 @torch.no_grad()
 def verdicts(network: EyeNetwork, store: ExampleStore, chosen: Indices, batch: int = 256) -> npt.NDArray[np.float32]:
-    """Of each example the logits of being damaged and of the causes, [N, 1 + C]."""
+    """Of each example its logit of being damaged, the log of its distance, and the logits of causes, [N, 2 + C]."""
     found: list[Tensor] = []
     for first in range(0, len(chosen), batch):
         inputs = network_inputs(store.measured(chosen[first : first + batch]))

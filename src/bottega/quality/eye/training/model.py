@@ -36,11 +36,12 @@ class EyeNetwork(nn.Module):
         self.mixed3 = nn.Linear(width, width)
         self.cell_verdict = nn.Linear(width, 1)
         self.verdict1 = nn.Linear(3 * width + 1 + len(TOP_CELLS), HIDDEN)
-        self.verdict2 = nn.Linear(HIDDEN, 1 + len(CAUSES))
+        self.verdict2 = nn.Linear(HIDDEN, 2 + len(CAUSES))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, cells: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, G, G, NUM_CELL] and [B, NUM_PICTURE] -> logits of cells [B, G, G], of picture and causes [B, 1 + C]."""
+        """[B, G, G, NUM_CELL] and [B, NUM_PICTURE] -> logits of cells [B, G, G]; of the picture its logit, the
+        log of its distance, and the logits of causes, [B, 2 + C]."""
         whole = self.picture2(functional.relu(self.picture1(picture)))
         hidden = functional.relu(self.cells(cells) + whole[:, None, None])
 

@@ -26,14 +26,16 @@ Indices = npt.NDArray[np.int64]
 class ExampleStore:
     """MeasuredPicture examples.
 
-    family: names, [N]. technique: names, [N]. severity: [N]. mask: 0..255, [N, G, G]. triple: row of each example's
-    content and style, [N]. All else as in `MeasuredPicture`, [N, ...] or, of content, style and side, [T, ...].
+    family: names, [N]. technique: names, [N]. severity: [N]. mask: 0..255, [N, G, G]. distance: [N]. triple: row of
+    each example's content and style, [N]. All else as in `MeasuredPicture`, [N, ...] or, of content, style and side,
+    [T, ...].
     """
 
     family: npt.NDArray[np.str_]
     technique: npt.NDArray[np.str_]
     severity: Floats
     mask: npt.NDArray[np.uint8]
+    distance: Floats
     triple: Indices
     own: Halves
     against: Halves
@@ -71,6 +73,7 @@ class ExampleStore:
             technique=np.array([example.technique for example in rows]),
             severity=np.array([example.severity for example in rows], np.float32),
             mask=np.stack([np.rint(255 * example.mask).astype(np.uint8) for example in rows]),
+            distance=np.array([example.distance for example in rows], np.float32),
             triple=np.array([order[example.triple] for example in rows], np.int64),
             own=_stacked(rows, "own").astype(np.float16),
             against=_stacked(rows, "against").astype(np.float16),
