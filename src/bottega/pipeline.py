@@ -423,7 +423,7 @@ class Pipeline:
                 self.say(f"{used.name}: no hashes of its files are recorded, as by earlier versions: they are believed")
         return again
 
-    def _make_again(self, stage: Stage, found: Sequence[trust.Fault]) -> None:
+    def _make_again(self, stage: Stage, found: Sequence[trust.FileFault]) -> None:
         """Set damaged files aside, so that the stage makes them again, and say so."""
         for fault in found:
             if fault.role == "kept":

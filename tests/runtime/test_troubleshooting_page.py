@@ -24,7 +24,7 @@ from PIL import Image
 from bottega.cli.main import explain, main
 from bottega.models.weights import read_header
 from bottega.runtime import errors, files
-from bottega.runtime.errors import BottegaError, Cause
+from bottega.runtime.errors import BottegaError, ErrorCause
 from bottega.runtime.locks import lock
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
@@ -39,7 +39,7 @@ def classes() -> list[type[BottegaError]]:
     return [kind for kind in kinds if kind is not BottegaError]
 
 
-def causes() -> list[tuple[type[BottegaError], Cause]]:
+def causes() -> list[tuple[type[BottegaError], ErrorCause]]:
     """Every cause with its class."""
     return [(kind, cause) for kind in classes() for cause in kind.__dict__.get("causes", ())]
 
@@ -424,7 +424,7 @@ def _pattern(says: str) -> str:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 @pytest.mark.parametrize(("kind", "cause"), causes(), ids=[cause.says[0] for _, cause in causes()])
 def test_each_advice_mends_the_case_that_it_is_given_for(
-    kind: type[BottegaError], cause: Cause, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[BottegaError], cause: ErrorCause, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says = cause.says[0]
     if says in ELSEWHERE:

@@ -154,11 +154,11 @@ def test_a_picture_under_a_data_root_is_the_one_that_was_prepared(tmp_path: Path
     (tmp_path / "coco").mkdir()
     sha = trust.hash_file(tmp_path / "raw" / "c.png", "sha256")
     trust.seal(tmp_path / "coco", {tmp_path / "raw" / "c.png": "source"}, {tmp_path / "raw" / "c.png": sha})
-    trust.Inputs(tmp_path).require("raw/c.png")
-    trust.Inputs(tmp_path).require("raw/unknown.png")
+    trust.PreparedPictures(tmp_path).require("raw/c.png")
+    trust.PreparedPictures(tmp_path).require("raw/unknown.png")
     flip(tmp_path / "raw" / "c.png")
     with pytest.raises(DamagedError, match="than when it was prepared"):
-        trust.Inputs(tmp_path).require("raw/c.png")
+        trust.PreparedPictures(tmp_path).require("raw/c.png")
 
 
 def test_what_is_set_aside_is_kept_under_another_name(folder: Path) -> None:

@@ -29,7 +29,7 @@ from bottega.runtime.files import read_json, sha256_file
 from bottega.runtime.findings import Severity
 from bottega.runtime.fingerprint import fingerprint
 from bottega.runtime.paths import stays_inside
-from bottega.runtime.trust import LIST, Fault, difference, read_list
+from bottega.runtime.trust import LIST, FileFault, difference, read_list
 from bottega.teacher.ledger import LEDGER
 from bottega.training.checkpoint import folders
 from bottega.training.checkpoint import read as read_checkpoint
@@ -636,7 +636,7 @@ def _check_recorded(found: _Examination) -> None:
     """Every file that a list of hashes names, by the code by which the stages themselves look (`runtime.trust`)."""
     folders = _folders_with_lists(found)
     teacher = found.directory / "teacher"
-    faults: list[Fault] = []
+    faults: list[FileFault] = []
     size = 0
     left_out = 0
     for folder in folders:
@@ -653,7 +653,7 @@ def _check_recorded(found: _Examination) -> None:
                 continue
             reason = difference(path, row)
             if reason is not None:
-                faults.append(Fault(path, reason, row.role))
+                faults.append(FileFault(path, reason, row.role))
     if left_out:
         found.leave_out(f"the content of {left_out} files", "it takes reading them whole: --all")
     if not folders and found.request.stages:
@@ -670,7 +670,7 @@ def _folders_with_lists(found: _Examination) -> list[Path]:
     return sorted(folders)
 
 
-def _add_changed_files(found: _Examination, faults: Sequence[Fault]) -> None:
+def _add_changed_files(found: _Examination, faults: Sequence[FileFault]) -> None:
     shown = "; ".join(str(fault) for fault in faults[:SHOWN])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     sources = [fault for fault in faults if fault.role == "source"]

@@ -42,7 +42,7 @@ from bottega.evaluation.table import markdown
 from bottega.runtime.errors import MissingError, RequestError
 from bottega.runtime.files import sha256_file, sha256_json, write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
-from bottega.runtime.trust import Inputs, Role, seal
+from bottega.runtime.trust import PreparedPictures, Role, seal
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
@@ -124,7 +124,7 @@ def run(
 
 def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
     """DamagedError for a content, a style or a truth that is not what was prepared: its scores would be another's."""
-    inputs = Inputs(data_root)
+    prepared = PreparedPictures(data_root)
     paths: set[str] = set()
     for pair in grid.pairs:
         paths.update((pair.content_path, pair.style_path))
@@ -133,7 +133,7 @@ def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
             if (data_root / truth).is_file():
                 paths.add(truth.as_posix())
     for path in sorted(paths):
-        inputs.require(path)
+        prepared.require(path)
 
 
 def _record_hashes(directory: Path, files: Files) -> None:

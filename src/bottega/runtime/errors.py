@@ -20,8 +20,8 @@ The tree, and the exit code that the command line gives to each::
 A message is one line: the rule, what was received, what to do. The command line prints it and returns the exit code;
 a traceback is shown with `--debug` only.
 
-What people meet most often stands with its class as a `Cause`. The tables of docs/troubleshooting.md are made from
-them (`python tests/runtime/test_troubleshooting_page.py`), and a test follows the advice of each.
+What people meet most often stands with its class as an `ErrorCause`. The tables of docs/troubleshooting.md are made
+from them (`python tests/runtime/test_troubleshooting_page.py`), and a test follows the advice of each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Cause:
+class ErrorCause:
     """Why an error is met, and what helps: one row of docs/troubleshooting.md.
 
     Args:
@@ -50,15 +50,15 @@ class BottegaError(Exception):
     """Base of all errors that reach a user as one line; `exit_code` is what the process then returns."""
 
     exit_code: int = 1
-    causes: ClassVar[tuple[Cause, ...]] = ()
+    causes: ClassVar[tuple[ErrorCause, ...]] = ()
     """What people meet most often."""
 
 
 class RequestError(BottegaError):
     """The request was wrong: the user must change it."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             (
                 "the key … is required, received …",
                 "… should be a JSON …, received …",
@@ -67,7 +67,7 @@ class RequestError(BottegaError):
             "a file that was edited, or written by hand or by another program, has another form than it must have",
             "mend the key that the message names, or do what the message says of that file",
         ),
-        Cause(
+        ErrorCause(
             ("mend or delete that line",),
             "one line of a list is wrong",
             "mend that line or delete it: the other lines don't need it",
@@ -80,24 +80,24 @@ class RequestError(BottegaError):
 class RecipeError(RequestError):
     """A recipe, an override or an option has a key or a value that is not allowed."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("… is not valid YAML",),
             "the recipe, or the value of a `--set`, is no YAML",
             "correct the line and column that the message names; put quotes around a text that looks like a date "
             "or a number",
         ),
-        Cause(
+        ErrorCause(
             ("unknown key … did you mean …",),
             "a key is misspelt, or stands in the wrong section",
             "take the key that the message names",
         ),
-        Cause(
+        ErrorCause(
             ("… is not allowed", "… is required"),
             "a value has another kind, or lies outside of its range",
             "give a value as the message describes it",
         ),
-        Cause(
+        ErrorCause(
             ("no such recipe",),
             "a wrong path",
             "take the recipe that the message names, or give the whole path",
@@ -108,24 +108,24 @@ class RecipeError(RequestError):
 class MissingError(RequestError):
     """Something that the request needs is absent; the message says how to get it."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("models.…: …",),
             "a model is absent or incomplete",
             "run the command that the message holds, or name a folder that has the model; `bottega models verify "
             "RECIPE --hash` then reads each file whole",
         ),
-        Cause(
+        ErrorCause(
             ("data.….source: no folder …",),
             "a data set is not where the recipe says",
             "unpack it there, or `--set data.root=/disk/data`",
         ),
-        Cause(
+        ErrorCause(
             ("there is no …; prepare the …",),
             "an earlier step has not been done",
             "run the command that the message names",
         ),
-        Cause(
+        ErrorCause(
             ("--resume wants a whole checkpoint",),
             "the checkpoint does not exist, or is incomplete",
             "name one of those that the message lists",
@@ -136,8 +136,8 @@ class MissingError(RequestError):
 class LockedError(RequestError):
     """Another living process holds the lock of a folder or a device; the message names it."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("process … works on …",),
             "another process holds this run directory, data root or GPU",
             "wait for it, or stop it; a dead process holds no lock",
@@ -148,8 +148,8 @@ class LockedError(RequestError):
 class FingerprintError(RequestError):
     """A value that finished work depends on was changed; the message names it."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("… was started with other values",),
             "a value that finished work depends on was changed",
             "set it back, give another `--directory`, or delete the folders that the message names; [Growing a "
@@ -169,8 +169,8 @@ class WorkError(BottegaError):
 class NonFiniteError(WorkError):
     """A NaN or an infinity turned up where only finite numbers are meaningful."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("step …: the loss … is not finite", "step …: the gradient … is not finite"),
             "training stopped before the optimizer could damage the weights",
             "look at the pictures of the samples that the message names, or lower `student.loop.learning_rate`",
@@ -181,48 +181,48 @@ class NonFiniteError(WorkError):
 class StorageError(WorkError):
     """A file could not be written or read as a whole: full disk, read-only folder, torn content."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("the disk is full",),
             "the disk, or this user's share of it",
             "free space or choose another disk, and run the same command again; no partial file was left",
         ),
-        Cause(
+        ErrorCause(
             ("the file would be larger than the limit allows",),
             "the shell's limit on the size of a file",
             "raise it (`ulimit -f unlimited`) and run the same command again",
         ),
-        Cause(
+        ErrorCause(
             ("cannot write …: permission denied", "the file system is read-only"),
             "the folder may not be written into",
             "make it writable, or choose another one",
         ),
-        Cause(
+        ErrorCause(
             ("cannot write …: a part of this path is a file",),
             "a file stands where a folder is wanted",
             "choose another path",
         ),
-        Cause(
+        ErrorCause(
             ("cannot read …: it is a folder, not a file",),
             "a folder is where a file is wanted",
             "name a file in it, or move the folder away",
         ),
-        Cause(
+        ErrorCause(
             ("… is not valid JSON",),
             "a file was cut off, as by a copy that stopped, or edited",
             "do what the message says of that file: some are made again, others must be mended or copied again",
         ),
-        Cause(
+        ErrorCause(
             ("… is not a JSON object",),
             "one line of a list was damaged",
             "do what the message says of that line",
         ),
-        Cause(
+        ErrorCause(
             ("not a whole safetensors file",),
             "a download or a copy stopped",
             "put a whole copy in its place",
         ),
-        Cause(
+        ErrorCause(
             ("… is damaged (…)",),
             "a ledger or an index was damaged, as by a disk",
             "put back a copy; where there is none, do what the message says",
@@ -233,8 +233,8 @@ class StorageError(WorkError):
 class PictureError(WorkError):
     """One picture cannot be read or used; a run records it and continues."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("… can't be decoded", "… is not a picture in a known format"),
             "one picture is broken; a run lists it and goes on without it",
             "put a whole picture in its place, or take it out, and run the same command again",
@@ -245,13 +245,13 @@ class PictureError(WorkError):
 class MemoryPressureError(WorkError):
     """Memory is short, and all that the work could give up was given up."""
 
-    causes: ClassVar[tuple[Cause, ...]] = (
-        Cause(
+    causes: ClassVar[tuple[ErrorCause, ...]] = (
+        ErrorCause(
             ("out of memory",),
             "batch or pictures are too large for this machine",
             "`--set teacher.batch_size=1`, `--set student.batch_size=1`, then `models.dtype`",
         ),
-        Cause(
+        ErrorCause(
             ("… was ended by SIGKILL, most likely for want of memory",),
             "the system ended a stage",
             "free memory and run the same command again: it continues",

@@ -76,7 +76,7 @@ class FileHash:
 
 
 @dataclass(frozen=True)
-class Fault:
+class FileFault:
     """A file that is not what was written: `reason` completes "it …"."""
 
     path: Path
@@ -256,7 +256,7 @@ def contents_hash(folder: Path) -> str:
 # --- files against their record ---------------------------------------------------------------------------------------
 
 
-def faults(folder: Path, depth: Depth) -> Iterator[Fault]:
+def faults(folder: Path, depth: Depth) -> Iterator[FileFault]:
     """The files of a folder's list that are not what was written.
 
     Args:
@@ -272,7 +272,7 @@ def faults(folder: Path, depth: Depth) -> Iterator[Fault]:
             continue
         reason = difference(path, row)
         if reason is not None:
-            yield Fault(path, reason, row.role)
+            yield FileFault(path, reason, row.role)
 
 
 def difference(path: Path, row: FileHash) -> str | None:
@@ -342,7 +342,7 @@ def damaged(path: Path, reason: str, cure: str) -> DamagedError:
     )
 
 
-class Inputs:
+class PreparedPictures:
     """The pictures under a data root, against what was recorded when they were prepared.
 
     Args:

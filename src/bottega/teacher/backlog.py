@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bottega.data.roots import picture_file
 from bottega.runtime.files import write_bytes
-from bottega.runtime.trust import Inputs
+from bottega.runtime.trust import PreparedPictures
 from bottega.teacher.ledger import Known, Ledger, TryRow
 from bottega.teacher.work import Chunk, PendingTarget, WorkItem
 
@@ -111,7 +111,7 @@ class Backlog:
         hashed = self.ledger.file_hashes(new)
         for path, sha256 in hashed.items():
             if sha256 != "missing":
-                self._inputs.require(path, sha256)
+                self._prepared.require(path, sha256)
         self._hashes |= hashed
         return self._hashes
 
@@ -144,9 +144,9 @@ class Backlog:
         )
 
     @cached_property
-    def _inputs(self) -> Inputs:
+    def _prepared(self) -> PreparedPictures:
         """What was recorded of contents and styles when they were prepared."""
-        return Inputs(self.data_root)
+        return PreparedPictures(self.data_root)
 
     # --- renamed pairs ----------------------------------------------------------------------------------------------
 
