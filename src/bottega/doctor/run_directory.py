@@ -29,7 +29,7 @@ from bottega.runtime.files import read_json, sha256_file
 from bottega.runtime.findings import Severity
 from bottega.runtime.fingerprint import fingerprint
 from bottega.runtime.paths import stays_inside
-from bottega.runtime.trust import LIST, FileFault, difference, read_list
+from bottega.runtime.trust import LIST, FileFault, FileHash, difference, read_list
 from bottega.teacher.ledger import LEDGER
 from bottega.training.checkpoint import folders
 from bottega.training.checkpoint import read as read_checkpoint
@@ -463,13 +463,14 @@ def _check_ledger(found: _Examination) -> None:
             _check_database(ledger, found.request.check_all)
             rows = _rows(ledger)
     except sqlite3.DatabaseError as error:
-        away = shlex.quote(str(file.with_name(f"{LEDGER}.damaged")))
+        # The whole folder: a run that finds pictures without a ledger asks for a copy of it.
+        away = shlex.quote(str(folder.with_name(f"{folder.name}.damaged")))
         found.add(
             "damaged ledger",
             Severity.ERROR,
             f"{file}: {error}",
-            "put a copy back, or move it away and make the targets again",
-            f"mv {shlex.quote(str(file))} {away} && {found.redo_stage(folder / 'stage.json')}",
+            "put a copy back, or move the folder away and make the targets again",
+            f"mv {shlex.quote(str(folder))} {away} && {found.again()}",
         )
         return
     found.facts["targets in the ledger"] = len({row.target for row in rows})
@@ -635,31 +636,37 @@ def _add_changed_inputs(found: _Examination, changed: Sequence[Path]) -> None:
 def _check_recorded(found: _Examination) -> None:
     """Every file that a list of hashes names, by the code by which the stages themselves look (`runtime.trust`)."""
     folders = _folders_with_lists(found)
-    teacher = found.directory / "teacher"
     faults: list[FileFault] = []
     size = 0
     left_out = 0
-    for folder in folders:
-        for row in read_list(folder).values():
-            path = Path(os.path.normpath(folder / row.file))
-            # The ledger and its pictures have been compared above.
-            if folder == teacher and (path.suffix == ".png" or path.name == LEDGER):
-                continue
-            if row.role == "source" and not path.is_file():
-                continue
-            size += row.bytes
-            if size > READ_AT_ONCE and not found.request.check_all:
-                left_out += 1
-                continue
-            reason = difference(path, row)
-            if reason is not None:
-                faults.append(FileFault(path, reason, row.role))
+    for path, row in _recorded_files(found, folders):
+        size += row.bytes
+        if size > READ_AT_ONCE and not found.request.check_all:
+            left_out += 1
+            continue
+        reason = difference(path, row)
+        if reason is not None:
+            faults.append(FileFault(path, reason, row.role))
     if left_out:
         found.leave_out(f"the content of {left_out} files", "it takes reading them whole: --all")
     if not folders and found.request.stages:
         found.leave_out("the content of files", "no hashes of them are recorded, as by earlier versions")
     if faults and not found.busy:
         _add_changed_files(found, faults)
+
+
+def _recorded_files(found: _Examination, folders: Sequence[Path]) -> Iterator[tuple[Path, FileHash]]:
+    """The files that the lists in some folders name, with their records."""
+    teacher = found.directory / "teacher"
+    for folder in folders:
+        for row in read_list(folder).values():
+            path = Path(os.path.normpath(folder / row.file))
+            # The ledger and its pictures have been compared above.
+            is_compared = folder == teacher and (path.suffix == ".png" or path.name == LEDGER)
+            # What other people own may be away: it is asked for where a stage needs it.
+            is_away = row.role == "source" and not path.is_file()
+            if not is_compared and not is_away:
+                yield path, row
 
 
 def _folders_with_lists(found: _Examination) -> list[Path]:
@@ -673,19 +680,16 @@ def _folders_with_lists(found: _Examination) -> list[Path]:
 def _add_changed_files(found: _Examination, faults: Sequence[FileFault]) -> None:
     shown = "; ".join(str(fault) for fault in faults[:SHOWN])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    sources = [fault for fault in faults if fault.role == "source"]
+    made = [fault for fault in faults if fault.role != "source"]
     cure = "let the run make them again; where one was changed on purpose, keep a copy elsewhere"
-    if len(sources) == len(faults):
+    if not made:
         cure = "put them back, or let the run take them in as they are now"
-    files = [fault.path for fault in faults if fault.role != "source" and fault.path.exists()]
-    records = [found.record_of(fault.path) for fault in faults]
-    found.add(
-        "changed files",
-        Severity.ERROR,
-        f"{shown}{more}",
-        cure,
-        found.redo(*files, *[record for record in records if record is not None]),
-    )
+    redone = [fault.path for fault in made if fault.path.exists()]
+    for fault in faults:
+        record = found.record_of(fault.path)
+        if record is not None:
+            redone.append(record)
+    found.add("changed files", Severity.ERROR, f"{shown}{more}", cure, found.redo(*redone))
 
 
 # --- features, checkpoints, weights -------------------------------------------------------------------------------

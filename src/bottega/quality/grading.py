@@ -147,8 +147,7 @@ class Grader:
         if not finite >= 1.0:  # written so that NaN fails too
             return Grade("C", weight_c, [_not_finite(scores)])
         if math.isnan(sum(scores.values())):  # the sum first: a run grades 100 000 rows, and hardly one has a NaN
-            names = [name for name, value in scores.items() if math.isnan(value)]
-            return Grade("C", weight_c, [f"finite: the score {name} is not a number" for name in names])
+            return Grade("C", weight_c, _not_numbers(scores))
         broken = self._broken(scores)
         reasons = [bound.reason(scores) for bound in broken]
         if self._decides(broken, scores):
@@ -277,6 +276,11 @@ def _causes_text(scores: Mapping[str, float]) -> str:
 def _area_text(scores: Mapping[str, float]) -> str:
     area = scores.get("damage_area")
     return "" if area is None else f"; in {area:.0%} of the picture"
+
+
+def _not_numbers(scores: Mapping[str, float]) -> list[str]:
+    names = [name for name, value in scores.items() if math.isnan(value)]
+    return [f"finite: the score {name} is not a number" for name in names]
 
 
 def _not_finite(scores: Mapping[str, float]) -> str:

@@ -33,7 +33,8 @@ CONFIGURATIONS = "configurations"
 """The part of a run's fingerprint with the hashes of its models' configurations; earlier versions did not record it."""
 
 SCHEMA_VERSION = 2  # 2: `best` prefers tries whose picture was kept
-RESTORE = "put back a copy of the ledger, or move it away to begin again"
+_RESTORE = "or move the whole folder away, and its targets are made again"
+RESTORE = f"put back a copy of the ledger, {_RESTORE}"
 _JSON = ("reasons", "scores", "parameters")
 # Made once: `json.dumps` makes an encoder for every call. Not orjson, which would halve the time of reading but writes
 # NaN as null (docs/log.md, eighth session).
@@ -112,7 +113,6 @@ CREATE INDEX IF NOT EXISTS by_inputs ON tries (content_sha256, style_sha256, see
 DROP VIEW IF EXISTS best;
 CREATE VIEW best AS {_BEST}
 """
-_RESTORE = "or move the whole folder away, and its targets are made again"
 _NAMED = 4  # changed settings that an error names
 _AT_ONCE = 500  # names in one query; SQLite before 3.32 allows 999
 _PAGE = 2000  # rows read at once

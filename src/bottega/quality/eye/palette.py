@@ -114,7 +114,7 @@ def _hue_inputs(ours: Complexes, theirs: Complexes, shown: Complexes) -> Floats:
 
 def _beyond(own: Array, known: Array) -> Array:
     """The share of hues that is more than what is known."""
-    return np.maximum(own - known, 0).sum(-1)
+    return np.asarray(np.maximum(own - known, 0).sum(-1))
 
 
 def _hues(colours: Complexes) -> Array:
@@ -128,4 +128,4 @@ def _hues(colours: Complexes) -> Array:
     counted = np.bincount(places.ravel(), flat_weight.ravel(), count * HUES).reshape(*bins.shape[:-1], HUES)
     shares = counted / (weight.sum(-1, keepdims=True) + _LEAST_CHROMA * bins.shape[-1])
     left, middle, right = _SMOOTH
-    return left * np.roll(shares, 1, -1) + middle * shares + right * np.roll(shares, -1, -1)
+    return np.asarray(left * np.roll(shares, 1, -1) + middle * shares + right * np.roll(shares, -1, -1))

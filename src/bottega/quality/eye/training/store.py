@@ -63,11 +63,7 @@ class ExampleStore:
         rows = list(examples)
         if not rows:
             raise RequestError("a store needs examples, received none; ask for more triples")
-        first_of: dict[int, int] = {}
-        for place, example in enumerate(rows):
-            first_of.setdefault(example.triple, place)
-        order = {triple: number for number, triple in enumerate(first_of)}
-        triples = [rows[place] for place in first_of.values()]
+        order, triples = _triples(rows)
         return cls(
             family=np.array([example.family for example in rows]),
             technique=np.array([example.technique for example in rows]),
@@ -128,6 +124,17 @@ class ExampleStore:
             style_whole=self.style_whole[triples],
             side=self.side[triples],
         )
+
+
+def _triples(rows: Sequence[EyeExample]) -> tuple[dict[int, int], list[EyeExample]]:
+    """The place of each triple by its number, and an example of each, in their order."""
+    order: dict[int, int] = {}
+    first: list[EyeExample] = []
+    for example in rows:
+        if example.triple not in order:
+            order[example.triple] = len(order)
+            first.append(example)
+    return order, first
 
 
 def _stacked(examples: Sequence[EyeExample], name: str) -> Floats:
