@@ -7,7 +7,7 @@ without git-lfs. "Fetch it again" mends none of these. Names, sizes and headers 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bottega.models.identify import CheckpointIdentity, identify
@@ -180,20 +180,21 @@ def _folders_in(folder: Path) -> list[Path]:
 def _explain_contents(role: str, place: Path) -> str | None:
     """A folder of single files: a release of its own, ComfyUI's, or one where somebody put a download."""
     files = _files_in(place)
-    pickled = [file for file in files if file.suffix.lower() in PICKLED]
-    single = [file for file in files if file.suffix == ".safetensors"]
-    if role == "pixart" and pickled:
-        return _pixart_release(pickled[0])
     if role == "ip_adapter":
-        adapters = [file for file in single if "adapter" in file.name.lower()]
-        if adapters:
-            return _lone_adapter(adapters[0])
-        pickled = [file for file in pickled if "adapter" in file.name.lower()]
-    elif single:
-        return _explain_weights(role, single[0])
-    if pickled:
-        return _explain_file(role, pickled[0])
-    return None
+        files = [file for file in files if "adapter" in file.name.lower()]
+    if not files:
+        return None
+    return _explain_file(role, _most_telling(role, files))
+
+
+def _most_telling(role: str, files: Sequence[Path]) -> Path:
+    """The first file that can be looked into, else the first; for PixArt the first pickled one, else the first."""
+    # The pickled files are what PixArt's authors released: safetensors beside them belong to something else.
+    wanted = PICKLED if role == "pixart" else (".safetensors",)
+    for file in files:
+        if file.suffix in wanted:
+            return file
+    return files[0]
 
 
 def _files_in(place: Path) -> list[Path]:
