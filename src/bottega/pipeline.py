@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 from pydantic import BaseModel, Field
 
@@ -220,18 +220,17 @@ class Pipeline:
         bound, free = self.settings(stage, weights)
         was_started = settings_file.exists()
         record = self._record(stage)
-        if record is not None and record.fingerprint in _fingerprints(bound):
+        if record is None:
+            if not was_started:
+                return "to do"
+            self._refuse_other_settings(stage, settings_file, bound)
+            return "to be continued"
+        if record.fingerprint in _fingerprints(bound):
             # settings.json may be gone or damaged: the stage's own record says that these are its settings.
             is_right = was_started and self._is_settings_of(record, settings_file)
         else:
+            self._refuse_other_settings(stage, settings_file, bound)
             is_right = True
-            cure = "delete it and stage.json beside it: the stage is done again"
-            if was_started:
-                self._refuse_changes(stage, read_record(settings_file, dict[str, object], cure), bound)
-            elif record is not None:
-                self._refuse_unknown_settings(stage, settings_file)
-        if record is None:
-            return "to be continued" if was_started else "to do"
         is_done = is_right and record.size == free and self._has_its_inputs(record) and self._is_whole(stage)
         return "done" if is_done else "to be continued"
 
@@ -398,8 +397,8 @@ class Pipeline:
             self._run_stage(stage)
             self._verified.add(stage.name)
             states[stage.name] = "done"
-            for other in self.stages():
-                if other != stage and stage in self._with_all_it_uses(other) and states[other.name] == "done":
+            for other in self._users(stage):
+                if states[other.name] == "done":
                     states[other.name] = self.state(other, weights)
 
     # --- files against their hashes ----------------------------------------------------------------------------------
@@ -523,6 +522,13 @@ class Pipeline:
         except (RequestError, WorkError) as error:
             LOGGER.warning("no page of this state of the run: %s", error)
 
+    def _refuse_other_settings(self, stage: Stage, settings_file: Path, bound: Settings) -> None:
+        """Raise FingerprintError where a stage was started with other bound settings, or nobody can tell which."""
+        if not settings_file.exists():
+            self._refuse_unknown_settings(stage, settings_file)
+        cure = "delete it and stage.json beside it: the stage is done again"
+        self._refuse_changes(stage, read_record(settings_file, dict[str, object], cure), bound)
+
     def _refuse_changes(self, stage: Stage, recorded: Settings, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, with the folders to delete."""
         # A model that is not on this machine cannot be compared; a stage that must load it says so itself.
@@ -551,7 +557,7 @@ class Pipeline:
         except (RequestError, WorkError):
             return False
 
-    def _refuse_unknown_settings(self, stage: Stage, settings_file: Path) -> None:
+    def _refuse_unknown_settings(self, stage: Stage, settings_file: Path) -> NoReturn:
         """FingerprintError: nobody can tell the settings of a finished stage, only that they were others."""
         folders = self._folders_to_redo(stage)
         raise FingerprintError(
@@ -562,9 +568,9 @@ class Pipeline:
     def _folders_to_redo(self, stage: Stage) -> list[str]:
         """The folders of a stage and of all that use it."""
         folders: list[str] = []
-        for other in self.stages():
+        for other in (stage, *self._users(stage)):
             folder = self.directory / other.folder
-            if stage in self._with_all_it_uses(other) and folder.exists():
+            if folder.exists():
                 folders.append(str(folder))
         return folders
 
@@ -581,6 +587,11 @@ class Pipeline:
             if other.name in names:
                 names.update(other.uses)
         return [other for other in self.stages() if other.name in names]
+
+    def _users(self, stage: Stage) -> list[Stage]:
+        """The stages that use a stage, directly or not, in the order of the pipeline."""
+        others = [other for other in self.stages() if other != stage]
+        return [other for other in others if stage in self._with_all_it_uses(other)]
 
     def _record(self, stage: Stage) -> StageRecord | None:
         """What a finished stage recorded; None where it is not finished."""
