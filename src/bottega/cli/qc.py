@@ -145,7 +145,6 @@ def score(
     ] = False,
 ) -> None:
     """Judge pictures that lie on disk, of any size; one that cannot be read gets its row too. Resumes after a stop."""
-    from bottega.data.given import require_file, require_folder
     from bottega.quality.config import Thresholds
     from bottega.quality.scan import scan
     from bottega.quality.stage import encoder_identity, load_encoder
@@ -154,13 +153,11 @@ def score(
 
     if write and teacher_dir is None:
         raise RequestError("--write adds scores to a run's ledger; name the run with --teacher-dir")
-    require_folder("--data-root", data_root)
-    for file in pairs or []:
-        require_file("--pairs", file)
-    for folder in targets or []:
-        require_folder("--targets", folder)
+    pair_lists = pairs or []
+    folders = targets or []
+    _require_places(data_root, pair_lists, folders)
     limits = _read_limits(thresholds) or Thresholds()
-    jobs = _jobs(data_root, pairs or [], targets or [], teacher_dir)
+    jobs = _jobs(data_root, pair_lists, folders, teacher_dir)
     models = read_models(recipe, set_, clip=clip)
     entered = teacher_dir if write else None
     with _scoring(output, teacher_dir, models, write=write):
@@ -176,6 +173,17 @@ def score(
         typer.echo(f"{output}: {found['pictures']} pictures, {grades}; {found['unreadable']} unreadable")
         if entered is not None:
             _enter_scores(entered, output)
+
+
+def _require_places(data_root: Path, pairs: list[Path], targets: list[Path]) -> None:
+    """Refuse an option whose path is not there, or is of the wrong kind."""
+    from bottega.data.given import require_file, require_folder
+
+    require_folder("--data-root", data_root)
+    for file in pairs:
+        require_file("--pairs", file)
+    for folder in targets:
+        require_folder("--targets", folder)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,14 +48,12 @@ def command(
     offline: Annotated[bool, typer.Option("--offline", help="make certain that nothing asks the network")] = False,
 ) -> None:
     """Make the targets that are not made yet; the same command resumes after a stop, a kill or a power cut."""
-    from bottega.data.given import require_file, require_folder, require_room_for_folder
-    from bottega.quality.config import QualityConfig
     from bottega.runtime.children import restart_command
     from bottega.runtime.errors import StartAfresh
     from bottega.runtime.escape import one_line
     from bottega.teacher.config import TeacherConfig
     from bottega.teacher.plan import describe_plan
-    from bottega.teacher.stage import own_thresholds, run
+    from bottega.teacher.stage import run
 
     named = {
         "source": "oracle" if oracle else None,
@@ -71,11 +69,7 @@ def command(
     config = read_section(TeacherConfig, "teacher", recipe, sets)
     models = read_models(recipe, sets)
     chosen = None if seeds is None else read_numbers("seeds", seeds)
-    for file in pairs:
-        require_file("--pairs", file)
-    require_folder("--data-root", data_root)
-    require_file("--thresholds", thresholds)
-    require_room_for_folder("--output-dir", output_dir)
+    _require_places(pairs, data_root, thresholds, output_dir)
     stay_offline(offline)
     if low_vram:
         typer.echo(_LOW_VRAM, err=True)
@@ -84,9 +78,7 @@ def command(
         return
     holder = "teach" if recipe is None else f"teach {recipe}"
     with locked(models.device, output_dir, holder):
-        if thresholds is None:
-            quality = read_section(QualityConfig, "quality", recipe, sets)
-            thresholds = own_thresholds(output_dir, quality.thresholds)
+        limits = _own_limits(output_dir, recipe, sets) if thresholds is None else thresholds
         try:
             if pilot is not None:
                 _pilot(
@@ -95,7 +87,7 @@ def command(
                     pairs=pairs,
                     data_root=data_root,
                     models=models,
-                    thresholds=thresholds,
+                    thresholds=limits,
                     count=pilot,
                 )
                 return
@@ -105,7 +97,7 @@ def command(
                 pairs=pairs,
                 data_root=data_root,
                 models=models,
-                thresholds=thresholds,
+                thresholds=limits,
                 limit=limit,
                 seeds=chosen,
                 retry_failed=retry_failed,
@@ -115,6 +107,26 @@ def command(
         except StartAfresh as error:
             typer.echo(f"bottega: {one_line(str(error))}", err=True)
     restart_command()  # the locks were given up above
+
+
+def _require_places(pairs: Sequence[Path], data_root: Path, thresholds: Path | None, output_dir: Path) -> None:
+    """Refuse an option whose path is not there, or is of the wrong kind."""
+    from bottega.data.given import require_file, require_folder, require_room_for_folder
+
+    for file in pairs:
+        require_file("--pairs", file)
+    require_folder("--data-root", data_root)
+    require_file("--thresholds", thresholds)
+    require_room_for_folder("--output-dir", output_dir)
+
+
+def _own_limits(output_dir: Path, recipe: Path | None, sets: Sequence[str]) -> Path:
+    """The limits file in the output folder; where there is none yet, the recipe's limits are written there."""
+    from bottega.quality.config import QualityConfig
+    from bottega.teacher.stage import own_thresholds
+
+    quality = read_section(QualityConfig, "quality", recipe, sets)
+    return own_thresholds(output_dir, quality.thresholds)
 
 
 def _overrides(section: str, values: Mapping[str, object]) -> list[str]:
