@@ -86,6 +86,6 @@ def test_truths_are_drawn_for_each_pair_and_seed(root: Path, tmp_path: Path) -> 
     assert summary["truths"] == 3
     fewer = config.model_copy(update={"train_seeds": (1, 2)})
     run_truth(fewer, tmp_path / "fewer", pairs=[tmp_path / "train.jsonl"], data_root=tmp_path)
-    assert [path.name for path in (tmp_path / "fewer").iterdir()] == ["000002000001_s1_seed1.png"]
+    assert [path.name for path in (tmp_path / "fewer").glob("*.png")] == ["000002000001_s1_seed1.png"]
     drawn = np.asarray(Image.open(tmp_path / "truth/000002000001_s1_seed1.png"))
     assert np.array_equal(drawn, render(scene(2_000_001), painter(2003), 2))

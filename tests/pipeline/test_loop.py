@@ -125,7 +125,8 @@ def test_a_second_run_of_the_same_directory_is_refused_and_names_the_first(
     kill(process)
     assert second.returncode == 2
     assert f"process {process.pid} on " in second.stderr
-    assert "(run tiny) works on runs/tiny" in second.stderr
+    assert "(run tiny: bottega run " in second.stderr
+    assert ") works on runs/tiny; wait for it or stop it" in second.stderr
 
 
 def test_a_failed_stage_is_told_with_its_name_and_keeps_what_was_done(bottega: Run, recipe: Path) -> None:

@@ -344,4 +344,4 @@ def test_the_command_prints_the_page_and_refuses_a_missing_directory_with_code_2
 
 
 def test_every_check_has_words_for_the_page() -> None:
-    assert {*CHECK_NAMES, "style"} == set(_CAUSES)
+    assert {*CHECK_NAMES, "style", "estimated_distance"} == set(_CAUSES)

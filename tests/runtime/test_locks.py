@@ -134,6 +134,7 @@ def _writers(run: Path) -> dict[str, Sequence[str | Path]]:
     teacher = run / "teacher"
     limits = run / "limits.json"
     limits.write_text("{}")
+    (run / "p.jsonl").touch()  # what is named must be there before anybody looks at a lock
     return {
         "qc grade": ["qc", "grade", "--teacher-dir", teacher, "--thresholds", limits, "--write"],
         "qc calibrate": ["qc", "calibrate", "--output-dir", run / "quality", "--teacher-dir", teacher],

@@ -126,7 +126,7 @@ def test_a_file_is_hashed_again_only_when_it_changed(tmp_path: Path) -> None:
 def test_regrading_needs_scores_alone_and_says_what_changes(tmp_path: Path) -> None:
     better = replace(ROW, try_index=1, grade="B", scores={**ROW.scores, "edge_64": 0.22}, output_path="tries/x.png")
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        ledger.require_fingerprint("a", {"thresholds": Thresholds().model_dump(mode="json")})
+        ledger.require_fingerprint("a", {"thresholds": Thresholds().settings()})
         ledger.commit([ROW, better])
         softer = Thresholds(edge_64_c=0.05, edge_64_a=0.08)
         told = regrade(ledger, softer)
@@ -134,7 +134,7 @@ def test_regrading_needs_scores_alone_and_says_what_changes(tmp_path: Path) -> N
         assert [row.grade for row in ledger.current()] == ["C", "B"]
         regrade(ledger, softer, write=True)
         assert [(row.try_index, row.grade, row.weight) for row in ledger.best()] == [(0, "A", 1.0)]
-        ledger.require_fingerprint("b", {"thresholds": softer.model_dump(mode="json")})
+        ledger.require_fingerprint("b", {"thresholds": softer.settings()})
 
 
 _VERSION_1 = """

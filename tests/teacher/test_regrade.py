@@ -269,7 +269,8 @@ def test_scores_are_written_to_a_run_alone(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_limits_of_an_earlier_version_do_without_the_eye(tmp_path: Path) -> None:
-    earlier = {name: value for name, value in SOFT.model_dump().items() if not name.startswith("damage_")}
+    later = ("damage_", "distance_")
+    earlier = {name: value for name, value in SOFT.model_dump().items() if not name.startswith(later)}
     write_json(tmp_path / "earlier.json", earlier)
     assert not load_thresholds(tmp_path / "earlier.json").uses_eye
     assert load_thresholds(tmp_path / "earlier.json").settings() == earlier  # so that its run resumes

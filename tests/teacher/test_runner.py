@@ -34,6 +34,7 @@ from bottega.runtime.errors import (
     StorageError,
 )
 from bottega.runtime.files import read_jsonl, sha256_file, write_png
+from bottega.runtime.trust import LIST
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.export import write_csv
 from bottega.teacher.items import Item, Made, Settings
@@ -141,6 +142,7 @@ def test_a_row_whose_picture_lies_outside_of_the_run_is_refused_and_the_file_sta
     victim = f"{data.rows[0]['pair_id']}_seed0"
     with closing(sqlite3.connect(tmp_path / "teacher/ledger.sqlite")) as db, db:
         db.execute("UPDATE tries SET output_path = ? WHERE target = ?", (path, victim))
+    (tmp_path / "teacher" / LIST).unlink()  # whoever writes such a row can record the file's hash too
     data.rewrite([{**data.rows[0], "prompt": "something else"}, *data.rows[1:]])  # its picture is to be replaced
     with pytest.raises(RequestError, match=rf"target {victim}: output_path must be a path inside .* received '{path}'"):
         teach(seeds=[0])

@@ -313,7 +313,8 @@ def test_the_folder_of_a_run_leads_to_its_log_and_its_plan(tmp_path: Path) -> No
 def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"no file or folder .*nowhere; give a run directory"):
         LogReader(tmp_path / "nowhere")
-    with pytest.raises(MissingError, match=r"neither metrics.jsonl nor a \.log is there"):
+    there_is_none = r"neither metrics.jsonl nor a \.log nor an event file of TensorBoard is there"
+    with pytest.raises(MissingError, match=there_is_none):
         LogReader(tmp_path)
     for name in ("a.log", "b.log"):
         (tmp_path / name).write_text("loss: 0.1\n")
