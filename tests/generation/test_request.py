@@ -168,7 +168,7 @@ def test_the_command_line_draws_the_same_picture(
     assert main([*words, "--style", str(folder / "style.png")]) == 0
     assert "seed 0, strength 0.5, 2 steps" in capsys.readouterr().out
     assert load_square(folder / "by_hand.png", 128).std() > 0
-    assert main([*words, "--style", str(folder / "none.png")]) == 1
+    assert main([*words, "--style", str(folder / "none.png")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 

@@ -25,6 +25,7 @@ from bottega.ldm.drawing import BATCH, draw_latents, guided
 from bottega.ldm.samples import sheet
 from bottega.runtime.errors import MissingError, NonFiniteError, RequestError
 from bottega.runtime.files import read_json, sha256_file, write_json
+from bottega.runtime.trust import with_check
 from bottega.training import checkpoint as checkpoints
 
 from .tiny import tiny
@@ -164,7 +165,7 @@ def test_latents_that_are_not_finite_end_in_an_error_and_no_file(trained: Path, 
     save_file(averages, folder / "ema.safetensors")
     state = read_json(folder / "state.json")
     state["sha256"]["ema.safetensors"] = sha256_file(folder / "ema.safetensors")
-    write_json(folder / "state.json", state)
+    write_json(folder / "state.json", with_check(state))
     with pytest.raises(NonFiniteError, match="step 1 of 4, timestep 99"):
         draw(run, tmp_path / "out", [PROMPT])
     assert not (tmp_path / "out").exists()

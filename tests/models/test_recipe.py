@@ -130,7 +130,10 @@ def test_a_run_directory_says_which_files_it_was_made_with(
     run.mkdir()
     (run / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "models": {"clip": str(tmp_path / "clip")}}))
     weights = tmp_path / "clip" / "model.safetensors"
-    files = {"model.safetensors": {"sha256": sha256_file(weights)}}
+    facts = weights.stat()
+    files = {
+        "model.safetensors": {"sha256": sha256_file(weights), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    }
     (run / "provenance.json").write_text(json.dumps({"weights": {"clip": {"sha256": "-", "files": files}}}))
     assert main(["models", "verify", str(run), "--hash"]) == 0
     content = bytearray(weights.read_bytes())

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from bottega.cli.main import main
 from bottega.models.config import ModelsConfig
+from bottega.runtime import trust
+from bottega.runtime.files import read_jsonl, write_jsonl
 from bottega.student.config import StudentConfig
 from bottega.student.objective import StyleWorkload
 from bottega.student.stage import prepare, replay
@@ -32,12 +34,20 @@ def words(features: Path, models: ModelsConfig, tmp_path: Path) -> list[str]:
 
 
 def corrupted(features: Path, directory: Path) -> Path:
-    """A copy of the features in which the text of every caption holds one infinity."""
+    """A copy of the features in which the text of every caption holds one infinity, as if an encoder had given it."""
     shutil.copytree(features, directory)
+    hashes: dict[str, str] = {}
     for shard in (directory / "text").iterdir():
         tensors = load_file(shard)
         tensors["rows"][:, 5] = math.inf
         save_file(tensors, shard)
+        hashes[f"text/{shard.name}"] = trust.hash_file(shard)
+    rows = list(read_jsonl(directory / "index.jsonl"))
+    write_jsonl(
+        directory / "index.jsonl",
+        [trust.with_check(row | {"hash": hashes.get(row["file"], row["hash"])}) for row in rows],
+    )
+    trust.add(directory, {directory / name: hashed for name, hashed in hashes.items()})
     return directory
 
 

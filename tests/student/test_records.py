@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from bottega.models.config import ModelsConfig
+from bottega.runtime import trust
 from bottega.runtime.errors import RecipeError, RequestError
 from bottega.student.adapter import StyleAdapter
 from bottega.student.export import check_weights, load_adapter, read_header, sampling_of, save_adapter
@@ -35,6 +36,7 @@ def test_a_damaged_sample_row_is_named_by_line_and_field(cache: Path) -> None:
     broken = json.loads(rows[2])
     broken["weight"] = "heavy"
     (cache / "samples.jsonl").write_text("\n".join([*rows[:2], json.dumps(broken), *rows[3:]]) + "\n")
+    trust.renew(cache / "samples.jsonl")
     with pytest.raises(
         RequestError, match=r"samples\.jsonl, line 3: weight: .* received 'heavy'; run bottega features"
     ):
@@ -46,6 +48,7 @@ def test_rows_of_a_cache_without_captions_are_read(cache: Path) -> None:
     for row in rows:
         del row["caption"]
     (cache / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (cache / trust.LIST).unlink()  # a version that wrote no captions wrote no hashes either
     assert read_samples(cache) == rows
 
 
@@ -53,6 +56,7 @@ def test_a_damaged_manifest_is_named_by_field(cache: Path) -> None:
     manifest = json.loads((cache / "manifest.json").read_text())
     del manifest["cells"]
     (cache / "manifest.json").write_text(json.dumps(manifest))
+    trust.renew(cache / "manifest.json")
     with pytest.raises(RequestError, match=r"manifest\.json: the key 'cells' is required"):
         FeatureStore(cache)
 

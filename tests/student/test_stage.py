@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bottega.models.config import ModelsConfig
+from bottega.runtime import trust
 from bottega.runtime.errors import DamagedError, FingerprintError, MissingError, RequestError, StorageError
 from bottega.runtime.files import read_json, read_jsonl, write_jsonl
 from bottega.student.config import StudentConfig
@@ -204,6 +205,7 @@ def test_features_of_another_model_are_refused(features: Path, models: ModelsCon
     text = (tmp_path / "features" / "manifest.json").read_text()
     stale = read_json(features / "manifest.json")["models"]["latent"]
     (tmp_path / "features" / "manifest.json").write_text(text.replace(stale, "0" * 64))
+    trust.renew(tmp_path / "features" / "manifest.json")
     with pytest.raises(RequestError, match="another autoencoder"):
         run(CONFIG, tmp_path / "out", features_dir=tmp_path / "features", models=models)
 
@@ -228,6 +230,7 @@ def test_what_style_pictures_show_is_taken_out_by_their_captions_and_a_cache_wit
     bare = tmp_path / "bare"
     shutil.copytree(features, bare)
     write_jsonl(bare / "samples.jsonl", [row | {"caption": None} for row in read_samples(features)])
+    trust.renew(bare / "samples.jsonl")
     with pytest.raises(RequestError, match=r"has none; caption them .* or set it to none"):
         run(config, tmp_path / "bare out", features_dir=bare, models=models)
     assert "caption" not in (trained / "checkpoints" / "step_00000008" / "state.json").read_text()

@@ -40,6 +40,7 @@ def save_adapter(path: Path, adapter: StyleAdapter, facts: Mapping[str, Any]) ->
         facts: what else the header says, as JSON; see `records.TrainingFacts`.
     """
     header = {"format": FORMAT, "version": VERSION, **adapter.description(), **facts}
+    header.pop(HASH, None)  # of another adapter, where the facts are those of its header
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in adapter.state_dict().items():
         tensors[name] = tensor.detach().float().cpu().contiguous()

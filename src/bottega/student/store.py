@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast, get_args
 
 from bottega.runtime.errors import MissingError, RequestError, StorageError
 from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl_leniently, sha256_json
-from bottega.runtime.paths import inside, stays_inside
+from bottega.runtime.paths import inside
 from bottega.runtime.records import read_record, read_records, to_record
 from bottega.runtime.trust import damaged, hash_file, holds, require, with_check
 from bottega.student.records import FeatureManifest, Kind, SampleRow
@@ -69,6 +69,9 @@ class ShardIndex:
         verify: hold every shard against its hash. One that is absent or damaged is not done: its keys are encoded
             again.
         retry_rejected: leave out what could not be encoded, for the picture may be whole by now.
+
+    Raises:
+        RequestError: a line that is what was written names a file outside of the cache.
     """
 
     def __init__(self, directory: Path, *, verify: bool = False, retry_rejected: bool = False) -> None:
@@ -140,12 +143,12 @@ class ShardIndex:
 
 
 def _index_row(value: dict[str, Any]) -> IndexRow | None:
-    """A line of the index; None where it is damaged."""
+    """A line of the index; None where it is damaged. Whether its file is inside of the cache is for `_has` to say."""
     has_form = isinstance(value.get("keys"), list) and isinstance(value.get("rejected"), list)
     if not has_form or value.get("kind") not in KINDS or "file" not in value or not holds(value):
         return None
     file = value["file"]
-    if file is not None and not (isinstance(file, str) and stays_inside(file)):
+    if file is not None and not isinstance(file, str):
         return None
     return cast(IndexRow, value)
 
@@ -155,7 +158,7 @@ class FeatureStore:
 
     Raises:
         MissingError: there is no cache.
-        RequestError: the cache has another schema.
+        RequestError: the cache has another schema, or its index names a file outside of it.
         StorageError: its manifest is damaged.
     """
 
