@@ -100,7 +100,7 @@ class Thresholds(Config):
         default=0.25, ge=0, description="weight of a second, moved copy beyond content and style, at most"
     )
     damage_max: Annotated[float, Added(before=EYE_OFF)] = Field(
-        default=2.4, description="logit of being damaged, by the learned eye, at most"
+        default=2.6, description="logit of being damaged, by the learned eye, at most"
     )
     damage_confirm: Annotated[float, Added(before=-EYE_OFF)] = Field(
         default=1.5, description="the same, from which a detector that fails makes a C alone"
