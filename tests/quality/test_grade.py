@@ -51,7 +51,7 @@ def damage(kind: str, one: Triple) -> np.ndarray:
     if kind == "content":
         return 255 - one.content
     if kind == "damage":
-        family = FAMILIES["grey_blotches"]  # no detector knows it
+        family = FAMILIES["hole"]  # no detector knows it
         subject = Subject(one.truth, one.content, one.style, one.style)
         return family.apply(subject, family.strength(1.0), np.random.default_rng(2))
     if kind in INJECTED:
