@@ -452,10 +452,13 @@ _HARMLESS = re.compile(r"pos_embed(\.pos_embed)?|y_embedder\.y_embedding|.*num_b
 @contextmanager
 def _silent_libraries() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
+    levels = {library: library.get_verbosity() for library in (diffusers_logging, transformers_logging)}
+    for library in levels:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(level)
+        for library, level in levels.items():
+            library.set_verbosity(level)
