@@ -30,6 +30,9 @@ class Leaking(Line):
 
     def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         self.kept.append(np.ones(2**17))
+        # A system may take back pages that lie idle: on a busy machine half of the leak did not show.
+        for array in self.kept:
+            array[::512] += 1  # one number of each page
         return super().microbatches(step, share)
 
 
