@@ -31,7 +31,8 @@ class Leaking(Line):
 
     def microbatches(self, step: int, share: slice = ALL_MICROBATCHES) -> Iterator[Microbatch]:
         # From the system, not from the heap, where earlier tests have left pages that are resident already.
-        self.kept.append(np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8))
+        pages = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.kept.append(np.frombuffer(pages, np.uint8))
         # A system may take back pages that lie idle: on a busy machine half of the leak did not show.
         for array in self.kept:
             array[::4096] += 1  # one byte of each page
