@@ -1,4 +1,4 @@
-"""The files of a folder as people have it: links are followed, hidden files left out, what leads nowhere is told."""
+"""The files of a folder as people have it: links are followed, hidden files left out, what leads nowhere is named."""
 
 from __future__ import annotations
 
