@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from bottega.cli.common import locked, open_pipeline, print_json, read_size
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
+if TYPE_CHECKING:
+    from typer._click.core import Context
 
-def command(
+
+MEASURE = "measure"
+
+
+class _MeasureByDefault(TyperGroup):
+    """`bottega evaluate RUN` measures: what is no sub-verb is an argument of `measure`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Name the sub-verb that was left out."""
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else [MEASURE, *args])
+
+
+app = typer.Typer(
+    cls=_MeasureByDefault, help="Measure an adapter on held-out contents and styles, beside its controls."
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Measure an adapter on held-out contents and styles; `bottega evaluate RUN` is `bottega evaluate measure RUN`."""
+
+
+@app.command(MEASURE)
+def measure(
     recipe: Annotated[Path | None, typer.Argument(help="run directory, or a recipe (YAML) with its models")] = None,
     adapter: Annotated[Path | None, typer.Option(help="adapter  [default: the run's own]")] = None,
     pairs: Annotated[Path | None, typer.Option(help="test pairs, JSON lines  [default: the run's own]")] = None,
