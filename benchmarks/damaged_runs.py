@@ -1,6 +1,7 @@
 """Claim: no single damage to a run gives another result in silence: each is harmless, mended or named.
 
-python benchmarks/damaged_runs.py [--full] [--json] [--damages 200] [--seed 0] [--recipe recipes/miniature_quick.yaml]
+python benchmarks/damaged_runs.py [--full] [--json] [--damages 200] [--seed 0] [--workers 1]
+                                   [--state FOLDER] [--recipe recipes/miniature_quick.yaml]
 
 A finished run and one that ended with its features are copied. In each copy one file, drawn at random, gets one damage,
 drawn at random too: a flipped bit, a cut, the content of another file of its kind, an edited or a lost line, or it is
@@ -8,12 +9,17 @@ deleted; every other time it keeps its time of change. In a finished run the sta
 somebody reads the file; then the same command is run again, and at last `bottega doctor run --all`. The peer is the run
 that nobody damaged: all results are compared to the byte, times left out. A copy is whole, no link into the peer.
 
+A damage depends on the seed and its number alone. With `--state` the peers and the cases that are done are kept there,
+so that the same command resumes: 200 damages take two hours of a core.
+
 It also measures what the hashes cost: to hash every file of the run twice, as it is written and as it is read, against
 the time that the run takes. Bar: 2 %.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import random
 import shutil
@@ -23,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,25 +78,14 @@ def main() -> int:
     arguments.add_size("--damages", short=6, full=200)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--recipe", type=Path, default=Path("recipes/miniature_quick.yaml"))
+    arguments.add_argument("--workers", type=int, default=1, help="damages that are tried at once")
+    arguments.add_argument("--state", type=Path, help="keep peers and cases there, and resume from them")
     asked = arguments.parse()
-    rng = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        peers = {"half-finished": place / "half", "finished": place / "whole"}
-        say("a run that ends with its features, and the same to its end")
-        began = time.monotonic()
-        run(asked.recipe, peers["half-finished"], "--until", "features").check_returncode()
-        shutil.copytree(peers["half-finished"], peers["finished"], symlinks=True)
-        run(asked.recipe, peers["finished"]).check_returncode()
-        seconds = time.monotonic() - began
-        cost = cost_of_hashes(peers["finished"]) / seconds
-        expected = results(peers["finished"])
-        cases: list[Case] = []
-        for number in range(asked.damages):
-            name = ("finished", "half-finished")[number % 2]
-            case = try_one(asked.recipe, name, peers[name], place / "copy", expected, rng)
-            cases.append(case)
-            say(f"{number + 1} of {asked.damages}: {case.run}, {case.file}, {case.damage}: {case.outcome}")
+        place = asked.state or Path(folder)
+        seconds = make_peers(asked.recipe, place)
+        cost = cost_of_hashes(place / "finished") / seconds
+        cases = try_all(asked, place)
     counts = Counter(case.outcome for case in cases)
     silent = [case for case in cases if case.outcome == "SILENT"]
     result = {
@@ -102,6 +98,52 @@ def main() -> int:
     lines.append(f"{len(cases)} damages: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     lines.append(f"hashing every file twice takes {100 * cost:.2f} % of the run; bar {100 * COST_BAR:.0f} %")
     return conclude(asked, {**result, "held": not silent and cost < COST_BAR}, lines)
+
+
+def make_peers(recipe: Path, place: Path) -> float:
+    """A run that ends with its features, and the same to its end; the seconds that both took."""
+    record = place / "seconds.json"
+    if not record.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        half, whole = place / "half-finished", place / "finished"
+        for left in (half, whole):
+            shutil.rmtree(left, ignore_errors=True)
+        say("a run that ends with its features, and the same to its end")
+        began = time.monotonic()
+        run(recipe, half, "--until", "features").check_returncode()
+        shutil.copytree(half, whole, symlinks=True)
+        run(recipe, whole).check_returncode()
+        record.write_text(json.dumps(time.monotonic() - began), encoding="utf-8")
+    seconds: float = json.loads(record.read_text(encoding="utf-8"))
+    return seconds
+
+
+def try_all(asked: argparse.Namespace, place: Path) -> list[Case]:
+    """Every damage, by number; those that the state holds are not tried again."""
+    expected = results(place / "finished")
+    done: dict[int, Case] = {}
+    kept = place / f"cases-{asked.seed}.jsonl"
+    if kept.is_file():
+        for line in kept.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            done[row.pop("number")] = Case(**row)
+    missing = [number for number in range(asked.damages) if number not in done]
+
+    def try_number(number: int) -> tuple[int, Case]:
+        name = ("finished", "half-finished")[number % 2]
+        rng = random.Random(f"{asked.seed} {number}")
+        copy = place / f"copy-{number}"
+        case = try_one(asked.recipe, name, place / name, copy, expected, rng)
+        shutil.rmtree(copy)
+        return number, case
+
+    with ThreadPoolExecutor(asked.workers) as pool, kept.open("a", encoding="utf-8") as stream:
+        for number, case in pool.map(try_number, missing):
+            done[number] = case
+            stream.write(json.dumps({"number": number, **asdict(case)}) + "\n")
+            stream.flush()
+            say(f"{len(done)} of {asked.damages}: {case.run}, {case.file}, {case.damage}: {case.outcome}")
+    return [done[number] for number in range(asked.damages)]
 
 
 def run(recipe: Path, directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
