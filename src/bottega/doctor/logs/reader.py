@@ -26,6 +26,7 @@ from bottega.doctor.logs.lines import (
     MARKS,
     LogLine,
     LossKind,
+    count_mark,
     may_draw_pictures,
     parse,
     planned_lengths,
@@ -687,7 +688,7 @@ def _has_many_losses(block: bytes) -> bool:
 
 def _lines_with(block: bytes, marks: tuple[bytes, ...]) -> Iterator[bytes]:
     """The lines of a block that have one of the marks, in their order."""
-    if block.count(b"oss") * 160 > len(block):  # nearly every line: splitting is quicker than searching
+    if count_mark(block, b"oss") * 160 > len(block):  # nearly every line: splitting is quicker than searching
         for line in block.split(b"\n"):
             if any(mark in line for mark in marks):
                 yield line

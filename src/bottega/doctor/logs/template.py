@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from bottega.doctor.logs.lines import MARKS, LogLine
+from bottega.doctor.logs.lines import MARKS, LogLine, count_mark
 from bottega.doctor.losses import F64
 
 _TOKEN = re.compile(rb"[-+]?\d[\d.]*(?:e[-+]?\d+)?|\bnan\b|\binf\b", re.I)
@@ -76,7 +76,7 @@ class LineTemplate:
         # line has the form, only a second loss in one of them could be.
         marks = MARKS if any(parts[::stride]) else MARKS[:1]
         for mark in marks:
-            if block.count(mark) != self.marks[mark] * count:
+            if count_mark(block, mark) != self.marks[mark] * count:
                 return None
 
         columns: dict[str, F64] = {}
