@@ -126,7 +126,8 @@ def try_all(asked: argparse.Namespace, place: Path) -> list[Case]:
     if kept.is_file():
         for line in kept.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            done[row.pop("number")] = Case(**row)
+            number = row.pop("number")
+            done[number] = Case(**row)
     missing = [number for number in range(asked.damages) if number not in done]
 
     def try_number(number: int) -> tuple[int, Case]:
