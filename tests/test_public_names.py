@@ -55,8 +55,8 @@ def test_every_public_name_is_there_and_means_one_thing(package: str) -> None:
 def test_the_public_names_are_those_of_the_list() -> None:
     listed = LIST.read_text(encoding="utf-8").splitlines()
     now = public_names()
-    assert sorted(set(now) - set(listed)) == [], "new: write public_names.txt anew"
-    assert sorted(set(listed) - set(now)) == [], "gone: say so in the changelog, write public_names.txt anew"
+    assert sorted(set(now) - set(listed)) == [], "new: write public_names.txt again"
+    assert sorted(set(listed) - set(now)) == [], "gone: say so in the changelog, write public_names.txt again"
 
 
 def test_no_package_loads_torch_to_say_what_is_public() -> None:

@@ -337,6 +337,7 @@ def test_a_damaged_checkpoint_of_a_training_from_scratch(tmp_path: Path) -> None
     content[-1] ^= 1
     file.write_bytes(content)
     finding = found(look(run), "damaged checkpoint")
+    assert str(file) in finding.evidence
     assert finding.command == (
         f"rm -r {file.parent} && bottega train ldm --config {run}/recipe.yaml --output-dir {run}"
     )

@@ -168,7 +168,7 @@ def overfitting(seed: int) -> Lines:
 
 
 def language(seed: int) -> Lines:
-    """A language model's loss: far above nought, hardly noisy, falling by some percent over half a run."""
+    """A language model's loss: far above zero, hardly noisy, falling by some percent over half a run."""
     rng = numpy_rng("language", seed)
     values = [(3 + 6 * (1 + i / 60) ** -0.45) * (1 + 0.015 * rng.standard_normal()) for i in range(6000)]
     return (f"iter {i}: loss {v:.4f}, time 120.00ms, mfu 12.3%" for i, v in enumerate(values) if i % 10 == 0)

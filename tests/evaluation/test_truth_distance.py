@@ -55,7 +55,7 @@ def test_another_drawing_of_the_truth_is_nearer_than(cases: Cases, kind: str, co
 
 
 def test_two_drawings_of_the_same_picture_lie_well_within_a_unit(cases: Cases) -> None:
-    """A unit is what separated drawings whose strokes fell anew; on a shared canvas they are only shaken."""
+    """A unit is what separated drawings whose strokes were drawn independently; on a shared canvas they only jitter."""
     truths = [case for kind in KINDS for case in cases[kind]["truth"]]
     for part in ("total", "colour", "texture"):
         assert 0.02 < np.mean([getattr(case, part) for case in truths]) < 0.4

@@ -1,6 +1,6 @@
 """The tables of docs/model-families.md are those of the profiles and of the symptoms.
 
-`python tests/generation/test_model_families_page.py` writes them anew.
+`python tests/generation/test_model_families_page.py` writes them again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def filled(page: str) -> str:
 
 def test_the_page_shows_the_profiles_as_they_are() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == filled(page), "write it anew: python tests/generation/test_model_families_page.py"
+    assert page == filled(page), "write it again: python tests/generation/test_model_families_page.py"
 
 
 def test_every_profile_and_every_symptom_has_its_row() -> None:

@@ -68,7 +68,7 @@ def test_a_renamed_key_is_a_difference_unless_the_list_of_renames_has_it(behavio
 def test_another_wording_is_listed_and_is_no_change_of_behaviour(
     behaviour: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = recorded(behaviour, tmp_path / "a", {"advice": "raise the rate to nought and try again"})
+    before = recorded(behaviour, tmp_path / "a", {"advice": "raise the rate to zero and try again"})
     after = recorded(behaviour, tmp_path / "b", {"advice": "raise the rate to zero and try again"})
     assert behaviour.compare(before, after, []) == 0
     assert "wording" in capsys.readouterr().out

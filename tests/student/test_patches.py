@@ -286,7 +286,7 @@ def test_the_validation_swaps_the_patch_tokens_with_the_style(
         numbers = job.validate()
     finally:
         job.work.attachment.detach()
-    assert abs(numbers["val_swap"]) > 0.0  # other patches, other losses: the same ones would give exactly nought
+    assert abs(numbers["val_swap"]) > 0.0  # other patches, other losses: the same ones would give exactly zero
 
 
 def test_each_sample_gets_the_patch_tokens_of_its_own_style_and_the_null_style_changes_no_other(

@@ -193,7 +193,7 @@ def test_what_is_known_of_many_targets_is_asked_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["images/a_b_seed0.png", "metadata.jsonl", "summary.json"])
-def test_a_ledger_that_lost_its_rows_is_not_begun_anew_beside_what_they_described(tmp_path: Path, left: str) -> None:
+def test_a_ledger_that_lost_its_rows_is_not_begun_again_beside_what_they_described(tmp_path: Path, left: str) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / left).write_text("{}")
     for content in (b"", None):
@@ -206,7 +206,7 @@ def test_a_ledger_that_lost_its_rows_is_not_begun_anew_beside_what_they_describe
         Ledger(tmp_path / "l.sqlite", read_only=True)
 
 
-def test_a_ledger_whose_rows_were_deleted_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_ledger_whose_rows_were_deleted_is_not_begun_again(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
         ledger.commit([ROW])
     (tmp_path / "metadata.jsonl").write_text("{}")

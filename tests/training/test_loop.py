@@ -321,7 +321,7 @@ def test_clipping_really_clips() -> None:
     assert float(layer.weight.grad.max()) == pytest.approx(1e-3)  # type: ignore[union-attr]
 
 
-def test_nothing_to_clip_is_an_error_and_not_a_norm_of_nought() -> None:
+def test_nothing_to_clip_is_an_error_and_not_a_norm_of_zero() -> None:
     with pytest.raises(ValueError, match="no"):
         clip_gradients(list(nn.Linear(3, 3).named_parameters()), 1.0)
 

@@ -70,7 +70,7 @@ def poisoned(step: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def silent(step: int, x: torch.Tensor) -> torch.Tensor:
-    """Samples 2 and 3 of the third step are exactly what the trunk turns into nought."""
+    """Samples 2 and 3 of the third step are exactly what the trunk turns into zero."""
     if step == 2:
         x[2:4] = 0
     return x

@@ -31,7 +31,7 @@ class Scaled(Line):
 class Half(Workload):
     """A trained float32 map before a frozen float16 one; `size` is about that of the gradient in between.
 
-    At a scale S the gradient in float16 is S · size: above 65504 it overflows, below 3e-8 it is nought.
+    At a scale S the gradient in float16 is S · size: above 65504 it overflows, below 3e-8 it is zero.
     """
 
     loss_scaling = True

@@ -53,7 +53,7 @@ def _why_refused(pipeline: Pipeline) -> str:
         except FingerprintError as error:
             return str(error)
         except BottegaError:
-            continue  # a torn file, or one of another form, which is told as such
+            continue  # a torn file, or one of another form, which is named as such
     return ""
 
 

@@ -9,7 +9,7 @@
 
 A row of a list has a name (`file_name`, `image` …), which is a path from the list's own folder, and a caption.
 A picture takes the first that speaks of it, of two lists the one in the nearer folder. What looks like a caption and
-is not used is counted and told: left out in silence, it would be replaced by the prompt for all.
+is not used is counted and named: left out in silence, it would be replaced by the prompt for all.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from bottega.runtime.locks import LOCK, lock
 SCHEMA_VERSION = 1
 _CURE = (
     "delete it (with its -wal and -shm, if there are any) and run the same command again: every picture is then "
-    "inspected anew"
+    "inspected again"
 )
 _SIGNED = 1 << 63  # subtracted from hashes: SQLite's integers are signed, the hashes have 64 bits without a sign
 _LAST = "\U0010ffff"  # sorts behind every other character

@@ -53,7 +53,7 @@ class StyleSource(Protocol):
 
 
 def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> StyleSource:
-    """The source that is there: tables, a folder of pictures, the user's own Hub cache; the network only when told.
+    """The source that is there: tables, a folder of pictures, the user's own Hub cache; the network only when asked.
 
     Raises:
         MissingError: there is none, or `config.fetch` is on and not all could be fetched.
@@ -64,7 +64,7 @@ def find_styles(config: WikiArtConfig | StyleFolderConfig, source: Path) -> Styl
     files = hub.table_files(source)
     if not files and source.is_dir() and next(picture_files(source), None) is not None:
         return StyleFolder(source, artists=True)
-    # What is on this disk is used, in part too: the rest of WikiArt is 40 GB, and fetched only when told.
+    # What is on this disk is used, in part too: the rest of WikiArt is 40 GB, and fetched only when asked.
     files = files or hub.table_files(hub.user_cache(config.repository))
     if config.fetch and (not files or hub.missing_shards(files)):
         files = _fetched(config, source)

@@ -101,15 +101,15 @@ def wrong_encoding(path: Path, more: int = 0) -> RequestError:
         data = data[: data.rfind(b"\n") + 1]  # or a character would be cut
     readings = _readings(data)
     kind = path.suffix or "text"
-    told = f"texts are read as UTF-8 or UTF-16, received {1 + more} {kind} in another encoding, first {path}"
+    rule = f"texts are read as UTF-8 or UTF-16, received {1 + more} {kind} in another encoding, first {path}"
     file = shlex.quote(str(path))
     if not readings:
         return RequestError(
-            f"{told}; save it as UTF-8: iconv -f ENCODING -t utf-8 {file}, with the encoding that it was written in"
+            f"{rule}; save it as UTF-8: iconv -f ENCODING -t utf-8 {file}, with the encoding that it was written in"
         )
     tried = ", ".join(f"as {name} it reads {shown(text)}" for name, text in readings.items())
     first = next(iter(readings))
-    return RequestError(f"{told} ({tried}); save it as UTF-8, if that is right by iconv -f {first} -t utf-8 {file}")
+    return RequestError(f"{rule} ({tried}); save it as UTF-8, if that is right by iconv -f {first} -t utf-8 {file}")
 
 
 def _readings(data: bytes) -> dict[str, str]:

@@ -31,8 +31,7 @@ from bottega.runtime.fingerprint import fingerprint
 from bottega.runtime.paths import stays_inside
 from bottega.runtime.trust import LIST, FileFault, FileHash, difference, read_list
 from bottega.teacher.ledger import LEDGER
-from bottega.training.checkpoint import folders
-from bottega.training.checkpoint import read as read_checkpoint
+from bottega.training.checkpoint import damaged_files, folders
 
 SAMPLE = 1024
 """Pictures, and pictures that were their inputs, whose hashes are compared without `--all`: a second or two."""
@@ -726,17 +725,18 @@ def _check_checkpoints(found: _Examination) -> None:
             chosen = there[-1:]
             found.leave_out(f"{len(there) - 1} older checkpoints", "only the newest is read; --all reads each")
         for folder in chosen:
-            if read_checkpoint(folder) is None:
-                _add_damaged_checkpoint(found, folder, is_first=folder == there[0])
+            damaged = damaged_files(folder)
+            if damaged:
+                _add_damaged_checkpoint(found, folder, damaged, is_first=folder == there[0])
         found.facts["checkpoints"] = len(there)
 
 
-def _add_damaged_checkpoint(found: _Examination, folder: Path, *, is_first: bool) -> None:
+def _add_damaged_checkpoint(found: _Examination, folder: Path, damaged: list[Path], *, is_first: bool) -> None:
     before = "there is none before it" if is_first else "the one before it is resumed from"
     found.add(
         "damaged checkpoint",
         Severity.ERROR,
-        f"{folder}: its files are not those that state.json names; {before}",
+        f"{folder}: absent or not as it was written: {_listed(damaged)}; {before}",
         "delete it, and train on",
         f"rm -r {shlex.quote(str(folder))} && {found.again()}",
     )

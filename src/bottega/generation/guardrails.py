@@ -1,4 +1,4 @@
-"""Guardrails: from what a person asks to what a model can draw well, with every change told.
+"""Guardrails: from what a person asks to what a model can draw well, with every change named.
 
 `resolve` fills what is left open, from the preset and then from the profile, and brings values within the profile's
 limits. A value that differs from the one asked for always comes with a `Correction`; a value that is allowed but not

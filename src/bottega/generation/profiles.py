@@ -134,7 +134,7 @@ class ClipSkip(Fact):
 
 
 class QualityTags(Fact):
-    """Tags by which a family was told how good its training pictures are."""
+    """Tags that named the quality of a family's training pictures."""
 
     place: Literal["front", "end"] = Field(description="of the prompt")
     prompt: tuple[str, ...] = Field(description="in the order that the family wants")

@@ -77,7 +77,7 @@ def _each(function: Callable[[Any], Hashes], jobs: Sequence[Any], workers: int, 
     """Draw every job's pictures, and record their hashes in the list of `folder` as they come."""
     waiting: dict[Path, str | None] = {}
     with Progress(len(jobs), what, "picture") as progress, ExitStack() as stack:
-        # However it ends, what was drawn is recorded: else it could not be told from what is damaged later.
+        # However it ends, what was drawn is recorded: else it could not be distinguished from what is damaged later.
         stack.callback(lambda: add(folder, waiting))
         for drawn in _drawn(function, jobs, workers):
             waiting |= drawn

@@ -4,7 +4,7 @@ A folder can be whole and still be another model than its layout says: EDM and f
 levels the teacher's DDIM does not have; a configuration for other weights; a text encoder of another width. Every
 library loads these, and what comes out is noise, or an error after hours.
 
-*Faults* make a model unusable here. *Cautions* are told, and the work may begin.
+*Faults* make a model unusable here. *Cautions* are printed, and the work may begin.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _teacher_cautions(folder: Path, scheduler: Config) -> list[str]:
     if other:
         found.append(
             f"{folder}: its scheduler says {', '.join(other)}; the teacher samples with the values in brackets, and a "
-            "model that learned others is told wrong noise levels; look at some targets first (bottega teach "
+            "model that learned others receives wrong noise levels; look at some targets first (bottega teach "
             "--limit 20), or name another SDXL"
         )
     if scheduler.get("_class_name") in _DISTILLED:

@@ -243,7 +243,7 @@ def _shape_finding(repository: CachedRepository) -> CacheFinding | None:
     if flat is not None:
         return flat
     if _has_any_link_or_blob(entry):
-        return None  # dangling links and loose blobs are told as such
+        return None  # dangling links and loose blobs are named as such
     if repository.elsewhere is not None:
         other = repository.elsewhere
         return CacheFinding(
@@ -544,7 +544,7 @@ class _SnapshotContents:
         """What the snapshot as a whole lacks: a model's weights, a pipeline's part."""
         if not any(file.is_file() for file in self.files.values()):
             if self.files:
-                return []  # dangling links were told
+                return []  # dangling links were named
             return [self._incomplete(_fetch_all(self.repository), "no file lies in it", "empty snapshot")]
         lacks = [*self._lacking_parts(), *self._lacking_choice()]
         return lacks[:1]  # the first explains the others, and its command brings all
@@ -693,7 +693,7 @@ def _json_object(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, OSError, RecursionError):
-        return {}  # told as broken JSON
+        return {}  # named as broken JSON
     if not isinstance(content, dict):
         return {}
     return content

@@ -187,7 +187,7 @@ def _unet_family(tensors: Tensors, label: str, context: int | None, encoders: se
         return "unknown", "a U-Net that reads no text"
     if label in tensors:
         inputs = _side(tensors[label], -1)
-        # 2560 = 1280 + 5 · 256: the refiner is told an aesthetic score in place of a size and a crop.
+        # 2560 = 1280 + 5 · 256: the refiner receives an aesthetic score in place of a size and a crop.
         if encoders == {"text_encoder_2"} or (inputs == 2560 and context == 1280):
             return "sdxl_refiner", f"a U-Net with size embedding ({label}) and the second text encoder alone"
         return "sdxl", f"a U-Net with size embedding ({label}), text states {context} wide"

@@ -170,7 +170,7 @@ def calibrate(
             measured.
 
     Raises:
-        RequestError: too few examples, or truths and untouched copies cannot be told apart.
+        RequestError: too few examples, or truths and untouched copies cannot be separated.
     """
     base = defaults or Thresholds()
     if len(good) < MINIMUM:

@@ -5,7 +5,7 @@ Mild: visible when looked for. Pictures are uint8 sRGB [H, W, 3]; lengths are sh
 fault looks the same at 128 and at 512 px, except for the mesh (a period of 3 to 6 px) and JPEG's blocks (8 px).
 
 The severities were set by looking at contact sheets; four medium ones (saturated, scrambled, blur, washed) were raised,
-for they could not be told from a plausible picture (docs/log.md, "Injected faults").
+for they could not be distinguished from a plausible picture (docs/log.md, "Injected faults").
 
 | fault | what is done | mild | medium | severe |
 |---|---|---|---|---|

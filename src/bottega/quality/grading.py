@@ -295,7 +295,7 @@ _INPUT_FAILURES = {
     "style_finite": "the image encoder gave values for the style that are not finite",
     "content_finite": "the autoencoder's encoder gave values for the content that are not finite, in fp32",
 }
-"""By score, in the order in which the first one is told: all of them come before the U-Net."""
+"""By score, in the order in which the first one is named: all of them come before the U-Net."""
 
 
 def _origin(scores: Mapping[str, float]) -> str:

@@ -53,7 +53,7 @@ def connect_read_only(path: Path, opened: ExitStack) -> sqlite3.Connection:
         sqlite3.DatabaseError: it is none.
     """
     # SQLite makes files of its own beside the file even for a reader. Where it can't, and no log is there, nobody
-    # writes either, and it may be told so.
+    # writes either, and it may be named.
     if os.access(path.parent, os.W_OK):
         return _connect(path, "mode=ro")
     log = path.with_name(f"{path.name}-wal")

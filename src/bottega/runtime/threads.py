@@ -168,7 +168,9 @@ def _recorded(path: Path) -> int | None:
     record = read_json(path)
     count = record.get("threads") if isinstance(record, dict) else None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise StorageError(f"{path} must hold a number of threads from 1, received {count!r}; delete it to choose anew")
+        raise StorageError(
+            f"{path} must hold a number of threads from 1, received {count!r}; delete it to choose again"
+        )
     return count
 
 

@@ -178,7 +178,7 @@ def _line(line: bytes) -> FileHash | None:
 
 
 def seal(folder: Path, files: Mapping[Path, Role], known: Mapping[Path, str] | None = None) -> None:
-    """Write a folder's list anew: these files, and no others.
+    """Replace a folder's list: these files, and no others.
 
     Args:
         folder: of the list.
@@ -212,7 +212,7 @@ def add(folder: Path, files: Mapping[Path, str | None], role: Role = "result") -
 
 
 def renew(*files: Path) -> None:
-    """Record files anew that were written outside of the stage that lists them; nothing where no list names them."""
+    """Record files again that were written outside of the stage that lists them; nothing where no list names them."""
     for path in files:
         row = read_list(path.parent).get(path.name)
         if row is not None:

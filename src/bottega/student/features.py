@@ -79,7 +79,7 @@ def run(
     samples.extend(fill50k(data_root, config.fill50k))
     work = plan(samples, manifest)
 
-    # What could not be read before is tried again: since then the teacher may have made it anew.
+    # What could not be read before is tried again: since then the teacher may have made it again.
     index = ShardIndex(directory, verify=True, retry_rejected=True)
     # One kind after the other: T5-XXL takes 9.5 GB, and no two encoders are in memory at once.
     encoded = 0

@@ -293,7 +293,7 @@ class FeatureStore:
             raise damaged(
                 self.directory / file,
                 "has another content than was written",
-                "run bottega features again, which computes it anew (bottega run does by itself)",
+                "run bottega features again, which computes it again (bottega run does by itself)",
             )
         self._checked.add(file)
 

@@ -25,8 +25,8 @@ SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, conten
        output_path, output_sha256
 {_ACCEPTED} ORDER BY pair_id, seed
 """
-_TARGET_CURE = "delete it and run bottega teach again, which makes it anew (bottega run does by itself)"
-_INPUT_CURE = "put it back, or run bottega teach again, which makes the targets of the changed picture anew"
+_TARGET_CURE = "delete it and run bottega teach again, which makes it again (bottega run does by itself)"
+_INPUT_CURE = "put it back, or run bottega teach again, which makes the targets of the changed picture again"
 _STYLES = f"SELECT DISTINCT style_path {_ACCEPTED}"
 
 

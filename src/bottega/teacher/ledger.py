@@ -257,7 +257,7 @@ class Ledger:
             try:
                 busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.OperationalError:
-                # A row is still being read by the error that closes us: that error is told, and the log is folded
+                # A row is still being read by the error that closes us: that error is reported, and the log is folded
                 # in when the file is closed the next time.
                 return
             # Before the log goes: whoever finds no log finds the hash of the file. After a kill there is a log, and the

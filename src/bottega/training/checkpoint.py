@@ -194,23 +194,43 @@ def latest(directory: Path) -> Checkpoint | None:
 
 def read(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`; None where it is incomplete or damaged, which the log says more of with --debug."""
-    try:
-        data = (folder / _STATE).read_bytes()
-        state = StateFile.model_validate_json(data, strict=True)
-        is_whole = state.format == _FORMAT and holds(json.loads(data)) and _are_whole(folder, state.sha256)
-    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        LOGGER.debug("%s: %s", folder, error)
-        return None
-    if not is_whole:
+    state = _read_state(folder)
+    if state is None or _damaged_weights(folder, state.sha256):
         return None
     return Checkpoint(folder, state.step, state.fingerprint, state.loss_scale, state.remembered or {})
 
 
-def _are_whole(folder: Path, hashes: Mapping[str, str]) -> bool:
-    """Whether the files are those that were written, the two that every checkpoint has among them."""
-    if not hashes.keys() >= {_MODEL, _OPTIMIZER}:
-        return False
-    return all(sha256_file(folder / name) == recorded for name, recorded in hashes.items())
+def damaged_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that are absent or not those that were written; empty where it is whole."""
+    state = _read_state(folder)
+    return [folder / _STATE] if state is None else _damaged_weights(folder, state.sha256)
+
+
+def _read_state(folder: Path) -> StateFile | None:
+    """What state.json holds; None where it is not as it was written."""
+    try:
+        data = (folder / _STATE).read_bytes()
+        state = StateFile.model_validate_json(data, strict=True)
+        is_whole = state.format == _FORMAT and holds(json.loads(data)) and state.sha256.keys() >= {_MODEL, _OPTIMIZER}
+    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        LOGGER.debug("%s: %s", folder, error)
+        return None
+    return state if is_whole else None
+
+
+def _damaged_weights(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
+    """Those that state.json names and that are absent or of another content."""
+    damaged = []
+    for name, recorded in hashes.items():
+        file = folder / name
+        try:
+            is_whole = sha256_file(file) == recorded
+        except OSError as error:
+            LOGGER.debug("%s: %s", file, error)
+            is_whole = False
+        if not is_whole:
+            damaged.append(file)
+    return damaged
 
 
 def restore(checkpoint: Checkpoint, state: State) -> None:

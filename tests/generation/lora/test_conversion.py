@@ -107,7 +107,7 @@ def test_a_cache_stays_within_its_bound(cases: dict[str, Any], sdxl: Architectur
         assert cache.nbytes <= 1.5 * one
 
 
-def test_another_model_is_another_entry_and_is_judged_anew(cases: dict[str, Any], sdxl: Architecture) -> None:
+def test_another_model_is_another_entry_and_is_judged_again(cases: dict[str, Any], sdxl: Architecture) -> None:
     cache = LoRACache()
     cache.read(cases["kohya-rank4"].file, sdxl)
     smaller = Architecture({name: shapes for name, shapes in sdxl.components.items() if name == "unet"})

@@ -112,7 +112,7 @@ class LossCurve:
         self.memory = FineSeries()
         self.skips = FineSeries()
         self._skipped_in_all: float | None = None
-        self._skips_told_at = 0.0
+        self._skips_known_at = 0.0
         self.num_losses = 0
         self.num_with_sides = 0
         self.low = math.inf
@@ -198,19 +198,19 @@ class LossCurve:
         self.data_shares.extend(steps, _data_shares(sides))
 
     def _skip_shares(self, sides: SideColumns) -> F64:
-        """The share of the steps since the line before that the optimizer left out, [M]; NaN where it is not told."""
+        """The share of the steps since the line before that the optimizer left out, [M]; NaN where no line says it."""
         steps, totals = sides.steps, sides.skipped_in_all
-        told = np.isfinite(totals)
+        known = np.isfinite(totals)
         skipped = np.where(np.isfinite(sides.skipped), sides.skipped, np.nan)
-        if told.any():
+        if known.any():
             # a total that falls is that of a new run
-            skipped[told] = np.maximum(np.diff(totals[told], prepend=self._skipped_in_all or totals[told][0]), 0.0)
-            self._skipped_in_all = float(totals[told][-1])
+            skipped[known] = np.maximum(np.diff(totals[known], prepend=self._skipped_in_all or totals[known][0]), 0.0)
+            self._skipped_in_all = float(totals[known][-1])
         there = np.isfinite(skipped)
         if not there.any():
             return skipped
-        passed = np.maximum(np.diff(steps[there], prepend=self._skips_told_at), 1.0)
-        self._skips_told_at = float(steps[there][-1])
+        passed = np.maximum(np.diff(steps[there], prepend=self._skips_known_at), 1.0)
+        self._skips_known_at = float(steps[there][-1])
         shares = np.full(len(steps), np.nan)
         shares[there] = np.clip(skipped[there] / passed, 0.0, 1.0)
         return shares

@@ -46,7 +46,7 @@ class RequestAgain:
 def request_from(path: Path, lora_folders: Sequence[Path] = ()) -> RequestAgain:
     """The request that made a picture: exactly from our own record, as far as it says from another tool's.
 
-    From our own record the guardrails are off: the values are those that they allowed or were told to leave alone.
+    From our own record the guardrails are off: the values are those that they allowed, or left alone as asked.
 
     Args:
         path: the picture.
