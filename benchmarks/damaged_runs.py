@@ -32,11 +32,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from common import bench
 from common.bench import Arguments, conclude, say
-from killed_anywhere import contents
+from killed_anywhere import contents, timeless
 
+from bottega.runtime.files import sha256_json
 from bottega.runtime.trust import KEPT, LIST, hash_file
 
 SETS = ("--set", "teacher.source=oracle")
@@ -56,6 +58,8 @@ READ_BY = {
 }
 """The folder of a stage that reads the files of another; longer names first."""
 
+SUMMARIES = ("summary.json", "stage.json")
+WORK = {"drawn", "encoded"}
 COST_BAR = 0.02
 TEXT = {".jsonl", ".json", ".csv", ".txt", ".yaml", ".md"}
 
@@ -164,7 +168,19 @@ def cost_of_hashes(directory: Path) -> float:
 def results(directory: Path) -> dict[str, str]:
     """Digest of every result by path; without the lists of hashes, and without what was set aside."""
     found = contents(directory)
-    return {name: digest for name, digest in found.items() if not name.endswith((KEPT, LIST))}
+    kept = {name: digest for name, digest in found.items() if not name.endswith((KEPT, LIST))}
+    for name in kept:
+        if name.endswith(SUMMARIES):
+            summary = without_work(timeless(json.loads((directory / name).read_text(encoding="utf-8"))))
+            kept[name] = sha256_json(summary)
+    return kept
+
+
+def without_work(value: Any) -> Any:
+    """A summary without the counts of what the last call did: made again, a stage finds most of it there."""
+    if isinstance(value, dict):
+        return {key: without_work(item) for key, item in value.items() if key not in WORK}
+    return [without_work(item) for item in value] if isinstance(value, list) else value
 
 
 def files(directory: Path) -> Iterator[Path]:
