@@ -445,8 +445,9 @@ def _refuse_unused(folder: Path, kind: Any, unused: Iterable[str]) -> None:
         )
 
 
-_HARMLESS = re.compile(r"pos_embed(\.pos_embed)?|y_embedder\.y_embedding|.*num_batches_tracked")
-"""Tensors that published files have and diffusers computes, or asks for no more."""
+_HARMLESS = re.compile(r"pos_embed(\.pos_embed)?|(y_embedder|caption_projection)\.y_embedding|.*num_batches_tracked")
+"""Tensors that published files have and diffusers computes, or asks for no more. PixArt-α's transformers hold
+`caption_projection.y_embedding`, the text of a dropped caption, which diffusers dropped after 0.22 saved it."""
 
 
 @contextmanager
