@@ -234,3 +234,14 @@ def test_what_style_pictures_show_is_taken_out_by_their_captions_and_a_cache_wit
     with pytest.raises(RequestError, match=r"has none; caption them .* or set it to none"):
         run(config, tmp_path / "bare out", features_dir=bare, models=models)
     assert "caption" not in (trained / "checkpoints" / "step_00000008" / "state.json").read_text()
+
+
+def test_what_is_kept_of_a_checkpoint_is_an_adapter_as_it_is_exported(
+    trained: Path, features: Path, models: ModelsConfig, tmp_path: Path
+) -> None:
+    run(changed(loop=SETTINGS["loop"] | {"keep_best": 9}), tmp_path, features_dir=features, models=models)
+    kept = sorted((tmp_path / "kept").glob("*.safetensors"))
+    assert [read_header(path)["steps"] for path in kept] == [3, 6, 8]
+    assert kept[-1].read_bytes() == (tmp_path / "adapter.safetensors").read_bytes()
+    assert kept[-1].read_bytes() == (trained / "adapter.safetensors").read_bytes(), "keeping changed what is learned"
+    assert {"kept/kept.json", "kept/step_00000003.safetensors"} <= set(trust.read_list(tmp_path))

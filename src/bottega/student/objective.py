@@ -9,8 +9,9 @@ CLIP's width, T patch tokens of width V. All losses are computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ from bottega.student.adapter import StyleAdapter
 from bottega.student.attach import Attachment
 from bottega.student.backbone import Backbone, Prefix
 from bottega.student.config import StudentConfig
+from bottega.student.export import save_adapter
 from bottega.student.features import null_text_key
-from bottega.student.records import SampleRow
+from bottega.student.records import SampleRow, TrainingFacts
 from bottega.student.store import FeatureStore, pad_text, split_tasks
 from bottega.student.trajectory import NoisingTrajectory
 from bottega.training.log import Row
@@ -82,6 +84,7 @@ class StyleWorkload(Workload):
 
     Attributes:
         model_hashes: of the weights that the samples and the backbone come from, as far as the adapter reads them.
+        facts: what the header of an adapter after so many steps says of its training.
 
     Raises:
         MissingError: a task that the mixture asks for has no sample.
@@ -102,6 +105,7 @@ class StyleWorkload(Workload):
         self.store = store
         self.fingerprint = {}
         self.model_hashes: dict[str, str] = {}
+        self.facts: Callable[[int], TrainingFacts] = lambda step: {"steps": step}
         self.loss_scaling = backbone.dtype == torch.float16
         self.checkpointed = False  # see `bottega.student.memory.choose_checkpointing`
         self.trajectory = NoisingTrajectory.of(adapter.config, backbone.schedule)
@@ -133,6 +137,10 @@ class StyleWorkload(Workload):
         if self.streams["main"]:
             epoch = (step + 1) * self.slots["main"] / len(self.streams["main"])
         return {"epoch": epoch, "prediction_type": self.backbone.schedule.prediction_type, **self.adapter.gates()}
+
+    def write_weights(self, path: Path, step: int) -> None:
+        """The adapter as it is exported, with `facts` in its header."""
+        save_adapter(path, self.adapter, self.facts(step))
 
     def modules(self) -> list[tuple[str, torch.nn.Module]]:
         """The adapter and the frozen transformer."""

@@ -6,6 +6,7 @@ Read `run`, then `prepare`.
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from bottega.runtime.files import sha256_json, write_json
 from bottega.runtime.fingerprint import bound_settings, resumable_settings
 from bottega.runtime.trust import Role, seal
 from bottega.student.config import StudentConfig
+from bottega.training.kept import kept_files
 from bottega.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -57,7 +59,6 @@ def run(
         RequestError: features of other models, or more processes than microbatches.
         FingerprintError: a checkpoint of another recipe.
     """
-    from bottega.student.export import save_adapter
     from bottega.training.diagnosis import as_verdict, diagnose_folder
     from bottega.training.loop import train
 
@@ -71,12 +72,13 @@ def run(
         )
     if not processes.first:
         return {**result, **facts}
-    save_adapter(directory / ADAPTER, work.adapter, training_facts(config, work, models, result["steps"]))
+    work.write_weights(directory / ADAPTER, result["steps"])
     verdict = as_verdict(diagnose_folder(directory))
     report: TrainingReport = {**result, **facts, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
     write_json(directory / REPORT, report)
     pictures = [path for path in (directory / SAMPLES).rglob("*") if path.is_file()]
     files: dict[Path, Role] = {directory / ADAPTER: "result", directory / REPORT: "view"}
+    files |= dict.fromkeys(kept_files(directory), "result")
     seal(directory, files | dict.fromkeys(pictures, "view"))
     return report
 
@@ -140,6 +142,7 @@ def prepare(
         "dtype": str(backbone.dtype),
         "configurations": {"pixart": configuration_hash("pixart", pixart)},
     }
+    work.facts = partial(training_facts, config, work, models)
     facts: PreparedFacts = {
         "samples": {task: len(stream) for task, stream in work.streams.items()},
         "validated_on": validated_on,

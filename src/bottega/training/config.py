@@ -45,6 +45,12 @@ class LoopConfig(Config):
     keep_last: Annotated[int, NOT_LEARNED] = Field(
         2, ge=1, description="checkpoints kept, besides that of the last stop"
     )
+    keep_best: Annotated[int, Added(before=0), NOT_LEARNED] = Field(
+        0,
+        ge=0,
+        description="checkpoints whose weights are kept besides, the best by the validation loss, which is then "
+        "measured at each checkpoint: `bottega evaluate checkpoints` compares them by their pictures; 0: none",
+    )
     log_every: Annotated[int, NOT_LEARNED] = Field(50, ge=1, description="optimizer steps between lines of train.log")
     validate_every: Annotated[int, NOT_LEARNED] = Field(500, ge=1, description="optimizer steps between validations")
     memory_limit: Annotated[float, NOT_LEARNED] = Field(

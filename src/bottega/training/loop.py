@@ -33,6 +33,7 @@ from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
 from bottega.training.job import TrainingSummary
 from bottega.training.journal import Journal
+from bottega.training.kept import KeptWeights
 from bottega.training.log import METRICS, Row, StepRecord, read_metrics
 from bottega.training.processes import ALONE, Processes
 from bottega.training.replay import explain
@@ -105,10 +106,9 @@ def train(
             loss = record.loss
 
             # Validate and log.
-            validation_is_due = run.is_due(step, config.validate_every)
             with processes.fail_together():
                 if journal is not None:
-                    validation = run.validated(validate) if validation_is_due else {}
+                    validation = run.validated(validate) if run.is_validated(step) else {}
                     journal.step(record, run.row(record, validation), overflow, last=run.is_last(step))
 
             # Save where that is due, or where something ends the run after this step.
@@ -116,9 +116,11 @@ def train(
             stop = run.reason_to_stop(step, interruption, guard)
             with processes.fail_together():
                 if journal is not None:
+                    # Before the checkpoint: a run that resumes from it will not come to this step again.
+                    run.keep_weights_if_due(step, validation)
                     # Checkpoint before pictures: whatever drawing does, the step is saved.
                     run.save_if_due(step, journal, stop)
-                    run.draw_samples(write_samples if validation_is_due else None, step, journal)
+                    run.draw_samples(write_samples, step, journal)
                     journal.progress(loss)
             if stop is not None:
                 raise stop
@@ -153,6 +155,7 @@ class _Run:
         self.processes = processes
         self.end = end
         self.checkpoints = directory / "checkpoints"
+        self.kept = KeptWeights(directory, config.keep_best)
         self.parameters = [(name, p) for name, p in work.module.named_parameters() if p.requires_grad]
         self.state = _initial_state(work, self.parameters, config)
         self.fingerprint = {**work.fingerprint, "loop": bound_settings(config, "stage")}
@@ -197,6 +200,7 @@ class _Run:
             return None
         if start < self.end:  # StorageError now, and not hours later at the first checkpoint
             checkpoints.require_writable(self.checkpoints)
+            self.kept.forget_after(start)
         journal = opened.enter_context(Journal(self.directory, start, self.config))
         journal.begin([*self.work.notes, threads_note()], self.processes.count)
         return journal
@@ -360,10 +364,26 @@ class _Run:
             due=due,
         )
 
+    def keeps_weights(self, step: int) -> bool:
+        """Whether the weights after this step are to be kept, if they are among the best; a stop's never are."""
+        return self.config.keep_best > 0 and self.is_due(step, self.config.checkpoint_every)
+
+    def is_validated(self, step: int) -> bool:
+        """Whether there is a validation after this step."""
+        return self.keeps_weights(step) or self.is_due(step, self.config.validate_every)
+
+    def keep_weights_if_due(self, step: int, validation: Metrics) -> None:
+        """Keep what would be exported now, where that is due and it is among the best."""
+        if not self.keeps_weights(step):
+            return
+        with self.state.exported():
+            self.work.write_weights(self.kept.path(step + 1), step + 1)
+        self.kept.add(step + 1, validation.get("val_loss"))
+
     def draw_samples(self, write_samples: WriteSamples | None, step: int, journal: Journal) -> None:
-        """Draw for people, where a drawer is given; pictures for which there is no room, or no autoencoder, are
-        reported and stop nothing."""
-        if write_samples is None:
+        """Draw for people, where a drawer is given and a validation is due; pictures for which there is no room, or no
+        autoencoder, are reported and stop nothing."""
+        if write_samples is None or not self.is_due(step, self.config.validate_every):
             return
         try:
             with self.state.exported():

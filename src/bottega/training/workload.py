@@ -13,8 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict
 
+from bottega.runtime.files import atomic_path
 from bottega.runtime.fingerprint import Settings, resumable_settings
-from bottega.training.checkpoint import step_name
+from bottega.training.checkpoint import module_tensors, step_name
 from bottega.training.config import LoopConfig
 from bottega.training.log import Row
 
@@ -98,6 +99,16 @@ class Workload(ABC):
     def checkpoint_name(self, step: int) -> str:
         """What the checkpoint after `step` steps is called; the numbers in it rise with the step."""
         return step_name(step)
+
+    def write_weights(self, path: Path, step: int) -> None:
+        """Write what would be exported after `step` steps, whole or not at all: the parameters and buffers as they are.
+
+        Where the training keeps averages, `module` holds them meanwhile.
+        """
+        from safetensors.torch import save_file
+
+        with atomic_path(path) as temporary:
+            save_file(module_tensors(self.module), temporary, metadata={"step": str(step)})
 
     def due(self, step: int, every: int) -> bool:
         """Whether what is to be done `every` so many steps is done after `step` steps."""
