@@ -36,7 +36,11 @@ TEACH = ("teach", "--output-dir", "out")
 GENERATE = ("generate", "--model", "bottega:miniature/weights/sdxl", "--prompt", "x")
 SCORE = ("qc", "score", "--output", "out.jsonl")
 
+TRAIN = ("train", "style", "--output-dir", "out", "--pixart", "bottega:miniature/weights/pixart", "--features-dir")
 WRONG = {
+    "features absent": ((*TRAIN, "gone"), "there are no features in gone"),
+    "replay absent": (("train", "ldm", "--config", "gone.yaml", "--replay", "gone"), "--replay gone: there is no"),
+    "features of another folder": ((*TRAIN, "folder"), "there are no features in folder"),
     "content absent": ((*STYLIZE, "x.png", "gone.jpg", "good.png"), "--content gone.jpg: there is no such file"),
     "style absent": ((*STYLIZE, "x.png", "good.png", "gone.jpg"), "--style gone.jpg: there is no such file"),
     "content torn": ((*STYLIZE, "x.png", "torn.png", "good.png"), "--content: truncated"),

@@ -64,11 +64,17 @@ def style(
     replay: Replay = None,
 ) -> None:
     """Train a StyleAdapter on a frozen PixArt-α; the same command resumes a run that was stopped."""
+    from bottega.data.given import require_file, require_room_for_folder
     from bottega.student import stage
     from bottega.student.config import StudentConfig
+    from bottega.student.store import read_manifest
 
+    # All that needs no model is checked before one is loaded, and before a lock is left in somebody's folder.
     models = read_models(recipe, set_, pixart=pixart, clip=clip)
     config = read_section(StudentConfig, "student", recipe, set_)
+    read_manifest(features_dir)
+    require_room_for_folder("--output-dir", output_dir)
+    require_file("--replay", replay)
     trainer = _Trainer(
         name="train style",
         device=models.device,
@@ -106,6 +112,7 @@ def ldm(
     replay: Replay = None,
 ) -> None:
     """Train a latent diffusion model from scratch; the same command resumes a run that was stopped."""
+    from bottega.data.given import require_file
     from bottega.ldm import stage
     from bottega.ldm.recipe import load_recipe, portable
     from bottega.runtime.config import as_yaml
@@ -113,6 +120,7 @@ def ldm(
     from bottega.training.resume import directory_for, resume_from
 
     _require_one_job(verify_resume, replay)
+    require_file("--replay", replay)
     if resume is not None:  # its errors come before that of a recipe which is not beside it
         output_dir = directory_for(resume, output_dir)
     if config is not None:
