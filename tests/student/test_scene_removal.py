@@ -15,7 +15,7 @@ from bottega.data.pictures import load_square
 from bottega.data.records import Pair, style_captions
 from bottega.evaluation.grid import Grid
 from bottega.evaluation.painters import load_painter
-from bottega.evaluation.stage import _plan_student
+from bottega.evaluation.plans import plan_student
 from bottega.generation.request import stylize_file
 from bottega.models.config import ModelsConfig
 from bottega.models.encoders import ClipEncoder
@@ -75,7 +75,7 @@ def test_the_evaluation_hands_each_style_its_own_caption_and_says_of_how_many_th
 ) -> None:
     pairs = [pair_of(0, 0), pair_of(0, 1)]
     with caplog.at_level(logging.WARNING):
-        plan = _plan_student("student", adapter, Grid.of(pairs), world / "data", models)
+        plan = plan_student("student", adapter, Grid.of(pairs), world / "data", models)
     assert "1 of the 2 test styles have no caption" in caplog.text
     painter: Any = load_painter("student", plan.settings, ["a circle"])
     content = load_square(world / "data/coco/c0.png", 128)
@@ -102,7 +102,7 @@ def test_the_evaluation_hands_each_style_its_own_caption_and_says_of_how_many_th
     without = drawn(torch.zeros(2, told.shape[1]))
     assert float(np.abs(without[0] - expected[0]).max()) > 1e-3 and np.abs(without[1] - expected[1]).max() < 1e-5
 
-    other = _plan_student("student", adapter, Grid.of(pairs[1:]), world / "data", models)
+    other = plan_student("student", adapter, Grid.of(pairs[1:]), world / "data", models)
     assert other.fingerprint != plan.fingerprint
 
 

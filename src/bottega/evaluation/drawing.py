@@ -99,14 +99,19 @@ def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
     Raises:
         BottegaError: as it was raised in the process; `Interrupted` once that has stopped in good order.
     """
+    draw_missing(requests)
+    return {request.row: drawn_by(request) for request in requests}
+
+
+def draw_missing(requests: Sequence[Request]) -> None:
+    """Have one process draw what is missing of some requests; raises as `draw`."""
     todo = [request for request in requests if _missing_batches(request)]
     if todo:
         _run_child(todo)
-    return {request.row: _drawn(request) for request in requests}
 
 
-def _drawn(request: Request) -> dict[str, Path]:
-    """The picture of each pair id that has one."""
+def drawn_by(request: Request) -> dict[str, Path]:
+    """The picture of each pair id of a request that has one."""
     made = _read_made(request)
     files: dict[str, Path] = {}
     for pair in request.pairs:

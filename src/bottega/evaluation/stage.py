@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,8 @@ from bottega.evaluation.controls import MADE_FROM, ROWS
 from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
-from bottega.evaluation.networks import Networks, identity, load_networks
+from bottega.evaluation.networks import Networks, load_networks
+from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
 from bottega.evaluation.records import ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all
 from bottega.evaluation.sources import Sources
@@ -40,7 +40,7 @@ from bottega.evaluation.summary import (
 )
 from bottega.evaluation.table import markdown
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import sha256_file, sha256_json, write_json, write_jsonl, write_text
+from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
 from bottega.runtime.trust import PreparedPictures, Role, seal
 
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 Files = Mapping[str, Mapping[str, Path]]
-WEIGHTS = {"student": ("pixart", "clip"), "base": ("pixart", "clip"), "teacher": ("sdxl", "sdxl_vae", "ip_adapter")}
-"""The models that each drawn row loads, by their names in the recipe."""
-
 _DEFAULT_SIZE = 512  # pixels; of contents that are measured without a picture that anything drew
 
 
@@ -189,10 +186,10 @@ def _draw_all(
             continue
         try:
             if row == "teacher":
-                plan = _plan_teacher(teacher, data_root, models)
+                plan = plan_teacher(teacher, data_root, models)
             else:
-                plan = _plan_student(row, adapter, grid, data_root, models)
-        except _CannotDrawError as error:
+                plan = plan_student(row, adapter, grid, data_root, models)
+        except CannotDrawError as error:
             absent[row] = str(error)
             continue
         pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
@@ -212,84 +209,6 @@ def _draw_all(
     for family in requests.values():
         files |= draw(family)
     return files, absent
-
-
-class _CannotDrawError(Exception):
-    """Why a row has no pictures here. It becomes the row's status, so that the other rows are still measured."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a row is drawn: JSON for its painter, and a fingerprint of the weights and settings behind its pictures."""
-
-    settings: Mapping[str, object]
-    fingerprint: str
-
-
-def _plan_teacher(teacher: TeacherConfig | None, data_root: Path, models: ModelsConfig) -> _Plan:
-    """Raises _CannotDrawError with the reason why the teacher cannot draw."""
-    if teacher is None:
-        raise _CannotDrawError("no teacher was given")
-    oracle = teacher.source == "oracle"  # it reads drawn truths and needs no weights
-    weights = {} if oracle else _weights("teacher", models)
-    settings = {
-        "models": models.model_dump(mode="json"),
-        "teacher": teacher.model_dump(mode="json"),
-        "truth": str(data_root / "truth"),
-    }
-    protocol = {**teacher.protocol(), "source": teacher.source}
-    return _Plan(settings, sha256_json([weights, protocol, models.dtype, models.device]))
-
-
-def _plan_student(row: str, adapter: Path | None, grid: Grid, data_root: Path, models: ModelsConfig) -> _Plan:
-    """The student's plan, or the base's. Raises _CannotDrawError with the reason why it cannot draw."""
-    if adapter is None:
-        raise _CannotDrawError("no adapter was given, whose header says how to draw")
-    weights = _weights(row, models)
-    settings: dict[str, object] = {"models": models.model_dump(mode="json"), "adapter": str(adapter)}
-    # The base too: the adapter's header says from which strength and in how many steps both draw.
-    made_from = sha256_file(adapter)
-    captions = _captions(adapter, grid, data_root) if row == "student" else None
-    if captions is not None:
-        settings["style_captions"] = captions
-        made_from = sha256_json([made_from, captions])
-    return _Plan(settings, sha256_json([weights, made_from, models.dtype, models.device]))
-
-
-def _weights(row: str, models: ModelsConfig) -> dict[str, str]:
-    """A hash of each model that a row loads, by its name in the recipe.
-
-    Raises _CannotDrawError for one that is absent or faulty.
-    """
-    from bottega.models.layout import inspect
-
-    found = {status.role: status for status in inspect(models, WEIGHTS[row])}
-    for status in found.values():
-        if status.faults:
-            raise _CannotDrawError(status.faults[0])
-    for role in WEIGHTS[row]:
-        if role not in found and role != "sdxl_vae":  # SDXL has an autoencoder of its own
-            raise _CannotDrawError(f"no {role} among the recipe's models")
-    return {role: identity([*status.files, *status.configurations]) for role, status in found.items()}
-
-
-def _captions(adapter: Path, grid: Grid, data_root: Path) -> dict[str, str] | None:
-    """What the style pictures show, by their paths, for an adapter that takes it out of the style; None for another."""
-    from bottega.data.records import style_captions
-    from bottega.student.export import read_header
-
-    if read_header(adapter)["adapter"].get("scene_removal", "none") == "none":
-        return None
-    paths = {pair.style_path for pair in grid.pairs}
-    shown = style_captions(data_root, sorted(paths))
-    if len(shown) < len(paths):
-        LOGGER.warning(
-            "the adapter takes what a style picture shows out of its style; %d of the %d test styles have no caption "
-            "that says it: nothing is taken out of those",
-            len(paths) - len(shown),
-            len(paths),
-        )
-    return shown
 
 
 def _name_teacher(summary: SummaryRecord, teacher: TeacherConfig) -> None:
