@@ -44,6 +44,48 @@ class DifferenceRecord(EstimateRecord):
     probability_high: float | None
 
 
+class ComponentRecord(TypedDict):
+    """A variance, see `factors.Component`. `raw` may be negative by chance; `estimate` is then 0."""
+
+    estimate: float
+    raw: float
+
+
+class VariancesRecord(TypedDict):
+    """How much each factor makes scores differ, see `factors.Variances`; None where it can't be told."""
+
+    content: ComponentRecord | None
+    style: ComponentRecord | None
+    seed: ComponentRecord | None
+    content_style: ComponentRecord | None
+    content_seed: ComponentRecord | None
+    style_seed: ComponentRecord | None
+    residual: ComponentRecord | None
+
+
+class FactorRecord(TypedDict):
+    """A mean of contents × styles × training seeds with its interval, see `factors.FactorEstimate`.
+
+    `low`, `high`, `standard_error`, `degrees_of_freedom` and `p_value` are None where no interval can be told, and
+    `no_interval` says why. `note` says what the interval leaves out, or why it is wide.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    level: float
+    n: int
+    contents: int
+    styles: int
+    seeds: int
+    standard_error: float | None
+    degrees_of_freedom: float | None
+    p_value: float | None
+    variances: VariancesRecord
+    no_interval: str
+    note: str
+
+
 class MetricCell(TypedDict):
     """A metric of a row. `status` is "measured", or says why the rest is not there."""
 
