@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import bottega.miniature
 from bottega.cli.main import main
-from bottega.doctor.answer import Answer
+from bottega.doctor.answer import Answer, DoctorFinding
 from bottega.doctor.image import ImageRequest, examine
 from bottega.generation.metadata import write_picture
 from bottega.generation.records import GeneratedPicture, PictureSettings, Result
@@ -192,6 +192,21 @@ def test_beside_content_and_style(tmp_path: Path) -> None:
     assert set(names(other)) & {"structure", "edge_64", "edge_128"}
     only_style = doctor(save(tmp_path, GOOD), style=style)
     assert names(only_style) == [] and "whether the structure was kept" in {i.what for i in only_style.not_judged}
+
+
+def test_the_learned_eye_names_what_no_detector_knows_and_where(tmp_path: Path) -> None:
+    content, style = save(tmp_path, CONTENT, name="c.png"), save(tmp_path, STYLE, name="s.png")
+
+    def damage_of(picture: npt.NDArray[np.uint8]) -> DoctorFinding:
+        answer = doctor(save(tmp_path, picture), content=content, style=style)
+        assert answer.exit_code == 1
+        return next(finding for finding in answer.findings if finding.name == "damage")
+
+    inverted = damage_of(np.asarray(255 - GOOD, np.uint8))
+    assert "its colours" in inverted.evidence and "inverted" in inverted.cure
+    torn = GOOD.copy()
+    torn[: SIDE // 2, : SIDE // 2] = 0
+    assert "a missing part" in damage_of(torn).evidence and "in 25% of the picture" in damage_of(torn).evidence
 
 
 def test_clip_s_likeness_is_asked_where_an_encoder_is_given(tmp_path: Path) -> None:

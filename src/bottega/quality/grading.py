@@ -200,6 +200,11 @@ class Grader:
         broken = self._broken(scores)
         return [bound.check for bound in broken] if self._decides(broken, scores) else []
 
+    def evidence(self, check: Check, scores: Mapping[str, float]) -> str:
+        """What a check that a picture does not pass found, as a grade's reason says it behind the check's name."""
+        bound = next(bound for bound in self._checks if bound.check is check)
+        return bound.reason(scores).removeprefix(f"{check.name}: ")
+
     def _broken(self, scores: Mapping[str, float]) -> list[_Bound]:
         broken = []
         for bound in self._checks:  # `holds` without a call: the inner loop of grading a run again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from bottega.doctor.answer import Draft
 from bottega.evaluation.colour import palette, palette_distance
 from bottega.quality.config import Thresholds
-from bottega.quality.grading import Check, Grader
+from bottega.quality.eye.look import shipped_eye
+from bottega.quality.grading import Check, Grader, likely_cause
 from bottega.quality.measuring import ImageEncoder, Reference, compare, reference
 from bottega.quality.scorer import fitted
 from bottega.runtime.findings import Severity
@@ -44,6 +46,20 @@ _CURES = {
     "blocking": "contents and styles that are less compressed, or a higher strength",
 }
 """By quality's check; docs/troubleshooting.md says more."""
+
+_CURES_BY_CAUSE = {
+    "light": "lower the guidance; decode in float32",
+    "colour": "look whether red and blue were swapped, or the picture inverted, where it was saved",
+    "noise": "a style scale of 0.35 at most, and DDIM; look whether the latents have the autoencoder's scaling factor",
+    "pattern": "decode without tiles; contents and styles that are less compressed",
+    "blur": "more steps, or a higher strength",
+    "geometry": "lower the strength; look whether content and latents have one size and one crop",
+    "scene": "look whether the file belongs to this content; lower the strength or the style scale",
+    "style": "lower the style scale; remove the scene from the style (purification)",
+    "missing": "look whether the picture was saved whole, and cut borders off the content and the style",
+    "compression": "save without loss; decode in float32",
+}
+"""By the cause that the learned eye names, where it is sure of one."""
 
 _NEAR_PALETTES = 3.0  # ΔE: content and style that share their colours already can come no nearer
 _COPIED = 0.6  # edge similarity with the style picture; two unrelated pictures have 0.3 at most
@@ -110,24 +126,38 @@ def _reference(picture: Picture, encoder: ImageEncoder | None) -> Reference:
 
 
 def _against_content(drawn: Reference, content: Reference, style: Reference | None, draft: Draft) -> None:
-    """Quality's own checks with its limits: all of them with a style, those of structure alone without."""
-    scores = compare(drawn, content, style if style is not None else content)
-    for name in ("structure", "edge_64", "change"):
+    """Quality's own judgement by its limits, with the learned eye; without a style the checks of structure alone."""
+    grader = Grader(Thresholds())
+    if style is None:
+        scores = compare(drawn, content, content)
+        asked = [check for check in grader.failed(scores) if check.name in _STRUCTURE_CHECKS]
+        decisive = asked
+    else:
+        scores = compare(drawn, content, style, eye=shipped_eye())
+        # CLIP's limits belong to one CLIP and are calibrated for others.
+        asked = [check for check in grader.failed(scores) if check.name != "content"]
+        decisive = grader.decisive(scores)
+    for name in ("structure", "edge_64", "change", "damage"):
         if name in scores:
             draft.facts[f"{name} against the content"] = scores[name]
     named = set()
-    for check in Grader(Thresholds()).failed(scores):
-        if check.name in named or not _is_asked(check, has_style=style is not None):
+    for check in asked:
+        if check.name in named:
             continue
         named.add(check.name)
-        evidence = f"{check.fault} {scores[check.score]:.3f}"
-        draft.add(check.name, Severity.ERROR, evidence, _CURES.get(check.name, ""))
+        severity = Severity.ERROR if check in decisive else Severity.WARNING
+        evidence = grader.evidence(check, scores)
+        if severity is Severity.WARNING:
+            evidence += "; the whole looks sound"
+        draft.add(check.name, severity, evidence, _cure(check, scores))
 
 
-def _is_asked(check: Check, *, has_style: bool) -> bool:
-    if has_style:
-        return check.name != "content"  # that is CLIP's, whose limits belong to one CLIP and are calibrated for others
-    return check.name in _STRUCTURE_CHECKS
+def _cure(check: Check, scores: Mapping[str, float]) -> str:
+    if check.name != "damage":
+        return _CURES.get(check.name, "")
+    return _CURES_BY_CAUSE.get(
+        likely_cause(scores), "draw it again from another seed; if it comes back, compare settings"
+    )
 
 
 def _against_palette(drawn: Reference, content: Reference | None, style: Reference, draft: Draft) -> None:
