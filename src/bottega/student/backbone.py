@@ -7,9 +7,11 @@ forward's to the bit, which a test asserts.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,13 @@ class Backbone:
         dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
 
+    def twin(self) -> Backbone:
+        """Another backbone with the very same parameters in memory: an adapter attached to it is not attached here."""
+        own = chain(self.transformer.parameters(), self.transformer.buffers())
+        # What a deep copy finds in its memo it takes over as it is.
+        memo = {id(tensor): tensor for tensor in own}
+        return Backbone(copy.deepcopy(self.transformer, memo), self.schedule, self.pixels_per_cell)
+
     @torch.no_grad()
     def prefix(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, mask: torch.Tensor, blocks: int
@@ -111,6 +120,11 @@ class Backbone:
         if t.caption_projection is not None:
             text = t.caption_projection(text.to(dtype)).view(size, -1, hidden.shape[-1])  # [B, M, I]
         state = Prefix(hidden, text, bias, modulation, embedded, cells, blocks=0)
+        return self._run_blocks(state, blocks)
+
+    @torch.no_grad()
+    def prolonged(self, state: Prefix, blocks: int) -> Prefix:
+        """A prefix that goes on from `state` up to block `blocks`: what `prefix` with so many blocks gives."""
         return self._run_blocks(state, blocks)
 
     def suffix(

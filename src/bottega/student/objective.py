@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from bottega.student.trajectory import NoisingTrajectory
 from bottega.training.log import Row
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch, ParameterGroup, Workload
+
+if TYPE_CHECKING:
+    from bottega.student.together import SharedPass
 
 TASKS = ("main", "fill50k")
 Mask = npt.NDArray[np.bool_]
@@ -57,6 +60,18 @@ class StepDraw:
     noise: torch.Tensor
     drop_text: Mask
     drop_style: Mask
+
+
+class FrozenInputs(NamedTuple):
+    """What a microbatch has before anything that is trained.
+
+    content: latents of the contents [B, C, h, w]. wanted: what the network should return [B, C, h, w]. state: what the
+    frozen blocks have made of the noised latents.
+    """
+
+    content: torch.Tensor
+    wanted: torch.Tensor
+    state: Prefix
 
 
 class StyleInputs(NamedTuple):
@@ -119,6 +134,7 @@ class StyleWorkload(Workload):
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))
         self.attachment = Attachment(backbone.transformer, adapter)
+        self.shared: SharedPass | None = None  # with other workloads, see `bottega.student.together`
 
     def _check_stream(self, task: str) -> None:
         if self.slots[task] and not self.streams[task]:
@@ -155,6 +171,19 @@ class StyleWorkload(Workload):
 
     def draw(self, step: int) -> StepDraw:
         """Samples, timesteps, noise and dropped conditions of a step."""
+        return self._draw(step) if self.shared is None else self.shared.draw(step, self._draw)
+
+    def draws_as(self, other: StyleWorkload) -> bool:
+        """Whether both draw the same in every step and noise it alike: then one pass through the frozen blocks before
+        the adapters serves both."""
+        same_settings = all(
+            getattr(self.config, name) == getattr(other.config, name)
+            for name in ("seed", "batch_size", "accumulation", "fill50k_fraction", "fill50k_weight", "dropout")
+        )
+        same_samples = self.store is other.store and self.streams == other.streams
+        return same_settings and same_samples and self.trajectory == other.trajectory
+
+    def _draw(self, step: int) -> StepDraw:
         seed = self.config.seed
         count = self.config.global_batch
         rows = self._rows(step)
@@ -204,14 +233,16 @@ class StyleWorkload(Workload):
         times = draw.timesteps[where].to(device)  # [B]
         share = draw.shares[where].to(device)  # [B]
 
-        # 1. Features, from the cache.
-        target, content = self.latents(rows)  # each [B, C, h, w]
+        # 1. Features, from the cache, and the frozen prefix without a graph. No gradient can reach it, so none of its
+        # activations is kept.
         inputs = self.styles(rows, draw.drop_style[where])
+        blocks = self.adapter.first_block
+        if self.shared is None:
+            content, wanted, state = self.frozen(draw, where, blocks)
+        else:
+            content, wanted, state = self.shared.frozen(self, draw, where, blocks)
 
-        # 2. Forward: the frozen prefix without a graph, then the suffix with the adapter. No gradient can reach the
-        # prefix, so none of its activations is kept.
-        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)  # each [B, C, h, w]
-        state = self.prefix(rows, draw.drop_text[where], noised, times)
+        # 2. The suffix with the adapter.
         tokens, cosines = self.adapter.style(*inputs)  # [B, N, X]
         output = self.backbone.suffix(state, self.attachment, tokens, times, content, checkpointed=self.checkpointed)
 
@@ -225,6 +256,15 @@ class StyleWorkload(Workload):
             tasks=[row["task"] for row in rows],
             metrics=_cosine_means(cosines, inputs),
         )
+
+    def frozen(self, draw: StepDraw, where: slice, blocks: int) -> FrozenInputs:
+        """What no trained weight reaches: some samples of a step, noised, and run through the first `blocks` blocks."""
+        device = self.backbone.device
+        rows = draw.rows[where]
+        times = draw.timesteps[where].to(device)  # [B]
+        target, content = self.latents(rows)  # each [B, C, h, w]
+        noised, wanted = self.corrupt(target, content, draw.noise[where].to(device), times)  # each [B, C, h, w]
+        return FrozenInputs(content, wanted, self.prefix(rows, draw.drop_text[where], noised, times, blocks))
 
     def corrupt(
         self, target: torch.Tensor, content: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
@@ -253,18 +293,21 @@ class StyleWorkload(Workload):
         content = self.store.latents([row["content"] for row in rows])
         return target.to(self.backbone.device), content.to(self.backbone.device)
 
-    def prefix(self, rows: Sequence[SampleRow], dropped: Mask, noised: torch.Tensor, times: torch.Tensor) -> Prefix:
-        """What the frozen blocks before the first adapted one make of x_t [B, C, h, w] and the captions.
+    def prefix(
+        self, rows: Sequence[SampleRow], dropped: Mask, noised: torch.Tensor, times: torch.Tensor, blocks: int
+    ) -> Prefix:
+        """What the first frozen blocks make of x_t [B, C, h, w] and the captions.
 
         Args:
             rows: B samples.
             dropped: bool [B], whose caption is replaced by the null prompt.
             noised: x_t.
             times: int [B].
+            blocks: how many blocks; at most those before the first adapted one.
         """
         text, mask = self.text(rows, dropped)  # [B, M, P], [B, M]
         device = self.backbone.device
-        return self.backbone.prefix(noised, times, text.to(device), mask.to(device), self.adapter.first_block)
+        return self.backbone.prefix(noised, times, text.to(device), mask.to(device), blocks)
 
     def text(self, rows: Sequence[SampleRow], dropped: Mask) -> tuple[torch.Tensor, torch.Tensor]:
         """T5 states [B, M, P] and their mask [B, M]; a dropped caption becomes the null prompt with its own mask."""

@@ -6,6 +6,7 @@ Read `run`, then `prepare`.
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from bottega.models.config import ModelsConfig
     from bottega.student.adapter import StyleAdapter
+    from bottega.student.backbone import Backbone
     from bottega.student.objective import StyleWorkload
     from bottega.student.records import PreparedFacts, SampleRow, SharedReport, TrainingFacts, TrainingReport
     from bottega.student.store import FeatureStore
@@ -59,7 +61,6 @@ def run(
         RequestError: features of other models, or more processes than microbatches.
         FingerprintError: a checkpoint of another recipe.
     """
-    from bottega.training.diagnosis import as_verdict, diagnose_folder
     from bottega.training.loop import train
 
     processes.require(config.accumulation, "student.accumulation", "and lower student.batch_size by as much")
@@ -72,9 +73,22 @@ def run(
         )
     if not processes.first:
         return {**result, **facts}
-    work.write_weights(directory / ADAPTER, result["steps"])
+    return finish(directory, work, {**result, **facts})
+
+
+def finish(directory: Path, work: StyleWorkload, done: SharedReport) -> TrainingReport:
+    """Export what was trained, and write what training.json holds, which is returned.
+
+    Args:
+        directory: of the training.
+        work: that was trained to its end.
+        done: the summary of the training, with what `prepare` knew.
+    """
+    from bottega.training.diagnosis import as_verdict, diagnose_folder
+
+    work.write_weights(directory / ADAPTER, done["steps"])
     verdict = as_verdict(diagnose_folder(directory))
-    report: TrainingReport = {**result, **facts, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
+    report: TrainingReport = {**done, "adapter": ADAPTER, **verdict, "gates": work.adapter.gates()}
     write_json(directory / REPORT, report)
     pictures = [path for path in (directory / SAMPLES).rglob("*") if path.is_file()]
     files: dict[Path, Role] = {directory / ADAPTER: "result", directory / REPORT: "view"}
@@ -83,33 +97,66 @@ def run(
     return report
 
 
-def prepare(
-    config: StudentConfig, features_dir: Path, models: ModelsConfig
-) -> tuple[TrainingJob[StyleWorkload], PreparedFacts]:
-    """Everything that training needs, and facts for the report."""
-    from bottega.models.hashes import configuration_hash, model_hash
-    from bottega.models.loading import locate
-    from bottega.student.adapter import Geometry, StyleAdapter
-    from bottega.student.backbone import Backbone
-    from bottega.student.memory import choose_checkpointing
-    from bottega.student.objective import StyleWorkload
-    from bottega.student.samples import StyleSampleWriter
-    from bottega.student.store import FeatureStore, read_samples
-    from bottega.student.validation import Validation, hold_out
-    from bottega.training.job import TrainingJob
+@dataclass(frozen=True)
+class FrozenParts:
+    """What no training changes, loaded once for all that are prepared with it: the features, and the backbone."""
 
-    # 1. The features, and the samples that are made of them: features of other weights are refused before the
-    # transformer is loaded.
+    store: FeatureStore
+    backbone: Backbone
+
+
+def load_frozen(config: StudentConfig, features_dir: Path, models: ModelsConfig) -> FrozenParts:
+    """The feature cache, and the frozen transformer that it belongs to.
+
+    Raises:
+        RequestError: features of other models; it is said before the transformer is loaded.
+    """
+    from bottega.models.loading import locate
+    from bottega.student.backbone import Backbone
+    from bottega.student.store import FeatureStore
+
     pixart = locate(models, "pixart")
     store = FeatureStore(features_dir, config.preload_mb)
     store.require_weights_of(pixart)
-    rows = read_samples(features_dir)
-    training, validated, validated_on = hold_out(rows, config.validation, config.seed)
-
-    # 2. The frozen backbone, and the adapter that is trained on it.
     backbone = Backbone.load(
         pixart, dtype=models.dtype, device=models.device, pixels_per_cell=store.manifest["pixels_per_cell"]
     )
+    return FrozenParts(store, backbone)
+
+
+def prepare(
+    config: StudentConfig, features_dir: Path, models: ModelsConfig, frozen: FrozenParts | None = None
+) -> tuple[TrainingJob[StyleWorkload], PreparedFacts]:
+    """Everything that training needs, and facts for the report.
+
+    Args:
+        config: the adapter and its training.
+        features_dir: the feature cache.
+        models: where PixArt is, and on which device to train.
+        frozen: what `load_frozen` gave, where several are prepared; None: it is loaded here.
+    """
+    from bottega.models.hashes import configuration_hash, model_hash
+    from bottega.models.loading import locate
+    from bottega.student.adapter import Geometry, StyleAdapter
+    from bottega.student.memory import choose_checkpointing
+    from bottega.student.objective import StyleWorkload
+    from bottega.student.samples import StyleSampleWriter
+    from bottega.student.store import read_samples
+    from bottega.student.validation import Validation, hold_out
+    from bottega.training.job import TrainingJob
+
+    # 1. The features with the frozen backbone, and the samples that are made of them.
+    pixart = locate(models, "pixart")
+    if frozen is None:
+        frozen = load_frozen(config, features_dir, models)
+        backbone = frozen.backbone
+    else:
+        backbone = frozen.backbone.twin()  # another adapter is, or will be, attached to the same weights
+    store = frozen.store
+    rows = read_samples(features_dir)
+    training, validated, validated_on = hold_out(rows, config.validation, config.seed)
+
+    # 2. The adapter that is trained on it.
     clip_sizes = store.clip_sizes(rows, patches=config.adapter.token_source == "patch")
     geometry = Geometry.of(backbone.transformer, backbone.schedule.timesteps, *clip_sizes)
     adapter = StyleAdapter.from_transformer(backbone.transformer, config.adapter, geometry, seed=config.seed).to(

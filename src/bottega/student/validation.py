@@ -330,7 +330,8 @@ class Validation:
         return _Start(rows, self._prefix(rows, noised, times), content, target, noised, times)
 
     def _prefix(self, rows: Sequence[SampleRow], noised: torch.Tensor, times: torch.Tensor) -> Prefix:
-        return self.work.prefix(rows, np.zeros(len(rows), dtype=bool), noised, times)
+        blocks = self.work.adapter.first_block
+        return self.work.prefix(rows, np.zeros(len(rows), dtype=bool), noised, times, blocks)
 
     def _parts(self, count: int) -> list[slice]:
         """`count` points in batches."""

@@ -17,18 +17,22 @@ from bottega.training.log import Row, StepRecord, TrainingLog, read_metrics, sum
 
 
 class Journal:
-    """The journal of a run in `directory` that continues after step `start`; written inside its `with` block only."""
+    """The journal of a run in `directory` that continues after step `start`; written inside its `with` block only.
 
-    def __init__(self, directory: Path, start: int, config: LoopConfig) -> None:
+    bar: show how far the run is; False where several runs share one bar.
+    """
+
+    def __init__(self, directory: Path, start: int, config: LoopConfig, *, bar: bool = True) -> None:
         self._start = start
         self._config = config
         self._log = TrainingLog(directory, start, tensorboard=config.tensorboard)
-        self._progress = Progress(config.steps, "training", "steps", done=start)
+        self._progress = Progress(config.steps, "training", "steps", done=start) if bar else None
 
     def __enter__(self) -> Journal:
         with ExitStack() as open_now:
             open_now.enter_context(self._log)
-            open_now.enter_context(self._progress)
+            if self._progress is not None:
+                open_now.enter_context(self._progress)
             self._open = open_now.pop_all()
         return self
 
@@ -69,4 +73,5 @@ class Journal:
 
     def progress(self, loss: float) -> None:
         """Move the bar on by one step."""
-        self._progress.update(loss=loss)
+        if self._progress is not None:
+            self._progress.update(loss=loss)

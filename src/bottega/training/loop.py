@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from bottega.training import checkpoint as checkpoints
 from bottega.training.config import LoopConfig
 from bottega.training.ema import Average
 from bottega.training.guards import MemoryGuard, check_gradients, check_losses, clip_gradients
-from bottega.training.job import TrainingSummary
+from bottega.training.job import TrainingJob, TrainingSummary
 from bottega.training.journal import Journal
 from bottega.training.kept import KeptWeights
 from bottega.training.log import METRICS, Row, StepRecord, read_metrics
@@ -78,6 +78,45 @@ def train(
         Interrupted: somebody asked to stop; there is a checkpoint.
         MemoryPressureError: memory runs short or rises without end; there is a checkpoint.
     """
+    job = TrainingJob(work, config, validate, write_samples)
+    steps = train_by_steps(job, directory, until=until, guard=guard, processes=processes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            summary: TrainingSummary = ended.value
+            return summary
+
+
+def train_by_steps(
+    job: TrainingJob[Workload],
+    directory: Path,
+    *,
+    until: int | None = None,
+    guard: MemoryGuard | None = None,
+    processes: Processes = ALONE,
+    interruption: Interruption | None = None,
+) -> Generator[int, None, TrainingSummary]:
+    """`train`, a step at a time: whoever asks for the next one may do other work in between.
+
+    Args:
+        job: what is trained, and how long.
+        directory, until, guard, processes: see `train`.
+        interruption: watched by whoever asks for the steps, who also shows the progress; None: watched here.
+
+    Yields:
+        How many steps are done: first those of the checkpoint, then after each step.
+
+    Returns:
+        What `train` returns. `seconds` leaves out what was done in between.
+
+    Raises:
+        What `train` raises, when a step is asked for.
+    """
+    work = job.work
+    config = job.config
+    validate = job.validate
+    write_samples = job.write_samples
     # Set up: equal weights in all processes, then all that the newest checkpoint holds.
     # Before `_Run`, whose averages begin as copies of these parameters.
     processes.broadcast(work.module)
@@ -92,9 +131,13 @@ def train(
     # One stack: however the loop ends, the signal handlers are put back first and the logs are closed last.
     with torch_threads(config.threads), ExitStack() as opened:
         with processes.fail_together():
-            journal = run.open_journal(start, opened)
-        interruption = opened.enter_context(Interruption(quiet=not processes.first))
+            journal = run.open_journal(start, opened, bar=interruption is None)
+        if interruption is None:
+            interruption = opened.enter_context(Interruption(quiet=not processes.first))
 
+        left = time.monotonic()
+        yield start
+        began += time.monotonic() - left  # what was done in between is not this training's
         for step in range(start, end):
             # Gradients of the global batch, then a step of the optimizer.
             step_began = time.monotonic()
@@ -124,6 +167,9 @@ def train(
                     journal.progress(loss)
             if stop is not None:
                 raise stop
+            left = time.monotonic()
+            yield step + 1
+            began += time.monotonic() - left
 
     # Leave the result in the module, and its validation in the summary.
     run.leave_result()
@@ -194,14 +240,14 @@ class _Run:
                 return float(loss) if isinstance(loss, int | float) else None
         return None
 
-    def open_journal(self, start: int, opened: ExitStack) -> Journal | None:
+    def open_journal(self, start: int, opened: ExitStack, *, bar: bool) -> Journal | None:
         """The logs, open until `opened` is closed; None in the processes that do not write."""
         if not self.processes.first:
             return None
         if start < self.end:  # StorageError now, and not hours later at the first checkpoint
             checkpoints.require_writable(self.checkpoints)
             self.kept.forget_after(start)
-        journal = opened.enter_context(Journal(self.directory, start, self.config))
+        journal = opened.enter_context(Journal(self.directory, start, self.config, bar=bar))
         journal.begin([*self.work.notes, threads_note()], self.processes.count)
         return journal
 
