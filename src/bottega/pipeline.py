@@ -28,6 +28,7 @@ from typing import Any, NoReturn, TypedDict
 
 from pydantic import BaseModel, Field
 
+from bottega.evaluation.config import KeptCheckpoints
 from bottega.models.layout import ROLES, inspect
 from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, recorded_weights
 from bottega.recipe import Recipe, missing, missing_models, portable
@@ -356,6 +357,7 @@ class Pipeline:
                 "pairs": test,
                 "adapter": at / "training" / "adapter.safetensors",
                 "teacher": recipe.teacher,
+                "kept": KeptCheckpoints(at / "training", val),
             },
         }
         return inputs[stage.name]

@@ -15,13 +15,15 @@ from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
 
 from bottega.data.records import read_pairs
 from bottega.evaluation import drawing, stage
-from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.drawing import Request, draw, draw_here
 from bottega.evaluation.painters import load_painter
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError
-from bottega.runtime.files import read_jsonl, sha256_file, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_text
+from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
+from bottega.training.kept import KeptWeights
 
 CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=1, limit=4, teacher_pairs=4, batch_size=4)
 TEACHER = TeacherConfig(size=128, steps=5, strength=0.4, guidance_scale=1.0, seeds=(0,))
@@ -270,3 +272,49 @@ def test_pairs_of_a_list_written_twice_count_once(world: World, tmp_path: Path) 
 
     write_jsonl(tmp_path / "twice.jsonl", [asdict(pair) for pair in [*world.read(), *world.read()]])
     assert len(Grid.of(read_pairs(tmp_path / "twice.jsonl"))) == CONTENTS * STYLES
+
+
+@pytest.fixture
+def kept(adapter: Path, world: World, tmp_path: Path) -> KeptCheckpoints:
+    """A training that has kept two checkpoints, whose gates let more and more through, and has ended with a third."""
+    made, header = load_adapter(adapter)
+    training = tmp_path / "training"
+    weights = KeptWeights(training, 2)
+    for step, gate in ((10, 0.0), (20, 0.5), (30, 1.0)):
+        for name, parameter in made.named_parameters():
+            if "gate" in name:
+                parameter.fill_(gate)
+        path = training / "adapter.safetensors" if step == 30 else weights.path(step)
+        save_adapter(path, made, {**header, "steps": step})
+        if step < 30:
+            weights.add(step, 1.0 - gate)
+    pairs = tmp_path / "val.jsonl"
+    write_jsonl(pairs, [{**asdict(pair), "split": "val"} for pair in read_pairs(world.pairs)])
+    return KeptCheckpoints(training, pairs)
+
+
+def test_the_checkpoints_of_a_training_are_compared_by_their_pictures(
+    run: Run, kept: KeptCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"checkpoints": True, "checkpoint_pairs": 6, "rows": ("student", "content"), "size": None}
+    config = CONFIG.model_copy(update=changes)
+    summary = run(tmp_path / "done", config=config, kept=kept)
+    assert summary["checkpoints"] == "compared"
+    found = read_json(tmp_path / "done" / "checkpoints.json")
+    assert [row["step"] for row in found["rows"]] == [0, 10, 20, 30] and found["split"] == "val"
+    assert found["rows"][1]["file"] == "kept/step_00000010.safetensors" and found["rows"][1]["val_loss"] == 1.0
+    assert found["rows"][1]["sha256"] == sha256_file(kept.training / found["rows"][1]["file"])
+    # Closed gates let nothing in: the same pictures as the frozen base's, so the same numbers, from the same noise.
+    palettes = [row["metrics"]["palette"]["value"] for row in found["rows"]]
+    assert palettes[0] == palettes[1] and len(set(palettes)) == 3
+    assert (tmp_path / "done" / "checkpoints.md").read_text().count("\n| ") == 9
+
+    # Again: nothing is drawn and nothing measured, and the files are the same to the byte.
+    before = (tmp_path / "done" / "checkpoints.json").read_bytes()
+    monkeypatch.setattr("bottega.evaluation.drawing._run_child", lambda requests: pytest.fail("drawn again"))
+    run(tmp_path / "done", config=config, kept=kept)
+    assert (tmp_path / "done" / "checkpoints.json").read_bytes() == before
+
+    # What can't be compared is said, and stops nothing else.
+    lonely = KeptCheckpoints(tmp_path / "nothing", kept.pairs)
+    assert "keep_best" in run(tmp_path / "done", config=config, kept=lonely)["checkpoints"]

@@ -85,3 +85,50 @@ def measure(
         print_json(summary)
     else:
         typer.echo(f"{output / 'table.md'}")
+
+
+@app.command("checkpoints")
+def checkpoints(
+    recipe: Annotated[Path, typer.Argument(help="run directory, or a recipe (YAML)", show_default=False)],
+    training: Annotated[Path | None, typer.Option(help="folder of the training  [default: RUN/training]")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="validation pairs, JSON lines  [default: the run's own]")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="what the pairs' paths are relative to")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder to write to  [default: RUN/evaluation]")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as evaluation.seed=1")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="pairs that each checkpoint draws  [default: the recipe's, 64]")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="metric that decides, such as truth or kind_gain  [default: style and content]")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print checkpoints.json on stdout")] = False,
+) -> None:
+    """Compare the checkpoints that a training kept (student.loop.keep_best) by the pictures that they draw of held-out
+    validation pairs: which is best, how surely, and does training longer still pay?"""
+    from bottega.data.given import require_file, require_folder, require_room_for_folder
+    from bottega.evaluation.checkpoints import TABLE, run
+
+    pipeline = open_pipeline(recipe, None, read_size(None, None), set_)
+    found, directory = pipeline.recipe, pipeline.directory
+    output = output or directory / "evaluation"
+    require_folder("--training", training)
+    require_file("--pairs", pairs)
+    require_folder("--data-root", data_root)
+    require_room_for_folder("--output", output)
+    config = found.evaluation
+    with locked(found.models.device, output, "evaluate checkpoints"):
+        record = run(
+            config if limit is None else config.model_copy(update={"checkpoint_pairs": limit}),
+            output,
+            training=training or directory / "training",
+            pairs=pairs or directory / "pairs" / "val.jsonl",
+            data_root=data_root or found.data_root(directory),
+            models=found.models,
+            by=by,
+        )
+    if json_:
+        print_json(record)
+        return
+    for sentence in record["sentences"]:
+        typer.echo(sentence)
+    typer.echo(f"{output / TABLE}")

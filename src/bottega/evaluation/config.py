@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from bottega.runtime.config import Config, Resumable
+from bottega.runtime.config import Added, Config, Resumable
 
 Row = Literal["student", "teacher", "base", "content", "style", "colours", "blurred", "truth"]
 """The methods of every table, see `controls.ROWS`."""
+
+
+class KeptCheckpoints(NamedTuple):
+    """Where the checkpoints are that may be compared: the folder of the training, and the validation pairs for it."""
+
+    training: Path
+    pairs: Path
 
 
 class EvaluationConfig(Config):
@@ -56,3 +64,11 @@ class EvaluationConfig(Config):
     content_bar: float = Field(
         10.0, ge=0.0, description="points of objects preserved that the student may lose against the frozen base"
     )
+    checkpoints: Annotated[bool, Added(before=False), Resumable("the comparison is made, or made no more")] = Field(
+        False,
+        description="compare the checkpoints that student.loop.keep_best keeps, on held-out validation pairs: which is "
+        "best, how surely, and whether training longer pays",
+    )
+    checkpoint_pairs: Annotated[
+        int, Added(before=64), Resumable("pictures that are missing are drawn; the comparison is made again")
+    ] = Field(64, ge=4, description="pairs that each checkpoint draws, crossed: nearly a square of the validation's")

@@ -165,9 +165,10 @@ class MetricRecord(TypedDict):
 
 
 class SummaryRecord(TypedDict):
-    """`summary.json`. The last five are set by `stage.run`, the others derive from `scores.jsonl`.
+    """`summary.json`. The last six are set by `stage.run`, the others derive from `scores.jsonl`.
 
-    teacher: who drew the row of that name; absent where no teacher was given.
+    teacher: who drew the row of that name; absent where no teacher was given. checkpoints: `compared`, or why they
+    were not; absent where nobody asked.
     """
 
     pairs: int
@@ -187,3 +188,4 @@ class SummaryRecord(TypedDict):
     size: NotRequired[int]
     networks: NotRequired[dict[str, str]]
     seconds: NotRequired[dict[str, float]]
+    checkpoints: NotRequired[str]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bottega.data.records import read_pairs, truth_path
 from bottega.evaluation.bootstrap import METHOD
-from bottega.evaluation.config import EvaluationConfig
+from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
 from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
@@ -39,7 +39,7 @@ from bottega.evaluation.summary import (
     table,
 )
 from bottega.evaluation.table import markdown
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
 from bottega.runtime.trust import PreparedPictures, Role, seal
@@ -62,6 +62,7 @@ def run(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None = None,
+    kept: KeptCheckpoints | None = None,
 ) -> SummaryRecord:
     """Evaluate an adapter on held-out pairs. May be called again: pictures and scores that still hold are used again.
 
@@ -72,6 +73,7 @@ def run(
         adapter: the trained adapter; None leaves the student's row unavailable.
         models: what draws and what judges; what is absent makes its rows and metrics unavailable.
         teacher: its protocol; None leaves its row unavailable.
+        kept: the checkpoints that are compared, where `config.checkpoints` asks for it.
 
     Returns:
         The content of `summary.json`.
@@ -113,6 +115,8 @@ def run(
     summary["networks"] = networks.identities
     seconds["measuring"] = round(time.monotonic() - started, 1)
     summary["seconds"] = seconds
+    if config.checkpoints and kept is not None:
+        summary["checkpoints"] = _compare_checkpoints(config, directory, kept, data_root, models)
     write_json(directory / "summary.json", summary)
     write_text(directory / "table.md", markdown(summary))
     _record_hashes(directory, files)
@@ -133,9 +137,27 @@ def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
         prepared.require(path)
 
 
+def _compare_checkpoints(
+    config: EvaluationConfig, directory: Path, kept: KeptCheckpoints, data_root: Path, models: ModelsConfig
+) -> str:
+    """Compare what the training kept; returns `compared`, or why it could not be, which is no reason to fail: a run of
+    few steps keeps one checkpoint."""
+    from bottega.evaluation.checkpoints import run as compare
+
+    try:
+        compare(config, directory, training=kept.training, pairs=kept.pairs, data_root=data_root, models=models)
+    except DamagedError:
+        raise
+    except RequestError as error:
+        LOGGER.warning("the checkpoints were not compared: %s", error)
+        return f"unavailable: {error}"
+    return "compared"
+
+
 def _record_hashes(directory: Path, files: Files) -> None:
     """Record what was written and drawn."""
-    written: dict[Path, Role] = {directory / name: "view" for name in ("summary.json", "table.md")}
+    views = ("summary.json", "table.md", "checkpoints.json", "checkpoints.md")
+    written: dict[Path, Role] = {directory / name: "view" for name in views}
     written |= {directory / name: "result" for name in ("scores.jsonl", "measured.jsonl")}
     for row in files.values():
         for picture in row.values():

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from bottega.evaluation.metrics import METRICS
 from bottega.evaluation.records import ClaimRecord, DiscriminationRecord, EstimateRecord, MetricCell, SummaryRecord
 
-_ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
+ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
+"""The direction in which a metric is better."""
 
 
 def markdown(summary: SummaryRecord) -> str:
     """`table.md` from what `summary.json` holds."""
     rows = summary["rows"]
     reasons: dict[str, int] = {}
-    head = [f"{metric.title} {_ARROWS[metric.better]} ({metric.unit})" for metric in METRICS.values()]
-    lines = _head("method", *head, "n")
+    head = [f"{metric.title} {ARROWS[metric.better]} ({metric.unit})" for metric in METRICS.values()]
+    lines = table_head("method", *head, "n")
     for row in rows.values():
         cells = [_cell(row["metrics"][name], reasons) for name in METRICS]
-        lines.append(_row(row["title"], *cells, str(row["pairs"])))
+        lines.append(table_row(row["title"], *cells, str(row["pairs"])))
     interval = summary["interval"]
     text = [
         "# Evaluation",
@@ -46,12 +47,13 @@ def _painter(summary: SummaryRecord) -> list[str]:
     return [f"Row *{row['title']}*: {row['meaning']}.", ""]
 
 
-def _head(*titles: str) -> list[str]:
+def table_head(*titles: str) -> list[str]:
     """The head of a table: the titles, and the line that Markdown has under them."""
-    return [_row(*titles), "|---" * len(titles) + "|"]
+    return [table_row(*titles), "|---" * len(titles) + "|"]
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -65,11 +67,12 @@ def _cell(cell: MetricCell, reasons: dict[str, int]) -> str:
 def _estimate(cell: MetricCell | EstimateRecord, reasons: dict[str, int]) -> str:
     if cell["low"] is None or cell["high"] is None:
         number = reasons.setdefault(f"no interval: {cell['no_interval']}", len(reasons) + 1)
-        return f"{_number(cell['value'])} [no interval ({number})]"
-    return f"{_number(cell['value'])} [{_number(cell['low'])}, {_number(cell['high'])}]"
+        return f"{short(cell['value'])} [no interval ({number})]"
+    return f"{short(cell['value'])} [{short(cell['low'])}, {short(cell['high'])}]"
 
 
-def _number(value: float) -> str:
+def short(value: float) -> str:
+    """A number as the tables have it."""
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -86,9 +89,9 @@ def _claims(claims: Sequence[ClaimRecord]) -> list[str]:
     verdicts = {True: "met", False: "**missed**", None: "not measured"}
     lines = ["| claim | bar | value | |", "|---|---|---|---|"]
     for claim in claims:
-        bar = f"{claim['side']} {_number(claim['bar'])}"
-        value = "—" if claim["value"] is None else _number(claim["value"])
-        lines.append(_row(claim["claim"], bar, value, verdicts[claim["met"]]))
+        bar = f"{claim['side']} {short(claim['bar'])}"
+        value = "—" if claim["value"] is None else short(claim["value"])
+        lines.append(table_row(claim["claim"], bar, value, verdicts[claim["met"]]))
     return [*lines, ""]
 
 
@@ -108,10 +111,10 @@ def _differences(summary: SummaryRecord, reasons: dict[str, int]) -> list[str]:
     names = [name for name in METRICS if name in measured]
     titles = [METRICS[name].title for name in names]
     lines = ["Student minus …, on the same pairs (paired; bold where the interval excludes 0):", ""]
-    lines += _head("minus", *titles)
+    lines += table_head("minus", *titles)
     for row, found in summary["differences"].items():
         cells = [_bold(found[name], reasons) if name in found else "—" for name in names]
-        lines.append(_row(summary["rows"][row]["title"], *cells))
+        lines.append(table_row(summary["rows"][row]["title"], *cells))
     return [*lines, ""]
 
 
