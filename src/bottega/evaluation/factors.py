@@ -49,6 +49,8 @@ KEPT = 0.5
 FEW = 4.0
 """Degrees of freedom up to which a note says that the interval is wide: t is 2.8 there and 12.7 at 1, not 2."""
 
+_LEAST_P = 1e-12  # below it 1 - p is hardly told from 1
+
 FACTORS = ("content", "style", "seed")
 _ONE = ("this one content", "this one style", "this one training")
 _SOURCES: Mapping[str, Source] = {
@@ -421,11 +423,17 @@ def _satterthwaite(shares: Floats, freedoms: Floats) -> Floats:
     return found
 
 
-def _multiplier(shares: Floats, freedoms: Floats, level: float) -> Floats:
-    """How many standard errors an interval reaches, [N]; see the head of this module."""
-    p = (1 + level) / 2
+def _multiplier(shares: Floats, freedoms: Floats, level: float | Floats) -> Floats:
+    """How many standard errors an interval reaches, [N]; see the head of this module.
+
+    Args:
+        shares: [N, factors].
+        freedoms: [factors].
+        level: of all intervals, or of each, [N].
+    """
+    p = (1 + np.asarray(level)) / 2
     satterthwaite = quantile(p, _satterthwaite(shares, freedoms))
-    cochran = (shares * quantile(p, freedoms)).sum(-1)
+    cochran = (shares * quantile(p[..., None], freedoms)).sum(-1)
     weight = freedoms.min() ** -1.5
     found: Floats = satterthwaite ** (1 - weight) * cochran**weight
     return found
@@ -433,14 +441,16 @@ def _multiplier(shares: Floats, freedoms: Floats, level: float) -> Floats:
 
 def _p_value(distance: float, shares: Floats, freedoms: Floats) -> float:
     """The two-sided p of a mean `distance` standard errors from 0: where `_multiplier` reaches exactly that far."""
-    # It lies between the p-values of the least and of the most degrees of freedom: halve that span, on a log scale.
-    freedom = _satterthwaite(shares, freedoms)[0]
-    low = max(float(two_sided(distance, max(freedom, freedoms.max()))), 1e-15)
-    high = max(float(two_sided(distance, freedoms.min())), 1e-15)
-    for _ in range(50):
-        middle = math.sqrt(low * high)
-        if _multiplier(shares, freedoms, 1 - middle)[0] > distance:
-            low = middle
-        else:
-            high = middle
+    if len(freedoms) == 1:
+        return float(two_sided(distance, freedoms[0]))
+    # It lies between the p-values of the most and of the fewest degrees of freedom: look at some levels between both,
+    # on a log scale, then at some between the two nearest.
+    most = max(float(_satterthwaite(shares, freedoms)[0]), float(freedoms.max()))
+    low = max(float(two_sided(distance, most)), _LEAST_P)
+    high = max(float(two_sided(distance, freedoms.min())), _LEAST_P)
+    for _ in range(3):
+        misses = np.geomspace(high, low, 30)
+        reaches = _multiplier(shares, freedoms, 1 - misses)  # [30], rising
+        after = int(np.clip(np.searchsorted(reaches, distance), 1, len(misses) - 1))
+        high, low = float(misses[after - 1]), float(misses[after])
     return math.sqrt(low * high)

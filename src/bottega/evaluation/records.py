@@ -86,6 +86,25 @@ class FactorRecord(TypedDict):
     note: str
 
 
+class CorrectedRecord(TypedDict):
+    """A difference as one of a family of tests, see `verdicts.Corrected`.
+
+    `low` and `high` have the coverage `level`, which is that of Holm's step; `p_value` is Holm's. `outcome` is that of
+    the first method: better, worse, differs, inconclusive, not told. `detectable`: the smallest difference that the
+    design shows with the power `power`.
+    """
+
+    level: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    family: int
+    outcome: str
+    detectable: float | None
+    power: float
+    verdict: str
+
+
 class MetricCell(TypedDict):
     """A metric of a row. `status` is "measured", or says why the rest is not there."""
 

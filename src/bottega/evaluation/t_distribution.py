@@ -18,7 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-_HALVINGS = 44  # of a quarter turn, to 1e-13
+_MOST_STEPS = 40  # 4 to 6 are usual, 10 at thousands of degrees of freedom
+_EXACT = 1e-9
 
 _MOST_FREEDOM = 1e4
 """Above it the normal distribution is meant, whose quantiles differ by less than 1e-3 of their size."""
@@ -45,12 +46,19 @@ def quantile(p: npt.ArrayLike, freedom: npt.ArrayLike) -> Floats:
     """
     p, nu = np.broadcast_arrays(np.asarray(p, dtype=np.float64), _clipped(freedom))
     scale, tail = _scale(nu), np.minimum(p, 1 - p)
-    low, high = np.zeros_like(nu), np.full_like(nu, math.pi / 2)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        below = scale * _sine_integral(middle, nu) < tail
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    found: Floats = np.sign(p - 0.5) * np.sqrt(nu) / np.tan((low + high) / 2)
+    # Newton's method in logarithms, where the tail is nearly a straight line in the angle, from where the sine is its
+    # angle: the function is concave there, so that each step stays on that side. With many degrees of freedom the tail
+    # is 0 in doubles that far out: there it starts from t = 30.
+    angle = np.minimum((tail * nu / scale) ** (1 / nu), math.pi / 2)
+    angle = np.where(nu > 30, np.maximum(angle, np.arctan(np.sqrt(nu) / 30)), angle)
+    for _ in range(_MOST_STEPS):
+        reached = scale * _sine_integral(angle, nu)
+        slope = scale * np.sin(angle) ** (nu - 1) * angle / reached
+        step = np.log(tail / reached) / slope
+        angle = np.minimum(angle * np.exp(step), math.pi / 2)
+        if np.abs(step).max() < _EXACT:
+            break
+    found: Floats = np.sign(p - 0.5) * np.sqrt(nu) / np.tan(angle)
     return found
 
 
