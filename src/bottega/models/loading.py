@@ -23,6 +23,7 @@ from bottega.models.libraries import prepare
 from bottega.models.names import resolve
 from bottega.models.weights import FETCH_AGAIN, TensorInfo, find_weights, read_config, read_headers
 from bottega.runtime.errors import BottegaError, MissingError, RequestError
+from bottega.runtime.mapped import giving_back
 from bottega.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -390,10 +391,11 @@ def load_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     weights = find_weights(folder)
-    read_headers(weights.files)  # an incomplete file is refused before gigabytes are read
+    headers = read_headers(weights.files)  # an incomplete file is refused before gigabytes are read
+    converted = weights.files if _is_converted(headers, options) else ()
     what = f"config.json and weights don't make a {kind.__name__}"
     # What the libraries would log of absent tensors is refused below.
-    with _naming(folder, what, "name a folder of this class"), _silent_libraries():
+    with _naming(folder, what, "name a folder of this class"), _silent_libraries(), giving_back(converted):
         model, report = kind.from_pretrained(
             folder,
             variant=weights.variant,
@@ -410,6 +412,19 @@ def _from_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
         )
     _refuse_unused(folder, kind, report.get("unexpected_keys") or ())
     return model.eval()
+
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Names of dtypes in a safetensors header, and torch's."""
+
+
+def _is_converted(headers: Mapping[str, TensorInfo], options: Mapping[str, Any]) -> bool:
+    """Whether weights get another dtype than their files have: what the library maps is then read once and copied."""
+    dtype = options.get("dtype", options.get("torch_dtype"))
+    if dtype is None:
+        return False
+    wanted = str(dtype).removeprefix("torch.")
+    return any(_DTYPES.get(tensor.dtype, wanted) != wanted for tensor in headers.values())
 
 
 @contextmanager
