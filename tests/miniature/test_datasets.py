@@ -89,3 +89,17 @@ def test_truths_are_drawn_for_each_pair_and_seed(root: Path, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "fewer").glob("*.png")] == ["000002000001_s1_seed1.png"]
     drawn = np.asarray(Image.open(tmp_path / "truth/000002000001_s1_seed1.png"))
     assert np.array_equal(drawn, render(scene(2_000_001), painter(2003), 2))
+
+
+def test_a_world_of_another_size_has_pictures_and_maps_of_that_size(tmp_path: Path) -> None:
+    run_world(SMALL.model_copy(update={"contents": 4, "contents_val": 2, "fill50k": 1, "size": 192}), tmp_path)
+    captions = json.loads((tmp_path / "raw/coco/annotations/captions_val2017.json").read_text())
+    image = captions["images"][0]
+    assert (image["height"], image["width"]) == (192, 192)
+    picture = np.asarray(Image.open(tmp_path / "raw/coco/images/val2017" / image["file_name"]))
+    assert np.array_equal(picture, render(scene(image["id"]), None, size=192))
+    labels = np.asarray(Image.open(tmp_path / "raw/coco/annotations/val2017" / image["file_name"]))
+    assert labels.shape == (192, 192)
+    assert np.asarray(Image.open(tmp_path / "raw/fill50k/target/0.png")).shape == (192, 192, 3)
+    (path,) = (tmp_path / "raw/wikiart/data").glob("*.parquet")
+    assert Image.open(io.BytesIO(pq.read_table(path).to_pylist()[0]["image"]["bytes"])).size == (192, 192)

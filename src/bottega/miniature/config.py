@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bottega.runtime.config import Config, Resumable
+from bottega.runtime.config import Added, Config, Resumable
 
 
 class WorldConfig(Config):
@@ -22,6 +22,9 @@ class WorldConfig(Config):
     paintings: int = Field(default=8, ge=1, description="paintings a painter")
     fill50k: Annotated[int, Resumable("more are drawn; those there stay as they are")] = Field(
         default=300, ge=1, description="Fill50K examples"
+    )
+    size: Annotated[int, Added(before=128)] = Field(
+        default=128, ge=64, le=1024, description="side of every picture, pixels; drawn truths have 128"
     )
     workers: Annotated[int, Resumable("no effect on what is drawn")] = Field(
         default=2, ge=1, description="processes that draw"

@@ -113,20 +113,20 @@ def _write_coco(folder: Path, config: WorldConfig) -> None:
     for k, shape in enumerate(SHAPES):
         labels.append(f"{k + 1}: {shape}")
     write_text(folder / "labels.txt", "\n".join(labels) + "\n")
-    _write_coco_part(folder, "train2017", WORLD_SCENES, config.contents, config.workers)
-    _write_coco_part(folder, "val2017", WORLD_SCENES + _VAL_OFFSET, config.contents_val, config.workers)
+    _write_coco_part(folder, "train2017", range(WORLD_SCENES, WORLD_SCENES + config.contents), config)
+    first_of_val = WORLD_SCENES + _VAL_OFFSET
+    _write_coco_part(folder, "val2017", range(first_of_val, first_of_val + config.contents_val), config)
 
 
-def _write_coco_part(folder: Path, part: str, first: int, count: int, workers: int) -> None:
-    indices = range(first, first + count)
+def _write_coco_part(folder: Path, part: str, indices: Sequence[int], config: WorldConfig) -> None:
     (folder / "images" / part).mkdir(parents=True, exist_ok=True)
     (folder / "annotations" / part).mkdir(parents=True, exist_ok=True)
     jobs = []
     for index in indices:
         if not is_intact(_picture(folder, part, index)) or not is_intact(_pixel_map(folder, part, index)):
-            jobs.append((folder, part, index))
-    _each(_draw_content, jobs, workers, f"drawing contents ({part})", folder.parent)
-    write_json(folder / "annotations" / f"captions_{part}.json", _captions(indices))
+            jobs.append((folder, part, index, config.size))
+    _each(_draw_content, jobs, config.workers, f"drawing contents ({part})", folder.parent)
+    write_json(folder / "annotations" / f"captions_{part}.json", _captions(indices, config.size))
 
 
 def _file_name(index: int) -> str:
@@ -141,19 +141,19 @@ def _pixel_map(folder: Path, part: str, index: int) -> Path:
     return folder / "annotations" / part / _file_name(index)
 
 
-def _draw_content(job: tuple[Path, str, int]) -> Hashes:
-    folder, part, index = job
+def _draw_content(job: tuple[Path, str, int, int]) -> Hashes:
+    folder, part, index, size = job
     view = scene(index)
-    drawn = _write_picture(_picture(folder, part, index), png(render(view, None)))
-    return drawn | _write_picture(_pixel_map(folder, part, index), png(label_map(view)))
+    drawn = _write_picture(_picture(folder, part, index), png(render(view, None, size=size)))
+    return drawn | _write_picture(_pixel_map(folder, part, index), png(label_map(view, size)))
 
 
-def _captions(indices: Iterable[int]) -> dict[str, object]:
+def _captions(indices: Iterable[int], size: int) -> dict[str, object]:
     """COCO's file of captions, five a picture as there."""
     images = []
     annotations = []
     for index in indices:
-        images.append({"id": index, "file_name": _file_name(index), "height": 128, "width": 128, "license": 1})
+        images.append({"id": index, "file_name": _file_name(index), "height": size, "width": size, "license": 1})
         view = scene(index)
         for k in range(5):
             annotations.append({"id": index * 10 + k, "image_id": index, "caption": view.caption(k)})
@@ -181,11 +181,11 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
         if is_intact(path):
             continue
         end = min(start + _SHARD, config.painters)
-        jobs = list(itertools.product(range(start, end), range(config.paintings)))
+        jobs = list(itertools.product(range(start, end), range(config.paintings), [config.size]))
         with worker_pool(config.workers, forked=True) as pool:
             pictures = list(pool.map(_draw_painting, jobs, chunksize=8))
         rows = []
-        for (by, number), data in zip(jobs, pictures, strict=True):
+        for (by, number, _), data in zip(jobs, pictures, strict=True):
             row = {
                 "image": {"bytes": data, "path": f"{artists[by]}-{number}.png"},
                 "artist": by,
@@ -219,9 +219,9 @@ def _wikiart_schema(artists: list[str]) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _draw_painting(job: tuple[int, int]) -> bytes:
-    by, number = job
-    return png(render(painting_scene(by, number), painter(WORLD_PAINTERS + by)))
+def _draw_painting(job: tuple[int, int, int]) -> bytes:
+    by, number, size = job
+    return png(render(painting_scene(by, number), painter(WORLD_PAINTERS + by), size=size))
 
 
 def painting_scene(by: int, number: int) -> Scene:
@@ -240,7 +240,7 @@ def _write_fill50k(folder: Path, config: WorldConfig) -> None:
     for i in range(config.fill50k):
         name = f"{i}.png"
         if not is_intact(folder / "source" / name) or not is_intact(folder / "target" / name):
-            jobs.append((folder, i))
+            jobs.append((folder, i, config.size))
         _, _, prompt = fill50k_example(i, 8)  # small: the prompt alone is wanted
         row = {"source": f"source/{name}", "target": f"target/{name}", "prompt": prompt}
         lines.append(json.dumps(row) + "\n")
@@ -248,9 +248,9 @@ def _write_fill50k(folder: Path, config: WorldConfig) -> None:
     write_text(folder / "prompt.json", "".join(lines))
 
 
-def _draw_circle(job: tuple[Path, int]) -> Hashes:
-    folder, index = job
-    source, target, _ = fill50k_example(index)
+def _draw_circle(job: tuple[Path, int, int]) -> Hashes:
+    folder, index, size = job
+    source, target, _ = fill50k_example(index, size)
     drawn = _write_picture(folder / "source" / f"{index}.png", png(source))
     return drawn | _write_picture(folder / "target" / f"{index}.png", png(target))
 
