@@ -34,11 +34,18 @@ def command(
     pixart: Annotated[str | None, typer.Option(help="PixArt's folder or name  [default: as the adapter says]")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP's folder or name  [default: as the adapter says]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    model_cache: Annotated[
+        str | None, typer.Option(help="the Hugging Face cache  [default: HF_HUB_CACHE, HF_HOME]")
+    ] = None,
 ) -> None:
     """Draw a content, or what a prompt says, in the style of a picture with a trained adapter."""
     from bottega.generation.request import stylize_file
     from bottega.models.config import ModelsConfig
+    from bottega.runtime.config import parse
 
+    named = {"pixart": pixart, "clip": clip, "device": device, "dtype": dtype, "cache": model_cache}
+    models = parse(ModelsConfig, named, "stylize")
     with drawing_bar(1) as on_progress:
         done = stylize_file(
             adapter,
@@ -52,7 +59,7 @@ def command(
             style_scale=style_scale,
             text_guidance=text_guidance,
             style_guidance=style_guidance,
-            models=ModelsConfig(pixart=pixart, clip=clip, device=device),
+            models=models,
             on_progress=on_progress,
         )
     typer.echo(
