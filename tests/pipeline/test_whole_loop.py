@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from bottega.student.export import read_header
+
 STAGES = ["world", "data", "pairs", "truth", "quality", "teacher", "features", "student", "evaluation"]
 ROLES = ["sdxl", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader"]
 
@@ -25,7 +27,8 @@ def test_one_command_walks_the_loop_and_a_second_finds_it_done(
     run = recipe.parent / "runs" / "tiny"
     summary = json.loads(done.stdout)
     assert list(summary["stages"]) == STAGES
-    assert (run / "training" / "adapter.safetensors").is_file()
+    header = read_header(run / "training" / "adapter.safetensors")
+    assert list(header["sources"]) == ["oracle"], "a student of drawn truths must say so"
     assert len(list((run / "teacher" / "images").glob("*.png"))) == 6 + 2
     assert "tiny" in (run / "report.html").read_text()
     provenance = json.loads((run / "provenance.json").read_text())

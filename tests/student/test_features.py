@@ -40,6 +40,8 @@ def test_each_accepted_target_is_a_sample_and_each_picture_is_encoded_once(featu
     main = [row for row in rows if row["task"] == "main"]
     assert [row["sample_id"] for row in main] == [f"c{c}_s{s}_seed0" for c in range(4) for s in range(3)]
     assert {row["grade"] for row in main} == {"A", "B"} and all(row["weight"] > 0 for row in main)
+    assert {row["source"] for row in main} == {"sdxl"}
+    assert [row for row in rows if row["task"] == "fill50k" and "source" in row] == []
     assert len(rows) - len(main) == 3
     encoded = [key for row in read_jsonl(features / "index.jsonl") for key in row["keys"]]
     assert len(encoded) == len(set(encoded))

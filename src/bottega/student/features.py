@@ -180,6 +180,8 @@ def plan(samples: Iterable[Sample], manifest: FeatureManifest) -> EncodingPlan:
             row["caption"] = work.caption("caption", sample.style_caption)
         if style is not None and "patch" in manifest["settings"]:
             row["style_patches"] = work.picture("patch", style)
+        if sample.source:
+            row["source"] = sample.source
         work.samples.append(row)
     return work
 

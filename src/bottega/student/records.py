@@ -24,7 +24,8 @@ class SampleRow(TypedDict):
     sample_id: names the sample. task: `main` or `fill50k`. split: `train`, `val`, … weight: by its grade, above 0.
     target, content: keys of latents. text: key of the caption. style: key of the CLIP embedding of the style, None for
     a sample without style. clip_content: of the content, None likewise. caption: key of what the style picture shows,
-    None where nobody says, absent in older caches. style_patches: only where the cache has patch tokens.
+    None where nobody says, absent in older caches. style_patches: only where the cache has patch tokens. source: what
+    painted the target, `sdxl` or `oracle`; absent for Fill50K and in older caches.
     """
 
     sample_id: str
@@ -39,6 +40,7 @@ class SampleRow(TypedDict):
     clip_content: str | None
     caption: NotRequired[str | None]
     style_patches: NotRequired[str]
+    source: NotRequired[str]
 
 
 class StyleKeys(TypedDict, total=False):
@@ -82,7 +84,8 @@ class TrainingFacts(TypedDict, total=False):
 
     models: by name. model_hashes: of their weights, by kind of feature, and of the `transformer`. sampling: how it was
     validated, with `sampler` and `start` (the first timestep). prediction_type: of the transformer. pixels_per_cell:
-    of its latents. text_tokens: of a caption at most. steps: of training. recipe_sha256: of all settings.
+    of its latents. text_tokens: of a caption at most. steps: of training. recipe_sha256: of all settings. sources:
+    how many of the targets each source painted; drawn truths of the `oracle` must not be taken for a network's.
     """
 
     models: ModelNames
@@ -93,6 +96,7 @@ class TrainingFacts(TypedDict, total=False):
     text_tokens: int
     steps: int
     recipe_sha256: str
+    sources: dict[str, int]
 
 
 class ActivationFacts(TypedDict):

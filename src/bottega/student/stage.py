@@ -5,6 +5,7 @@ Read `run`, then `prepare`.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -236,6 +237,7 @@ def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsCon
         "text_tokens": work.store.manifest["settings"]["text"]["tokens"],
         "steps": steps,
         "recipe_sha256": sha256_json({"sampling": sampling, "run": work.fingerprint}),
+        "sources": dict(Counter(row.get("source", "unknown") for row in work.streams["main"])),
     }
 
 

@@ -22,7 +22,7 @@ from bottega.runtime.trust import damaged, require
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
 _TARGETS = f"""
 SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, content_sha256, style_path, style_sha256,
-       output_path, output_sha256
+       output_path, output_sha256, coalesce(json_extract(parameters, '$.source'), 'sdxl') AS source
 {_ACCEPTED} ORDER BY pair_id, seed
 """
 _TARGET_CURE = "delete it and run bottega teach again, which makes it again (bottega run does by itself)"
@@ -65,6 +65,7 @@ class Sample:
         content: what it is drawn from.
         style: None for the structure task, which trains with the null style.
         style_caption: what the style picture shows; empty where nobody says.
+        source: what painted the target, `sdxl` or `oracle` (a drawn truth); empty for the structure task.
     """
 
     sample_id: str
@@ -77,6 +78,7 @@ class Sample:
     content: Picture
     style: Picture | None
     style_caption: str = ""
+    source: str = ""
 
 
 def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
@@ -110,6 +112,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                     ),
                     style=Picture(picture_file(data_root, row["style_path"], where), row["style_sha256"], _INPUT_CURE),
                     style_caption=captions.get(row["style_path"], ""),
+                    source=row["source"],
                 )
     except sqlite3.DatabaseError as error:
         raise storage_error_of(error, path) from error
