@@ -3,3 +3,5 @@
 Read `stage.run` first. `variants.py` has the factors and what each variant changes, `plan.py` the budgets, `records.py`
 what `ablation/summary.json` holds.
 """
+
+__all__ = ["plan", "records", "stage", "variants"]

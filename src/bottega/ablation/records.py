@@ -1,11 +1,10 @@
 """The JSON that an ablation writes: `summary.json` and its parts.
 
     ablation/
-      plan.json                            what is trained, and how; written before the first step
-      trained/{variant}/seed{n}/           a training's folder each, as `bottega train style` leaves one
-      pictures/{variant}/seed{n}/          what each of them drew of the test pairs
-      scores/{variant}/seed{n}.jsonl       the scores of these pictures, a line each
-      summary.json, table.md, table.csv    the numbers
+      plan.json                             what all variants have in common; written before the first step
+      trained/{variant}/seed{n}/            a training's folder each, as `bottega train style` leaves one
+      evaluated/{variant}/seed{n}/          an evaluation's folder each: pictures, scores.jsonl
+      summary.json, table.md, table.csv     the numbers
 
 Paths in them are relative to the folder of the ablation.
 """
@@ -16,30 +15,14 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from bottega.evaluation.records import MetricCell, MetricRecord
+from bottega.evaluation.records import FactorRecord, MetricCell, MetricRecord
 
 Verdict = Literal["better", "worse", "different", "inconclusive"]
 """Of a difference to the baseline, where its interval leaves out 0: `different` for a metric that has no better side.
 `inconclusive`: the interval holds 0, or there is none."""
 
 
-class FactorCell(TypedDict):
-    """A mean over contents × styles × training seeds, with its interval.
-
-    `low` and `high` are None where no interval can be told, and `no_interval` says why; else that is empty. n: scores.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    contents: int
-    styles: int
-    seeds: int
-    no_interval: str
-
-
-class FactorDifference(FactorCell):
+class FactorDifference(FactorRecord):
     """A row minus the baseline, paired by content, style and training seed.
 
     seen_from: differences below this cannot be seen with this design (half of the interval); None without an interval.
@@ -67,8 +50,9 @@ class AblationRow(TypedDict):
     name: of the row, and of its folders. factor, level: what it changes, and to what; the baseline's are empty, and in
     a full grid they are joined by ` + `. settings: what differs from the recipe, by names such as
     `student.adapter.layers`. learning_rate: the peak. status: `measured`, or why there are no numbers.
-    parameters: trained ones. seconds: of one training alone, the mean over seeds: its share of what was computed once
-    for several variants is in it. differences: to the baseline; empty in its own row. adapters: a file a seed.
+    parameters: trained ones. seconds: of a training's steps, the mean over seeds; what several variants share was
+    computed, and counts, in the first of them. cost: of a training alone, as a multiple of the baseline's, by its block
+    passes. differences: to the baseline; empty in its own row. adapters: a file a seed.
     """
 
     name: str
@@ -78,10 +62,11 @@ class AblationRow(TypedDict):
     learning_rate: float
     seeds: list[int]
     status: str
-    metrics: dict[str, FactorCell]
+    metrics: dict[str, FactorRecord]
     differences: dict[str, FactorDifference]
     parameters: int
     seconds: float
+    cost: float
     adapters: list[str]
     examples: list[ExamplePicture]
 

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stylize": ("bottega.cli.stylize", "draw contents in the style of a picture with an adapter"),
     "generate": ("bottega.cli.generate", "draw prompts with a model that `bottega train ldm` made"),
     "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
+    "ablate": ("bottega.cli.ablate", "train variants of a recipe together, and compare them on the same pairs"),
     "doctor": ("bottega.cli.doctor", "what is wrong: machine, cache, model, picture, run, training; what to do first"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),

@@ -21,7 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,12 +57,51 @@ def run_child(arguments: Sequence[str], what: str) -> None:
         RequestError, StartAfresh, WorkError: the child's own error, by its exit code 2, 75 or any other.
         Interrupted: if this process was asked to stop.
     """
+    run_children([arguments], what)
+
+
+def run_children(commands: Sequence[Sequence[str]], what: str) -> None:
+    """Run several children side by side, each as `run_child`, and wait for all, also where one of them fails.
+
+    Args:
+        commands: the arguments of each.
+        what: what to call each child in a message.
+
+    Raises:
+        As `run_child`; of several errors the first in the order of the commands.
+    """
+    children: list[_Child] = []
+    with ExitStack() as opened:
+        try:
+            for arguments in commands:
+                children.append(_start(arguments, opened))
+            with Interruption(notify=lambda signum: _pass_on_to_all(children, signum), quiet=True):
+                for child in children:
+                    child.process.wait()
+        finally:
+            for child in children:
+                _end(child.process)
+        for child in children:
+            if child.process.returncode != 0:
+                raise _failure(child.process.returncode, _receive(child.line), what)
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A child process, and our end of the socket that it shares with us."""
+
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+
+
+def _start(arguments: Sequence[str], opened: ExitStack) -> _Child:
+    """Start a child; our end of its socket is open until `opened` is closed."""
     ours, theirs = socket.socketpair()
+    opened.enter_context(ours)
     debug = ["--debug"] if LOGGER.isEnabledFor(logging.DEBUG) else []
-    command = [sys.executable, "-m", "bottega", *debug, *arguments, PARENT, str(theirs.fileno())]
-    with ours, theirs:
-        child = subprocess.Popen(
-            command,
+    with theirs:  # closed once it is inherited: our own copy would keep it open, and a dead child would look alive
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bottega", *debug, *arguments, PARENT, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             # A child that reads the terminal in the background would be stopped by the kernel (SIGTTIN).
             stdin=subprocess.DEVNULL,
@@ -71,14 +111,7 @@ def run_child(arguments: Sequence[str], what: str) -> None:
             # it at once; and its workers can be killed with it.
             process_group=0,
         )
-        theirs.close()  # else our own copy would keep the child's end open, and a dead child would look alive
-        try:
-            with Interruption(notify=lambda signum: _pass_on(child, signum), quiet=True):
-                child.wait()
-        finally:
-            _end(child)
-        if child.returncode != 0:
-            raise _failure(child.returncode, _receive(ours), what)
+    return _Child(process, ours)
 
 
 def restart_command() -> NoReturn:
@@ -172,6 +205,11 @@ def _die_with_parent(line: socket.socket) -> None:
 def _pass_on(child: subprocess.Popen[bytes], signum: int) -> None:
     if child.poll() is None:
         child.send_signal(signum)
+
+
+def _pass_on_to_all(children: Sequence[_Child], signum: int) -> None:
+    for child in children:
+        _pass_on(child.process, signum)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

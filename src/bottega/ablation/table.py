@@ -1,0 +1,115 @@
+"""The table of an ablation for people (Markdown) and for other programs (CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from bottega.ablation.records import AblationRow, AblationSummary, FactorDifference
+from bottega.evaluation.records import FactorRecord, MetricCell
+
+SHOWN = ("kind_gain", "truth", "objects_iou", "structure", "palette", "text")
+"""Metrics of the Markdown table; the CSV has all."""
+
+_OF_ROW = ("name", "factor", "level", "learning_rate", "parameters", "seconds", "cost")
+_OF_METRIC = ("metric", "value", "low", "high", "n", "seeds")
+_OF_DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", "verdict")
+"""Columns of the CSV."""
+
+
+def as_markdown(summary: AblationSummary) -> str:
+    """The rows with value [interval], and the difference to the baseline with its interval and verdict."""
+    shown = [metric for metric in SHOWN if metric in summary["rows"][0]["metrics"]]
+    seeds = len(summary["seeds"])
+    lines = [
+        f"# Ablation of {summary['name']}, {summary['design']}",
+        "",
+        f"{len(summary['rows'])} variants × {seeds} training seeds, {summary['steps']} steps ({summary['samples']} "
+        f"samples) each; {summary['pairs']} test pairs ({summary['contents']} contents × {summary['styles']} styles), "
+        f"drawn from the same noise. Intervals at {summary['level']:.0%}: {summary['interval']}.",
+        "",
+        _line(["variant", "learning rate", "cost", *[_title(summary, metric) for metric in shown]]),
+        _line(["---"] * (3 + len(shown))),
+    ]
+    for row in summary["rows"]:
+        cells = [_value(row["metrics"].get(metric)) for metric in shown]
+        lines.append(_line([row["name"], f"{row['learning_rate']:g}", f"{row['cost']:.2f}", *cells]))
+    for name, control in summary["controls"].items():
+        cells = [_control(control.get(metric)) for metric in shown]
+        lines.append(_line([f"*{name}*", "", "", *cells]))
+    lines += [
+        "",
+        "## Difference to the baseline",
+        "",
+        _line(["variant", *[_title(summary, metric) for metric in shown]]),
+        _line(["---"] * (1 + len(shown))),
+    ]
+    for row in summary["rows"]:
+        if row["name"] != summary["baseline"]:
+            lines.append(_line([row["name"], *[_difference(row["differences"].get(metric)) for metric in shown]]))
+    lines += ["", f"Note: {summary['interval_note']}."]
+    for what, why in summary["not_measured"].items():
+        lines.append(f"- {what}: {why}")
+    for row in summary["rows"]:
+        if row["status"] != "measured":
+            lines.append(f"- {row['name']}: {row['status']}")
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(summary: AblationSummary) -> str:
+    """A line for each row and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_OF_ROW, *_OF_METRIC, *_OF_DIFFERENCE])
+    for row in summary["rows"]:
+        for metric, mean in row["metrics"].items():
+            writer.writerow([*_row_columns(row), metric, *_columns(mean), *_gap(row["differences"].get(metric))])
+    return text.getvalue()
+
+
+def _row_columns(row: AblationRow) -> list[object]:
+    return [row[name] for name in _OF_ROW]  # type: ignore[literal-required]
+
+
+def _columns(mean: FactorRecord) -> list[object]:
+    return [mean["value"], mean["low"], mean["high"], mean["n"], mean["seeds"]]
+
+
+def _gap(difference: FactorDifference | None) -> list[object]:
+    if difference is None:
+        return ["", "", "", "", ""]
+    bounds = [difference["low"], difference["high"]]
+    return [difference["value"], *bounds, difference["p_value"], difference["verdict"]]
+
+
+def _title(summary: AblationSummary, metric: str) -> str:
+    found = summary["metrics"][metric]
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(found["better"], "")
+    return f"{found['title']}, {found['unit']}{arrow}"
+
+
+def _value(mean: FactorRecord | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean['value']:.2f} {_interval(mean)}"
+
+
+def _control(cell: MetricCell | None) -> str:
+    return f"{cell['value']:.2f}" if cell is not None and "value" in cell else "–"
+
+
+def _difference(found: FactorDifference | None) -> str:
+    if found is None:
+        return "–"
+    text = f"{found['value']:+.2f} {_interval(found)}"
+    return f"**{text}** {found['verdict']}" if found["verdict"] != "inconclusive" else text
+
+
+def _interval(mean: FactorRecord) -> str:
+    if mean["low"] is None or mean["high"] is None:
+        return "[no interval]"
+    return f"[{mean['low']:.2f}, {mean['high']:.2f}]"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
