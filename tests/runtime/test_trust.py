@@ -93,10 +93,13 @@ def test_a_file_of_which_nothing_is_recorded_is_accepted(folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"[1]\n", b'{"file": 3}\n', b'{"file": "a", "bytes": "b"}\n'])
-def test_a_damaged_line_of_the_list_counts_as_not_there(folder: Path, damage: bytes) -> None:
+def test_a_damaged_line_of_the_list_counts_as_not_there_and_is_named(
+    folder: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with (folder / trust.LIST).open("ab") as stream:
         stream.write(damage)
     assert sorted(trust.read_list(folder)) == ["images/x.png", "table.jsonl"]
+    assert f"{folder / trust.LIST}, line 3 can't be read" in caplog.text
 
 
 def test_a_list_that_grows_keeps_the_last_line_of_a_file(folder: Path) -> None:

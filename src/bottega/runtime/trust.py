@@ -17,6 +17,7 @@ import enum
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from bottega.runtime.files import append_jsonl, write_jsonl
 
 if TYPE_CHECKING:
     import torch
+
+LOGGER = logging.getLogger(__name__)
 
 LIST = "hashes.jsonl"
 """The file's name in a folder."""
@@ -161,9 +164,11 @@ def read_list(folder: Path) -> Mapping[str, FileHash]:
 def _parse(path: str, size: int, mtime_ns: int) -> Mapping[str, FileHash]:
     found: dict[str, FileHash] = {}
     with open(path, "rb") as stream:
-        for line in stream:
+        for number, line in enumerate(stream, 1):
             row = _line(line)
-            if row is not None:
+            if row is None:
+                LOGGER.warning("%s, line %d can't be read: the file that it names is not checked", path, number)
+            else:
                 found[row.file] = row
     return found
 
