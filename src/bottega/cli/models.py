@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
     from bottega.models.fetch import PlannedModel
     from bottega.models.layout import ModelStatus
+    from bottega.models.rehearsal.build import RandomModelsReport
 
 app = typer.Typer(no_args_is_help=True, help="Which models are on this machine, and getting the others.")
 RECIPE = Path("recipes/sdxl_pixart.yaml")
@@ -96,6 +97,72 @@ def convert(
     cache = None if model_cache is None else str(model_cache)
     dtype = convert_single_file(file, folder, resolve(configs or SDXL_CONFIGS, cache=cache))
     typer.echo(f"{folder}: SDXL in diffusers' layout, numbers in {str(dtype).removeprefix('torch.')}")
+
+
+@app.command()
+def rehearse(
+    output: Annotated[Path, typer.Option(help="a new folder, for models.cache; or one of an earlier rehearsal")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="sdxl, ip_adapter, ip_adapter_vit_h, pixart, clip, structure_encoder, alexnet, lora, checkpoint; with "
+            "commas, or several times  [default: all]"
+        ),
+    ] = None,
+    scale: Annotated[
+        Literal["full", "reduced"],
+        typer.Option(help="full: the published sizes, about 45 GB; reduced: narrow networks"),
+    ] = "full",
+    seed: Annotated[int, typer.Option(help="of the random weights")] = 0,
+    discard: Annotated[bool, typer.Option("--discard", help="delete what was made there, and nothing else")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make every model with random weights, in its published size and layout, to rehearse a run before any download.
+
+    The folder is read as the Hugging Face cache is: --set models.cache=FOLDER. What such models draw is noise, and
+    is marked as that. A call that was stopped is continued by the same command.
+    """
+    from bottega.generation.rehearsal import FILES
+    from bottega.models.rehearsal import build as rehearsal
+
+    if discard:
+        freed = rehearsal.discard(output)
+        typer.echo(f"{output}: deleted, {_shown(freed)} freed")
+        return
+    names = [name for given in only or [] for name in given.split(",") if name]
+    report = rehearsal.build(rehearsal.RandomModelsRequest(output, tuple(names), scale, seed), FILES)
+    if json_:
+        print_json(_rehearsal_row(report))
+    else:
+        typer.echo(_rehearsal_text(report))
+
+
+class RandomModelsRow(TypedDict):
+    """Models with random weights, as `--json` prints them. models: bytes of each."""
+
+    output: str
+    models: dict[str, int]
+    bytes_written: int
+    bytes_kept: int
+    seconds: float
+
+
+def _rehearsal_row(report: RandomModelsReport) -> RandomModelsRow:
+    return RandomModelsRow(
+        output=str(report.output),
+        models=report.models,
+        bytes_written=report.written,
+        bytes_kept=report.kept,
+        seconds=report.seconds,
+    )
+
+
+def _rehearsal_text(report: RandomModelsReport) -> str:
+    lines = [f"{name:<18} {_shown(size):>9}" for name, size in report.models.items()]
+    kept = f", {_shown(report.kept)} were there" if report.kept else ""
+    lines.append(f"{report.output}: {_shown(report.written)} of random weights in {report.seconds:.0f} s{kept}")
+    lines.append(f"use them: --set models.cache={report.output}")
+    return "\n".join(lines)
 
 
 @app.command("list")

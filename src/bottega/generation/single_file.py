@@ -423,6 +423,32 @@ def save_single_file(
         save_file(state, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
+def original_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The tensors that `save_single_file` writes for a part: their names in the file, with the part's prefix.
+
+    Args:
+        name: unet, text_encoder, text_encoder_2 or vae.
+        shapes: of the part's own tensors, by diffusers' names.
+    """
+    prefix = _PREFIXES[name][0]
+    found: dict[str, tuple[int, ...]] = {}
+    for key, source in _SOURCES[name](shapes).items():
+        shape = shapes[key]
+        if source.third is not None:
+            shape = (3 * shape[0], *shape[1:])
+        elif source.transposed:
+            shape = shape[::-1]
+        elif _is_convolution(name, source, len(shape)):
+            shape = (*shape, 1, 1)
+        found[prefix + source.key] = shape
+    return found
+
+
+def _is_convolution(name: str, source: _Source, dimensions: int) -> bool:
+    """Whether a matrix is a 1 × 1 convolution in the original code: so its autoencoder writes attention."""
+    return name == "vae" and ".attn_1." in source.key and dimensions == 2
+
+
 def _original_state(name: str, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A part's tensors under the names of the original code."""
     prefix = _PREFIXES[name][0]
@@ -435,8 +461,8 @@ def _original_state(name: str, tensors: Mapping[str, torch.Tensor], dtype: torch
             continue
         if source.transposed:
             value = value.T
-        if name == "vae" and ".attn_1." in source.key and value.ndim == 2:
-            value = value[:, :, None, None]  # the original attention is a 1 × 1 convolution
+        if _is_convolution(name, source, value.ndim):
+            value = value[:, :, None, None]
         state[prefix + source.key] = value.clone().contiguous()
     for key, parts in thirds.items():
         state[key] = torch.cat([parts[third] for third in range(3)])

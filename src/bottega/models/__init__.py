@@ -9,6 +9,7 @@ their modules, which keeps torch out of what only reads a recipe:
 - `loading`: `load_teacher_pipeline`, `load_pixart_parts`, `choose_device`, `choose_dtype`
 - `encoders`: `ClipEncoder`, `StyleClassifier`, `StructureEncoder`, `SceneReader`
 - `fetch`: `requests`, `plan`, `fetch`
+- `rehearsal`: the published models with random weights
 """
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "preprocessing",
     "published",
     "recorded",
+    "rehearsal",
     "transfer",
     "weights",
 ]
