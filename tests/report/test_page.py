@@ -15,9 +15,14 @@ import pytest
 from PIL import Image
 
 from bottega.cli.main import main
+from bottega.data.records import Pair
+from bottega.evaluation.checkpoint_records import CheckpointsRecord
+from bottega.evaluation.checkpoints import Compared, compare
+from bottega.evaluation.grid import Grid
 from bottega.quality.grading import CHECK_NAMES
 from bottega.report import sheets
 from bottega.report.evaluation import EvaluationSummary
+from bottega.report.format import between, figure
 from bottega.report.page import _CAUSES, run
 from bottega.report.run_directory import RunDirectory
 from bottega.report.sheets import Thumbnails
@@ -26,6 +31,7 @@ from bottega.runtime.files import read_jsonl, write_json, write_png, write_text
 from bottega.runtime.records import to_record
 from bottega.runtime.seeds import numpy_rng
 from bottega.training.diagnosis import diagnose
+from bottega.visual.colour_scale import contrast
 
 from .conftest import CAPTION, STAGES, Believable, load
 
@@ -345,3 +351,141 @@ def test_the_command_prints_the_page_and_refuses_a_missing_directory_with_code_2
 
 def test_every_check_has_words_for_the_page() -> None:
     assert {*CHECK_NAMES, "style", "estimated_distance"} == set(_CAUSES)
+
+
+# --- what a paper needs -----------------------------------------------------------------------------------------------
+
+
+def test_each_difference_says_in_words_what_can_be_said(complete: Path) -> None:
+    """Not in colour alone: better, worse, or below which size nothing can be seen."""
+    text, summary = read(complete).text, load(complete / "evaluation/summary.json")
+    said = set()
+    for row, gaps in summary["differences"].items():
+        for metric, gap in gaps.items():
+            if summary["metrics"][metric]["better"] == "neither" or gap["low"] is None:
+                continue
+            if gap["low"] <= 0 <= gap["high"]:
+                half = max(gap["high"] - gap["value"], gap["value"] - gap["low"])
+                wanted = f"inconclusive below {figure(half)}"
+            else:
+                better = (gap["value"] > 0) == (summary["metrics"][metric]["better"] == "higher")
+                wanted = f"{between(gap['low'], gap['high'])} {'better' if better else 'worse'}"
+            assert wanted in text, (row, metric)
+            said.add(wanted.split()[0] if wanted[0] == "i" else wanted.split()[-1])
+    assert said == {"inconclusive", "better", "worse"}, "a fixture that shows all three"
+
+
+def test_the_heat_map_has_a_number_in_every_cell_of_every_style(complete: Path) -> None:
+    summary = load(complete / "evaluation/summary.json")
+    html = (complete / "report.html").read_text(encoding="utf-8")
+    cells = re.findall(r'<td style="background: (#[0-9a-f]{6}); color: (#[0-9a-f]{6})">([^<]+)</td>', html)
+    shown = {metric for means in summary["per_label"].values() for metric in means}
+    assert len(cells) == len(summary["per_label"]) * len(shown)
+    numbers = [number for *_, number in cells]
+    for means in summary["per_label"].values():
+        assert all(figure(value) in numbers for value in means.values())
+    assert all(contrast(ground, ink) >= 4.5 for ground, ink, _ in cells)
+
+
+def test_survival_is_told_by_style_and_by_number_of_the_try(complete: Path) -> None:
+    import sqlite3
+
+    query = "SELECT style, COUNT(*), SUM(grade <> 'C') FROM best WHERE status <> 'broken' GROUP BY style"
+    tries = "SELECT try_index, COUNT(*), SUM(grade <> 'C') FROM tries WHERE current AND status <> 'broken' GROUP BY 1"
+    with sqlite3.connect(complete / "teacher/ledger.sqlite") as db:
+        by_style = db.execute(query).fetchall()
+        by_try = db.execute(tries).fetchall()
+    db.close()
+    text = read(complete).text
+    assert len(by_style) > 2 and len(by_try) == 3
+    for style, begun, survived in by_style:
+        assert f"{style} {survived} of {begun}" in text
+    for number, (_, begun, survived) in zip(("1st", "2nd", "3rd"), by_try, strict=True):
+        assert f"{number} try {survived} of {begun}" in text
+
+
+def test_the_methods_say_what_was_recorded_and_nothing_else(complete: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(complete, told)
+    before = methods_of(told)
+    assert "strength" not in before and "learning rate" not in before, "no stage has recorded any setting"
+    settings = {"teacher.strength": 0.37, "teacher.name": "stabilised", "student.loop.learning_rate": 0.00123}
+    write_json(told / "teacher/settings.json", settings)
+    write_json(told / "training/settings.json", settings)
+    stage = load(told / "teacher/stage.json")
+    write_json(told / "teacher/stage.json", {**stage, "summary": {**stage["summary"], "targets": 48, "tries": 61}})
+    stage = load(told / "training/stage.json")
+    write_json(told / "training/stage.json", {**stage, "summary": {"steps": 600, "parameters": 1066597}})
+    after = methods_of(told)
+    assert "strength 0.37" in after and "peak learning rate 0.00123" in after and "600 steps of AdamW" in after
+    assert "1,066,597 parameters" in after and "61 tries for 48 targets" in after
+    assert "sampler" not in after, "it was not recorded"
+    summary = load(complete / "evaluation/summary.json")
+    assert f"{summary['pairs']} held-out pairs, {summary['contents']} contents" in after
+    for metric in summary["metrics"].values():
+        assert (metric["meaning"] in after) == (metric["title"] != "structure"), metric["title"]
+    assert f"95 % intervals ({summary['interval']['method']}, at least 200 draws with seed 0)" in after
+    assert "1 pair was left out" in after
+
+
+def methods_of(directory: Path) -> str:
+    run(directory)
+    text = read(directory).text
+    return text[text.index("Methods, for a paper") : text.index("How to make it again")]
+
+
+def test_an_oracles_run_is_never_described_with_the_teachers_protocol(complete: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(complete, told)
+    write_json(told / "teacher/settings.json", {"teacher.strength": 0.37, "teacher.source": "oracle"})
+    stage = load(told / "teacher/stage.json")
+    summary = {"targets": 48, "tries": 61, "source": "oracle"}
+    write_json(told / "teacher/stage.json", {**stage, "summary": summary})
+    text = methods_of(told)
+    assert "drawn truths (an oracle in the teacher's place)" in text and "0.37" not in text
+
+
+def test_the_comparison_of_checkpoints_is_on_the_page_with_every_number(complete: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(complete, told)
+    record = compared(tmp_path)
+    write_json(told / "evaluation/checkpoints.json", record)
+    run(told)
+    reader = read(told)
+    for sentence in record["sentences"]:
+        assert sentence in reader.text
+    for row in record["rows"]:
+        cell = row["metrics"]["palette"]
+        assert cell["low"] is not None
+        assert f"{figure(cell['value'])} {between(cell['low'], cell['high'])}" in reader.text
+        assert row["step"] == 0 or f"step {row['step']}" in reader.text
+        for gap in row["behind"].values():
+            assert between(gap["low"], gap["high"]) in reader.text
+    assert reader.open == [] and len(reader.ids) == len(set(reader.ids))
+    assert "Checkpoints after 10, 20 and 30 steps were compared on 36 pairs" in methods_of(told)
+    assert (told / "tables/checkpoints.csv").read_text(encoding="utf-8").count("the best minus it") == 2
+
+
+def compared(folder: Path) -> CheckpointsRecord:
+    """Three checkpoints that the real comparison made of drawn scores."""
+    adapters = [Compared(step, folder / f"{step}.safetensors", 1 / step) for step in (10, 20, 30)]
+    pairs: list[Pair] = []
+    for c in range(6):
+        for s in range(6):
+            pairs.append(Pair(f"c{c}_s{s}", f"c{c}", "c.png", f"s{s}", "s.png", "a dot", split="val"))
+    rng = numpy_rng("compared")
+    rows = {}
+    for level, name in enumerate(("base", *(adapter.row for adapter in adapters))):
+        rows[name] = {(p.content_id, p.style_id): 20 - level + float(rng.standard_normal()) for p in pairs}
+    for adapter in adapters:
+        adapter.path.write_bytes(b"weights")
+    return compare({"palette": rows}, adapters, Grid.of(pairs), 0.95)
+
+
+def test_checkpoints_that_could_not_be_compared_are_listed_as_not_measured(complete: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(complete, told)
+    summary = load(told / "evaluation/summary.json")
+    write_json(told / "evaluation/summary.json", {**summary, "checkpoints": "unavailable: one adapter alone"})
+    run(told)
+    assert "checkpoints: one adapter alone" in read(told).text

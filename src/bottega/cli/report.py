@@ -1,4 +1,4 @@
-"""`bottega report`: the page of a run directory."""
+"""`bottega report`: the page of a run directory, of an evaluation's folder or of an ablation's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 
 def command(
     directory: Annotated[
-        Path, typer.Argument(help="the run directory, for instance runs/miniature", show_default=False)
+        Path, typer.Argument(help="a run directory, an evaluation's folder or an ablation's", show_default=False)
     ],
 ) -> None:
-    """Write DIRECTORY/report.html, one offline page, from whatever the run directory holds by now."""
+    """Write DIRECTORY/report.html, one offline page, from whatever the folder holds by now, and its tables as Markdown,
+    LaTeX and CSV."""
     from bottega.report.page import run
 
     page = run(directory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bottega.report.format import UNKNOWN, as_text, duration
 from bottega.report.run_directory import RunDirectory, StageStatus
+from bottega.runtime.trust import read_list
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def provenance(run: RunDirectory) -> list[tuple[str, Facts]]:
         ("Machine and code", _plain_facts(run.provenance)),
         ("Versions", _hashes(run.provenance.get("packages"))),
         ("Weights, sha256", _hashes(run.provenance.get("weights"))),
+        ("Networks that judged the evaluation", _judges(run)),
+        ("Results of each stage", [(stage.name, stage.record.outputs) for stage in run.stages if stage.record.outputs]),
+        ("Files", _files(run)),
         _machines(run),
     ]
     return [(title, facts) for title, facts in groups if facts]
@@ -92,6 +96,27 @@ def _hashes(found: Any) -> Facts:
     if not isinstance(found, Mapping):
         return []
     return [(str(name), _hash_of(value)) for name, value in found.items()]
+
+
+_NAMED_FILES = ("training/adapter.safetensors", "quality/thresholds.json", "evaluation/scores.jsonl")
+_LISTS = ("pairs/train.jsonl", "pairs/val.jsonl", "pairs/test.jsonl")
+
+
+def _judges(run: RunDirectory) -> Facts:
+    """A hash of each network that measured pictures, by what it is for."""
+    summary = run.stage("evaluation").record.summary
+    return _hashes(summary.get("networks"))
+
+
+def _files(run: RunDirectory) -> Facts:
+    """The recorded hash of what others would compare first: the pairs, the limits, the adapter, the scores."""
+    facts: Facts = []
+    for name in (*_LISTS, *_NAMED_FILES):
+        path = run.directory / name
+        row = read_list(path.parent).get(path.name)
+        if row is not None:
+            facts.append((name, row.hash))
+    return facts
 
 
 def _machines(run: RunDirectory) -> tuple[str, Facts]:

@@ -110,6 +110,8 @@ class EvaluationSummary:
 
     rows: methods and controls by name. differences: the student minus each other row, metric by metric. per_label: the
     student's means by style label. interval: how the intervals were made. broken: pairs that were left out, and why.
+    size: side in pixels at which pictures were measured. networks: hashes of those that judged. checkpoints:
+    `compared`, or why they were not.
     """
 
     metrics: Mapping[str, MetricInfo] = field(default_factory=dict)
@@ -124,6 +126,9 @@ class EvaluationSummary:
     styles: int | None = None
     broken: Mapping[str, str] = field(default_factory=dict)
     examples: ChosenPairs = ChosenPairs()
+    size: int | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: str = ""
 
     def measured(self, row: str, metric: str) -> Score | None:
         """The score of a row, or None where it was not measured."""

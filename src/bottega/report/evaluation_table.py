@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from bottega.report.evaluation import Claim, EvaluationSummary, Method, MetricInfo, Score
+from bottega.report.evaluation import MEASURED, Claim, EvaluationSummary, Method, MetricInfo, Score
 from bottega.report.format import UNKNOWN, between, figure
+from bottega.report.tables import TableFile
+from bottega.visual.colour_scale import scale_colours
 from bottega.visual.curves import Interval, draw_intervals
 
 C = TypeVar("C")
@@ -68,21 +70,25 @@ class ClaimLine:
 @dataclass(frozen=True)
 class DifferenceCell:
     """The student minus another row. tone: `better` or `worse` where the interval excludes 0. title: what a pointer
-    over it shows.
+    over it shows. verdict: `better`, `worse`, or from which size on a difference could have been seen.
     """
 
     value: str
     range: str = ""
     tone: str = ""
     title: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
 class LabelCell:
-    """A mean of one style label. place: from 0, the worst label of the column, to 100, the best, for a tint."""
+    """A mean of one style label. place: from 0, the worst label of the column, to 100, the best. ground, ink: colours
+    of that place and of text on it."""
 
     value: str
     place: int
+    ground: str
+    ink: str
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,20 @@ def _difference(score: Score | None, better: str) -> DifferenceCell:
         tone = "better" if is_better else "worse"
     sign = "+" if score.value > 0 else ""
     between_ends = between(score.low, score.high) or "no interval"
-    return DifferenceCell(f"{sign}{figure(score.value)}", between_ends, tone, _n_and_interval(score))
+    return DifferenceCell(
+        f"{sign}{figure(score.value)}", between_ends, tone, _n_and_interval(score), _verdict(score, tone)
+    )
+
+
+def _verdict(score: Score, tone: str) -> str:
+    """In words, for those who do not see the colours, and for print."""
+    if score.value is None or score.low is None or score.high is None:
+        return "inconclusive: no interval"
+    if _excludes_zero(score):
+        return tone or "differs"
+    # The interval of a difference of another size would be as wide: what is below its half could not be seen.
+    half = max(score.high - score.value, score.value - score.low)
+    return f"inconclusive below {figure(half)}"
 
 
 def _excludes_zero(score: Score) -> bool:
@@ -264,7 +283,7 @@ def _labels(summary: EvaluationSummary, shown: Sequence[str]) -> list[TitledRow[
             column = [other.get(name) for other in means.values()]
             value = found.get(name)
             place = _place(value, column, summary.metrics[name].better)
-            cells.append(LabelCell(figure(value), place))
+            cells.append(LabelCell(figure(value), place, *scale_colours(place / 100)))
         rows.append(TitledRow(label, cells))
     return rows
 
@@ -313,3 +332,73 @@ def _why(rows: Mapping[str, Method], metric: str) -> str:
 
 def _reason(status: str) -> str:
     return (status or "not measured").removeprefix("unavailable: ")
+
+
+# --- for files beside the page ----------------------------------------------------------------------------------------
+
+_VALUE_FIELDS = ("row", "metric", "unit", "better", "value", "low", "high", "n", "contents", "styles", "status")
+
+
+def table_files(table: EvaluationTable) -> list[TableFile]:
+    """The page's tables for papers and spreadsheets: methods, differences to the student, style labels."""
+    found = [_methods_file(table), _differences_file(table), _labels_file(table)]
+    return [file for file in found if file.rows]
+
+
+def _methods_file(table: EvaluationTable) -> TableFile:
+    summary = table.summary
+    rows: list[list[str]] = []
+    for _, group in table.groups:
+        for row in group:
+            cells = [f"{cell.value} {cell.range}".strip() for cell in row.cells]
+            rows.append([row.title, *cells, "" if row.pairs is None else str(row.pairs)])
+    values: list[list[str | float | int | None]] = []
+    for key, method in summary.rows.items():
+        for name in summary.metrics:
+            values.append(_values_of(key, name, summary.metrics[name], method.metrics.get(name, Score(method.status))))
+    level = summary.interval.get("level")
+    of_level = f" of {100 * level:g} %" if isinstance(level, float) else ""
+    return TableFile(
+        "evaluation",
+        f"Held-out pairs: {summary.contents} contents × {summary.styles} styles. Means with intervals{of_level}.",
+        ["method", *_heads(table), "n"],
+        rows,
+        _VALUE_FIELDS,
+        values,
+    )
+
+
+def _differences_file(table: EvaluationTable) -> TableFile:
+    summary = table.summary
+    rows: list[list[str]] = []
+    for row in table.differences:
+        cells = [" ".join(part for part in (cell.value, cell.range, cell.verdict) if part) for cell in row.cells]
+        rows.append([row.title, *cells])
+    values: list[list[str | float | int | None]] = []
+    for key, scores in summary.differences.items():
+        for name, score in scores.items():
+            if name in summary.metrics:
+                told = Score(**{**vars(score), "status": MEASURED})
+                values.append(_values_of(f"student minus {key}", name, summary.metrics[name], told))
+    caption = "The student minus each other method, on the same pairs."
+    return TableFile("differences", caption, ["student minus", *_heads(table)], rows, _VALUE_FIELDS, values)
+
+
+def _labels_file(table: EvaluationTable) -> TableFile:
+    summary = table.summary
+    rows = [[row.title, *(cell.value for cell in row.cells)] for row in table.labels]
+    values: list[list[str | float | int | None]] = []
+    for label, means in summary.per_label.items():
+        for name, value in means.items():
+            values.append([label, name, value])
+    caption = "The student's means by style label."
+    return TableFile("styles", caption, ["style", *_heads(table)], rows, ("style", "metric", "value"), values)
+
+
+def _heads(table: EvaluationTable) -> list[str]:
+    return [f"{column.title} {column.arrow} ({column.unit})" for column in table.head]
+
+
+def _values_of(key: str, name: str, metric: MetricInfo, score: Score) -> list[str | float | int | None]:
+    told = [score.value, score.low, score.high, score.n, score.contents, score.styles]
+    return [key, name, metric.unit, metric.better, *told, score.status]

@@ -34,11 +34,8 @@ def headline(
         return Headline("bad", f"Stopped: stage {failed.name} failed", (failed.error, kept))
 
     # The latest stage first: numbers of an earlier one would judge the run by what it has improved on since.
-    if evaluation is not None and evaluation.claims:
-        return _evaluated(evaluation)
     if evaluation is not None:
-        no_claim = "The table below holds the numbers; this evaluation states no claim."
-        return Headline("wait", "Measured, with no goal to judge it by", (no_claim,))
+        return judged(evaluation)
     if learning is not None:
         return _trained(learning, is_done=run.stage("student").state == "done")
     if tries is not None and tries.targets:
@@ -46,6 +43,14 @@ def headline(
     if _first_in_state(run, "done") is not None:
         return Headline("wait", "Prepared; no target has been made yet", (_next(run),))
     return Headline("wait", "Nothing has been done yet", (_next(run),))
+
+
+def judged(evaluation: EvaluationSummary) -> Headline:
+    """What an evaluation says by itself."""
+    if evaluation.claims:
+        return _evaluated(evaluation)
+    no_claim = "The table below holds the numbers; this evaluation states no claim."
+    return Headline("wait", "Measured, with no goal to judge it by", (no_claim,))
 
 
 def _first_in_state(run: RunDirectory, *states: str) -> StageStatus | None:

@@ -8,14 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bottega.report import calibration, costs, evaluation_table, learning, sheets, teaching
+from bottega.evaluation.checkpoint_records import CheckpointsRecord
+from bottega.report import (
+    ablation,
+    calibration,
+    checkpoints,
+    costs,
+    evaluation_page,
+    evaluation_table,
+    learning,
+    methods,
+    sheets,
+    teaching,
+)
+from bottega.report.absent import broken_pairs, not_compared, order_of
+from bottega.report.checkpoints import CheckpointTable
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.evaluation_table import EvaluationTable
 from bottega.report.format import duration
 from bottega.report.headline import headline
 from bottega.report.run_directory import RunDirectory
 from bottega.report.sheets import SheetLine, Thumbnails
+from bottega.report.tables import TableFile, write_tables
 from bottega.runtime.errors import MissingError
 from bottega.runtime.files import read_jsonl, write_text
 from bottega.runtime.locks import lock
@@ -27,12 +43,12 @@ SHEET = "contact_sheet.png"
 NUM_TARGETS = 4
 """Examples of the teacher's targets in each of best, median, worst."""
 
-MAX_BROKEN = 20
-"""Pairs that are named one by one where they were left out."""
-
 
 def run(run_directory: Path) -> Path:
-    """Write `report.html`, and `contact_sheet.png` where there are pictures, into a run directory; returns the page.
+    """Write `report.html` into a run directory, into an evaluation's folder or into an ablation's; returns the page.
+
+    Which one it is follows from what is there. A run gets `contact_sheet.png` too, where there are pictures, and all
+    get the tables of the page as files in `tables/`.
 
     Raises:
         MissingError: there is no such directory.
@@ -44,7 +60,21 @@ def run(run_directory: Path) -> Path:
         raise MissingError(f"no run directory at {directory}; a run makes one: bottega run recipes/miniature.yaml")
     # A lock of its own, for a page may be asked for while the run works, which writes it after each stage.
     with lock(directory / ".report.lock", "report"):
+        content = _summary_alone(directory)
+        if ablation.is_ablation(content):
+            return ablation.run(directory)
+        if evaluation_page.is_evaluation(content):
+            return evaluation_page.run(directory)
         return _write_page(directory)
+
+
+def _summary_alone(directory: Path) -> Mapping[str, Any]:
+    """The `summary.json` of a folder that is no run directory; empty for a run's, and where there is none."""
+    path = directory / "summary.json"
+    if (directory / "recipe.yaml").is_file() or not path.is_file():
+        return {}
+    content = RunDirectory(directory).json(path.name)
+    return {} if content is None else content
 
 
 def _write_page(directory: Path) -> Path:
@@ -57,6 +87,7 @@ def _write_page(directory: Path) -> Path:
     evaluation = found.record("evaluation/summary.json", EvaluationSummary)
     evaluation, drawn_truths = _named(evaluation, found)
     calibrated = found.record("quality/calibration.json", calibration.CalibrationFile)
+    compared = found.record("evaluation/checkpoints.json", CheckpointsRecord)
 
     # Judge it, and choose the pictures.
     verdict = headline(found, tries, training, evaluation)
@@ -73,6 +104,8 @@ def _write_page(directory: Path) -> Path:
     for line in (*evaluated, *taught):
         paths += [cell.path for cell in line.cells]
     thumbs = Thumbnails.of(paths)
+    checkpoints_table = checkpoints.lay_out(compared)
+    _write_tables(directory, table, checkpoints_table)
     samples = found.attempt("training/samples", lambda: sheets.of_training(directory / "training" / "samples"))
 
     # Lay it out.
@@ -83,6 +116,8 @@ def _write_page(directory: Path) -> Path:
         oracle=found.is_oracle,
         table=table,
         learning=training,
+        checkpoints=checkpoints_table,
+        methods=methods.paragraphs(found, evaluation, compared),
         samples=samples or [],
         tries=tries,
         funnel=_funnel(tries),
@@ -96,7 +131,7 @@ def _write_page(directory: Path) -> Path:
         taught_columns=sheets.columns_of(taught),
         evaluated=evaluated,
         evaluated_columns=sheets.columns_of(evaluated),
-        order=_order(evaluation),
+        order=order_of(evaluation),
         titles=titles,
         thumbs=thumbs.uris,
         side=thumbs.side,
@@ -104,6 +139,16 @@ def _write_page(directory: Path) -> Path:
     )
     write_text(directory / NAME, page)
     return directory / NAME
+
+
+def _write_tables(directory: Path, table: EvaluationTable | None, compared: CheckpointTable | None) -> None:
+    """The page's tables as files beside it, where there are any."""
+    files: list[TableFile] = []
+    if table is not None:
+        files += evaluation_table.table_files(table)
+    if compared is not None:
+        files.append(checkpoints.table_file(compared))
+    write_tables(directory, files)
 
 
 def _named(evaluation: EvaluationSummary | None, found: RunDirectory) -> tuple[EvaluationSummary | None, bool]:
@@ -180,23 +225,7 @@ def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
             lines.append(f"stage {stage.name}: {stage.state}{why}")
     if table is not None:
         lines += table.absent
-        lines += _broken_pairs(table.summary.broken)
+        lines += not_compared(table.summary)
+        lines += broken_pairs(table.summary.broken)
     lines += [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
     return lines
-
-
-def _broken_pairs(broken: Mapping[str, str]) -> list[str]:
-    """The first ones by name, and the number of the others."""
-    # Where hundreds are broken, their list would bury everything else.
-    lines = []
-    for pair, why in list(broken.items())[:MAX_BROKEN]:
-        lines.append(f"pair {pair}: left out of every row, {why}")
-    if len(broken) > MAX_BROKEN:
-        lines.append(f"{len(broken) - MAX_BROKEN} more pairs were left out (evaluation/summary.json names them)")
-    return lines
-
-
-def _order(evaluation: EvaluationSummary | None) -> str:
-    """What the evaluation's examples are ordered by, in words."""
-    by = "" if evaluation is None else evaluation.examples.by
-    return {"truth": "distance to the drawn truth"}.get(by, by or "score")

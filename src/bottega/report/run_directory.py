@@ -38,12 +38,15 @@ _OPTIONAL = {"world", "truth"}  # a run on real data has neither
 
 @dataclass(frozen=True)
 class CompletedStage:
-    """A stage's `stage.json`, which it writes when it is done."""
+    """A stage's `stage.json`, which it writes when it is done. size: settings that may change when a run is continued,
+    as they were. outputs: one hash over its results."""
 
     seconds: Number = None
     peak_rss_mb: Number = None
     peak_vram_mb: Number = None
     summary: Mapping[str, Any] = field(default_factory=dict)
+    size: Mapping[str, Any] = field(default_factory=dict)
+    outputs: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -97,6 +100,12 @@ class RunDirectory:
             if stage.name == name:
                 return stage
         return StageStatus(name, STAGES.get(name, ""), "pending")
+
+    def effective(self, stage: str) -> Mapping[str, Any]:
+        """The settings that a stage was done with, and those of the stages that it uses, by flat names; empty where
+        none are recorded."""
+        bound = self.json(f"{_FOLDERS.get(stage, stage)}/settings.json") or {}
+        return {**bound, **self.stage(stage).record.size}
 
     def attempt(self, what: str, read: Callable[[], T]) -> T | None:
         """What `read` returns; None with a sentence in `problems` where the file is not what it must be."""

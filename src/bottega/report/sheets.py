@@ -19,7 +19,7 @@ from bottega.report.format import Number
 from bottega.report.run_directory import RunDirectory
 from bottega.report.teaching import GradedTarget
 from bottega.runtime.errors import PictureError
-from bottega.runtime.paths import inside
+from bottega.runtime.paths import inside, stays_inside
 from bottega.runtime.records import read_records
 from bottega.teacher.config import ORACLE
 from bottega.visual.pictures import Picture
@@ -183,6 +183,26 @@ def of_evaluation(run: RunDirectory, summary: EvaluationSummary) -> list[SheetLi
     return [_line_of_pair(run, part, pair, scores) for part, pair in named]
 
 
+def of_folder(folder: RunDirectory, summary: EvaluationSummary) -> list[SheetLine]:
+    """Lines teacher | student of the pairs that an evaluation's folder names: it knows no content and no style."""
+    named: list[tuple[str, str]] = []
+    for part in PARTS:
+        for chosen in summary.examples.of(part):
+            if stays_inside(chosen.pair_id):  # the id is part of a path, and the file may be anybody's
+                named.append((part, chosen.pair_id))
+    scores = _scores(folder, {pair_id for _, pair_id in named}, "scores.jsonl")
+    lines: list[SheetLine] = []
+    for part, pair_id in named:
+        cells: list[SheetCell] = []
+        for row in ("teacher", "student"):
+            path = inside(folder.directory, f"pictures/{row}/{pair_id}.png", f"example {pair_id}")
+            if path.is_file():
+                cells.append(SheetCell(row, path, _describe(scores.get((pair_id, row)))))
+        if cells:
+            lines.append(SheetLine(part, pair_id, "its pair", "", tuple(cells)))
+    return lines
+
+
 def _line_of_pair(run: RunDirectory, part: str, pair: Pair, scores: ScoresOfRow) -> SheetLine:
     root, pair_id = run.data_root, pair.pair_id
     content = picture_file(root, pair.content_path, f"pair {pair_id}: content_path")
@@ -204,18 +224,21 @@ def _truth(root: Path, pair_id: str, words: str = "") -> list[SheetCell]:
     return [SheetCell("truth", path, words)] if path.is_file() else []
 
 
-def _scores(run: RunDirectory, pairs: set[str]) -> ScoresOfRow:
+def _scores(run: RunDirectory, pairs: set[str], name: str = "evaluation/scores.jsonl") -> ScoresOfRow:
     """Of the named pairs, from `scores.jsonl`."""
     # It has a line for each pair, row and metric: only those of the named pairs are kept in memory.
     found: dict[tuple[str, str], dict[str, float]] = {}
 
     def collect() -> None:
-        for line in read_records(run.directory / "evaluation" / "scores.jsonl", PairScore):
+        for line in read_records(run.directory / name, PairScore):
             if line.pair_id in pairs and line.value is not None:
                 found.setdefault((line.pair_id, line.row), {})[line.metric] = line.value
 
-    run.attempt("evaluation/scores.jsonl", collect)
+    run.attempt(name, collect)
     return found
+
+
+_WITHOUT_TRUTH = {"palette": "palette", "text": "CLIPScore"}
 
 
 def _describe(scores: Mapping[str, float] | None) -> str:
@@ -228,6 +251,8 @@ def _describe(scores: Mapping[str, float] | None) -> str:
         parts.append("style ✓" if scores["kind_own"] > 50 else "style ✗")
     if "objects_found" in scores:
         parts.append(f"objects {scores['objects_found']:.0f} %")
+    if "truth" not in scores:  # then the sheet is ordered by these two
+        parts += [f"{name} {scores[metric]:.1f}" for metric, name in _WITHOUT_TRUTH.items() if metric in scores]
     return " · ".join(parts)
 
 

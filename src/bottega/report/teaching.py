@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bottega.report.format import Number, number
@@ -38,11 +38,25 @@ class GradedTarget:
 
 
 @dataclass(frozen=True)
+class Survival:
+    """Of `begun` targets, or tries, how many `survived`: can be learned from. name: the style label, or the try."""
+
+    name: str
+    begun: int
+    survived: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.survived / max(self.begun, 1)
+
+
+@dataclass(frozen=True)
 class TryCounts:
     """Counts over the current tries: made → passed → graded, and why tries were rejected.
 
     grades: of the best try of each target. broken: could not be begun. rescued: targets saved by a retry. causes: how
-    many tries each check rejected, the most frequent first.
+    many tries each check rejected, the most frequent first. by_style: of the targets of each style label. by_try: of
+    the first, the second, … try of a target.
     """
 
     targets: int
@@ -54,6 +68,8 @@ class TryCounts:
     failed: int
     rescued: int
     causes: tuple[tuple[str, int], ...]
+    by_style: tuple[Survival, ...] = ()
+    by_try: tuple[Survival, ...] = ()
 
     @property
     def accepted(self) -> int:
@@ -99,6 +115,13 @@ def count_tries(path: Path) -> TryCounts:
             causes.update(checks)
         rescued = _count(db, "SELECT COUNT(*) FROM best WHERE try_index > 0 AND grade <> 'C'")
         targets = _count(db, "SELECT COUNT(DISTINCT target) FROM tries WHERE current")
+        by_style = _survival(
+            db, "SELECT style, COUNT(*), SUM(grade <> 'C') FROM best {whole} GROUP BY style ORDER BY style"
+        )
+        by_try = _survival(
+            db,
+            "SELECT try_index, COUNT(*), SUM(grade <> 'C') FROM tries {whole} AND current GROUP BY 1 ORDER BY 1",
+        )
     return TryCounts(
         targets=targets,
         tries=status["ok"] + status["failed"],
@@ -109,7 +132,20 @@ def count_tries(path: Path) -> TryCounts:
         failed=status["failed"],
         rescued=rescued,
         causes=tuple(sorted(causes.items(), key=_most_frequent_first)),
+        by_style=by_style,
+        by_try=tuple(replace(row, name=_ordinal(int(row.name) + 1)) for row in by_try),
     )
+
+
+def _survival(db: sqlite3.Connection, query: str) -> tuple[Survival, ...]:
+    """`{whole}` in the query leaves out what could not be begun: it says nothing about the teacher."""
+    rows = db.execute(query.format(whole="WHERE status <> 'broken'"))
+    return tuple(Survival(str(name), begun, survived) for name, begun, survived in rows)
+
+
+def _ordinal(number_of: int) -> str:
+    words = {1: "1st", 2: "2nd", 3: "3rd"}
+    return f"{words.get(number_of, f'{number_of}th')} try"
 
 
 def _most_frequent_first(cause: tuple[str, int]) -> tuple[int, str]:
