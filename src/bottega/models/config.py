@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bottega.runtime.config import Config
+from bottega.runtime.config import Added, Config
 
 _NAME = "a folder, `bottega:…` inside the package, or `org/name[/sub-folder][@revision]` in the Hugging Face cache"
 
@@ -29,6 +29,15 @@ class ModelsConfig(Config):
     structure_encoder: str | None = Field(None, description="ViT whose keys say what lies where; evaluation only")
     scene_reader: str | None = Field(
         None, description="semantic segmentation (SegFormer) that finds objects; evaluation only"
+    )
+    lpips: Annotated[str | None, Added(before=None)] = Field(
+        None, description="folder with alexnet.safetensors and lpips_linear.safetensors; evaluation only"
+    )
+    inception: Annotated[str | None, Added(before=None)] = Field(
+        None, description="safetensors file of ArtFID's Inception, or of FID's; evaluation only"
+    )
+    vgg19: Annotated[str | None, Added(before=None)] = Field(
+        None, description="safetensors file of VGG19 in torchvision's layout, for CFSD; evaluation only"
     )
     cache: str | None = Field(None, description="the Hugging Face cache; None: what HF_HUB_CACHE and HF_HOME say")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
