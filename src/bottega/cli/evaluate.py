@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from bottega.cli.common import locked, open_pipeline, print_json, read_size
+from bottega.cli.evaluate_protocol import PROTOCOL, as_sub_verb, protocol
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
@@ -20,12 +21,14 @@ MEASURE = "measure"
 
 
 class _MeasureByDefault(TyperGroup):
-    """`bottega evaluate RUN` measures: what is no sub-verb is an argument of `measure`."""
+    """`bottega evaluate RUN` measures: what is no sub-verb is an argument of `measure`, and `--protocol` of its own."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Name the sub-verb that was left out."""
         named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named else [MEASURE, *args])
+        if not named:
+            args = as_sub_verb(args) or [MEASURE, *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -36,6 +39,9 @@ app = typer.Typer(
 @app.callback()
 def _group() -> None:
     """Measure an adapter on held-out contents and styles; `bottega evaluate RUN` is `bottega evaluate measure RUN`."""
+
+
+app.command(PROTOCOL)(protocol)
 
 
 @app.command(MEASURE)
