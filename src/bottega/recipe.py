@@ -80,7 +80,7 @@ def load_recipe(
     Raises:
         RecipeError: names the field, what was received and what is allowed.
     """
-    data = apply_sets(_expanded(load_yaml(path), path.parent), sets)
+    data = apply_sets(read_sections(path), sets)
     if "unet" in data:
         raise RecipeError(f"{path.name} trains a model from scratch: bottega train ldm --config {path}")
     data.setdefault("name", path.stem)
@@ -100,6 +100,11 @@ def load_recipe(
             section = data.get(name)
             data[name] = _seeded(kind_of_section, {} if section is None else section, seed)
     return parse(Recipe, data, path.name)
+
+
+def read_sections(path: Path) -> dict[str, object]:
+    """A recipe's sections as plain data, with its `./` and `../` paths as paths from where the command runs."""
+    return _expanded(load_yaml(path), path.parent)
 
 
 def resolved(recipe: Recipe) -> dict[str, object]:

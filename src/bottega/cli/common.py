@@ -30,9 +30,10 @@ FUNCTIONS = {"world": "bottega.miniature.datasets:run_world", "truth": "bottega.
 
 def read_section(kind: type[C], name: str, recipe: Path | None, sets: Sets) -> C:
     """One section of a recipe with its overrides; the defaults where there is no recipe."""
-    from bottega.runtime.config import apply_sets, load_yaml, parse
+    from bottega.recipe import read_sections
+    from bottega.runtime.config import apply_sets, parse
 
-    data = load_yaml(recipe) if recipe is not None else {}
+    data = read_sections(recipe) if recipe is not None else {}
     data = apply_sets(data, sets or [])
     return parse(kind, data.get(name) or {}, f"{recipe or 'command line'}: {name}")
 

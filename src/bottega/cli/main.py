@@ -19,6 +19,7 @@ from bottega.runtime.escape import LONGEST_LINE, PlainStream, one_line, shown
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
+    "rehearse": ("bottega.cli.rehearse", "the whole loop of a recipe on a few pictures, measured stage by stage"),
     "data": ("bottega.cli.data", "prepare contents, styles, Fill50K and pairs"),
     "teach": ("bottega.cli.teach", "make the teacher's graded targets for a list of pairs"),
     "qc": ("bottega.cli.qc", "measure, grade, regrade and calibrate pictures"),
@@ -34,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "lora": ("bottega.cli.lora", "what a LoRA file is, and whether it fits a model"),
     "models": ("bottega.cli.models", "which models are on this machine; fetch and verify the others"),
 }
-HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage"}
+HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage", "command": "bottega.cli.command"}
 """Verbs that bottega calls itself."""
 
 _LOG_FORMAT = "bottega: %(levelname)s: %(message)s"
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, debug = _without_debug(list(arguments))
     try:
         with _plain_output(rest):
-            return _dispatch(rest)
+            return run_verb(rest)
     except BaseException as error:  # the one place where an error becomes a message
         if isinstance(error, SystemExit):
             raise
@@ -131,7 +132,8 @@ def _explain_foreign(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {text or 'no message'}; run it again with --debug for the traceback"
 
 
-def _dispatch(arguments: list[str]) -> int:
+def run_verb(arguments: list[str]) -> int:
+    """Run one command and return its exit code; its errors are raised."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0

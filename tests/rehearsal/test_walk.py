@@ -1,0 +1,122 @@
+"""A rehearsal does what can be done, measures it, and deletes nothing that it did not make."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bottega.cli.common import open_pipeline, read_recipe
+from bottega.pipeline import Pipeline
+from bottega.recipe import Recipe, load_recipe
+from bottega.rehearsal.settings import RehearsalRequest, overrides, steps_for
+from bottega.rehearsal.steps import Step, all_steps
+from bottega.rehearsal.table import markdown
+from bottega.rehearsal.walk import RESULT, SIZE, Rehearsal, discard
+from bottega.runtime.errors import RequestError, WorkError
+from bottega.runtime.files import read_json
+from bottega.runtime.usage import UsageWatch
+from bottega.teacher.config import TeacherConfig
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "sdxl_pixart.yaml"
+MINIATURE = "bottega:miniature/weights"
+SMALL_MODELS = tuple(
+    f"models.{role}={MINIATURE}/{role}" for role in ("sdxl", "ip_adapter", "pixart", "clip", "structure_encoder")
+)
+
+
+def _open(directory: Path, sets: Sequence[str]) -> Pipeline:
+    return open_pipeline(RECIPE, directory, SIZE, sets)
+
+
+class _WithoutTeacher(Rehearsal):
+    """Nothing is run, and the teacher fails: what is tested is which steps follow."""
+
+    def _run(self, step: Step, sets: Sequence[str]) -> None:
+        if step.name == "teacher":
+            raise WorkError("the teacher ended by SIGKILL, most likely for want of memory")
+
+
+def _rehearsal(directory: Path, only: tuple[str, ...] = ()) -> _WithoutTeacher:
+    request = RehearsalRequest(directory, sets=SMALL_MODELS)
+    recipe = read_recipe(RECIPE, SMALL_MODELS)
+    return _WithoutTeacher(
+        request, recipe, partial(_open, directory), has_gpu=False, forecasts={}, only=only, say=lambda line: None
+    )
+
+
+def test_a_step_that_fails_costs_those_that_need_it_and_no_other(tmp_path: Path) -> None:
+    found = {step["name"]: step for step in _rehearsal(tmp_path).walk()["steps"]}
+    assert found["teacher"]["status"] == "failed"
+    assert "SIGKILL" in found["teacher"]["error"]
+    assert found["features"]["status"] == "skipped"
+    assert found["features"]["error"] == "needs teacher"
+    assert found["evaluation"]["status"] == "skipped"
+    assert found["generate"]["status"] == "done"
+    assert found["teacher"]["unet_calls"] == 0
+
+
+def test_the_result_is_written_and_one_step_can_be_done_again(tmp_path: Path) -> None:
+    _rehearsal(tmp_path).walk()
+    again = _rehearsal(tmp_path, only=("generate",)).walk()
+    assert [step["name"] for step in again["steps"]] == [step["name"] for step in read_json(tmp_path / RESULT)["steps"]]
+    assert (tmp_path / "rehearsal.md").read_text(encoding="utf-8") == markdown(again)
+    with pytest.raises(RequestError, match="no such step"):
+        _rehearsal(tmp_path, only=("painting",)).walk()
+
+
+def test_the_recipe_is_changed_in_how_much_and_not_in_how(tmp_path: Path) -> None:
+    request = RehearsalRequest(tmp_path)
+    recipe: Recipe = load_recipe(RECIPE)
+    changed = read_recipe(RECIPE, overrides(recipe, request, has_gpu=False))
+    assert changed.models.dtype == "bfloat16"
+    assert changed.teacher.strength == recipe.teacher.strength
+    assert changed.student.adapter == recipe.student.adapter
+    assert changed.student.loop.learning_rate == recipe.student.loop.learning_rate
+    assert int(changed.teacher.steps * changed.teacher.strength) == 2
+    with_gpu = read_recipe(RECIPE, overrides(recipe, request, has_gpu=True))
+    assert with_gpu.models.dtype == "auto"
+
+
+@pytest.mark.parametrize(("calls", "steps"), [(1, 3), (2, 5), (4, 10), (10, 25), (40, 25)])
+def test_as_many_steps_are_set_as_make_the_calls(calls: int, steps: int) -> None:
+    assert steps_for(TeacherConfig(), calls) == steps
+
+
+def test_float32_is_rehearsed_at_full_size_alone_as_a_refusal(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    for full, count in ((True, 1), (False, 0)):
+        steps = all_steps(recipe, RehearsalRequest(tmp_path), False, full)
+        assert len([step for step in steps if step.refused]) == count
+
+
+def test_discarding_keeps_the_result_and_refuses_another_folder(tmp_path: Path) -> None:
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "picture.png").write_bytes(b"mine")
+    with pytest.raises(WorkError, match="nothing was deleted"):
+        discard(other)
+    assert (other / "picture.png").exists()
+    made = tmp_path / "made"
+    _rehearsal(made).walk()
+    (made / "data").mkdir()
+    (made / "data" / "picture.png").write_bytes(b"x" * 1000)
+    (made / "link").symlink_to(other)
+    assert discard(made) >= 1000
+    assert sorted(path.name for path in made.iterdir()) == ["rehearsal.json", "rehearsal.md"]
+    assert (other / "picture.png").exists()
+
+
+def test_the_memory_of_a_child_is_measured_and_that_of_this_process_is_not() -> None:
+    program = "import time; x = bytearray(200 * 1024 * 1024); time.sleep(0.6)"
+    with UsageWatch() as watch:
+        subprocess.run([sys.executable, "-c", program], check=True)
+    assert 200 <= watch.usage.peak_rss_mb < 260
+    assert 195 <= watch.usage.peak_own_mb < 260
+    with UsageWatch() as watch:
+        pass
+    assert watch.usage.peak_rss_mb == 0
