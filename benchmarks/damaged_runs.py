@@ -59,8 +59,8 @@ READ_BY = {
 }
 """The folder of a stage that reads the files of another; longer names first."""
 
-SUMMARIES = ("summary.json", "stage.json")
-WORK = {"drawn", "encoded"}
+SUMMARIES = ("summary.json", "stage.json", "training.json")
+WORK = {"drawn", "encoded", "resumed_from"}
 COST_BAR = 0.02
 TEXT = {".jsonl", ".json", ".csv", ".txt", ".yaml", ".md"}
 
