@@ -49,6 +49,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "black": Severity.ERROR,
     "one colour": Severity.ERROR,
     "noise": Severity.ERROR,
+    "random weights": Severity.ERROR,
     "one channel": Severity.ERROR,
     "prediction type mislabelled": Severity.WARNING,
     "decoded again": Severity.WARNING,
