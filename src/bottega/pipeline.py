@@ -24,13 +24,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn, NotRequired, TypedDict
 
 from pydantic import BaseModel, Field
 
 from bottega.evaluation.config import KeptCheckpoints
 from bottega.models.layout import ROLES, inspect
-from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, recorded_weights
+from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, random_weights, recorded_weights
+from bottega.models.rehearsal.marker import rehearsed_roles
 from bottega.recipe import Recipe, missing, missing_models, portable
 from bottega.runtime import trust
 from bottega.runtime.children import as_argument, run_child
@@ -149,12 +150,16 @@ class StageSummary(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """What summary.json holds: time and memory of the whole run, and every finished stage."""
+    """What summary.json holds: time and memory of the whole run, and every finished stage.
+
+    random_weights: the models of a rehearsal; its figures and pictures are no results.
+    """
 
     name: str
     seconds: float
     peak_rss_mb: float
     stages: dict[str, StageSummary]
+    random_weights: NotRequired[list[str]]
 
 
 @dataclass
@@ -274,6 +279,9 @@ class Pipeline:
             "peak_rss_mb": max((stage["peak_rss_mb"] for stage in stages.values()), default=0.0),
             "stages": stages,
         }
+        random_roles = random_weights(self.directory)
+        if random_roles:
+            result["random_weights"] = random_roles
         write_json(self.directory / "summary.json", result)
         return result
 
@@ -480,7 +488,12 @@ class Pipeline:
     def _write_head(self, weights: Mapping[str, ModelWeights]) -> None:
         """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""
         write_text(self.directory / "recipe.yaml", as_yaml(portable(self.recipe, self.directory)))
-        write_json(self.directory / PROVENANCE, trust.with_check({**describe(), "weights": weights}))
+        content: dict[str, object] = {**describe(), "weights": weights}
+        random_roles = rehearsed_roles(self.recipe.models)
+        if random_roles:
+            content["random_weights"] = random_roles
+            self.say(f"models with random weights ({', '.join(random_roles)}): a rehearsal; no picture is a result")
+        write_json(self.directory / PROVENANCE, trust.with_check(content))
 
     def _settle_threads(self) -> None:
         """Decide with how many threads the stages compute, and say it where that is new."""

@@ -304,7 +304,7 @@ class GivenModels(TeacherModels):
     """A teacher of the test's own, and a judge without CLIP; nothing is loaded."""
 
     def __init__(self, teacher: object) -> None:
-        self.teacher, self.judge = teacher, Judge(None)
+        self.teacher, self.judge, self.random_roles = teacher, Judge(None), []
 
 
 def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray], np.ndarray]) -> list:

@@ -39,6 +39,7 @@ from bottega.generation.records import (
 )
 from bottega.generation.samplers import SAMPLERS, can_draw, make_scheduler
 from bottega.models.decoding import decode
+from bottega.models.rehearsal.marker import RANDOM_WEIGHTS
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import sha256_file
 from bottega.runtime.findings import Finding
@@ -118,7 +119,7 @@ class Engine(ABC, Generic[Conditions]):
             settings=settings,
             pictures=(),
             corrections=(*corrections, *sampler_corrections),
-            findings=self._mislabelled(request),
+            findings=(*self._random(), *self._mislabelled(request)),
             notes=tuple(advise(settings, self.profile)),
             model=self.modules.name,
             model_sha256=self.modules.sha256,
@@ -141,7 +142,7 @@ class Engine(ABC, Generic[Conditions]):
             image: the picture to start from, uint8 [H, W, 3] in the settings' size; None: text to image.
             watch: progress, pictures one by one, and cancelling.
         """
-        about = Result(settings=settings, pictures=(), model=self.modules.name)
+        about = Result(settings=settings, pictures=(), findings=self._random(), model=self.modules.name)
         return self._draw(self._work(about, image, watch), loras)
 
     def _work(self, about: Result, image: Pixels | None, watch: Observer) -> _Work:
@@ -194,6 +195,10 @@ class Engine(ABC, Generic[Conditions]):
             return False  # ε cannot be predicted from a level without signal, and flow has its own schedule
         configured = bool(self.modules.scheduler_config.get("rescale_betas_zero_snr"))
         return configured or bool(self.modules.identity.zero_terminal_snr)
+
+    def _random(self) -> tuple[Finding, ...]:
+        """What marks the pictures of a rehearsal, so that none of them is ever taken for a result."""
+        return (RANDOM_WEIGHTS,) if self.modules.has_random_weights else ()
 
     def _mislabelled(self, request: GenerationRequest) -> tuple[Finding, ...]:
         stated = self.modules.identity.prediction

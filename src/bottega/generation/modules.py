@@ -32,6 +32,7 @@ from bottega.models.loading import (
     refuse_fp32,
 )
 from bottega.models.names import resolve
+from bottega.models.rehearsal.marker import has_random_weights
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_json
 
@@ -95,6 +96,11 @@ class Modules:
         if self.path.is_file():
             return file_hash(self.path)
         return sha256_json({str(file.relative_to(self.path)): file_hash(file) for file in weight_files(self.path)})
+
+    @cached_property
+    def has_random_weights(self) -> bool:
+        """Whether this is a model of a rehearsal, by the headers of its files: what it draws is noise."""
+        return has_random_weights([self.path] if self.path.is_file() else weight_files(self.path))
 
 
 def load_modules(

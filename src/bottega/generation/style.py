@@ -33,6 +33,7 @@ from bottega.generation.records import Correction, PictureSettings, PredictionTy
 from bottega.models.config import ModelsConfig
 from bottega.models.decoding import Decoded, decode_batch
 from bottega.models.loading import choose_device, choose_dtype, load_pixart_parts, locate
+from bottega.models.rehearsal.marker import RANDOM_WEIGHTS, rehearsed_roles
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import sha256_file, sha256_json
 from bottega.student import inference
@@ -390,6 +391,7 @@ class StyleEngine:
             model=str(self.models.pixart),
             model_sha256=sha256_json(self.header["model_hashes"]),
             image_sha256="" if request.content is None else sha256_file(request.content),
+            findings=(RANDOM_WEIGHTS,) if rehearsed_roles(self.models, ("pixart", "clip")) else (),
             style=use,
         )
 

@@ -41,6 +41,7 @@ class _Provenance:
     """What is read of a run's provenance.json."""
 
     weights: dict[str, ModelWeights] = field(default_factory=dict)
+    random_weights: list[str] = field(default_factory=list)
 
 
 def recorded_weights(run: Path) -> dict[str, ModelWeights]:
@@ -50,14 +51,23 @@ def recorded_weights(run: Path) -> dict[str, ModelWeights]:
         StorageError: it is no complete JSON.
         RequestError: a value in it has another shape.
     """
+    return _provenance(run).weights
+
+
+def random_weights(run: Path) -> list[str]:
+    """The roles whose models had random weights, those of a rehearsal; errors as of `recorded_weights`."""
+    return _provenance(run).random_weights
+
+
+def _provenance(run: Path) -> _Provenance:
     path = run / PROVENANCE
     if not path.exists():
-        return {}
+        return _Provenance()
     cure = "delete it: bottega run writes it again, after it has read the weights"
     content = read_record(path, dict[str, object], cure)
     if not holds(content):
-        return {}  # damaged: all weights are read again
-    return to_record(_Provenance, content, str(path), cure).weights
+        return _Provenance()  # damaged: all weights are read again
+    return to_record(_Provenance, content, str(path), cure)
 
 
 def content_faults(found: Sequence[ModelStatus], run: Path) -> list[str]:

@@ -27,7 +27,24 @@ def headline(
     learning: Learning | None,
     evaluation: EvaluationSummary | None,
 ) -> Headline:
-    """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all."""
+    """What can be said at this moment; the furthest stage that has numbers speaks, a failure before all.
+
+    A rehearsal with random weights is said to be one first, whatever its numbers are.
+    """
+    found = _of_stages(run, tries, learning, evaluation)
+    if not run.random_weights:
+        return found
+    what = (
+        f"Models with random weights took part ({', '.join(run.random_weights)}): time and memory are those of a real "
+        "run, every picture and every figure of quality is noise."
+    )
+    tone = "bad" if found.tone == "bad" else "wait"
+    return Headline(tone, f"A rehearsal, no result. {found.title}", (what, *found.sentences))
+
+
+def _of_stages(
+    run: RunDirectory, tries: TryCounts | None, learning: Learning | None, evaluation: EvaluationSummary | None
+) -> Headline:
     failed = _first_in_state(run, "failed")
     if failed is not None:
         kept = "What was finished before it is kept; the same command resumes there."

@@ -94,6 +94,12 @@ class RunDirectory:
         teacher = self.recipe.get("teacher")
         return isinstance(teacher, Mapping) and teacher.get("source") == "oracle"
 
+    @property
+    def random_weights(self) -> list[str]:
+        """The models with random weights, of a rehearsal: nothing of such a run is a result."""
+        roles = self.provenance.get("random_weights")
+        return [str(role) for role in roles] if isinstance(roles, list) else []
+
     def stage(self, name: str) -> StageStatus:
         """The stage of that name; a pending one where the run has none."""
         for stage in self.stages:

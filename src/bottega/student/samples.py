@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bottega.models.layout import weight_files
+from bottega.models.rehearsal.marker import has_random_weights, picture_text
 from bottega.runtime.files import write_png
 from bottega.runtime.memory import trim
 from bottega.runtime.seeds import derive
@@ -56,7 +58,8 @@ class StyleSampleWriter:
     def write(self, directory: Path, step: int) -> list[Path]:
         """Draw and write `directory`/samples/step_N.png; a value that is not finite is drawn in magenta."""
         file = directory / FOLDER / f"step_{step:08d}.png"
-        write_png(file, sheet(self.columns()))
+        text = picture_text(["pixart"] if has_random_weights(weight_files(self.pixart)) else [])
+        write_png(file, sheet(self.columns()), text)
         sheets = sorted(file.parent.glob("step_*.png"))
         if len(sheets) > _MAX_SHEETS:
             for surplus in sheets[1:-1:2]:  # the first and the newest stay

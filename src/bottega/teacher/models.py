@@ -53,6 +53,13 @@ class TeacherModels:
         """The judge, with CLIP where the models name one."""
         return Judge(load_encoder(self._models))
 
+    @cached_property
+    def random_roles(self) -> list[str]:
+        """The models of a rehearsal among those that a run loads: their pictures are noise."""
+        from bottega.models.rehearsal.marker import rehearsed_roles
+
+        return rehearsed_roles(self._models, self._config.model_roles)
+
     def hashes(self, ledger: Ledger) -> dict[str, str | None]:
         """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
         if self._hashes is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from bottega.models.rehearsal.marker import picture_text
 from bottega.quality.config import Thresholds
 from bottega.quality.grading import Grade
 from bottega.runtime.files import write_png
@@ -52,7 +53,8 @@ class TargetWriter:
             path = f"rejected/{name}.png" if one.grade.letter == "C" else f"images/{name}.png"
         sha256 = None
         if one.picture is not None and (is_best or self._config.keep_tries == "all"):
-            sha256 = write_png(self._ledger.picture_file(name, path), one.picture)
+            text = picture_text(self._models.random_roles)
+            sha256 = write_png(self._ledger.picture_file(name, path), one.picture, text)
         facts = {name: value for name, value in one.facts.items() if name not in FINITE}  # those are among the scores
         status: Status = "failed" if one.picture is None else "ok"
         row = self._row(target, index, one.rung, status, one.grade)
@@ -60,12 +62,17 @@ class TargetWriter:
             row,
             weight=round(row.weight * rung_weight(one.rung, self._config.ladder), 6),
             scores=one.scores,
-            parameters={**self._models.teacher.parameters(one.settings), **facts},
+            parameters={**self._models.teacher.parameters(one.settings), **facts, **self._note()},
             noise_seed=one.noise_seed,
             seconds=round(one.seconds, 4),
             output_path=path if sha256 is not None else None,
             output_sha256=sha256,
         )
+
+    def _note(self) -> dict[str, list[str]]:
+        """What a row says of a rehearsal's models."""
+        roles = self._models.random_roles
+        return {"random_weights": roles} if roles else {}
 
     def _row(self, target: PendingTarget, index: int, rung: str, status: Status, grade: Grade) -> TryRow:
         pair = target.work.pair

@@ -20,6 +20,7 @@ from bottega import __version__
 from bottega.generation.metadata import samplers, values
 from bottega.generation.metadata.records import LoRAMention, PictureMetadata, Tool
 from bottega.generation.records import MAX_PROMPT, Correction, GeneratedPicture, LoRAUse, Result
+from bottega.models.rehearsal.marker import NOTE, RANDOM_WEIGHTS
 
 MAX_INFOTEXT = 1 << 20
 """Characters that are read: two prompts of MAX_PROMPT with many LoRAs and corrections have a tenth of it."""
@@ -89,6 +90,8 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
     fields["Prediction type"] = used.prediction_type
     if result.corrections:
         fields["Guardrails"] = _quoted("; ".join(_correction(correction) for correction in result.corrections))
+    if RANDOM_WEIGHTS in result.findings:
+        fields["Note"] = _quoted(NOTE)
     fields["Version"] = f"bottega {__version__}"
     return fields
 
