@@ -157,7 +157,7 @@ def within(share: float, experiments: int) -> bool:
 def main() -> int:
     """Simulate, print the table, compare with the bar."""
     arguments = Arguments(__doc__)
-    arguments.add_size("--experiments", short=2000, full=10_000, help="simulated a design and set of effects")
+    arguments.add_size("--experiments", short=2000, full=4000, help="simulated a design and set of effects")
     arguments.add_size("--bootstraps", short=100, full=1000, help="experiments of the two-factor bootstrap")
     asked = arguments.parse()
     rng = np.random.default_rng(0)

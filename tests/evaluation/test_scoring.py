@@ -114,7 +114,7 @@ def test_every_measured_number_has_its_interval_and_counts(summary: dict[str, An
 def test_a_mean_without_an_interval_says_why_in_the_table(
     world: World, summary: dict[str, Any], measured_at: Path
 ) -> None:
-    assert "no interval" not in markdown(summary)
+    assert "no interval: " not in markdown(summary)
     scores = by_row(read_jsonl(measured_at / "scores.jsonl"))
     config = CONFIG.model_copy(update={"level": 0.95})
     grid = Grid.of(world.read())
@@ -126,6 +126,36 @@ def test_a_mean_without_an_interval_says_why_in_the_table(
     assert claims(rows, gaps, config)[0]["met"] is None
     text = markdown({**summary, "rows": rows, "differences": gaps})
     assert "[no interval (" in text and text.count(f"no interval: {reason}") == 1
+
+
+def test_each_difference_has_a_verdict_that_its_corrected_interval_bears(summary: dict[str, Any]) -> None:
+    outcomes = set()
+    for row, gaps in summary["differences"].items():
+        told = [gap["corrected"] for gap in gaps.values() if gap["corrected"]["p_value"] is not None]
+        for name, gap in gaps.items():
+            found = gap["corrected"]
+            outcomes.add(found["outcome"])
+            if found["p_value"] is None:
+                assert found["outcome"] == "not told" and found["low"] is None
+                continue
+            assert found["family"] == len(told) and found["level"] >= CONFIG.level
+            assert (found["low"] > 0 or found["high"] < 0) == (found["outcome"] in ("better", "worse"))
+            good = (gap["value"] > 0) == (METRICS[name].better == "higher")
+            assert found["outcome"] != ("worse" if good else "better"), row
+    assert {"better", "inconclusive"} <= outcomes
+    text = markdown(summary)
+    assert "** better" in text and "inconclusive below" in text
+
+
+def test_a_metric_that_does_not_order_its_controls_is_marked(summary: dict[str, Any]) -> None:
+    good = {name: {**found, "discriminates": True} for name, found in summary["discrimination"].items()}
+    bad = {**good, "palette": {**good["palette"], "discriminates": False}}
+    assert "†" not in markdown({**summary, "discrimination": good})
+    text = markdown({**summary, "discrimination": bad})
+    assert "palette ↓ (ΔE) †" in text and "† Not discriminating here" in text
+    del bad["palette"]
+    note = markdown({**summary, "discrimination": bad}).split("Not checked, as ")[1]
+    assert "palette" in note.splitlines()[0]
 
 
 def test_claims_that_could_not_be_checked_are_not_met(summary: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.drawing import Request, draw, draw_here
 from bottega.evaluation.painters import load_painter
 from bottega.models.config import ModelsConfig
-from bottega.runtime.errors import MissingError, RequestError
+from bottega.runtime.errors import MissingError, RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_text
+from bottega.runtime.trust import with_check
 from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
 from bottega.training.kept import KeptWeights
@@ -255,6 +256,28 @@ def test_the_oracle_teacher_paints_the_truth_and_is_not_compared_with_it(world: 
     metrics = found["rows"]["teacher"]["metrics"]
     assert metrics["truth"] == found["rows"]["truth"]["metrics"]["truth"]
     assert metrics["truth"]["value"] > 0
+
+
+def test_a_pair_that_one_method_lacks_fails_the_evaluation_or_is_left_out_of_all(world: World, tmp_path: Path) -> None:
+    """The oracle's picture of one pair is not there, and is on record as failed: no process is started."""
+    config = CONFIG.model_copy(update={"rows": ("teacher", "content"), "limit": None, "teacher_pairs": None})
+    teacher = TeacherConfig(size=128, source="oracle")
+    given = {"pairs": world.pairs, "data_root": world.root, "adapter": None, "models": ModelsConfig()}
+    whole = stage.run(config, tmp_path, teacher=teacher, **given)
+    made = tmp_path / "pictures" / "teacher" / "made.jsonl"
+    lines = list(read_jsonl(made))
+    lacking = lines[3]["pair_id"]
+    lines[3] = with_check({"pair_id": lacking, "key": lines[3]["key"], "error": "not finite"})
+    write_jsonl(made, lines)
+    with pytest.raises(WorkError, match=rf"teacher lacks 1 \({lacking}\)"):
+        stage.run(config, tmp_path, teacher=teacher, **given)
+    allowed = config.model_copy(update={"allow_missing": True})
+    found = stage.run(allowed, tmp_path, teacher=teacher, **given)
+    assert found["missing"] == {"teacher": [lacking]}
+    assert found["rows"]["teacher"]["pairs"] == found["rows"]["content"]["pairs"] == len(lines) - 1
+    assert found["pair_list"] == whole["pair_list"] and whole["missing"] == {}
+    assert not [line for line in read_jsonl(tmp_path / "scores.jsonl") if line["pair_id"] == lacking]
+    assert len(list(read_jsonl(tmp_path / "pairs.jsonl"))) == len(lines)
 
 
 def test_importing_the_configuration_loads_no_network_library() -> None:

@@ -53,6 +53,9 @@ def measure(
     output: Annotated[Path | None, typer.Option(help="folder to write to  [default: RUN/evaluation]")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as evaluation.draws=4000")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many pairs")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="leave out pairs that any method lacks, out of all methods")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="print summary.json on stdout")] = False,
     draw: Annotated[Path | None, typer.Option(hidden=True)] = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -77,9 +80,14 @@ def measure(
     require_file("--pairs", pairs)
     require_folder("--data-root", data_root)
     require_room_for_folder("--output", output)
+    changes: dict[str, object] = {}
+    if limit is not None:
+        changes["limit"] = limit
+    if allow_missing:
+        changes["allow_missing"] = True
     with locked(found.models.device, output, "evaluate"):
         summary = run(
-            found.evaluation if limit is None else found.evaluation.model_copy(update={"limit": limit}),
+            found.evaluation.model_copy(update=changes),
             output,
             pairs=pairs or directory / "pairs" / "test.jsonl",
             data_root=data_root or found.data_root(directory),

@@ -38,6 +38,13 @@ class EvaluationConfig(Config):
     teacher_pairs: Annotated[
         int | None, Resumable("pictures that are missing are drawn; the tables are made again")
     ] = Field(400, ge=1, description="pairs the teacher draws, a crossed grid of the same pairs; null: all")
+    allow_missing: Annotated[
+        bool, Added(before=False), Resumable("pairs that a method lacks are left out of all methods, or refused")
+    ] = Field(
+        False,
+        description="leave pairs that any method lacks out of every method, instead of failing; the teacher's "
+        "smaller crossed grid is no lack",
+    )
     seed: int = Field(
         0, ge=0, description="seed of the pictures' noise; a picture's own derives from it, its content and its style"
     )

@@ -16,9 +16,9 @@ with one level drops out, and the note says that the interval is for that level 
 How many standard errors the interval has is Student's t, but of which degrees of freedom? Of Satterthwaite (1946), with
 each factor's share of the variance as its weight, they are too many where a factor of few levels happens to look small;
 Cochran and Cox's mean of the factors' own t, by the same weights, is too careful. Their geometric mean is taken, in
-which Cochran's has the weight d^(-1.5) · (1 - d / D), with d and D the fewest and the most degrees of freedom of any
-factor: nearly all beside two seeds, a third beside three, nothing between factors of equal size. In simulations that
-covers 93 to 97 % at nominally 95 (`benchmarks/interval_coverage.py`).
+which Cochran's has the weight d^(-1.5) · (1 - d / D), d the fewest degrees of freedom of any factor and D their mean
+by the shares: nearly all beside two seeds, a third beside three, nothing between factors of equal size. In simulations
+that covers 93 to 97 % at nominally 95 (`benchmarks/interval_coverage.py`).
 
 Legend: N experiments that are analysed at once, C contents, S styles, T training seeds; a "source" is a set of factors
 whose levels a term of the model depends on, as axes: (0,) contents, (0, 1) contents · styles.
@@ -435,7 +435,8 @@ def _multiplier(shares: Floats, freedoms: Floats, level: float | Floats) -> Floa
     p = (1 + np.asarray(level)) / 2
     satterthwaite = quantile(p, _satterthwaite(shares, freedoms))
     cochran = (shares * quantile(p[..., None], freedoms)).sum(-1)
-    weight = freedoms.min() ** -1.5 * (1 - freedoms.min() / freedoms.max())
+    fewest = freedoms.min()
+    weight = fewest**-1.5 * (1 - fewest / (shares * freedoms).sum(-1))
     found: Floats = satterthwaite ** (1 - weight) * cochran**weight
     return found
 

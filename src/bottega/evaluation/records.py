@@ -20,6 +20,27 @@ class ScoreLine(TypedDict):
     sha256: str
 
 
+class PairLine(TypedDict):
+    """A pair of the list that an evaluation is about. The hashes are of the files; empty where one can't be read."""
+
+    pair_id: str
+    content_id: str
+    style_id: str
+    style: str
+    prompt: str
+    content_sha256: str
+    style_sha256: str
+
+
+class PairListRecord(TypedDict):
+    """The pair list in short: `sha256` of all its lines, `contents` and `styles` of the files' hashes by their ids."""
+
+    pairs: int
+    sha256: str
+    contents: str
+    styles: str
+
+
 class EstimateRecord(TypedDict):
     """A mean with its interval, see `bootstrap.BootstrapEstimate`.
 
@@ -36,12 +57,37 @@ class EstimateRecord(TypedDict):
     no_interval: str
 
 
+class CorrectedRecord(TypedDict):
+    """A difference as one of a family of tests, see `verdicts.Corrected`.
+
+    `low` and `high` have the coverage `level`, which is that of Holm's step; `p_value` is Holm's. `outcome` is that of
+    the first method: better, worse, differs, inconclusive, not told. `detectable`: the smallest difference that the
+    design shows with the power `power`.
+    """
+
+    level: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    family: int
+    outcome: str
+    detectable: float | None
+    power: float
+    verdict: str
+
+
 class DifferenceRecord(EstimateRecord):
     """The mean of paired differences, and how often the first of the two is larger."""
 
     probability: float | None
     probability_low: float | None
     probability_high: float | None
+
+
+class RowDifferenceRecord(DifferenceRecord):
+    """The student minus another row. `corrected`: as one of all metrics of that row, with the verdict on it."""
+
+    corrected: CorrectedRecord
 
 
 class ComponentRecord(TypedDict):
@@ -84,25 +130,6 @@ class FactorRecord(TypedDict):
     variances: VariancesRecord
     no_interval: str
     note: str
-
-
-class CorrectedRecord(TypedDict):
-    """A difference as one of a family of tests, see `verdicts.Corrected`.
-
-    `low` and `high` have the coverage `level`, which is that of Holm's step; `p_value` is Holm's. `outcome` is that of
-    the first method: better, worse, differs, inconclusive, not told. `detectable`: the smallest difference that the
-    design shows with the power `power`.
-    """
-
-    level: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    family: int
-    outcome: str
-    detectable: float | None
-    power: float
-    verdict: str
 
 
 class MetricCell(TypedDict):
@@ -197,13 +224,15 @@ class SummaryRecord(TypedDict):
     interval: IntervalRecord
     metrics: dict[str, MetricRecord]
     rows: dict[str, MethodRecord]
-    differences: dict[str, dict[str, DifferenceRecord]]
+    differences: dict[str, dict[str, RowDifferenceRecord]]
     discrimination: dict[str, DiscriminationRecord]
     claims: list[ClaimRecord]
     examples: ExamplePairs
     per_label: dict[str, dict[str, float]]
     teacher: NotRequired[PainterFacts]
     broken: NotRequired[dict[str, str]]
+    missing: NotRequired[dict[str, list[str]]]
+    pair_list: NotRequired[PairListRecord]
     size: NotRequired[int]
     networks: NotRequired[dict[str, str]]
     seconds: NotRequired[dict[str, float]]

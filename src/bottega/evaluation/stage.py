@@ -3,6 +3,7 @@
 Read `run` from top to bottom; it leaves in its directory
 
     pictures/{row}/{pair_id}.png   what student, teacher and base drew, with made.jsonl beside them
+    pairs.jsonl                    the list of pairs, with hashes of contents and styles
     measured.jsonl                 raw scores of each picture, kept between calls
     scores.jsonl                   {pair_id, row, metric, value, sha256}: all that the numbers derive from
     summary.json, table.md         means with intervals and n, differences, claims, examples
@@ -24,6 +25,7 @@ from bottega.evaluation.drawing import Request, draw
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, load_networks
+from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
 from bottega.evaluation.records import ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all
@@ -81,6 +83,7 @@ def run(
     Raises:
         MissingError: the pairs or the adapter file are not there.
         RequestError: there is no pair.
+        WorkError: a method lacks outputs, and `config.allow_missing` is not set.
     """
     # Check what is asked for, before anything is loaded.
     grid = Grid.of(read_pairs(pairs)).smaller(config.limit)
@@ -90,6 +93,8 @@ def run(
         raise MissingError(f"no adapter at {adapter}; train one first")
     _require_inputs(grid, data_root, config.truths)
     directory.mkdir(parents=True, exist_ok=True)
+    listed = pair_lines(grid, data_root)
+    write_jsonl(directory / PAIRS, listed)
 
     # Draw the rows that are made by networks.
     started = time.monotonic()
@@ -102,6 +107,12 @@ def run(
     networks = load_networks(models)
     made_from = _made_from(config, teacher)
     measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from)
+    missing = missing_outputs(_designs(config, grid), measured)
+    if not config.allow_missing:
+        require_all(
+            missing, f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
+        )
+    grid, measured = in_common(grid, measured, missing)
     labels = networks.style_classifier.labels if networks.style_classifier else []
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
 
@@ -111,6 +122,8 @@ def run(
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary, teacher)
     summary["broken"] = measured.broken
+    summary["missing"] = {row: list(pairs) for row, pairs in missing.rows.items()}
+    summary["pair_list"] = describe(listed)
     summary["size"] = sources.size
     summary["networks"] = networks.identities
     seconds["measuring"] = round(time.monotonic() - started, 1)
@@ -121,6 +134,19 @@ def run(
     write_text(directory / "table.md", markdown(summary))
     _record_hashes(directory, files)
     return summary
+
+
+def _designs(config: EvaluationConfig, grid: Grid) -> dict[str, list[str]]:
+    """The pairs that each method is to draw."""
+    designs: dict[str, list[str]] = {}
+    for row in config.rows:
+        if ROWS[row].drawn:
+            designs[row] = [pair.pair_id for pair in _design(config, grid, row).pairs]
+    return designs
+
+
+def _design(config: EvaluationConfig, grid: Grid, row: str) -> Grid:
+    return grid.smaller(config.teacher_pairs) if row == "teacher" else grid
 
 
 def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
@@ -158,7 +184,7 @@ def _record_hashes(directory: Path, files: Files) -> None:
     """Record what was written and drawn."""
     views = ("summary.json", "table.md", "checkpoints.json", "checkpoints.md")
     written: dict[Path, Role] = {directory / name: "view" for name in views}
-    written |= {directory / name: "result" for name in ("scores.jsonl", "measured.jsonl")}
+    written |= {directory / name: "result" for name in (PAIRS, "scores.jsonl", "measured.jsonl")}
     for row in files.values():
         for picture in row.values():
             written[picture] = "result"
@@ -214,12 +240,11 @@ def _draw_all(
         except CannotDrawError as error:
             absent[row] = str(error)
             continue
-        pairs = grid.smaller(config.teacher_pairs).pairs if row == "teacher" else grid.pairs
         request = Request(
             row=row,
             directory=str(directory / "pictures" / row),
             data_root=str(data_root),
-            pairs=pairs,
+            pairs=_design(config, grid, row).pairs,
             batch_size=config.batch_size,
             seed=config.seed,
             fingerprint=plan.fingerprint,

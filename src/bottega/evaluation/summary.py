@@ -15,6 +15,7 @@ from bottega.data.records import Pair
 from bottega.evaluation.bootstrap import BootstrapEstimate, Matrix, crossed_difference, crossed_mean
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import ORDER, ROWS
+from bottega.evaluation.factors import FactorEstimate, crossed_seeds_difference
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, plain_name
 from bottega.evaluation.records import (
@@ -25,9 +26,11 @@ from bottega.evaluation.records import (
     ExamplePairs,
     MethodRecord,
     MetricCell,
+    RowDifferenceRecord,
     ScoreLine,
 )
 from bottega.evaluation.scoring import Measured, Record
+from bottega.evaluation.verdicts import corrected
 
 Scores = Mapping[tuple[str, str], Mapping[str, float]]
 """(row, metric) -> pair id -> value."""
@@ -153,16 +156,29 @@ def _mean(grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> 
     return crossed_mean(_matrix(grid, values), draws=config.draws, level=config.level, seed=config.bootstrap_seed)
 
 
-def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, dict[str, DifferenceRecord]]:
-    """The student minus every other row, metric by metric, paired; only where both were measured."""
-    found: dict[str, dict[str, DifferenceRecord]] = {}
+def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, dict[str, RowDifferenceRecord]]:
+    """The student minus every other row, metric by metric, paired; only where both were measured.
+
+    Each comes with a verdict, corrected for the number of metrics in which the student is compared with that row.
+    """
+    found: dict[str, dict[str, RowDifferenceRecord]] = {}
     for row in config.rows:
         if row == "student":
             continue
+        bootstrapped: dict[str, BootstrapEstimate] = {}
+        crossed: dict[str, FactorEstimate] = {}
         for name in METRICS:
             estimate = _difference(grid, scores, config, name, "student", row)
             if estimate is not None:
-                found.setdefault(row, {})[name] = estimate.difference_record()
+                bootstrapped[name] = estimate
+                first, second = (_matrix(grid, scores[of, name])[..., None] for of in ("student", row))
+                crossed[name] = crossed_seeds_difference(first, second, level=config.level)
+        verdicts = corrected(crossed, {name: METRICS[name].better for name in crossed}, level=config.level)
+        if verdicts:
+            found[row] = {
+                name: {**estimate.difference_record(), "corrected": verdicts[name].record()}
+                for name, estimate in bootstrapped.items()
+            }
     return found
 
 

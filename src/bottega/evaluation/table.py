@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bottega.evaluation.metrics import METRICS
-from bottega.evaluation.records import ClaimRecord, DiscriminationRecord, EstimateRecord, MetricCell, SummaryRecord
+from bottega.evaluation.records import ClaimRecord, EstimateRecord, MetricCell, RowDifferenceRecord, SummaryRecord
+from bottega.evaluation.verdicts import figures
 
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 """The direction in which a metric is better."""
@@ -15,7 +16,11 @@ def markdown(summary: SummaryRecord) -> str:
     """`table.md` from what `summary.json` holds."""
     rows = summary["rows"]
     reasons: dict[str, int] = {}
-    head = [f"{metric.title} {ARROWS[metric.better]} ({metric.unit})" for metric in METRICS.values()]
+    weak = [name for name, found in summary["discrimination"].items() if not found["discriminates"]]
+    head: list[str] = []
+    for name, metric in METRICS.items():
+        mark = " †" if name in weak else ""
+        head.append(f"{metric.title} {ARROWS[metric.better]} ({metric.unit}){mark}")
     lines = table_head("method", *head, "n")
     for row in rows.values():
         cells = [_cell(row["metrics"][name], reasons) for name in METRICS]
@@ -32,7 +37,7 @@ def markdown(summary: SummaryRecord) -> str:
         *lines,
         "",
         *_claims(summary["claims"]),
-        *_discrimination(summary["discrimination"]),
+        *_discrimination(summary, weak),
         *_differences(summary, reasons),
         *_notes(reasons),
     ]
@@ -95,11 +100,17 @@ def _claims(claims: Sequence[ClaimRecord]) -> list[str]:
     return [*lines, ""]
 
 
-def _discrimination(discrimination: Mapping[str, DiscriminationRecord]) -> list[str]:
-    weak = [METRICS[name].title for name, found in discrimination.items() if not found["discriminates"]]
-    if not weak:
-        return []
-    return [f"Not discriminating here (two controls are not distinguished): {', '.join(weak)}.", ""]
+def _discrimination(summary: SummaryRecord, weak: Sequence[str]) -> list[str]:
+    """Which metrics do not order the controls, and of which nobody knows."""
+    lines: list[str] = []
+    if weak:
+        titles = ", ".join(METRICS[name].title for name in weak)
+        lines += [f"† Not discriminating here (two controls are not distinguished): {titles}.", ""]
+    measured = {name for row in summary["rows"].values() for name in METRICS if "value" in row["metrics"][name]}
+    unknown = [METRICS[name].title for name in METRICS if name in measured and name not in summary["discrimination"]]
+    if unknown:
+        lines += [f"Not checked, as the two controls or their interval are missing: {', '.join(unknown)}.", ""]
+    return lines
 
 
 def _differences(summary: SummaryRecord, reasons: dict[str, int]) -> list[str]:
@@ -109,18 +120,28 @@ def _differences(summary: SummaryRecord, reasons: dict[str, int]) -> list[str]:
     for found in summary["differences"].values():
         measured.update(found)
     names = [name for name in METRICS if name in measured]
-    titles = [METRICS[name].title for name in names]
-    lines = ["Student minus …, on the same pairs (paired; bold where the interval excludes 0):", ""]
+    titles = [f"{METRICS[name].title} {ARROWS[METRICS[name].better]}" for name in names]
+    lines = [
+        "Student minus …, on the same pairs. Intervals are corrected for the metrics of a line (Holm), and are for "
+        "this one training: what another seed would change is not in them. *Inconclusive below X*: differences below "
+        "X cannot be seen with this design.",
+        "",
+    ]
     lines += table_head("minus", *titles)
     for row, found in summary["differences"].items():
-        cells = [_bold(found[name], reasons) if name in found else "—" for name in names]
+        cells = [_verdict(found[name], reasons) if name in found else "—" for name in names]
         lines.append(table_row(summary["rows"][row]["title"], *cells))
     return [*lines, ""]
 
 
-def _bold(cell: EstimateRecord, reasons: dict[str, int]) -> str:
-    """The estimate, bold where its interval excludes 0."""
-    text = _estimate(cell, reasons)
-    if cell["low"] is None or cell["high"] is None:
-        return text
-    return f"**{text}**" if cell["low"] > 0 or cell["high"] < 0 else text
+def _verdict(cell: RowDifferenceRecord, reasons: dict[str, int]) -> str:
+    """The difference with its corrected interval, and who wins; bold where anybody does."""
+    found = cell["corrected"]
+    value = short(cell["value"])
+    if found["low"] is None or found["high"] is None:
+        number = reasons.setdefault(found["verdict"], len(reasons) + 1)
+        return f"{value} [no interval ({number})]"
+    text = f"{value} [{short(found['low'])}, {short(found['high'])}]"
+    if found["outcome"] == "inconclusive":
+        return f"{text} inconclusive below {figures(found['detectable'] or 0.0)}"
+    return f"**{text}** {found['outcome']}"
