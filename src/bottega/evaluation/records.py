@@ -237,3 +237,77 @@ class SummaryRecord(TypedDict):
     networks: NotRequired[dict[str, str]]
     seconds: NotRequired[dict[str, float]]
     checkpoints: NotRequired[str]
+
+
+class MeasuredWith(TypedDict):
+    """What of `summary.json` decides whether the scores of two evaluations may be compared."""
+
+    size: NotRequired[int]
+    networks: NotRequired[dict[str, str]]
+
+
+class ComparedMethod(TypedDict):
+    """A method of a comparison: its trainings, and its means over the shared pairs.
+
+    `metrics` has a `FactorRecord` where the metric was measured.
+    """
+
+    runs: list[str]
+    seeds: list[int]
+    metrics: dict[str, FactorRecord]
+
+
+class ComparedDifference(TypedDict):
+    """A method minus the first one in one metric, over the pairs and trainings that both have."""
+
+    difference: FactorRecord
+    corrected: CorrectedRecord
+
+
+class ComparisonRecord(TypedDict):
+    """`compare.json`. `differences`: of each other method from the first, by its name and by metric.
+
+    pairs: shared by all runs; `of_runs` says how many each has. unavailable: metrics that are not compared, and why.
+    """
+
+    row: str
+    level: float
+    first: str
+    metrics: dict[str, MetricRecord]
+    methods: dict[str, ComparedMethod]
+    differences: dict[str, dict[str, ComparedDifference]]
+    pairs: int
+    contents: int
+    styles: int
+    of_runs: dict[str, int]
+    unavailable: dict[str, str]
+    notes: list[str]
+
+
+class DesignRecord(TypedDict):
+    """A design of a plan. `detectable`: the smallest difference that it shows; `enough`: whether the wanted one is."""
+
+    contents: int
+    styles: int
+    seeds: int
+    pictures: int
+    detectable: float
+    enough: bool
+
+
+class PlanRecord(TypedDict):
+    """What `bottega evaluate plan` finds. `pictures` of a design are those of one method.
+
+    pilot: the difference as the pilot has it; `of` says what it is of. seen: the smallest difference that the pilot's
+    own design shows; None where it has no interval.
+    """
+
+    metric: str
+    of: str
+    difference: float
+    level: float
+    power: float
+    pilot: FactorRecord
+    seen: float | None
+    designs: list[DesignRecord]
+    notes: list[str]

@@ -1,0 +1,276 @@
+"""Several runs side by side: their means on the pairs that all have, and what each differs by from the first.
+
+    compare.json    everything, as `records.ComparisonRecord`
+    compare.md      the tables for people
+    compare.csv     a line a method and metric
+
+Trainings of one recipe with several seeds are one method, see `runs`. All methods are averaged over the same pairs.
+Differences are paired by content, style and seed, and corrected for the number of metrics, see `verdicts`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bottega.evaluation.factors import FactorEstimate, crossed_seeds_difference, crossed_seeds_mean
+from bottega.evaluation.metrics import METRICS
+from bottega.evaluation.records import (
+    ComparedDifference,
+    ComparedMethod,
+    ComparisonRecord,
+    FactorRecord,
+    MetricRecord,
+)
+from bottega.evaluation.runs import (
+    EvaluatedRun,
+    Method,
+    Shared,
+    by_ids,
+    matched_seeds,
+    methods,
+    require_comparable,
+    shared_pairs,
+)
+from bottega.evaluation.verdicts import corrected, figures
+from bottega.runtime.errors import RequestError
+from bottega.runtime.files import write_json, write_text
+
+ONE_TRAINING = (
+    "Some method has one training only: its differences are for that training, and another seed may change them. Train "
+    "with three values of student.seed or more."
+)
+_ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
+
+
+def compare(
+    runs: Sequence[EvaluatedRun],
+    named: Mapping[str, Sequence[EvaluatedRun]] | None = None,
+    *,
+    row: str = "student",
+    level: float = 0.95,
+) -> ComparisonRecord:
+    """Compare methods, each with one training or several.
+
+    Args:
+        runs: grouped into methods by their recipes.
+        named: methods that the user has named, with their trainings.
+        row: of the evaluations' tables.
+        level: 1 minus the chance that any winner in a method's line of differences is false.
+
+    Raises:
+        RequestError: fewer than two methods, no pair in common, or scores that can't be compared.
+    """
+    named = named or {}
+    given = [*runs, *(run for trainings in named.values() for run in trainings)]
+    hashed = all(run.hashed for run in given)
+    if not hashed:
+        runs = [by_ids(run) for run in runs]
+        named = {name: [by_ids(run) for run in trainings] for name, trainings in named.items()}
+    found = methods(runs, named)
+    if len(found) < 2:
+        names = ", ".join(run.name for run in given)
+        raise RequestError(
+            f"a comparison needs two methods, received one: {names} are trainings of one recipe; add a run of another "
+            "recipe, or tell them apart: --method NAME=RUN"
+        )
+    every = [run for method in found for run in method.runs]
+    unavailable = require_comparable(every)
+    shared = shared_pairs(every, [row])
+    differences = {method.name: _differences(method, found[0], shared, row, unavailable, level) for method in found[1:]}
+    return {
+        "row": row,
+        "level": level,
+        "first": found[0].name,
+        "metrics": _metric_records(),
+        "methods": {method.name: _means(method, shared, row, unavailable, level) for method in found},
+        "differences": differences,
+        "pairs": len(shared.cells),
+        "contents": len(shared.contents),
+        "styles": len(shared.styles),
+        "of_runs": {str(run.folder): len(run.cells) for run in every},
+        "unavailable": unavailable,
+        "notes": _notes(found, shared, every, hashed),
+    }
+
+
+def write(comparison: ComparisonRecord, directory: Path) -> None:
+    """Write `compare.json`, `compare.md` and `compare.csv`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "compare.json", comparison)
+    write_text(directory / "compare.md", markdown(comparison))
+    write_text(directory / "compare.csv", as_csv(comparison))
+
+
+def markdown(comparison: ComparisonRecord) -> str:
+    """The tables for people: a line a metric, a column a method."""
+    names, first = list(comparison["methods"]), comparison["first"]
+    others = list(comparison["differences"])
+    measured = [name for name in METRICS if any(name in one["metrics"] for one in comparison["methods"].values())]
+    lines = [
+        f"# {' and '.join(names)}" if len(names) == 2 else f"# {len(names)} methods",
+        "",
+        f"{comparison['pairs']} pairs that all have: {comparison['contents']} contents × {comparison['styles']} "
+        f"styles. Row *{comparison['row']}*; in brackets the {comparison['level']:.0%} interval over contents, styles "
+        "and trainings.",
+        "",
+        _line(["metric", *(f"{name} ({_trainings(comparison['methods'][name])})" for name in names)]),
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for metric in measured:
+        cells = [_mean_cell(comparison["methods"][name]["metrics"].get(metric)) for name in names]
+        lines.append(_line([_title(metric), *cells]))
+    lines += [
+        "",
+        f"Differences from *{first}*, paired by content, style and seed; intervals corrected for the metrics of a "
+        "column (Holm):",
+        "",
+        _line(["metric", *(f"{name} − {first}" for name in others)]),
+        "|---" * (len(others) + 1) + "|",
+    ]
+    for metric in measured:
+        cells = [_difference_cell(comparison["differences"][name].get(metric)) for name in others]
+        lines.append(_line([_title(metric), *cells]))
+    lines.append("")
+    lines += [f"- {METRICS[metric].title}: not compared, {why}" for metric, why in comparison["unavailable"].items()]
+    lines += [f"- {note}" for note in comparison["notes"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+COLUMNS = (
+    *("method", "metric", "unit", "better", "value", "low", "high", "n", "contents", "styles", "seeds"),
+    *("difference", "difference_low", "difference_high", "p_holm", "outcome", "detectable"),
+)
+"""Of `compare.csv`; the differences are from the first method, whose own lines have none."""
+
+
+def as_csv(comparison: ComparisonRecord) -> str:
+    """A line a method and metric, with its difference from the first method."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    table.writeheader()
+    for name, method in comparison["methods"].items():
+        for metric, mean in method["metrics"].items():
+            info = METRICS[metric]
+            line: dict[str, object] = {"method": name, "metric": metric, "unit": info.unit, "better": info.better}
+            for key in ("value", "low", "high", "n", "contents", "styles", "seeds"):
+                line[key] = mean[key]
+            gap = comparison["differences"].get(name, {}).get(metric)
+            if gap is not None:
+                judged = gap["corrected"]
+                line["difference"] = gap["difference"]["value"]
+                line["difference_low"], line["difference_high"] = judged["low"], judged["high"]
+                line["p_holm"], line["outcome"] = judged["p_value"], judged["outcome"]
+                line["detectable"] = judged["detectable"]
+            table.writerow(line)  # None is written as nothing
+    return text.getvalue()
+
+
+def _means(method: Method, shared: Shared, row: str, unavailable: dict[str, str], level: float) -> ComparedMethod:
+    metrics: dict[str, FactorRecord] = {}
+    for metric in METRICS:
+        cube = shared.cube(method.runs, row, metric)
+        if metric not in unavailable and not np.isnan(cube).all():
+            metrics[metric] = crossed_seeds_mean(cube, level=level).record()
+    return {"runs": [str(run.folder) for run in method.runs], "seeds": method.seeds, "metrics": metrics}
+
+
+def _differences(
+    method: Method, first: Method, shared: Shared, row: str, unavailable: dict[str, str], level: float
+) -> dict[str, ComparedDifference]:
+    estimates: dict[str, FactorEstimate] = {}
+    for metric in METRICS:
+        if metric in unavailable:
+            continue
+        estimate = difference(method, first, shared, (row, row), metric, level)
+        if estimate is not None:
+            estimates[metric] = estimate
+    verdicts = corrected(estimates, {metric: METRICS[metric].better for metric in estimates}, level=level)
+    return {
+        metric: {"difference": estimate.record(), "corrected": verdicts[metric].record()}
+        for metric, estimate in estimates.items()
+    }
+
+
+def difference(
+    method: Method, first: Method, shared: Shared, rows: tuple[str, str], metric: str, level: float
+) -> FactorEstimate | None:
+    """A method minus another, over the pairs and the trainings that both have; None where no score is in both.
+
+    Args:
+        rows: of the method, and of the other.
+    """
+    matched = matched_seeds(method.seeds, first.seeds)
+    one = shared.cube([method.runs[k] for k, _ in matched], rows[0], metric)
+    other = shared.cube([first.runs[k] for _, k in matched], rows[1], metric)
+    if np.isnan(one - other).all():
+        return None
+    return crossed_seeds_difference(one, other, level=level)
+
+
+def _metric_records() -> dict[str, MetricRecord]:
+    found: dict[str, MetricRecord] = {}
+    for name, info in METRICS.items():
+        found[name] = {"title": info.title, "unit": info.unit, "better": info.better, "meaning": info.meaning}
+    return found
+
+
+def _notes(found: Sequence[Method], shared: Shared, every: Sequence[EvaluatedRun], hashed: bool) -> list[str]:
+    notes: list[str] = []
+    if any(len(method.runs) == 1 for method in found):
+        notes.append(ONE_TRAINING)
+    first = found[0]
+    for method in found[1:]:
+        if len(method.runs) > 1 and set(method.seeds) != set(first.seeds):
+            notes.append(f"{method.name} and {first.name} have other seeds: trainings are paired in their order.")
+        if len(method.runs) != len(first.runs):
+            fewer = min(len(method.runs), len(first.runs))
+            notes.append(f"{method.name} and {first.name} are compared over {fewer} trainings each.")
+    short = [run.name for run in every if len(run.cells) > len(shared.cells)]
+    if short:
+        notes.append(f"Pairs that not all have are left out of all; {', '.join(short)} have more.")
+    if not hashed:
+        notes.append("Some evaluation has no pairs.jsonl: pairs are matched by their ids, not by the pictures' hashes.")
+    return notes
+
+
+def _trainings(method: ComparedMethod) -> str:
+    count = len(method["runs"])
+    return "1 training" if count == 1 else f"{count} trainings"
+
+
+def _title(metric: str) -> str:
+    info = METRICS[metric]
+    return f"{info.title} {_ARROWS[info.better]} ({info.unit})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean_cell(mean: FactorRecord | None) -> str:
+    if mean is None:
+        return "—"
+    if mean["low"] is None or mean["high"] is None:
+        return f"{_number(mean['value'])} [no interval: {mean['no_interval']}]"
+    return f"{_number(mean['value'])} [{_number(mean['low'])}, {_number(mean['high'])}]"
+
+
+def _difference_cell(gap: ComparedDifference | None) -> str:
+    if gap is None:
+        return "—"
+    value, judged = _number(gap["difference"]["value"]), gap["corrected"]
+    if judged["low"] is None or judged["high"] is None:
+        return f"{value} {judged['verdict']}"
+    text = f"{value} [{_number(judged['low'])}, {_number(judged['high'])}]"
+    if judged["outcome"] == "inconclusive":
+        return f"{text} {judged['verdict']}"
+    return f"**{text}** {judged['outcome']}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else figures(value) if 0 < abs(value) < 0.1 else f"{value:.2f}"
