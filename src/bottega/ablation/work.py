@@ -73,8 +73,11 @@ def work_from(file: Path) -> None:
     share = read_record(file, Share, "run bottega ablate, which writes this file")
     for group in share.groups:
         _train(group, share)
-    for task in share.evaluations:
-        _evaluate(task, share)
+    todo = [task for task in share.evaluations if not is_evaluated(task)]
+    if todo:
+        _draw(todo, share)
+        for task in todo:
+            _evaluate(task, share)
 
 
 def is_trained(folder: Path, config: StudentConfig) -> bool:
@@ -143,12 +146,42 @@ def _train(group: Sequence[TrainingTask], share: Share) -> None:
             write_json(folder / "student.json", configs[folder].model_dump(mode="json"))
 
 
+def _draw(tasks: Sequence[EvaluationTask], share: Share) -> None:
+    """Draw the test pairs with all adapters in one process, which loads the libraries once. Each evaluation then finds
+    its pictures there; what it does not find as it would draw it, it draws itself."""
+    from bottega.data.records import read_pairs
+    from bottega.evaluation.drawing import Request, draw
+    from bottega.evaluation.grid import Grid
+    from bottega.evaluation.plans import CannotDrawError, plan_student
+
+    grid = Grid.of(read_pairs(Path(share.pairs)))
+    requests: list[Request] = []
+    for task in tasks:
+        config = task.evaluation
+        smaller = grid.smaller(config.limit)
+        try:
+            plan = plan_student("student", Path(task.adapter), smaller, Path(share.data_root), share.models)
+        except CannotDrawError:
+            return  # the evaluation says why
+        requests.append(
+            Request(
+                row="student",
+                directory=str(Path(task.folder) / "pictures" / "student"),
+                data_root=share.data_root,
+                pairs=smaller.pairs,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                fingerprint=plan.fingerprint,
+                settings=plan.settings,
+            )
+        )
+    draw(requests)
+
+
 def _evaluate(task: EvaluationTask, share: Share) -> None:
-    """Draw and measure the test pairs with one adapter."""
+    """Measure the test pairs with one adapter."""
     from bottega.evaluation.stage import run
 
-    if is_evaluated(task):
-        return
     folder = Path(task.folder)
     run(
         task.evaluation,
