@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from bottega.evaluation.colour import palette, palette_distance
 from bottega.quality.config import Thresholds
 from bottega.quality.eye.look import shipped_eye
 from bottega.quality.grading import Check, Grader, likely_cause
-from bottega.quality.measuring import ImageEncoder, Reference, compare, reference
+from bottega.quality.measuring import ImageEncoder, Reference, Scores, compare, reference
 from bottega.quality.scorer import fitted
 from bottega.runtime.findings import Severity
 from bottega.visual.pictures import Picture
@@ -140,19 +139,24 @@ def _against_content(drawn: Reference, content: Reference, style: Reference | No
     for name in ("structure", "edge_64", "change", "damage"):
         if name in scores:
             draft.facts[f"{name} against the content"] = scores[name]
-    named = set()
+    _add_checks(asked, decisive, grader, scores, draft)
+
+
+def _add_checks(asked: list[Check], decisive: list[Check], grader: Grader, scores: Scores, draft: Draft) -> None:
+    """A finding for each check by name; those that make no C are warnings."""
+    named: set[str] = set()
     for check in asked:
-        if check.name in named:
+        if check.name in named:  # two bounds may share a name
             continue
         named.add(check.name)
-        severity = Severity.ERROR if check in decisive else Severity.WARNING
         evidence = grader.evidence(check, scores)
-        if severity is Severity.WARNING:
-            evidence += "; the whole looks sound"
-        draft.add(check.name, severity, evidence, _cure(check, scores))
+        if check in decisive:
+            draft.add(check.name, Severity.ERROR, evidence, _cure(check, scores))
+        else:
+            draft.add(check.name, Severity.WARNING, f"{evidence}; the whole looks sound", _cure(check, scores))
 
 
-def _cure(check: Check, scores: Mapping[str, float]) -> str:
+def _cure(check: Check, scores: Scores) -> str:
     if check.name != "damage":
         return _CURES.get(check.name, "")
     return _CURES_BY_CAUSE.get(
