@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from bottega.cli.common import locked, open_pipeline, print_json, read_size
+from bottega.cli.evaluate_compare import COMPARE, PLAN, compare, plan
 from bottega.cli.evaluate_protocol import PROTOCOL, as_sub_verb, protocol
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
@@ -42,6 +43,8 @@ def _group() -> None:
 
 
 app.command(PROTOCOL)(protocol)
+app.command(COMPARE)(compare)
+app.command(PLAN)(plan)
 
 
 @app.command(MEASURE)
