@@ -11,6 +11,7 @@ from bottega.report.evaluation import EvaluationSummary
 from bottega.report.format import duration, figure
 from bottega.report.headline import Headline, headline
 from bottega.report.run_directory import RunDirectory
+from bottega.runtime.files import write_json
 from bottega.runtime.records import to_record
 
 
@@ -82,3 +83,11 @@ def test_figures_have_the_digits_that_a_reader_needs(value: float, text: str) ->
 )
 def test_durations_read_as_people_say_them(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_rehearsal_is_said_to_be_one_before_its_numbers(tmp_path: Path) -> None:
+    write_json(tmp_path / "provenance.json", {"random_weights": ["sdxl", "pixart"]})
+    verdict = evaluated(tmp_path, True, True)
+    assert verdict.tone == "wait"
+    assert verdict.title.startswith("A rehearsal, no result. ")
+    assert "random weights took part (sdxl, pixart)" in verdict.sentences[0]

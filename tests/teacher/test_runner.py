@@ -319,6 +319,23 @@ def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray
         return list(ledger.current())
 
 
+def test_targets_of_random_weights_say_so_in_picture_and_row(data: DataSet, tmp_path: Path) -> None:
+    config = TeacherConfig(source="oracle", size=SIZE, batch_size=3)
+    models = GivenModels(Faulty(lambda _, picture: picture, data))
+    models.random_roles = ["sdxl"]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for _ in Runner(config, ledger, data.root, models, LIMITS, "f").run(
+            chunks([lambda: read_pairs(data.pairs)], [0], 3)
+        ):
+            pass
+        rows = list(ledger.current())
+    assert rows
+    for row in rows:
+        assert row.parameters["random_weights"] == ["sdxl"]
+        with Image.open(tmp_path / str(row.output_path)) as image:
+            assert image.text["Disclaimer"] == "made with random weights of a rehearsal: noise, no result (sdxl)"
+
+
 def test_a_c_is_retried_by_its_cause_and_the_best_try_is_the_target(data: DataSet, tmp_path: Path) -> None:
     def copy_at_first(item: Item, picture: np.ndarray) -> np.ndarray:
         return item.content.astype(np.float32) / 255 if item.noise_index == 0 else picture
@@ -534,11 +551,11 @@ def test_a_full_disk_stops_the_run_with_all_that_was_entered_and_the_same_comman
 
     real, written = writer.write_png, []
 
-    def filling(path: Path, picture: np.ndarray) -> str:
+    def filling(path: Path, picture: np.ndarray, text: dict[str, str]) -> str:
         if len(written) == 7:
             raise StorageError(f"{path}: the disk is full")
         written.append(path)
-        return real(path, picture)
+        return real(path, picture, text)
 
     monkeypatch.setattr(writer, "write_png", filling)
     with pytest.raises(StorageError, match="disk is full"):
