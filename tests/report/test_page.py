@@ -437,12 +437,19 @@ def methods_of(directory: Path) -> str:
 def test_an_oracles_run_is_never_described_with_the_teachers_protocol(complete: Path, tmp_path: Path) -> None:
     told = tmp_path / "told"
     shutil.copytree(complete, told)
-    write_json(told / "teacher/settings.json", {"teacher.strength": 0.37, "teacher.source": "oracle"})
+    settings = {
+        "teacher.strength": 0.37,
+        "teacher.source": "oracle",
+        "models.sdxl": "ab" * 32,
+        "models.clip": "cd" * 32,
+    }
+    write_json(told / "teacher/settings.json", settings)
     stage = load(told / "teacher/stage.json")
     summary = {"targets": 48, "tries": 61, "source": "oracle"}
     write_json(told / "teacher/stage.json", {**stage, "summary": summary})
     text = methods_of(told)
-    assert "drawn truths (an oracle in the teacher's place)" in text and "0.37" not in text
+    assert "an oracle gave drawn truths as targets" in text and "0.37" not in text
+    assert "clip cdcd" in text and "sdxl" not in text, "weights that an oracle does not load"
 
 
 def test_the_comparison_of_checkpoints_is_on_the_page_with_every_number(complete: Path, tmp_path: Path) -> None:

@@ -293,13 +293,16 @@ def _trained(ablation: Ablation) -> str:
     named = f" ({', '.join(factors)})" if factors else ""
     budget = "" if ablation.steps is None else f" for {ablation.steps:,} steps"
     seen = "" if ablation.samples is None else f", which see {ablation.samples:,} samples"
-    rates = sorted({row.learning_rate for row in ablation.rows if row.learning_rate is not None})
-    peak = f" Peak learning rates: {', '.join(f'{rate:g}' for rate in rates)}." if rates else ""
     return (
         f"We ablated the recipe {ablation.name} by {ablation.design}{named}: {len(ablation.rows)} variants, each "
         f"trained with the seeds {', '.join(map(str, ablation.seeds))}{budget}{seen}. Variants share samples and "
-        f"noise, so differences are paired.{peak}"
+        f"noise, so differences are paired.{_rates(ablation)}"
     )
+
+
+def _rates(ablation: Ablation) -> str:
+    rates = sorted({row.learning_rate for row in ablation.rows if row.learning_rate is not None})
+    return f" Peak learning rates: {', '.join(f'{rate:g}' for rate in rates)}." if rates else ""
 
 
 def _absent(ablation: Ablation) -> list[str]:

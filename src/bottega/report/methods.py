@@ -97,9 +97,7 @@ def _targets(run: RunDirectory) -> str:
         return ""
     settings = _Settings(run, "teacher")
     if run.is_oracle:
-        how = (
-            "The targets are drawn truths (an oracle in the teacher's place), so results are a ceiling for this student"
-        )
+        how = "In the teacher's place an oracle gave drawn truths as targets, so results are a ceiling for this student"
     else:
         how = "The teacher, SDXL with an IP-Adapter, painted the targets by image-to-image" + _joined(
             settings.clause("protocol {}", "teacher.name"),
@@ -108,14 +106,14 @@ def _targets(run: RunDirectory) -> str:
             settings.clause("guidance {}", "teacher.guidance_scale"),
             settings.clause("IP-Adapter scale {}", "teacher.ip_adapter_scale"),
         )
-    size = settings.clause(" at {} px", "teacher.size")
+    size = settings.clause(" Targets have {} px a side.", "teacher.size")
     retries = settings.clause(" with up to {} retries of a rejected try", "teacher.max_retries")
     grades = summary.get("grades")
     graded = ""
     if isinstance(grades, Mapping):
         graded = f" ({_listed(f'{count:,} graded {letter}' for letter, count in grades.items())})"
     return (
-        f"{how}{size}. Every picture was graded automatically{retries}: {summary.get('tries', 0):,} tries for "
+        f"{how}.{size} Every picture was graded automatically{retries}: {summary.get('tries', 0):,} tries for "
         f"{summary['targets']:,} targets, of which {summary.get('accepted', 0):,} were accepted for training{graded}."
     )
 
@@ -231,10 +229,7 @@ def _checkpoints(record: CheckpointsRecord | None) -> str:
 
 def _models(run: RunDirectory) -> str:
     """The weights of every model that a finished stage loaded, by hash, and the software."""
-    hashes: dict[str, str] = {}
-    for stage in run.stages:
-        if stage.state == "done":
-            hashes |= _hashes_of(run.effective(stage.name))
+    hashes = _loaded(run)
     if not hashes:
         return ""
     named = [f"{role} {value[:16]}…" for role, value in sorted(hashes.items())]
@@ -246,6 +241,18 @@ def _models(run: RunDirectory) -> str:
     return f"Models, by the beginning of the SHA-256 of their weights: {_listed(named)}.{software}"
 
 
+def _loaded(run: RunDirectory) -> dict[str, str]:
+    """The hash of each model that a finished stage loaded, by its name in a recipe."""
+    hashes: dict[str, str] = {}
+    for stage in run.stages:
+        if stage.state == "done":
+            hashes |= _hashes_of(run.effective(stage.name))
+    if run.is_oracle:  # recorded with the settings, but an oracle loads none of them
+        return {role: value for role, value in hashes.items() if role not in _TEACHERS}
+    return hashes
+
+
+_TEACHERS = ("sdxl", "sdxl_vae", "ip_adapter")
 _SOFTWARE = ("bottega", "torch", "diffusers", "transformers")
 
 

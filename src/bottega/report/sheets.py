@@ -199,7 +199,7 @@ def of_folder(folder: RunDirectory, summary: EvaluationSummary) -> list[SheetLin
             if path.is_file():
                 cells.append(SheetCell(row, path, _describe(scores.get((pair_id, row)))))
         if cells:
-            lines.append(SheetLine(part, pair_id, "its pair", "", tuple(cells)))
+            lines.append(SheetLine(part, pair_id, "", "", tuple(cells)))
     return lines
 
 
