@@ -128,6 +128,7 @@ def main() -> int:
         (work / "protocol").mkdir()
         draw_outputs(work / "data", work / "protocol" / "output")
         copy_inputs(work / "data", work / "protocol")
+        ask(work, peers, styleid, "export_linear", asked.points)  # the script takes those of the package
         say("own")
         own = own_numbers(work)
         say("the script, eval_artfid.py")

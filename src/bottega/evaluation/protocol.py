@@ -221,7 +221,7 @@ def _row(row: str, pictures: ProtocolPictures, scores: ProtocolScores, networks:
     for metric in METRICS:
         lacking = [networks.absent[need] for need in _NEEDS[metric] if need in networks.absent]
         if lacking:
-            cells[metric] = {"status": "; ".join(lacking)}
+            cells[metric] = {"status": f"unavailable: {'; '.join(lacking)}"}
         elif metric not in ("fid", "art_fid"):
             cells[metric] = _mean_cell(row, metric, scores)
     if "inception" not in networks.absent and scores.features is not None:

@@ -81,10 +81,7 @@ def find_pictures(folder: Path, data: Path, pattern: str | None, *, allow_missin
     """
     contents, styles = _by_name(data / CONTENTS), _by_name(data / STYLES)
     files = _output_files(folder)
-    if pattern is None:
-        pattern = max(PATTERNS, key=lambda tried: len(_matched(files, tried, contents, styles)))
-    elif "{content}" not in pattern or "{style}" not in pattern:
-        raise RequestError(f"--pattern must hold {{content}} and {{style}}, received {shown(pattern)}")
+    pattern = _chosen_pattern(pattern, files, contents, styles)
     found = _matched(files, pattern, contents, styles)
     cells: list[Cell] = []
     missing: list[str] = []
@@ -101,9 +98,19 @@ def find_pictures(folder: Path, data: Path, pattern: str | None, *, allow_missin
             f"{folder}: {len(missing)} of {len(contents) * len(styles)} outputs are not there (as {pattern}), first "
             f"{named}; draw them, name another --pattern, or --allow-missing to leave their pairs out of every row"
         )
-    used = {cell.output for cell in cells}
-    others = tuple(sorted(name for name, file in files.items() if file not in used))
+    others = tuple(sorted(name for name in files if name not in found))
     return ProtocolPictures(contents, styles, tuple(cells), pattern, tuple(missing), others)
+
+
+def _chosen_pattern(
+    pattern: str | None, files: Mapping[str, Path], contents: Mapping[str, Path], styles: Mapping[str, Path]
+) -> str:
+    """The pattern that is given, or the first of the known ones that finds the most outputs."""
+    if pattern is None:
+        return max(PATTERNS, key=lambda tried: len(_matched(files, tried, contents, styles)))
+    if not all(part in pattern for part in ("{content}", "{style}")):
+        raise RequestError(f"--pattern must hold {{content}} and {{style}}, received {shown(pattern)}")
+    return pattern
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

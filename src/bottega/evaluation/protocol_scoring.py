@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,7 @@ from bottega.evaluation.histogram import Histogram, colour_histogram, histogram_
 from bottega.evaluation.protocol_pictures import Cell, LoadedPicture, ProtocolPictures, as_loaded, grey, load_picture
 from bottega.evaluation.protocol_records import PictureFeatures, PictureScores
 from bottega.models.config import ModelsConfig
-from bottega.models.inception import InceptionFeatures
 from bottega.models.names import resolve
-from bottega.models.perceptual import Lpips, Vgg19Structure
 from bottega.models.plain_weights import wanted
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import MissingError
@@ -37,11 +36,16 @@ from bottega.runtime.progress import Progress
 from bottega.runtime.records import to_record
 from bottega.runtime.trust import CHECK, holds, with_check
 
+if TYPE_CHECKING:
+    from bottega.models.inception import InceptionFeatures
+    from bottega.models.perceptual import Lpips, Vgg19Structure
+
 Features = npt.NDArray[np.float32]
 
 MEASURED, FEATURES = "measured.jsonl", "features.jsonl"
 HISTOGRAM_IDENTITY = "histogan 64 bins"
-_KEPT = 64  # pictures, and histograms: all styles and the content in hand; 2 MB each at 512 pixels
+_KEPT = 64  # pictures: the protocol's styles and the content in hand; 2 MB each at 512 pixels
+_KEPT_HISTOGRAMS = 512  # 48 KB each, and a tenth of a second to make
 _DAMAGED = "delete that line: its picture is measured again"
 
 
@@ -85,17 +89,23 @@ def load_protocol_networks(models: ModelsConfig) -> ProtocolNetworks:
     def place(role: str, published: str) -> Path | None:
         name = getattr(models, role)
         if name is None:
-            absent[role] = f"unavailable: no models.{role} is named; it is made of {published}"
+            absent[role] = f"no models.{role} is named; it is made of {published}"
             return None
         try:
             return resolve(name, cache=models.cache)
         except MissingError as error:
-            absent[role] = f"unavailable: {error}; it is made of {published}"
+            absent[role] = f"{error}; it is made of {published}"
             return None
 
     lpips = place("lpips", f"{wanted('alexnet')} and {wanted('lpips linear layers')}")
     vgg19 = place("vgg19", wanted("vgg19"))
     inception = place("inception", wanted("art inception"))
+    if not (lpips or vgg19 or inception):
+        return ProtocolNetworks(None, None, None, absent)
+    # Here, for it takes torch seconds to be imported.
+    from bottega.models.inception import InceptionFeatures
+    from bottega.models.perceptual import Lpips, Vgg19Structure
+
     return ProtocolNetworks(
         Lpips(lpips, models.device) if lpips else None,
         Vgg19Structure(vgg19, models.device) if vgg19 else None,
@@ -273,7 +283,7 @@ class _ProtocolMeasurer:
         self._file = output / MEASURED
         self._lines = KeyedLines(self._file, lambda line: (line.get("row"), line.get("content"), line.get("style")))
         self._loaded: LRUCache[Path, LoadedPicture] = LRUCache(_KEPT)
-        self._histograms: LRUCache[str, Histogram] = LRUCache(_KEPT)
+        self._histograms: LRUCache[str, Histogram] = LRUCache(_KEPT_HISTOGRAMS)
         self._content_scores: LRUCache[tuple[str, str, str], float] = LRUCache(4 * _KEPT)
         by = self._identities.get("features")
         self.features = None if by is None else InceptionStore(output / FEATURES, by)

@@ -26,7 +26,7 @@ from bottega.models.plain_weights import WeightsRecord, read_plain_weights, want
 from bottega.models.weights import read_header
 from bottega.runtime.errors import PictureError, RequestError
 
-Variant = Literal["art", "fid"]
+InceptionVariant = Literal["art", "fid"]
 Pool = Callable[[torch.Tensor], torch.Tensor]
 FEATURES = 2048
 _LEAST_SIDE = 75  # pixels; below, the last reduction of the `art` variant has no place left
@@ -55,8 +55,8 @@ class InceptionFeatures:
         RequestError: it is a pickle, holds other tensors, or does not say which variant it is.
     """
 
-    def __init__(self, file: Path, device: str = "auto", variant: Variant | None = None) -> None:
-        self.variant: Variant = variant or _variant_of(file)
+    def __init__(self, file: Path, device: str = "auto", variant: InceptionVariant | None = None) -> None:
+        self.variant: InceptionVariant = variant or _variant_of(file)
         # Without numbers first: random ones must never be mistaken for weights.
         with torch.device("meta"):
             network = InceptionNetwork(self.variant)
@@ -97,7 +97,7 @@ class InceptionFeatures:
             return np.asarray(self._network(maps).cpu().numpy())
 
 
-def _variant_of(file: Path) -> Variant:
+def _variant_of(file: Path) -> InceptionVariant:
     if not file.is_file() or file.suffix != ".safetensors":
         return "art"  # reading it says what is wrong, and names the file of the published protocol
     names: Mapping[str, object] = read_header(file).tensors
@@ -241,7 +241,7 @@ class _BlockE(nn.Module):
 class InceptionNetwork(nn.Module):
     """Pictures [N, 3, H, W] -> pooled features [N, D]."""
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: InceptionVariant) -> None:
         super().__init__()
         average = _average(count_border=variant == "art")
         last = average if variant == "art" else _largest
