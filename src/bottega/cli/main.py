@@ -19,6 +19,7 @@ from bottega.runtime.escape import LONGEST_LINE, PlainStream, one_line, shown
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
+    "plan": ("bottega.cli.plan", "forecast memory, disk and work of a recipe without running it"),
     "rehearse": ("bottega.cli.rehearse", "the whole loop of a recipe on a few pictures, measured stage by stage"),
     "data": ("bottega.cli.data", "prepare contents, styles, Fill50K and pairs"),
     "teach": ("bottega.cli.teach", "make the teacher's graded targets for a list of pairs"),

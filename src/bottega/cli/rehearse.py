@@ -38,7 +38,8 @@ def command(
     Nothing of the recipe is changed but how much is done. With models of random weights, which `bottega models
     rehearse` makes, it shows before anything is downloaded whether the loop fits this machine; its pictures are noise.
     """
-    from bottega.rehearsal.settings import RehearsalRequest
+    from bottega.rehearsal.forecasts import forecast_steps
+    from bottega.rehearsal.settings import RehearsalRequest, overrides
     from bottega.rehearsal.table import markdown
     from bottega.rehearsal.walk import Rehearsal, uses_gpu
     from bottega.rehearsal.walk import discard as delete
@@ -59,12 +60,16 @@ def command(
         sets=tuple(set_ or []),
     )
 
+    has_gpu = uses_gpu(loaded.models.device)
+    changed = read_recipe(recipe, overrides(loaded, request, has_gpu))
+    forecasts, grow = forecast_steps(changed, loaded.model_copy(update={"models": changed.models}), has_gpu)
     rehearsal = Rehearsal(
         request,
         loaded,
         partial(_open, recipe, place),
-        has_gpu=uses_gpu(loaded.models.device),
-        forecasts={},
+        has_gpu=has_gpu,
+        forecasts=forecasts,
+        grow=grow,
         only=tuple(only or []),
     )
     found = rehearsal.walk()

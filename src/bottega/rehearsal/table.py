@@ -31,6 +31,7 @@ def markdown(found: RehearsalResult) -> str:
         "RAM is the largest resident memory of a step's processes, mapped files included; *own* is without those, "
         "which the system may give up. The forecast is that of `bottega plan`.",
         *_faults(steps),
+        *_growth(found),
         "",
         "What was changed of the recipe, as `--set`:",
         "",
@@ -70,6 +71,13 @@ def _off(step: StepResult) -> str:
     if forecast is None or not step["peak_rss_mb"] or step["status"] != "done":
         return "–"
     return f"{100 * (forecast / step['peak_rss_mb'] - 1):+.0f} %"
+
+
+def _growth(found: RehearsalResult) -> list[str]:
+    if not found["growth"]:
+        return []
+    title = "Grown in proportion, an extrapolation; a target is one picture, from a pair of its own:"
+    return ["", title, "", *(f"    {line.strip()}" for line in found["growth"])]
 
 
 def _faults(steps: list[StepResult]) -> list[str]:

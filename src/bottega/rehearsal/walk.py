@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from bottega.models.layout import ROLES, locate
 from bottega.models.loading import FULL_SIZE
 from bottega.models.weights import find_weights, read_headers
 from bottega.pipeline import Pipeline, Size
+from bottega.planning.growth import Rates
 from bottega.recipe import missing_models
+from bottega.rehearsal.forecasts import Grow, StepForecast
 from bottega.rehearsal.settings import RehearsalRequest, overrides
 from bottega.rehearsal.steps import Step, all_steps
 from bottega.rehearsal.table import markdown
@@ -28,6 +31,7 @@ from bottega.runtime.errors import BottegaError, Interrupted, MissingError, Requ
 from bottega.runtime.escape import escaped_lines
 from bottega.runtime.files import read_json, write_json, write_text
 from bottega.runtime.provenance import describe
+from bottega.runtime.records import read_record, read_records
 from bottega.runtime.usage import Usage, UsageWatch, count_gpus
 
 if TYPE_CHECKING:
@@ -69,7 +73,8 @@ class StepResult(TypedDict):
 
 
 class RehearsalResult(TypedDict):
-    """What rehearsal.json holds. overrides: what was changed of the recipe."""
+    """What rehearsal.json holds. overrides: what was changed of the recipe. unet_call_seconds, train_step_seconds: see
+    `planning.growth.Rates`. growth: lines on many targets."""
 
     noise: str
     recipe: str
@@ -77,14 +82,9 @@ class RehearsalResult(TypedDict):
     machine: object
     steps: list[StepResult]
     seconds: float
-
-
-@dataclass(frozen=True)
-class StepForecast:
-    """The memory that a step is forecast to take, MiB; None: not known."""
-
-    rss_mb: float | None = None
-    vram_mb: float | None = None
+    unet_call_seconds: float | None
+    train_step_seconds: float | None
+    growth: list[str]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Rehearsal:
         open_pipeline: see `OpenPipeline`.
         has_gpu: whether the work will be done on a GPU.
         forecasts: by the name that a step gives.
+        grow: gives lines on many targets by the rates that were measured.
         only: names of the steps to do, with the results of others as they are; empty: all.
         say: called with a line at each step.
     """
@@ -106,6 +107,7 @@ class Rehearsal:
     open_pipeline: OpenPipeline
     has_gpu: bool
     forecasts: Mapping[str, StepForecast]
+    grow: Grow = lambda rates: []
     only: Collection[str] = ()
     say: Callable[[str], None] = lambda line: print(escaped_lines(line), file=sys.stderr, flush=True)
 
@@ -210,6 +212,7 @@ class Rehearsal:
 
     def _write(self, sets: Sequence[str], steps: Sequence[Step], results: Mapping[str, StepResult]) -> RehearsalResult:
         ordered = [results[step.name] for step in steps if step.name in results]
+        rates = measured_rates(self.request.directory, results)
         found: RehearsalResult = {
             "noise": NOISE,
             "recipe": self.recipe.name,
@@ -217,6 +220,9 @@ class Rehearsal:
             "machine": describe(),
             "steps": ordered,
             "seconds": round(sum(result["seconds"] for result in ordered), 1),
+            "unet_call_seconds": rates.unet_call,
+            "train_step_seconds": rates.train_step,
+            "growth": self.grow(rates),
         }
         write_json(self.request.directory / RESULT, found)
         write_text(self.request.directory / TABLE, markdown(found))
@@ -236,6 +242,60 @@ def _is_full_size(recipe: Recipe) -> bool:
         return False
     tensors = read_headers(find_weights(locate(recipe.models, "sdxl") / "unet").files)
     return sum(math.prod(tensor.shape) for tensor in tensors.values()) > FULL_SIZE
+
+
+def measured_rates(directory: Path, results: Mapping[str, StepResult]) -> Rates:
+    """What the teacher's summary and the training's log say of a call and a step."""
+    call = None
+    teacher = results.get("teacher")
+    summary = directory / "teacher" / "summary.json"
+    if teacher is not None and teacher["status"] == "done" and summary.is_file():
+        found = read_record(summary, _TeacherTimes)
+        if found.seconds_per_picture and found.tries:
+            call = found.seconds_per_picture * found.tries / teacher["unet_calls"]
+    seconds = [row.seconds for row in _log(directory / "training" / "metrics.jsonl") if row.seconds]
+    # The first step compiles and allocates: it says nothing about the others.
+    step = median(seconds[1:] or seconds) if seconds else None
+    return Rates(call, step)
+
+
+def read_rates(directory: Path) -> Rates:
+    """The rates of a rehearsal by its result.
+
+    Raises:
+        MissingError: there is none.
+    """
+    found = read_record(directory / RESULT, _RecordedRates)
+    return Rates(found.unet_call_seconds, found.train_step_seconds)
+
+
+@dataclass(frozen=True)
+class _RecordedRates:
+    """What is read of rehearsal.json."""
+
+    unet_call_seconds: float | None = None
+    train_step_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class _TeacherTimes:
+    """What is read of the teacher's summary.json."""
+
+    seconds_per_picture: float | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class _LogLine:
+    """What is read of a line of metrics.jsonl."""
+
+    seconds: float | None = None
+
+
+def _log(path: Path) -> list[_LogLine]:
+    if not path.is_file():
+        return []
+    return list(read_records(path, _LogLine, "delete that line"))
 
 
 def bytes_in(folder: Path) -> int:
