@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
 
 from bottega.data.records import read_pairs
-from bottega.evaluation import drawing, stage
+from bottega.evaluation import drawing, stage, workers
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.drawing import Request, draw, draw_here
 from bottega.evaluation.painters import load_painter
+from bottega.evaluation.workers import Workers, in_order, share_work
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_text
@@ -278,6 +280,41 @@ def test_a_pair_that_one_method_lacks_fails_the_evaluation_or_is_left_out_of_all
     assert found["pair_list"] == whole["pair_list"] and whole["missing"] == {}
     assert not [line for line in read_jsonl(tmp_path / "scores.jsonl") if line["pair_id"] == lacking]
     assert len(list(read_jsonl(tmp_path / "pairs.jsonl"))) == len(lines)
+
+
+def test_two_processes_draw_and_measure_to_the_bit_what_one_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.model_copy(update={"rows": ("student", "content", "truth"), "batch_size": 2})
+    alone = run(tmp_path / "alone", config=config)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(workers, "_PICTURES_EACH", 1)
+    shared = run(tmp_path / "shared", config=config)
+    assert shared["rows"] == alone["rows"]
+    assert pictures(tmp_path / "shared") == pictures(tmp_path / "alone")
+    kept = [(tmp_path / name / "measured.jsonl").read_bytes() for name in ("alone", "shared")]
+    assert kept[0] == kept[1]
+
+
+def test_the_work_is_shared_by_the_runs_threads_and_never_on_a_gpu_or_beyond_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_memory", lambda: 16_000_000_000)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert share_work(960, [weights], "cpu") == Workers(4, 1)
+    assert share_work(300, [weights], "cpu") == Workers(2, 2)
+    assert share_work(100, [weights], "cpu") is None
+    os.truncate(weights, 3_000_000_000)  # sparse: it takes no room
+    assert share_work(960, [weights], "cpu") is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert share_work(960, [], "cpu") is None
+
+
+def test_a_killed_process_of_the_pool_is_told_with_its_cure() -> None:
+    with pytest.raises(WorkError, match="OMP_NUM_THREADS=1"):
+        list(in_order(Workers(2, 1), os._exit, [1, 1]))
 
 
 def test_importing_the_configuration_loads_no_network_library() -> None:

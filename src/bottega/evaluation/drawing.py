@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, cast
 
@@ -20,6 +22,7 @@ from bottega.data.pictures import load_square
 from bottega.data.records import Pair
 from bottega.data.roots import picture_file
 from bottega.evaluation.painters import PairPainter, load_painter
+from bottega.evaluation.workers import Workers, in_order
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
 from bottega.runtime.files import (
@@ -61,6 +64,8 @@ class Request:
         seed: of the pictures' noise.
         fingerprint: of the weights and the settings; a picture made with another one is drawn again.
         settings: JSON that `painters.load_painter` needs for this row.
+        workers: processes that share its batches, see `workers.share_work`; 1: one draws all.
+        threads: of each of several workers.
     """
 
     row: str
@@ -71,6 +76,8 @@ class Request:
     seed: int
     fingerprint: str
     settings: Mapping[str, Any]
+    workers: int = 1
+    threads: int = 1
 
     @property
     def made(self) -> Path:
@@ -133,6 +140,45 @@ def draw_here(request: Request, painter: PairPainter) -> None:
             append_jsonl(request.made, _draw_batch(request, painter, batch))
             progress.update(len(batch))
             stop.check()
+
+
+def _draw_shared(requests: Sequence[Request]) -> None:
+    """Draw what is missing of some requests in several processes, a batch of pairs at a time."""
+    batches: list[tuple[int, Sequence[Pair]]] = []
+    for number, request in enumerate(requests):
+        batches += [(number, batch) for batch in _missing_batches(request)]
+    total = sum(len(request.pairs) for request in requests)
+    missing = sum(len(batch) for _, batch in batches)
+    rows = " and ".join(request.row for request in requests)
+    workers = Workers(requests[0].workers, requests[0].threads, partial(_begin_worker, list(requests)))
+    with Progress(total, f"drawing: {rows}", "pictures", done=total - missing) as progress, Interruption() as stop:
+        for number, lines in in_order(workers, _draw_in_worker, batches):
+            append_jsonl(requests[number].made, lines)
+            progress.update(len(lines))
+            stop.check()
+
+
+_asked: list[Request] = []  # of a worker process
+_loaded: dict[int, PairPainter] = {}  # the painter of the request that a worker process draws
+
+
+def _begin_worker(requests: list[Request]) -> None:
+    _asked[:] = requests
+
+
+def _draw_in_worker(item: tuple[int, Sequence[Pair]]) -> tuple[int, list[MadeLine]]:
+    """Draw a batch of the request of this number."""
+    number, batch = item
+    request = _asked[number]
+    if number not in _loaded:
+        _loaded.clear()  # first, so that the models of two rows are never in memory together
+        _loaded[number] = _load_painter(request)
+    return number, _draw_batch(request, _loaded[number], batch)
+
+
+def _load_painter(request: Request) -> PairPainter:
+    captions = sorted({pair.prompt for pair in request.pairs})
+    return load_painter(request.row, request.settings, captions)
 
 
 def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -> list[MadeLine]:
@@ -218,7 +264,13 @@ def _run_child(requests: Sequence[Request]) -> None:
 
 def draw_from(file: Path) -> None:
     """Draw what a file asks for, one request after the other. The command line calls this in the child process."""
-    for request in read_record(file, list[Request], "run bottega evaluate, which writes this file"):
-        with lock(Path(request.directory) / ".lock", f"drawing {request.row} for an evaluation"):
-            captions = sorted({pair.prompt for pair in request.pairs})
-            draw_here(request, load_painter(request.row, request.settings, captions))
+    requests = read_record(file, list[Request], "run bottega evaluate, which writes this file")
+    with ExitStack() as held:
+        for request in requests:
+            place = Path(request.directory) / ".lock"
+            held.enter_context(lock(place, f"drawing {request.row} for an evaluation"))
+        if requests[0].workers > 1:
+            _draw_shared(requests)
+            return
+        for request in requests:
+            draw_here(request, _load_painter(request))

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Networks:
-    """The networks that are there. `absent` says why each other one is not, `identities` which weights they have."""
+    """The networks that are there.
+
+    `absent` says why each other one is not, `identities` which weights they have, `files` where those are.
+    """
 
     clip: ClipEncoder | None = None
     style_classifier: StyleClassifier | None = None
@@ -28,6 +31,7 @@ class Networks:
     scene_reader: SceneReader | None = None
     absent: dict[str, str] = field(default_factory=dict)
     identities: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
 
 
 def load_networks(models: ModelsConfig) -> Networks:
@@ -55,6 +59,7 @@ def load_networks(models: ModelsConfig) -> Networks:
             found.absent[role] = status.faults[0]
         else:
             setattr(found, role, kind(status.folder, device=models.device))
+            found.files += status.files
             found.identities[role] = identity([*status.files, *status.configurations])
     return found
 

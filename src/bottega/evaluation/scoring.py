@@ -2,7 +2,8 @@
 
 A record holds for whatever its `key` hashes: the picture, its content, style, caption, label map and truths, the
 networks and the method of measuring. Pairs go in the order of the grid, all methods of some pairs together, so that a
-pair's truths and a content's keys are computed once.
+pair's truths and a content's keys are computed once. What is to be measured is found in this process; the measuring
+itself may be shared by several, each with its own networks.
 
 Legend: N pictures, K labels, T tokens, D width.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,11 @@ from bottega.evaluation.colour import palette, palette_distance
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
 from bottega.evaluation.grid import Grid
-from bottega.evaluation.metrics import object_overlap, same_classes, structure_distance, text_scores
-from bottega.evaluation.networks import Networks
+from bottega.evaluation.metrics import Labels, object_overlap, same_classes, structure_distance, text_scores
+from bottega.evaluation.networks import Networks, load_networks
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
+from bottega.evaluation.workers import Workers, in_order
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import append_jsonl, read_jsonl_leniently, sha256_bytes, sha256_file, sha256_json
@@ -35,7 +38,10 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import to_record
 from bottega.runtime.trust import holds, with_check
-from bottega.visual.pictures import Picture
+from bottega.visual.pictures import Picture, Pictures
+
+if TYPE_CHECKING:
+    from bottega.models.config import ModelsConfig
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +49,7 @@ METRICS_VERSION = 1
 """Raise it when a metric changes its meaning: records of another version are measured again."""
 
 _CHUNK = 16  # pairs measured together
-_SHARED = 384  # features kept of contents and styles, which many pairs share: about 77 pictures' five features
+_SHARED = 512  # features kept of contents and styles, which many pairs share: about 85 pictures' six features
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Job:
+    """A picture that is to be measured. `file` is None for a control, which is made from the pair's own pictures."""
+
     pair: Pair
     row: str
-    picture: Picture
+    file: Path | None
     sha256: str
     key: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What measuring some jobs gave: a record each, and by pair id why a pair has none."""
+
+    records: list[Record]
+    broken: dict[str, str]
 
 
 def measure_all(
@@ -88,6 +104,7 @@ def measure_all(
     networks: Networks,
     kept: Path,
     made_from: Mapping[str, int] = MADE_FROM,
+    workers: Workers | None = None,
 ) -> Measured:
     """Measure every row's picture of every pair.
 
@@ -98,14 +115,68 @@ def measure_all(
         files: for each drawn row the picture file of each pair id that has one.
         config: the rows, and what counts as an object.
         sources: contents, styles, label maps and drawn truths.
-        networks: those that judge; an absent one leaves its metrics out.
+        networks: those that judge; an absent one leaves its metrics out. With `workers` only their identities are
+            read, and each process loads them for itself.
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
         made_from: for a row the number of the drawn truth that it is made from and never compared with.
+        workers: the processes that share the work, see `measuring_workers`; None: this one alone.
     """
     # All that decides a score but the pair's own files: a record that was made otherwise is measured again.
     method = sha256_json(
         [METRICS_VERSION, sources.size, made_from, config.object_floor, config.object_overlap, networks.identities]
     )
+    known = _read_known(kept)
+    found_of: list[list[Record]] = []  # of each chunk that is under way, what was measured before
+
+    def jobs() -> Iterator[list[_Job]]:
+        for pairs in _chunks(grid.pairs, _CHUNK):
+            found: list[Record] = []
+            todo: list[_Job] = []
+            for pair in pairs:
+                try:
+                    found_of_pair, todo_of_pair = _find_jobs(pair, config.rows, files, sources, method, known)
+                except PictureError as error:
+                    measured.broken[pair.pair_id] = str(error)
+                    continue
+                found += found_of_pair
+                todo += todo_of_pair
+            found_of.append(found)
+            yield todo
+
+    measured = Measured()
+    with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
+        answers: Iterator[_Answer]
+        if workers is None:
+            answers = map(_Measurer(config, sources, networks, made_from), jobs())
+        else:
+            answers = in_order(workers, _measure_in_worker, jobs())
+        for answer in answers:
+            # Written before the next chunk's, so that a stopped evaluation measures none of these again.
+            if answer.records:
+                append_jsonl(kept, (with_check(vars(record)) for record in answer.records))
+            measured.broken |= answer.broken
+            # All rows of the pair or none: what was measured before of a pair that is broken now does not count.
+            measured.add(record for record in found_of.pop(0) if record.pair_id not in answer.broken)
+            measured.add(answer.records)
+            progress.update(min(_CHUNK, len(grid) - progress.done))
+            interruption.check()
+    return measured
+
+
+def measuring_workers(
+    workers: Workers,
+    config: EvaluationConfig,
+    sources: Sources,
+    models: ModelsConfig,
+    made_from: Mapping[str, int],
+) -> Workers:
+    """The same workers, each beginning with its own networks and caches for `measure_all`."""
+    begin = partial(_begin_worker, config, sources.data_root, sources.size, models, dict(made_from))
+    return replace(workers, begin=begin)
+
+
+def _read_known(kept: Path) -> dict[str, Record]:
+    """The records of an earlier call by their keys."""
     known: dict[str, Record] = {}
     if kept.is_file():
         for line in read_jsonl_leniently(kept, []):
@@ -113,28 +184,7 @@ def measure_all(
             if holds(line):
                 record = to_record(Record, line, str(kept), "delete that line: its picture is measured again")
                 known[record.key] = record
-    measured = Measured()
-    measurer = _Measurer(config, sources, networks, made_from)
-    with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
-        for pairs in _chunks(grid.pairs, _CHUNK):
-            jobs: list[_Job] = []
-            for pair in pairs:
-                # All rows of the pair or none: its jobs count only once its last picture has been read.
-                try:
-                    found, todo = _find_jobs(pair, config.rows, files, sources, method, known)
-                except PictureError as error:
-                    measured.broken[pair.pair_id] = str(error)
-                    continue
-                measured.add(found)
-                jobs += todo
-            # Written before the next pairs are read, so that a stopped evaluation measures none of these again.
-            records = measurer(jobs)
-            if records:
-                append_jsonl(kept, (with_check(vars(record)) for record in records))
-            measured.add(records)
-            progress.update(len(pairs))
-            interruption.check()
-    return measured
+    return known
 
 
 def _find_jobs(
@@ -147,28 +197,76 @@ def _find_jobs(
 ) -> tuple[list[Record], list[_Job]]:
     """The pictures of a pair that were measured before, and those that are still to be measured."""
     identity = [method, *sources.identity(pair)]
+    has_truth = bool(sources.truth_paths(pair))
     found: list[Record] = []
     todo: list[_Job] = []
     for row in rows:
         file = files.get(row, {}).get(pair.pair_id)
         if ROWS[row].drawn and file is None:
             continue
+        if ROWS[row].truth and not has_truth:
+            continue
         sha256 = sha256_file(file) if file is not None else ""
         key = sha256_json([row, sha256, identity])[:20]
         if key in known:
             # The same picture may be in a list under another name: name and row are this pair's.
             found.append(replace(known[key], pair_id=pair.pair_id, row=row))
-            continue
-        picture = load_square(file, sources.size) if file is not None else _make_control(row, pair, sources)
-        if picture is not None:
-            todo.append(_Job(pair, row, picture, sha256 or sha256_bytes(picture.tobytes()), key))
+        else:
+            todo.append(_Job(pair, row, file, sha256, key))
     return found, todo
 
 
-def _make_control(row: str, pair: Pair, sources: Sources) -> Picture | None:
-    """The picture of a row that no network draws; None where it needs a drawn truth and there is none."""
-    truths = sources.truths(pair, 1) if ROWS[row].truth else []
-    return control_picture(row, sources.content(pair), sources.style(pair), truths[0] if truths else None)
+# --- a measuring process ----------------------------------------------------------------------------------------------
+
+_measurer: _Measurer | None = None  # of a worker process
+
+
+def _begin_worker(
+    config: EvaluationConfig, data_root: Path, size: int, models: ModelsConfig, made_from: Mapping[str, int]
+) -> None:
+    global _measurer
+    sources = Sources(data_root, size, config.truths)
+    _measurer = _Measurer(config, sources, load_networks(models), made_from)
+
+
+def _measure_in_worker(jobs: Sequence[_Job]) -> _Answer:
+    assert _measurer is not None, "the pool begins each worker by _begin_worker"
+    return _measurer(jobs)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A picture with the hash of its pixels, by which equal ones are found."""
+
+    picture: Picture
+    sha256: str
+
+    @classmethod
+    def of(cls, picture: Picture) -> _Seen:
+        return cls(picture, sha256_bytes(picture.tobytes()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """A job's picture with what it is compared with: content, style, label map, descriptions of the drawn truths.
+
+    Attributes:
+        shared: whether other pairs have the same picture, so that its features are worth keeping.
+    """
+
+    job: _Job
+    seen: _Seen
+    content: _Seen
+    style: _Seen
+    labels: Labels | None
+    truths: Sequence[Description]
+
+    @property
+    def shared(self) -> bool:
+        return self.job.row in ("content", "style")
 
 
 class _Measurer:
@@ -182,53 +280,93 @@ class _Measurer:
         reader = networks.scene_reader
         self._classes = same_classes(sources.classes, reader.labels) if reader else {}
 
-    def __call__(self, jobs: Sequence[_Job]) -> list[Record]:
-        if not jobs:
-            return []
-        scores: list[dict[str, float]] = [{} for _ in jobs]
-        # Does it have the style?
-        self._kinds(jobs, scores)
-        self._palettes(jobs, scores)
-        # Has it kept the content?
-        self._objects(jobs, scores)
-        self._structures(jobs, scores)
-        # Does it show what the caption says, and how far is it from the right answer?
-        self._texts(jobs, scores)
-        self._truths(jobs, scores)
-        records: list[Record] = []
-        for job, found in zip(jobs, scores, strict=True):
-            records.append(Record(job.pair.pair_id, job.row, job.sha256, job.key, found))
-        return records
+    def __call__(self, jobs: Sequence[_Job]) -> _Answer:
+        # Read the pictures, pair by pair.
+        by_pair: dict[str, list[_Job]] = {}
+        for job in jobs:
+            by_pair.setdefault(job.pair.pair_id, []).append(job)
+        samples: list[_Sample] = []
+        broken: dict[str, str] = {}
+        for pair_id, of_pair in by_pair.items():
+            # All rows of the pair or none: its samples count only once its last picture has been read.
+            try:
+                samples += self._read(of_pair)
+            except PictureError as error:
+                broken[pair_id] = str(error)
+        if not samples:
+            return _Answer([], broken)
 
-    def _kinds(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+        scores: list[dict[str, float]] = [{} for _ in samples]
+        # Does it have the style?
+        self._kinds(samples, scores)
+        self._palettes(samples, scores)
+        # Has it kept the content?
+        self._objects(samples, scores)
+        self._structures(samples, scores)
+        # Does it show what the caption says, and how far is it from the right answer?
+        self._texts(samples, scores)
+        self._truths(samples, scores)
+
+        records: list[Record] = []
+        for sample, found in zip(samples, scores, strict=True):
+            job = sample.job
+            records.append(Record(job.pair.pair_id, job.row, job.sha256 or sample.seen.sha256, job.key, found))
+        return _Answer(records, broken)
+
+    def _read(self, jobs: Sequence[_Job]) -> list[_Sample]:
+        """The samples of one pair. Raises PictureError."""
+        pair = jobs[0].pair
+        content = _Seen.of(self.sources.content(pair))
+        style = _Seen.of(self.sources.style(pair))
+        labels = self.sources.labels(pair)
+        first_truth: Picture | None = None
+        truths: list[Description] = []
+        for number, path in enumerate(self.sources.truth_paths(pair)):
+            truth = load_square(path, self.sources.size)
+            truths.append(self._describe(_Seen.of(truth), keep=number in self.made_from.values()))
+            if number == 0:
+                first_truth = truth
+        samples: list[_Sample] = []
+        for job in jobs:
+            if job.file is not None:
+                picture = load_square(job.file, self.sources.size)
+            else:
+                made = control_picture(job.row, content.picture, style.picture, first_truth)
+                if made is None:
+                    raise PictureError(f"{pair.pair_id}: its drawn truth is gone; run the same command again")
+                picture = made
+            samples.append(_Sample(job, _Seen.of(picture), content, style, labels, truths))
+        return samples
+
+    def _kinds(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
         classifier = self.networks.style_classifier
         if classifier is None:
             return
-        read = self._features("kind", jobs, classifier.probabilities)
+        read = self._features("kind", samples, classifier.probabilities)
         for found, probabilities in zip(scores, read, strict=True):
             found["kind"] = float(probabilities.argmax())
 
-    def _palettes(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        for job, found in zip(jobs, scores, strict=True):
-            style = self._once("palette", self.sources.style(job.pair), palette)
-            found["palette"] = palette_distance(palette(job.picture), style)
+    def _palettes(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
+        for sample, found in zip(samples, scores, strict=True):
+            style = self._once("palette", sample.style, palette)
+            own = palette(sample.seen.picture)
+            found["palette"] = palette_distance(own, style)
 
-    def _objects(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+    def _objects(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
         reader = self.networks.scene_reader
         if reader is None or not self._classes:
             return
-        scenes = self._features("scene", jobs, reader.segment)
-        for job, found, read in zip(jobs, scores, scenes, strict=True):
-            labels = self.sources.labels(job.pair)
-            if labels is None:
+        scenes = self._features("scene", samples, reader.segment)
+        for sample, found, read in zip(samples, scores, scenes, strict=True):
+            if sample.labels is None:
                 continue
-            overlaps = object_overlap(read, labels, self._classes, self.config.object_floor)
+            overlaps = object_overlap(read, sample.labels, self._classes, self.config.object_floor)
             if overlaps:
                 is_found = np.array(overlaps) >= self.config.object_overlap
                 found["objects_iou"] = 100 * float(np.mean(overlaps))
                 found["objects_found"] = 100 * float(np.mean(is_found))
 
-    def _structures(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+    def _structures(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
         encoder = self.networks.structure_encoder
         if encoder is None:
             return
@@ -237,62 +375,64 @@ class _Measurer:
             keys: Array = encoder.keys(picture[None])[0]
             return keys
 
-        features = self._features("keys", jobs, encoder.keys)
-        for job, found, keys in zip(jobs, scores, features, strict=True):
-            content = self._once("keys", self.sources.content(job.pair), keys_of)
+        features = self._features("keys", samples, encoder.keys)
+        for sample, found, keys in zip(samples, scores, features, strict=True):
+            content = self._once("keys", sample.content, keys_of)
             found["structure"] = structure_distance(keys, content)
 
-    def _texts(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
+    def _texts(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
         clip = self.networks.clip
         if clip is None:
             return
-        captions = sorted({job.pair.prompt for job in jobs})
+        captions = sorted({sample.job.pair.prompt for sample in samples})
         texts = dict(zip(captions, clip.text(captions), strict=True))
-        images = np.stack(self._features("clip", jobs, clip.image))  # [N, D]
-        wanted = np.stack([texts[job.pair.prompt] for job in jobs])  # [N, D]
+        images = np.stack(self._features("clip", samples, clip.image))  # [N, D]
+        wanted = np.stack([texts[sample.job.pair.prompt] for sample in samples])  # [N, D]
         for found, score in zip(scores, text_scores(images, wanted), strict=True):
             found["text"] = float(score)
 
-    def _truths(self, jobs: Sequence[_Job], scores: list[dict[str, float]]) -> None:
-        described: dict[str, list[Description]] = {}
-        for job, found in zip(jobs, scores, strict=True):
-            pair_id = job.pair.pair_id
-            if pair_id not in described:
-                described[pair_id] = [describe(truth) for truth in self.sources.truths(job.pair)]
-            made_from = self.made_from.get(job.row)
-            others = [truth for k, truth in enumerate(described[pair_id]) if k != made_from]
+    def _truths(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
+        for sample, found in zip(samples, scores, strict=True):
+            made_from = self.made_from.get(sample.job.row)
+            others = [truth for number, truth in enumerate(sample.truths) if number != made_from]
             if others:
-                distance = nearest(describe(job.picture), others)
+                distance = nearest(self._describe(sample.seen, keep=sample.shared), others)
                 found["truth"] = distance.total
                 found["truth_colour"] = distance.colour
                 found["truth_texture"] = distance.texture
 
-    def _features(self, what: str, jobs: Sequence[_Job], call: Callable[[Picture], Array]) -> list[Array]:
-        """What a network gives for each job's picture; equal ones, such as a content of many pairs, are shown once."""
-        unique = {job.sha256: job for job in jobs}
+    def _describe(self, seen: _Seen, *, keep: bool) -> Description:
+        """What the distance to the truth compares; kept where the same picture will be asked for again."""
+        key = ("description", seen.sha256)
+        if key in self._shared:
+            found: Description = self._shared[key]
+            return found
+        made = describe(seen.picture)
+        if keep:
+            self._shared[key] = made
+        return made
+
+    def _features(self, what: str, samples: Sequence[_Sample], call: Callable[[Pictures], Array]) -> list[Array]:
+        """What a network gives for each sample; equal pictures, such as a content of many pairs, are shown once."""
         found: dict[str, Array] = {}
-        new: list[_Job] = []
-        for sha256, job in unique.items():
-            key = _feature_key(what, job.picture)
+        new: dict[str, _Sample] = {}
+        for sample in samples:
+            key = (what, sample.seen.sha256)
             if key in self._shared:
-                found[sha256] = self._shared[key]
+                found[sample.seen.sha256] = self._shared[key]
             else:
-                new.append(job)
+                new[sample.seen.sha256] = sample
         features: Iterable[Array] = ()
         if new:
-            features = call(np.stack([job.picture for job in new]))
-        for job, feature in zip(new, features, strict=True):
-            found[job.sha256] = feature
-            if job.row in ("content", "style"):  # every other picture is asked for once
-                self._shared[_feature_key(what, job.picture)] = feature
-        return [found[job.sha256] for job in jobs]
+            features = call(np.stack([sample.seen.picture for sample in new.values()]))
+        for (sha256, sample), feature in zip(new.items(), features, strict=True):
+            found[sha256] = feature
+            if sample.shared:  # every other picture is asked for once
+                self._shared[what, sha256] = feature
+        return [found[sample.seen.sha256] for sample in samples]
 
-    def _once(self, what: str, picture: Picture, call: Callable[[Picture], Any]) -> Any:
-        return get_or_compute(self._shared, _feature_key(what, picture), lambda: call(picture))
-
-
-def _feature_key(what: str, picture: Picture) -> tuple[str, str]:
-    return what, sha256_bytes(picture.tobytes())
+    def _once(self, what: str, seen: _Seen, call: Callable[[Picture], Any]) -> Any:
+        return get_or_compute(self._shared, (what, seen.sha256), lambda: call(seen.picture))
 
 
 def _chunks(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:

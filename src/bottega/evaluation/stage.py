@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from bottega.evaluation.networks import Networks, load_networks
 from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
 from bottega.evaluation.records import ScoreLine, SummaryRecord
-from bottega.evaluation.scoring import measure_all
+from bottega.evaluation.scoring import measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.summary import (
     by_row,
@@ -41,6 +42,7 @@ from bottega.evaluation.summary import (
     table,
 )
 from bottega.evaluation.table import markdown
+from bottega.evaluation.workers import share_work
 from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
@@ -106,7 +108,10 @@ def run(
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
     networks = load_networks(models)
     made_from = _made_from(config, teacher)
-    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from)
+    workers = share_work(len(grid) * len(config.rows), networks.files, models.device)
+    if workers is not None:
+        workers = measuring_workers(workers, config, sources, models, made_from)
+    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from, workers)
     missing = missing_outputs(_designs(config, grid), measured)
     if not config.allow_missing:
         require_all(
@@ -253,9 +258,22 @@ def _draw_all(
         requests.setdefault(WEIGHTS[row], []).append(request)
     # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
     files: dict[str, Mapping[str, Path]] = {}
-    for family in requests.values():
-        files |= draw(family)
+    for roles, family in requests.items():
+        files |= draw(_shared(family, roles, models))
     return files, absent
+
+
+def _shared(family: Sequence[Request], roles: Sequence[str], models: ModelsConfig) -> list[Request]:
+    """The same requests, with the number of processes that draw them."""
+    from bottega.models.layout import inspect
+
+    weights: list[Path] = []
+    for status in inspect(models, roles):
+        weights += status.files
+    workers = share_work(sum(len(request.pairs) for request in family), weights, models.device)
+    if workers is None:
+        return list(family)
+    return [replace(request, workers=workers.count, threads=workers.threads) for request in family]
 
 
 def _name_teacher(summary: SummaryRecord, teacher: TeacherConfig) -> None:

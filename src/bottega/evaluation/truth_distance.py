@@ -112,11 +112,14 @@ def _texture(lightness: Floats) -> Floats:
     side = min(lightness.shape) // _PATCHES_ACROSS // 2 * 2
     everywhere = np.lib.stride_tricks.sliding_window_view(lightness, (side, side))
     patches = everywhere[:: side // 2, :: side // 2]  # [G, G, N, N]
-    window = _window(side)
-    level = (patches * window**2).mean((2, 3), keepdims=True)  # the mean under the window, so that nothing flat leaks
-    spectrum = np.fft.rfft2((patches - level) * window)  # [G, G, N, N/2+1]
-    density = np.abs(spectrum) ** 2 / side**2
-    power = density.reshape(*patches.shape[:2], -1) @ _bands(side).T  # [G, G, K]
+    across = patches.shape[0], patches.shape[1]
+    flat = patches.reshape(-1, side * side).astype(np.float64)  # [G*G, N*N]
+    window = _window(side).reshape(-1)  # [N*N]
+    level = flat @ window**2 / side**2  # the mean under the window, so that nothing flat leaks
+    windowed = (flat - level[:, None]) * window
+    spectrum = np.fft.rfft2(windowed.reshape(-1, side, side))  # [G*G, N, N/2+1]
+    density = (spectrum.real**2 + spectrum.imag**2) / side**2  # np.abs would take a root to square it again
+    power = (density.reshape(len(flat), -1) @ _bands(side).T).reshape(*across, -1)  # [G, G, K]
     # Neighbours are averaged before the logarithm: of few coefficients a band, one patch's power is a rough estimate.
     top, bottom = power[:-1], power[1:]
     mean = (top[:, :-1] + bottom[:, :-1] + top[:, 1:] + bottom[:, 1:]) / 4  # [G-1, G-1, K]

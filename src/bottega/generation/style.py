@@ -58,6 +58,9 @@ BATCH = 4
 PROFILE = "style_adapter"
 """In place of a profile's name in the settings: the adapter itself says what it is drawn with."""
 
+_DECODED_ON_CPU = 4
+"""Pictures that are decoded together on a CPU, whose caches they fit into: 16 at a time took a quarter longer."""
+
 _RELIEF = "end what else holds memory there, or draw on the CPU (--device cpu)"
 _PROMPTS = 64  # whose text states are kept: a caption's are 1 MB at most
 
@@ -237,7 +240,9 @@ class StyleEngine:
                 batch = slice(first, first + size)
                 return self._latents(inputs.part(batch), seeds[batch], start, sampling, _watched(drawing, first))
 
-            return drawing.run(denoise, self._decode, batch=len(seeds), free=free_memory)
+            on_cpu = choose_device(self.models.device).type == "cpu"
+            together = _DECODED_ON_CPU if on_cpu else len(seeds)
+            return drawing.run(denoise, self._decode, batch=len(seeds), decoded_together=together, free=free_memory)
 
     def _denoise(
         self, drawing: Drawing, plan: _StylePlan, text: _Text, sources: _Sources, batch: slice

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -130,11 +131,20 @@ class Preprocessing:
             raise ValueError(
                 f"a picture must be uint8 [H, W, 3], received {picture.dtype} {list(picture.shape)}; convert it first"
             )
-        pixels = _crop(self._resize(picture), self.crop)
+        pixels = _crop(self._resize(picture), self.crop)  # [S, S, 3]
+        table = self._table
+        # Looked up, since a byte has only 256 values: computed for each pixel, this took four times as long.
+        return np.stack([table[channel][pixels[..., channel]] for channel in range(3)])  # [3, S, S]
+
+    @cached_property
+    def _table(self) -> NDArray[np.float32]:
+        """What each byte of each channel becomes, [3, 256]."""
         # Through float64, as transformers does: in float32 alone the last bits would differ from its own.
-        scaled = (pixels.astype(np.float64) * self.factor).astype(np.float32)  # [S, S, 3]
-        normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(normal.transpose(2, 0, 1))  # [3, S, S]
+        scaled = (np.arange(256, dtype=np.float64) * self.factor).astype(np.float32)  # [256]
+        mean = np.asarray(self.mean, np.float32)[:, None]  # [3, 1]
+        std = np.asarray(self.std, np.float32)[:, None]
+        normal: NDArray[np.float32] = (scaled - mean) / std
+        return normal
 
     def _resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self.size is None:
