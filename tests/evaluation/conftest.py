@@ -108,4 +108,19 @@ class KnowsScenes:
 def oracles(world: World) -> Networks:
     """A classifier and a reader that are never wrong about drawn pictures; no CLIP and no structure encoder."""
     absent = {"clip": "no clip here", "structure_encoder": "no structure encoder here"}
+    absent["style_encoder"] = "no style encoder here"
     return Networks(style_classifier=KnowsKinds(world.kinds), scene_reader=KnowsScenes(world.scenes), absent=absent)
+
+
+def save_style_encoder(clip: Path, folder: Path, width: int = 24) -> Path:
+    """CLIP's picture tower and a random matrix behind it, as a style encoder's folder."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionModel
+
+    tower = CLIPVisionModel.from_pretrained(clip)
+    tower.save_pretrained(folder)
+    matrix = torch.randn(tower.config.hidden_size, width, generator=torch.Generator().manual_seed(5))
+    save_file({"style": matrix}, folder / "style_projection.safetensors")
+    (folder / "preprocessor_config.json").write_bytes((clip / "preprocessor_config.json").read_bytes())
+    return folder

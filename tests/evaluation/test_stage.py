@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World
+from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World, save_style_encoder
 
 from bottega.data.records import read_pairs
 from bottega.evaluation import drawing, stage, workers
@@ -33,9 +33,11 @@ TEACHER = TeacherConfig(size=128, steps=5, strength=0.4, guidance_scale=1.0, see
 
 
 @pytest.fixture(scope="module")
-def models(tiny_models: Path) -> ModelsConfig:
+def models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelsConfig:
     roles = ("sdxl", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
-    return ModelsConfig(**{role: str(tiny_models / role) for role in roles}, device="cpu")
+    style_encoder = save_style_encoder(tiny_models / "clip", tmp_path_factory.mktemp("style_encoder"))
+    named = {role: str(tiny_models / role) for role in roles}
+    return ModelsConfig(**named, style_encoder=str(style_encoder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,24 @@ def test_every_row_and_every_metric_is_measured(done: tuple[Path, dict[str, Any]
     assert len(pictures(directory)) == 3 * 4
     assert json.loads((directory / "summary.json").read_text()) == summary
     assert (directory / "table.md").read_text().count("\n| ") >= 8
+
+
+def test_what_a_picture_costs_is_measured_by_phase_and_the_adapter_adds_parameters(
+    done: tuple[Path, dict[str, Any]], adapter: Path
+) -> None:
+    from bottega.student.export import load_adapter
+
+    costs = done[1]["efficiency"]
+    assert set(costs) == {"student", "base"}
+    trained, _ = load_adapter(adapter)
+    assert costs["student"]["added_parameters"] == sum(one.numel() for one in trained.parameters())
+    assert costs["base"]["added_parameters"] == 0
+    assert costs["base"]["frozen_parameters"] == costs["student"]["frozen_parameters"] > 0
+    for cost in costs.values():
+        assert (cost["pictures"], cost["warm_up"]) == (2, 2)  # of four pairs
+        for phase in ("encode", "denoise", "decode"):
+            assert 0 < cost["seconds"][phase]["p50"] <= cost["seconds"][phase]["p90"] <= cost["seconds"]["whole"]["p90"]
+        assert cost["peak_rss_mb"] > 50
 
 
 def test_every_number_can_be_traced_to_the_picture_it_was_measured_on(done: tuple[Path, dict[str, Any]]) -> None:

@@ -11,13 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tests.evaluation.conftest import save_style_encoder
 from transformers import CLIPModel, SegformerForSemanticSegmentation, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from bottega.models.encoders import ClipEncoder, SceneReader, StructureEncoder, StyleClassifier, _pooled
+from bottega.models.config import ModelsConfig
+from bottega.models.encoders import (
+    ClipEncoder,
+    SceneReader,
+    StructureEncoder,
+    StyleClassifier,
+    StyleEncoder,
+    _pooled,
+)
+from bottega.models.layout import inspect
 from bottega.models.preprocessing import Preprocessing
 from bottega.runtime.errors import MissingError, RequestError
 
@@ -157,6 +168,47 @@ def test_structure_keys_are_the_key_projection_of_the_last_block(published: Path
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
     assert keys.shape == (5, 17, 32)  # 4 × 4 patches and the class token
     assert np.abs(keys - expected).max() <= 1e-5
+
+
+def test_the_structure_encoders_embedding_is_the_models_last_class_token(published: Path, pictures: np.ndarray) -> None:
+    encoder = StructureEncoder(published / "structure_encoder", **CPU)
+    model = ViTModel.from_pretrained(published / "structure_encoder", add_pooling_layer=False).eval()
+    with torch.no_grad():
+        pixels = torch.from_numpy(Preprocessing.read(published / "structure_encoder")(pictures))
+        expected = model(pixels).last_hidden_state[:, 0]
+    expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    assert np.abs(encoder.embedding(pictures) - expected).max() <= 1e-5
+    both = encoder.keys_and_embedding(pictures)
+    assert np.array_equal(both[:, :-1], encoder.keys(pictures))
+
+
+def test_a_style_descriptor_is_the_pooled_picture_tower_times_the_matrix(
+    published: Path, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    """Against the reference's own steps: the tower without its projection, the matrix, unit norm."""
+    folder = save_style_encoder(published / "clip", tmp_path / "csd", width=7)
+    model = CLIPModel.from_pretrained(published / "clip").eval()
+    matrix = load_file(folder / "style_projection.safetensors")["style"]
+    with torch.no_grad():
+        pixels = torch.from_numpy(Preprocessing.read(folder)(pictures))
+        expected = model.vision_model(pixel_values=pixels).pooler_output @ matrix
+    expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    found = StyleEncoder(folder, **CPU).embedding(pictures)
+    assert np.abs(found - expected).max() <= 1e-5
+    one_by_one = np.concatenate([StyleEncoder(folder, batch_size=1, **CPU).embedding(pictures)])
+    assert np.abs(found - one_by_one).max() <= 1e-5
+
+
+def test_a_style_encoder_without_its_matrix_is_no_style_encoder(
+    published: Path, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    folder = save_style_encoder(published / "clip", tmp_path / "csd")
+    save_file({"last_layer_style": torch.zeros(8, 2)}, folder / "style_projection.safetensors")
+    with pytest.raises(RequestError, match="must hold the tensor `style` of shape"):
+        StyleEncoder(folder, **CPU)
+    (folder / "style_projection.safetensors").unlink()
+    (status,) = inspect(ModelsConfig(style_encoder=str(folder)), ["style_encoder"])
+    assert "no style_projection.safetensors in it" in status.faults[0]
 
 
 def test_scene_reader_equals_the_librarys_own_post_processing(published: Path, pictures: np.ndarray) -> None:

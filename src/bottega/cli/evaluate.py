@@ -149,3 +149,33 @@ def checkpoints(
     for sentence in record["sentences"]:
         typer.echo(sentence)
     typer.echo(f"{output / TABLE}")
+
+
+@app.command("fit-style-probe")
+def fit_style_probe(
+    recipe: Annotated[Path, typer.Argument(help="run directory, or a recipe (YAML) with its models")],
+    encoder: Annotated[str, typer.Option(help="a CLIP or a ViT (DINO, DINOv2), as a recipe names models")],
+    output: Annotated[Path, typer.Option(help="the probe's folder, for models.style_classifier")],
+    data_root: Annotated[Path | None, typer.Option(help="holds wikiart/ and coco/  [default: the run's own]")] = None,
+    size: Annotated[int, typer.Option(min=16, help="side in pixels to which pictures are cut")] = 512,
+    photographs: Annotated[int, typer.Option(min=0, help="contents that are shown to it, at most")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="of the split by artist")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override, such as models.device=cpu")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print the probe's config.json on stdout")] = False,
+) -> None:
+    """Fit a classifier of styles on the paintings' own labels, and say how good it is on other artists' paintings."""
+    from bottega.data.given import require_folder, require_room_for_folder
+    from bottega.evaluation.style_probe import describe_probe, fit
+
+    pipeline = open_pipeline(recipe, None, read_size(None, None), set_)
+    require_folder("--data-root", data_root)
+    require_room_for_folder("--output", output)
+    found = pipeline.recipe
+    root = data_root or found.data_root(pipeline.directory)
+    with locked(found.models.device, output, "evaluate fit-style-probe"):
+        config = fit(root, encoder, output, found.models, size=size, photographs=photographs, seed=seed)
+    if json_:
+        print_json(config)
+    else:
+        typer.echo("\n".join(describe_probe(config)))
+        typer.echo(f"{output}: name it as models.style_classifier")

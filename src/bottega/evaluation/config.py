@@ -67,6 +67,9 @@ class EvaluationConfig(Config):
     examples: Annotated[int, Resumable("the report names another number of pairs")] = Field(
         6, ge=1, description="best, median and worst pairs to name for the report, each"
     )
+    timed_pictures: Annotated[int, Added(before=0), Resumable("the costs are measured again")] = Field(
+        10, ge=0, description="pictures of the student and of the base whose seconds are measured, one by one; 0: none"
+    )
     style_bar: float = Field(30.0, description="points that the student's style gain must reach with its lower bound")
     content_bar: float = Field(
         10.0, ge=0.0, description="points of objects preserved that the student may lose against the frozen base"

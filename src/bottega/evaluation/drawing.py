@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from bottega.data.pictures import load_square
 from bottega.data.records import Pair
 from bottega.data.roots import picture_file
+from bottega.evaluation.efficiency import WARM_UP, EfficiencyRecord, TimedPainter, measure_efficiency
 from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.evaluation.workers import Workers, in_order
 from bottega.runtime.children import run_child
@@ -31,6 +32,7 @@ from bottega.runtime.files import (
     sha256_file,
     sha256_json,
     write_json,
+    write_jsonl,
     write_png,
 )
 from bottega.runtime.interrupt import Interruption
@@ -51,6 +53,14 @@ class MadeLine(TypedDict):
     check: NotRequired[str]
 
 
+class CostLine(TypedDict):
+    """`efficiency.json` of a row: what its pictures cost, by the request's fingerprint; and the line's own hash."""
+
+    fingerprint: str
+    cost: EfficiencyRecord
+    check: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Request:
     """What a drawing process is asked for.
@@ -66,6 +76,7 @@ class Request:
         settings: JSON that `painters.load_painter` needs for this row.
         workers: processes that share its batches, see `workers.share_work`; 1: one draws all.
         threads: of each of several workers.
+        timed: pictures whose cost is measured once the others are drawn, see `efficiency`; 0: none.
     """
 
     row: str
@@ -78,11 +89,17 @@ class Request:
     settings: Mapping[str, Any]
     workers: int = 1
     threads: int = 1
+    timed: int = 0
 
     @property
     def made(self) -> Path:
         """The file of what was drawn, `MadeLine`s."""
         return Path(self.directory) / "made.jsonl"
+
+    @property
+    def efficiency(self) -> Path:
+        """The file of what a picture costs, a `CostLine`."""
+        return Path(self.directory) / "efficiency.json"
 
     def picture(self, pair: Pair) -> Path:
         """The file of a pair's picture."""
@@ -112,7 +129,7 @@ def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
 
 def draw_missing(requests: Sequence[Request]) -> None:
     """Have one process draw what is missing of some requests; raises as `draw`."""
-    todo = [request for request in requests if _missing_batches(request)]
+    todo = [request for request in requests if _missing_batches(request) or _is_untimed(request)]
     if todo:
         _run_child(todo)
 
@@ -174,6 +191,41 @@ def _draw_in_worker(item: tuple[int, Sequence[Pair]]) -> tuple[int, list[MadeLin
         _loaded.clear()  # first, so that the models of two rows are never in memory together
         _loaded[number] = _load_painter(request)
     return number, _draw_batch(request, _loaded[number], batch)
+
+
+def read_efficiency(request: Request) -> EfficiencyRecord | None:
+    """What a row's pictures cost, as it was measured for this very request; None where it was not."""
+    if not request.efficiency.is_file():
+        return None
+    for value in read_jsonl_leniently(request.efficiency, []):
+        # A damaged line says nothing: the cost is measured again.
+        if holds(value):
+            line = to_record(CostLine, value, str(request.efficiency), "delete that file: it is measured again")
+            if line["fingerprint"] == request.fingerprint:
+                return line["cost"]
+    return None
+
+
+def _is_untimed(request: Request) -> bool:
+    return request.timed > 0 and read_efficiency(request) is None
+
+
+def _time_pictures(request: Request, painter: PairPainter) -> None:
+    """Measure what a picture of the row costs, and write it down."""
+    pairs: list[Pair] = []
+    sources: list[tuple[Picture, Picture]] = []
+    for pair in request.pairs[: request.timed + WARM_UP]:
+        try:
+            content, style = (load_square(path, painter.size) for path in _sources_of(pair, Path(request.data_root)))
+        except PictureError:
+            continue  # its own line in made.jsonl says so
+        pairs.append(pair)
+        sources.append((content, style))
+    if not pairs:
+        return
+    cost = measure_efficiency(cast(TimedPainter, painter), pairs, sources, request.seed)
+    line = with_check({"fingerprint": request.fingerprint, "cost": cost})
+    write_jsonl(request.efficiency, [line])
 
 
 def _load_painter(request: Request) -> PairPainter:
@@ -271,6 +323,10 @@ def draw_from(file: Path) -> None:
             held.enter_context(lock(place, f"drawing {request.row} for an evaluation"))
         if requests[0].workers > 1:
             _draw_shared(requests)
-            return
         for request in requests:
-            draw_here(request, _load_painter(request))
+            # Alone, after the pictures: beside another process, its own seconds would not be known.
+            if _missing_batches(request) or _is_untimed(request):
+                painter = _load_painter(request)
+                draw_here(request, painter)
+                if _is_untimed(request):
+                    _time_pictures(request, painter)

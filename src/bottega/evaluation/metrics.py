@@ -71,6 +71,27 @@ METRICS: Mapping[str, Metric] = {
         ("structure_encoder",),
         "mean squared difference of key self-similarities, to the content",
     ),
+    "dino": Metric(
+        "DINO cosine",
+        "cosine ×100",
+        "higher",
+        ("structure_encoder",),
+        "plain cosine of the class tokens of the structure encoder, to the content",
+    ),
+    "style_clip": Metric(
+        "CLIP style",
+        "cosine ×100",
+        "higher",
+        ("clip",),
+        "plain cosine of CLIP's embeddings, to the style picture; read it beside its test on real paintings",
+    ),
+    "style_csd": Metric(
+        "CSD style",
+        "cosine ×100",
+        "higher",
+        ("style_encoder",),
+        "cosine of contrastive style descriptors, to the style picture; read it beside its test on real paintings",
+    ),
     "text": Metric(
         "CLIPScore", "cosine ×100", "higher", ("clip",), "plain cosine of picture and caption (no factor 2.5, no clamp)"
     ),
@@ -94,6 +115,7 @@ NEEDS = {
     "scene_reader": "a scene reader (models.scene_reader)",
     "structure_encoder": "a structure encoder (models.structure_encoder)",
     "clip": "a CLIP (models.clip)",
+    "style_encoder": "a style encoder (models.style_encoder: CLIP's picture tower with style_projection.safetensors)",
     "label_maps": "label maps of the contents (layout_path in contents.jsonl, labels.txt beside it)",
     "truth": "drawn truths (truth/{pair_id}_seed{k}.png in the data root)",
 }
@@ -105,6 +127,11 @@ def text_scores(images: Floats, texts: Floats) -> Floats:
     """Cosine of each picture with its own caption, ×100, [N]; both arguments [N, D] of unit norm."""
     scores: Floats = 100 * (images * texts).sum(-1)
     return scores
+
+
+def cosine(first: Floats, second: Floats) -> float:
+    """Cosine of two embeddings of unit norm, [D], ×100: neither scaled by 2.5 nor cut off at 0."""
+    return 100 * float(first @ second)
 
 
 def structure_distance(first: Floats, second: Floats) -> float:

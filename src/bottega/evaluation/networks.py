@@ -5,17 +5,20 @@ A metric without its network is reported as unavailable with this reason; it nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.evaluation.metrics import NEEDS
+from bottega.evaluation.metrics import NEEDS, Floats
+from bottega.models.style_probe import StyleProbe, is_probe
+from bottega.runtime.errors import MissingError
 from bottega.runtime.files import sha256_file, sha256_json
+from bottega.visual.pictures import Pictures
 
 if TYPE_CHECKING:
     from bottega.models.config import ModelsConfig
-    from bottega.models.encoders import ClipEncoder, SceneReader, StructureEncoder, StyleClassifier
+    from bottega.models.encoders import ClipEncoder, SceneReader, StructureEncoder, StyleClassifier, StyleEncoder
 
 
 @dataclass
@@ -26,9 +29,10 @@ class Networks:
     """
 
     clip: ClipEncoder | None = None
-    style_classifier: StyleClassifier | None = None
+    style_classifier: StyleClassifier | StyleProbe | None = None
     structure_encoder: StructureEncoder | None = None
     scene_reader: SceneReader | None = None
+    style_encoder: StyleEncoder | None = None
     absent: dict[str, str] = field(default_factory=dict)
     identities: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -49,6 +53,7 @@ def load_networks(models: ModelsConfig) -> Networks:
         "style_classifier": encoders.StyleClassifier,
         "structure_encoder": encoders.StructureEncoder,
         "scene_reader": encoders.SceneReader,
+        "style_encoder": encoders.StyleEncoder,
     }
     statuses = {status.role: status for status in inspect(models, kinds)}
     for role, kind in kinds.items():
@@ -58,9 +63,30 @@ def load_networks(models: ModelsConfig) -> Networks:
         elif status.folder is None or status.faults:
             found.absent[role] = status.faults[0]
         else:
-            setattr(found, role, kind(status.folder, device=models.device))
+            try:
+                setattr(found, role, _load(kind, role, status.folder, models))
+            except MissingError as error:  # a probe's encoder, which is a model of its own
+                found.absent[role] = str(error)
+                continue
             found.files += status.files
             found.identities[role] = identity([*status.files, *status.configurations])
+    return found
+
+
+def _load(kind: type[Any], role: str, folder: Path, models: ModelsConfig) -> Any:
+    """The network in a role's folder. Raises MissingError where a probe's encoder can't be used."""
+    if role == "style_classifier" and is_probe(folder):
+        return StyleProbe(folder, models.device, models.cache)
+    return kind(folder, device=models.device)
+
+
+def style_embeddings(networks: Networks) -> dict[str, Callable[[Pictures], Floats]]:
+    """By metric the embedding whose cosine to the style picture it is; of the networks that are there."""
+    found: dict[str, Callable[[Pictures], Floats]] = {}
+    if networks.clip is not None:
+        found["style_clip"] = networks.clip.image
+    if networks.style_encoder is not None:
+        found["style_csd"] = networks.style_encoder.embedding
     return found
 
 

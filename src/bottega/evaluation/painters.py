@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from bottega.visual.pictures import FloatPicture, Picture, Pictures
 
 if TYPE_CHECKING:
     import torch
+
+    from bottega.student.inference import StylizeInputs
 
 LOGGER = logging.getLogger(__name__)
 _KEPT_BYTES = 1_000_000_000  # of latents and CLIP features; a style's patch tokens take 1.3 MB, a latent 64 KB
@@ -142,16 +145,41 @@ class _Student:
             drawn += self.draw([pair], [source], seed)
         return drawn
 
+    def timed(self, pair: Pair, source: tuple[Picture, Picture], seed: int) -> dict[str, float]:
+        self._known.clear()  # what a picture costs that is the first of its content and style
+        began = time.perf_counter()
+        inputs = self._inputs([pair], [source])
+        seconds = {"encode": time.perf_counter() - began}
+        return {**seconds, **self._engine.draw(inputs, self._seeds([pair], seed)).result.seconds}
+
+    def parameters(self) -> tuple[int, int]:
+        parts = self._engine.parts
+        frozen = sum(one.numel() for one in parts.backbone.transformer.parameters())
+        frozen += sum(one.numel() for one in parts.vae.vae.parameters())
+        added = 0 if self._adapter is None else sum(one.numel() for one in self._adapter.parameters())
+        return added, frozen
+
     def _draw(self, pairs: Sequence[Pair], sources: Sources, seed: int) -> Sequence[Picture]:
+        drawn = self._engine.draw(self._inputs(pairs, sources), self._seeds(pairs, seed))
+        for note in drawn.result.notes:
+            LOGGER.warning(note)
+        return drawn.pixels
+
+    def _seeds(self, pairs: Sequence[Pair], seed: int) -> list[int]:
+        """Of the noise. The base gets the student's: nothing but the adapter is between them."""
+        from bottega.runtime.seeds import derive
+
+        return [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs]
+
+    def _inputs(self, pairs: Sequence[Pair], sources: Sources) -> StylizeInputs:
         import numpy as np
 
-        from bottega.runtime.seeds import derive
         from bottega.student.inference import StylizeInputs
 
         contents = np.stack([content for content, _ in sources])  # [N, S, S, 3]
         styles = np.stack([style for _, style in sources])
         styles_clip, contents_clip = self._clip_features(styles, contents)
-        inputs = StylizeInputs(
+        return StylizeInputs(
             self._each_once("latents", contents, lambda picture: self._encode(picture[None])[0]),
             styles_clip,
             contents_clip,
@@ -159,12 +187,6 @@ class _Student:
             self._texts[""],
             self._captions(pairs),
         )
-        # The base gets the student's noise: nothing but the adapter is between them.
-        seeds = [derive("evaluation noise", seed, pair.content_id, pair.style_id) for pair in pairs]
-        drawn = self._engine.draw(inputs, seeds)
-        for note in drawn.result.notes:
-            LOGGER.warning(note)
-        return drawn.pixels
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:
         """CLIP embeddings of what the style pictures show, [N, D]; zeros for a style without a caption.

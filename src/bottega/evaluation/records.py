@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NotRequired
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
+    from bottega.evaluation.efficiency import EfficiencyRecord
+    from bottega.models.style_probe import ProbeConfig
     from bottega.teacher.summary import PainterFacts
 
 
@@ -165,6 +167,24 @@ class DiscriminationRecord(DifferenceRecord):
     discriminates: bool
 
 
+class StyleTestRecord(TypedDict):
+    """Whether a similarity to the style picture tells styles apart, see `style_similarity.style_gap`.
+
+    same, other: mean cosine ×100 of two paintings of one style, and of two of different styles; `gap` is their
+    difference, with its interval. `status` is "measured", or says why these are not there.
+    """
+
+    status: str
+    paintings: int
+    labels: int
+    same: NotRequired[float]
+    other: NotRequired[float]
+    gap: NotRequired[float]
+    low: NotRequired[float]
+    high: NotRequired[float]
+    discriminates: NotRequired[bool]
+
+
 class ClaimRecord(TypedDict):
     """What the student must have shown. `met` is None where `value` could not be measured."""
 
@@ -215,6 +235,9 @@ class SummaryRecord(TypedDict):
 
     teacher: who drew the row of that name; absent where no teacher was given. checkpoints: `compared`, or why they
     were not; absent where nobody asked.
+    efficiency: by row, of those that the student's base draws.
+    style_tests: by metric, of those that compare with the style picture.
+    style_probe: how good the style classifier is, where it is a fitted probe.
     """
 
     pairs: int
@@ -235,6 +258,9 @@ class SummaryRecord(TypedDict):
     pair_list: NotRequired[PairListRecord]
     size: NotRequired[int]
     networks: NotRequired[dict[str, str]]
+    style_tests: NotRequired[dict[str, StyleTestRecord]]
+    style_probe: NotRequired[ProbeConfig]
+    efficiency: NotRequired[dict[str, EfficiencyRecord]]
     seconds: NotRequired[dict[str, float]]
     checkpoints: NotRequired[str]
 

@@ -26,8 +26,15 @@ from bottega.evaluation.colour import palette, palette_distance
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
 from bottega.evaluation.grid import Grid
-from bottega.evaluation.metrics import Labels, object_overlap, same_classes, structure_distance, text_scores
-from bottega.evaluation.networks import Networks, load_networks
+from bottega.evaluation.metrics import (
+    Labels,
+    cosine,
+    object_overlap,
+    same_classes,
+    structure_distance,
+    text_scores,
+)
+from bottega.evaluation.networks import Networks, load_networks, style_embeddings
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
 from bottega.evaluation.workers import Workers, in_order
@@ -47,6 +54,8 @@ Array = npt.NDArray[Any]
 
 METRICS_VERSION = 1
 """Raise it when a metric changes its meaning: records of another version are measured again."""
+
+CLIP = "clip"  # under which CLIP's embedding of a picture is kept: two metrics read it
 
 _CHUNK = 16  # pairs measured together
 _SHARED = 512  # features kept of contents and styles, which many pairs share: about 85 pictures' six features
@@ -300,6 +309,7 @@ class _Measurer:
         # Does it have the style?
         self._kinds(samples, scores)
         self._palettes(samples, scores)
+        self._styles(samples, scores)
         # Has it kept the content?
         self._objects(samples, scores)
         self._structures(samples, scores)
@@ -370,15 +380,18 @@ class _Measurer:
         encoder = self.networks.structure_encoder
         if encoder is None:
             return
+        features = self._features("keys", samples, encoder.keys_and_embedding)
+        for sample, found, feature in zip(samples, scores, features, strict=True):
+            content = self._feature("keys", sample.content, encoder.keys_and_embedding)
+            found["structure"] = structure_distance(feature[:-1], content[:-1])
+            found["dino"] = cosine(feature[-1], content[-1])
 
-        def keys_of(picture: Picture) -> Array:
-            keys: Array = encoder.keys(picture[None])[0]
-            return keys
-
-        features = self._features("keys", samples, encoder.keys)
-        for sample, found, keys in zip(samples, scores, features, strict=True):
-            content = self._once("keys", sample.content, keys_of)
-            found["structure"] = structure_distance(keys, content)
+    def _styles(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
+        for metric, call in style_embeddings(self.networks).items():
+            what = CLIP if metric == "style_clip" else metric
+            features = self._features(what, samples, call)
+            for sample, found, feature in zip(samples, scores, features, strict=True):
+                found[metric] = cosine(feature, self._feature(what, sample.style, call))
 
     def _texts(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
         clip = self.networks.clip
@@ -386,7 +399,7 @@ class _Measurer:
             return
         captions = sorted({sample.job.pair.prompt for sample in samples})
         texts = dict(zip(captions, clip.text(captions), strict=True))
-        images = np.stack(self._features("clip", samples, clip.image))  # [N, D]
+        images = np.stack(self._features(CLIP, samples, clip.image))  # [N, D]
         wanted = np.stack([texts[sample.job.pair.prompt] for sample in samples])  # [N, D]
         for found, score in zip(scores, text_scores(images, wanted), strict=True):
             found["text"] = float(score)
@@ -430,6 +443,10 @@ class _Measurer:
             if sample.shared:  # every other picture is asked for once
                 self._shared[what, sha256] = feature
         return [found[sample.seen.sha256] for sample in samples]
+
+    def _feature(self, what: str, seen: _Seen, call: Callable[[Pictures], Array]) -> Array:
+        """What a network gives for a content or a style, of which there are few."""
+        return get_or_compute(self._shared, (what, seen.sha256), lambda: call(seen.picture[None])[0])
 
     def _once(self, what: str, seen: _Seen, call: Callable[[Picture], Any]) -> Any:
         return get_or_compute(self._shared, (what, seen.sha256), lambda: call(seen.picture))

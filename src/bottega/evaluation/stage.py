@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from bottega.data.records import read_pairs, truth_path
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
-from bottega.evaluation.drawing import Request, draw
+from bottega.evaluation.drawing import Request, draw, read_efficiency
+from bottega.evaluation.efficiency import EfficiencyRecord
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, load_networks
@@ -31,6 +32,7 @@ from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, pla
 from bottega.evaluation.records import ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
+from bottega.evaluation.style_similarity import style_tests
 from bottega.evaluation.summary import (
     by_row,
     claims,
@@ -43,6 +45,7 @@ from bottega.evaluation.summary import (
 )
 from bottega.evaluation.table import markdown
 from bottega.evaluation.workers import share_work
+from bottega.models.style_probe import StyleProbe
 from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
@@ -100,7 +103,8 @@ def run(
 
     # Draw the rows that are made by networks.
     started = time.monotonic()
-    files, absent = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
+    drawn = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
+    files = drawn.files
     seconds = {"drawing": round(time.monotonic() - started, 1)}
     started = time.monotonic()
 
@@ -122,10 +126,16 @@ def run(
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
 
     # Derive the numbers, and name what could not be measured.
-    absent |= _absent_needs(grid, sources, networks)
+    absent = drawn.absent | _absent_needs(grid, sources, networks)
     summary = summarise(config, directory, grid, absent)
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary, teacher)
+    summary["style_tests"] = style_tests(
+        grid, sources, networks, draws=config.draws, level=config.level, seed=config.bootstrap_seed
+    )
+    if isinstance(networks.style_classifier, StyleProbe):
+        summary["style_probe"] = networks.style_classifier.config
+    summary["efficiency"] = drawn.costs
     summary["broken"] = measured.broken
     summary["missing"] = {row: list(pairs) for row, pairs in missing.rows.items()}
     summary["pair_list"] = describe(listed)
@@ -230,8 +240,8 @@ def _draw_all(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None,
-) -> tuple[Files, dict[str, str]]:
-    """Pictures of the rows that draw, a process for each family of models, and why a row has none."""
+) -> _Drawn:
+    """Pictures of the rows that draw, a process for each family of models."""
     requests: dict[tuple[str, ...], list[Request]] = {}
     absent: dict[str, str] = {}
     for row in config.rows:
@@ -254,13 +264,28 @@ def _draw_all(
             seed=config.seed,
             fingerprint=plan.fingerprint,
             settings=plan.settings,
+            timed=0 if row == "teacher" else config.timed_pictures,
         )
         requests.setdefault(WEIGHTS[row], []).append(request)
     # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
     files: dict[str, Mapping[str, Path]] = {}
+    costs: dict[str, EfficiencyRecord] = {}
     for roles, family in requests.items():
         files |= draw(_shared(family, roles, models))
-    return files, absent
+        for request in family:
+            cost = read_efficiency(request)
+            if cost is not None:
+                costs[request.row] = cost
+    return _Drawn(files, absent, costs)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Pictures by row and pair id, why a row has none, and what a picture of a row costs."""
+
+    files: Files
+    absent: dict[str, str]
+    costs: dict[str, EfficiencyRecord]
 
 
 def _shared(family: Sequence[Request], roles: Sequence[str], models: ModelsConfig) -> list[Request]:

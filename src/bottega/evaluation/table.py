@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bottega.evaluation.metrics import METRICS
-from bottega.evaluation.records import ClaimRecord, EstimateRecord, MetricCell, RowDifferenceRecord, SummaryRecord
+from bottega.evaluation.records import (
+    ClaimRecord,
+    EstimateRecord,
+    MetricCell,
+    RowDifferenceRecord,
+    StyleTestRecord,
+    SummaryRecord,
+)
+from bottega.evaluation.style_probe import describe_probe
 from bottega.evaluation.verdicts import figures
 
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
@@ -38,6 +46,7 @@ def markdown(summary: SummaryRecord) -> str:
         "",
         *_claims(summary["claims"]),
         *_discrimination(summary, weak),
+        *_judges(summary),
         *_differences(summary, reasons),
         *_notes(reasons),
     ]
@@ -111,6 +120,28 @@ def _discrimination(summary: SummaryRecord, weak: Sequence[str]) -> list[str]:
     if unknown:
         lines += [f"Not checked, as the two controls or their interval are missing: {', '.join(unknown)}.", ""]
     return lines
+
+
+def _judges(summary: SummaryRecord) -> list[str]:
+    """What the judges of style are worth on real paintings: their numbers mean nothing without it."""
+    lines: list[str] = []
+    for metric, test in summary.get("style_tests", {}).items():
+        lines += [f"- {METRICS[metric].title}, tested on the style pictures: {_style_test(test)}."]
+    probe = summary.get("style_probe")
+    if probe is not None:
+        lines += [f"- {line}" for line in describe_probe(probe)]
+    return [*lines, ""] if lines else []
+
+
+def _style_test(test: StyleTestRecord) -> str:
+    if test["status"] != "measured":
+        return test["status"]
+    gap = f"gap {short(test['gap'])} [{short(test['low'])}, {short(test['high'])}]"
+    verdict = "" if test["discriminates"] else "; **it does not tell styles apart here**"
+    return (
+        f"two of one style {short(test['same'])}, of different styles {short(test['other'])}, {gap} over "
+        f"{test['paintings']} pictures of {test['labels']} styles{verdict}"
+    )
 
 
 def _differences(summary: SummaryRecord, reasons: dict[str, int]) -> list[str]:

@@ -39,6 +39,11 @@ class ModelsConfig(Config):
     vgg19: Annotated[str | None, Added(before=None)] = Field(
         None, description="safetensors file of VGG19 in torchvision's layout, for CFSD; evaluation only"
     )
+    style_encoder: Annotated[str | None, Added(before=None)] = Field(
+        None,
+        description="CLIP's picture tower with style_projection.safetensors (CSD) that says how a picture is painted; "
+        "evaluation only",
+    )
     cache: str | None = Field(None, description="the Hugging Face cache; None: what HF_HUB_CACHE and HF_HOME say")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bottega.models.layout import STYLE_PROJECTION
 from bottega.models.libraries import prepare
 from bottega.models.loading import choose_device, choose_dtype, encoder_class, load_tokenizer, load_transformers
 from bottega.models.preprocessing import Pictures, Preprocessing
+from bottega.models.weights import read_headers
 from bottega.runtime.errors import RequestError
 
 if TYPE_CHECKING:
@@ -176,6 +178,43 @@ class StyleClassifier(_Encoder):
         return self._run(pictures, classify)
 
 
+class StyleEncoder(_Encoder):
+    """Contrastive style descriptors: how a picture is painted, with little of what it shows.
+
+    The pooled output of CLIP's picture tower, without CLIP's own projection, times one matrix.
+
+    Source: Somepalli et al. 2024 (CSD), section 4.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", batch_size: int = 32) -> None:
+        super().__init__(folder, "style_encoder", device, dtype, batch_size)
+        self._projection = self._read_projection(folder / STYLE_PROJECTION)
+
+    def embedding(self, pictures: Pictures) -> Floats:
+        """Descriptors [N, D] of unit norm."""
+
+        def embed(pixels: torch.Tensor) -> torch.Tensor:
+            pooled: torch.Tensor = self.model(pixel_values=pixels).pooler_output  # [B, E]
+            return _unit(pooled.float() @ self._projection)
+
+        return self._run(pictures, embed)
+
+    def _read_projection(self, file: Path) -> torch.Tensor:
+        from safetensors.torch import load_file
+
+        read_headers((file,))  # a damaged file is named here, and not by the library
+        tensors = load_file(file)
+        width = int(self.model.config.hidden_size)
+        matrix = tensors.get("style")
+        if matrix is None or matrix.ndim != 2 or len(matrix) != width:
+            shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            raise RequestError(
+                f"{file} must hold the tensor `style` of shape [{width}, D], received {shapes}; save CSD's "
+                "last_layer_style under that name"
+            )
+        return matrix.float().to(self.device)
+
+
 class StructureEncoder(_Encoder):
     """The keys of a ViT's last block: what is where, with little of how it looks.
 
@@ -189,18 +228,28 @@ class StructureEncoder(_Encoder):
 
     def keys(self, pictures: Pictures) -> Floats:
         """Keys [N, T, D] of the last block, heads side by side, class token first, each of unit norm."""
+        return self.keys_and_embedding(pictures)[:, :-1]
+
+    def embedding(self, pictures: Pictures) -> Floats:
+        """The class token after the last block and its normalisation, [N, D], of unit norm: what the picture shows."""
+        return self.keys_and_embedding(pictures)[:, -1]
+
+    def keys_and_embedding(self, pictures: Pictures) -> Floats:
+        """Both of one pass, [N, T + 1, D]: the T keys, then the embedding."""
         captured: list[torch.Tensor] = []
 
         def capture_output(module: Any, inputs: Any, output: torch.Tensor) -> None:
             captured[:] = [output]
 
-        def last_keys(pixels: torch.Tensor) -> torch.Tensor:
-            self.model(pixel_values=pixels)
-            return _unit(captured[0])
+        def both(pixels: torch.Tensor) -> torch.Tensor:
+            import torch
+
+            hidden = self.model(pixel_values=pixels).last_hidden_state  # [B, T, D]
+            return torch.cat([_unit(captured[0]), _unit(hidden[:, :1])], dim=1)
 
         hook = self._key_layer.register_forward_hook(capture_output)
         try:
-            return self._run(pictures, last_keys)
+            return self._run(pictures, both)
         finally:
             hook.remove()
 

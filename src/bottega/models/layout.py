@@ -16,7 +16,20 @@ from bottega.models.recognise import explain
 from bottega.models.weights import find_weights, read_config, read_headers
 from bottega.runtime.errors import BottegaError, MissingError, RequestError
 
-ROLES = ("sdxl", "sdxl_vae", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
+ROLES = (
+    "sdxl",
+    "sdxl_vae",
+    "ip_adapter",
+    "pixart",
+    "clip",
+    "style_classifier",
+    "structure_encoder",
+    "scene_reader",
+    "style_encoder",
+)
+STYLE_PROJECTION = "style_projection.safetensors"
+"""Of a style encoder: the matrix `style` [E, D] that follows CLIP's picture tower (E wide)."""
+
 SENTENCEPIECE = (
     "its tokenizer's spiece.model is read by the package sentencepiece, which is absent; pip install sentencepiece"
 )
@@ -171,6 +184,11 @@ class _Survey:
             self._require(has_preprocessing(folder), folder, "preprocessor_config.json")
         if role == "clip":
             self._require(has_tokenizer(folder), folder, "tokenizer")
+        if role == "style_encoder":
+            projection = folder / STYLE_PROJECTION
+            self._require(projection.is_file(), folder, STYLE_PROJECTION)
+            if projection.is_file():
+                self.files.append(projection)
 
     def _weights(self, folder: Path) -> None:
         try:

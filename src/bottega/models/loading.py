@@ -361,7 +361,7 @@ def encoder_class(role: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """The class of transformers that a role's model is loaded by, with its options.
 
     Args:
-        role: clip, style_classifier, structure_encoder or scene_reader.
+        role: clip, style_classifier, structure_encoder, scene_reader or style_encoder.
         folder: of the model.
     """
     if role == "structure_encoder":
@@ -376,6 +376,7 @@ _CLASSES = {
     "clip": "CLIPModel",
     "style_classifier": "AutoModelForImageClassification",
     "scene_reader": "AutoModelForSemanticSegmentation",
+    "style_encoder": "CLIPVisionModel",
 }
 
 
