@@ -203,7 +203,7 @@ class StyleEncoder(_Encoder):
         from safetensors.torch import load_file
 
         read_headers((file,))  # a damaged file is named here, and not by the library
-        tensors = load_file(file)
+        tensors: dict[str, torch.Tensor] = load_file(file)
         width = int(self.model.config.hidden_size)
         matrix = tensors.get("style")
         if matrix is None or matrix.ndim != 2 or len(matrix) != width:

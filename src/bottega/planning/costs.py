@@ -92,7 +92,7 @@ class _FusedAttention(TorchFunctionMode):
     """Attention as a fused kernel does it: what it keeps is queries, keys, values and the result."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
 
     def __torch_function__(
