@@ -41,7 +41,7 @@ def test_a_missing_output_is_an_error_that_counts_and_names_it(world: World) -> 
         {"student": ids(grid), "base": ids(grid)}, measured(grid, {"student": {"c0_s1", "c1_s0"}, "base": set()})
     )
     with pytest.raises(WorkError, match=r"student lacks 2 \(c0_s1, c1_s0\).*--allow-missing") as caught:
-        require_all(found, "mend it")
+        require_all(found, False, "mend it")
     assert caught.value.exit_code == 1
     assert "base" not in str(caught.value)
 
@@ -50,7 +50,14 @@ def test_a_broken_picture_is_an_error_too(world: World) -> None:
     grid = Grid.of(world.read())
     found = missing_outputs({"student": ids(grid)}, measured(grid, {"student": set()}, {"c0_s0": "c0.png: torn"}))
     with pytest.raises(WorkError, match=r"student lacks 1 \(c0_s0\); 1 pairs have a picture .*c0.png: torn"):
-        require_all(found, "mend it")
+        require_all(found, False, "mend it")
+
+
+def test_what_is_missing_may_be_allowed(world: World) -> None:
+    grid = Grid.of(world.read())
+    found = missing_outputs({"student": ids(grid)}, measured(grid, {"student": {"c0_s1"}}))
+    assert found.pairs() == {"c0_s1"}
+    require_all(found, True, "")
 
 
 def test_a_smaller_design_and_a_row_without_any_output_are_nothing_missing(world: World) -> None:
@@ -61,7 +68,7 @@ def test_a_smaller_design_and_a_row_without_any_output_are_nothing_missing(world
         measured(grid, {"student": set(), "teacher": set(ids(grid)[3:])}),
     )
     assert not found.pairs()
-    require_all(found, "")
+    require_all(found, False, "")
 
 
 def test_what_one_method_lacks_is_left_out_of_all(world: World) -> None:

@@ -28,8 +28,8 @@ from bottega.evaluation.records import (
 )
 from bottega.evaluation.runs import (
     EvaluatedRun,
-    Method,
     Shared,
+    TrainedMethod,
     by_ids,
     matched_seeds,
     methods,
@@ -170,7 +170,9 @@ def as_csv(comparison: ComparisonRecord) -> str:
     return text.getvalue()
 
 
-def _means(method: Method, shared: Shared, row: str, unavailable: dict[str, str], level: float) -> ComparedMethod:
+def _means(
+    method: TrainedMethod, shared: Shared, row: str, unavailable: dict[str, str], level: float
+) -> ComparedMethod:
     metrics: dict[str, FactorRecord] = {}
     for metric in METRICS:
         cube = shared.cube(method.runs, row, metric)
@@ -180,7 +182,7 @@ def _means(method: Method, shared: Shared, row: str, unavailable: dict[str, str]
 
 
 def _differences(
-    method: Method, first: Method, shared: Shared, row: str, unavailable: dict[str, str], level: float
+    method: TrainedMethod, first: TrainedMethod, shared: Shared, row: str, unavailable: dict[str, str], level: float
 ) -> dict[str, ComparedDifference]:
     estimates: dict[str, FactorEstimate] = {}
     for metric in METRICS:
@@ -197,7 +199,7 @@ def _differences(
 
 
 def difference(
-    method: Method, first: Method, shared: Shared, rows: tuple[str, str], metric: str, level: float
+    method: TrainedMethod, first: TrainedMethod, shared: Shared, rows: tuple[str, str], metric: str, level: float
 ) -> FactorEstimate | None:
     """A method minus another, over the pairs and the trainings that both have; None where no score is in both.
 
@@ -219,22 +221,28 @@ def _metric_records() -> dict[str, MetricRecord]:
     return found
 
 
-def _notes(found: Sequence[Method], shared: Shared, every: Sequence[EvaluatedRun], hashed: bool) -> list[str]:
+def _notes(found: Sequence[TrainedMethod], shared: Shared, every: Sequence[EvaluatedRun], hashed: bool) -> list[str]:
     notes: list[str] = []
     if any(len(method.runs) == 1 for method in found):
         notes.append(ONE_TRAINING)
-    first = found[0]
     for method in found[1:]:
-        if len(method.runs) > 1 and set(method.seeds) != set(first.seeds):
-            notes.append(f"{method.name} and {first.name} have other seeds: trainings are paired in their order.")
-        if len(method.runs) != len(first.runs):
-            fewer = min(len(method.runs), len(first.runs))
-            notes.append(f"{method.name} and {first.name} are compared over {fewer} trainings each.")
+        notes += _seed_notes(method, found[0])
     short = [run.name for run in every if len(run.cells) > len(shared.cells)]
     if short:
         notes.append(f"Pairs that not all have are left out of all; {', '.join(short)} have more.")
     if not hashed:
         notes.append("Some evaluation has no pairs.jsonl: pairs are matched by their ids, not by the pictures' hashes.")
+    return notes
+
+
+def _seed_notes(method: TrainedMethod, first: TrainedMethod) -> list[str]:
+    """How the trainings of two methods were paired, where that is not seed by seed."""
+    notes: list[str] = []
+    if len(method.runs) > 1 and set(method.seeds) != set(first.seeds):
+        notes.append(f"{method.name} and {first.name} have other seeds: trainings are paired in their order.")
+    if len(method.runs) != len(first.runs):
+        fewer = min(len(method.runs), len(first.runs))
+        notes.append(f"{method.name} and {first.name} are compared over {fewer} trainings each.")
     return notes
 
 

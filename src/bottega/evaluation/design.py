@@ -6,8 +6,9 @@ far off. What a pilot with one training can't tell is how much trainings differ;
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,39 +128,50 @@ def markdown(found: PlanRecord) -> str:
     for design in found["designs"]:
         cells = [design["seeds"], design["contents"], design["styles"], f"{design['pictures']:,}"]
         shown = figures(design["detectable"])
-        mark = shown if design["enough"] else f"{shown}: not enough, more pictures hardly help"
+        mark = shown if design["enough"] else f"{shown} at best: not enough"
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} | {mark} |")
     lines += ["", *(f"- {note}" for note in found["notes"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _cheapest(variances: Variances, seeds: int, wanted: Wanted) -> DesignRecord:
-    """The design of fewest pictures that is enough with so many trainings; the largest one where none is."""
-    most = LEVELS[-1]
-    best = (most, most, would_detect(variances, most, most, seeds, wanted))
-    enough = best[2] <= wanted.difference
-    if enough:
-        for contents in LEVELS:
-            for styles in LEVELS:
-                if contents * styles >= best[0] * best[1]:
-                    break
-                shown = would_detect(variances, contents, styles, seeds, wanted)
-                if shown <= wanted.difference:
-                    best = (contents, styles, shown)
-                    break
-    contents, styles, shown = best
+    """The design of fewest pictures that is enough with so many trainings; the most sensitive one where none is."""
+    best: tuple[float, int, int] | None = None
+    for contents, styles in sorted(itertools.product(LEVELS, LEVELS), key=lambda levels: math.prod(levels)):
+        shown = would_detect(variances, contents, styles, seeds, wanted)
+        # More pictures need not show more: once little but the trainings' spread is left, few trainings decide alone.
+        if best is None or shown < best[0]:
+            best = shown, contents, styles
+        if shown <= wanted.difference:
+            break
+    assert best is not None
+    shown, contents, styles = best
     return {
         "contents": contents,
         "styles": styles,
         "seeds": seeds,
         "pictures": contents * styles * seeds,
         "detectable": shown,
-        "enough": enough,
+        "enough": shown <= wanted.difference,
     }
 
 
 def _expected(variances: Variances, shape: tuple[int, int, int]) -> Analysis:
     """The mean squares that a design has on average."""
+    components = _components(variances)
+    single = {axis for axis in range(3) if shape[axis] == 1}
+    # With one training the term of contents · styles is the residual: its source is the one that stays.
+    sources = [source for source in components if not single.intersection(source)]
+    squares: dict[Source, Floats] = {}
+    freedoms: dict[Source, int] = {}
+    for source in sources:
+        squares[source] = np.array([_expected_square(source, components, shape)])
+        freedoms[source] = math.prod(shape[axis] - 1 for axis in source)
+    return Analysis(np.zeros(1), squares, freedoms, shape)
+
+
+def _components(variances: Variances) -> dict[Source, float]:
+    """By the axes of their factors; what the pilot could not tell counts as 0, which the notes say."""
     named: dict[Source, Component | None] = {
         (0,): variances.content,
         (1,): variances.style,
@@ -169,21 +181,16 @@ def _expected(variances: Variances, shape: tuple[int, int, int]) -> Analysis:
         (1, 2): variances.style_seed,
         (0, 1, 2): variances.residual,
     }
-    components = {source: 0.0 if component is None else component.estimate for source, component in named.items()}
-    axes = [axis for axis in range(3) if shape[axis] > 1]
-    squares: dict[Source, Floats] = {}
-    freedoms: dict[Source, int] = {}
-    for source in components:
-        # With one training the term of contents · styles is the residual.
-        if not set(source) <= set(axes):
-            continue
-        expected = 0.0
-        for other, variance in components.items():
-            if set(source) <= set(other):
-                expected += variance * math.prod(shape[axis] for axis in range(3) if axis not in other)
-        squares[source] = np.array([expected])
-        freedoms[source] = math.prod(shape[axis] - 1 for axis in source)
-    return Analysis(np.zeros(1), squares, freedoms, shape)
+    return {source: 0.0 if component is None else component.estimate for source, component in named.items()}
+
+
+def _expected_square(source: Source, components: Mapping[Source, float], shape: tuple[int, int, int]) -> float:
+    """A term's variance reaches the mean squares of all sources that it holds, times the cells of one of its levels."""
+    expected = 0.0
+    for other, variance in components.items():
+        if set(source) <= set(other):
+            expected += variance * math.prod(shape[axis] for axis in range(3) if axis not in other)
+    return expected
 
 
 def _notes(pilot: FactorEstimate) -> list[str]:

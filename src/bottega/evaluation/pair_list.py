@@ -68,7 +68,7 @@ def describe(lines: Sequence[PairLine]) -> PairListRecord:
 class Missing:
     """By row the pairs of its design that have no score, and why a pair has none in any row."""
 
-    rows: Mapping[str, Sequence[str]]
+    rows: dict[str, list[str]]
     broken: Mapping[str, str]
 
     def pairs(self) -> set[str]:
@@ -96,13 +96,13 @@ def missing_outputs(designs: Mapping[str, Iterable[str]], measured: Measured) ->
     return Missing(rows, measured.broken)
 
 
-def require_all(missing: Missing, cure: str) -> None:
-    """WorkError that counts and names what is missing.
+def require_all(missing: Missing, allowed: bool, cure: str) -> None:
+    """WorkError that counts and names what is missing, unless that is allowed.
 
     Args:
         cure: what to do, besides `--allow-missing`.
     """
-    if not missing.pairs():
+    if allowed or not missing.pairs():
         return
     parts = [f"{row} lacks {len(pairs)} ({_first(pairs)})" for row, pairs in missing.rows.items()]
     if missing.broken:

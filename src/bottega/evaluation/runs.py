@@ -66,7 +66,7 @@ class EvaluatedRun:
 
 
 @dataclass(frozen=True)
-class Method:
+class TrainedMethod:
     """Trainings of one recipe."""
 
     name: str
@@ -142,7 +142,9 @@ def by_ids(run: EvaluatedRun) -> EvaluatedRun:
     return replace(run, cells=_cells_by_id(run.scores), hashed=False)
 
 
-def methods(runs: Sequence[EvaluatedRun], named: Mapping[str, Sequence[EvaluatedRun]] | None = None) -> list[Method]:
+def methods(
+    runs: Sequence[EvaluatedRun], named: Mapping[str, Sequence[EvaluatedRun]] | None = None
+) -> list[TrainedMethod]:
     """The runs by method: those whose recipes differ in seeds alone are trainings of one.
 
     Args:
@@ -155,19 +157,22 @@ def methods(runs: Sequence[EvaluatedRun], named: Mapping[str, Sequence[Evaluated
     groups: dict[str, list[EvaluatedRun]] = {}
     for number, run in enumerate(runs):
         groups.setdefault(run.recipe or f"without a recipe: {number}", []).append(run)
-    found: list[Method] = []
+    found: list[TrainedMethod] = []
     for group in groups.values():
-        seeds = [run.seed for run in group]
-        if len(group) > 1 and len(set(seeds)) < len(group):
-            names = ", ".join(f"{run.name} (student.seed {run.seed})" for run in group)
-            raise RequestError(
-                f"trainings of one recipe must differ in student.seed, received {names}; leave out what is the same "
-                "training, or name the methods: --method NAME=RUN,RUN"
-            )
-        found.append(Method(_name(group, {method.name for method in found}), tuple(group)))
+        _require_own_seeds(group)
+        found.append(TrainedMethod(_name(group, {method.name for method in found}), tuple(group)))
     for name, trainings in (named or {}).items():
-        found.append(Method(name, tuple(trainings)))
+        found.append(TrainedMethod(name, tuple(trainings)))
     return found
+
+
+def _require_own_seeds(group: Sequence[EvaluatedRun]) -> None:
+    if len({run.seed for run in group}) < len(group):
+        names = ", ".join(f"{run.name} (student.seed {run.seed})" for run in group)
+        raise RequestError(
+            f"trainings of one recipe must differ in student.seed, received {names}; leave out what is the same "
+            "training, or name the methods: --method NAME=RUN,RUN"
+        )
 
 
 def _name(group: Sequence[EvaluatedRun], taken: set[str]) -> str:
@@ -194,17 +199,21 @@ def require_comparable(runs: Sequence[EvaluatedRun]) -> dict[str, str]:
         raise RequestError(
             f"runs are compared at one size in pixels, received {listed}; evaluate again with --set evaluation.size=N"
         )
-    differing: set[str] = set()
-    for first in runs:
-        for second in runs:
-            one, two = first.measured.get("networks", {}), second.measured.get("networks", {})
-            differing |= {name for name in one.keys() & two.keys() if one[name] != two[name]}
+    differing = _differing_networks(runs)
     reasons: dict[str, str] = {}
     for metric, info in METRICS.items():
         other = sorted(differing.intersection(info.needs))
         if other:
             reasons[metric] = f"judged by different networks: {', '.join(other)}"
     return reasons
+
+
+def _differing_networks(runs: Sequence[EvaluatedRun]) -> set[str]:
+    identities: dict[str, set[str]] = {}
+    for run in runs:
+        for name, identity in run.measured.get("networks", {}).items():
+            identities.setdefault(name, set()).add(identity)
+    return {name for name, found in identities.items() if len(found) > 1}
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,8 @@ def run(
         workers = measuring_workers(workers, config, sources, models, made_from)
     measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from, workers)
     missing = missing_outputs(_designs(config, grid), measured)
-    if not config.allow_missing:
-        require_all(
-            missing, f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
-        )
+    cure = f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
+    require_all(missing, config.allow_missing, cure)
     grid, measured = in_common(grid, measured, missing)
     labels = networks.style_classifier.labels if networks.style_classifier else []
     write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
@@ -137,7 +135,7 @@ def run(
         summary["style_probe"] = networks.style_classifier.config
     summary["efficiency"] = drawn.costs
     summary["broken"] = measured.broken
-    summary["missing"] = {row: list(pairs) for row, pairs in missing.rows.items()}
+    summary["missing"] = missing.rows
     summary["pair_list"] = describe(listed)
     summary["size"] = sources.size
     summary["networks"] = networks.identities

@@ -118,7 +118,7 @@ def figures(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _HolmStep:
     """Of Holm's procedure: the share of false winners at which a difference is tested, and its adjusted p-value."""
 
     miss: float
@@ -126,8 +126,8 @@ class _Step:
     rejected: bool
 
 
-def _steps(p_values: Mapping[str, float], miss: float) -> dict[str, _Step]:
-    found: dict[str, _Step] = {}
+def _steps(p_values: Mapping[str, float], miss: float) -> dict[str, _HolmStep]:
+    found: dict[str, _HolmStep] = {}
     adjusted, going, tested_at = 0.0, True, miss
     for passed, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         left = len(p_values) - passed
@@ -136,11 +136,13 @@ def _steps(p_values: Mapping[str, float], miss: float) -> dict[str, _Step]:
         if going:
             tested_at = miss / left
             going = p_values[name] <= tested_at
-        found[name] = _Step(tested_at, adjusted, going)
+        found[name] = _HolmStep(tested_at, adjusted, going)
     return found
 
 
-def _judged(estimate: FactorEstimate, better: Direction, step: _Step | None, level: float, family: int) -> Corrected:
+def _judged(
+    estimate: FactorEstimate, better: Direction, step: _HolmStep | None, level: float, family: int
+) -> Corrected:
     if step is None:
         return Corrected(estimate, level, None, None, None, family, "not told", None)
     at = 1 - step.miss
