@@ -32,7 +32,7 @@ from bottega.evaluation.config import KeptCheckpoints
 from bottega.models.layout import ROLES, inspect
 from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, random_weights, recorded_weights
 from bottega.models.rehearsal.marker import rehearsed_roles
-from bottega.recipe import Recipe, missing, missing_models, portable
+from bottega.recipe import Recipe, missing, missing_models, model_cautions, portable
 from bottega.runtime import trust
 from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
@@ -484,6 +484,8 @@ class Pipeline:
         if faults:
             more = f" (and {len(faults) - 1} more: bottega run --dry-run lists all)" if len(faults) > 1 else ""
             raise MissingError(faults[0] + more)
+        for caution in model_cautions(self.recipe, _roles(todo)):
+            self.say(caution)
 
     def _write_head(self, weights: Mapping[str, ModelWeights]) -> None:
         """Write what the run is made of: the recipe, versions, machine and the hashes of all weights."""

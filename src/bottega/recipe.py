@@ -8,8 +8,8 @@ directory holds no absolute path and can be moved together with what it refers t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,9 @@ from pydantic import Field, SerializeAsAny
 
 from bottega.data.config import DataConfig, PairsConfig
 from bottega.evaluation.config import EvaluationConfig
+from bottega.models.agreement import size_cautions
 from bottega.models.config import ModelsConfig
-from bottega.models.layout import inspect
+from bottega.models.layout import ModelStatus, inspect
 from bottega.quality.config import QualityConfig
 from bottega.runtime.config import NAME, Config, Resumable, apply_sets, load_yaml, parse
 from bottega.runtime.errors import RecipeError
@@ -140,6 +141,29 @@ def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:
     if any_of_full_size and not _has_gpu():
         lines.append("GPU: none found; models of full size need one of 24 GB, small ones run on the CPU")
     return lines
+
+
+def model_cautions(recipe: Recipe, roles: Sequence[str]) -> list[str]:
+    """What a run will do otherwise than its models were made for: no reason to refuse them, and told before any work.
+
+    Args:
+        roles: the models that the run loads.
+    """
+    lines: list[str] = []
+    for found in with_size_cautions(recipe, inspect(recipe.models, roles)):
+        lines += [f"models.{found.role}: {caution}" for caution in found.cautions]
+    return lines
+
+
+def with_size_cautions(recipe: Recipe, models: Iterable[ModelStatus]) -> list[ModelStatus]:
+    """The models, and beside what is known of each what only the recipe tells: the size of the targets."""
+    result = []
+    for found in models:
+        more: list[str] = []
+        if found.role == "pixart" and found.folder is not None and not found.faults:
+            more = size_cautions(found.folder, recipe.teacher.size)
+        result.append(replace(found, cautions=(*found.cautions, *more)))
+    return result
 
 
 def missing_models(recipe: Recipe, roles: Sequence[str]) -> list[str]:

@@ -262,6 +262,13 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(
     assert not list((tmp_path / "new").glob("*.json"))
 
 
+def test_real_weights_are_not_fetched_among_random_ones(cache: Path) -> None:
+    from bottega.models.fetch import plan
+
+    with pytest.raises(RequestError, match="holds models with random weights"):
+        plan([], cache, [])
+
+
 def test_deleting_takes_what_was_made_and_leaves_the_rest(tmp_path: Path) -> None:
     made = tmp_path / "models"
     build(RandomModelsRequest(made, ("structure_encoder", "alexnet"), "reduced"), FILES)

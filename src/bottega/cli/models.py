@@ -271,8 +271,9 @@ def _models(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> M
 
 def _inspect(recipe: Path, sets: list[str] | None, model_cache: Path | None) -> list[ModelStatus]:
     from bottega.models.layout import inspect
+    from bottega.recipe import with_size_cautions
 
-    return inspect(_models(recipe, sets, model_cache))
+    return with_size_cautions(read_recipe(recipe, sets), inspect(_models(recipe, sets, model_cache)))
 
 
 def _print_models(found: list[ModelStatus], as_json: bool) -> None:

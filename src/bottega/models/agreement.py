@@ -9,8 +9,9 @@ library loads these, and what comes out is noise, or an error after hours.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from bottega.diffusion.schedule import CHECKPOINT_PREDICTION_TYPES, from_scheduler_config
 from bottega.models import checkpoint_keys as keys
 from bottega.models.identify import prediction_hint
-from bottega.models.weights import TensorInfo, find_weights, read_config, read_headers
+from bottega.models.weights import TensorInfo, find_weights, read_config, read_header, read_headers
 from bottega.runtime.errors import BottegaError, RequestError
 
 Config = Mapping[str, Any]
@@ -132,6 +133,61 @@ def pixart_agreement(folder: Path) -> Agreement:
     faults = [*_claim_faults(parts), *_embedder_faults(parts["transformer"]), *_pixart_widths(parts)]
     faults += _base_scheduler_faults(folder)
     return Agreement(tuple(faults))
+
+
+def size_cautions(folder: Path, pixels: int) -> list[str]:
+    """A base that draws larger pictures than the targets it learns from: the model for 1024 in place of that for 512.
+
+    Args:
+        folder: in the layout of PixArtAlphaPipeline, whose files are known to be whole.
+        pixels: of a target's side.
+    """
+    transformer, vae = read_config(folder / "transformer" / "config.json"), read_config(folder / "vae" / "config.json")
+    blocks = vae.get("block_out_channels") or vae.get("decoder_block_out_channels")
+    cells = transformer.get("sample_size")
+    if not isinstance(blocks, list) or type(cells) is not int:
+        return []
+    side = cells * 2 ** (len(blocks) - 1)
+    if side <= pixels:
+        return []
+    return [
+        f"{folder}: draws pictures of {side} px by transformer/config.json, and targets are {pixels} px "
+        f"(teacher.size): they would be enlarged, and each step costs {(side / pixels) ** 2:.0f} times as much; name "
+        f"the model for {pixels} px, such as PixArt-alpha/PixArt-XL-2-512x512 for 512, or set teacher.size={side}"
+    ]
+
+
+def precision_cautions(role: str, files: Iterable[Path]) -> list[str]:
+    """Weights in float32 where those in float16 are meant: twice the download, the disk and the time to read.
+
+    Args:
+        role: as in the section `models`.
+        files: of weights, known to be whole.
+    """
+    found = []
+    for file in files:
+        header = read_header(file)
+        wide = sum(math.prod(tensor.shape) for tensor in header.tensors.values() if tensor.dtype == "F32")
+        is_named_16 = any(f".{variant}." in file.name or f".{variant}-" in file.name for variant in ("fp16", "bf16"))
+        if is_named_16 and wide > _FEW_WIDE:
+            found.append(
+                f"{file}: named as weights of 16 bits, and {wide / 1e6:.0f} million of its numbers are float32; they "
+                "are rounded when they are loaded; fetch the file again, or rename it"
+            )
+        elif role == "sdxl" and wide > _LARGE:
+            found.append(
+                f"{file}: {wide * 4 / 1e9:.1f} GB of float32 weights, which run in 16 bits: twice the disk and the "
+                "time to load for the same pictures; put the .fp16. files there in their place: bottega models fetch "
+                "stabilityai/stable-diffusion-xl-base-1.0"
+            )
+    return found
+
+
+_FEW_WIDE = 1_000_000
+"""Numbers in float32 that a file of 16 bits may hold: norms are kept wide by some."""
+
+_LARGE = 500_000_000
+"""Numbers of a network of full size: SDXL's U-Net and second text encoder; the autoencoder is often kept wide."""
 
 
 def require_teacher(folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from bottega.models.config import ModelsConfig
 from bottega.models.layout import ROLES, ModelStatus, inspect
 from bottega.models.names import HubName, hub_entry, hub_name, on_disk
 from bottega.models.published import Choice, choose
+from bottega.models.rehearsal.marker import MARKER
 from bottega.models.transfer import Listing, RemoteFile, download, list_repository, with_digest
 from bottega.models.weights import file_digest, read_header
 from bottega.runtime.errors import BottegaError, MissingError, RequestError, StorageError
@@ -131,7 +132,16 @@ def plan(wished: Iterable[FetchRequest], cache: Path, endpoints: Sequence[str]) 
 
     A name without a revision means the commit that the cache holds, so that the weights of a run don't change under it;
     `@main` asks for the newest. Raises the errors of `list_repository` and `choose`.
+
+    Raises:
+        RequestError: the cache is that of a rehearsal: real weights among random ones would be taken for random, or
+            worse, random ones for real.
     """
+    if (cache / MARKER).is_file():
+        raise RequestError(
+            f"{cache}: holds models with random weights, made by bottega models rehearse; fetch into another folder "
+            "with --model-cache, or make what is missing by bottega models rehearse --output"
+        )
     return [_plan_model(request, cache, endpoints) for request in wished]
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bottega.models import ip_adapter
-from bottega.models.agreement import Agreement, agreement_of
+from bottega.models.agreement import Agreement, agreement_of, precision_cautions
 from bottega.models.config import ModelsConfig
 from bottega.models.names import fetch_command, on_disk, resolve
 from bottega.models.published import PIPELINES, SMALL
@@ -106,7 +106,8 @@ def _status(models: ModelsConfig, role: str, base: Path | None) -> ModelStatus:
     agreement = _agreement(models, role, folder, base)
     faults = [*agreement.faults, *_unusable(models, role, folder, base)]
     small = tuple(configuration_files(role, folder))
-    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults), agreement.cautions, small)
+    cautions = (*agreement.cautions, *precision_cautions(role, survey.files))
+    return ModelStatus(role, name, folder, tuple(survey.files), tuple(faults), cautions, small)
 
 
 def _agreement(models: ModelsConfig, role: str, folder: Path, base: Path | None) -> Agreement:
@@ -192,8 +193,9 @@ class _Survey:
 
     def _weights(self, folder: Path) -> None:
         try:
-            read_config(folder / "config.json")
+            # The folder first: without it, its configuration would be named as what is missing.
             found = find_weights(folder).files
+            read_config(folder / "config.json")
             read_headers(found)
             self.files.extend(found)
         except BottegaError as error:

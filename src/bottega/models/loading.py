@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.models import ip_adapter as adapters
-from bottega.models.agreement import require_teacher
+from bottega.models.agreement import precision_cautions, require_teacher
 from bottega.models.layout import SENTENCEPIECE, inspect, locate, missing, needs_sentencepiece, weight_files
 from bottega.models.libraries import prepare
 from bottega.models.names import resolve
@@ -121,7 +121,7 @@ def load_teacher_pipeline(
     adapter = adapters.adapter_file(ip_adapter)
     encoder = adapters.encoder_folder(adapter)
     adapters.check(adapter, encoder, sdxl / "unet")
-    for caution in require_teacher(sdxl):
+    for caution in (*require_teacher(sdxl), *precision_cautions("sdxl", find_weights(sdxl / "unet").files)):
         LOGGER.warning("%s", caution)
     target, kind = choose_device(device), choose_dtype(dtype, device)
     refuse_fp32(sdxl / "unet", kind)

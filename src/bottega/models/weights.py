@@ -7,6 +7,7 @@ milliseconds and without torch.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -238,7 +239,7 @@ def find_weights(folder: Path) -> Weights:
         MissingError: there are none, or a shard is absent.
     """
     if not folder.is_dir():
-        raise MissingError(f"{folder}: the folder is missing; fetch the model again, whole")
+        raise MissingError(f"{folder}: the folder is missing{_folder_like(folder)} fetch the model again, whole")
     for variant in (None, *_variants(folder)):
         files = _weights_of_variant(folder, variant)
         if files:
@@ -250,7 +251,24 @@ def find_weights(folder: Path) -> Weights:
             f"code; {pickled_cure(folder / pickled[0])}"
         )
     known = ", ".join(f"{stem}.safetensors" for stem in STEMS)
-    raise MissingError(f"{folder}: no weights (one of {known}); fetch the model again, whole")
+    other = sorted(path.name for path in folder.glob("*.safetensors*"))
+    there = f"; there is {other[0]}, a name that nothing reads: rename it, or" if other else ";"
+    raise MissingError(f"{folder}: no weights (one of {known}){there} fetch the model again, whole")
+
+
+def _folder_like(folder: Path) -> str:
+    """A folder beside a missing one whose name differs by a word or a letter, as after a copy by hand."""
+    if not folder.parent.is_dir():
+        return ";"
+    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    like = difflib.get_close_matches(folder.name, names, n=1)
+    # The two text encoders and tokenizers of SDXL are alike by name, and one is not the other.
+    if not like or like[0] in _ALIKE:
+        return ";"
+    return f", and there is {like[0]}: rename it, or"
+
+
+_ALIKE = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 def _variants(folder: Path) -> list[str]:
