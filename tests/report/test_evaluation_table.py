@@ -108,3 +108,17 @@ def test_a_wrong_value_is_named_by_its_file_and_place(tmp_path: Path) -> None:
     assert run.record("evaluation/summary.json", EvaluationSummary) is None
     (problem,) = run.problems
     assert problem.startswith("evaluation/summary.json: rows.student.pairs: ") and "received 'many'" in problem
+
+
+def test_a_difference_that_was_corrected_is_shown_as_it_was_judged() -> None:
+    """Its plain interval excludes 0, but as one of eleven it proves nothing: the page must not call it better."""
+    plain = {"value": 2.0, "low": 0.5, "high": 3.5, "n": 12, "contents": 3, "styles": 4}
+    corrected = {"level": 0.9955, "low": -0.4, "high": 4.4, "family": 11, "outcome": "inconclusive", "detectable": 3.0}
+    cell = (
+        lay_out(summary(differences={"style": {"kind_own": {**plain, "corrected": corrected}}})).differences[0].cells[0]
+    )
+    assert (cell.range, cell.tone, cell.verdict) == ("[−0.40, 4.40]", "", "inconclusive below 3.00")
+    assert "99.55 %" in cell.title and "one of 11" in cell.title
+    won = {**corrected, "low": 0.1, "high": 3.9, "outcome": "better"}
+    cell = lay_out(summary(differences={"style": {"kind_own": {**plain, "corrected": won}}})).differences[0].cells[0]
+    assert (cell.tone, cell.verdict) == ("better", "better")

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -362,17 +363,25 @@ def test_each_difference_says_in_words_what_can_be_said(complete: Path) -> None:
     said = set()
     for row, gaps in summary["differences"].items():
         for metric, gap in gaps.items():
-            if summary["metrics"][metric]["better"] == "neither" or gap["low"] is None:
+            better = summary["metrics"][metric]["better"]
+            wanted = said_of(gap, better)
+            if better == "neither" or wanted is None:
                 continue
-            if gap["low"] <= 0 <= gap["high"]:
-                half = max(gap["high"] - gap["value"], gap["value"] - gap["low"])
-                wanted = f"inconclusive below {figure(half)}"
-            else:
-                better = (gap["value"] > 0) == (summary["metrics"][metric]["better"] == "higher")
-                wanted = f"{between(gap['low'], gap['high'])} {'better' if better else 'worse'}"
             assert wanted in text, (row, metric)
             said.add(wanted.split()[0] if wanted[0] == "i" else wanted.split()[-1])
     assert said == {"inconclusive", "better", "worse"}, "a fixture that shows all three"
+
+
+def said_of(gap: dict[str, Any], better: str) -> str | None:
+    """What the page must say of a difference; None where it has no interval."""
+    corrected = gap.get("corrected")
+    low, high = (corrected["low"], corrected["high"]) if corrected else (gap["low"], gap["high"])
+    if low is None:
+        return None
+    if low <= 0 <= high:
+        seen = corrected["detectable"] if corrected else max(high - gap["value"], gap["value"] - low)
+        return f"inconclusive below {figure(seen)}"
+    return f"{between(low, high)} {'better' if (gap['value'] > 0) == (better == 'higher') else 'worse'}"
 
 
 def test_the_heat_map_has_a_number_in_every_cell_of_every_style(complete: Path) -> None:

@@ -13,11 +13,26 @@ MEASURED = "measured"
 
 
 @dataclass(frozen=True)
+class CorrectedDifference:
+    """A difference as one of `family` that were tested together: its interval has the level of its own step.
+
+    outcome: `better`, `worse`, `differs`, `inconclusive` or `not told`. detectable: a smaller one can't be seen.
+    """
+
+    outcome: str
+    level: Number = None
+    low: Number = None
+    high: Number = None
+    family: int | None = None
+    detectable: Number = None
+
+
+@dataclass(frozen=True)
 class Score:
     """A mean with its interval, over `n` pairs of `contents` × `styles`; or a `status` that says why there is none.
 
     no_interval: why `low` and `high` are None; empty in summaries of an older version too. draws: that the interval
-    took.
+    took. corrected: of a difference, where it was tested together with those of other metrics.
     """
 
     status: str = "not measured"
@@ -29,6 +44,7 @@ class Score:
     styles: int | None = None
     draws: int | None = None
     no_interval: str = ""
+    corrected: CorrectedDifference | None = None
 
     @property
     def is_measured(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from bottega.report.evaluation import MEASURED, Claim, EvaluationSummary, Method, MetricInfo, Score
+from bottega.report.evaluation import MEASURED, Claim, CorrectedDifference, EvaluationSummary, Method, MetricInfo, Score
 from bottega.report.format import UNKNOWN, between, figure
 from bottega.report.tables import TableFile
 from bottega.visual.colour_scale import scale_colours
@@ -244,6 +244,8 @@ def _differences(summary: EvaluationSummary, shown: Sequence[str]) -> list[Title
 def _difference(score: Score | None, better: str) -> DifferenceCell:
     if score is None or score.value is None:
         return DifferenceCell(UNKNOWN)
+    if score.corrected is not None:
+        return _corrected(score, score.corrected)
     # without a colour where the interval holds 0: such a difference may be chance
     tone = ""
     if _excludes_zero(score) and better in _ARROWS:
@@ -254,6 +256,20 @@ def _difference(score: Score | None, better: str) -> DifferenceCell:
     return DifferenceCell(
         f"{sign}{figure(score.value)}", between_ends, tone, _n_and_interval(score), _verdict(score, tone)
     )
+
+
+def _corrected(score: Score, found: CorrectedDifference) -> DifferenceCell:
+    """With the interval and the verdict that hold for all metrics of the row together."""
+    sign = "+" if (score.value or 0.0) > 0 else ""
+    ends = between(found.low, found.high) or "no interval"
+    verdict = found.outcome
+    if found.outcome == "inconclusive" and found.detectable is not None:
+        verdict = f"inconclusive below {figure(found.detectable)}"
+    tone = found.outcome if found.outcome in ("better", "worse") else ""
+    title = _n_and_interval(score)
+    if found.level is not None:
+        title += f"; an interval of {100 * found.level:.4g} %, one of {found.family} tested together"
+    return DifferenceCell(f"{sign}{figure(score.value)}", ends, tone, title, verdict)
 
 
 def _verdict(score: Score, tone: str) -> str:

@@ -203,6 +203,8 @@ def interval(summary: EvaluationSummary) -> str:
     draws, seed = summary.interval.get("draws"), summary.interval.get("seed")
     how = f", at least {draws:,} draws with seed {seed}" if isinstance(draws, int) and isinstance(seed, int) else ""
     paired = " Differences are paired by content and style." if summary.differences else ""
+    if any(gap.corrected is not None for gaps in summary.differences.values() for gap in gaps.values()):
+        paired += " Those to one method are tested together (Holm): a difference's interval has the level of its step."
     return f"Brackets hold {100 * level:g} % intervals ({method}{how}).{paired}"
 
 
