@@ -16,6 +16,9 @@ from bottega.student.config import StudentConfig
 VALIDATIONS = 4
 """Of each training: for its curve; the verdict on the variants comes from pictures."""
 
+MIN_VALIDATE_EVERY = 100
+"""Steps between them, at least: on the miniature a validation takes as long as eight steps."""
+
 _ADAPTER_PASS = 0.4
 _BACKWARD_PASS = 1.1
 """Time of an adapter's own layer and of a block's backward pass, as multiples of a block's forward pass: on the
@@ -90,7 +93,7 @@ def budgeted(base: StudentConfig, steps: int | None) -> StudentConfig:
         {
             "loop.steps": steps,
             "loop.warmup_steps": min(base.loop.warmup_steps, steps // 5),
-            "loop.validate_every": max(1, steps // VALIDATIONS),
+            "loop.validate_every": max(MIN_VALIDATE_EVERY, steps // VALIDATIONS),
             "loop.keep_last": 1,
             "loop.keep_best": 0,
             "loop.tensorboard": False,

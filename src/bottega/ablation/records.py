@@ -25,11 +25,13 @@ Verdict = Literal["better", "worse", "different", "inconclusive"]
 class FactorDifference(FactorRecord):
     """A row minus the baseline, paired by content, style and training seed.
 
-    seen_from: differences below this cannot be seen with this design (half of the interval); None without an interval.
+    It is one of a `family` of tests, and `level`, `low`, `high` and `p_value` are those of Holm's step, see
+    `evaluation.verdicts`. seen_from: smaller differences are hardly seen with this design; None without an interval.
     """
 
     verdict: Verdict
     seen_from: float | None
+    family: int
 
 
 class ExamplePicture(TypedDict):

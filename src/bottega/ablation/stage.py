@@ -15,6 +15,7 @@ from bottega.ablation.plan import Plan, Training, divided, groups_of
 from bottega.ablation.records import AblationSummary
 from bottega.ablation.summary import summarise
 from bottega.ablation.table import as_csv, as_markdown
+from bottega.ablation.variants import BASELINE
 from bottega.ablation.work import EvaluationTask, Share, TrainingTask, failure
 from bottega.data.records import read_pairs
 from bottega.evaluation.config import EvaluationConfig, Row
@@ -22,7 +23,7 @@ from bottega.evaluation.grid import Grid
 from bottega.models.config import ModelsConfig
 from bottega.runtime import trust
 from bottega.runtime.children import run_children
-from bottega.runtime.errors import FingerprintError, StartAfresh
+from bottega.runtime.errors import FingerprintError, StartAfresh, WorkError
 from bottega.runtime.files import write_json, write_text
 from bottega.runtime.fingerprint import changes
 from bottega.runtime.records import read_record
@@ -88,6 +89,7 @@ def run(
     # Evaluate those that came to their end.
     started = time.monotonic()
     failed = {training.place: failure(_trained(directory, training)) for training in plan.trainings}
+    _require_baseline(plan, failed)
     tasks_of = [
         _evaluation_task(training, evaluation, directory, with_controls=number == 0)
         for number, training in enumerate(plan.trainings)
@@ -118,6 +120,17 @@ def _require_same(path: Path, plan: Plan, evaluation: EvaluationConfig) -> None:
                 "--output (more seeds and more factors can be added to the same one)"
             )
     write_json(path, now)
+
+
+def _require_baseline(plan: Plan, failed: Mapping[str, str | None]) -> None:
+    """WorkError where the recipe itself could not be trained: there is nothing to compare with."""
+    for training in plan.trainings:
+        reason = failed[training.place]
+        if training.variant.name == BASELINE and reason is not None:
+            raise WorkError(
+                f"every variant is compared with the recipe itself, whose training with seed {training.seed} could not "
+                f"go on: {reason}; mend the recipe first (bottega train style), and give another --output"
+            )
 
 
 def _trained(directory: Path, training: Training) -> Path:

@@ -6,10 +6,8 @@ import csv
 import io
 
 from bottega.ablation.records import AblationRow, AblationSummary, FactorDifference
+from bottega.ablation.summary import SHOWN
 from bottega.evaluation.records import FactorRecord, MetricCell
-
-SHOWN = ("kind_gain", "truth", "objects_iou", "structure", "palette", "text")
-"""Metrics of the Markdown table; the CSV has all."""
 
 _OF_ROW = ("name", "factor", "level", "learning_rate", "parameters", "seconds", "cost")
 _OF_METRIC = ("metric", "value", "low", "high", "n", "seeds")

@@ -133,6 +133,7 @@ def _train(group: Sequence[TrainingTask], share: Share) -> None:
         folder = Path(task.folder)
         if not is_trained(folder, task.student):
             configs[folder] = task.student
+            (folder / FAILED).unlink(missing_ok=True)  # of an earlier try, which may do better now
             # Beside it as a recipe: `bottega train style --recipe` trains the same adapter alone.
             recipe = {"models": share.models.model_dump(mode="json"), "student": task.student.model_dump(mode="json")}
             write_text(folder / "recipe.yaml", as_yaml(recipe))

@@ -63,6 +63,7 @@ def command(
         return
     from bottega.ablation.stage import Ground, run
     from bottega.ablation.variants import FACTORS
+    from bottega.report.page import run as write_page
     from bottega.runtime.errors import RequestError
 
     stay_offline(offline)
@@ -94,10 +95,11 @@ def command(
     evaluation = found.evaluation.model_copy(update={"limit": pairs})
     with locked(found.models.device, output, "ablate", threads=1):
         summary = run(plan, evaluation, output, ground=ground, processes=count)
+        page = write_page(output)
     if json_:
         print_json(summary)
     else:
-        typer.echo(f"{output / 'table.md'}")
+        typer.echo(f"{page}, {output / 'table.md'}")
 
 
 def _plan(
