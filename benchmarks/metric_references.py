@@ -8,7 +8,8 @@ installed without it; torchvision is not needed (`common/peer_torchvision.py`):
     python -m pip install --no-deps --target .peers lpips==0.1.4 pytorch-fid==0.3.0
     git clone https://github.com/jiwoogit/StyleID .styleid
 
-A reference that is absent leaves its metric out, and the benchmark says so. Weights are random ones made by a formula,
+DINO, CLIPScore and the style similarities are compared with transformers' own models, on the miniature's weights. A
+reference that is absent leaves its metric out, and the benchmark says so. Weights are random ones made by a formula,
 but for LPIPS's linear layers, which lie in its package: nothing is downloaded, and the arithmetic is what is compared.
 
 `metrics()` lists what is compared: to add one, write a function that takes the prepared folder and returns its
@@ -33,7 +34,10 @@ from common.random_networks import picture, write_all
 from PIL import Image
 
 from bottega.evaluation.frechet import FeatureMoments, frechet_distance
+from bottega.evaluation.metrics import cosine, structure_distance, text_scores
+from bottega.models.encoders import ClipEncoder, StructureEncoder, StyleEncoder
 from bottega.models.inception import InceptionFeatures
+from bottega.models.names import resolve
 from bottega.models.perceptual import Lpips, Vgg19Structure
 from bottega.runtime.files import write_json
 
@@ -41,6 +45,9 @@ HERE = Path(__file__).parent
 BAR = 1e-6
 SIZES = ((64, 64), (96, 80), (224, 320))
 FID_PICTURES = 6
+LIBRARY = ("dino", "clip")
+"""Metrics whose reference is transformers itself, on the miniature's weights: no package is needed."""
+PROMPT = "a small triangle at the bottom"
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ class Prepared:
         """Pictures of two folders by name, uint8 [H, W, 3]."""
         for file in sorted((self.work / "pairs" / "first").iterdir()):
             yield _read(file), _read(self.work / "pairs" / "second" / file.name)
+
+    def squares(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pictures for encoders that read squares."""
+        for number in range(len(SIZES)):
+            yield picture(number, 128, 128), picture(number + 10, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -123,13 +135,89 @@ def fid(prepared: Prepared) -> list[Comparison]:
     ]
 
 
+def dino(prepared: Prepared) -> list[Comparison]:
+    """transformers' ViT: the class tokens' cosine, and Splice's structure distance with keys taken by hand, a pair of
+    tokens at a time."""
+    import torch
+    from transformers import ViTModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    folder = resolve("bottega:miniature/weights/structure_encoder")
+    network = StructureEncoder(folder, "cpu")
+    model = ViTModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    processor = ViTImageProcessorPil.from_pretrained(folder)
+    modules = dict(model.named_modules())
+    last = model.config.num_hidden_layers - 1
+    norm, key = modules[f"layers.{last}.layernorm_before"], modules[f"layers.{last}.attention.k_proj"]
+    found: dict[str, tuple[list[float], list[float]]] = {"dino": ([], []), "structure": ([], [])}
+    for one, two in prepared.squares():
+        features = [network.keys_and_embedding(picture[None])[0] for picture in (one, two)]
+        found["dino"][0].append(cosine(features[0][-1], features[1][-1]))
+        found["structure"][0].append(structure_distance(features[0][:-1], features[1][:-1]))
+        with torch.no_grad():
+            pixels = processor(images=[one, two], return_tensors="pt")["pixel_values"]
+            answer = model(pixel_values=pixels, output_hidden_states=True)
+            tokens = answer.last_hidden_state[:, 0].double()
+            keys = key(norm(answer.hidden_states[last])).double()  # [2, T, D]
+        found["dino"][1].append(100 * float(torch.nn.functional.cosine_similarity(tokens[:1], tokens[1:])[0]))
+        gaps: list[float] = []
+        for i in range(keys.shape[1]):
+            similar = [torch.nn.functional.cosine_similarity(each[i][None], each) for each in keys]
+            gaps += ((similar[0] - similar[1]) ** 2).tolist()
+        found["structure"][1].append(1000 * float(np.mean(gaps)))
+    return [Comparison(name, *values, relative=True) for name, values in found.items()]
+
+
+def clip(prepared: Prepared) -> list[Comparison]:
+    """transformers' CLIPModel: its logits without their scale are CLIPScore, the cosine of two pictures' embeddings the
+    style similarity; and the picture tower's pooled output times a matrix is the style descriptor."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    folder = resolve("bottega:miniature/weights/clip")
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)([PROMPT], return_tensors="pt")
+    processor = CLIPImageProcessorPil.from_pretrained(folder)
+    csd = prepared.work / "csd"
+    tower = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32)
+    tower.save_pretrained(csd)
+    matrix = torch.randn(tower.config.hidden_size, 24, generator=torch.Generator().manual_seed(5))
+    save_file({"style": matrix}, csd / "style_projection.safetensors")
+    (csd / "preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
+
+    encoder, descriptors = ClipEncoder(folder, "cpu"), StyleEncoder(csd, "cpu")
+    text = encoder.text([PROMPT])[0]
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ("text", "style_clip", "style_csd")}
+    for one, two in prepared.squares():
+        first, second = encoder.image(one[None])[0], encoder.image(two[None])[0]
+        found["text"][0].append(float(text_scores(first[None], text[None])[0]))
+        found["style_clip"][0].append(cosine(first, second))
+        found["style_csd"][0].append(cosine(descriptors.embedding(one[None])[0], descriptors.embedding(two[None])[0]))
+        with torch.no_grad():
+            pixels = processor(images=[one, two], return_tensors="pt")["pixel_values"]
+            answer = model(input_ids=tokens["input_ids"], pixel_values=pixels)
+            pooled = model.vision_model(pixel_values=pixels).pooler_output.double()
+            scale = float(model.logit_scale.detach().exp())
+        embedded = answer.image_embeds.double()
+        styles = pooled @ matrix.double()
+        similar = torch.nn.functional.cosine_similarity
+        found["text"][1].append(100 * float(answer.logits_per_image[0, 0]) / scale)
+        found["style_clip"][1].append(100 * float(similar(embedded[:1], embedded[1:])[0]))
+        found["style_csd"][1].append(100 * float(similar(styles[:1], styles[1:])[0]))
+    return [Comparison(name, *values, relative=True) for name, values in found.items()]
+
+
 def metrics() -> dict[str, Callable[[Prepared], list[Comparison]]]:
     """What is compared, by name."""
-    return {"lpips": lpips, "cfsd": cfsd, "fid": fid}
+    return {"lpips": lpips, "cfsd": cfsd, "fid": fid, "dino": dino, "clip": clip}
 
 
 def needed(prepared: Prepared, metric: str) -> str:
     """What a metric's reference needs and is not there; "" where it is."""
+    if metric in LIBRARY:
+        return ""
     if not (prepared.styleid / "evaluation" / "inception.py").is_file():
         return f"no checkout of StyleID at {prepared.styleid}"
     package = {"lpips": "lpips", "fid": "pytorch_fid"}.get(metric)
