@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World, save_style_encoder
 
+from bottega.data.circles import circle_prompt, draw_circle
 from bottega.data.records import read_pairs
 from bottega.evaluation import drawing, stage, workers
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
@@ -22,7 +24,7 @@ from bottega.evaluation.painters import load_painter
 from bottega.evaluation.workers import Workers, in_order, share_work
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError, WorkError
-from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_text
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_png, write_text
 from bottega.runtime.trust import with_check
 from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
@@ -123,6 +125,32 @@ def test_what_a_picture_costs_is_measured_by_phase_and_the_adapter_adds_paramete
         for phase in ("encode", "denoise", "decode"):
             assert 0 < cost["seconds"][phase]["p50"] <= cost["seconds"][phase]["p90"] <= cost["seconds"]["whole"]["p90"]
         assert cost["peak_rss_mb"] > 50
+
+
+def test_fill50ks_test_examples_are_drawn_without_a_style_and_measured_against_their_targets(
+    world: World, run: Run, tmp_path: Path
+) -> None:
+    root = shutil.copytree(world.root, tmp_path / "data")
+    rows = []
+    for number, (inside, outside) in enumerate([("coral", "teal"), ("gold", "indigo"), ("peru", "white")]):
+        source, target = draw_circle(0.4, 0.5, 0.2, inside, outside, 128)
+        write_png(root / "fill50k" / f"source{number}.png", source)
+        write_png(root / "fill50k" / f"target{number}.png", target)
+        paths = {"source_path": f"fill50k/source{number}.png", "target_path": f"fill50k/target{number}.png"}
+        split = "train" if number == 2 else "test"
+        rows.append({"key": str(number), **paths, "prompt": circle_prompt(inside, outside), "split": split})
+    write_jsonl(root / "fill50k" / "fill50k.jsonl", rows)
+    config = CONFIG.model_copy(update={"rows": ("student", "content"), "limit": 1, "timed_pictures": 0})
+    summary = run(tmp_path / "out", config=config, data_root=root)
+    found = summary["fill50k"]
+    assert found["status"] == "measured" and found["examples"] == 2 and found["broken"] == {}
+    assert set(found["methods"]) == {"student"}
+    assert found["methods"]["student"]["pictures"] == 2
+    lines = list(read_jsonl(tmp_path / "out" / "fill50k.jsonl"))
+    assert [line["key"] for line in lines] == ["0", "1"]
+    assert all(0 <= line["scores"]["iou"] <= 100 and line["scores"]["inside"] > 0 for line in lines)
+    assert "Fill50K's test examples" in (tmp_path / "out" / "table.md").read_text()
+    assert "fill50k" not in summary["rows"]
 
 
 def test_every_number_can_be_traced_to_the_picture_it_was_measured_on(done: tuple[Path, dict[str, Any]]) -> None:

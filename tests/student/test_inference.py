@@ -14,7 +14,14 @@ from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 from bottega.student.adapter import Geometry, StyleAdapter
 from bottega.student.config import AdapterConfig, SamplingConfig
-from bottega.student.inference import PixArtParts, load_parts, start_timestep, stylize
+from bottega.student.inference import (
+    PixArtParts,
+    StylizeInputs,
+    draw_latents,
+    load_parts,
+    start_timestep,
+    stylize,
+)
 from bottega.visual.pictures import to_uint8
 
 N = 3
@@ -91,6 +98,23 @@ def test_a_style_scale_of_zero_draws_the_bases_picture_to_the_bit(
     )
     assert float(np.abs(plain - base).max()) == 0.0
     assert float(np.abs(styled - base).max()) > 1e-3
+
+
+def test_with_the_null_style_a_picture_depends_on_no_style(parts: PixArtParts, request_: dict[str, Any]) -> None:
+    """As the structure task was trained: whatever picture is handed in as the style, its tokens are the null ones."""
+    adapter = adapter_of(parts)
+    given = {**request_, "contents": parts.vae.encode(request_["contents"])}
+    seeds = given.pop("seeds")
+    start = start_timestep(parts.backbone.schedule, adapter, None)
+
+    def draw(styles: torch.Tensor, *, null_style: bool) -> torch.Tensor:
+        inputs = StylizeInputs(**{**given, "styles_clip": styles}, null_style=null_style)
+        return draw_latents(parts, adapter, inputs, seeds, start, FAST)
+
+    styles, others = given["styles_clip"], given["styles_clip"].flip(0)
+    without = draw(styles, null_style=True)
+    assert torch.equal(without, draw(others, null_style=True))
+    assert float((without - draw(styles, null_style=False)).abs().max()) > 1e-3
 
 
 def test_a_picture_does_not_depend_on_its_place_in_the_batch(parts: PixArtParts, request_: dict[str, Any]) -> None:

@@ -41,9 +41,10 @@ def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str])
     """The painter of a row, with its models loaded.
 
     Args:
-        row: "student", "base" or "teacher".
+        row: "student", "base" or "teacher"; "fill50k" is the student's too, "fill50k_base" the base's.
         settings: JSON: `models`, and `teacher` with `truth` (the folder), or `adapter` (the file) with
-            `style_captions` (by path), where it takes out what a style picture shows.
+            `style_captions` (by path), where it takes out what a style picture shows, and `null_style`, where the null
+            tokens take the style's place.
         captions: every caption that will be drawn.
 
     Raises:
@@ -51,7 +52,7 @@ def load_painter(row: str, settings: Mapping[str, Any], captions: Sequence[str])
     """
     if row == "teacher":
         return _Teacher(settings)
-    return _Student(settings, captions, with_adapter=row == "student")
+    return _Student(settings, captions, with_adapter=row in ("student", "fill50k"))
 
 
 class _Teacher:
@@ -124,6 +125,7 @@ class _Student:
         self._encode = vae.encode
         self._clip = self._engine.clip if with_adapter else None
         self._adapter = self._engine.adapter
+        self._null_style = bool(settings.get("null_style", False))
         self._style_captions: Mapping[str, str] | None = settings.get("style_captions") if with_adapter else None
         self._known: LRUCache[tuple[str, str], torch.Tensor] = LRUCache(
             _KEPT_BYTES, getsizeof=lambda tensor: tensor.nbytes
@@ -186,6 +188,7 @@ class _Student:
             [self._texts[pair.prompt] for pair in pairs],
             self._texts[""],
             self._captions(pairs),
+            self._null_style,
         )
 
     def _captions(self, pairs: Sequence[Pair]) -> Any:

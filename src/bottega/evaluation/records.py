@@ -167,6 +167,39 @@ class DiscriminationRecord(DifferenceRecord):
     discriminates: bool
 
 
+class CircleLine(TypedDict):
+    """The scores of a drawn picture of Fill50K, see `circles.CircleScore`. `row` is its folder's name."""
+
+    key: str
+    row: str
+    sha256: str
+    scores: dict[str, float]
+
+
+class CircleCell(TypedDict):
+    """A mean over examples with its interval; None where one example has none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class CircleMethod(TypedDict):
+    """The means of a method by metric: `iou` in percent, `inside` and `outside` in ΔE."""
+
+    pictures: int
+    metrics: dict[str, CircleCell]
+
+
+class Fill50kRecord(TypedDict):
+    """Fill50K's held-out examples, by method. `status` is "measured", or says why there are none."""
+
+    status: str
+    examples: int
+    broken: dict[str, str]
+    methods: dict[str, CircleMethod]
+
+
 class StyleTestRecord(TypedDict):
     """Whether a similarity to the style picture tells styles apart, see `style_similarity.style_gap`.
 
@@ -261,6 +294,7 @@ class SummaryRecord(TypedDict):
     style_tests: NotRequired[dict[str, StyleTestRecord]]
     style_probe: NotRequired[ProbeConfig]
     efficiency: NotRequired[dict[str, EfficiencyRecord]]
+    fill50k: NotRequired[Fill50kRecord]
     seconds: NotRequired[dict[str, float]]
     checkpoints: NotRequired[str]
 

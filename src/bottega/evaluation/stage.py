@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bottega.data.records import read_pairs, truth_path
+from bottega.data.records import Fill50kRow, read_pairs, truth_path
+from bottega.evaluation import fill50k
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
@@ -29,7 +30,7 @@ from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, load_networks
 from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
-from bottega.evaluation.records import ScoreLine, SummaryRecord
+from bottega.evaluation.records import Fill50kRecord, ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.style_similarity import style_tests
@@ -91,19 +92,16 @@ def run(
         WorkError: a method lacks outputs, and `config.allow_missing` is not set.
     """
     # Check what is asked for, before anything is loaded.
-    grid = Grid.of(read_pairs(pairs)).smaller(config.limit)
-    if not grid.pairs:
-        raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
-    if adapter is not None and not adapter.is_file():
-        raise MissingError(f"no adapter at {adapter}; train one first")
-    _require_inputs(grid, data_root, config.truths)
+    grid = _asked_grid(config, pairs, adapter)
+    circles = fill50k.circle_rows(data_root, config.fill50k_pictures) if "student" in config.rows else []
+    _require_inputs(grid, data_root, config.truths, circles)
     directory.mkdir(parents=True, exist_ok=True)
     listed = pair_lines(grid, data_root)
     write_jsonl(directory / PAIRS, listed)
 
     # Draw the rows that are made by networks.
     started = time.monotonic()
-    drawn = _draw_all(config, directory, grid, data_root, adapter, models, teacher)
+    drawn = _draw_all(config, directory, grid, data_root, adapter, models, teacher, circles)
     files = drawn.files
     seconds = {"drawing": round(time.monotonic() - started, 1)}
     started = time.monotonic()
@@ -128,12 +126,9 @@ def run(
     summary = summarise(config, directory, grid, absent)
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary, teacher)
-    summary["style_tests"] = style_tests(
-        grid, sources, networks, draws=config.draws, level=config.level, seed=config.bootstrap_seed
-    )
-    if isinstance(networks.style_classifier, StyleProbe):
-        summary["style_probe"] = networks.style_classifier.config
+    _add_judges(summary, config, grid, sources, networks)
     summary["efficiency"] = drawn.costs
+    summary["fill50k"] = _measure_circles(circles, files, directory, data_root, config.level)
     summary["broken"] = measured.broken
     summary["missing"] = missing.rows
     summary["pair_list"] = describe(listed)
@@ -162,10 +157,33 @@ def _design(config: EvaluationConfig, grid: Grid, row: str) -> Grid:
     return grid.smaller(config.teacher_pairs) if row == "teacher" else grid
 
 
-def _require_inputs(grid: Grid, data_root: Path, truths: int) -> None:
+def _asked_grid(config: EvaluationConfig, pairs: Path, adapter: Path | None) -> Grid:
+    """The pairs that are evaluated; raises what `run` does where there is none, or no adapter."""
+    grid = Grid.of(read_pairs(pairs)).smaller(config.limit)
+    if not grid.pairs:
+        raise RequestError(f"an evaluation needs at least one pair, {pairs} holds none; make test pairs first")
+    if adapter is not None and not adapter.is_file():
+        raise MissingError(f"no adapter at {adapter}; train one first")
+    return grid
+
+
+def _add_judges(
+    summary: SummaryRecord, config: EvaluationConfig, grid: Grid, sources: Sources, networks: Networks
+) -> None:
+    """Say what the judges of style are worth on real paintings."""
+    summary["style_tests"] = style_tests(
+        grid, sources, networks, draws=config.draws, level=config.level, seed=config.bootstrap_seed
+    )
+    if isinstance(networks.style_classifier, StyleProbe):
+        summary["style_probe"] = networks.style_classifier.config
+
+
+def _require_inputs(grid: Grid, data_root: Path, truths: int, circles: Sequence[Fill50kRow]) -> None:
     """DamagedError for a content, a style or a truth that is not what was prepared: its scores would be another's."""
     prepared = PreparedPictures(data_root)
     paths: set[str] = set()
+    for circle in circles:
+        paths.update((circle.source_path, circle.target_path))
     for pair in grid.pairs:
         paths.update((pair.content_path, pair.style_path))
         for number in range(truths):
@@ -197,7 +215,8 @@ def _record_hashes(directory: Path, files: Files) -> None:
     """Record what was written and drawn."""
     views = ("summary.json", "table.md", "checkpoints.json", "checkpoints.md")
     written: dict[Path, Role] = {directory / name: "view" for name in views}
-    written |= {directory / name: "result" for name in (PAIRS, "scores.jsonl", "measured.jsonl")}
+    results = (PAIRS, "scores.jsonl", "measured.jsonl", "fill50k.jsonl")
+    written |= {directory / name: "result" for name in results}
     for row in files.values():
         for picture in row.values():
             written[picture] = "result"
@@ -238,7 +257,8 @@ def _draw_all(
     adapter: Path | None,
     models: ModelsConfig,
     teacher: TeacherConfig | None,
-) -> _Drawn:
+    circles: Sequence[Fill50kRow],
+) -> _DrawnRows:
     """Pictures of the rows that draw, a process for each family of models."""
     requests: dict[tuple[str, ...], list[Request]] = {}
     absent: dict[str, str] = {}
@@ -265,6 +285,8 @@ def _draw_all(
             timed=0 if row == "teacher" else config.timed_pictures,
         )
         requests.setdefault(WEIGHTS[row], []).append(request)
+    student = requests.get(WEIGHTS["student"], [])
+    student += _circle_requests(directory, circles, student)
     # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
     files: dict[str, Mapping[str, Path]] = {}
     costs: dict[str, EfficiencyRecord] = {}
@@ -274,16 +296,48 @@ def _draw_all(
             cost = read_efficiency(request)
             if cost is not None:
                 costs[request.row] = cost
-    return _Drawn(files, absent, costs)
+    return _DrawnRows(files, absent, costs)
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _DrawnRows:
     """Pictures by row and pair id, why a row has none, and what a picture of a row costs."""
 
     files: Files
     absent: dict[str, str]
     costs: dict[str, EfficiencyRecord]
+
+
+def _circle_requests(directory: Path, circles: Sequence[Fill50kRow], drawn: Sequence[Request]) -> list[Request]:
+    """Fill50K's held-out outlines, drawn by the student and by the base as they draw the pairs, with the null style."""
+    found: list[Request] = []
+    for row, method in fill50k.ROWS.items():
+        for request in drawn:
+            if request.row == method and circles:
+                found.append(
+                    replace(
+                        request,
+                        row=row,
+                        directory=str(directory / "pictures" / row),
+                        pairs=tuple(fill50k.circle_pair(circle) for circle in circles),
+                        settings={**request.settings, "null_style": True},
+                        timed=0,
+                    )
+                )
+    return found
+
+
+def _measure_circles(
+    circles: Sequence[Fill50kRow], files: Files, directory: Path, data_root: Path, level: float
+) -> Fill50kRecord:
+    """Fill50K's part of the summary; its pictures' own scores are in `fill50k.jsonl`."""
+    of_circles = {row: files[row] for row in fill50k.ROWS if row in files}
+    if not of_circles:
+        why = "no adapter drew them" if circles else "the data set has no test examples of Fill50K"
+        return {"status": f"unavailable: {why}", "examples": len(circles), "broken": {}, "methods": {}}
+    record, lines = fill50k.score_circles(circles, of_circles, data_root, level)
+    write_jsonl(directory / "fill50k.jsonl", lines)
+    return record
 
 
 def _shared(family: Sequence[Request], roles: Sequence[str], models: ModelsConfig) -> list[Request]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bottega.evaluation.metrics import METRICS
 from bottega.evaluation.records import (
+    CircleCell,
     ClaimRecord,
     EstimateRecord,
     MetricCell,
@@ -47,6 +48,7 @@ def markdown(summary: SummaryRecord) -> str:
         *_claims(summary["claims"]),
         *_discrimination(summary, weak),
         *_judges(summary),
+        *_circles(summary),
         *_differences(summary, reasons),
         *_notes(reasons),
     ]
@@ -131,6 +133,27 @@ def _judges(summary: SummaryRecord) -> list[str]:
     if probe is not None:
         lines += [f"- {line}" for line in describe_probe(probe)]
     return [*lines, ""] if lines else []
+
+
+def _circles(summary: SummaryRecord) -> list[str]:
+    """Fill50K's table; where there is none, why."""
+    found = summary.get("fill50k")
+    if found is None:
+        return []
+    if found["status"] != "measured":
+        return [f"Fill50K: {found['status']}.", ""]
+    lines = ["Fill50K's test examples, outline to filled circle, without a style:", ""]
+    lines += table_head("method", "circle's IoU ↑ (%)", "colour inside ↓ (ΔE)", "colour outside ↓ (ΔE)", "n")
+    for method, means in found["methods"].items():
+        cells = [_circle_cell(cell) for cell in means["metrics"].values()]
+        lines.append(table_row(method, *cells, str(means["pictures"])))
+    return [*lines, ""]
+
+
+def _circle_cell(cell: CircleCell) -> str:
+    if cell["low"] is None or cell["high"] is None:
+        return short(cell["value"])
+    return f"{short(cell['value'])} [{short(cell['low'])}, {short(cell['high'])}]"
 
 
 def _style_test(test: StyleTestRecord) -> str:

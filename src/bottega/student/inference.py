@@ -49,7 +49,10 @@ class PixArtParts:
 
 @dataclass(frozen=True)
 class StylizeInputs:
-    """What N pictures are drawn from; `stylize` says what each is."""
+    """What N pictures are drawn from; `stylize` says what each is.
+
+    null_style: draw with the null tokens in the style's place, as the structure task (Fill50K) was trained.
+    """
 
     contents: npt.NDArray[np.uint8] | torch.Tensor
     styles_clip: torch.Tensor | None
@@ -57,6 +60,7 @@ class StylizeInputs:
     prompts: Sequence[torch.Tensor]
     null_prompt: torch.Tensor | None = None
     captions_clip: torch.Tensor | None = None
+    null_style: bool = False
 
     def part(self, batch: slice) -> StylizeInputs:
         """Those of a batch's pictures."""
@@ -182,6 +186,7 @@ def draw_latents(
             inputs.prompts,
             inputs.null_prompt,
             inputs.captions_clip,
+            null_style=inputs.null_style,
         )
         return sampler.draw(_latents(parts, inputs.contents), seeds, start, after_step)
     finally:

@@ -44,12 +44,13 @@ class Sampler:
         prompts: T5 states of each caption's own tokens, [m_i, P].
         null_prompt: T5 states of "" [1, P], needed for text guidance.
         captions_clip: CLIP embeddings [B, D] of what the style pictures show.
+        null_style: take the null tokens in the styles' place.
 
     Raises:
         RequestError: the adapter needs what is not given.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each input of a batch has its own shape; a record would only rename them)
         self,
         backbone: Backbone,
         attachment: Attachment | None,
@@ -59,6 +60,8 @@ class Sampler:
         prompts: Sequence[torch.Tensor],
         null_prompt: torch.Tensor | None,
         captions_clip: torch.Tensor | None = None,
+        *,
+        null_style: bool = False,
     ) -> None:
         self.backbone = backbone
         self.attachment = attachment
@@ -72,6 +75,8 @@ class Sampler:
         self.null_tokens: torch.Tensor | None = None
         if attachment is not None:
             self._prepare_style(attachment, styles, contents_clip, captions_clip)
+            if null_style:
+                self.tokens = self.null_tokens
 
     def _padded(self, prompts: Sequence[torch.Tensor]) -> _PaddedText:
         states, mask = pad_text([prompt.float() for prompt in prompts])
