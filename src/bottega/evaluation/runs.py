@@ -200,10 +200,11 @@ def require_comparable(runs: Sequence[EvaluatedRun]) -> dict[str, str]:
             f"runs are compared at one size in pixels, received {listed}; evaluate again with --set evaluation.size=N"
         )
     differing = _differing_networks(runs)
+    measured = {metric for run in runs for _, metric in run.scores}
     reasons: dict[str, str] = {}
     for metric, info in METRICS.items():
         other = sorted(differing.intersection(info.needs))
-        if other:
+        if other and metric in measured:
             reasons[metric] = f"judged by different networks: {', '.join(other)}"
     return reasons
 
