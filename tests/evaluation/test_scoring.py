@@ -153,7 +153,7 @@ def test_a_metric_that_does_not_order_its_controls_is_marked(summary: dict[str, 
     bad = {**good, "palette": {**good["palette"], "discriminates": False}}
     assert "†" not in markdown({**summary, "discrimination": good})
     text = markdown({**summary, "discrimination": bad})
-    assert "palette ↓ (ΔE) †" in text and "† Not discriminating here" in text
+    assert "palette ↓ (ΔE) †" in text and "Not discriminating here (†: " in text
     del bad["palette"]
     note = markdown({**summary, "discrimination": bad}).split("Not checked, as ")[1]
     assert "palette" in note.splitlines()[0]

@@ -116,7 +116,7 @@ def _discrimination(summary: SummaryRecord, weak: Sequence[str]) -> list[str]:
     lines: list[str] = []
     if weak:
         titles = ", ".join(METRICS[name].title for name in weak)
-        lines += [f"† Not discriminating here (two controls are not distinguished): {titles}.", ""]
+        lines += [f"Not discriminating here (†: two controls are not distinguished): {titles}.", ""]
     measured = {name for row in summary["rows"].values() for name in METRICS if "value" in row["metrics"][name]}
     unknown = [METRICS[name].title for name in METRICS if name in measured and name not in summary["discrimination"]]
     if unknown:
