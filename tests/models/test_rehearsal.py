@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -189,6 +190,15 @@ def test_the_single_file_and_the_lora_are_what_they_are_published_as(cache: Path
                 assert architecture.find(component, module.removeprefix(prefix))
 
 
+def test_lpips_reads_its_folder(cache: Path) -> None:
+    from bottega.models.perceptual import Lpips
+
+    network = Lpips(cache / "lpips", "cpu")
+    picture = np.zeros((1, 64, 64, 3), np.uint8)
+    assert network(picture, picture)[0] == 0
+    assert network(picture, picture + 200)[0] > 0
+
+
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +281,7 @@ def test_real_weights_are_not_fetched_among_random_ones(cache: Path) -> None:
 
 def test_deleting_takes_what_was_made_and_leaves_the_rest(tmp_path: Path) -> None:
     made = tmp_path / "models"
-    build(RandomModelsRequest(made, ("structure_encoder", "alexnet"), "reduced"), FILES)
+    build(RandomModelsRequest(made, ("structure_encoder", "lpips"), "reduced"), FILES)
     (made / "notes.txt").write_text("mine")
     linked = tmp_path / "real"
     linked.mkdir()
@@ -310,11 +320,11 @@ def test_a_damaged_file_is_no_rehearsals(tmp_path: Path) -> None:
 
 def test_the_command_writes_says_what_and_deletes(tmp_path: Path) -> None:
     made = str(tmp_path / "models")
-    arguments = ["rehearse", "--output", made, "--scale", "reduced", "--only", "structure_encoder,alexnet"]
+    arguments = ["rehearse", "--output", made, "--scale", "reduced", "--only", "structure_encoder,lpips"]
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0
     row = json.loads(done.stdout)
-    assert list(row["models"]) == ["structure_encoder", "alexnet"]
+    assert list(row["models"]) == ["structure_encoder", "lpips"]
     assert row["bytes_written"] > 9_000_000
     assert "were there" in CliRunner().invoke(app, arguments).stdout
     assert CliRunner().invoke(app, ["rehearse", "--output", made, "--discard"]).exit_code == 0

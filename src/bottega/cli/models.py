@@ -105,7 +105,7 @@ def rehearse(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="sdxl, ip_adapter, ip_adapter_vit_h, pixart, clip, structure_encoder, alexnet, lora, checkpoint; with "
+            help="sdxl, ip_adapter, ip_adapter_vit_h, pixart, clip, structure_encoder, lpips, lora, checkpoint; with "
             "commas, or several times  [default: all]"
         ),
     ] = None,

@@ -8,11 +8,12 @@ pictures of an uninterrupted one.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NotRequired, cast
 
@@ -24,6 +25,8 @@ from bottega.data.roots import picture_file
 from bottega.evaluation.efficiency import WARM_UP, EfficiencyRecord, TimedPainter, measure_efficiency
 from bottega.evaluation.painters import PairPainter, load_painter
 from bottega.evaluation.workers import Workers, in_order
+from bottega.models.config import ModelsConfig
+from bottega.models.rehearsal.marker import picture_text, rehearsed_roles
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
 from bottega.runtime.files import (
@@ -233,8 +236,15 @@ def _load_painter(request: Request) -> PairPainter:
     return load_painter(request.row, request.settings, captions)
 
 
+@lru_cache(maxsize=8)  # asked for each batch, and the headers are those of gigabytes of files
+def _random_roles(models: str) -> list[str]:
+    """The models of a rehearsal among those that pictures are drawn with, by the JSON of a section `models`."""
+    return rehearsed_roles(ModelsConfig.model_validate_json(models), ("sdxl", "ip_adapter", "pixart", "clip"))
+
+
 def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -> list[MadeLine]:
     """Draw and write a batch; its lines for `made.jsonl`. A broken source costs its own pair only."""
+    text = picture_text(_random_roles(json.dumps(request.settings.get("models") or {}, sort_keys=True)))
     lines: dict[str, MadeLine] = {}
     pairs: list[Pair] = []
     sources: list[tuple[Picture, Picture]] = []
@@ -252,7 +262,7 @@ def _draw_batch(request: Request, painter: PairPainter, batch: Sequence[Pair]) -
     pictures = painter.draw(pairs, sources, request.seed) if pairs else []
     for pair, picture in zip(pairs, pictures, strict=True):
         try:
-            lines[pair.pair_id]["sha256"] = write_png(request.picture(pair), to_uint8(picture))
+            lines[pair.pair_id]["sha256"] = write_png(request.picture(pair), to_uint8(picture), text)
         except NonFiniteError as error:
             lines[pair.pair_id]["error"] = str(error)
     return [cast(MadeLine, with_check(lines[pair.pair_id])) for pair in batch]

@@ -1,4 +1,4 @@
-"""What is published as single files, for a rehearsal: SDXL's checkpoint, a LoRA of it, and AlexNet for LPIPS.
+"""What is published as single files, for a rehearsal: SDXL's checkpoint, a LoRA of it, and LPIPS.
 
 They are written as the models' folders are (`models.rehearsal`): random values, tensor by tensor.
 """
@@ -18,7 +18,7 @@ from bottega.models.weights import TensorInfo
 
 CHECKPOINT = "checkpoints/sd_xl_base_1.0.safetensors"
 LORA = "loras/rehearsal_rank16.safetensors"
-ALEXNET = "alexnet/alexnet.safetensors"
+LPIPS = "lpips"
 RANK = 16
 
 _LORA_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -102,15 +102,24 @@ _ALEXNET: Mapping[int, tuple[int, ...]] = {
 """torchvision's AlexNet (Krizhevsky, arXiv 1404.5997): the number of each convolution in `features`, and its shape."""
 
 
-def _alexnet(scale: Scale, header: Header) -> Contents:
-    """AlexNet's convolutions under torchvision's names, in float32: 2 469 696 numbers, small at any scale."""
+def _lpips(scale: Scale, header: Header) -> Contents:
+    """LPIPS 0.1: AlexNet's convolutions under torchvision's names, and the linear layers under LPIPS' own, in float32.
+
+    It has 2.5 million numbers, so that it is small at any scale.
+    """
     del scale
+    linear: Tensors = {}
+    for place, shape in enumerate(_ALEXNET.values()):
+        linear[f"lin{place}.model.1.weight"] = TensorInfo("F32", (1, shape[0], 1, 1))
     found: Tensors = {}
     for number, shape in _ALEXNET.items():
         found[f"features.{number}.weight"] = TensorInfo("F32", shape)
         found[f"features.{number}.bias"] = TensorInfo("F32", shape[:1])
-    return [WeightFile(ALEXNET, found, header)]
+    return [
+        WeightFile(f"{LPIPS}/alexnet.safetensors", found, header),
+        WeightFile(f"{LPIPS}/lpips_linear.safetensors", linear, header),
+    ]
 
 
-FILES: Mapping[str, FilePlan] = {"alexnet": _alexnet, "lora": _lora, "checkpoint": _checkpoint}
+FILES: Mapping[str, FilePlan] = {"lpips": _lpips, "lora": _lora, "checkpoint": _checkpoint}
 """Name -> what makes its plan."""

@@ -34,7 +34,7 @@ _PREFIX = "models--"
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What a look at a cache found. size: bytes of all blobs of the repositories that were looked at."""
+    """What a look at a cache found. size: bytes on disk of the repositories that were looked at."""
 
     cache: Path
     repositories: tuple[str, ...]
@@ -84,7 +84,7 @@ def check_cache(request: CacheRequest) -> CacheReport:
         report = examine(repository)
         findings += report.findings
         unjudged += report.unjudged
-        size += _blob_bytes(repository.entry)
+        size += _bytes_on_disk(repository.entry)
         to_hash += [(repository, file, blob) for file, blob in report.to_hash.items()]
     if request.hash_files:
         findings += _hash_findings(to_hash)
@@ -308,7 +308,7 @@ def _twice_by_case(request: CacheRequest, entries: Sequence[Path]) -> CacheFindi
     wanted = _wanted_entries(request)
 
     def worth(entry: Path) -> tuple[bool, int]:
-        return entry.name in wanted, _blob_bytes(entry)
+        return entry.name in wanted, _bytes_on_disk(entry)
 
     spare = min(entries, key=worth)
     aside = spare.with_name(f"unused.{spare.name}")
@@ -364,11 +364,17 @@ def _readable_folders(place: Path) -> list[Path]:
 # --- content ------------------------------------------------------------------------------------------------------
 
 
-def _blob_bytes(entry: Path) -> int:
+def _bytes_on_disk(entry: Path) -> int:
+    """Bytes of the blobs, and of what lies in a snapshot as a plain file: on a disk without links, in a rehearsal."""
+    total = 0
     try:
-        return sum(blob.stat().st_size for blob in (entry / "blobs").iterdir() if blob.is_file())
+        for blob in (entry / "blobs").glob("*"):
+            total += blob.stat().st_size if blob.is_file() else 0
+        for file in (entry / "snapshots").rglob("*"):
+            total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
     except OSError:
         return 0
+    return total
 
 
 def _hash_findings(to_hash: Iterable[tuple[CachedRepository, Path, Path]]) -> list[CacheFinding]:

@@ -2,7 +2,7 @@
 
     REHEARSAL.json                                        what this is; written first
     models--org--name/refs/main, snapshots/<commit>/…     one for each repository
-    alexnet/, checkpoints/, loras/                        what is published as single files
+    checkpoints/, loras/, lpips/                          what is published as single files
 
 With this folder as `models.cache`, a recipe finds the models under their published names. Nothing is ever written into
 a folder that holds anything else, such as the cache with the real weights.
@@ -28,7 +28,7 @@ from bottega.runtime.files import require_folder, sha256_json, write_bytes, writ
 from bottega.runtime.locks import LOCK, lock
 from bottega.runtime.progress import MEGABYTE, ByteCounter, Progress
 
-SINGLE_FILES = ("alexnet", "checkpoints", "loras")
+SINGLE_FILES = ("checkpoints", "loras", "lpips")
 """Folders of what is no repository of the Hub."""
 
 _WHAT = (

@@ -44,6 +44,8 @@ _T5_QUERY = re.compile(r".*SelfAttention\.q\.weight")
 _T5_HEAD = 64
 """T5 does not divide its scores by √d; its queries are small instead."""
 
+_LPIPS = re.compile(r"lin\d\.model\.1\.weight")
+
 _NUMBERS = {"logit_scale": 4.6052, "alpha": 16.0}
 """Tensors of a single number: log 100, where CLIP's training stops; a LoRA's alpha, here its rank."""
 
@@ -66,6 +68,8 @@ def fill_of(name: str, shape: tuple[int, ...]) -> Fill:
     for pattern, deviation in _TABLES:
         if pattern.fullmatch(name):
             return Fill(deviation)
+    if _LPIPS.fullmatch(name):
+        return Fill(value=1 / shape[1])  # trained ones are positive, so that a distance is
     if len(shape) == 1:
         is_scale = name.endswith("weight")
         return Fill(value=1.0 if is_scale else 0.0)
