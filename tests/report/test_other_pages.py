@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bottega.evaluation.compare import compare
 from bottega.evaluation.factors import METHOD, crossed_seeds_difference, crossed_seeds_mean
 from bottega.evaluation.metrics import METRICS
-from bottega.report.format import figure
+from bottega.evaluation.runs import read_run
+from bottega.report.format import between, figure
 from bottega.report.page import run
-from bottega.runtime.files import write_json, write_png
+from bottega.runtime.files import read_jsonl, write_json, write_jsonl, write_png
 from bottega.runtime.seeds import numpy_rng
 
 from .conftest import Believable, load
@@ -167,3 +169,64 @@ def test_an_example_that_leads_out_of_the_folder_is_not_shown(evaluation: Path, 
     write_json(bad / "summary.json", summary)
     page(bad)
     assert "data:image/webp" not in (bad / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_judges_the_costs_and_missing_outputs_are_on_the_page(evaluation: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    shutil.copytree(evaluation, told)
+    summary = load(told / "summary.json")
+    cost = {
+        "pictures": 10,
+        "warm_up": 2,
+        "size": 64,
+        "added_parameters": 1066597,
+        "frozen_parameters": 33000000,
+        "seconds": {"denoise": {"p50": 0.0321, "p90": 0.0456}, "whole": {"p50": 0.051, "p90": 0.0612}},
+        "peak_rss_mb": 812.4,
+        "peak_vram_mb": 0.0,
+    }
+    test = {"status": "measured", "paintings": 24, "labels": 8, "same": 61.2, "other": 60.9, "gap": 0.3}
+    summary |= {
+        "efficiency": {"student": cost},
+        "style_tests": {"palette": {**test, "low": -0.2, "high": 0.8, "discriminates": False}},
+        "style_probe": {"model_type": "of another <version>"},
+        "pair_list": {"pairs": 48, "sha256": "ef" * 32},
+        "missing": {"student": ["c1_p1", "c1_p2"]},
+    }
+    write_json(told / "summary.json", summary)
+    text = page(told).text
+    assert "1,066,597 / 33,000,000" in text and "32.1 / 45.6" in text and "51.0 / 61.2" in text and "812 MB" in text
+    assert "10 pictures of 64 px, one by one, after 2 that do not count" in text
+    assert "gap 0.30 [−0.20, 0.80] over 24 pictures of 8 styles; it does not tell styles apart here" in text
+    assert "its figures can't be read" in text and "ef" * 32 in text
+    assert "student: no output of 2 pairs, left out of every row (c1_p1, c1_p2)" in text
+
+
+def test_a_comparison_shows_every_method_its_difference_and_what_was_not_compared(
+    evaluation: Path, tmp_path: Path
+) -> None:
+    """Two evaluations' folders, the second with every palette 3 ΔE further off."""
+    for name, shift in (("ours", 0.0), ("theirs", 3.0)):
+        shutil.copytree(evaluation, tmp_path / name)
+        lines = list(read_jsonl(evaluation / "scores.jsonl"))
+        for line in lines:
+            line["value"] += shift if line["metric"] == "palette" else 0.0
+        write_jsonl(tmp_path / name / "scores.jsonl", lines)
+    runs = {f"<{name}>": [read_run(tmp_path / name)] for name in ("ours", "theirs")}
+    record = compare([], runs)
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    write_json(folder / "compare.json", record)
+    reader = page(folder)
+    for method in record["methods"].values():
+        for score in method["metrics"].values():
+            assert f"{figure(score['value'])} {between(score['low'], score['high']) or 'no interval'}" in reader.text
+    gap = record["differences"]["<theirs>"]["palette"]
+    assert (
+        gap["corrected"]["outcome"] in ("worse", "not told") and f"+{figure(gap['difference']['value'])}" in reader.text
+    )
+    for name, why in record["unavailable"].items():
+        assert f"{name}: {why}" in reader.text
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert is_offline(reader) and reader.open == [] and "<theirs>" not in html
+    assert "<theirs>,minus <ours>,palette," in (folder / "tables/comparison.csv").read_text(encoding="utf-8")

@@ -481,15 +481,20 @@ def _pays(change: FactorEstimate, sign: float, gained: float) -> Pays:
 
 
 def _trend_sentence(change: FactorEstimate, gained: float, pays: Pays, where: str) -> str:
+    whole = f"what the whole training gained, {_signed(gained)}"
+    moved = f"{where} it changed by {_signed(change.value)}"
     if change.low is None or change.high is None:
-        return f"{where} it changed by {change.value:+.3g}, with no interval ({change.no_interval})"
-    moved = f"{where} it changed by {change.value:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
+        return f"{moved}, with no interval ({change.no_interval})"
     reasons = {
-        "yes": f"the interval excludes 0, so the last third still gained; the whole training {gained:+.3g}",
-        "no": f"at most a tenth of what the whole training gained, {gained:+.3g}",
-        "can't be seen": f"the interval holds 0 and more than a tenth of what the whole training gained, {gained:+.3g}",
+        "yes": f"the interval excludes 0, so the last third still gained; the whole training {_signed(gained)}",
+        "no": f"at most a tenth of {whole}",
+        "can't be seen": f"the interval holds 0 and more than a tenth of {whole}",
     }
-    return f"{moved}: {reasons[pays]}"
+    return f"{moved} [{_signed(change.low)}, {_signed(change.high)}]: {reasons[pays]}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
 
 
 def _sentences(record: CheckpointsRecord) -> list[str]:

@@ -16,6 +16,16 @@ def not_compared(summary: EvaluationSummary) -> list[str]:
     return [] if reason in ("", "compared") else [f"checkpoints: {reason}"]
 
 
+def missing_outputs(summary: EvaluationSummary) -> list[str]:
+    """Of each row how many pairs have no output; all rows are averaged without them."""
+    lines: list[str] = []
+    for row, pairs in summary.missing.items():
+        if pairs:
+            some = ", ".join(pairs[:3]) + (", …" if len(pairs) > 3 else "")
+            lines.append(f"{summary.title(row)}: no output of {len(pairs)} pairs, left out of every row ({some})")
+    return lines
+
+
 def broken_pairs(broken: Mapping[str, str]) -> list[str]:
     """The first ones by name, and the number of the others."""
     # Where hundreds are broken, their list would bury everything else.

@@ -75,7 +75,7 @@ def provenance(run: RunDirectory) -> list[tuple[str, Facts]]:
         ("Machine and code", _plain_facts(run.provenance)),
         ("Versions", _hashes(run.provenance.get("packages"))),
         ("Weights, sha256", _hashes(run.provenance.get("weights"))),
-        ("Networks that judged the evaluation", _judges(run)),
+        ("Networks and pairs of the evaluation", _judges(run)),
         ("Results of each stage", [(stage.name, stage.record.outputs) for stage in run.stages if stage.record.outputs]),
         ("Files", _files(run)),
         _machines(run),
@@ -103,9 +103,11 @@ _LISTS = ("pairs/train.jsonl", "pairs/val.jsonl", "pairs/test.jsonl")
 
 
 def _judges(run: RunDirectory) -> Facts:
-    """A hash of each network that measured pictures, by what it is for."""
+    """A hash of each network that measured pictures, by what it is for, and those of the pairs."""
     summary = run.stage("evaluation").record.summary
-    return _hashes(summary.get("networks"))
+    pairs = summary.get("pair_list")
+    listed = _hashes(pairs) if isinstance(pairs, Mapping) else []
+    return [*_hashes(summary.get("networks")), *((f"pairs: {name}", value) for name, value in listed)]
 
 
 def _files(run: RunDirectory) -> Facts:

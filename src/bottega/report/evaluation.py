@@ -100,6 +100,35 @@ class Discrimination:
 
 
 @dataclass(frozen=True)
+class Efficiency:
+    """What a row's pictures cost. seconds: quantiles by phase, and of the whole, such as `{"whole": {"p50": 0.4}}`."""
+
+    pictures: int = 0
+    warm_up: int = 0
+    size: int | None = None
+    added_parameters: int | None = None
+    frozen_parameters: int | None = None
+    seconds: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+    peak_rss_mb: Number = None
+    peak_vram_mb: Number = None
+
+
+@dataclass(frozen=True)
+class StyleTest:
+    """Whether a similarity to the style picture tells styles apart: of paintings of one style and of different ones."""
+
+    status: str = ""
+    paintings: int = 0
+    labels: int = 0
+    same: Number = None
+    other: Number = None
+    gap: Number = None
+    low: Number = None
+    high: Number = None
+    discriminates: bool = False
+
+
+@dataclass(frozen=True)
 class ChosenPair:
     """A pair that the evaluation names for a contact sheet."""
 
@@ -127,7 +156,9 @@ class EvaluationSummary:
     rows: methods and controls by name. differences: the student minus each other row, metric by metric. per_label: the
     student's means by style label. interval: how the intervals were made. broken: pairs that were left out, and why.
     size: side in pixels at which pictures were measured. networks: hashes of those that judged. checkpoints:
-    `compared`, or why they were not.
+    `compared`, or why they were not. efficiency: what drawing costs, by row. style_tests, style_probe: how good the
+    judges of style are. pair_list: hashes of what was evaluated. missing: by
+    row the pairs without an output, which are left out of every row.
     """
 
     metrics: Mapping[str, MetricInfo] = field(default_factory=dict)
@@ -145,6 +176,11 @@ class EvaluationSummary:
     size: int | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
     checkpoints: str = ""
+    efficiency: Mapping[str, Efficiency] = field(default_factory=dict)
+    style_tests: Mapping[str, StyleTest] = field(default_factory=dict)
+    style_probe: Mapping[str, Any] | None = None
+    pair_list: Mapping[str, Any] = field(default_factory=dict)
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def measured(self, row: str, metric: str) -> Score | None:
         """The score of a row, or None where it was not measured."""

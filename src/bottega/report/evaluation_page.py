@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bottega.evaluation.checkpoint_records import CheckpointsRecord
-from bottega.report import checkpoints, evaluation_table, methods, sheets
-from bottega.report.absent import broken_pairs, not_compared, order_of
+from bottega.report import checkpoints, evaluation_table, judges, methods, sheets
+from bottega.report.absent import broken_pairs, missing_outputs, not_compared, order_of
 from bottega.report.evaluation import EvaluationSummary
+from bottega.report.format import as_text
 from bottega.report.headline import judged
 from bottega.report.run_directory import RunDirectory
 from bottega.report.sheets import Thumbnails
@@ -50,6 +51,8 @@ def run(directory: Path) -> Path:
         name=directory.resolve().name,
         verdict=judged(summary),
         table=table,
+        judges=judges.style_judges(summary),
+        drawing=judges.drawing_costs(summary),
         checkpoints=checkpoint_table,
         evaluated=lines,
         evaluated_columns=sheets.columns_of(lines),
@@ -57,7 +60,13 @@ def run(directory: Path) -> Path:
         titles=sheets.headings(oracle=summary.is_oracle(False)),
         thumbs=thumbs.uris,
         side=thumbs.side,
-        absent=[*table.absent, *not_compared(summary), *broken_pairs(summary.broken), *found.problems],
+        absent=[
+            *table.absent,
+            *missing_outputs(summary),
+            *not_compared(summary),
+            *broken_pairs(summary.broken),
+            *found.problems,
+        ],
         methods=methods.of_evaluation(summary, compared),
         provenance=_provenance(directory, summary),
     )
@@ -69,5 +78,6 @@ def run(directory: Path) -> Path:
 def _provenance(directory: Path, summary: EvaluationSummary) -> list[tuple[str, str]]:
     """The networks that judged, and the recorded hash of each file of this folder."""
     facts = [(f"network {name}", value) for name, value in summary.networks.items()]
+    facts += [(f"pairs: {name}", as_text(value)) for name, value in summary.pair_list.items()]
     rows = read_list(directory)
     return facts + [(row.file, row.hash) for row in rows.values() if "/" not in row.file]

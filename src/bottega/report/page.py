@@ -15,15 +15,17 @@ from bottega.report import (
     ablation,
     calibration,
     checkpoints,
+    comparison,
     costs,
     evaluation_page,
     evaluation_table,
+    judges,
     learning,
     methods,
     sheets,
     teaching,
 )
-from bottega.report.absent import broken_pairs, not_compared, order_of
+from bottega.report.absent import broken_pairs, missing_outputs, not_compared, order_of
 from bottega.report.checkpoints import CheckpointTable
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.evaluation_table import EvaluationTable
@@ -45,7 +47,8 @@ NUM_TARGETS = 4
 
 
 def run(run_directory: Path) -> Path:
-    """Write `report.html` into a run directory, into an evaluation's folder or into an ablation's; returns the page.
+    """Write `report.html` into a run directory, or into the folder of an evaluation, of an ablation or of a comparison;
+    returns the page.
 
     Which one it is follows from what is there. A run gets `contact_sheet.png` too, where there are pictures, and all
     get the tables of the page as files in `tables/`.
@@ -63,6 +66,8 @@ def run(run_directory: Path) -> Path:
         content = _summary_alone(directory)
         if ablation.is_ablation(content):
             return ablation.run(directory)
+        if not content and comparison.is_comparison(directory):
+            return comparison.run(directory)
         if evaluation_page.is_evaluation(content):
             return evaluation_page.run(directory)
         return _write_page(directory)
@@ -115,6 +120,8 @@ def _write_page(directory: Path) -> Path:
         verdict=verdict,
         oracle=found.is_oracle,
         table=table,
+        judges=[] if evaluation is None else judges.style_judges(evaluation),
+        drawing=None if evaluation is None else judges.drawing_costs(evaluation),
         learning=training,
         checkpoints=checkpoints_table,
         methods=methods.paragraphs(found, evaluation, compared),
@@ -225,6 +232,7 @@ def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
             lines.append(f"stage {stage.name}: {stage.state}{why}")
     if table is not None:
         lines += table.absent
+        lines += missing_outputs(table.summary)
         lines += not_compared(table.summary)
         lines += broken_pairs(table.summary.broken)
     lines += [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
