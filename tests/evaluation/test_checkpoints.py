@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bottega.cli.main import main
 from bottega.data.records import Pair
 from bottega.evaluation.checkpoint_table import markdown
 from bottega.evaluation.checkpoints import BASE, Compared, compare, crossed, kept_adapters
 from bottega.evaluation.grid import Grid
 from bottega.evaluation.table import short
 from bottega.runtime.errors import RequestError
+from bottega.runtime.files import write_jsonl, write_text
 from bottega.runtime.seeds import numpy_rng
 
 STEPS = (100, 200, 300, 400, 500, 600)
@@ -154,3 +156,12 @@ def test_all_validation_contents_meet_all_styles_and_test_pairs_are_refused(tmp_
 def test_a_training_that_kept_nothing_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"student\.loop\.keep_best"):
         kept_adapters(tmp_path)
+
+
+def test_the_command_refuses_a_run_that_kept_nothing_with_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path / "recipe.yaml", "name: x\n")
+    write_jsonl(tmp_path / "pairs" / "val.jsonl", [{**asdict(pairs(1, 1)[0]), "split": "val"}])
+    assert main(["evaluate", "checkpoints", str(tmp_path)]) == 2
+    assert "student.loop.keep_best" in capsys.readouterr().err
