@@ -21,6 +21,7 @@ from bottega.evaluation.jackknife import CrossedFeatures, crossed_jackknife
 from bottega.evaluation.protocol import METRICS, ProtocolRequest, run_protocol
 from bottega.evaluation.protocol_pictures import differing_pictures, find_pictures, published_pictures
 from bottega.evaluation.protocol_records import ProtocolSummary
+from bottega.evaluation.protocol_scoring import KeyedLines
 from bottega.evaluation.protocol_table import protocol_markdown, verdict
 from bottega.models.config import ModelsConfig
 from bottega.models.inception import InceptionFeatures
@@ -187,6 +188,27 @@ def test_absent_weights_are_named_with_their_published_file_and_their_numbers_le
         (tmp_path / "vgg19.pth").write_bytes(b"x")
         models = ModelsConfig(device="cpu", vgg19=str(tmp_path / "vgg19.pth"))
         run_protocol("styleid-800", request(published), models, tmp_path)
+
+
+def test_of_kept_lines_the_last_whole_one_of_a_key_counts(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+
+    def opened() -> KeyedLines:
+        return KeyedLines(file, lambda line: line.get("name"))
+
+    lines = opened()
+    assert lines.get("a") is None
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        lines.add({"name": name, "value": value})
+    assert lines.get("a") == opened().get("a") == {"name": "a", "value": 3}
+    # A damaged line counts as not there, and a torn one neither; what is written next is not glued to it.
+    file.write_bytes(file.read_bytes().replace(b'"value":2', b'"value":7').replace(b'"value": 2', b'"value": 7'))
+    with file.open("ab") as stream:
+        stream.write(b'{"name": "c", "val')
+    damaged = opened()
+    assert "b" not in damaged and "c" not in damaged and "a" in damaged
+    damaged.add({"name": "c", "value": 4})
+    assert opened().get("c") == damaged.get("c") == {"name": "c", "value": 4}
 
 
 # --- the pictures -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.evaluation.conftest import CONTENTS, STYLES, TRUTHS, World, save_style_encoder
+from tests.models.random_weights import random_networks
 
 from bottega.data.circles import circle_prompt, draw_circle
 from bottega.data.records import read_pairs
@@ -39,6 +40,11 @@ def models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
     roles = ("sdxl", "ip_adapter", "pixart", "clip", "style_classifier", "structure_encoder", "scene_reader")
     style_encoder = save_style_encoder(tiny_models / "clip", tmp_path_factory.mktemp("style_encoder"))
     named = {role: str(tiny_models / role) for role in roles}
+    # Of random weights, as the tiny models are: what is tested is that each metric gets its numbers.
+    networks = tmp_path_factory.mktemp("networks") / "weights"
+    random_networks.write_all(networks, [random_networks.picture(number, 96, 96) for number in range(4)])
+    named |= {"lpips": str(networks), "vgg19": str(networks / "vgg19.safetensors")}
+    named["inception"] = str(networks / "art_inception.safetensors")
     return ModelsConfig(**named, style_encoder=str(style_encoder), device="cpu")
 
 

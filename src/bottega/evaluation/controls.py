@@ -64,6 +64,8 @@ ORDER: Mapping[str, tuple[str, str]] = {
     "truth": ("truth", "blurred"),
     "truth_colour": ("blurred", "content"),
     "truth_texture": ("truth", "blurred"),
+    "lpips": ("content", "style"),
+    "cfsd": ("content", "style"),
 }
 """For each metric a control that must score better and one that must score worse."""
 

@@ -108,6 +108,16 @@ METRICS: Mapping[str, Metric] = {
     "truth_texture": Metric(
         "… its texture", "drawings", "lower", ("truth",), "texture spectrum, of the same nearest drawing"
     ),
+    "lpips": Metric("LPIPS", "distance", "lower", ("lpips",), "perceptual distance to the content (AlexNet, 0.1)"),
+    "cfsd": Metric("CFSD", "distance", "lower", ("vgg19",), "difference of VGG19's self-similarities, to the content"),
+    "fid": Metric(
+        "FID",
+        "distance",
+        "lower",
+        ("inception",),
+        "Fréchet distance of a row's pictures to their styles",
+    ),
+    "art_fid": Metric("ArtFID", "distance", "lower", ("lpips", "inception"), "(1 + LPIPS) (1 + FID), of a row"),
 }
 
 NEEDS = {
@@ -116,6 +126,9 @@ NEEDS = {
     "structure_encoder": "a structure encoder (models.structure_encoder)",
     "clip": "a CLIP (models.clip)",
     "style_encoder": "a style encoder (models.style_encoder: CLIP's picture tower with style_projection.safetensors)",
+    "lpips": "LPIPS's two files (models.lpips)",
+    "vgg19": "VGG19's file (models.vgg19)",
+    "inception": "an Inception's file (models.inception)",
     "label_maps": "label maps of the contents (layout_path in contents.jsonl, labels.txt beside it)",
     "truth": "drawn truths (truth/{pair_id}_seed{k}.png in the data root)",
 }

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from bottega.evaluation import fill50k
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
+from bottega.evaluation.distances import DISTANCES, measure_distances
 from bottega.evaluation.drawing import Request, draw, read_efficiency
 from bottega.evaluation.efficiency import EfficiencyRecord
 from bottega.evaluation.grid import Grid, swapped_styles
@@ -30,6 +32,7 @@ from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import Networks, load_networks
 from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
+from bottega.evaluation.protocol_scoring import FEATURES
 from bottega.evaluation.records import Fill50kRecord, ScoreLine, SummaryRecord
 from bottega.evaluation.scoring import measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
@@ -119,11 +122,13 @@ def run(
     require_all(missing, config.allow_missing, cure)
     grid, measured = in_common(grid, measured, missing)
     labels = networks.style_classifier.labels if networks.style_classifier else []
-    write_jsonl(directory / "scores.jsonl", score_lines(grid, measured, labels))
+    distances = measure_distances(grid, measured.records, files, sources, models, directory)
+    write_jsonl(directory / "scores.jsonl", chain(score_lines(grid, measured, labels), distances.lines))
 
     # Derive the numbers, and name what could not be measured.
-    absent = drawn.absent | _absent_needs(grid, sources, networks)
+    absent = drawn.absent | _absent_needs(grid, sources, networks) | dict(distances.absent)
     summary = summarise(config, directory, grid, absent)
+    distances.add_to(summary)
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary, teacher)
     _add_judges(summary, config, grid, sources, networks)
@@ -133,7 +138,7 @@ def run(
     summary["missing"] = missing.rows
     summary["pair_list"] = describe(listed)
     summary["size"] = sources.size
-    summary["networks"] = networks.identities
+    summary["networks"] = {**networks.identities, **distances.identities}
     seconds["measuring"] = round(time.monotonic() - started, 1)
     summary["seconds"] = seconds
     if config.checkpoints and kept is not None:
@@ -217,6 +222,7 @@ def _record_hashes(directory: Path, files: Files) -> None:
     written: dict[Path, Role] = {directory / name: "view" for name in views}
     results = (PAIRS, "scores.jsonl", "measured.jsonl", "fill50k.jsonl")
     written |= {directory / name: "result" for name in results}
+    written |= {directory / name: "result" for name in (DISTANCES, FEATURES) if (directory / name).exists()}
     for row in files.values():
         for picture in row.values():
             written[picture] = "result"
