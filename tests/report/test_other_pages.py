@@ -192,6 +192,12 @@ def test_the_judges_the_costs_and_missing_outputs_are_on_the_page(evaluation: Pa
         "style_probe": {"model_type": "of another <version>"},
         "pair_list": {"pairs": 48, "sha256": "ef" * 32},
         "missing": {"student": ["c1_p1", "c1_p2"]},
+        "fill50k": {
+            "status": "measured",
+            "examples": 32,
+            "broken": {"7": "truncated <here>"},
+            "methods": {"student": {"pictures": 31, "metrics": {"iou": {"value": 88.8, "low": 80.1, "high": 93.3}}}},
+        },
     }
     write_json(told / "summary.json", summary)
     text = page(told).text
@@ -199,6 +205,7 @@ def test_the_judges_the_costs_and_missing_outputs_are_on_the_page(evaluation: Pa
     assert "10 pictures of 64 px, one by one, after 2 that do not count" in text
     assert "gap 0.30 [−0.20, 0.80] over 24 pictures of 8 styles; it does not tell styles apart here" in text
     assert "its figures can't be read" in text and "ef" * 32 in text
+    assert "student 88.8 [80.1, 93.3]" in text and "Fill50K, example 7: truncated <here>" in text
     assert "student: no output of 2 pairs, left out of every row (c1_p1, c1_p2)" in text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bottega.report.evaluation import EvaluationSummary
+from bottega.report.evaluation import MEASURED, EvaluationSummary
 
 MAX_BROKEN = 20
 """Pairs that are named one by one where they were left out."""
@@ -24,6 +24,15 @@ def missing_outputs(summary: EvaluationSummary) -> list[str]:
             some = ", ".join(pairs[:3]) + (", …" if len(pairs) > 3 else "")
             lines.append(f"{summary.title(row)}: no output of {len(pairs)} pairs, left out of every row ({some})")
     return lines
+
+
+def absent_examples(summary: EvaluationSummary) -> list[str]:
+    """Why Fill50K was not measured, and which of its examples were left out."""
+    found = summary.fill50k
+    if found is None:
+        return []
+    lines = [] if found.status == MEASURED else [f"Fill50K: {found.status.removeprefix('unavailable: ')}"]
+    return lines + [f"Fill50K, example {key}: {why}" for key, why in list(found.broken.items())[:MAX_BROKEN]]
 
 
 def broken_pairs(broken: Mapping[str, str]) -> list[str]:

@@ -114,6 +114,24 @@ class Efficiency:
 
 
 @dataclass(frozen=True)
+class CircleMeans:
+    """A method's means over Fill50K's examples: `iou`, `inside` and `outside`."""
+
+    pictures: int = 0
+    metrics: Mapping[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fill50k:
+    """Fill50K's held-out examples, by method; `status` says why there are none."""
+
+    status: str = ""
+    examples: int = 0
+    broken: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, CircleMeans] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class StyleTest:
     """Whether a similarity to the style picture tells styles apart: of paintings of one style and of different ones."""
 
@@ -157,7 +175,7 @@ class EvaluationSummary:
     student's means by style label. interval: how the intervals were made. broken: pairs that were left out, and why.
     size: side in pixels at which pictures were measured. networks: hashes of those that judged. checkpoints:
     `compared`, or why they were not. efficiency: what drawing costs, by row. style_tests, style_probe: how good the
-    judges of style are. pair_list: hashes of what was evaluated. missing: by
+    judges of style are. pair_list: hashes of what was evaluated. fill50k: its exact metrics. missing: by
     row the pairs without an output, which are left out of every row.
     """
 
@@ -180,6 +198,7 @@ class EvaluationSummary:
     style_tests: Mapping[str, StyleTest] = field(default_factory=dict)
     style_probe: Mapping[str, Any] | None = None
     pair_list: Mapping[str, Any] = field(default_factory=dict)
+    fill50k: Fill50k | None = None
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def measured(self, row: str, metric: str) -> Score | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bottega.evaluation.checkpoint_records import CheckpointsRecord
 from bottega.report import checkpoints, evaluation_table, judges, methods, sheets
-from bottega.report.absent import broken_pairs, missing_outputs, not_compared, order_of
+from bottega.report.absent import absent_examples, broken_pairs, missing_outputs, not_compared, order_of
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.format import as_text
 from bottega.report.headline import judged
@@ -51,8 +51,7 @@ def run(directory: Path) -> Path:
         name=directory.resolve().name,
         verdict=judged(summary),
         table=table,
-        judges=judges.style_judges(summary),
-        drawing=judges.drawing_costs(summary),
+        beside=judges.lay_out(summary),
         checkpoints=checkpoint_table,
         evaluated=lines,
         evaluated_columns=sheets.columns_of(lines),
@@ -63,6 +62,7 @@ def run(directory: Path) -> Path:
         absent=[
             *table.absent,
             *missing_outputs(summary),
+            *absent_examples(summary),
             *not_compared(summary),
             *broken_pairs(summary.broken),
             *found.problems,

@@ -1,12 +1,13 @@
-"""What the numbers of an evaluation rest on: how good its judges of style are, and what drawing costs."""
+"""What stands beside the table of an evaluation: how good its judges of style are, Fill50K, and what drawing costs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bottega.evaluation.style_probe import describe_probe
 from bottega.models.style_probe import ProbeConfig
-from bottega.report.evaluation import MEASURED, Efficiency, EvaluationSummary, StyleTest
+from bottega.report.evaluation import MEASURED, Efficiency, EvaluationSummary, Score, StyleTest
+from bottega.report.evaluation_table import TableCell
 from bottega.report.format import UNKNOWN, between, figure
 from bottega.runtime.errors import BottegaError
 from bottega.runtime.records import to_record
@@ -30,6 +31,22 @@ class DrawingCosts:
     phases: list[str]
     rows: list[DrawingCost]
     about: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a page shows beside the table: sentences on the judges of style, Fill50K's table, what drawing costs."""
+
+    judges: list[str] = field(default_factory=list)
+    circles: list[CircleRow] = field(default_factory=list)
+    drawing: DrawingCosts | None = None
+
+
+def lay_out(summary: EvaluationSummary | None) -> Beside:
+    """All of it; empty where there is no evaluation."""
+    if summary is None:
+        return Beside()
+    return Beside(style_judges(summary), circle_rows(summary), drawing_costs(summary))
 
 
 def style_judges(summary: EvaluationSummary) -> list[str]:
@@ -69,6 +86,32 @@ def drawing_costs(summary: EvaluationSummary) -> DrawingCosts | None:
     side = "" if first.size is None else f" of {first.size} px"
     about = f"{first.pictures} pictures{side}, one by one, after {first.warm_up} that do not count"
     return DrawingCosts(list(phases), rows, about)
+
+
+@dataclass(frozen=True)
+class CircleRow:
+    """A method's row of Fill50K's table."""
+
+    title: str
+    pictures: int
+    cells: list[TableCell]
+
+
+_CIRCLES = ("iou", "inside", "outside")
+
+
+def circle_rows(summary: EvaluationSummary) -> list[CircleRow]:
+    """Fill50K's table: overlap of the circle, and the colours inside and outside of it; empty where there is none."""
+    if summary.fill50k is None or summary.fill50k.status != MEASURED:
+        return []
+    rows: list[CircleRow] = []
+    for name, means in summary.fill50k.methods.items():
+        cells: list[TableCell] = []
+        for metric in _CIRCLES:
+            score = means.metrics.get(metric, Score())
+            cells.append(TableCell(figure(score.value), between(score.low, score.high)))
+        rows.append(CircleRow(summary.title(name), means.pictures, cells))
+    return rows
 
 
 def _cost_line(title: str, cost: Efficiency, phases: list[str]) -> DrawingCost:

@@ -25,7 +25,7 @@ from bottega.report import (
     sheets,
     teaching,
 )
-from bottega.report.absent import broken_pairs, missing_outputs, not_compared, order_of
+from bottega.report.absent import absent_examples, broken_pairs, missing_outputs, not_compared, order_of
 from bottega.report.checkpoints import CheckpointTable
 from bottega.report.evaluation import EvaluationSummary
 from bottega.report.evaluation_table import EvaluationTable
@@ -120,8 +120,7 @@ def _write_page(directory: Path) -> Path:
         verdict=verdict,
         oracle=found.is_oracle,
         table=table,
-        judges=[] if evaluation is None else judges.style_judges(evaluation),
-        drawing=None if evaluation is None else judges.drawing_costs(evaluation),
+        beside=judges.lay_out(evaluation),
         learning=training,
         checkpoints=checkpoints_table,
         methods=methods.paragraphs(found, evaluation, compared),
@@ -233,6 +232,7 @@ def _absent(found: RunDirectory, table: EvaluationTable | None) -> list[str]:
     if table is not None:
         lines += table.absent
         lines += missing_outputs(table.summary)
+        lines += absent_examples(table.summary)
         lines += not_compared(table.summary)
         lines += broken_pairs(table.summary.broken)
     lines += [f"can't be read: {problem}" for problem in dict.fromkeys(found.problems)]
