@@ -20,13 +20,13 @@ from bottega.data.circles import circle_prompt, draw_circle
 from bottega.data.records import read_pairs
 from bottega.evaluation import drawing, stage, workers
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
-from bottega.evaluation.drawing import Request, draw, draw_here
+from bottega.evaluation.drawing import Request, draw, draw_here, read_efficiency
 from bottega.evaluation.painters import load_painter
 from bottega.evaluation.workers import Workers, in_order, share_work
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_png, write_text
-from bottega.runtime.trust import with_check
+from bottega.runtime.trust import hash_json, with_check
 from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
 from bottega.training.kept import KeptWeights
@@ -131,6 +131,20 @@ def test_what_a_picture_costs_is_measured_by_phase_and_the_adapter_adds_paramete
         for phase in ("encode", "denoise", "decode"):
             assert 0 < cost["seconds"][phase]["p50"] <= cost["seconds"][phase]["p90"] <= cost["seconds"]["whole"]["p90"]
         assert cost["peak_rss_mb"] > 50
+
+
+def test_a_cost_that_is_damaged_or_of_another_adapter_is_no_cost(world: World, tmp_path: Path) -> None:
+    cost = {"pictures": 2, "warm_up": 2, "size": 128, "added_parameters": 5, "frozen_parameters": 9}
+    cost |= {"seconds": {"whole": {"p50": 1.0, "p90": 2.0}}, "peak_rss_mb": 100.0, "peak_vram_mb": 0.0}
+    asked = replace(request(world, tmp_path), timed=2)
+    line = {"fingerprint": asked.fingerprint, "cost": cost, "seconds_hash": hash_json(cost)}
+    write_jsonl(asked.efficiency, [line])
+    assert read_efficiency(asked) == cost
+    assert read_efficiency(replace(asked, fingerprint="another")) is None
+    text = asked.efficiency.read_text().replace('"p50": 1.0', '"p50": 0.1')
+    assert text != asked.efficiency.read_text()
+    asked.efficiency.write_text(text)
+    assert read_efficiency(asked) is None
 
 
 def test_fill50ks_test_examples_are_drawn_without_a_style_and_measured_against_their_targets(

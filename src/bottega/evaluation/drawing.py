@@ -42,7 +42,7 @@ from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import lock
 from bottega.runtime.progress import Progress
 from bottega.runtime.records import read_record, to_record
-from bottega.runtime.trust import holds, with_check
+from bottega.runtime.trust import hash_json, holds, with_check
 from bottega.visual.pictures import Picture, to_uint8
 
 
@@ -57,11 +57,14 @@ class MadeLine(TypedDict):
 
 
 class CostLine(TypedDict):
-    """`efficiency.json` of a row: what its pictures cost, by the request's fingerprint; and the line's own hash."""
+    """`efficiency.json` of a row: what its pictures cost, by the request's fingerprint, and the hash of that.
+
+    The hash differs between two equal runs, as seconds do, and has their name, by which comparisons leave it out.
+    """
 
     fingerprint: str
     cost: EfficiencyRecord
-    check: NotRequired[str]
+    seconds_hash: str
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,10 @@ def read_efficiency(request: Request) -> EfficiencyRecord | None:
     if not request.efficiency.is_file():
         return None
     for value in read_jsonl_leniently(request.efficiency, []):
+        line = to_record(CostLine, value, str(request.efficiency), "delete that file: it is measured again")
         # A damaged line says nothing: the cost is measured again.
-        if holds(value):
-            line = to_record(CostLine, value, str(request.efficiency), "delete that file: it is measured again")
-            if line["fingerprint"] == request.fingerprint:
-                return line["cost"]
+        if line["fingerprint"] == request.fingerprint and line["seconds_hash"] == hash_json(line["cost"]):
+            return line["cost"]
     return None
 
 
@@ -227,7 +229,7 @@ def _time_pictures(request: Request, painter: PairPainter) -> None:
     if not pairs:
         return
     cost = measure_efficiency(cast(TimedPainter, painter), pairs, sources, request.seed)
-    line = with_check({"fingerprint": request.fingerprint, "cost": cost})
+    line: CostLine = {"fingerprint": request.fingerprint, "cost": cost, "seconds_hash": hash_json(cost)}
     write_jsonl(request.efficiency, [line])
 
 
