@@ -16,7 +16,7 @@ from bottega.models.layout import locate
 from bottega.models.weights import find_weights, read_headers
 from bottega.planning.costs import cost_of
 from bottega.planning.growth import Rates, disk_bytes, grow
-from bottega.planning.networks import Networks
+from bottega.planning.networks import PlannedNetworks
 from bottega.planning.passes import training_cost
 from bottega.planning.stages import Forecaster
 from bottega.recipe import Recipe, load_recipe
@@ -72,30 +72,30 @@ def test_attention_holds_no_matrix_of_all_pairs() -> None:
     ],
 )
 def test_published_networks_are_known_without_their_files(name: str, count: int, tmp_path: Path) -> None:
-    networks = Networks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
+    networks = PlannedNetworks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
     assert networks.count(name) == count
 
 
 def test_an_ip_adapter_is_as_large_as_the_published_file(tmp_path: Path) -> None:
-    networks = Networks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
+    networks = PlannedNetworks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
     assert abs(2 * networks.ip_adapter_count - 702_585_376) < 20_000  # with its header
 
 
 def test_a_model_that_nobody_knows_is_named(tmp_path: Path) -> None:
-    networks = Networks(ModelsConfig(pixart="someone/other-pixart", cache=str(tmp_path)))
+    networks = PlannedNetworks(ModelsConfig(pixart="someone/other-pixart", cache=str(tmp_path)))
     with pytest.raises(MissingError, match="someone/other-pixart"):
         networks.count("t5")
 
 
 def test_bytes_of_weights_are_those_of_the_files(small: Recipe) -> None:
-    networks = Networks(small.models)
+    networks = PlannedNetworks(small.models)
     for name, part in (("unet", "unet"), ("text_encoder_2", "text_encoder_2")):
         headers = read_headers(find_weights(locate(small.models, "sdxl") / part).files)
         assert networks.bytes(name, "float32") == 4 * sum(math.prod(info.shape) for info in headers.values())
 
 
 def test_t5_in_float16_keeps_one_projection_a_block_in_float32(tmp_path: Path) -> None:
-    networks = Networks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
+    networks = PlannedNetworks(load_recipe(RECIPE, [f"models.cache={tmp_path}"]).models)
     assert networks.bytes("t5", "float16") - networks.bytes("t5", "bfloat16") == 2 * 24 * 10_240 * 4_096
 
 
@@ -113,7 +113,7 @@ def test_a_microbatch_keeps_what_autograd_keeps(small: Recipe) -> None:
 
     # Alive at the end are what is kept, the last layer's result and the sum.
     assert cost_of(run, [counted]).held == kept + 4 * (16 * 64 + 1)
-    cost = training_cost(Networks(small.models), small, "float32")
+    cost = training_cost(PlannedNetworks(small.models), small, "float32")
     assert cost.checkpointed.held < cost.plain.held
     assert cost.parameters > 0
 
@@ -140,7 +140,7 @@ def test_growth_is_in_proportion_and_time_needs_a_rate(small: Recipe) -> None:
 
 def test_a_latent_of_512_px_takes_32_kb(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, [f"models.cache={tmp_path}", "features.fill50k=0"])
-    assert disk_bytes(recipe, Networks(recipe.models), 1)["latents"] == 2 * 32 * 1024
+    assert disk_bytes(recipe, PlannedNetworks(recipe.models), 1)["latents"] == 2 * 32 * 1024
 
 
 def test_the_command_prints_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from bottega.cli.common import open_pipeline, read_recipe
 from bottega.pipeline import Pipeline
 from bottega.recipe import Recipe, load_recipe
 from bottega.rehearsal.settings import RehearsalRequest, overrides, steps_for
-from bottega.rehearsal.steps import Step, all_steps
+from bottega.rehearsal.steps import RehearsalStep, all_steps
 from bottega.rehearsal.table import markdown
 from bottega.rehearsal.walk import RESULT, SIZE, Rehearsal, discard
 from bottega.runtime.errors import RequestError, WorkError
@@ -36,7 +36,7 @@ def _open(directory: Path, sets: Sequence[str]) -> Pipeline:
 class _WithoutTeacher(Rehearsal):
     """Nothing is run, and the teacher fails: what is tested is which steps follow."""
 
-    def _run(self, step: Step, sets: Sequence[str]) -> None:
+    def _run(self, step: RehearsalStep, sets: Sequence[str]) -> None:
         if step.name == "teacher":
             raise WorkError("the teacher ended by SIGKILL, most likely for want of memory")
 
@@ -109,6 +109,12 @@ def test_discarding_keeps_the_result_and_refuses_another_folder(tmp_path: Path) 
     assert discard(made) >= 1000
     assert sorted(path.name for path in made.iterdir()) == ["rehearsal.json", "rehearsal.md"]
     assert (other / "picture.png").exists()
+
+
+def test_a_folder_with_other_files_is_no_rehearsals(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"holds notes\.txt"):
+        _rehearsal(tmp_path).walk()
 
 
 def test_the_memory_of_a_child_is_measured_and_that_of_this_process_is_not() -> None:

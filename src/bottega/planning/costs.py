@@ -105,11 +105,11 @@ class _FusedAttention(TorchFunctionMode):
         query, key, value = (named.get(name, given.get(name)) for name in ("query", "key", "value"))
         assert query is not None and key is not None and value is not None
         self.flops += 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        attended: torch.Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+        attended: torch.Tensor = _AttentionShapes.apply(query, key, value)  # type: ignore[no-untyped-call]
         return attended
 
 
-class _Attention(torch.autograd.Function):
+class _AttentionShapes(torch.autograd.Function):
     """[..., L, E], [..., S, E], [..., S, V] -> [..., L, V], of shapes alone."""
 
     @staticmethod

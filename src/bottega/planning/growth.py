@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bottega.planning.networks import WIDTH, Networks, whole
+from bottega.planning.networks import WIDTH, PlannedNetworks, whole
 from bottega.planning.passes import CAPTION_TOKENS
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Growth:
 
 def grow(
     recipe: Recipe,
-    networks: Networks,
+    networks: PlannedNetworks,
     stages: Mapping[str, StageForecast],
     rates: Rates | None = None,
 ) -> list[Growth]:
@@ -105,7 +105,7 @@ def grow(
     return found
 
 
-def disk_bytes(recipe: Recipe, networks: Networks, targets: int) -> dict[str, int]:
+def disk_bytes(recipe: Recipe, networks: PlannedNetworks, targets: int) -> dict[str, int]:
     """Bytes on disk by what they are, with each target made from a pair of its own: at most, where seeds share one."""
     width = WIDTH[recipe.features.storage]
     cells = whole(networks.config("transformer"), "sample_size")

@@ -67,7 +67,7 @@ _REPOSITORIES = {
 """The repositories whose configurations are known without their files."""
 
 
-class Networks:
+class PlannedNetworks:
     """The networks that a recipe's models consist of.
 
     Args:

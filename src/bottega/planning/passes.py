@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bottega.planning.costs import Cost, cost_of
-from bottega.planning.networks import Networks, whole
+from bottega.planning.networks import PlannedNetworks, whole
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ CAPTION_TOKENS = 16
 """Of a COCO caption in T5's vocabulary, about; T5 computes those of the longest of a batch."""
 
 
-def unet_pass(networks: Networks, batch: int, side: int, dtype: str) -> Cost:
+def unet_pass(networks: PlannedNetworks, batch: int, side: int, dtype: str) -> Cost:
     """SDXL's U-Net on both halves of guidance for B pictures of S pixels."""
     import torch
 
@@ -48,7 +48,7 @@ def unet_pass(networks: Networks, batch: int, side: int, dtype: str) -> Cost:
     return cost_of(run, [unet])
 
 
-def encode_pass(networks: Networks, name: str, batch: int, side: int) -> Cost:
+def encode_pass(networks: PlannedNetworks, name: str, batch: int, side: int) -> Cost:
     """An autoencoder's encoder on B pictures of S pixels, in float32, as contents are encoded."""
     import torch
 
@@ -61,7 +61,7 @@ def encode_pass(networks: Networks, name: str, batch: int, side: int) -> Cost:
     return cost_of(run, [vae])
 
 
-def decode_pass(networks: Networks, name: str, side: int, dtype: str) -> Cost:
+def decode_pass(networks: PlannedNetworks, name: str, side: int, dtype: str) -> Cost:
     """An autoencoder's decoder on one picture of S pixels."""
     import torch
 
@@ -76,14 +76,14 @@ def decode_pass(networks: Networks, name: str, side: int, dtype: str) -> Cost:
     return cost_of(run, [vae])
 
 
-def text_flops(networks: Networks, tokens: int = CAPTION_TOKENS) -> float:
+def text_flops(networks: PlannedNetworks, tokens: int = CAPTION_TOKENS) -> float:
     """Floating-point operations of T5's encoder for one caption: two for each weight and token."""
     config = networks.config("t5")
     embedded = whole(config, "vocab_size") * whole(config, "d_model")
     return 2.0 * tokens * (networks.count("t5") - embedded)
 
 
-def image_flops(networks: Networks, name: str) -> float:
+def image_flops(networks: PlannedNetworks, name: str) -> float:
     """Floating-point operations of a vision transformer for one picture: two for each weight and patch."""
     config = networks.config(name)
     vision = config.get("vision_config", config)
@@ -103,7 +103,7 @@ class TrainingCost:
     checkpointed: Cost
 
 
-def training_cost(networks: Networks, recipe: Recipe, dtype: str) -> TrainingCost:
+def training_cost(networks: PlannedNetworks, recipe: Recipe, dtype: str) -> TrainingCost:
     """What training an adapter costs: the frozen prefix without a graph, the suffix with one, and its gradient."""
     from bottega.student.adapter import Geometry, StyleAdapter
 
@@ -115,7 +115,7 @@ def training_cost(networks: Networks, recipe: Recipe, dtype: str) -> TrainingCos
     return TrainingCost(count, passes[False], passes[True])
 
 
-def _microbatch(networks: Networks, recipe: Recipe, adapter: torch.nn.Module, dtype: str, on: bool) -> Cost:
+def _microbatch(networks: PlannedNetworks, recipe: Recipe, adapter: torch.nn.Module, dtype: str, on: bool) -> Cost:
     """Forward and backward of a microbatch, or with gradient checkpointing what its forward pass keeps."""
     import torch
 

@@ -42,7 +42,7 @@ class GrowthRow(TypedDict):
     bottleneck: str
 
 
-class PlanRecord(TypedDict):
+class RecipePlanRecord(TypedDict):
     """What `bottega plan --json` prints. gpu_bytes: of the GPU that it is asked to fit; room: what stays free of it."""
 
     recipe: str
@@ -55,7 +55,7 @@ class PlanRecord(TypedDict):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecipePlan:
     """The forecast of a recipe.
 
     Attributes:
@@ -79,7 +79,7 @@ class Plan:
         """Bytes that the largest stage leaves free on the GPU; negative where it does not fit."""
         return self.gpu_bytes - max(stage.total for stage in self.gpu.values())
 
-    def record(self) -> PlanRecord:
+    def record(self) -> RecipePlanRecord:
         """As JSON."""
         return {
             "recipe": self.name,
@@ -112,7 +112,7 @@ class Plan:
         return f"does not fit {size}: {largest.name} wants {-self.room / _GB:.1f} GB more; see the options above"
 
 
-def make_plan(recipe: Recipe, gpu_gb: float = 24.0, rates: Rates | None = None) -> Plan:
+def make_plan(recipe: Recipe, gpu_gb: float = 24.0, rates: Rates | None = None) -> RecipePlan:
     """Forecast a recipe.
 
     Args:
@@ -130,7 +130,7 @@ def make_plan(recipe: Recipe, gpu_gb: float = 24.0, rates: Rates | None = None) 
     gpu = on_gpu.all()
     gpu["teacher: low vram"] = on_gpu.teacher(low_vram=True)
     growth = grow(recipe, on_cpu.networks, cpu, rates)
-    return Plan(recipe.name, on_cpu.networks.counts(), cpu, gpu, round(gpu_gb * _GB), tuple(growth))
+    return RecipePlan(recipe.name, on_cpu.networks.counts(), cpu, gpu, round(gpu_gb * _GB), tuple(growth))
 
 
 def _row(stage: StageForecast) -> StageRow:

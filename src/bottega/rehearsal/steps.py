@@ -22,7 +22,7 @@ _FLOAT32 = "must run in bfloat16 or float16"
 
 
 @dataclass(frozen=True)
-class Step:
+class RehearsalStep:
     """One step, which is one process that is measured.
 
     Args:
@@ -50,17 +50,17 @@ class Step:
     train_steps: int = 0
 
 
-def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_size: bool) -> list[Step]:
+def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_size: bool) -> list[RehearsalStep]:
     """The steps for a recipe that has the rehearsal's overrides already."""
     calls = int(recipe.teacher.steps * recipe.teacher.strength)
     painted = request.pairs + 1  # the validation pair too
     half = request.train_steps // 2
     return [
-        Step("world", "draw contents, styles and circles", until="world"),
-        Step("data", "read the data sets", ("world",), until="data"),
-        Step("pairs", "choose pairs", ("data",), until="pairs"),
-        Step("quality", "set the limits", ("pairs",), until="quality"),
-        Step(
+        RehearsalStep("world", "draw contents, styles and circles", until="world"),
+        RehearsalStep("data", "read the data sets", ("world",), until="data"),
+        RehearsalStep("pairs", "choose pairs", ("data",), until="pairs"),
+        RehearsalStep("quality", "set the limits", ("pairs",), until="quality"),
+        RehearsalStep(
             "teacher",
             "paint and grade",
             ("quality",),
@@ -69,14 +69,14 @@ def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_
             unet_calls=painted * calls,
         ),
         *_teacher_options(recipe, request, has_gpu, is_full_size, calls),
-        Step(
+        RehearsalStep(
             "features",
             "latents, T5's states, CLIP's embeddings",
             ("teacher",),
             until="features",
             forecast="features",
         ),
-        Step(
+        RehearsalStep(
             "student",
             "train, with a checkpoint",
             ("features",),
@@ -85,7 +85,7 @@ def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_
             forecast="student",
             train_steps=half,
         ),
-        Step(
+        RehearsalStep(
             "student resumed",
             "resume from the checkpoint",
             ("student",),
@@ -97,7 +97,7 @@ def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_
         _stylize(recipe, request),
         _generate(recipe, request, "generate", recipe.models.sdxl),
         *_single_file(recipe, request),
-        Step(
+        RehearsalStep(
             "evaluation",
             "draw and measure the test pairs",
             ("student resumed",),
@@ -105,13 +105,15 @@ def all_steps(recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_
             forecast="evaluation",
             unet_calls=calls,
         ),
-        Step("report", "build the page", ("evaluation",), arguments=lambda: ["report", _argument(request.directory)]),
+        RehearsalStep(
+            "report", "build the page", ("evaluation",), arguments=lambda: ["report", _argument(request.directory)]
+        ),
     ]
 
 
 def _teacher_options(
     recipe: Recipe, request: RehearsalRequest, has_gpu: bool, is_full_size: bool, calls: int
-) -> list[Step]:
+) -> list[RehearsalStep]:
     """The teacher with the precisions and memory options that this device allows, on one picture each."""
     used = "bfloat16" if recipe.models.dtype == "auto" else recipe.models.dtype
     chosen: dict[str, list[str]] = {"two at once": ["--batch-size", "2"]}
@@ -128,7 +130,7 @@ def _teacher_options(
     return steps
 
 
-def _teach(request: RehearsalRequest, name: str, options: list[str], calls: int, refused: str = "") -> Step:
+def _teach(request: RehearsalRequest, name: str, options: list[str], calls: int, refused: str = "") -> RehearsalStep:
     directory = request.directory
 
     def arguments() -> list[str]:
@@ -145,7 +147,7 @@ def _teach(request: RehearsalRequest, name: str, options: list[str], calls: int,
             *options,
         ]
 
-    return Step(
+    return RehearsalStep(
         f"teacher: {name}",
         "refused before anything is loaded" if refused else "paint with this option",
         ("quality",),
@@ -156,7 +158,7 @@ def _teach(request: RehearsalRequest, name: str, options: list[str], calls: int,
     )
 
 
-def _checkpointed(request: RehearsalRequest) -> Step:
+def _checkpointed(request: RehearsalRequest) -> RehearsalStep:
     directory = request.directory
 
     def arguments() -> list[str]:
@@ -169,7 +171,7 @@ def _checkpointed(request: RehearsalRequest) -> Step:
             *("--set", "student.loop.steps=1", "--set", "student.validation.samples=0"),
         ]
 
-    return Step(
+    return RehearsalStep(
         "student: checkpointing",
         "train with gradient checkpointing",
         ("features",),
@@ -179,7 +181,7 @@ def _checkpointed(request: RehearsalRequest) -> Step:
     )
 
 
-def _stylize(recipe: Recipe, request: RehearsalRequest) -> Step:
+def _stylize(recipe: Recipe, request: RehearsalRequest) -> RehearsalStep:
     directory = request.directory
 
     def arguments() -> list[str]:
@@ -197,19 +199,19 @@ def _stylize(recipe: Recipe, request: RehearsalRequest) -> Step:
             *_cache(recipe),
         ]
 
-    return Step(
+    return RehearsalStep(
         "stylize", "draw a content with the adapter", ("student resumed",), arguments=arguments, forecast="stylize"
     )
 
 
-def _single_file(recipe: Recipe, request: RehearsalRequest) -> list[Step]:
+def _single_file(recipe: Recipe, request: RehearsalRequest) -> list[RehearsalStep]:
     """Drawing with an SDXL in one file, where the models have one."""
     if request.checkpoint is None:
         return []
     return [_generate(recipe, request, "generate: one file", str(request.checkpoint))]
 
 
-def _generate(recipe: Recipe, request: RehearsalRequest, name: str, model: str | None) -> Step:
+def _generate(recipe: Recipe, request: RehearsalRequest, name: str, model: str | None) -> RehearsalStep:
     side = str(GENERATED_SIDE)
 
     def arguments() -> list[str]:
@@ -228,7 +230,7 @@ def _generate(recipe: Recipe, request: RehearsalRequest, name: str, model: str |
         ]
 
     with_lora = "without a LoRA" if request.lora is None else "with a LoRA"
-    return Step(
+    return RehearsalStep(
         name,
         f"draw a prompt at {side} px {with_lora}",
         arguments=arguments,

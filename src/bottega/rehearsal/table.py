@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bottega.rehearsal.walk import RehearsalResult, StepResult
+from bottega.rehearsal.records import RehearsalResult, StepResult
 
 _GB = 1e9
 _MIB = 1024 * 1024

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
 from bottega.models.layout import ROLES, locate
 from bottega.models.loading import FULL_SIZE
@@ -23,8 +23,9 @@ from bottega.pipeline import Pipeline, Size
 from bottega.planning.growth import Rates
 from bottega.recipe import missing_models
 from bottega.rehearsal.forecasts import Grow, StepForecast
+from bottega.rehearsal.records import RehearsalResult, StepResult
 from bottega.rehearsal.settings import RehearsalRequest, overrides
-from bottega.rehearsal.steps import Step, all_steps
+from bottega.rehearsal.steps import RehearsalStep, all_steps
 from bottega.rehearsal.table import markdown
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import BottegaError, Interrupted, MissingError, RequestError, WorkError
@@ -49,42 +50,6 @@ SIZE = Size(seeds=(0,))
 
 OpenPipeline = Callable[[Sequence[str]], Pipeline]
 """Gives the pipeline of the recipe with overrides, in the rehearsal's directory."""
-
-
-class StepResult(TypedDict):
-    """What rehearsal.json says of a step; MiB, seconds and bytes, None where it was not measured or not forecast.
-
-    status: `done`; `refused`, where that is the right answer; `failed`, with `error`; `skipped`, with what it lacks.
-    """
-
-    name: str
-    what: str
-    status: Literal["done", "refused", "failed", "skipped"]
-    error: str
-    seconds: float
-    peak_rss_mb: float
-    peak_own_mb: float
-    peak_vram_mb: float | None
-    bytes_written: int
-    unet_calls: int
-    train_steps: int
-    forecast_rss_mb: float | None
-    forecast_vram_mb: float | None
-
-
-class RehearsalResult(TypedDict):
-    """What rehearsal.json holds. overrides: what was changed of the recipe. unet_call_seconds, train_step_seconds: see
-    `planning.growth.Rates`. growth: lines on many targets."""
-
-    noise: str
-    recipe: str
-    overrides: list[str]
-    machine: object
-    steps: list[StepResult]
-    seconds: float
-    unet_call_seconds: float | None
-    train_step_seconds: float | None
-    growth: list[str]
 
 
 @dataclass(frozen=True)
@@ -116,15 +81,18 @@ class Rehearsal:
 
         Raises:
             MissingError: a model is not on this machine.
-            RequestError: `only` names a step that there is none of.
+            RequestError: `only` names a step that there is none of, or the directory holds something else.
             Interrupted: if this process was asked to stop; what was measured is written.
         """
+        self._require_own_folder()
         sets = overrides(self.recipe, self.request, self.has_gpu)
         pipeline = self.open_pipeline(sets)
         self._require_models(pipeline)
         steps = all_steps(pipeline.recipe, self.request, self.has_gpu, _is_full_size(pipeline.recipe))
         self._require_known(steps)
         results = self._results_so_far()
+        # Before the first step: by this file a later call, and `discard`, know the folder as a rehearsal's.
+        self._write(sets, steps, results)
         for step in steps:
             if self.only and step.name not in self.only:
                 continue
@@ -132,6 +100,17 @@ class Rehearsal:
             self._say(results[step.name])
             self._write(sets, steps, results)
         return self._write(sets, steps, results)
+
+    def _require_own_folder(self) -> None:
+        """Refuse a folder with somebody else's files, which `discard` would take for a rehearsal's."""
+        directory = self.request.directory
+        if (directory / RESULT).is_file() or not directory.is_dir():
+            return
+        other = min((path.name for path in directory.iterdir()), default=None)
+        if other is not None:
+            raise RequestError(
+                f"{directory}: a rehearsal wants a folder of its own, this one holds {other}; name a new one"
+            )
 
     def _require_models(self, pipeline: Pipeline) -> None:
         faults = missing_models(pipeline.recipe, ROLES)
@@ -141,7 +120,7 @@ class Rehearsal:
                 "then give --models DIR"
             )
 
-    def _require_known(self, steps: Sequence[Step]) -> None:
+    def _require_known(self, steps: Sequence[RehearsalStep]) -> None:
         names = [step.name for step in steps]
         for name in self.only:
             if name not in names:
@@ -155,7 +134,7 @@ class Rehearsal:
         found: RehearsalResult = read_json(path)
         return {result["name"]: result for result in found["steps"]}
 
-    def _do(self, step: Step, sets: Sequence[str], results: Mapping[str, StepResult]) -> StepResult:
+    def _do(self, step: RehearsalStep, sets: Sequence[str], results: Mapping[str, StepResult]) -> StepResult:
         lacking = [name for name in step.needs if name not in results or results[name]["status"] != "done"]
         if lacking:
             return self._result(step, "skipped", f"needs {', '.join(lacking)}", Usage(0.0, 0.0, 0.0, None), 0)
@@ -177,14 +156,19 @@ class Rehearsal:
             error = error or "it was not refused"
         return self._result(step, status, error, watch.usage, bytes_in(self.request.directory) - before)
 
-    def _run(self, step: Step, sets: Sequence[str]) -> None:
+    def _run(self, step: RehearsalStep, sets: Sequence[str]) -> None:
         if step.until:
             self.open_pipeline([*sets, *step.sets]).run(step.until)
         elif step.arguments is not None:
             run_child(["command", json.dumps(step.arguments())], step.name)
 
     def _result(
-        self, step: Step, status: Literal["done", "refused", "failed", "skipped"], error: str, usage: Usage, grown: int
+        self,
+        step: RehearsalStep,
+        status: Literal["done", "refused", "failed", "skipped"],
+        error: str,
+        usage: Usage,
+        grown: int,
     ) -> StepResult:
         forecast = self.forecasts.get(step.forecast, StepForecast())
         done = status == "done"
@@ -210,7 +194,9 @@ class Rehearsal:
             line += f"  {result['error']}"
         self.say(line)
 
-    def _write(self, sets: Sequence[str], steps: Sequence[Step], results: Mapping[str, StepResult]) -> RehearsalResult:
+    def _write(
+        self, sets: Sequence[str], steps: Sequence[RehearsalStep], results: Mapping[str, StepResult]
+    ) -> RehearsalResult:
         ordered = [results[step.name] for step in steps if step.name in results]
         rates = measured_rates(self.request.directory, results)
         found: RehearsalResult = {
