@@ -1,11 +1,14 @@
 """One pass of each network at the recipe's sizes: what it computes and holds, and the adapter's own numbers.
 
+Each is counted once: the same pass belongs to several stages.
+
 Legend: B of a batch, S pixels a side, h × w latent cells, M text tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from bottega.planning.costs import Cost, cost_of
@@ -23,6 +26,7 @@ CAPTION_TOKENS = 16
 """Of a COCO caption in T5's vocabulary, about; T5 computes those of the longest of a batch."""
 
 
+@cache
 def unet_pass(networks: PlannedNetworks, batch: int, side: int, dtype: str) -> Cost:
     """SDXL's U-Net on both halves of guidance for B pictures of S pixels."""
     import torch
@@ -48,6 +52,7 @@ def unet_pass(networks: PlannedNetworks, batch: int, side: int, dtype: str) -> C
     return cost_of(run, [unet])
 
 
+@cache
 def encode_pass(networks: PlannedNetworks, name: str, batch: int, side: int) -> Cost:
     """An autoencoder's encoder on B pictures of S pixels, in float32, as contents are encoded."""
     import torch
@@ -61,6 +66,7 @@ def encode_pass(networks: PlannedNetworks, name: str, batch: int, side: int) -> 
     return cost_of(run, [vae])
 
 
+@cache
 def decode_pass(networks: PlannedNetworks, name: str, side: int, dtype: str) -> Cost:
     """An autoencoder's decoder on one picture of S pixels."""
     import torch

@@ -125,7 +125,7 @@ def make_plan(recipe: Recipe, gpu_gb: float = 24.0, rates: Rates | None = None) 
         RequestError: a configuration makes no network.
     """
     on_cpu = Forecaster(recipe, "cpu")
-    on_gpu = Forecaster(recipe, "cuda")
+    on_gpu = Forecaster(recipe, "cuda", on_cpu.networks)
     cpu = on_cpu.all()
     gpu = on_gpu.all()
     gpu["teacher: low vram"] = on_gpu.teacher(low_vram=True)

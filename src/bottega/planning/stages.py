@@ -8,7 +8,7 @@ decodes one picture while the next one is denoised, are added; of passes that fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bottega.models.loading import FULL_SIZE
@@ -91,25 +91,21 @@ class _Moment:
         return sum(self.weights.values()) + self.held
 
 
-@dataclass
 class Forecaster:
     """Forecasts the stages of a recipe.
 
     Args:
         recipe: the recipe.
         device: cpu or cuda.
+        networks: of the recipe's models, where another forecaster has built them already.
     """
 
-    recipe: Recipe
-    device: str
-    networks: PlannedNetworks = field(init=False)
-    dtype: str = field(init=False)
-    _training: passes.TrainingCost = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.networks = PlannedNetworks(self.recipe.models)
+    def __init__(self, recipe: Recipe, device: str, networks: PlannedNetworks | None = None) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.networks = networks or PlannedNetworks(recipe.models)
         self.dtype = self._dtype()
-        self._training = passes.training_cost(self.networks, self.recipe, self.dtype)
+        self._training = passes.training_cost(self.networks, recipe, self.dtype)
 
     def _dtype(self) -> str:
         named = self.recipe.models.dtype

@@ -42,7 +42,7 @@ def forecast_steps(recipe: Recipe, whole: Recipe, has_gpu: bool) -> tuple[dict[s
         for dtype in ("bfloat16", "float16"):
             stages[f"teacher: {dtype}"] = forecaster.teacher(dtype=dtype)
     found = {name: _memory(stage) for name, stage in stages.items()}
-    return found, partial(_grow, whole, Forecaster(whole, forecaster.device))
+    return found, partial(_grow, whole, Forecaster(whole, forecaster.device, forecaster.networks))
 
 
 def _grow(recipe: Recipe, forecaster: Forecaster, rates: Rates) -> list[str]:
