@@ -34,7 +34,7 @@ from common.bench import Arguments, conclude, in_own_process, say, verdict
 from common.feature_cache import RECIPE, make
 
 if TYPE_CHECKING:
-    from bottega.ablation.plan import Plan, Training
+    from bottega.ablation.plan import AblationPlan, Training
     from bottega.models.config import ModelsConfig
     from bottega.training.job import TrainingJob
 
@@ -43,9 +43,9 @@ TARGETS = 64
 FULL_DEPTH = 28
 
 
-def settings(steps: int, seeds: int) -> tuple[Plan, ModelsConfig]:
+def settings(steps: int, seeds: int) -> tuple[AblationPlan, ModelsConfig]:
     """The one-factor ablation of the miniature's recipe, without validations."""
-    from bottega.ablation.plan import Plan, blocks_of, budgeted
+    from bottega.ablation.plan import AblationPlan, blocks_of, budgeted
     from bottega.ablation.variants import FACTORS, one_factor, with_changes
     from bottega.models.config import ModelsConfig
     from bottega.models.layout import locate
@@ -58,7 +58,7 @@ def settings(steps: int, seeds: int) -> tuple[Plan, ModelsConfig]:
     base = budgeted(StudentConfig.model_validate(recipe["student"]), steps)
     base = with_changes(base, {"loop.checkpoint_every": steps})
     variants = one_factor(base, list(FACTORS), blocks)
-    return Plan("one factor", variants, tuple(range(seeds)), base, blocks), models
+    return AblationPlan("one factor", variants, tuple(range(seeds)), base, blocks), models
 
 
 def plainly(job: TrainingJob[Any]) -> TrainingJob[Any]:
@@ -130,7 +130,7 @@ def asked(options: argparse.Namespace, folder: Path, features: Path, arm: str, n
     return found
 
 
-def unequal(plan: Plan, folder: Path) -> list[str]:
+def unequal(plan: AblationPlan, folder: Path) -> list[str]:
     """The trainings whose last checkpoints differ in any tensor, or are not there."""
     import torch
 
@@ -149,12 +149,12 @@ def unequal(plan: Plan, folder: Path) -> list[str]:
     return found
 
 
-def by_blocks(plan: Plan, blocks: int) -> float:
+def by_blocks(plan: AblationPlan, blocks: int) -> float:
     """Work alone over work together, in block passes, for a transformer of so many blocks."""
-    from bottega.ablation.plan import Plan, budget_of
+    from bottega.ablation.plan import AblationPlan, budget_of
     from bottega.ablation.variants import FACTORS, one_factor
 
-    deep = Plan(plan.design, one_factor(plan.base, list(FACTORS), blocks), plan.seeds, plan.base, blocks)
+    deep = AblationPlan(plan.design, one_factor(plan.base, list(FACTORS), blocks), plan.seeds, plan.base, blocks)
     budget = budget_of(deep, 1, None)
     return budget.alone / budget.together
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.student.conftest import CONTENTS, STYLES, features, models, world
 
-from bottega.ablation.plan import Plan, blocks_of, budgeted
+from bottega.ablation.plan import AblationPlan, blocks_of, budgeted
 from bottega.ablation.stage import Ground
 from bottega.ablation.variants import one_factor
 from bottega.models.config import ModelsConfig
@@ -43,8 +43,8 @@ def ground(world: Path, features: Path, models: ModelsConfig) -> Ground:
 
 
 @pytest.fixture(scope="session")
-def plan(ground: Ground) -> Plan:
+def plan(ground: Ground) -> AblationPlan:
     """The recipe and one without Fill50K, with two seeds each."""
     base = budgeted(STUDENT, None)
     blocks = blocks_of(Path(str(ground.models.pixart)))
-    return Plan("one factor", one_factor(base, ["fill50k"], blocks), (0, 1), base, blocks)
+    return AblationPlan("one factor", one_factor(base, ["fill50k"], blocks), (0, 1), base, blocks)

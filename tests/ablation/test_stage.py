@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bottega.ablation.plan import Plan
+from bottega.ablation.plan import AblationPlan
 from bottega.ablation.stage import Ground, run
 from bottega.evaluation.config import EvaluationConfig
 from bottega.runtime import trust
@@ -23,7 +23,7 @@ EVALUATION = EvaluationConfig(limit=4, draws=200, batch_size=2)
 KILLED = """
 import sys
 from pathlib import Path
-from bottega.ablation.plan import Plan, budgeted
+from bottega.ablation.plan import AblationPlan, budgeted
 from bottega.ablation.stage import Ground, run
 from bottega.ablation.variants import one_factor
 from bottega.evaluation.config import EvaluationConfig
@@ -32,14 +32,14 @@ from bottega.student.config import StudentConfig
 
 base, evaluation, models, features, pairs, data, output, blocks = sys.argv[1:]
 base = StudentConfig.model_validate_json(base)
-plan = Plan("one factor", one_factor(base, ["fill50k"], int(blocks)), (0, 1), base, int(blocks))
+plan = AblationPlan("one factor", one_factor(base, ["fill50k"], int(blocks)), (0, 1), base, int(blocks))
 ground = Ground("small", ModelsConfig.model_validate_json(models), Path(features), Path(pairs), Path(data))
 run(plan, EvaluationConfig.model_validate_json(evaluation), Path(output), ground=ground, processes=2)
 """
 
 
 @pytest.fixture(scope="module")
-def whole(plan: Plan, ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(plan: AblationPlan, ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ablation that nobody stopped, in one process."""
     output = tmp_path_factory.mktemp("ablation")
     run(plan, EVALUATION, output, ground=ground, processes=1)
@@ -79,7 +79,7 @@ def test_a_training_of_the_ablation_equals_the_same_recipe_trained_alone(
 
 
 def test_killed_and_resumed_in_more_processes_it_is_the_same(
-    whole: Path, plan: Plan, ground: Ground, tmp_path: Path
+    whole: Path, plan: AblationPlan, ground: Ground, tmp_path: Path
 ) -> None:
     words = [plan.base.model_dump_json(), EVALUATION.model_dump_json(), ground.models.model_dump_json()]
     words += [str(ground.features), str(ground.pairs), str(ground.data_root), str(tmp_path), str(plan.blocks)]
@@ -100,7 +100,7 @@ def test_killed_and_resumed_in_more_processes_it_is_the_same(
         assert found["differences"] == expected["differences"]
 
 
-def test_another_budget_in_the_same_folder_is_refused_by_name(whole: Path, plan: Plan, ground: Ground) -> None:
+def test_another_budget_in_the_same_folder_is_refused_by_name(whole: Path, plan: AblationPlan, ground: Ground) -> None:
     more_pairs = EVALUATION.model_copy(update={"limit": 6})
     with pytest.raises(FingerprintError, match="4 -> 6"):
         run(plan, more_pairs, whole, ground=ground, processes=1)

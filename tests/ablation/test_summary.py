@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bottega.ablation.plan import Plan, budgeted
+from bottega.ablation.plan import AblationPlan, budgeted
 from bottega.ablation.records import AblationRow, AblationSummary
 from bottega.ablation.summary import summarise
 from bottega.ablation.table import as_csv, as_markdown
@@ -21,7 +21,7 @@ from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.student.config import StudentConfig
 
 BASE = budgeted(StudentConfig(), 10)
-PLAN = Plan("one factor", one_factor(BASE, ["purification"], 12), (0, 1, 2), BASE, 12)
+PLAN = AblationPlan("one factor", one_factor(BASE, ["purification"], 12), (0, 1, 2), BASE, 12)
 CONTENTS, STYLES = 4, 5
 EFFECT = {"baseline": 0.0, "purification-none": 3.0, "purification-projection": 0.0}
 Make = Callable[..., AblationSummary]

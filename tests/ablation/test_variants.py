@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bottega.ablation.plan import (
-    Plan,
+    AblationPlan,
     Training,
     budget_of,
     budgeted,
@@ -27,9 +27,9 @@ BASE = StudentConfig.model_validate(
 ALL = tuple(FACTORS)
 
 
-def plan_of(base: StudentConfig = BASE, seeds: tuple[int, ...] = (0, 1, 2), blocks: int = 12) -> Plan:
+def plan_of(base: StudentConfig = BASE, seeds: tuple[int, ...] = (0, 1, 2), blocks: int = 12) -> AblationPlan:
     base = budgeted(base, None)
-    return Plan("one factor", one_factor(base, ALL, blocks), seeds, base, blocks)
+    return AblationPlan("one factor", one_factor(base, ALL, blocks), seeds, base, blocks)
 
 
 def test_one_factor_at_a_time_changes_one_factor_in_each_variant() -> None:

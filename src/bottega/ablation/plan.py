@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bottega.ablation.variants import BASELINE, Variant, Variants, adapted, with_changes
+from bottega.ablation.variants import BASELINE, RecipeVariant, Variants, adapted, with_changes
 from bottega.student.config import StudentConfig
 
 VALIDATIONS = 4
@@ -35,7 +35,7 @@ class Training:
         config: the section `student` with that seed and the budget.
     """
 
-    variant: Variant
+    variant: RecipeVariant
     seed: int
     config: StudentConfig
 
@@ -46,7 +46,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """All trainings of an ablation.
 
     Args:
@@ -182,7 +182,7 @@ class Budget:
     rates: Mapping[str, float]
 
 
-def budget_of(plan: Plan, processes: int, seconds_a_step: float | None) -> Budget:
+def budget_of(plan: AblationPlan, processes: int, seconds_a_step: float | None) -> Budget:
     """The budget of a plan.
 
     Args:
@@ -211,7 +211,7 @@ def budget_of(plan: Plan, processes: int, seconds_a_step: float | None) -> Budge
     )
 
 
-def baseline_of(plan: Plan) -> Variant:
+def baseline_of(plan: AblationPlan) -> RecipeVariant:
     """The recipe itself."""
     return next(variant for variant in plan.variants.chosen if variant.name == BASELINE)
 
@@ -221,11 +221,11 @@ def blocks_of(pixart: Path) -> int:
     from bottega.models.weights import FETCH_AGAIN
     from bottega.runtime.records import read_record
 
-    return read_record(pixart / "transformer" / "config.json", _TransformerFile, FETCH_AGAIN).num_layers
+    return read_record(pixart / "transformer" / "config.json", _DepthFile, FETCH_AGAIN).num_layers
 
 
 @dataclass(frozen=True)
-class _TransformerFile:
+class _DepthFile:
     """What is read of transformer/config.json."""
 
     num_layers: int

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bottega.ablation.plan import Plan, Training, divided, groups_of
+from bottega.ablation.plan import AblationPlan, Training, divided, groups_of
 from bottega.ablation.records import AblationSummary
 from bottega.ablation.summary import summarise
 from bottega.ablation.table import as_csv, as_markdown
@@ -55,7 +55,7 @@ class Ground:
 
 
 def run(
-    plan: Plan, evaluation: EvaluationConfig, directory: Path, *, ground: Ground, processes: int
+    plan: AblationPlan, evaluation: EvaluationConfig, directory: Path, *, ground: Ground, processes: int
 ) -> AblationSummary:
     """Train every variant with every seed, evaluate all on the same pairs with the same noise, and write the table.
 
@@ -108,7 +108,7 @@ def run(
     return summary
 
 
-def _require_same(path: Path, plan: Plan, evaluation: EvaluationConfig) -> None:
+def _require_same(path: Path, plan: AblationPlan, evaluation: EvaluationConfig) -> None:
     """Record what all trainings and evaluations have in common; FingerprintError where it was something else."""
     now: dict[str, object] = {**plan.common(), "evaluation": evaluation.settings()}
     if path.is_file():
@@ -122,7 +122,7 @@ def _require_same(path: Path, plan: Plan, evaluation: EvaluationConfig) -> None:
     write_json(path, now)
 
 
-def _require_baseline(plan: Plan, failed: Mapping[str, str | None]) -> None:
+def _require_baseline(plan: AblationPlan, failed: Mapping[str, str | None]) -> None:
     """WorkError where the recipe itself could not be trained: there is nothing to compare with."""
     for training in plan.trainings:
         reason = failed[training.place]

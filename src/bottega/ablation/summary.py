@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bottega.ablation.plan import Plan, baseline_of, cost
+from bottega.ablation.plan import AblationPlan, baseline_of, cost
 from bottega.ablation.records import AblationRow, AblationSummary, ExamplePicture, FactorDifference, Verdict
-from bottega.ablation.variants import BASELINE, Variant
+from bottega.ablation.variants import BASELINE, RecipeVariant
 from bottega.data.records import Pair
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.factors import FactorEstimate, crossed_seeds_difference, crossed_seeds_mean
@@ -53,7 +53,7 @@ Cubes = Mapping[str, Cube]
 
 
 def summarise(
-    plan: Plan,
+    plan: AblationPlan,
     evaluation: EvaluationConfig,
     directory: Path,
     *,
@@ -109,13 +109,13 @@ def summarise(
     }
 
 
-def _summary_of(directory: Path, variant: Variant, seed: int) -> SummaryRecord:
+def _summary_of(directory: Path, variant: RecipeVariant, seed: int) -> SummaryRecord:
     """The evaluation of one training: that of the baseline's first seed has the controls."""
     found: SummaryRecord = read_json(_evaluated(directory, variant, seed) / "summary.json")
     return found
 
 
-def _evaluated(directory: Path, variant: Variant, seed: int) -> Path:
+def _evaluated(directory: Path, variant: RecipeVariant, seed: int) -> Path:
     return directory / "evaluated" / variant.name / f"seed{seed}"
 
 
@@ -129,27 +129,37 @@ def _controls(summary: SummaryRecord) -> dict[str, dict[str, MetricCell]]:
 
 
 def _cubes(
-    plan: Plan, variant: Variant, directory: Path, pairs: Sequence[Pair], failed: Mapping[str, str | None]
+    plan: AblationPlan, variant: RecipeVariant, directory: Path, pairs: Sequence[Pair], failed: Mapping[str, str | None]
 ) -> Cubes:
     """A variant's scores by metric, [C, S, T]; NaN where there is none."""
-    contents = {content: place for place, content in enumerate(dict.fromkeys(pair.content_id for pair in pairs))}
-    styles = {style: place for place, style in enumerate(dict.fromkeys(pair.style_id for pair in pairs))}
-    cells = {pair.pair_id: (contents[pair.content_id], styles[pair.style_id]) for pair in pairs}
+    cells = _cells(pairs)
+    contents, styles = map(max, zip(*cells.values(), strict=True))
+    shape = (contents + 1, styles + 1, len(plan.seeds))
     found: dict[str, Cube] = {}
     for number, seed in enumerate(plan.seeds):
         if failed.get(f"{variant.name}/seed{seed}") is not None:
             continue
         for line in read_records(_evaluated(directory, variant, seed) / "scores.jsonl", ScoreLine):
-            if line["row"] != "student" or line["pair_id"] not in cells:
-                continue
-            shape = (len(contents), len(styles), len(plan.seeds))
-            cube = found.setdefault(line["metric"], np.full(shape, np.nan))
-            cube[(*cells[line["pair_id"]], number)] = line["value"]
+            if line["row"] == "student" and line["pair_id"] in cells:
+                cube = found.setdefault(line["metric"], np.full(shape, np.nan))
+                cube[(*cells[line["pair_id"]], number)] = line["value"]
     return {metric: found[metric] for metric in METRICS if metric in found}
 
 
+def _cells(pairs: Sequence[Pair]) -> dict[str, tuple[int, int]]:
+    """The content's and the style's number of each pair, by its id."""
+    contents: dict[str, int] = {}
+    styles: dict[str, int] = {}
+    cells: dict[str, tuple[int, int]] = {}
+    for pair in pairs:
+        content = contents.setdefault(pair.content_id, len(contents))
+        style = styles.setdefault(pair.style_id, len(styles))
+        cells[pair.pair_id] = (content, style)
+    return cells
+
+
 def _row(
-    plan: Plan, variant: Variant, directory: Path, pairs: Sequence[Pair], failed: Mapping[str, str | None]
+    plan: AblationPlan, variant: RecipeVariant, directory: Path, pairs: Sequence[Pair], failed: Mapping[str, str | None]
 ) -> AblationRow:
     """A row without its numbers from pictures."""
     whole: list[int] = []
@@ -181,14 +191,14 @@ def _row(
     }
 
 
-def _parameters(directory: Path, variant: Variant, seeds: Sequence[int]) -> int:
+def _parameters(directory: Path, variant: RecipeVariant, seeds: Sequence[int]) -> int:
     for seed in seeds:
         report = read_json(directory / "trained" / variant.name / f"seed{seed}" / "training.json")
         return int(report["parameters"])
     return 0
 
 
-def _seconds(directory: Path, variant: Variant, seeds: Sequence[int]) -> float:
+def _seconds(directory: Path, variant: RecipeVariant, seeds: Sequence[int]) -> float:
     """Of a training's steps, the mean over seeds; from the log, which a stopped training goes on with."""
     sums: list[float] = []
     for seed in seeds:
@@ -197,7 +207,9 @@ def _seconds(directory: Path, variant: Variant, seeds: Sequence[int]) -> float:
     return round(math.fsum(sums) / len(sums), 1) if sums else 0.0
 
 
-def _examples(directory: Path, variant: Variant, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[ExamplePicture]:
+def _examples(
+    directory: Path, variant: RecipeVariant, pairs: Sequence[Pair], seeds: Sequence[int]
+) -> list[ExamplePicture]:
     """Pictures of the same pairs in every row, of its first seed."""
     if not seeds:
         return []

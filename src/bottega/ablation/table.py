@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 from bottega.ablation.records import AblationRow, AblationSummary, FactorDifference
 from bottega.ablation.summary import SHOWN
@@ -18,40 +19,55 @@ _OF_DIFFERENCE = ("difference", "difference_low", "difference_high", "p_value", 
 def as_markdown(summary: AblationSummary) -> str:
     """The rows with value [interval], and the difference to the baseline with its interval and verdict."""
     shown = [metric for metric in SHOWN if metric in summary["rows"][0]["metrics"]]
-    seeds = len(summary["seeds"])
-    lines = [
-        f"# Ablation of {summary['name']}, {summary['design']}",
-        "",
-        f"{len(summary['rows'])} variants × {seeds} training seeds, {summary['steps']} steps ({summary['samples']} "
-        f"samples) each; {summary['pairs']} test pairs ({summary['contents']} contents × {summary['styles']} styles), "
-        f"drawn from the same noise. Intervals at {summary['level']:.0%}: {summary['interval']}.",
-        "",
-        _line(["variant", "learning rate", "cost", *[_title(summary, metric) for metric in shown]]),
-        _line(["---"] * (3 + len(shown))),
-    ]
+    titles = [_title(summary, metric) for metric in shown]
+    lines = [f"# Ablation of {summary['name']}, {summary['design']}", "", _design(summary), ""]
+    lines += [_line(["variant", "learning rate", "cost", *titles]), _line(["---"] * (3 + len(shown)))]
+    lines += _rows(summary, shown)
+    lines += ["", "## Difference to the baseline", ""]
+    lines += [_line(["variant", *titles]), _line(["---"] * (1 + len(shown)))]
+    lines += _differences(summary, shown)
+    lines += ["", f"Note: {summary['interval_note']}.", *_missing(summary)]
+    return "\n".join(lines) + "\n"
+
+
+def _design(summary: AblationSummary) -> str:
+    return (
+        f"{len(summary['rows'])} variants × {len(summary['seeds'])} training seeds, {summary['steps']} steps "
+        f"({summary['samples']} samples) each; {summary['pairs']} test pairs ({summary['contents']} contents × "
+        f"{summary['styles']} styles), drawn from the same noise. Intervals at {summary['level']:.0%}: "
+        f"{summary['interval']}."
+    )
+
+
+def _rows(summary: AblationSummary, shown: Sequence[str]) -> list[str]:
+    """A line a variant, then a line a control."""
+    lines: list[str] = []
     for row in summary["rows"]:
         cells = [_value(row["metrics"].get(metric)) for metric in shown]
         lines.append(_line([row["name"], f"{row['learning_rate']:g}", f"{row['cost']:.2f}", *cells]))
     for name, control in summary["controls"].items():
         cells = [_control(control.get(metric)) for metric in shown]
         lines.append(_line([f"*{name}*", "", "", *cells]))
-    lines += [
-        "",
-        "## Difference to the baseline",
-        "",
-        _line(["variant", *[_title(summary, metric) for metric in shown]]),
-        _line(["---"] * (1 + len(shown))),
-    ]
+    return lines
+
+
+def _differences(summary: AblationSummary, shown: Sequence[str]) -> list[str]:
+    """A line for each variant but the baseline."""
+    lines: list[str] = []
     for row in summary["rows"]:
         if row["name"] != summary["baseline"]:
-            lines.append(_line([row["name"], *[_difference(row["differences"].get(metric)) for metric in shown]]))
-    lines += ["", f"Note: {summary['interval_note']}."]
-    for what, why in summary["not_measured"].items():
-        lines.append(f"- {what}: {why}")
+            cells = [_difference(row["differences"].get(metric)) for metric in shown]
+            lines.append(_line([row["name"], *cells]))
+    return lines
+
+
+def _missing(summary: AblationSummary) -> list[str]:
+    """What has no number, and why."""
+    lines = [f"- {what}: {why}" for what, why in summary["not_measured"].items()]
     for row in summary["rows"]:
         if row["status"] != "measured":
             lines.append(f"- {row['name']}: {row['status']}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def as_csv(summary: AblationSummary) -> str:

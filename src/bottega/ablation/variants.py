@@ -47,7 +47,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Variant:
+class RecipeVariant:
     """A recipe with some settings changed.
 
     Args:
@@ -77,7 +77,7 @@ class Variant:
 class Variants:
     """All variants, the baseline first, and the levels that were left out, with the reason of each."""
 
-    chosen: tuple[Variant, ...]
+    chosen: tuple[RecipeVariant, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -181,7 +181,7 @@ def _variants(
     base: StudentConfig, combinations: Sequence[tuple[Level, ...]], blocks: int, rates: Mapping[str, float]
 ) -> Variants:
     """The variants of combinations of levels; levels that the recipe has already change nothing and are not named."""
-    chosen: dict[str, Variant] = {}
+    chosen: dict[str, RecipeVariant] = {}
     left_out: dict[str, str] = {}
     for combination in combinations:
         levels = tuple(level for level in combination if _changed(base, level, blocks))
@@ -195,7 +195,7 @@ def _variants(
         if rate != base.loop.learning_rate:
             changes["loop.learning_rate"] = rate
         try:
-            chosen[name] = Variant(name, levels, changes, with_changes(base, changes))
+            chosen[name] = RecipeVariant(name, levels, changes, with_changes(base, changes))
         except ValidationError as error:
             left_out[name] = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
     return Variants(tuple(chosen.values()), left_out)

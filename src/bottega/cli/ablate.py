@@ -12,7 +12,7 @@ from bottega.cli.main import explain
 from bottega.runtime.children import attached
 
 if TYPE_CHECKING:
-    from bottega.ablation.plan import Budget, Plan
+    from bottega.ablation.plan import AblationPlan, Budget
     from bottega.ablation.stage import Ground
     from bottega.pipeline import Pipeline
 
@@ -110,8 +110,8 @@ def _plan(
     seeds: range | list[int],
     steps: int | None,
     rates: dict[str, float],
-) -> Plan:
-    from bottega.ablation.plan import Plan, blocks_of, budgeted
+) -> AblationPlan:
+    from bottega.ablation.plan import AblationPlan, blocks_of, budgeted
     from bottega.ablation.variants import full_grid, one_factor
     from bottega.models.layout import locate
 
@@ -120,7 +120,7 @@ def _plan(
     base = budgeted(recipe.student, steps)
     make = full_grid if grid else one_factor
     variants = make(base, factors, blocks, rates)
-    return Plan("full grid" if grid else "one factor", variants, tuple(dict.fromkeys(seeds)), base, blocks)
+    return AblationPlan("full grid" if grid else "one factor", variants, tuple(dict.fromkeys(seeds)), base, blocks)
 
 
 def _read_rates(words: list[str]) -> dict[str, float]:
@@ -145,7 +145,7 @@ def _processes(device: str) -> int:
     return processors() if choose_device(device).type == "cpu" else 1
 
 
-def _print_plan(plan: Plan, ground: Ground, processes: int, as_json: bool) -> None:
+def _print_plan(plan: AblationPlan, ground: Ground, processes: int, as_json: bool) -> None:
     """The variants with their settings and rates, what is left out, and the budget."""
     from dataclasses import asdict
 
@@ -170,7 +170,7 @@ def _print_plan(plan: Plan, ground: Ground, processes: int, as_json: bool) -> No
         typer.echo(line)
 
 
-def _budget_lines(budget: Budget, plan: Plan, processes: int) -> list[str]:
+def _budget_lines(budget: Budget, plan: AblationPlan, processes: int) -> list[str]:
     ratio = budget.alone / budget.together
     lines = [
         f"{budget.trainings} trainings: {len(plan.variants.chosen)} variants x {len(plan.seeds)} seeds "

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,6 @@ from bottega.student.trajectory import NoisingTrajectory
 from bottega.training.log import Row
 from bottega.training.sampling import interleave, stratified_timesteps, stream_indices
 from bottega.training.workload import ALL_MICROBATCHES, Microbatch, ParameterGroup, Workload
-
-if TYPE_CHECKING:
-    from bottega.student.together import SharedPass
 
 TASKS = ("main", "fill50k")
 Mask = npt.NDArray[np.bool_]
@@ -87,6 +84,16 @@ class StyleInputs(NamedTuple):
     caption: torch.Tensor | None
 
 
+class SharedWork(Protocol):
+    """What several workloads have computed once for all of them, see `bottega.student.together.SharedPass`."""
+
+    def draw(self, step: int, make: Callable[[int], StepDraw]) -> StepDraw:
+        """What all draw in a step."""
+
+    def frozen(self, work: StyleWorkload, draw: StepDraw, where: slice, blocks: int) -> FrozenInputs:
+        """What `StyleWorkload.frozen` gives."""
+
+
 class StyleWorkload(Workload):
     """Trains `adapter` on the samples of a feature cache; the backbone stays frozen.
 
@@ -134,7 +141,7 @@ class StyleWorkload(Workload):
         self.shape = (manifest["channels"], manifest["cells"], manifest["cells"])
         self.null_text = store.text_row(null_text_key(manifest))
         self.attachment = Attachment(backbone.transformer, adapter)
-        self.shared: SharedPass | None = None  # with other workloads, see `bottega.student.together`
+        self.shared: SharedWork | None = None
 
     def _check_stream(self, task: str) -> None:
         if self.slots[task] and not self.streams[task]:

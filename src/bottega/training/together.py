@@ -50,34 +50,52 @@ def train_together(jobs: Mapping[Path, TrainingJob[Workload]]) -> dict[Path, Out
     """
     if len({job.config.threads for job in jobs.values()}) > 1:
         raise ValueError("trainings in one process share torch's threads: their loop.threads must be equal")
-    outcomes: dict[Path, Outcome] = {}
-    stopped: Interrupted | MemoryPressureError | None = None
     total = sum(job.config.steps for job in jobs.values())
     with ExitStack() as opened:
         interruption = opened.enter_context(Interruption())
-        turns = _begin(jobs, interruption, opened)
-        done = sum(turn.done for turn in turns)
+        under_way = _UnderWay(_begin(jobs, interruption, opened), interruption)
+        done = sum(turn.done for turn in under_way.turns)
         progress = opened.enter_context(Progress(total, f"training {len(jobs)} together", "steps", done=done))
-        while turns:
-            # Those that resumed from an earlier step catch up first: what is shared belongs to one step.
-            behind = min(turn.done for turn in turns)
-            for turn in [turn for turn in turns if turn.done == behind]:
-                try:
-                    turn.done = next(turn.steps)
-                    progress.update()
-                    continue
-                except StopIteration as ended:
-                    outcomes[turn.folder] = ended.value
-                except NonFiniteError as error:
-                    outcomes[turn.folder] = error
-                except (Interrupted, MemoryPressureError) as error:
-                    stopped = stopped or error
-                    # The others save as well, each after its next step.
-                    interruption.signum = interruption.signum or signal.SIGTERM
-                turns.remove(turn)
-        if stopped is not None:
-            raise stopped
-    return outcomes
+        while under_way.turns:
+            progress.update(under_way.round())
+        if under_way.stopped is not None:
+            raise under_way.stopped
+    return under_way.outcomes
+
+
+class _UnderWay:
+    """The trainings that have steps left, and what has become of the others."""
+
+    def __init__(self, turns: list[_Turn], interruption: Interruption) -> None:
+        self.turns = turns
+        self.outcomes: dict[Path, Outcome] = {}
+        self.stopped: Interrupted | MemoryPressureError | None = None
+        self._interruption = interruption
+
+    def round(self) -> int:
+        """One step of each training that is behind; returns how many steps were done."""
+        # Those that resumed from an earlier step catch up first: what is shared belongs to one step.
+        behind = min(turn.done for turn in self.turns)
+        done = 0
+        for turn in [turn for turn in self.turns if turn.done == behind]:
+            self._take(turn)
+            done += turn.done - behind
+        return done
+
+    def _take(self, turn: _Turn) -> None:
+        """One step of a training, or its end."""
+        try:
+            turn.done = next(turn.steps)
+            return
+        except StopIteration as ended:
+            self.outcomes[turn.folder] = ended.value
+        except NonFiniteError as error:
+            self.outcomes[turn.folder] = error
+        except (Interrupted, MemoryPressureError) as error:
+            self.stopped = self.stopped or error
+            # The others save as well, each after its next step.
+            self._interruption.signum = self._interruption.signum or signal.SIGTERM
+        self.turns.remove(turn)
 
 
 def _begin(jobs: Mapping[Path, TrainingJob[Workload]], interruption: Interruption, opened: ExitStack) -> list[_Turn]:
