@@ -92,7 +92,9 @@ def command(
         return
     pipeline.run("features")
     output = output or pipeline.directory / "ablation"
-    evaluation = found.evaluation.model_copy(update={"limit": pairs})
+    # What is measured of one adapter beside the pairs would be measured again for each.
+    beside = {"timed_pictures": 0, "fill50k_pictures": 0, "checkpoints": False}
+    evaluation = found.evaluation.model_copy(update={"limit": pairs, **beside})
     with locked(found.models.device, output, "ablate", threads=1):
         summary = run(plan, evaluation, output, ground=ground, processes=count)
         page = write_page(output)
