@@ -24,6 +24,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -37,9 +38,9 @@ from typing import Any
 
 from common import bench
 from common.bench import Arguments, conclude, say
-from killed_anywhere import contents, timeless
+from killed_anywhere import content, is_result, timeless
 
-from bottega.runtime.files import sha256_json
+from bottega.runtime.files import sha256_bytes, sha256_json
 from bottega.runtime.trust import KEPT, LIST, hash_file
 
 SETS = ("--set", "teacher.source=oracle")
@@ -168,13 +169,22 @@ def cost_of_hashes(directory: Path) -> float:
 
 def results(directory: Path) -> dict[str, str]:
     """Digest of every result by path; without the lists of hashes, and without what was set aside."""
-    found = contents(directory)
-    kept = {name: digest for name, digest in found.items() if not name.endswith((KEPT, LIST))}
-    for name in kept:
-        if name.endswith(SUMMARIES):
-            summary = without_work(timeless(json.loads((directory / name).read_text(encoding="utf-8"))))
-            kept[name] = sha256_json(summary)
-    return kept
+    found: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_file() and is_result(path.name) and not name.endswith((KEPT, LIST)):
+            found[name] = digest_of(path)
+    return found
+
+
+def digest_of(path: Path) -> str:
+    """Of a file without its times; of all its bytes where the damage is still in it."""
+    try:
+        if path.name in SUMMARIES:
+            return sha256_json(without_work(timeless(json.loads(path.read_text(encoding="utf-8")))))
+        return sha256_bytes(content(path))
+    except (ValueError, sqlite3.DatabaseError):
+        return sha256_bytes(path.read_bytes())
 
 
 def without_work(value: Any) -> Any:
