@@ -3,3 +3,5 @@
 `networks` knows the networks by their configurations, `costs` counts what one pass of them computes and holds,
 `stages` adds up what is in memory at the same time, `growth` extrapolates to many targets, `plan` is all of it.
 """
+
+__all__ = ["costs", "growth", "networks", "passes", "plan", "stages"]
