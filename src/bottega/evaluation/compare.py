@@ -108,9 +108,7 @@ def write(comparison: ComparisonRecord, directory: Path) -> None:
 
 def markdown(comparison: ComparisonRecord) -> str:
     """The tables for people: a line a metric, a column a method."""
-    names, first = list(comparison["methods"]), comparison["first"]
-    others = list(comparison["differences"])
-    measured = [name for name in METRICS if any(name in one["metrics"] for one in comparison["methods"].values())]
+    names = list(comparison["methods"])
     lines = [
         f"# {' and '.join(names)}" if len(names) == 2 else f"# {len(names)} methods",
         "",
@@ -118,27 +116,47 @@ def markdown(comparison: ComparisonRecord) -> str:
         f"styles. Row *{comparison['row']}*; in brackets the {comparison['level']:.0%} interval over contents, styles "
         "and trainings.",
         "",
-        _line(["metric", *(f"{name} ({_trainings(comparison['methods'][name])})" for name in names)]),
-        "|---" * (len(names) + 1) + "|",
-    ]
-    for metric in measured:
-        cells = [_mean_cell(comparison["methods"][name]["metrics"].get(metric)) for name in names]
-        lines.append(_line([_title(metric), *cells]))
-    lines += [
+        *_means_table(comparison),
         "",
-        f"Differences from *{first}*, paired by content, style and seed; intervals corrected for the metrics of a "
-        "column (Holm):",
+        f"Differences from *{comparison['first']}*, paired by content, style and seed; intervals corrected for the "
+        "metrics of a column (Holm):",
         "",
-        _line(["metric", *(f"{name} − {first}" for name in others)]),
-        "|---" * (len(others) + 1) + "|",
+        *_differences_table(comparison),
+        "",
     ]
-    for metric in measured:
-        cells = [_difference_cell(comparison["differences"][name].get(metric)) for name in others]
-        lines.append(_line([_title(metric), *cells]))
-    lines.append("")
     lines += [f"- {METRICS[metric].title}: not compared, {why}" for metric, why in comparison["unavailable"].items()]
     lines += [f"- {note}" for note in comparison["notes"]]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _means_table(comparison: ComparisonRecord) -> list[str]:
+    """A line a metric, a column a method."""
+    compared = comparison["methods"].values()
+    lines = _head([f"{name} ({_trainings(method)})" for name, method in comparison["methods"].items()])
+    for metric in _measured(comparison):
+        lines.append(_line([_title(metric), *(_mean_cell(method["metrics"].get(metric)) for method in compared)]))
+    return lines
+
+
+def _differences_table(comparison: ComparisonRecord) -> list[str]:
+    """A line a metric, a column a method but the first."""
+    gaps = comparison["differences"].values()
+    lines = _head([f"{name} − {comparison['first']}" for name in comparison["differences"]])
+    for metric in _measured(comparison):
+        lines.append(_line([_title(metric), *(_difference_cell(of_method.get(metric)) for of_method in gaps)]))
+    return lines
+
+
+def _measured(comparison: ComparisonRecord) -> list[str]:
+    """The metrics that any method has, in the order of all tables."""
+    found: set[str] = set()
+    for method in comparison["methods"].values():
+        found.update(method["metrics"])
+    return [name for name in METRICS if name in found]
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_line(["metric", *titles]), "|---" * (len(titles) + 1) + "|"]
 
 
 COLUMNS = (

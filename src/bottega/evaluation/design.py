@@ -16,7 +16,7 @@ import numpy as np
 from bottega.evaluation.compare import difference as crossed_difference
 from bottega.evaluation.factors import Analysis, Component, FactorEstimate, Floats, Source, Variances
 from bottega.evaluation.metrics import METRICS
-from bottega.evaluation.records import DesignRecord, PlanRecord
+from bottega.evaluation.records import DesignPlanRecord, DesignRecord
 from bottega.evaluation.runs import EvaluatedRun, by_ids, methods, require_comparable, shared_pairs
 from bottega.evaluation.verdicts import POWER, detectable, figures
 from bottega.runtime.errors import RequestError
@@ -38,7 +38,7 @@ class Wanted:
     level: float = 0.95
 
 
-def plan(runs: Sequence[EvaluatedRun], wanted: Wanted, rows: tuple[str, str] = ("student", "base")) -> PlanRecord:
+def plan(runs: Sequence[EvaluatedRun], wanted: Wanted, rows: tuple[str, str] = ("student", "base")) -> DesignPlanRecord:
     """A plan from a pilot.
 
     Args:
@@ -106,7 +106,7 @@ def would_detect(variances: Variances, contents: int, styles: int, seeds: int, w
     return math.inf if found is None else found
 
 
-def markdown(found: PlanRecord) -> str:
+def markdown(found: DesignPlanRecord) -> str:
     """The plan for people."""
     info = METRICS[found["metric"]]
     pilot = found["pilot"]

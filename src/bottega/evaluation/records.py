@@ -355,7 +355,7 @@ class DesignRecord(TypedDict):
     enough: bool
 
 
-class PlanRecord(TypedDict):
+class DesignPlanRecord(TypedDict):
     """What `bottega evaluate plan` finds. `pictures` of a design are those of one method.
 
     pilot: the difference as the pilot has it; `of` says what it is of. seen: the smallest difference that the pilot's
