@@ -19,8 +19,6 @@ from bottega.runtime.escape import LONGEST_LINE, PlainStream, one_line, shown
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
-    "plan": ("bottega.cli.plan", "forecast memory, disk and work of a recipe without running it"),
-    "rehearse": ("bottega.cli.rehearse", "the whole loop of a recipe on a few pictures, measured stage by stage"),
     "data": ("bottega.cli.data", "prepare contents, styles, Fill50K and pairs"),
     "teach": ("bottega.cli.teach", "make the teacher's graded targets for a list of pairs"),
     "qc": ("bottega.cli.qc", "measure, grade, regrade and calibrate pictures"),
@@ -30,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("bottega.cli.generate", "draw prompts with a model that `bottega train ldm` made"),
     "evaluate": ("bottega.cli.evaluate", "measure an adapter on held-out contents and styles"),
     "ablate": ("bottega.cli.ablate", "train variants of a recipe together, and compare them on the same pairs"),
+    "plan": ("bottega.cli.plan", "forecast memory, disk and work of a recipe without running it"),
+    "rehearse": ("bottega.cli.rehearse", "the whole loop of a recipe on a few pictures, measured stage by stage"),
     "doctor": ("bottega.cli.doctor", "what is wrong: machine, cache, model, picture, run, training; what to do first"),
     "report": ("bottega.cli.report", "build the page of a run directory"),
     "miniature": ("bottega.cli.miniature", "the drawn world and its models"),
