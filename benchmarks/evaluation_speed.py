@@ -14,13 +14,13 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common import bench
 from common.bench import Arguments, bottega, conclude, run, say
 
 from bottega.runtime.threads import processors
@@ -69,7 +69,7 @@ def sources_of(baseline: str, folder: Path) -> Path:
     if Path(baseline).is_dir():
         return Path(baseline) / "src"
     archive = folder / "before.tar"
-    subprocess.run(["git", "archive", "--output", str(archive), baseline, "src"], cwd=ROOT, check=True)
+    bench.run(["git", "archive", "--output", str(archive), baseline, "src"], cwd=ROOT).check_returncode()
     shutil.unpack_archive(archive, folder / "before", filter="data")
     return folder / "before" / "src"
 

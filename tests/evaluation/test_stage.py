@@ -31,7 +31,9 @@ from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
 from bottega.training.kept import KeptWeights
 
-CONFIG = EvaluationConfig(draws=200, truths=TRUTHS, examples=1, limit=4, teacher_pairs=4, batch_size=4)
+CONFIG = EvaluationConfig(
+    draws=200, truths=TRUTHS, examples=1, limit=4, teacher_pairs=4, batch_size=4, timed_pictures=10, fill50k_pictures=32
+)
 TEACHER = TeacherConfig(size=128, steps=5, strength=0.4, guidance_scale=1.0, seeds=(0,))
 
 

@@ -68,12 +68,12 @@ class EvaluationConfig(Config):
         6, ge=1, description="best, median and worst pairs to name for the report, each"
     )
     timed_pictures: Annotated[int, Added(before=0), Resumable("the costs are measured again")] = Field(
-        10, ge=0, description="pictures of the student and of the base whose seconds are measured, one by one; 0: none"
+        0, ge=0, description="pictures of the student and of the base whose seconds are measured, one by one; 0: none"
     )
     fill50k_pictures: Annotated[
         int, Added(before=0), Resumable("pictures that are missing are drawn; the tables are made again")
     ] = Field(
-        32, ge=0, description="test examples of Fill50K that student and base draw, where the data set has any; 0: none"
+        0, ge=0, description="test examples of Fill50K that student and base draw, where the data set has any; 0: none"
     )
     style_bar: float = Field(30.0, description="points that the student's style gain must reach with its lower bound")
     content_bar: float = Field(
