@@ -90,10 +90,14 @@ def _fields(result: Result, picture: GeneratedPicture) -> dict[str, str]:
     fields["Prediction type"] = used.prediction_type
     if result.corrections:
         fields["Guardrails"] = _quoted("; ".join(_correction(correction) for correction in result.corrections))
-    if RANDOM_WEIGHTS in result.findings:
-        fields["Note"] = _quoted(NOTE)
+    fields |= _note(result)
     fields["Version"] = f"bottega {__version__}"
     return fields
+
+
+def _note(result: Result) -> dict[str, str]:
+    """What marks a picture of a rehearsal, also for those who read this text alone."""
+    return {"Note": _quoted(NOTE)} if RANDOM_WEIGHTS in result.findings else {}
 
 
 def _lora_fields(loras: Sequence[LoRAUse]) -> dict[str, str]:
