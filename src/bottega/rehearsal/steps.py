@@ -223,6 +223,8 @@ def _generate(recipe: Recipe, request: RehearsalRequest, name: str, model: str |
             *("--prompt", "a house beside a lake", "--seed", "0"),
             *("--width", side, "--height", side),
             *("--num-inference-steps", str(request.unet_calls)),
+            # Else the guardrails would raise so few steps to ten, and the prediction type be measured by further calls.
+            *("--guardrails", "off", "--prediction-type", "epsilon"),
             *("--dtype", recipe.models.dtype, "--device", recipe.models.device),
             *("--output-dir", str(request.directory / "generated")),
             *_cache(recipe),
