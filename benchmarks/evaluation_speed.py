@@ -44,7 +44,7 @@ def make_run(folder: Path, contents: int, styles: int) -> None:
     """A run up to its adapter, which is trained for a few steps: how good it is does not matter here."""
     settings = {
         "world.contents": 60,
-        "world.contents_val": 2 * contents,
+        "world.contents_val": 3 * contents + 8,
         "world.painters": 16 + 4 * styles,
         "world.fill50k": 16,
         "pairs.train": 16,
