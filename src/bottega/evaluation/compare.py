@@ -66,28 +66,28 @@ def compare(
         RequestError: fewer than two methods, no pair in common, or scores that can't be compared.
     """
     named = named or {}
-    given = [*runs, *(run for trainings in named.values() for run in trainings)]
+    given = [*runs]
+    for trainings in named.values():
+        given += trainings
     hashed = all(run.hashed for run in given)
-    if not hashed:
-        runs = [by_ids(run) for run in runs]
-        named = {name: [by_ids(run) for run in trainings] for name, trainings in named.items()}
-    found = methods(runs, named)
-    if len(found) < 2:
-        names = ", ".join(run.name for run in given)
-        raise RequestError(
-            f"a comparison needs two methods, received one: {names} are trainings of one recipe; add a run of another "
-            "recipe, or tell them apart: --method NAME=RUN"
-        )
-    every = [run for method in found for run in method.runs]
+    found = _methods(runs, named, given, hashed)
+    every: list[EvaluatedRun] = []
+    for method in found:
+        every += method.runs
     unavailable = require_comparable(every)
     shared = shared_pairs(every, [row])
-    differences = {method.name: _differences(method, found[0], shared, row, unavailable, level) for method in found[1:]}
+    means: dict[str, ComparedMethod] = {}
+    differences: dict[str, dict[str, ComparedDifference]] = {}
+    for method in found:
+        means[method.name] = _means(method, shared, row, unavailable, level)
+    for method in found[1:]:
+        differences[method.name] = _differences(method, found[0], shared, row, unavailable, level)
     return {
         "row": row,
         "level": level,
         "first": found[0].name,
         "metrics": _metric_records(),
-        "methods": {method.name: _means(method, shared, row, unavailable, level) for method in found},
+        "methods": means,
         "differences": differences,
         "pairs": len(shared.cells),
         "contents": len(shared.contents),
@@ -96,6 +96,29 @@ def compare(
         "unavailable": unavailable,
         "notes": _notes(found, shared, every, hashed),
     }
+
+
+def _methods(
+    runs: Sequence[EvaluatedRun],
+    named: Mapping[str, Sequence[EvaluatedRun]],
+    given: Sequence[EvaluatedRun],
+    hashed: bool,
+) -> list[TrainedMethod]:
+    """The methods, two or more; without hashes of all pictures, pairs are matched by their ids alone."""
+    if not hashed:
+        runs = [by_ids(run) for run in runs]
+        renamed: dict[str, Sequence[EvaluatedRun]] = {}
+        for name, trainings in named.items():
+            renamed[name] = [by_ids(run) for run in trainings]
+        named = renamed
+    found = methods(runs, named)
+    if len(found) < 2:
+        names = ", ".join(run.name for run in given)
+        raise RequestError(
+            f"a comparison needs two methods, received one: {names} are trainings of one recipe; add a run of another "
+            "recipe, or tell them apart: --method NAME=RUN"
+        )
+    return found
 
 
 def write(comparison: ComparisonRecord, directory: Path) -> None:

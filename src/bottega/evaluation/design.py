@@ -17,7 +17,7 @@ from bottega.evaluation.compare import difference as crossed_difference
 from bottega.evaluation.factors import Analysis, Component, FactorEstimate, Floats, Source, Variances
 from bottega.evaluation.metrics import METRICS
 from bottega.evaluation.records import DesignPlanRecord, DesignRecord
-from bottega.evaluation.runs import EvaluatedRun, by_ids, methods, require_comparable, shared_pairs
+from bottega.evaluation.runs import EvaluatedRun, TrainedMethod, by_ids, methods, require_comparable, shared_pairs
 from bottega.evaluation.verdicts import POWER, detectable, figures
 from bottega.runtime.errors import RequestError
 
@@ -49,27 +49,28 @@ def plan(runs: Sequence[EvaluatedRun], wanted: Wanted, rows: tuple[str, str] = (
     Raises:
         RequestError: no such metric, more than two methods, or scores that say nothing about a spread.
     """
-    if wanted.metric not in METRICS:
-        raise RequestError(f"--metric must be one of {', '.join(METRICS)}, received {wanted.metric!r}")
-    if not wanted.difference > 0:
-        raise RequestError(f"--difference must be above 0, received {wanted.difference}")
-    hashed = all(run.hashed for run in runs)
-    found = methods(runs if hashed else [by_ids(run) for run in runs])
-    if len(found) > 2:
-        names = ", ".join(method.name for method in found)
-        raise RequestError(f"a pilot is one method or two, received {len(found)}: {names}; leave some out")
-    every = [run for method in found for run in method.runs]
+    _require_wanted(wanted)
+    found = _pilot_methods(runs)
+    every: list[EvaluatedRun] = []
+    for method in found:
+        every += method.runs
     reason = require_comparable(every).get(wanted.metric)
     if reason is not None:
         raise RequestError(f"{wanted.metric} can't be compared: {reason}")
+
+    # Two rows of one method, or one row of two.
     first, second = found[0], found[-1]
-    of_rows = rows if len(found) == 1 else (rows[0], rows[0])
+    of_rows = (rows[0], rows[0])
+    what = f"{first.name} − {second.name}"
+    if len(found) == 1:
+        of_rows = rows
+        what = f"{rows[0]} − {rows[1]}"
     shared = shared_pairs(every, sorted(set(of_rows)))
     pilot = crossed_difference(first, second, shared, of_rows, wanted.metric, wanted.level)
-    what = f"{of_rows[0]} − {of_rows[1]}" if len(found) == 1 else f"{first.name} − {second.name}"
     if pilot is None or pilot.standard_error is None:
         why = "no pair has both scores" if pilot is None else pilot.no_interval
         raise RequestError(f"the pilot says nothing about the spread of {what} in {wanted.metric}: {why}")
+    tried = (1,) if pilot.seeds == 1 else SEEDS
     return {
         "metric": wanted.metric,
         "of": what,
@@ -78,9 +79,27 @@ def plan(runs: Sequence[EvaluatedRun], wanted: Wanted, rows: tuple[str, str] = (
         "power": wanted.power,
         "pilot": pilot.record(),
         "seen": detectable(pilot, level=wanted.level, power=wanted.power),
-        "designs": [_cheapest(pilot.variances, seeds, wanted) for seeds in ((1,) if pilot.seeds == 1 else SEEDS)],
+        "designs": [_cheapest(pilot.variances, seeds, wanted) for seeds in tried],
         "notes": _notes(pilot),
     }
+
+
+def _require_wanted(wanted: Wanted) -> None:
+    if wanted.metric not in METRICS:
+        raise RequestError(f"--metric must be one of {', '.join(METRICS)}, received {wanted.metric!r}")
+    if not wanted.difference > 0:
+        raise RequestError(f"--difference must be above 0, received {wanted.difference}")
+
+
+def _pilot_methods(runs: Sequence[EvaluatedRun]) -> list[TrainedMethod]:
+    """One method or two; without hashes of all pictures, pairs are matched by their ids alone."""
+    if not all(run.hashed for run in runs):
+        runs = [by_ids(run) for run in runs]
+    found = methods(runs)
+    if len(found) > 2:
+        names = ", ".join(method.name for method in found)
+        raise RequestError(f"a pilot is one method or two, received {len(found)}: {names}; leave some out")
+    return found
 
 
 def would_detect(variances: Variances, contents: int, styles: int, seeds: int, wanted: Wanted) -> float:

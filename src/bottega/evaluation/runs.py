@@ -243,15 +243,10 @@ def shared_pairs(runs: Sequence[EvaluatedRun], rows: Sequence[str]) -> Shared:
     Raises:
         RequestError: a run has no such row, or there is no pair that all have.
     """
-    common: set[Cell] | None = None
+    common = set(runs[0].cells.values())
     for run in runs:
         for row in rows:
-            pairs = {pair_id for (of_row, _), scores in run.scores.items() if of_row == row for pair_id in scores}
-            if not pairs:
-                there = ", ".join(sorted({of_row for of_row, _ in run.scores}))
-                raise RequestError(f"{run.folder} has no scores of the row {row!r}; it has {there}")
-            cells = {run.cells[pair_id] for pair_id in pairs}
-            common = cells if common is None else common & cells
+            common &= _scored_cells(run, row)
     if not common:
         names = ", ".join(run.name for run in runs)
         raise RequestError(
@@ -261,6 +256,18 @@ def shared_pairs(runs: Sequence[EvaluatedRun], rows: Sequence[str]) -> Shared:
     contents = sorted({cell[0] for cell in common})
     styles = sorted({cell[1] for cell in common})
     return Shared(frozenset(common), tuple(contents), tuple(styles))
+
+
+def _scored_cells(run: EvaluatedRun, row: str) -> set[Cell]:
+    """The contents × styles of which a row has a score; RequestError where there is no such row."""
+    cells: set[Cell] = set()
+    for (of_row, _), scores in run.scores.items():
+        if of_row == row:
+            cells.update(run.cells[pair_id] for pair_id in scores)
+    if not cells:
+        there = ", ".join(sorted({of_row for of_row, _ in run.scores}))
+        raise RequestError(f"{run.folder} has no scores of the row {row!r}; it has {there}")
+    return cells
 
 
 def matched_seeds(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
