@@ -337,7 +337,7 @@ CASES: tuple[FieldCase, ...] = (
         "latent_channels 16, the weights have 4",
     ),
     refused("another_text_encoder", another_encoder, "text_encoder_2"),
-    refused("unet_missing", without_unet, "unet/config.json: missing"),
+    refused("unet_missing", without_unet, "sdxl/unet: no weights"),
     taken("decoder_overflows", partial(overflowing, side="decoder.")),
     taken("encoder_overflows", partial(overflowing, side="encoder.")),
     before_the_work("scheduler_edm", EDM, "a model of EDM"),

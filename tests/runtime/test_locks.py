@@ -47,6 +47,8 @@ def run(tmp_path: Path) -> Path:
     """A folder that looks like a run's, with a teacher's folder in it."""
     run = tmp_path / "runs" / "demo"
     (run / "teacher").mkdir(parents=True)
+    (run / "features").mkdir()
+    (run / "features" / "manifest.json").write_text("{}\n")
     (run / "recipe.yaml").write_text("name: demo\n")
     (run / "provenance.json").write_text("{}\n")
     return run

@@ -67,12 +67,13 @@ def style(
     from bottega.data.given import require_file, require_room_for_folder
     from bottega.student import stage
     from bottega.student.config import StudentConfig
-    from bottega.student.store import read_manifest
+    from bottega.student.store import require_features
 
     # All that needs no model is checked before one is loaded, and before a lock is left in somebody's folder.
     models = read_models(recipe, set_, pixart=pixart, clip=clip)
     config = read_section(StudentConfig, "student", recipe, set_)
-    read_manifest(features_dir)
+    _require_one_job(verify_resume, replay)
+    require_features(features_dir)
     require_room_for_folder("--output-dir", output_dir)
     require_file("--replay", replay)
     trainer = _Trainer(

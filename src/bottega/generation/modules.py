@@ -62,6 +62,14 @@ class Modules:
     left_aside: Mapping[str, int] = field(default_factory=dict)
     """Tensors of a single file that belong to no part, by kind."""
 
+    has_random_weights: bool = field(init=False)
+    """Whether this is a model of a rehearsal, by the headers of its files: what it draws is noise."""
+
+    def __post_init__(self) -> None:
+        """Read the headers now: a file may be gone when the first picture is drawn."""
+        files = [self.path] if self.path.is_file() else weight_files(self.path)
+        self.has_random_weights = has_random_weights(files)
+
     @property
     def network(self) -> Any:
         """The denoiser: diffusers' UNet2DConditionModel or PixArtTransformer2DModel."""
@@ -96,11 +104,6 @@ class Modules:
         if self.path.is_file():
             return file_hash(self.path)
         return sha256_json({str(file.relative_to(self.path)): file_hash(file) for file in weight_files(self.path)})
-
-    @cached_property
-    def has_random_weights(self) -> bool:
-        """Whether this is a model of a rehearsal, by the headers of its files: what it draws is noise."""
-        return has_random_weights([self.path] if self.path.is_file() else weight_files(self.path))
 
 
 def load_modules(

@@ -320,11 +320,20 @@ def _places(shards: Iterable[Sequence[str]]) -> dict[str, int]:
     return places
 
 
+def require_features(directory: Path) -> None:
+    """Refuse a folder without a finished cache; nothing is read.
+
+    Raises:
+        MissingError: there is none.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise MissingError(f"there are no features in {directory}; compute them first: bottega features")
+
+
 def read_manifest(directory: Path) -> FeatureManifest:
     """The manifest of a finished cache; raises as `FeatureStore`."""
+    require_features(directory)
     path = directory / MANIFEST
-    if not path.is_file():
-        raise MissingError(f"there are no features in {directory}; compute them first: bottega features")
     manifest = read_record(path, dict[str, object], _FEATURES_AGAIN)
     schema = manifest.get("schema", SCHEMA)
     if schema != SCHEMA:

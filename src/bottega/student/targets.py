@@ -22,9 +22,10 @@ from bottega.runtime.trust import damaged, require
 _ACCEPTED = "FROM best WHERE status = 'ok' AND weight > 0 AND output_path IS NOT NULL"
 _TARGETS = f"""
 SELECT target, pair_id, seed, grade, weight, prompt, split, content_path, content_sha256, style_path, style_sha256,
-       output_path, output_sha256, coalesce(json_extract(parameters, '$.source'), 'sdxl') AS source
+       output_path, output_sha256, {{source}} AS source
 {_ACCEPTED} ORDER BY pair_id, seed
 """
+_SOURCE = "coalesce(json_extract(parameters, '$.source'), 'sdxl')"
 _TARGET_CURE = "delete it and run bottega teach again, which makes it again (bottega run does by itself)"
 _INPUT_CURE = "put it back, or run bottega teach again, which makes the targets of the changed picture again"
 _STYLES = f"SELECT DISTINCT style_path {_ACCEPTED}"
@@ -97,7 +98,7 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
             db = opened.enter_context(closing(connect_read_only(path, opened)))
             db.row_factory = sqlite3.Row
             captions = style_captions(data_root, (row["style_path"] for row in db.execute(_STYLES)))
-            for row in db.execute(_TARGETS):
+            for row in db.execute(_TARGETS.format(source=_source_column(db))):
                 where = f"{path}, target {row['target']}: a path"
                 yield Sample(
                     sample_id=f"{row['pair_id']}_seed{row['seed']}",
@@ -116,6 +117,12 @@ def accepted(teacher_dir: Path, data_root: Path) -> Iterator[Sample]:
                 )
     except sqlite3.DatabaseError as error:
         raise storage_error_of(error, path) from error
+
+
+def _source_column(db: sqlite3.Connection) -> str:
+    """What says who painted a target; nothing in a list that others made, without parameters."""
+    columns = {row["name"] for row in db.execute("PRAGMA table_info(best)")}
+    return _SOURCE if "parameters" in columns else "''"
 
 
 def fill50k(data_root: Path, count: int) -> Iterator[Sample]:
