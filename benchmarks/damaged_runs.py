@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -233,11 +234,11 @@ def up_to_evaluation(found: dict[str, str]) -> dict[str, str]:
 
 def what_was_said(path: Path, said: str, where_named: str, else_: str) -> tuple[str, str]:
     """The outcome, by whether the damaged file was named, and the last line that names it."""
-    naming = [line for line in said.splitlines() if path.name in line]
-    if naming:
-        return where_named, naming[-1][:300]
     lines = said.splitlines()
-    return else_, lines[-1][:300] if lines else ""
+    naming = [line for line in lines if path.name in line]
+    last = (naming or lines or [""])[-1]
+    # Without the folder of this machine: results are kept.
+    return where_named if naming else else_, re.sub(r"\S*/(?=copy-\d+/)", "", last)[:300]
 
 
 def forget_reader(directory: Path, file: str) -> None:
