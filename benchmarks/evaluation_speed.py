@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common import bench
-from common.bench import Arguments, bottega, conclude, run, say
+from common.bench import Arguments, conclude, run, say
 
 from bottega.runtime.threads import processors
 
@@ -40,8 +40,11 @@ class Cost:
     processors: float
 
 
-def make_run(folder: Path, contents: int, styles: int) -> None:
-    """A run up to its adapter, which is trained for a few steps: how good it is does not matter here."""
+def make_run(source: Path, folder: Path, contents: int, styles: int) -> None:
+    """A run up to its adapter, which is trained for a few steps: how good it is does not matter here.
+
+    Made by the sources of before, whose recipe both know.
+    """
     settings = {
         "world.contents": 60,
         "world.contents_val": 3 * contents + 8,
@@ -58,10 +61,11 @@ def make_run(folder: Path, contents: int, styles: int) -> None:
         "student.loop.checkpoint_every": 10,
         "student.loop.validate_every": 10,
     }
-    words = ["run", str(ROOT / "recipes" / "miniature.yaml"), "--until", "student", "--directory", str(folder)]
+    recipe = source.parent / "recipes" / "miniature.yaml"
+    words = ["-m", "bottega", "run", str(recipe), "--until", "student", "--directory", str(folder)]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
-    bottega(*words)
+    run([sys.executable, *words], env={**os.environ, "PYTHONPATH": str(source)}).check_returncode()
 
 
 def sources_of(baseline: str, folder: Path) -> Path:
@@ -69,7 +73,7 @@ def sources_of(baseline: str, folder: Path) -> Path:
     if Path(baseline).is_dir():
         return Path(baseline) / "src"
     archive = folder / "before.tar"
-    bench.run(["git", "archive", "--output", str(archive), baseline, "src"], cwd=ROOT).check_returncode()
+    bench.run(["git", "archive", "--output", str(archive), baseline, "src", "recipes"], cwd=ROOT).check_returncode()
     shutil.unpack_archive(archive, folder / "before", filter="data")
     return folder / "before" / "src"
 
@@ -114,10 +118,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bottega-bench-") as made:
         folder = Path(made)
         directory = asked.run or folder / "run"
+        before = sources_of(asked.baseline, folder)
         if asked.run is None:
             say("making a run with an adapter")
-            make_run(directory, asked.contents, asked.styles)
-        before = sources_of(asked.baseline, folder)
+            make_run(before, directory, asked.contents, asked.styles)
         say(f"evaluating as before ({asked.baseline})")
         theirs = evaluate(before, directory, folder / "theirs", asked.threads)
         say(f"{theirs.clock} s, {theirs.processors} s of the processors; evaluating as now")
