@@ -79,7 +79,7 @@ class Absent:
     """A part that the scripts import and never call."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        raise NotImplementedError("this part of torchvision is not made here")
+        raise RuntimeError("a script calls a part of torchvision that it was seen only to import; add it here")
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def missing(recipe: Recipe, roles: Sequence[str], directory: Path) -> list[str]:
 
 
 def model_cautions(recipe: Recipe, roles: Sequence[str]) -> list[str]:
-    """What a run will do otherwise than its models were made for: no reason to refuse them, and told before any work.
+    """What a run will do otherwise than its models were made for: no reason to refuse them, and named before any work.
 
     Args:
         roles: the models that the run loads.

@@ -137,7 +137,7 @@ def test_each_difference_has_a_verdict_that_its_corrected_interval_bears(summary
             found = gap["corrected"]
             outcomes.add(found["outcome"])
             if found["p_value"] is None:
-                assert found["outcome"] == "not told" and found["low"] is None
+                assert found["outcome"] == "not known" and found["low"] is None
                 continue
             assert found["family"] == len(told) and found["level"] >= CONFIG.level
             assert (found["low"] > 0 or found["high"] < 0) == (found["outcome"] in ("better", "worse"))

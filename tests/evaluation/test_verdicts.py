@@ -94,7 +94,7 @@ def test_a_metric_without_a_good_direction_differs_and_one_without_an_interval_i
     found = corrected({"n": of_t(9.0), "equal": crossed_seeds_mean(one)}, {"n": "neither", "equal": "higher"})
     assert found["n"].outcome == "differs"
     assert found["n"].family == 1
-    assert found["equal"].verdict.startswith("not told: all scores are equal")
+    assert found["equal"].verdict.startswith("not known: all scores are equal")
     assert found["equal"].record()["p_value"] is None
 
 

@@ -230,7 +230,8 @@ def test_a_comparison_shows_every_method_its_difference_and_what_was_not_compare
             assert f"{figure(score['value'])} {between(score['low'], score['high']) or 'no interval'}" in reader.text
     gap = record["differences"]["<theirs>"]["palette"]
     assert (
-        gap["corrected"]["outcome"] in ("worse", "not told") and f"+{figure(gap['difference']['value'])}" in reader.text
+        gap["corrected"]["outcome"] in ("worse", "not known")
+        and f"+{figure(gap['difference']['value'])}" in reader.text
     )
     for name, why in record["unavailable"].items():
         assert f"{name}: {why}" in reader.text

@@ -112,7 +112,7 @@ def _require_same(path: Path, plan: AblationPlan, evaluation: EvaluationConfig) 
     """Record what all trainings and evaluations have in common; FingerprintError where it was something else."""
     now: dict[str, object] = {**plan.common(), "evaluation": evaluation.settings()}
     if path.is_file():
-        before = read_record(path, dict[str, object], "delete the folder, and the ablation begins anew")
+        before = read_record(path, dict[str, object], "delete the folder, and the ablation begins again")
         differing = changes(before, now)
         if differing:
             raise FingerprintError(

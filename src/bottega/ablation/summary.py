@@ -44,7 +44,7 @@ _VERDICTS: Mapping[str, Verdict] = {
     "worse": "worse",
     "differs": "different",
     "inconclusive": "inconclusive",
-    "not told": "inconclusive",
+    "not known": "inconclusive",
 }
 
 Cube = npt.NDArray[np.float64]  # [C, S, T]

@@ -60,7 +60,7 @@ class BootstrapEstimate:
 
     Attributes:
         value: the mean.
-        low, high: its interval; None where it can't be told.
+        low, high: its interval; None where it is not known.
         no_interval: why it can't; empty where it can.
         draws: resampled matrices that the interval was made of; 0 without one, and where it is of random effects.
         n: cells with a score.

@@ -15,7 +15,7 @@ Pays = Literal["yes", "no", "can't be seen"]
 class CheckpointCell(TypedDict):
     """A mean over contents × styles with its interval.
 
-    `low` and `high` are None where no interval can be told, and `no_interval` says why; else that is empty.
+    `low` and `high` are None where there is no interval, and `no_interval` says why; else that is empty.
     """
 
     value: float

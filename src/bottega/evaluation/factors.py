@@ -50,7 +50,7 @@ KEPT = 0.5
 FEW = 4.0
 """Degrees of freedom up to which a note says that the interval is wide: t is 2.8 there and 12.7 at 1, not 2."""
 
-_LEAST_P = 1e-12  # below it 1 - p is hardly told from 1
+_LEAST_P = 1e-12  # below it 1 - p is hardly distinguished from 1
 
 FACTORS = ("content", "style", "seed")
 _ONE = ("this one content", "this one style", "this one training")
@@ -79,7 +79,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Variances:
-    """The model's variances; None where they can't be told, as each one of a factor that has a single level.
+    """The model's variances; None where they are not known, as each one of a factor that has a single level.
 
     `residual` is that of the term of all factors that have several: it holds what a second picture of the same content,
     style and training would add, and with one training what differs by content and style.
@@ -112,7 +112,7 @@ class FactorEstimate:
 
     Attributes:
         value: the mean.
-        low, high: its interval; None where it can't be told.
+        low, high: its interval; None where it is not known.
         no_interval: why it can't; empty where it can.
         level: nominal coverage of the interval, a share.
         n: scores that the numbers were made of.

@@ -46,7 +46,7 @@ class PairListRecord(TypedDict):
 class EstimateRecord(TypedDict):
     """A mean with its interval, see `bootstrap.BootstrapEstimate`.
 
-    `low` and `high` are None where no interval can be told, and `no_interval` says why; else that is empty.
+    `low` and `high` are None where there is no interval, and `no_interval` says why; else that is empty.
     """
 
     value: float
@@ -63,7 +63,7 @@ class CorrectedRecord(TypedDict):
     """A difference as one of a family of tests, see `verdicts.Corrected`.
 
     `low` and `high` have the coverage `level`, which is that of Holm's step; `p_value` is Holm's. `outcome` is that of
-    the first method: better, worse, differs, inconclusive, not told. `detectable`: the smallest difference that the
+    the first method: better, worse, differs, inconclusive, not known. `detectable`: the smallest difference that the
     design shows with the power `power`.
     """
 
@@ -100,7 +100,7 @@ class ComponentRecord(TypedDict):
 
 
 class VariancesRecord(TypedDict):
-    """How much each factor makes scores differ, see `factors.Variances`; None where it can't be told."""
+    """How much each factor makes scores differ, see `factors.Variances`; None where it is not known."""
 
     content: ComponentRecord | None
     style: ComponentRecord | None
@@ -114,7 +114,7 @@ class VariancesRecord(TypedDict):
 class FactorRecord(TypedDict):
     """A mean of contents × styles × training seeds with its interval, see `factors.FactorEstimate`.
 
-    `low`, `high`, `standard_error`, `degrees_of_freedom` and `p_value` are None where no interval can be told, and
+    `low`, `high`, `standard_error`, `degrees_of_freedom` and `p_value` are None where there is no interval, and
     `no_interval` says why. `note` says what the interval leaves out, or why it is wide.
     """
 

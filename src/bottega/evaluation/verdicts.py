@@ -21,7 +21,7 @@ from bottega.evaluation.records import CorrectedRecord
 from bottega.evaluation.t_distribution import quantile
 
 Direction = Literal["higher", "lower", "neither"]
-Outcome = Literal["better", "worse", "differs", "inconclusive", "not told"]
+Outcome = Literal["better", "worse", "differs", "inconclusive", "not known"]
 
 POWER = 0.8
 """Share of repetitions in which a difference of the detectable size would be seen; what study designs usually take."""
@@ -34,11 +34,11 @@ class Corrected:
     Attributes:
         estimate: the difference, first minus second.
         level: coverage of the interval: that of the step at which Holm's procedure tests this difference.
-        low, high: the interval at that level; None where it can't be told.
-        p_value: Holm's, to be compared with 1 minus the family's level; None where it can't be told.
+        low, high: the interval at that level; None where it is not known.
+        p_value: Holm's, to be compared with 1 minus the family's level; None where it is not known.
         family: how many differences were tested together.
         outcome: of the first method. "differs" is for a metric without a good direction.
-        detectable: the smallest difference that the design shows with the power `POWER`; None where it can't be told.
+        detectable: the smallest difference that the design shows with the power `POWER`; None where it is not known.
     """
 
     estimate: FactorEstimate
@@ -53,8 +53,8 @@ class Corrected:
     @property
     def verdict(self) -> str:
         """The outcome in words, with what an inconclusive one can't exclude."""
-        if self.outcome == "not told":
-            return f"not told: {self.estimate.no_interval}"
+        if self.outcome == "not known":
+            return f"not known: {self.estimate.no_interval}"
         if self.outcome == "inconclusive" and self.detectable is not None:
             return f"inconclusive: differences below {figures(self.detectable)} cannot be seen with this design"
         return self.outcome
@@ -144,7 +144,7 @@ def _judged(
     estimate: FactorEstimate, better: Direction, step: _HolmStep | None, level: float, family: int
 ) -> Corrected:
     if step is None:
-        return Corrected(estimate, level, None, None, None, family, "not told", None)
+        return Corrected(estimate, level, None, None, None, family, "not known", None)
     at = 1 - step.miss
     interval = estimate.interval(at)
     low, high = interval if interval is not None else (None, None)

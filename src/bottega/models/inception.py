@@ -106,8 +106,8 @@ def _variant_of(file: Path) -> InceptionVariant:
     if any(name.startswith("AuxLogits1.") for name in names):
         return "art"
     raise RequestError(
-        f"{file}: an Inception is told by fc.weight (FID's) or AuxLogits1… (ArtFID's), and it holds neither; convert "
-        f"the whole published file, such as {wanted('art inception')}"
+        f"{file}: an Inception is recognised by fc.weight (FID's) or AuxLogits1… (ArtFID's), and it holds neither; "
+        f"convert the whole published file, such as {wanted('art inception')}"
     )
 
 

@@ -333,9 +333,9 @@ def _table_file(ablation: Ablation, lines: Sequence[VariantLine]) -> TableFile:
     for row in ablation.rows:
         for kind, scores in (("value", row.metrics), ("minus the baseline", row.differences)):
             for name, score in scores.items():
-                told = [score.value, score.low, score.high, score.n, score.contents, score.styles, score.seeds]
+                numbers = [score.value, score.low, score.high, score.n, score.contents, score.styles, score.seeds]
                 verdict = score.verdict if isinstance(score, VariantDifference) else ""
-                values.append([row.name, row.factor, row.level, kind, name, *told, verdict])
+                values.append([row.name, row.factor, row.level, kind, name, *numbers, verdict])
     heads: list[str] = []
     for name in ablation.shown:
         metric = ablation.metrics[name]

@@ -100,8 +100,8 @@ def table_file(table: CheckpointTable) -> TableFile:
     for row in record["rows"]:
         for kind, cells_of in (("value", row["metrics"]), ("the best minus it", row["behind"])):
             for name, cell in cells_of.items():
-                told = [cell["value"], cell["low"], cell["high"], cell["n"], cell["contents"], cell["styles"]]
-                values.append([row["step"], kind, name, *told, row["sha256"]])
+                numbers = [cell["value"], cell["low"], cell["high"], cell["n"], cell["contents"], cell["styles"]]
+                values.append([row["step"], kind, name, *numbers, row["sha256"]])
     return TableFile(
         "checkpoints",
         f"Checkpoints on {record['pairs']} pairs of the split {record['split']}. {' '.join(record['sentences'])}",

@@ -137,13 +137,13 @@ def _table_file(record: ComparisonRecord, lines: Sequence[ComparedLine]) -> Tabl
     values: list[list[str | float | int | None]] = []
     for name, method in record["methods"].items():
         for metric, score in method["metrics"].items():
-            told = [score["value"], score["low"], score["high"], score["n"], score["seeds"]]
-            values.append([name, "value", metric, *told, ""])
+            numbers = [score["value"], score["low"], score["high"], score["n"], score["seeds"]]
+            values.append([name, "value", metric, *numbers, ""])
     for name, gaps in record["differences"].items():
         for metric, gap in gaps.items():
             corrected, size = gap["corrected"], gap["difference"]
-            told = [size["value"], corrected["low"], corrected["high"], size["n"], size["seeds"]]
-            values.append([name, f"minus {record['first']}", metric, *told, corrected["outcome"]])
+            numbers = [size["value"], corrected["low"], corrected["high"], size["n"], size["seeds"]]
+            values.append([name, f"minus {record['first']}", metric, *numbers, corrected["outcome"]])
     heads = [f"{m['title']} {_ARROWS.get(m['better'], ('', ''))[0]} ({m['unit']})" for m in record["metrics"].values()]
     return TableFile(
         "comparison",

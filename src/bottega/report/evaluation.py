@@ -16,7 +16,7 @@ MEASURED = "measured"
 class CorrectedDifference:
     """A difference as one of `family` that were tested together: its interval has the level of its own step.
 
-    outcome: `better`, `worse`, `differs`, `inconclusive` or `not told`. detectable: a smaller one can't be seen.
+    outcome: `better`, `worse`, `differs`, `inconclusive` or `not known`. detectable: a smaller one can't be seen.
     """
 
     outcome: str

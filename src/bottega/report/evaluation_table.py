@@ -394,8 +394,8 @@ def _differences_file(table: EvaluationTable) -> TableFile:
     for key, scores in summary.differences.items():
         for name, score in scores.items():
             if name in summary.metrics:
-                told = Score(**{**vars(score), "status": MEASURED})
-                values.append(_values_of(f"student minus {key}", name, summary.metrics[name], told))
+                numbers = Score(**{**vars(score), "status": MEASURED})
+                values.append(_values_of(f"student minus {key}", name, summary.metrics[name], numbers))
     caption = "The student minus each other method, on the same pairs."
     return TableFile("differences", caption, ["student minus", *_heads(table)], rows, _VALUE_FIELDS, values)
 
@@ -416,5 +416,5 @@ def _heads(table: EvaluationTable) -> list[str]:
 
 
 def _values_of(key: str, name: str, metric: MetricInfo, score: Score) -> list[str | float | int | None]:
-    told = [score.value, score.low, score.high, score.n, score.contents, score.styles]
-    return [key, name, metric.unit, metric.better, *told, score.status]
+    numbers = [score.value, score.low, score.high, score.n, score.contents, score.styles]
+    return [key, name, metric.unit, metric.better, *numbers, score.status]

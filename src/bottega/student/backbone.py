@@ -124,7 +124,7 @@ class Backbone:
 
     @torch.no_grad()
     def prolonged(self, state: Prefix, blocks: int) -> Prefix:
-        """A prefix that goes on from `state` up to block `blocks`: what `prefix` with so many blocks gives."""
+        """A prefix continued from `state` up to block `blocks`: what `prefix` with so many blocks gives."""
         return self._run_blocks(state, blocks)
 
     def suffix(
