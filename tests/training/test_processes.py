@@ -174,6 +174,14 @@ def test_more_processes_than_parts_are_refused_with_the_cure() -> None:
         Processes(1, 4).require(3, "student.accumulation")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are read from /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_thread_of_the_group_is_left_after_the_block(out: Path, rank: int) -> None:
+    # One that is left may free its last message while Python shuts down, and that aborts the process.
+    threads = read_json(out / f"threads_{rank}.json")
+    assert threads and not [name for name in threads if "gloo" in name]
+
+
 def test_one_device_for_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RequestError, match=r"the device cuda:1 is one for all; use auto"), joined("cuda:1"):

@@ -1,6 +1,7 @@
 """What two processes of `accelerate launch` do for test_processes.py: `together.py OUT [CASE …]`.
 
-Each process writes what became of each case to OUT/<case>/outcome_<rank>.json.
+Each process writes what became of each case to OUT/<case>/outcome_<rank>.json, and the threads that it has after all of
+them to OUT/threads_<rank>.json.
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ def main() -> None:
             except (BottegaError, ValueError) as error:
                 work_done |= {"error": type(error).__name__, "text": str(error)}
             (out / case / f"outcome_{processes.rank}.json").write_text(json.dumps(work_done))
+    threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    (out / f"threads_{processes.rank}.json").write_text(json.dumps(threads))
 
 
 if __name__ == "__main__":

@@ -216,6 +216,10 @@ def joined(device: str) -> Iterator[Processes]:
             f"several processes need a device each, the device {device} is one for all; use auto, cuda or cpu"
         )
     die_with_parent()  # a launcher that is killed leaves its processes behind, each waiting for the others
+    # Before there is a group: this module's functions have the group of that moment as a default argument. torch's
+    # optimizers import it, and then the group outlives its end; a thread of gloo that frees the last message while
+    # Python shuts down aborts the process (one launch in 90, "terminate called without an active exception").
+    import torch.distributed.nn.functional  # noqa: F401
     from accelerate import PartialState
 
     from bottega.models.loading import choose_device
