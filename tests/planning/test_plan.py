@@ -49,6 +49,19 @@ def test_operations_and_bytes_of_two_layers_are_those_of_the_closed_form() -> No
     assert cost.largest == 4 * 8 * 256
 
 
+def test_a_convolution_on_the_cpu_copies_the_larger_of_what_it_reads_and_writes() -> None:
+    with torch.device("meta"):
+        layer = nn.Conv2d(3, 8, 3, padding=1)
+
+    def run() -> object:
+        with torch.no_grad(), torch.device("meta"):
+            return layer(torch.empty(2, 3, 16, 16))
+
+    cost = cost_of(run, [layer])
+    assert cost.held == 4 * 2 * (3 + 8) * 16 * 16
+    assert cost.on_cpu == cost.held + 4 * 2 * 8 * 16 * 16
+
+
 def test_attention_holds_no_matrix_of_all_pairs() -> None:
     def run() -> object:
         with torch.no_grad(), torch.device("meta"):

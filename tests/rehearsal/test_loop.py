@@ -10,6 +10,7 @@ from bottega.cli.main import main
 from bottega.rehearsal.records import RehearsalResult, StepResult
 from bottega.rehearsal.walk import RESULT
 from bottega.runtime.files import read_json
+from bottega.student.export import read_header
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sdxl_pixart.yaml"
 MODELS = "sdxl,ip_adapter,pixart,clip,structure_encoder,lora"
@@ -73,3 +74,7 @@ def test_memory_disk_and_rates_are_measured_beside_the_forecast(walked: Path) ->
     assert found["train_step_seconds"] is not None
     assert any("200000 targets" in line for line in found["growth"])
     assert "no results" in found["noise"]
+
+
+def test_the_adapter_says_that_it_was_trained_on_random_weights(walked: Path) -> None:
+    assert read_header(walked / "training" / "adapter.safetensors").get("random_weights") == ["pixart", "clip"]

@@ -396,9 +396,13 @@ class StyleEngine:
             model=str(self.models.pixart),
             model_sha256=sha256_json(self.header["model_hashes"]),
             image_sha256="" if request.content is None else sha256_file(request.content),
-            findings=(RANDOM_WEIGHTS,) if rehearsed_roles(self.models, ("pixart", "clip")) else (),
+            findings=(RANDOM_WEIGHTS,) if self._is_rehearsal() else (),
             style=use,
         )
+
+    def _is_rehearsal(self) -> bool:
+        """Whether any of the weights are random: of the models, or of those that the adapter was trained on."""
+        return bool(self.header.get("random_weights") or rehearsed_roles(self.models, ("pixart", "clip")))
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

@@ -26,12 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 class Cost:
     """Of one pass.
 
-    flops: floating-point operations. held: bytes that are alive at the worst moment, without the weights. largest: the
-    most bytes that one operation makes.
+    flops: floating-point operations. held: bytes that are alive at the worst moment, without the weights. on_cpu: the
+    same with the copy that a convolution on the CPU makes, for it computes in a layout of its own. largest: the most
+    bytes that one operation makes.
     """
 
     flops: float = 0.0
     held: int = 0
+    on_cpu: int = 0
     largest: int = 0
 
 
@@ -47,7 +49,7 @@ def cost_of(run: Callable[[], object], networks: Iterable[nn.Module]) -> Cost:
     counter = FlopCounterMode(display=False)
     with counter, alive, attention:
         run()
-    return Cost(float(counter.get_total_flops() + attention.flops), alive.peak, alive.largest)
+    return Cost(float(counter.get_total_flops() + attention.flops), alive.peak, alive.peak_on_cpu, alive.largest)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,6 +58,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
+        self.peak_on_cpu = 0
         self.largest = 0
         self._now = 0
         self._known: dict[int, object] = {}
@@ -71,6 +74,10 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 self._add(value.untyped_storage())
+        copied = 0
+        if func is torch.ops.aten.convolution.default:
+            copied = max(args[0].nbytes, result.nbytes)
+        self.peak_on_cpu = max(self.peak_on_cpu, self._now + copied)
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:

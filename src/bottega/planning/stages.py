@@ -16,6 +16,7 @@ from bottega.planning import passes
 from bottega.planning.networks import WIDTH, PlannedNetworks, whole
 
 if TYPE_CHECKING:
+    from bottega.planning.costs import Cost
     from bottega.recipe import Recipe
 
 MIB = 1024 * 1024
@@ -45,6 +46,9 @@ worst moment, as counted."""
 
 _ADAM = 4
 """Numbers of float32 for each trained parameter: itself, its gradient and AdamW's two moments."""
+
+_WRITTEN = 3
+"""Of these, what a checkpoint holds: all but the gradient."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,8 @@ class Forecaster:
         while_denoising = painting | judge if low_vram else painting | encoders | judge
         kept = KEPT_HEAP if self.device == "cpu" else 1.0
         moments = [
-            _Moment(painting | encoders | judge, round(kept * encode.held) + upcast),
-            _Moment(while_denoising, round(kept * (unet.held + decode.held))),
+            _Moment(painting | encoders | judge, round(kept * self._held(encode)) + upcast),
+            _Moment(while_denoising, round(kept * (self._held(unet) + self._held(decode)))),
         ]
         calls = int(config.steps * config.strength)
         name = "teacher: low vram" if low_vram else "teacher"
@@ -192,14 +196,15 @@ class Forecaster:
         side = self._side()
         encode = passes.encode_pass(self.networks, "pixart_vae", batch, side)
         moments = [
-            _Moment(self._weights("float32", "pixart_vae"), encode.held),
+            _Moment(self._weights("float32", "pixart_vae"), self._held(encode)),
             self._text_moment(batch),
             _Moment(self._weights("float32", "clip")),
         ]
         flops = 2 * encode.flops / batch
         flops += passes.text_flops(self.networks) + 2 * passes.image_flops(self.networks, "clip")
         host = max(moments, key=lambda moment: moment.total).weights
-        option = f"features.batch_size: 1 encodes in {_gb(encode.held // batch)} GB instead of {_gb(encode.held)} GB"
+        held = self._held(encode)
+        option = f"features.batch_size: 1 encodes in {_gb(held // batch)} GB instead of {_gb(held)} GB"
         return self._stage("features", moments, host=host, options=(option,), flops=flops)
 
     def _text_moment(self, captions: int) -> _Moment:
@@ -209,15 +214,30 @@ class Forecaster:
         held = captions * self.recipe.features.text_tokens * width * WIDTH[self.dtype]
         return _Moment(self._weights(self.dtype, "t5"), held)
 
-    def student(self, *, checkpointed: bool = False) -> StageForecast:
-        """Training the adapter, with or without gradient checkpointing, with its sample pictures."""
+    def student(self, *, checkpointed: bool = False, samples: bool | None = None) -> StageForecast:
+        """Training the adapter.
+
+        Args:
+            checkpointed: with gradient checkpointing.
+            samples: whether it draws sample pictures; None: as the recipe says.
+        """
         cost = self._training
         chosen = cost.checkpointed if checkpointed else cost.plain
         trained = self._weights(self.dtype, "transformer") | {"adapter and AdamW": _ADAM * 4 * cost.parameters}
-        moments = [_Moment(trained, chosen.held)]
-        if self.recipe.student.validation.samples:
+        step = self._held(chosen)
+        kept = 0
+        if self.device == "cpu":
+            # On the CPU a checkpoint is written from a copy of the adapter with AdamW's moments. That, and what a step
+            # holds, are blocks of less than 32 MB, which glibc keeps when they are freed: at full size 0.4 GB were
+            # still there when the sample pictures were decoded.
+            step += _WRITTEN * 4 * cost.parameters
+            kept = step
+        moments = [_Moment(trained, step)]
+        if samples is None:
+            samples = self.recipe.student.validation.samples > 0
+        if samples:
             decode = passes.decode_pass(self.networks, "pixart_vae", self._side(), "float32")
-            moments.append(_Moment(trained | self._weights("float32", "pixart_vae"), decode.held))
+            moments.append(_Moment(trained | self._weights("float32", "pixart_vae"), kept + self._held(decode)))
         saved = _gb(cost.plain.held - cost.checkpointed.held)
         option = f"student.gradient_checkpointing: on: {saved} GB less, and the adapted blocks run twice"
         samples = self.recipe.student.batch_size * self.recipe.student.accumulation
@@ -237,7 +257,7 @@ class Forecaster:
         drawing = self._weights(self.dtype, "transformer") | self._weights("float32", "pixart_vae", "clip")
         drawing["adapter"] = 4 * self._training.parameters
         decode = passes.decode_pass(self.networks, "pixart_vae", self._side(), "float32")
-        return [self._text_moment(2), _Moment(drawing, decode.held)]
+        return [self._text_moment(2), _Moment(drawing, self._held(decode))]
 
     def generate(self, side: int = 768) -> StageForecast:
         """SDXL alone, by a prompt, at S pixels."""
@@ -245,7 +265,7 @@ class Forecaster:
         unet = passes.unet_pass(self.networks, 1, side, self.dtype)
         decode = passes.decode_pass(self.networks, "sdxl_vae", side, self.dtype)
         options = () if self.device == "cpu" else ("--offload: only the network that computes is on the GPU",)
-        moments = [_Moment(weights, unet.held), _Moment(weights, decode.held)]
+        moments = [_Moment(weights, self._held(unet)), _Moment(weights, self._held(decode))]
         return self._stage("generate", moments, host=weights, options=options)
 
     def evaluation(self) -> StageForecast:
@@ -259,7 +279,7 @@ class Forecaster:
             encode = passes.encode_pass(self.networks, "sdxl_vae", 1, self.recipe.teacher.size)
             kept = KEPT_HEAP if self.device == "cpu" else 1.0
             upcast = self.networks.bytes("sdxl_vae", "float32")
-            held = round(kept * max(unet.held, encode.held)) + upcast
+            held = round(kept * max(self._held(unet), self._held(encode))) + upcast
             moments.append(_Moment(painting | encoders, held))
         judges = [role for role in ("clip", "structure_encoder") if self.networks.names(role)]
         moments.append(_Moment(self._weights("float32", *judges)))
@@ -274,6 +294,10 @@ class Forecaster:
         return min(counts)
 
     # --- adding up ------------------------------------------------------------------------------------------------
+
+    def _held(self, cost: Cost) -> int:
+        """Bytes that a pass holds on this device."""
+        return cost.on_cpu if self.device == "cpu" else cost.held
 
     def _weights(self, dtype: str, *names: str) -> dict[str, int]:
         return {name: self.networks.bytes(name, dtype) for name in names}

@@ -37,6 +37,8 @@ def forecast_steps(recipe: Recipe, whole: Recipe, has_gpu: bool) -> tuple[dict[s
     forecaster = Forecaster(recipe, "cuda" if has_gpu else "cpu")
     stages = forecaster.all()
     stages["teacher: two at once"] = forecaster.teacher(batch=2)
+    # This step draws no sample pictures.
+    stages["student: checkpointing"] = forecaster.student(checkpointed=True, samples=False)
     if has_gpu:
         stages["teacher: low vram"] = forecaster.teacher(low_vram=True)
         for dtype in ("bfloat16", "float16"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.report.evaluation import MEASURED, MetricInfo, Score
-from bottega.report.evaluation_table import TableCell
+from bottega.report.evaluation_table import JudgedCell, TableCell
 from bottega.report.format import UNKNOWN, as_text, between, duration, figure
 from bottega.report.sheets import Thumbnails
 from bottega.report.tables import TableFile, write_tables
@@ -108,15 +108,6 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class VariantCell(TableCell):
-    """A variant's value, and its difference to the baseline with a verdict in words."""
-
-    difference: str = ""
-    verdict: str = ""
-    tone: str = ""
-
-
-@dataclass(frozen=True)
 class VariantLine:
     """A variant's row of the table."""
 
@@ -124,7 +115,7 @@ class VariantLine:
     settings: str
     is_baseline: bool
     unavailable: str
-    cells: list[VariantCell]
+    cells: list[JudgedCell]
     parameters: str
     time: str
 
@@ -183,18 +174,18 @@ def _line(row: VariantRow, ablation: Ablation) -> VariantLine:
     )
 
 
-def _cell(score: VariantScore | None, gap: VariantDifference | None) -> VariantCell:
+def _cell(score: VariantScore | None, gap: VariantDifference | None) -> JudgedCell:
     if score is None or score.value is None:
-        return VariantCell(UNKNOWN)
+        return JudgedCell(UNKNOWN)
     title = f"n = {score.n}: {score.contents} contents × {score.styles} styles × {score.seeds} seeds"
     title += f"; no interval: {score.no_interval}" if score.no_interval else ""
     value, ends = figure(score.value), between(score.low, score.high) or "no interval"
     if gap is None or gap.value is None:
-        return VariantCell(value, ends, title=title)
+        return JudgedCell(value, ends, title=title)
     sign = "+" if gap.value > 0 else ""
     difference = f"{sign}{figure(gap.value)} {between(gap.low, gap.high) or 'no interval'}"
     tone = gap.verdict if gap.verdict in ("better", "worse") else ""
-    return VariantCell(value, ends, title=title, difference=difference, verdict=_verdict(gap), tone=tone)
+    return JudgedCell(value, ends, title=title, difference=difference, verdict=_verdict(gap), tone=tone)
 
 
 def _verdict(gap: VariantDifference) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bottega.evaluation.records import ComparedDifference, ComparisonRecord, FactorRecord
-from bottega.report.evaluation_table import TableCell
+from bottega.report.evaluation_table import JudgedCell
 from bottega.report.format import UNKNOWN, between, figure
 from bottega.report.tables import TableFile, write_tables
 from bottega.runtime.files import read_json, write_text
@@ -21,22 +21,13 @@ _ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is bet
 
 
 @dataclass(frozen=True)
-class ComparedCell(TableCell):
-    """A method's value, and its difference to the first method with what is said of it."""
-
-    difference: str = ""
-    verdict: str = ""
-    tone: str = ""
-
-
-@dataclass(frozen=True)
 class ComparedLine:
     """A method's row. trainings: how many, and the seeds."""
 
     title: str
     trainings: str
     is_first: bool
-    cells: list[ComparedCell]
+    cells: list[JudgedCell]
 
 
 def is_comparison(directory: Path) -> bool:
@@ -76,21 +67,21 @@ def _line(name: str, record: ComparisonRecord) -> ComparedLine:
     return ComparedLine(name, trainings, name == record["first"], cells)
 
 
-def _cell(score: FactorRecord | None, gap: ComparedDifference | None) -> ComparedCell:
+def _cell(score: FactorRecord | None, gap: ComparedDifference | None) -> JudgedCell:
     if score is None:
-        return ComparedCell(UNKNOWN)
+        return JudgedCell(UNKNOWN)
     title = f"n = {score['n']}: {score['contents']} contents × {score['styles']} styles × {score['seeds']} seeds"
     title += f"; {score['no_interval'] or score['note']}" if score["no_interval"] or score["note"] else ""
     value, ends = figure(score["value"]), between(score["low"], score["high"]) or "no interval"
     if gap is None:
-        return ComparedCell(value, ends, title=title)
+        return JudgedCell(value, ends, title=title)
     corrected = gap["corrected"]
     size = gap["difference"]["value"]
     difference = (
         f"{'+' if size > 0 else ''}{figure(size)} {between(corrected['low'], corrected['high']) or 'no interval'}"
     )
     tone = corrected["outcome"] if corrected["outcome"] in ("better", "worse") else ""
-    return ComparedCell(value, ends, title=title, difference=difference, verdict=_verdict(gap), tone=tone)
+    return JudgedCell(value, ends, title=title, difference=difference, verdict=_verdict(gap), tone=tone)
 
 
 def _verdict(gap: ComparedDifference) -> str:

@@ -46,6 +46,15 @@ class TableCell:
 
 
 @dataclass(frozen=True)
+class JudgedCell(TableCell):
+    """A value with its difference to the baseline, and what is said of that in a word and as better or worse."""
+
+    difference: str = ""
+    verdict: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
 class TableRow:
     """A method's row. unavailable: why it has no number at all."""
 

@@ -86,6 +86,7 @@ class TrainingFacts(TypedDict, total=False):
     validated, with `sampler` and `start` (the first timestep). prediction_type: of the transformer. pixels_per_cell:
     of its latents. text_tokens: of a caption at most. steps: of training. recipe_sha256: of all settings. sources:
     how many of the targets each source painted; drawn truths of the `oracle` must not be taken for a network's.
+    random_weights: the models that were a rehearsal's, absent where none was: such an adapter has learned nothing.
     """
 
     models: ModelNames
@@ -97,6 +98,7 @@ class TrainingFacts(TypedDict, total=False):
     steps: int
     recipe_sha256: str
     sources: dict[str, int]
+    random_weights: list[str]
 
 
 class ActivationFacts(TypedDict):

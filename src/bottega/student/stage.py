@@ -225,10 +225,11 @@ def replay(config: StudentConfig, file: Path, *, features_dir: Path, models: Mod
 
 def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsConfig, steps: int) -> TrainingFacts:
     """What the adapter's header says of its training."""
+    from bottega.models.rehearsal.marker import rehearsed_roles
     from bottega.student.export import SAMPLER
 
     sampling = config.sampling.model_dump(mode="json")
-    return {
+    facts: TrainingFacts = {
         "models": {"pixart": _portable(models.pixart), "clip": _portable(models.clip)},
         "model_hashes": work.model_hashes,
         "sampling": {"sampler": SAMPLER, "start": work.trajectory.start, **sampling},
@@ -239,6 +240,10 @@ def training_facts(config: StudentConfig, work: StyleWorkload, models: ModelsCon
         "recipe_sha256": sha256_json({"sampling": sampling, "run": work.fingerprint}),
         "sources": dict(Counter(row.get("source", "unknown") for row in work.streams["main"])),
     }
+    random_roles = rehearsed_roles(models, ("pixart", "clip"))
+    if random_roles:
+        facts["random_weights"] = random_roles
+    return facts
 
 
 def _portable(name: str | None) -> str | None:
