@@ -382,6 +382,14 @@ def test_the_work_is_shared_by_the_runs_threads_and_never_on_a_gpu_or_beyond_the
     assert share_work(960, [], "cpu") is None
 
 
+def test_workers_have_their_threads_in_the_environment_and_this_process_its_own_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert list(in_order(Workers(1, 3), os.getenv, ["OMP_NUM_THREADS"])) == ["3"]
+    assert os.environ["OMP_NUM_THREADS"] == "8"
+
+
 def test_a_killed_process_of_the_pool_is_told_with_its_cure() -> None:
     with pytest.raises(WorkError, match="OMP_NUM_THREADS=1"):
         list(in_order(Workers(2, 1), os._exit, [1, 1]))

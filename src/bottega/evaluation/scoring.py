@@ -26,6 +26,7 @@ from bottega.evaluation.colour import palette, palette_distance
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.controls import MADE_FROM, ROWS, control_picture
 from bottega.evaluation.grid import Grid
+from bottega.evaluation.judges import JudgeFacts, judge_facts
 from bottega.evaluation.metrics import (
     Labels,
     cosine,
@@ -34,7 +35,7 @@ from bottega.evaluation.metrics import (
     structure_distance,
     text_scores,
 )
-from bottega.evaluation.networks import Networks, load_networks, style_embeddings
+from bottega.evaluation.networks import FoundNetworks, Networks, load_networks, style_embeddings
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
 from bottega.evaluation.workers import Workers, in_order
@@ -56,6 +57,9 @@ METRICS_VERSION = 1
 """Raise it when a metric changes its meaning: records of another version are measured again."""
 
 CLIP = "clip"  # under which CLIP's embedding of a picture is kept: two metrics read it
+
+IMPORTS = ("bottega.evaluation.judge_imports",)
+"""What a server imports for all workers that measure."""
 
 _CHUNK = 16  # pairs measured together
 _SHARED = 512  # features kept of contents and styles, which many pairs share: about 85 pictures' six features
@@ -110,7 +114,7 @@ def measure_all(
     files: Mapping[str, Mapping[str, Path]],
     config: EvaluationConfig,
     sources: Sources,
-    networks: Networks,
+    networks: FoundNetworks,
     kept: Path,
     made_from: Mapping[str, int] = MADE_FROM,
     workers: Workers | None = None,
@@ -124,8 +128,8 @@ def measure_all(
         files: for each drawn row the picture file of each pair id that has one.
         config: the rows, and what counts as an object.
         sources: contents, styles, label maps and drawn truths.
-        networks: those that judge; an absent one leaves its metrics out. With `workers` only their identities are
-            read, and each process loads them for itself.
+        networks: those that judge, loaded; an absent one leaves its metrics out. With `workers`, which load them for
+            themselves, they need not be.
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
         made_from: for a row the number of the drawn truth that it is made from and never compared with.
         workers: the processes that share the work, see `measuring_workers`; None: this one alone.
@@ -156,6 +160,7 @@ def measure_all(
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
         answers: Iterator[_Answer]
         if workers is None:
+            assert isinstance(networks, Networks), "without workers this process measures"
             answers = map(_Measurer(config, sources, networks, made_from), jobs())
         else:
             answers = in_order(workers, _measure_in_worker, jobs())
@@ -181,7 +186,17 @@ def measuring_workers(
 ) -> Workers:
     """The same workers, each beginning with its own networks and caches for `measure_all`."""
     begin = partial(_begin_worker, config, sources.data_root, sources.size, models, dict(made_from))
-    return replace(workers, begin=begin)
+    return replace(workers, begin=begin, imports=IMPORTS)
+
+
+def ask_judges(
+    config: EvaluationConfig, grid: Grid, sources: Sources, networks: FoundNetworks, workers: Workers | None
+) -> JudgeFacts:
+    """`judge_facts` by what measured: a process of `measuring_workers`, or for None this one."""
+    if workers is not None:
+        return next(iter(in_order(replace(workers, count=1), _judge_in_worker, [grid])))
+    assert isinstance(networks, Networks), "without workers this process measures"
+    return judge_facts(config, grid, sources, networks)
 
 
 def _read_known(kept: Path) -> dict[str, Record]:
@@ -241,6 +256,11 @@ def _begin_worker(
 def _measure_in_worker(jobs: Sequence[_Job]) -> _Answer:
     assert _measurer is not None, "the pool begins each worker by _begin_worker"
     return _measurer(jobs)
+
+
+def _judge_in_worker(grid: Grid) -> JudgeFacts:
+    assert _measurer is not None, "the pool begins each worker by _begin_worker"
+    return judge_facts(_measurer.config, grid, _measurer.sources, _measurer.networks)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -307,14 +327,15 @@ class _Measurer:
 
         scores: list[dict[str, float]] = [{} for _ in samples]
         # Does it have the style?
+        images = self._clip_images(samples)
         self._kinds(samples, scores)
         self._palettes(samples, scores)
-        self._styles(samples, scores)
+        self._styles(samples, scores, images)
         # Has it kept the content?
         self._objects(samples, scores)
         self._structures(samples, scores)
         # Does it show what the caption says, and how far is it from the right answer?
-        self._texts(samples, scores)
+        self._texts(samples, scores, images)
         self._truths(samples, scores)
 
         records: list[Record] = []
@@ -386,22 +407,26 @@ class _Measurer:
             found["structure"] = structure_distance(feature[:-1], content[:-1])
             found["dino"] = cosine(feature[-1], content[-1])
 
-    def _styles(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
+    def _clip_images(self, samples: Sequence[_Sample]) -> list[Array]:
+        """CLIP's embedding [D] of each sample, which two metrics read; nothing without CLIP."""
+        clip = self.networks.clip
+        return [] if clip is None else self._features(CLIP, samples, clip.image)
+
+    def _styles(self, samples: Sequence[_Sample], scores: list[dict[str, float]], images: Sequence[Array]) -> None:
         for metric, call in style_embeddings(self.networks).items():
             what = CLIP if metric == "style_clip" else metric
-            features = self._features(what, samples, call)
+            features = images if metric == "style_clip" else self._features(what, samples, call)
             for sample, found, feature in zip(samples, scores, features, strict=True):
                 found[metric] = cosine(feature, self._feature(what, sample.style, call))
 
-    def _texts(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:
+    def _texts(self, samples: Sequence[_Sample], scores: list[dict[str, float]], images: Sequence[Array]) -> None:
         clip = self.networks.clip
         if clip is None:
             return
         captions = sorted({sample.job.pair.prompt for sample in samples})
         texts = dict(zip(captions, clip.text(captions), strict=True))
-        images = np.stack(self._features(CLIP, samples, clip.image))  # [N, D]
         wanted = np.stack([texts[sample.job.pair.prompt] for sample in samples])  # [N, D]
-        for found, score in zip(scores, text_scores(images, wanted), strict=True):
+        for found, score in zip(scores, text_scores(np.stack(images), wanted), strict=True):
             found["text"] = float(score)
 
     def _truths(self, samples: Sequence[_Sample], scores: list[dict[str, float]]) -> None:

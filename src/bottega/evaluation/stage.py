@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.data.records import Fill50kRow, read_pairs, truth_path
-from bottega.evaluation import fill50k
+from bottega.evaluation import drawing, fill50k, scoring
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
@@ -29,14 +29,13 @@ from bottega.evaluation.drawing import Request, draw, read_efficiency
 from bottega.evaluation.efficiency import EfficiencyRecord
 from bottega.evaluation.grid import Grid, swapped_styles
 from bottega.evaluation.metrics import METRICS, NEEDS
-from bottega.evaluation.networks import Networks, load_networks
+from bottega.evaluation.networks import FoundNetworks, find_networks, load_networks
 from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
 from bottega.evaluation.protocol_scoring import FEATURES
 from bottega.evaluation.records import Fill50kRecord, ScoreLine, SummaryRecord
-from bottega.evaluation.scoring import measure_all, measuring_workers
+from bottega.evaluation.scoring import ask_judges, measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
-from bottega.evaluation.style_similarity import style_tests
 from bottega.evaluation.summary import (
     by_row,
     claims,
@@ -48,8 +47,7 @@ from bottega.evaluation.summary import (
     table,
 )
 from bottega.evaluation.table import markdown
-from bottega.evaluation.workers import share_work
-from bottega.models.style_probe import StyleProbe
+from bottega.evaluation.workers import import_ahead, share_work
 from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
@@ -104,6 +102,9 @@ def run(
 
     # Draw the rows that are made by networks.
     started = time.monotonic()
+    ahead = share_work(len(grid) * len(config.rows), (), models.device)
+    if ahead is not None:
+        import_ahead(replace(ahead, imports=(*drawing.IMPORTS, *scoring.IMPORTS)))
     drawn = _draw_all(config, directory, grid, data_root, adapter, models, teacher, circles)
     files = drawn.files
     seconds = {"drawing": round(time.monotonic() - started, 1)}
@@ -111,19 +112,21 @@ def run(
 
     # Measure every row's pictures of every pair.
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
-    networks = load_networks(models)
+    networks = find_networks(models)
     made_from = _made_from(config, teacher)
     workers = share_work(len(grid) * len(config.rows), networks.files, models.device)
-    if workers is not None:
+    if workers is None:
+        networks = load_networks(models, networks)
+    else:
         workers = measuring_workers(workers, config, sources, models, made_from)
     measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from, workers)
     missing = missing_outputs(_designs(config, grid), measured)
     cure = f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
     require_all(missing, config.allow_missing, cure)
     grid, measured = in_common(grid, measured, missing)
-    labels = networks.style_classifier.labels if networks.style_classifier else []
+    judges = ask_judges(config, grid, sources, networks, workers)
     distances = measure_distances(grid, measured.records, files, sources, models, directory)
-    write_jsonl(directory / "scores.jsonl", chain(score_lines(grid, measured, labels), distances.lines))
+    write_jsonl(directory / "scores.jsonl", chain(score_lines(grid, measured, judges.labels), distances.lines))
 
     # Derive the numbers, and name what could not be measured.
     absent = drawn.absent | _absent_needs(grid, sources, networks) | dict(distances.absent)
@@ -131,7 +134,9 @@ def run(
     distances.add_to(summary)
     if teacher is not None and "teacher" in summary["rows"]:
         _name_teacher(summary, teacher)
-    _add_judges(summary, config, grid, sources, networks)
+    summary["style_tests"] = judges.style_tests
+    if judges.probe is not None:
+        summary["style_probe"] = judges.probe
     summary["efficiency"] = drawn.costs
     summary["fill50k"] = _measure_circles(circles, files, directory, data_root, config.level)
     summary["broken"] = measured.broken
@@ -170,17 +175,6 @@ def _asked_grid(config: EvaluationConfig, pairs: Path, adapter: Path | None) -> 
     if adapter is not None and not adapter.is_file():
         raise MissingError(f"no adapter at {adapter}; train one first")
     return grid
-
-
-def _add_judges(
-    summary: SummaryRecord, config: EvaluationConfig, grid: Grid, sources: Sources, networks: Networks
-) -> None:
-    """Say what the judges of style are worth on real paintings."""
-    summary["style_tests"] = style_tests(
-        grid, sources, networks, draws=config.draws, level=config.level, seed=config.bootstrap_seed
-    )
-    if isinstance(networks.style_classifier, StyleProbe):
-        summary["style_probe"] = networks.style_classifier.config
 
 
 def _require_inputs(grid: Grid, data_root: Path, truths: int, circles: Sequence[Fill50kRow]) -> None:
@@ -293,11 +287,13 @@ def _draw_all(
         requests.setdefault(WEIGHTS[row], []).append(request)
     student = requests.get(WEIGHTS["student"], [])
     student += _circle_requests(directory, circles, student)
-    # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
+    # One family after the other, each in processes of its own: SDXL and PixArt never share memory. First those that
+    # one process draws: what the others need is imported meanwhile.
     files: dict[str, Mapping[str, Path]] = {}
     costs: dict[str, EfficiencyRecord] = {}
-    for roles, family in requests.items():
-        files |= draw(_shared(family, roles, models))
+    families = [_shared(family, roles, models) for roles, family in requests.items()]
+    for family in sorted(families, key=lambda family: family[0].workers):
+        files |= draw(family)
         for request in family:
             cost = read_efficiency(request)
             if cost is not None:
@@ -379,7 +375,7 @@ def _made_from(config: EvaluationConfig, teacher: TeacherConfig | None) -> dict[
     return {**MADE_FROM, "teacher": config.seed % config.truths}
 
 
-def _absent_needs(grid: Grid, sources: Sources, networks: Networks) -> dict[str, str]:
+def _absent_needs(grid: Grid, sources: Sources, networks: FoundNetworks) -> dict[str, str]:
     """What metrics need and this data set or machine lacks, each with the reason."""
     absent = dict(networks.absent)
     if not sources.classes:

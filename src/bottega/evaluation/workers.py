@@ -14,14 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from bottega.runtime import children
 from bottega.runtime.children import worker_pool
 from bottega.runtime.errors import WorkError
+from bottega.runtime.memory import keep_heap
 from bottega.runtime.threads import VARIABLE, processors, use_threads
 
 Item = TypeVar("Item")
@@ -38,14 +41,16 @@ class Workers:
     """Processes that share work.
 
     Attributes:
-        count: how many, at least 2.
+        count: how many.
         threads: that torch computes with in each.
         begin: called first in each; a function of a module, or a `partial` of one.
+        imports: modules that a server imports once for all of them, see `children.worker_pool`.
     """
 
     count: int
     threads: int
     begin: Callable[[], None] | None = None
+    imports: tuple[str, ...] = ()
 
 
 def share_work(pictures: int, weights: Iterable[Path], device: str) -> Workers | None:
@@ -72,16 +77,39 @@ def in_order(workers: Workers, call: Callable[[Item], Answer], items: Iterable[I
     Raises:
         WorkError: a process was killed.
     """
-    pool = worker_pool(workers.count, partial(_begin, workers))
+    with _environment_of(workers):
+        pool = worker_pool(workers.count, partial(_begin, workers), imports=workers.imports)
+        try:
+            yield from _answers(pool, workers.count, call, iter(items))
+        except BrokenProcessPool as error:
+            raise WorkError(
+                f"a process of the evaluation was killed, most likely because memory ran out; to resume, run the same "
+                f"command again with {VARIABLE}=1 in the environment, which leaves one process"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def import_ahead(workers: Workers) -> None:
+    """Begin to import what these workers will need while this process does something else."""
+    with _environment_of(workers):
+        children.import_ahead(workers.imports)
+
+
+@contextmanager
+def _environment_of(workers: Workers) -> Iterator[None]:
+    """Processes that are started within this block have the threads of these workers, also in NumPy and OpenCV, which
+    read the setting as they are imported: with a thread a processor in each of two processes, they wait for each other
+    and an evaluation of 480 pairs measures in 49 s instead of 28."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(workers.threads)
     try:
-        yield from _answers(pool, workers.count, call, iter(items))
-    except BrokenProcessPool as error:
-        raise WorkError(
-            f"a process of the evaluation was killed, most likely because memory ran out; to resume, run the same "
-            f"command again with {VARIABLE}=1 in the environment, which leaves one process"
-        ) from error
+        yield
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def _answers(
@@ -100,6 +128,7 @@ def _answers(
 def _begin(workers: Workers) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
     use_threads(workers.threads)
+    keep_heap()  # drawing and measuring take a twentieth less time
     if workers.begin is not None:
         workers.begin()
 

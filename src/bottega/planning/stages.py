@@ -214,12 +214,12 @@ class Forecaster:
         held = captions * self.recipe.features.text_tokens * width * WIDTH[self.dtype]
         return _Moment(self._weights(self.dtype, "t5"), held)
 
-    def student(self, *, checkpointed: bool = False, samples: bool | None = None) -> StageForecast:
+    def student(self, *, checkpointed: bool = False, drawing: bool | None = None) -> StageForecast:
         """Training the adapter.
 
         Args:
             checkpointed: with gradient checkpointing.
-            samples: whether it draws sample pictures; None: as the recipe says.
+            drawing: whether it draws sample pictures; None: as the recipe says.
         """
         cost = self._training
         chosen = cost.checkpointed if checkpointed else cost.plain
@@ -233,9 +233,9 @@ class Forecaster:
             step += _WRITTEN * 4 * cost.parameters
             kept = step
         moments = [_Moment(trained, step)]
-        if samples is None:
-            samples = self.recipe.student.validation.samples > 0
-        if samples:
+        if drawing is None:
+            drawing = self.recipe.student.validation.samples > 0
+        if drawing:
             decode = passes.decode_pass(self.networks, "pixart_vae", self._side(), "float32")
             moments.append(_Moment(trained | self._weights("float32", "pixart_vae"), kept + self._held(decode)))
         saved = _gb(cost.plain.held - cost.checkpointed.held)

@@ -38,7 +38,7 @@ def forecast_steps(recipe: Recipe, whole: Recipe, has_gpu: bool) -> tuple[dict[s
     stages = forecaster.all()
     stages["teacher: two at once"] = forecaster.teacher(batch=2)
     # This step draws no sample pictures.
-    stages["student: checkpointing"] = forecaster.student(checkpointed=True, samples=False)
+    stages["student: checkpointing"] = forecaster.student(checkpointed=True, drawing=False)
     if has_gpu:
         stages["teacher: low vram"] = forecaster.teacher(low_vram=True)
         for dtype in ("bfloat16", "float16"):
