@@ -216,3 +216,12 @@ def test_as_many_draws_as_the_level_needs_lie_beyond_each_end(n: int, level: flo
 def test_a_level_that_would_take_too_many_draws_is_left_to_random_effects() -> None:
     found = crossed_mean(crossed(np.random.default_rng(9), 20, 20), level=0.99999)
     assert found.draws == 0 and found.low is not None
+
+
+def test_an_interval_of_few_contents_ends_where_the_mean_could_not_be() -> None:
+    values = np.full((4, 6), 100.0)
+    values[0, :] = 70.0
+    free = crossed_mean(values)
+    bounded = crossed_mean(values, within=(0.0, 100.0))
+    assert free.high is not None and free.high > 100
+    assert (bounded.low, bounded.high, bounded.value) == (free.low, 100.0, free.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from bottega.data.pictures import load_square
 from bottega.evaluation.metrics import (
+    METRICS,
     load_label_map,
     object_overlap,
     read_label_names,
@@ -76,3 +78,17 @@ def test_a_label_map_is_cut_as_its_picture_is(tmp_path: Path, size: tuple[int, i
     assert cut.shape == (40, 40)
     assert set(np.unique(cut)) <= {0, 200}
     assert ((cut == 200) == (picture[..., 0] > 100)).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "range"),
+    [
+        ("objects_found", (0.0, 100.0)),
+        ("kind_gain", (-100.0, 100.0)),
+        ("dino", (-100.0, 100.0)),
+        ("truth", (0.0, math.inf)),
+        ("fid", (0.0, math.inf)),
+    ],
+)
+def test_a_metric_knows_what_its_value_can_be(name: str, range: tuple[float, float]) -> None:
+    assert METRICS[name].range == range

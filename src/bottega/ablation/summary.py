@@ -79,7 +79,7 @@ def summarise(
     rows: list[AblationRow] = []
     for variant in plan.variants.chosen:
         row = _row(plan, variant, directory, pairs, failed)
-        row["metrics"] = {metric: _mean(cube, evaluation.level) for metric, cube in cubes[variant.name].items()}
+        row["metrics"] = {metric: _mean(metric, cube, evaluation.level) for metric, cube in cubes[variant.name].items()}
         if variant.name != BASELINE:
             row["differences"] = _differences(cubes[variant.name], own, evaluation.level)
         rows.append(row)
@@ -230,8 +230,8 @@ def _examples(
     return found
 
 
-def _mean(cube: Cube, level: float) -> FactorRecord:
-    return crossed_seeds_mean(cube, level=level).record()
+def _mean(metric: str, cube: Cube, level: float) -> FactorRecord:
+    return crossed_seeds_mean(cube, level=level, within=METRICS[metric].range).record()
 
 
 def _differences(cubes: Cubes, own: Cubes, level: float) -> dict[str, FactorDifference]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from bottega.evaluation.factors import crossed_seeds_mean
+from bottega.evaluation.factors import UNBOUNDED, crossed_seeds_mean
 from bottega.evaluation.records import DifferenceRecord, EstimateRecord
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.seeds import numpy_rng
@@ -104,7 +104,14 @@ class BootstrapEstimate:
         }
 
 
-def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed: int = 0) -> BootstrapEstimate:
+def crossed_mean(
+    values: Matrix,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    within: tuple[float, float] = UNBOUNDED,
+) -> BootstrapEstimate:
     """The mean of a crossed matrix of scores with its interval.
 
     Args:
@@ -112,6 +119,7 @@ def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed
         draws: resampled matrices, at least 200; more are drawn where the level needs them.
         level: nominal coverage, a share.
         seed: of the draws; the same seed and shape give the same resampled indices.
+        within: what the mean can be, see `factors.crossed_seeds_mean`.
 
     Raises:
         ValueError: no cell has a score, or one is infinite.
@@ -126,7 +134,7 @@ def crossed_mean(values: Matrix, *, draws: int = 2000, level: float = 0.95, seed
         return BootstrapEstimate(value, None, None, n, contents, styles, no_interval=untold)
     tail = _tail(1 - level, min(contents, styles))
     if min(contents, styles) < FEWEST or tail * MOST_DRAWS < BEYOND:
-        return _of_random_effects(values, value, n, level)
+        return _of_random_effects(values, value, n, level, within)
     means = _resampled_means(values, max(draws, math.ceil(BEYOND / tail)), seed)  # [B]
     low, high = np.quantile(means, [tail, 1 - tail])
     return BootstrapEstimate(value, float(low), float(high), n, contents, styles, draws=len(means))
@@ -148,11 +156,8 @@ def crossed_difference(
     gap = first - second
     mean = crossed_mean(gap, draws=draws, level=level, seed=seed)
     wins = np.where(np.isnan(gap), np.nan, (gap > 0) + 0.5 * (gap == 0))
-    better = crossed_mean(wins, draws=draws, level=level, seed=seed)
-    low, high = better.low, better.high
-    if low is not None and high is not None:
-        low, high = max(low, 0.0), min(high, 1.0)  # random effects know no bounds
-    return replace(mean, probability=better.value, probability_low=low, probability_high=high)
+    better = crossed_mean(wins, draws=draws, level=level, seed=seed, within=(0.0, 1.0))
+    return replace(mean, probability=better.value, probability_low=better.low, probability_high=better.high)
 
 
 def _without_empty_lines(values: Matrix) -> Matrix:
@@ -166,7 +171,9 @@ def _without_empty_lines(values: Matrix) -> Matrix:
     return values[present.any(1)][:, present.any(0)]
 
 
-def _of_random_effects(values: Matrix, value: float, n: int, level: float) -> BootstrapEstimate:
+def _of_random_effects(
+    values: Matrix, value: float, n: int, level: float, within: tuple[float, float]
+) -> BootstrapEstimate:
     """The interval of `factors` around the mean of all scores; without width where all are equal, as resampling has."""
     contents, styles = values.shape
     if np.nanmin(values) == np.nanmax(values):
@@ -175,7 +182,8 @@ def _of_random_effects(values: Matrix, value: float, n: int, level: float) -> Bo
     if found.standard_error is None:
         return BootstrapEstimate(value, None, None, n, contents, styles, no_interval=found.no_interval)
     half = found.standard_error * found.multiplier(level)
-    return BootstrapEstimate(value, value - half, value + half, n, contents, styles)
+    low, high = max(value - half, within[0]), min(value + half, within[1])
+    return BootstrapEstimate(value, low, high, n, contents, styles)
 
 
 def _resampled_means(values: Matrix, draws: int, seed: int) -> Draws:

@@ -244,7 +244,10 @@ class Analysis:
         return signed / cells
 
 
-def crossed_seeds_mean(values: Cube, *, level: float = 0.95) -> FactorEstimate:
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def crossed_seeds_mean(values: Cube, *, level: float = 0.95, within: tuple[float, float] = UNBOUNDED) -> FactorEstimate:
     """The mean of a crossed cube of scores with its interval and the variance of each factor.
 
     With scores missing, the largest complete block of contents × styles × seeds counts that is found by leaving out one
@@ -254,6 +257,7 @@ def crossed_seeds_mean(values: Cube, *, level: float = 0.95) -> FactorEstimate:
     Args:
         values: [C, S, T]; NaN marks an absent cell, any other cell must be finite.
         level: nominal coverage, a share.
+        within: what the mean can be; an end of the interval beyond it is moved there, which loses no coverage.
 
     Raises:
         ValueError: no cell has a score, one is infinite, or `values` has not three axes.
@@ -278,8 +282,8 @@ def crossed_seeds_mean(values: Cube, *, level: float = 0.95) -> FactorEstimate:
     freedom = float(_satterthwaite(shares, freedoms)[0])
     return FactorEstimate(
         value=value,
-        low=value - half,
-        high=value + half,
+        low=max(value - half, within[0]),
+        high=min(value + half, within[1]),
         level=level,
         n=block.size,
         contents=contents,

@@ -7,6 +7,7 @@ Legend: N pictures, D features, T tokens, H, W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ class Metric:
     better: Literal["higher", "lower", "neither"]
     needs: tuple[str, ...]
     meaning: str
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """What its value can be, from and to: an interval of random effects knows no such bounds."""
+        return _RANGES.get(self.unit, (0.0, math.inf))
+
+
+_RANGES = {"%": (0.0, 100.0), "points": (-100.0, 100.0), "cosine ×100": (-100.0, 100.0)}
+"""By unit; every other one is of a distance."""
 
 
 METRICS: Mapping[str, Metric] = {

@@ -13,6 +13,7 @@ Read `run_protocol` from top to bottom; it leaves in its folder
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,7 +239,7 @@ def _mean_cell(row: str, metric: str, scores: ProtocolScores) -> MetricCell:
     values = scores.values(row, metric)
     if reasons or values is None:
         return {"status": f"unavailable: {'; '.join(reasons) or 'no picture was measured'}"}
-    return {"status": "measured", **crossed_mean(values, level=LEVEL).record()}
+    return {"status": "measured", **crossed_mean(values, level=LEVEL, within=(0.0, math.inf)).record()}
 
 
 def _distances(

@@ -119,7 +119,7 @@ def table(grid: Grid, scores: Scores, config: EvaluationConfig, absent: Mapping[
         for name in METRICS:
             values_of_row = scores.get((row, name))
             if values_of_row:
-                cells[name] = {"status": "measured", **_mean(grid, values_of_row, config).record()}
+                cells[name] = {"status": "measured", **_mean(name, grid, values_of_row, config).record()}
             else:
                 cells[name] = {"status": _why_no_score(name, status, absent)}
         info = ROWS[row]
@@ -152,8 +152,14 @@ def _why_no_score(metric: str, row_status: str, absent: Mapping[str, str]) -> st
     return "unavailable: no picture of this row could be scored"
 
 
-def _mean(grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> BootstrapEstimate:
-    return crossed_mean(_matrix(grid, values), draws=config.draws, level=config.level, seed=config.bootstrap_seed)
+def _mean(metric: str, grid: Grid, values: Mapping[str, float], config: EvaluationConfig) -> BootstrapEstimate:
+    return crossed_mean(
+        _matrix(grid, values),
+        draws=config.draws,
+        level=config.level,
+        seed=config.bootstrap_seed,
+        within=METRICS[metric].range,
+    )
 
 
 def differences(grid: Grid, scores: Scores, config: EvaluationConfig) -> dict[str, dict[str, RowDifferenceRecord]]:
