@@ -1,6 +1,6 @@
 """What a picture costs: seconds of each phase after warm-up, parameters that an adapter adds, memory at its peak.
 
-Measured in the process that drew a row, one picture at a time, once its pictures are drawn: what others do on the
+Measured by one process, one picture at a time, once all pictures of the rows are drawn: what others do on the
 machine meanwhile is in the numbers, so they compare rows of one evaluation and not machines.
 """
 
