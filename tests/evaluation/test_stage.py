@@ -22,10 +22,10 @@ from bottega.evaluation import drawing, stage, workers
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.drawing import Request, draw, draw_here, read_efficiency
 from bottega.evaluation.painters import load_painter
-from bottega.evaluation.workers import Workers, in_order, share_work
+from bottega.evaluation.workers import Workers, open_pool, share_work
 from bottega.models.config import ModelsConfig
 from bottega.runtime.errors import MissingError, RequestError, WorkError
-from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_jsonl, write_png, write_text
+from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_png, write_text
 from bottega.runtime.trust import hash_json, with_check
 from bottega.student.export import load_adapter, save_adapter
 from bottega.teacher.config import TeacherConfig
@@ -361,6 +361,7 @@ def test_two_processes_draw_and_measure_to_the_bit_what_one_does(
     monkeypatch.setattr(workers, "_PICTURES_EACH", 1)
     shared = run(tmp_path / "shared", config=config)
     assert shared["rows"] == alone["rows"]
+    assert shared["style_tests"] == alone["style_tests"] and shared["networks"] == alone["networks"]
     assert pictures(tmp_path / "shared") == pictures(tmp_path / "alone")
     kept = [(tmp_path / name / "measured.jsonl").read_bytes() for name in ("alone", "shared")]
     assert kept[0] == kept[1]
@@ -382,17 +383,49 @@ def test_the_work_is_shared_by_the_runs_threads_and_never_on_a_gpu_or_beyond_the
     assert share_work(960, [], "cpu") is None
 
 
-def test_workers_have_their_threads_in_the_environment_and_this_process_its_own_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert list(in_order(Workers(1, 3), os.getenv, ["OMP_NUM_THREADS"])) == ["3"]
-    assert os.environ["OMP_NUM_THREADS"] == "8"
+def _threads() -> dict[str, int]:
+    import cv2
+    import torch
+    from threadpoolctl import threadpool_info
+
+    counts = {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads()}
+    for library in threadpool_info():
+        counts[library["prefix"]] = library["num_threads"]
+    return counts
+
+
+def _own_threads(_: int) -> dict[str, int]:
+    return _threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_libraries_of_a_worker_compute_with_its_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = _threads()
+    with open_pool(Workers(1, threads)) as pool:
+        found = next(pool.in_order(_own_threads, [0]))
+    assert len(found) >= 3 and set(found.values()) == {threads}
+    assert _threads() == before and os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_killed_process_of_the_pool_is_told_with_its_cure() -> None:
-    with pytest.raises(WorkError, match="OMP_NUM_THREADS=1"):
-        list(in_order(Workers(2, 1), os._exit, [1, 1]))
+    with pytest.raises(WorkError, match="OMP_NUM_THREADS=1"), open_pool(Workers(2, 1)) as pool:
+        list(pool.in_order(os._exit, [1, 1]))
+
+
+def test_a_judge_that_a_worker_cannot_load_is_named_and_no_want_of_memory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: ModelsConfig
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(workers, "_PICTURES_EACH", 1)
+    assert models.scene_reader is not None
+    damaged = tmp_path / "reader"
+    shutil.copytree(models.scene_reader, damaged)
+    preparation = read_json(damaged / "preprocessor_config.json")
+    write_json(damaged / "preprocessor_config.json", {**preparation, "do_pad": True})
+    config = CONFIG.model_copy(update={"rows": ("content", "truth")})
+    with pytest.raises(RequestError, match="do_pad"):
+        run(tmp_path / "out", config=config, models=models.model_copy(update={"scene_reader": str(damaged)}))
 
 
 def test_importing_the_configuration_loads_no_network_library() -> None:

@@ -17,7 +17,7 @@ from bottega.models.weights import find_weights, read_headers
 from bottega.planning.costs import cost_of
 from bottega.planning.growth import Rates, disk_bytes, grow
 from bottega.planning.networks import PlannedNetworks
-from bottega.planning.passes import training_cost
+from bottega.planning.passes import decode_pass, training_cost
 from bottega.planning.stages import Forecaster
 from bottega.recipe import Recipe, load_recipe
 from bottega.runtime.errors import MissingError
@@ -137,6 +137,20 @@ def test_the_largest_moment_of_the_full_recipe_is_the_teachers(tmp_path: Path) -
     assert largest.name == "teacher"
     assert 14e9 < largest.total < 24e9
     assert stages["features"].weights == {"t5": 9_524_621_312}
+
+
+def test_on_the_cpu_the_students_pictures_come_on_top_of_what_a_step_and_a_checkpoint_leave(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE, [f"models.cache={tmp_path}", "models.dtype=bfloat16"])
+    on_cpu = Forecaster(recipe, "cpu")
+    step = training_cost(on_cpu.networks, recipe, "bfloat16")
+    decode = decode_pass(on_cpu.networks, "pixart_vae", 512, "float32")
+    kept = step.plain.on_cpu + 3 * 4 * step.parameters
+    assert on_cpu.student().held == kept + decode.on_cpu
+    assert on_cpu.student(drawing=False).held == kept
+    assert decode.on_cpu > decode.held
+    on_gpu = Forecaster(recipe, "cuda", on_cpu.networks)
+    assert on_gpu.student().held == decode.held
+    assert on_gpu.student(drawing=False).held == step.plain.held
 
 
 def test_growth_is_in_proportion_and_time_needs_a_rate(small: Recipe) -> None:

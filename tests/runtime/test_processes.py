@@ -197,21 +197,9 @@ def work(number):
     time.sleep(60)
 
 if __name__ == "__main__":
-    imports = ("wave",) if sys.argv[1] == "served" else ()
-    pool = worker_pool(2, forked=sys.argv[1] == "forked", imports=imports)
+    pool = worker_pool(2, forked=sys.argv[1] == "forked")
     jobs = [pool.submit(work, number) for number in range(2)]
     jobs[0].result()
-"""
-AHEAD = """
-import sys
-from bottega.runtime.children import worker_pool
-
-def has(name):
-    return name in sys.modules
-
-if __name__ == "__main__":
-    with worker_pool(1, imports=sys.argv[1:]) as pool:
-        print(pool.submit(has, "wave").result(), has("wave"))
 """
 WATCH = """
 import os, subprocess, sys, time
@@ -224,9 +212,7 @@ subprocess.run([sys.executable, sys.argv[0], "child"])
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "argument", "count"), [(WORK, "spawned", 2), (WORK, "forked", 2), (WORK, "served", 2), (WATCH, None, 1)]
-)
+@pytest.mark.parametrize(("code", "argument", "count"), [(WORK, "spawned", 2), (WORK, "forked", 2), (WATCH, None, 1)])
 def test_no_worker_outlives_a_killed_parent_and_none_keeps_its_pipe_open(
     code: str, argument: str | None, count: int, tmp_path: Path
 ) -> None:
@@ -242,15 +228,6 @@ def test_no_worker_outlives_a_killed_parent_and_none_keeps_its_pipe_open(
         assert parent.stdout.read() == ""  # returns when nobody holds the other end
         assert time.monotonic() - began < 20
     _wait_until_gone(pids)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no server can fork there")
-@pytest.mark.parametrize(("imports", "said"), [(["wave"], "True False"), (["wave", "no_such_module"], "True False")])
-def test_workers_begin_with_what_a_server_has_imported(imports: list[str], said: str, tmp_path: Path) -> None:
-    script = tmp_path / "pool.py"
-    script.write_text(AHEAD)
-    done = subprocess.run([sys.executable, str(script), *imports], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == said.split()
 
 
 def test_pools_of_processes_are_begun_in_one_place() -> None:

@@ -231,7 +231,7 @@ def _examples(
 
 
 def _mean(metric: str, cube: Cube, level: float) -> FactorRecord:
-    return crossed_seeds_mean(cube, level=level, within=METRICS[metric].range).record()
+    return crossed_seeds_mean(cube, level=level, within=METRICS[metric].bounds).record()
 
 
 def _differences(cubes: Cubes, own: Cubes, level: float) -> dict[str, FactorDifference]:

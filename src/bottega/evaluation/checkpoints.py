@@ -33,7 +33,14 @@ from bottega.evaluation.checkpoint_records import (
 from bottega.evaluation.checkpoint_table import markdown
 from bottega.evaluation.config import EvaluationConfig
 from bottega.evaluation.drawing import Request, draw_missing, drawn_by
-from bottega.evaluation.factors import METHOD, Cube, FactorEstimate, crossed_seeds_difference, crossed_seeds_mean
+from bottega.evaluation.factors import (
+    METHOD,
+    UNBOUNDED,
+    Cube,
+    FactorEstimate,
+    crossed_seeds_difference,
+    crossed_seeds_mean,
+)
 from bottega.evaluation.grid import Grid, by_turns
 from bottega.evaluation.metrics import METRICS
 from bottega.evaluation.networks import load_networks
@@ -422,7 +429,8 @@ def _compare_by(name: str, cubes: Mapping[str, Cube], record: CheckpointsRecord)
     """Put what one metric says into the record: every row's mean, how far it is behind the best, the trend."""
     sign = -1.0 if record["metrics"][name]["better"] == "lower" else 1.0
     for row in record["rows"]:
-        row["metrics"][name] = _cell(crossed_seeds_mean(cubes[row["name"]], level=record["level"]))
+        within = METRICS[name].bounds if name in METRICS else UNBOUNDED  # the balance of several has none
+        row["metrics"][name] = _cell(crossed_seeds_mean(cubes[row["name"]], level=record["level"], within=within))
 
     # Every other checkpoint against the best, as if each could be it.
     trained = record["rows"][1:]

@@ -218,7 +218,7 @@ def _means(
     for metric in METRICS:
         cube = shared.cube(method.runs, row, metric)
         if metric not in unavailable and not np.isnan(cube).all():
-            metrics[metric] = crossed_seeds_mean(cube, level=level, within=METRICS[metric].range).record()
+            metrics[metric] = crossed_seeds_mean(cube, level=level, within=METRICS[metric].bounds).record()
     return {"runs": [str(run.folder) for run in method.runs], "seeds": method.seeds, "metrics": metrics}
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NotRequired, cast
@@ -23,8 +23,9 @@ from bottega.data.pictures import load_square
 from bottega.data.records import Pair
 from bottega.data.roots import picture_file
 from bottega.evaluation.efficiency import WARM_UP, EfficiencyRecord, TimedPainter, measure_efficiency
+from bottega.evaluation.painter_imports import import_painters
 from bottega.evaluation.painters import PairPainter, load_painter
-from bottega.evaluation.workers import Workers, in_order
+from bottega.evaluation.workers import Workers, open_pool
 from bottega.models.config import ModelsConfig
 from bottega.models.rehearsal.marker import picture_text, rehearsed_roles
 from bottega.runtime.children import run_child
@@ -44,9 +45,6 @@ from bottega.runtime.progress import Progress
 from bottega.runtime.records import read_record, to_record
 from bottega.runtime.trust import hash_json, holds, with_check
 from bottega.visual.pictures import Picture, to_uint8
-
-IMPORTS = ("bottega.evaluation.painter_imports",)
-"""What a server imports for all workers that draw."""
 
 
 class MadeLine(TypedDict):
@@ -123,7 +121,7 @@ class Request:
 
 
 def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
-    """Have the pictures of some requests drawn by other processes, unless all of them are there.
+    """Have the pictures of some requests drawn by one process, unless all of them are there.
 
     Returns:
         By row the picture of each pair id that has one; a pair with a broken source, or whose picture was not finite,
@@ -137,18 +135,10 @@ def draw(requests: Sequence[Request]) -> dict[str, dict[str, Path]]:
 
 
 def draw_missing(requests: Sequence[Request]) -> None:
-    """Have what is missing of some requests drawn by one process, or by several; raises as `draw`.
-
-    This process loads no models in either case.
-    """
+    """Have one process draw what is missing of some requests; raises as `draw`."""
     todo = [request for request in requests if _missing_batches(request) or _is_untimed(request)]
-    if not todo:
-        return
-    if todo[0].workers == 1:
+    if todo:
         _run_child(todo)
-        return
-    with _locked(todo):
-        _draw_shared(todo)
 
 
 def drawn_by(request: Request) -> dict[str, Path]:
@@ -184,18 +174,18 @@ def _draw_shared(requests: Sequence[Request]) -> None:
     total = sum(len(request.pairs) for request in requests)
     missing = sum(len(batch) for _, batch in batches)
     rows = " and ".join(request.row for request in requests)
-    first = requests[0]
-    workers = Workers(first.workers, first.threads, partial(_begin_worker, list(requests)), IMPORTS)
-    with Progress(total, f"drawing: {rows}", "pictures", done=total - missing) as progress, Interruption() as stop:
-        for number, lines in in_order(workers, _draw_in_worker, batches):
+    # This process was started to draw and has computed nothing yet: so it may be forked.
+    import_painters()
+    workers = Workers(requests[0].workers, requests[0].threads, partial(_begin_worker, list(requests)), forked=True)
+    with (
+        Progress(total, f"drawing: {rows}", "pictures", done=total - missing) as progress,
+        Interruption() as stop,
+        open_pool(workers) as pool,
+    ):
+        for number, lines in pool.in_order(_draw_in_worker, batches):
             append_jsonl(requests[number].made, lines)
             progress.update(len(lines))
             stop.check()
-    untimed = [number for number, request in enumerate(requests) if _is_untimed(request)]
-    # Alone, after the pictures, with the threads of all: beside another process, its own seconds would not be known.
-    alone = replace(workers, count=1, threads=workers.count * workers.threads)
-    for _ in in_order(alone, _time_in_worker, untimed):
-        pass
 
 
 _asked: list[Request] = []  # of a worker process
@@ -214,11 +204,6 @@ def _draw_in_worker(item: tuple[int, Sequence[Pair]]) -> tuple[int, list[MadeLin
         _loaded.clear()  # first, so that the models of two rows are never in memory together
         _loaded[number] = _load_painter(request)
     return number, _draw_batch(request, _loaded[number], batch)
-
-
-def _time_in_worker(number: int) -> None:
-    request = _asked[number]
-    _time_pictures(request, _load_painter(request))
 
 
 def read_efficiency(request: Request) -> EfficiencyRecord | None:
@@ -348,21 +333,17 @@ def _run_child(requests: Sequence[Request]) -> None:
         run_child(["evaluate", "--draw", str(file)], f"drawing of {rows}")
 
 
-@contextmanager
-def _locked(requests: Sequence[Request]) -> Iterator[None]:
-    """No other process draws these meanwhile."""
+def draw_from(file: Path) -> None:
+    """Draw what a file asks for, one request after the other. The command line calls this in the child process."""
+    requests = read_record(file, list[Request], "run bottega evaluate, which writes this file")
     with ExitStack() as held:
         for request in requests:
             place = Path(request.directory) / ".lock"
             held.enter_context(lock(place, f"drawing {request.row} for an evaluation"))
-        yield
-
-
-def draw_from(file: Path) -> None:
-    """Draw what a file asks for, one request after the other. The command line calls this in the child process."""
-    requests = read_record(file, list[Request], "run bottega evaluate, which writes this file")
-    with _locked(requests):
+        if requests[0].workers > 1:
+            _draw_shared(requests)
         for request in requests:
+            # Alone, after the pictures: beside another process, its own seconds would not be known.
             if _missing_batches(request) or _is_untimed(request):
                 painter = _load_painter(request)
                 draw_here(request, painter)

@@ -98,12 +98,12 @@ class CrossedFeatures:
 def crossed_jackknife(
     value: float, features: CrossedFeatures, again: Callable[[CrossedFeatures], float], *, level: float = 0.95
 ) -> BootstrapEstimate:
-    """A number with its interval.
+    """A distance of sets of pictures with its interval, which does not go below 0.
 
     Args:
         value: of all pairs.
         features: of all pairs.
-        again: the number of what is left of them.
+        again: the distance of what is left of them.
         level: nominal coverage, a share.
     """
     contents, styles, n = features.counts
@@ -119,7 +119,7 @@ def crossed_jackknife(
     variance = _variance([again(features.without(content=int(row))) for row in rows])
     variance += _variance([again(features.without(style=int(column))) for column in columns])
     reach = float(quantile((1 + level) / 2, min(contents, styles) - 1)) * math.sqrt(variance)
-    return BootstrapEstimate(value, value - reach, value + reach, n, contents, styles)
+    return BootstrapEstimate(value, max(value - reach, 0.0), value + reach, n, contents, styles)
 
 
 def _variance(without: Sequence[float]) -> float:

@@ -32,12 +32,12 @@ class Metric:
     meaning: str
 
     @property
-    def range(self) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
         """What its value can be, from and to: an interval of random effects knows no such bounds."""
-        return _RANGES.get(self.unit, (0.0, math.inf))
+        return _BOUNDS.get(self.unit, (0.0, math.inf))
 
 
-_RANGES = {"%": (0.0, 100.0), "points": (-100.0, 100.0), "cosine ×100": (-100.0, 100.0)}
+_BOUNDS = {"%": (0.0, 100.0), "points": (-100.0, 100.0), "cosine ×100": (-100.0, 100.0)}
 """By unit; every other one is of a distance."""
 
 

@@ -1,6 +1,6 @@
-"""Importing this imports what painters of a student need, so that a server can do it once for several processes.
+"""Imports what painters of a student need: done once before several processes are forked, it takes none of them time.
 
-It takes three to six seconds of a core; see `workers.Workers.imports`.
+It takes three to six seconds of a core.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 from bottega.models.libraries import prepare
 
 _MODULES = (
-    "bottega.evaluation.painters",
     "bottega.generation.style",
     "bottega.student.inference",
     "diffusers.models.autoencoders.autoencoder_kl",
@@ -20,6 +19,9 @@ _MODULES = (
     "transformers.models.t5.modeling_t5",
 )
 
-prepare()
-for _module in _MODULES:
-    importlib.import_module(_module)
+
+def import_painters() -> None:
+    """Import them; nothing is computed."""
+    prepare()
+    for module in _MODULES:
+        importlib.import_module(module)

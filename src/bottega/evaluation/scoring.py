@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ from bottega.evaluation.metrics import (
 from bottega.evaluation.networks import FoundNetworks, Networks, load_networks, style_embeddings
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
-from bottega.evaluation.workers import Workers, in_order
+from bottega.evaluation.workers import OpenPool, Workers
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import append_jsonl, read_jsonl_leniently, sha256_bytes, sha256_file, sha256_json
@@ -57,9 +57,6 @@ METRICS_VERSION = 1
 """Raise it when a metric changes its meaning: records of another version are measured again."""
 
 CLIP = "clip"  # under which CLIP's embedding of a picture is kept: two metrics read it
-
-IMPORTS = ("bottega.evaluation.judge_imports",)
-"""What a server imports for all workers that measure."""
 
 _CHUNK = 16  # pairs measured together
 _SHARED = 512  # features kept of contents and styles, which many pairs share: about 85 pictures' six features
@@ -117,7 +114,7 @@ def measure_all(
     networks: FoundNetworks,
     kept: Path,
     made_from: Mapping[str, int] = MADE_FROM,
-    workers: Workers | None = None,
+    pool: OpenPool | None = None,
 ) -> Measured:
     """Measure every row's picture of every pair.
 
@@ -128,11 +125,11 @@ def measure_all(
         files: for each drawn row the picture file of each pair id that has one.
         config: the rows, and what counts as an object.
         sources: contents, styles, label maps and drawn truths.
-        networks: those that judge, loaded; an absent one leaves its metrics out. With `workers`, which load them for
-            themselves, they need not be.
+        networks: those that judge, loaded; an absent one leaves its metrics out. With a pool, whose processes load
+            them for themselves, they need not be.
         kept: `measured.jsonl`; records in it that still hold are used again, new ones are appended.
         made_from: for a row the number of the drawn truth that it is made from and never compared with.
-        workers: the processes that share the work, see `measuring_workers`; None: this one alone.
+        pool: the processes that share the work, of `measuring_workers`; None: this one alone.
     """
     # All that decides a score but the pair's own files: a record that was made otherwise is measured again.
     method = sha256_json(
@@ -159,11 +156,11 @@ def measure_all(
     measured = Measured()
     with Progress(len(grid), "measuring", "pairs") as progress, Interruption() as interruption:
         answers: Iterator[_Answer]
-        if workers is None:
-            assert isinstance(networks, Networks), "without workers this process measures"
+        if pool is None:
+            assert isinstance(networks, Networks), "without a pool this process measures"
             answers = map(_Measurer(config, sources, networks, made_from), jobs())
         else:
-            answers = in_order(workers, _measure_in_worker, jobs())
+            answers = pool.in_order(_measure_in_worker, jobs())
         for answer in answers:
             # Written before the next chunk's, so that a stopped evaluation measures none of these again.
             if answer.records:
@@ -182,20 +179,22 @@ def measuring_workers(
     config: EvaluationConfig,
     sources: Sources,
     models: ModelsConfig,
+    networks: FoundNetworks,
     made_from: Mapping[str, int],
 ) -> Workers:
-    """The same workers, each beginning with its own networks and caches for `measure_all`."""
-    begin = partial(_begin_worker, config, sources.data_root, sources.size, models, dict(made_from))
-    return replace(workers, begin=begin, imports=IMPORTS)
+    """The same workers, each with its own networks and caches for `measure_all`; they load what was found."""
+    plain = FoundNetworks(**{name: getattr(networks, name) for name in FoundNetworks.__dataclass_fields__})
+    begin = partial(_begin_worker, config, sources.data_root, sources.size, models, plain, dict(made_from))
+    return replace(workers, begin=begin)
 
 
 def ask_judges(
-    config: EvaluationConfig, grid: Grid, sources: Sources, networks: FoundNetworks, workers: Workers | None
+    config: EvaluationConfig, grid: Grid, sources: Sources, networks: FoundNetworks, pool: OpenPool | None
 ) -> JudgeFacts:
-    """`judge_facts` by what measured: a process of `measuring_workers`, or for None this one."""
-    if workers is not None:
-        return next(iter(in_order(replace(workers, count=1), _judge_in_worker, [grid])))
-    assert isinstance(networks, Networks), "without workers this process measures"
+    """`judge_facts` by a process of the pool that measured, or for None by this one."""
+    if pool is not None:
+        return next(pool.in_order(_judge_in_worker, [grid]))
+    assert isinstance(networks, Networks), "without a pool this process measures"
     return judge_facts(config, grid, sources, networks)
 
 
@@ -242,25 +241,40 @@ def _find_jobs(
 
 # --- a measuring process ----------------------------------------------------------------------------------------------
 
-_measurer: _Measurer | None = None  # of a worker process
+_make_measurer: Callable[[], _Measurer] | None = None  # of a worker process
 
 
 def _begin_worker(
-    config: EvaluationConfig, data_root: Path, size: int, models: ModelsConfig, made_from: Mapping[str, int]
+    config: EvaluationConfig,
+    data_root: Path,
+    size: int,
+    models: ModelsConfig,
+    networks: FoundNetworks,
+    made_from: Mapping[str, int],
 ) -> None:
-    global _measurer
-    sources = Sources(data_root, size, config.truths)
-    _measurer = _Measurer(config, sources, load_networks(models), made_from)
+    global _make_measurer
+
+    @cache
+    def make() -> _Measurer:
+        sources = Sources(data_root, size, config.truths)
+        return _Measurer(config, sources, load_networks(models, networks), made_from)
+
+    # Loaded with the first item: an error here would end the pool without its message.
+    _make_measurer = make
+
+
+def _own_measurer() -> _Measurer:
+    assert _make_measurer is not None, "the pool begins each worker by _begin_worker"
+    return _make_measurer()
 
 
 def _measure_in_worker(jobs: Sequence[_Job]) -> _Answer:
-    assert _measurer is not None, "the pool begins each worker by _begin_worker"
-    return _measurer(jobs)
+    return _own_measurer()(jobs)
 
 
 def _judge_in_worker(grid: Grid) -> JudgeFacts:
-    assert _measurer is not None, "the pool begins each worker by _begin_worker"
-    return judge_facts(_measurer.config, grid, _measurer.sources, _measurer.networks)
+    own = _own_measurer()
+    return judge_facts(own.config, grid, own.sources, own.networks)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bottega.data.records import Fill50kRow, read_pairs, truth_path
-from bottega.evaluation import drawing, fill50k, scoring
+from bottega.evaluation import fill50k
 from bottega.evaluation.bootstrap import METHOD
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.controls import MADE_FROM, ROWS
@@ -28,13 +29,14 @@ from bottega.evaluation.distances import DISTANCES, measure_distances
 from bottega.evaluation.drawing import Request, draw, read_efficiency
 from bottega.evaluation.efficiency import EfficiencyRecord
 from bottega.evaluation.grid import Grid, swapped_styles
+from bottega.evaluation.judges import JudgeFacts
 from bottega.evaluation.metrics import METRICS, NEEDS
 from bottega.evaluation.networks import FoundNetworks, find_networks, load_networks
-from bottega.evaluation.pair_list import PAIRS, describe, in_common, missing_outputs, pair_lines, require_all
+from bottega.evaluation.pair_list import PAIRS, Missing, describe, in_common, missing_outputs, pair_lines, require_all
 from bottega.evaluation.plans import WEIGHTS, CannotDrawError, plan_student, plan_teacher
 from bottega.evaluation.protocol_scoring import FEATURES
 from bottega.evaluation.records import Fill50kRecord, ScoreLine, SummaryRecord
-from bottega.evaluation.scoring import ask_judges, measure_all, measuring_workers
+from bottega.evaluation.scoring import Measured, ask_judges, measure_all, measuring_workers
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.summary import (
     by_row,
@@ -47,7 +49,7 @@ from bottega.evaluation.summary import (
     table,
 )
 from bottega.evaluation.table import markdown
-from bottega.evaluation.workers import import_ahead, share_work
+from bottega.evaluation.workers import open_pool, share_work
 from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records
@@ -102,9 +104,6 @@ def run(
 
     # Draw the rows that are made by networks.
     started = time.monotonic()
-    ahead = share_work(len(grid) * len(config.rows), (), models.device)
-    if ahead is not None:
-        import_ahead(replace(ahead, imports=(*drawing.IMPORTS, *scoring.IMPORTS)))
     drawn = _draw_all(config, directory, grid, data_root, adapter, models, teacher, circles)
     files = drawn.files
     seconds = {"drawing": round(time.monotonic() - started, 1)}
@@ -112,19 +111,8 @@ def run(
 
     # Measure every row's pictures of every pair.
     sources = Sources(data_root, config.size or _size(files, grid, data_root), config.truths)
-    networks = find_networks(models)
-    made_from = _made_from(config, teacher)
-    workers = share_work(len(grid) * len(config.rows), networks.files, models.device)
-    if workers is None:
-        networks = load_networks(models, networks)
-    else:
-        workers = measuring_workers(workers, config, sources, models, made_from)
-    measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from, workers)
-    missing = missing_outputs(_designs(config, grid), measured)
-    cure = f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
-    require_all(missing, config.allow_missing, cure)
-    grid, measured = in_common(grid, measured, missing)
-    judges = ask_judges(config, grid, sources, networks, workers)
+    scored = _score(config, directory, grid, files, sources, models, _made_from(config, teacher))
+    grid, measured, judges, networks = scored.grid, scored.measured, scored.judges, scored.networks
     distances = measure_distances(grid, measured.records, files, sources, models, directory)
     write_jsonl(directory / "scores.jsonl", chain(score_lines(grid, measured, judges.labels), distances.lines))
 
@@ -140,7 +128,7 @@ def run(
     summary["efficiency"] = drawn.costs
     summary["fill50k"] = _measure_circles(circles, files, directory, data_root, config.level)
     summary["broken"] = measured.broken
-    summary["missing"] = missing.rows
+    summary["missing"] = scored.missing.rows
     summary["pair_list"] = describe(listed)
     summary["size"] = sources.size
     summary["networks"] = {**networks.identities, **distances.identities}
@@ -152,6 +140,44 @@ def run(
     write_text(directory / "table.md", markdown(summary))
     _record_hashes(directory, files)
     return summary
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What measuring gave: the pairs that all methods have, their scores, the outputs that are missing, the judges."""
+
+    grid: Grid
+    measured: Measured
+    missing: Missing
+    judges: JudgeFacts
+    networks: FoundNetworks
+
+
+def _score(
+    config: EvaluationConfig,
+    directory: Path,
+    grid: Grid,
+    files: Files,
+    sources: Sources,
+    models: ModelsConfig,
+    made_from: Mapping[str, int],
+) -> _Scored:
+    """Measure every picture, in this process or in several. Raises WorkError for missing outputs."""
+    networks = find_networks(models)
+    workers = share_work(len(grid) * len(config.rows), networks.files, models.device)
+    with ExitStack() as held:
+        pool = None
+        if workers is None:
+            networks = load_networks(models, networks)
+        else:
+            workers = measuring_workers(workers, config, sources, models, networks, made_from)
+            pool = held.enter_context(open_pool(workers))
+        measured = measure_all(grid, files, config, sources, networks, directory / "measured.jsonl", made_from, pool)
+        missing = missing_outputs(_designs(config, grid), measured)
+        cure = f"{directory / 'pictures'}/*/made.jsonl says why; mend that and run the same command again"
+        require_all(missing, config.allow_missing, cure)
+        grid, measured = in_common(grid, measured, missing)
+        return _Scored(grid, measured, missing, ask_judges(config, grid, sources, networks, pool), networks)
 
 
 def _designs(config: EvaluationConfig, grid: Grid) -> dict[str, list[str]]:
@@ -287,13 +313,11 @@ def _draw_all(
         requests.setdefault(WEIGHTS[row], []).append(request)
     student = requests.get(WEIGHTS["student"], [])
     student += _circle_requests(directory, circles, student)
-    # One family after the other, each in processes of its own: SDXL and PixArt never share memory. First those that
-    # one process draws: what the others need is imported meanwhile.
+    # One family after the other, each in a process of its own: SDXL and PixArt never share memory.
     files: dict[str, Mapping[str, Path]] = {}
     costs: dict[str, EfficiencyRecord] = {}
-    families = [_shared(family, roles, models) for roles, family in requests.items()]
-    for family in sorted(families, key=lambda family: family[0].workers):
-        files |= draw(family)
+    for roles, family in requests.items():
+        files |= draw(_shared(family, roles, models))
         for request in family:
             cost = read_efficiency(request)
             if cost is not None:

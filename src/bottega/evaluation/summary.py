@@ -158,7 +158,7 @@ def _mean(metric: str, grid: Grid, values: Mapping[str, float], config: Evaluati
         draws=config.draws,
         level=config.level,
         seed=config.bootstrap_seed,
-        within=METRICS[metric].range,
+        within=METRICS[metric].bounds,
     )
 
 

@@ -21,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from bottega.runtime import children
 from bottega.runtime.children import worker_pool
 from bottega.runtime.errors import WorkError
 from bottega.runtime.memory import keep_heap
@@ -31,7 +30,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _MOST = 4
-_PICTURES_EACH = 128  # a process takes 3 to 6 s to import torch and load its models, as 100 pictures take to draw
+_PICTURES_EACH = 128  # one that is not forked takes 3 to 6 s to import and to load its models, as 100 pictures to draw
 _MEMORY_SHARE = 0.25  # of the machine's memory: what all processes together may load
 _BESIDE_WEIGHTS = 600_000_000  # bytes of a process that has imported torch, diffusers and transformers
 
@@ -42,15 +41,16 @@ class Workers:
 
     Attributes:
         count: how many.
-        threads: that torch computes with in each.
+        threads: that torch, NumPy and OpenCV compute with in each.
         begin: called first in each; a function of a module, or a `partial` of one.
-        imports: modules that a server imports once for all of them, see `children.worker_pool`.
+        forked: on Linux they are forked from this process with all that it has imported; only where it has computed
+            nothing with torch or OpenCV, whose threads a fork does not survive.
     """
 
     count: int
     threads: int
     begin: Callable[[], None] | None = None
-    imports: tuple[str, ...] = ()
+    forked: bool = False
 
 
 def share_work(pictures: int, weights: Iterable[Path], device: str) -> Workers | None:
@@ -71,63 +71,59 @@ def share_work(pictures: int, weights: Iterable[Path], device: str) -> Workers |
     return Workers(count, threads // count) if count > 1 else None
 
 
-def in_order(workers: Workers, call: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-    """What `call`, a function of a module, gives for each item, in their order; two items a process are under way.
+@contextmanager
+def open_pool(workers: Workers) -> Iterator[OpenPool]:
+    """The workers, until the end of the block."""
+    executor = worker_pool(workers.count, partial(_begin, workers), forked=workers.forked)
+    try:
+        yield OpenPool(executor, workers.count)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
-    Raises:
-        WorkError: a process was killed.
-    """
-    with _environment_of(workers):
-        pool = worker_pool(workers.count, partial(_begin, workers), imports=workers.imports)
+
+@dataclass(frozen=True)
+class OpenPool:
+    """Workers that have begun, or will with their first item."""
+
+    executor: ProcessPoolExecutor
+    count: int
+
+    def in_order(self, call: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+        """What `call`, a function of a module, gives for each item, in their order; two items a process are under way.
+
+        Raises:
+            WorkError: a process was killed.
+            BottegaError: as `call` raised it.
+        """
         try:
-            yield from _answers(pool, workers.count, call, iter(items))
+            yield from self._answers(call, iter(items))
         except BrokenProcessPool as error:
             raise WorkError(
                 f"a process of the evaluation was killed, most likely because memory ran out; to resume, run the same "
                 f"command again with {VARIABLE}=1 in the environment, which leaves one process"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
-
-def import_ahead(workers: Workers) -> None:
-    """Begin to import what these workers will need while this process does something else."""
-    with _environment_of(workers):
-        children.import_ahead(workers.imports)
-
-
-@contextmanager
-def _environment_of(workers: Workers) -> Iterator[None]:
-    """Processes that are started within this block have the threads of these workers, also in NumPy and OpenCV, which
-    read the setting as they are imported: with a thread a processor in each of two processes, they wait for each other
-    and an evaluation of 480 pairs measures in 49 s instead of 28."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(workers.threads)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
-
-
-def _answers(
-    pool: ProcessPoolExecutor, count: int, call: Callable[[Item], Answer], items: Iterator[Item]
-) -> Iterator[Answer]:
-    under_way: deque[Future[Answer]] = deque()
-    while True:
-        # No more than that: an evaluation of many pictures would else hold all of them in the queue.
-        for item in islice(items, 2 * count - len(under_way)):
-            under_way.append(pool.submit(call, item))
-        if not under_way:
-            return
-        yield under_way.popleft().result()
+    def _answers(self, call: Callable[[Item], Answer], items: Iterator[Item]) -> Iterator[Answer]:
+        under_way: deque[Future[Answer]] = deque()
+        while True:
+            # No more than that: an evaluation of many pictures would else hold all of them in the queue.
+            for item in islice(items, 2 * self.count - len(under_way)):
+                under_way.append(self.executor.submit(call, item))
+            if not under_way:
+                return
+            yield under_way.popleft().result()
 
 
 def _begin(workers: Workers) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
     use_threads(workers.threads)
+    # NumPy's own threads too: with one a processor in each of two processes they wait for each other, and an evaluation
+    # of 480 pairs measured in 49 s in place of 28.
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(workers.threads)
+    cv2.setNumThreads(workers.threads)
     keep_heap()  # drawing and measuring take a twentieth less time
     if workers.begin is not None:
         workers.begin()

@@ -129,6 +129,8 @@ def _unusable(models: ModelsConfig, role: str, folder: Path, base: Path | None) 
         return _mismatch(models, folder, base)
     if role == "pixart" and needs_sentencepiece(folder / "tokenizer"):
         return [SENTENCEPIECE]
+    if role == "clip" and needs_sentencepiece(folder):
+        return [SENTENCEPIECE]
     return []
 
 

@@ -23,9 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from bottega.runtime.errors import BottegaError, Interrupted, RequestError, StartAfresh, WorkError
 from bottega.runtime.interrupt import Interruption
@@ -38,13 +37,6 @@ _STDERR = 2
 _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _WATCH_EVERY_S = 0.5
 _LONGEST_MESSAGE = 4000  # characters: it must fit into the socket's buffer, for nobody reads before the child has ended
-
-
-class ParentProcess(Protocol):
-    """What `multiprocessing.parent_process` returns."""
-
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
 
 
 def as_argument(path: Path) -> str:
@@ -160,46 +152,23 @@ def attached(parent: int | None, explain: Callable[[BaseException], tuple[str, i
         sys.exit(code)
 
 
-def worker_pool(
-    workers: int,
-    begin: Callable[[], None] | None = None,
-    *,
-    forked: bool = False,
-    imports: Sequence[str] = (),
-) -> ProcessPoolExecutor:
+def worker_pool(workers: int, begin: Callable[[], None] | None = None, *, forked: bool = False) -> ProcessPoolExecutor:
     """A pool of worker processes none of which outlives this process, however that ends.
 
     Args:
         workers: how many, at least 1.
         begin: called first in each worker; a function of a module.
-        forked: begin them by the platform's own way, which on Linux is a fork and takes no time; for work that neither
-            this process's threads of torch or OpenCV nor the worker's own could meet.
-        imports: modules that each worker would take seconds to import. Where the platform can, a server imports them
-            once and the workers are forked from it; see `import_ahead`.
+        forked: on Linux begin them by a fork, which takes no time, and elsewhere by the platform's own way; for work
+            that neither this process's threads of torch or OpenCV nor the worker's own could meet.
     """
-    context = None if forked else multiprocessing.get_context(_start_method(imports))
-    if imports:
-        import_ahead(imports)
+    context = multiprocessing.get_context(_start_method(forked))
     return ProcessPoolExecutor(workers, context, _begin_worker, (begin,))
 
 
-def import_ahead(modules: Sequence[str]) -> None:
-    """Start the server that imports modules for the workers of later pools, and go on while it does.
-
-    It computes nothing, so no thread of it can be lost in a fork. One process has one such server, which ends with it;
-    a second call with other modules changes nothing: workers then import those themselves.
-
-    Args:
-        modules: names; what can't be imported is left to the workers, whose error says why.
-    """
-    if _start_method(modules) == "forkserver":
-        multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
-        forkserver.ensure_running()
-
-
-def _start_method(imports: Sequence[str]) -> str:
-    can_serve = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-    return "forkserver" if imports and can_serve else "spawn"
+def _start_method(forked: bool) -> str | None:
+    if not forked:
+        return "spawn"
+    return "fork" if sys.platform == "linux" else None  # since Python 3.14 Linux's own way is another
 
 
 def die_with_parent(*, at_once: bool = False) -> None:
@@ -210,12 +179,12 @@ def die_with_parent(*, at_once: bool = False) -> None:
             process whose parent keeps the thread that started it: the kernel takes that thread for the parent.
     """
     parent = os.getppid()
-    asked = multiprocessing.parent_process()  # who wants this one; its parent may be a server that forked it
-    if asked is not None and not asked.is_alive():  # it ended before this process came so far
+    known = multiprocessing.parent_process()
+    if known is not None and known.pid != parent:  # it ended before this process came so far
         os.kill(os.getpid(), signal.SIGKILL)
     if at_once and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    threading.Thread(target=_watch, args=(parent, asked), daemon=True, name="parent watch").start()
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent watch").start()
 
 
 def _begin_worker(begin: Callable[[], None] | None) -> None:
@@ -224,9 +193,9 @@ def _begin_worker(begin: Callable[[], None] | None) -> None:
         begin()
 
 
-def _watch(parent: int, asked: ParentProcess | None) -> None:
-    """Kill this process once it has another parent, whoever inherits orphans, or who asked for it has ended."""
-    while os.getppid() == parent and (asked is None or asked.is_alive()):
+def _watch(parent: int) -> None:
+    """Kill this process once it has another parent: whoever inherits orphans."""
+    while os.getppid() == parent:
         time.sleep(_WATCH_EVERY_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
