@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,6 +86,18 @@ def six(tmp_path: Path) -> list[Path]:
 def test_runs_that_differ_in_seeds_alone_are_trainings_of_one_method(six: list[Path]) -> None:
     found = methods([read_run(path) for path in six])
     assert [(method.name, method.seeds) for method in found] == [("plain", [0, 1, 2]), ("better", [0, 1, 2])]
+
+
+def test_evaluations_of_an_ablation_are_known_by_variant_and_seed(six: list[Path], tmp_path: Path) -> None:
+    for path in six:
+        variant, seed = path.name.split("-")
+        trained = tmp_path / "ablation" / "trained" / variant / seed
+        trained.mkdir(parents=True)
+        shutil.copy(path / "recipe.yaml", trained)
+        shutil.copytree(path / "evaluation", tmp_path / "ablation" / "evaluated" / variant / seed)
+    evaluated = sorted((tmp_path / "ablation" / "evaluated").glob("*/*"))
+    found = methods([read_run(path) for path in evaluated])
+    assert [(method.name, method.seeds) for method in found] == [("better", [0, 1, 2]), ("plain", [0, 1, 2])]
 
 
 def test_the_difference_is_that_of_the_cube_of_contents_styles_and_seeds(six: list[Path]) -> None:

@@ -41,7 +41,8 @@ class EvaluatedRun:
     """A run's evaluation.
 
     Attributes:
-        name: of the run directory, or of the evaluation's folder where that lies in none.
+        name: of the run directory, or of the evaluation's folder where that lies in none; of an ablation's variant and
+            seed.
         folder: of the evaluation.
         recipe: a hash of what its adapter depends on but for seeds; None without a recipe.
         seed: of the training; None without a recipe.
@@ -92,14 +93,24 @@ def read_run(path: Path) -> EvaluatedRun:
         raise MissingError(f"no evaluation in {path}: it has no scores.jsonl; run bottega evaluate {path} first")
     require(file, _CURE)
     scores = by_row(read_records(file, ScoreLine, _CURE))
-    directory = folder.parent if folder.name == "evaluation" else folder
-    recipe, seed = _recipe(directory / "recipe.yaml")
+    name, recipe_file = _origin(folder)
+    recipe, seed = _recipe(recipe_file)
     listed = folder / PAIRS
     cells = _listed_cells(listed) if listed.is_file() else _cells_by_id(scores)
     summary = folder / "summary.json"
     measured: MeasuredWith = read_record(summary, MeasuredWith, _CURE) if summary.is_file() else {}
-    name = directory.resolve().name
     return EvaluatedRun(name, folder, recipe, seed, scores, cells, listed.is_file(), measured)
+
+
+def _origin(folder: Path) -> tuple[str, Path]:
+    """What an evaluation's training is called, and where its recipe is; of an ablation's, where that keeps it."""
+    place = folder.resolve()
+    ablation = place.parents[2] if len(place.parents) > 2 else place
+    trained = ablation / "trained" / place.parent.name / place.name / "recipe.yaml"
+    if place.parent.parent.name == "evaluated" and trained.is_file():
+        return f"{place.parent.name}-{place.name}", trained
+    directory = place.parent if place.name == "evaluation" else place
+    return directory.name, directory / "recipe.yaml"
 
 
 def _recipe(file: Path) -> tuple[str | None, int | None]:
