@@ -29,8 +29,9 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     only = [option for step in steps for option in ("--only", step)]
     sizes = [
         *("--set", "teacher.size=128", "--set", "quality.size=128"),
-        # What takes most of the time beyond this size is left out: circles, sample pictures, the base's row.
+        # What takes most of the time beyond this size is left out: circles, sample pictures, the base's row, timing.
         *("--set", "student.fill50k_fraction=0", "--set", "student.validation.samples=0"),
+        *("--set", "evaluation.fill50k_pictures=0", "--set", "evaluation.timed_pictures=0"),
         *("--set", "evaluation.rows=[student, teacher, content, style]"),
         *("--set", "world={contents: 12, contents_val: 4, painters: 16, paintings: 2, fill50k: 24, size: 128}"),
     ]
