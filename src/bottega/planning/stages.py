@@ -286,13 +286,6 @@ class Forecaster:
         host = max(moments, key=lambda moment: moment.total).weights
         return self._stage("evaluation", moments, host=host)
 
-    def _drawn_together(self) -> int:
-        """Test pictures that the teacher draws at once."""
-        config = self.recipe.evaluation
-        counts = [config.batch_size]
-        counts += [count for count in (config.limit, config.teacher_pairs) if count is not None]
-        return min(counts)
-
     # --- adding up ------------------------------------------------------------------------------------------------
 
     def _held(self, cost: Cost) -> int:
