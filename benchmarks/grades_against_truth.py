@@ -9,7 +9,7 @@ paint scenes and painters that neither they nor the eye have seen, at strengths,
 little to too much (`bottega.miniature.builder.tries`). What is right is known, for the world is drawn: the distance to
 the nearest of six drawings with other strokes. Limits are calibrated on other drawn truths, as a run does it. A picture
 lost its objects where the scene reader finds none of them at its place, its style where the painter's kind of stroke
-is not what the classifier sees and its distance is above the median. There is no peer: no public checker judges a
+is not what the classifier sees and its distance is 5 or more. There is no peer: no public checker judges a
 picture against content and style.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,10 +24,17 @@ import numpy.typing as npt
 from common.bench import Arguments, conclude, say, verdict
 from scipy.stats import spearmanr
 
-import bottega
-from bottega.miniature.builder.gates import PRESERVED_IOU, kinds_of, labels_of, object_overlaps
-from bottega.miniature.builder.tries import SIDE, STRETCH, TeacherTry, shipped_teacher, teacher_tries
-from bottega.miniature.world import KINDS, painter, render, scene
+from bottega.miniature.builder.tries import (
+    SIDE,
+    STRETCH,
+    WEIGHTS,
+    LossReader,
+    Lost,
+    TeacherTry,
+    shipped_teacher,
+    teacher_tries,
+)
+from bottega.miniature.world import painter, render, scene
 from bottega.models.config import ModelsConfig
 from bottega.quality.calibration import calibrate
 from bottega.quality.config import Thresholds
@@ -36,7 +42,6 @@ from bottega.quality.grading import Grader
 from bottega.quality.measuring import ImageEncoder, Judge, Scores
 from bottega.quality.stage import load_encoder
 
-FOLDER = Path(bottega.__file__).parent / "miniature" / "weights"
 MEASURED_FROM = 7_200_000  # numbers of scenes and painters that nothing has learned from; a multiple of STRETCH
 CALIBRATED_FROM = 7_900_000
 NEAR = 3.0
@@ -48,13 +53,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One judged try. lost: "", "objects" or "style"."""
+    """One judged try."""
 
     distance: float
     letter: str
     scores: Scores
     spoiled: float
-    lost: str
+    lost: Lost
 
 
 def limits_of_truths(encoder: ImageEncoder | None, count: int) -> Thresholds:
@@ -76,33 +81,11 @@ def judged(tries: list[TeacherTry], limits: Thresholds, encoder: ImageEncoder | 
     """Grade all tries, and see what each lost."""
     judge = Judge(encoder)
     grade = Grader(limits)
-    pictures = np.stack([made.picture for made in tries])
-    reader, classifier = _readers()
-    found = labels_of(reader, pictures)
-    kinds = kinds_of(classifier, pictures)
-    far = float(np.median([made.distance for made in tries]))
     outcomes: list[Outcome] = []
-    for row, made in enumerate(tries):
+    for made, lost in zip(tries, LossReader()(tries), strict=True):
         [scores] = judge.measure([made.picture], [made.content], [made.style])
-        overlaps = object_overlaps(found[row], scene(3 * made.number))
-        lost = ""
-        if max(overlaps) < PRESERVED_IOU:
-            lost = "objects"
-        elif KINDS[int(kinds[row])] != made.kind and made.distance > far:
-            lost = "style"
         outcomes.append(Outcome(made.distance, grade(scores).letter, scores, made.spoiled, lost))
     return outcomes
-
-
-def _readers() -> tuple[object, object]:
-    """The miniature's scene reader and its classifier of strokes."""
-    import torch
-    from transformers import ResNetForImageClassification, UperNetForSemanticSegmentation
-
-    single = {"torch_dtype": torch.float32, "local_files_only": True}
-    reader = UperNetForSemanticSegmentation.from_pretrained(FOLDER / "scene_reader", **single).eval()
-    classifier = ResNetForImageClassification.from_pretrained(FOLDER / "style_classifier", **single).eval()
-    return reader, classifier
 
 
 def rank(outcomes: list[Outcome], score: str) -> float:
@@ -137,7 +120,7 @@ def main() -> int:
     arguments.add_size("--truths", short=128, full=512, help="to calibrate on")
     asked = arguments.parse()
     cv2.setNumThreads(1)
-    encoder = load_encoder(ModelsConfig(clip=str(FOLDER / "clip"), device="cpu", dtype="float32"))
+    encoder = load_encoder(ModelsConfig(clip=str(WEIGHTS / "clip"), device="cpu", dtype="float32"))
     limits = limits_of_truths(encoder, asked.truths)
     say(f"limits from {asked.truths} truths: damage {limits.damage_max}, distance of an A {limits.distance_a}")
     tries: list[TeacherTry] = []

@@ -117,7 +117,7 @@ CAUSE_TEXTS: dict[str, str] = {
     "geometry": "parts out of place",
     "scene": "things of another picture",
     "style": "the style's own things, or an unpainted part",
-    "missing": "a missing part or a border",
+    "missing": "a missing thing or part, or a border",
     "compression": "compression or damaged latents",
 }
 """What the eye's causes are, for a person."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from bottega.miniature.builder import tries
-from bottega.miniature.builder.eye import NearestTruth
+from bottega.miniature.builder.eye import NearestTruth, drawn_truth
 from bottega.miniature.world import painter, render, scene
 from bottega.quality.eye.training.examples import TRY
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.teacher.generator import Generator
+from bottega.teacher.items import Settings
+from bottega.visual.pictures import Picture
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +50,43 @@ def test_shards_of_tries_hold_how_surely_each_is_damaged(monkeypatch: pytest.Mon
     assert len(store) == 8
     assert set(store.family) == {TRY}
     expected = np.clip((store.distance - tries.NEAR) / (tries.FAR - tries.NEAR), 0, 1)
-    assert np.allclose(store.severity, expected, atol=1e-6)
+    follows = np.isclose(store.severity, expected, atol=1e-6)
+    assert np.all(follows | (store.severity == 1))
+    assert follows.any()
     written = path.stat().st_mtime_ns
     assert tries.make_try_shards(tmp_path, 5) == [path]
     assert path.stat().st_mtime_ns == written
+
+
+def test_what_a_try_lost_is_read_from_its_picture() -> None:
+    settings = Settings(12, 0.4, 1.0, 1.0)
+    view, by = scene(3 * 7), painter(7)
+    content = render(view, None, size=tries.SIDE)
+    truth = render(view, by, 0, size=tries.SIDE)
+    bare = render(replace(view, objects=()), by, 0, size=tries.SIDE)
+    stranger = next(number for number in range(8, 30) if painter(number).kind != by.kind)
+    other = render(view, painter(stranger), 0, size=tries.SIDE)
+
+    def made(picture: Picture, distance: float) -> tries.TeacherTry:
+        return tries.TeacherTry(7, content, truth, picture, by.kind, distance, settings, 0.0)
+
+    rows = [made(truth, 1.0), made(bare, 6.0), made(other, 6.0), made(other, 4.0)]
+    assert tries.LossReader()(rows) == ["", "objects", "style", ""]
+    assert tries.try_example(rows[0], "").severity == 0
+    assert tries.try_example(rows[3], "objects").severity == 1
+
+
+def test_a_truth_without_its_objects_is_lost_where_they_were() -> None:
+    severities = set()
+    for index in range(60):
+        [lost] = drawn_truth(index, 128).lost
+        severities.add(lost.severity)
+        assert 0 < lost.mask.mean() < 0.6
+        good = drawn_truth(index, 128).subject.good
+        changed = np.abs(lost.picture.astype(int) - good).max(2) > 40
+        inside = cv2.resize(lost.mask, (128, 128), interpolation=cv2.INTER_NEAREST) > 0
+        assert changed[inside].mean() > 5 * changed[~inside].mean()
+    assert severities == {0.5, 0.75, 1.0}
 
 
 def test_the_nearest_truth_is_never_the_picture_itself() -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 
+import bottega
 from bottega.evaluation.truth_distance import describe, nearest
-from bottega.miniature.painters import painter
+from bottega.miniature.builder.gates import PRESERVED_IOU, kinds_of, labels_of, object_overlaps
+from bottega.miniature.painters import KINDS, painter
 from bottega.miniature.ranges import EYE_TRIES
 from bottega.miniature.scenes import scene
 from bottega.miniature.world import render
@@ -32,6 +34,7 @@ from bottega.visual.pictures import Picture, to_uint8
 if TYPE_CHECKING:
     from bottega.teacher.generator import Generator
 
+WEIGHTS = Path(bottega.__file__).parent / "miniature" / "weights"
 SIDE = 128
 STEPS = 12
 STRENGTHS = (0.17, 0.34, 0.42, 0.5, 0.67, 0.84)
@@ -48,6 +51,12 @@ TRUTHS = 6  # drawings of the truth; the nearest counts
 NEAR, FAR = 3.0, 6.5
 """Distances up to which a try should not be found damaged, and from which it should: two drawings of one scene are at
 1, the style picture at 4 to 5, the content at 10; half of these tries lie between 4 and 6."""
+
+
+STYLE_LOST_FROM = 5.0
+"""Distance from which another kind of stroke than the painter's is a lost style and no error of the classifier."""
+
+Lost = Literal["", "objects", "style"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +132,39 @@ def teacher_tries(teacher: Generator, first: int, count: int) -> Iterator[Teache
         spoiled.spoil(0.0, 0)
 
 
+class LossReader:
+    """Reads from a try what it lost: the miniature's scene reader and its classifier of strokes, in fp32 on the CPU."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import ResNetForImageClassification, UperNetForSemanticSegmentation
+
+        single = {"torch_dtype": torch.float32, "local_files_only": True}
+        self._reader = UperNetForSemanticSegmentation.from_pretrained(WEIGHTS / "scene_reader", **single).eval()
+        self._classifier = ResNetForImageClassification.from_pretrained(WEIGHTS / "style_classifier", **single).eval()
+
+    def __call__(self, tries: Sequence[TeacherTry]) -> list[Lost]:
+        """What each try lost.
+
+        Returns:
+            "objects" where none of the scene's is found at its place; else "style" where the strokes are not of the
+            painter's kind and the picture lies STYLE_LOST_FROM or more from the truth; else "".
+        """
+        pictures = np.stack([made.picture for made in tries])
+        found = labels_of(self._reader, pictures)
+        kinds = kinds_of(self._classifier, pictures)
+        losses: list[Lost] = []
+        for row, made in enumerate(tries):
+            overlaps = object_overlaps(found[row], scene(3 * made.number))
+            if max(overlaps) < PRESERVED_IOU:
+                losses.append("objects")
+            elif KINDS[int(kinds[row])] != made.kind and made.distance > STYLE_LOST_FROM:
+                losses.append("style")
+            else:
+                losses.append("")
+        return losses
+
+
 def _stretch(teacher: Generator, numbers: Sequence[int], level: float) -> Iterator[TeacherTry]:
     items = [_item(number) for number in numbers]
     drawn = teacher.generate(items, TOGETHER)
@@ -169,18 +211,22 @@ def make_try_shards(folder: Path, count: int) -> list[Path]:
         return paths
     cv2.setNumThreads(1)
     teacher = shipped_teacher()
+    read = LossReader()
     with Progress(len(paths), "eye: a teacher's tries", "shards") as progress:
         for number, path in zip(numbers, paths, strict=True):
             if not path.is_file():
-                examples = [try_example(made) for made in teacher_tries(teacher, number, STRETCH)]
+                made = list(teacher_tries(teacher, number, STRETCH))
+                examples = [try_example(one, lost) for one, lost in zip(made, read(made), strict=True)]
                 ExampleStore.collect(examples).save(path)
             progress.update()
     return paths
 
 
-def try_example(made: TeacherTry) -> EyeExample:
-    """A try to learn from: how surely it should be found damaged follows its distance to the truth."""
+def try_example(made: TeacherTry, lost: Lost) -> EyeExample:
+    """A try to learn from: how surely it should be found damaged follows its distance to the truth and what it lost."""
     measured = measured_picture(made.picture, reference(made.content), reference(made.style))
     wrong = float(np.clip((made.distance - NEAR) / (FAR - NEAR), 0, 1))
+    if lost:
+        wrong = 1.0
     nowhere = np.zeros((GRID, GRID), np.float32)
     return EyeExample(made.number, made.kind, TRY, wrong, nowhere, made.distance, measured)

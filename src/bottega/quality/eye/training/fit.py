@@ -25,7 +25,7 @@ from bottega.quality.eye.inputs import (
     network_inputs,
 )
 from bottega.quality.eye.network import DISTANCE_FLOOR
-from bottega.quality.eye.training.examples import GOOD, LEARNED_FAMILIES, TRY
+from bottega.quality.eye.training.examples import CAUSE_OF, GOOD, TRY
 from bottega.quality.eye.training.model import EyeNetwork
 from bottega.quality.eye.training.store import ExampleStore, Indices
 from bottega.runtime.files import atomic_path
@@ -209,7 +209,7 @@ def _losses(store: ExampleStore, chosen: Indices, cells: Tensor, verdict: Tensor
 
 def cause_numbers(families: npt.NDArray[np.str_]) -> Indices:
     """Of each family the number of its cause in CAUSES, [N]."""
-    return np.array([CAUSES.index(LEARNED_FAMILIES[str(family)].cause) for family in families], np.int64)
+    return np.array([CAUSES.index(CAUSE_OF[str(family)]) for family in families], np.int64)
 
 
 @torch.no_grad()
