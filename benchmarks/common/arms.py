@@ -116,8 +116,24 @@ def difference(
     return crossed_difference(one, two).record()
 
 
+def over_seeds(
+    run: Path, arm: Sequence[Scores], metric: str, other: Sequence[Scores] | None = None, row: str = "student"
+) -> dict[str, Any]:
+    """A metric of an arm, or its difference to another arm's, with the training seeds as a random factor too."""
+    import numpy as np
+
+    from bottega.evaluation.factors import crossed_seeds_difference, crossed_seeds_mean
+
+    values = np.stack(_matrices(run, arm, metric, row), -1)  # [C, S, T]
+    if other is None:
+        return dict(crossed_seeds_mean(values).record())
+    return dict(crossed_seeds_difference(values, np.stack(_matrices(run, other, metric, row), -1)).record())
+
+
 def told(found: Mapping[str, Any], digits: int = 1) -> str:
-    """`96.5 [92.1, 99.6]`."""
+    """`96.5 [92.1, 99.6]`; without the interval where there is none."""
+    if found["low"] is None:
+        return f"{found['value']:.{digits}f}"
     return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
@@ -135,16 +151,24 @@ def _used_otherwise(trained: Path, adapter: Path, strength: float, steps: int) -
 
 
 def _mean_matrix(run: Path, arm: Sequence[Scores], metric: str, row: str) -> Any:
+    """[C, S]; a cell that one seed lacks is left out."""
     import numpy as np
 
+    return np.mean(_matrices(run, arm, metric, row), axis=0)
+
+
+def _matrices(run: Path, arm: Sequence[Scores], metric: str, row: str) -> list[Any]:
+    """A metric by content and style, [C, S], of each seed."""
     from bottega.evaluation.grid import Grid
 
     listed = pairs(run)
     grid = Grid.of(listed)
-    cells = {p.pair_id: (p.content_id, p.style_id) for p in listed}
-    return np.mean(
-        [grid.matrix({cells[k]: v for k, v in scores[row, metric].items()}) for scores in arm], axis=0
-    )  # [C, S]; a cell that one seed lacks is left out
+    cells = {pair.pair_id: (pair.content_id, pair.style_id) for pair in listed}
+    matrices: list[Any] = []
+    for scores in arm:
+        by_cell = {cells[pair_id]: value for pair_id, value in scores[row, metric].items()}
+        matrices.append(grid.matrix(by_cell))
+    return matrices
 
 
 def _by_seed(arm: Sequence[Scores], metric: str, row: str) -> list[float]:

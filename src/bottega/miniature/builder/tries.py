@@ -185,10 +185,11 @@ def _item(number: int) -> Item:
     name = str(number)
     content = render(view, None, size=SIDE)
     style = render(scene(3 * number + 1), by, 1, size=SIDE)
-    return Item(name, name, name, view.caption(0), 0, content, style, settings=_settings(number))
+    return Item(name, name, name, view.caption(0), 0, content, style, settings=try_settings(number))
 
 
-def _settings(number: int) -> Settings:
+def try_settings(number: int) -> Settings:
+    """What a try is made with: the same for the TOGETHER numbers from each multiple of it on."""
     rng = numpy_rng("teacher try settings", number // TOGETHER)
     strength = float(rng.choice(STRENGTHS))
     scale = float(rng.choice(STYLE_SCALES))
