@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bottega.miniature.builder import architectures
+from bottega.miniature.builder import architectures, sdxl_task
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet, write_unet
@@ -181,3 +181,23 @@ def test_a_training_begins_with_what_another_exported(task: SDXLTask, tmp_path: 
 def test_folders_of_another_architecture_are_no_beginning(task: SDXLTask, tiny_models: Path) -> None:
     with pytest.raises(RequestError, match="must hold the architecture that is trained"):
         read_unet(task.unet, tiny_models)
+
+
+@pytest.mark.parametrize(("step", "samples", "words"), [(0, 16, 1.0), (sdxl_task.LARGER_BATCH_FROM, 32, 0.5)])
+def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, step: int, samples: int, words: float
+) -> None:
+    sizes: list[int] = []
+
+    def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
+        sizes.append(int((torch.from_numpy(batch.scale) == 0).sum()))
+        return torch.ones(len(batch.scale))
+
+    monkeypatch.setattr(task, "_errors", errors)
+    monkeypatch.setattr(task.reading, "loss", lambda labels: torch.zeros(len(labels)))
+    [part] = task.microbatches(step)
+    assert sizes == [8]  # samples from words alone
+    assert part.samples == samples
+    # Every sample has the same weight, so a part counts by its size.
+    assert float(part.losses["words"]) == words
+    assert float(part.losses["teacher"]) == 2 - words

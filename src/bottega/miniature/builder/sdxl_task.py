@@ -49,7 +49,10 @@ from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
-LARGER_BATCH_FROM = 1_500  # step from which a part has twice as many: a fifth cheaper a sample
+LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
+TEACHER_SHARE = (
+    3  # parts of four that are then the teacher's: the demo needs it, and words need ten times as many anyway
+)
 REDRAW_CROWDED = 0.5  # share of scenes with several objects that the words' part draws again: one object comes first
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
@@ -103,16 +106,19 @@ class SDXLTask:
         """Both parts of a step, in one call of the network: two of half the size cost a fifth more."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature sdxl", step)
-        count = self.batch if step < LARGER_BATCH_FROM else 2 * self.batch
-        batch = _joined(self._words_batch(rng, count), self._teacher_batch(rng, count))
-        errors = self._errors(batch, step)  # [2 · count]
+        num_words, num_teacher = self.batch, self.batch
+        if step >= LARGER_BATCH_FROM:
+            num_teacher = self.batch * TEACHER_SHARE
+        batch = _joined(self._words_batch(rng, num_words), self._teacher_batch(rng, num_teacher))
+        errors = self._errors(batch, step)  # [num_words + num_teacher]
         reading = self.reading.loss(batch.labels)
+        half = (num_words + num_teacher) / 2  # each sample counts alike, whichever part it belongs to
         losses = {
-            "words": errors[:count].mean(),
-            "teacher": errors[count:].mean(),
+            "words": errors[:num_words].sum() / half,
+            "teacher": errors[num_words:].sum() / half,
             "reading": READING_WEIGHT * reading.mean(),
         }
-        yield MicrobatchLosses(losses, 2 * count)
+        yield MicrobatchLosses(losses, num_words + num_teacher)
 
     # --- batches --------------------------------------------------------------------------------------------------
 
