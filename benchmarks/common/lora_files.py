@@ -537,7 +537,8 @@ def _layouts(builder: Builder) -> None:
     builder.add("kohya-original-blocks-and-encoders", lora(4, 2.0), original, where=named + encoders)
     tagged = {"ss_output_name": "ink", "ss_tag_frequency": json.dumps({"10_inkwash girl": {"ink": 30, "girl": 12}})}
     builder.add("kohya-metadata", lora(4, 2.0), metadata=tagged)
-    builder.add("kohya-few-foreign-keys", lora(4, 2.0), extra=_foreign(8), share=240 / 248)
+    own_keys = 3 * len(builder.attention())  # up, down and alpha of each layer
+    builder.add("kohya-few-foreign-keys", lora(4, 2.0), extra=_foreign(8), share=own_keys / (own_keys + 8))
     builder.add("diffusers-rank4", lora(4), diffusers, layout="diffusers")
     builder.add("diffusers-mixed-ranks", [lora(2), lora(8)], diffusers)
     builder.add("diffusers-down-up", lora(4), diffusers_old, layout="diffusers")
