@@ -12,7 +12,9 @@ seen.
 
 A picture is graded as always, from the detectors' scores and the eye's; the detectors are the same in all folds, and
 some know a fault by name. Good pictures are judged by all networks; the share accused is their mean. A good picture
-that hardly differs from its content is left out: it is an untouched copy. There is no peer: no public checker judges a
+that hardly differs from its content is left out: it is an untouched copy. Half of the photographs have hardly any
+colour, where a damage to colour alone is hardly one; those of contents with colour are counted by themselves, too, and
+no bar is measured by that. There is no peer: no public checker judges a
 picture against its content and style. With --folder everything that was made is kept, and the next call uses it.
 """
 
@@ -57,6 +59,8 @@ ACCUSED, ACCUSED_OF_A_KIND = 0.02, 0.05
 WORLDS = {"photographs, 256 px": 256, "photographs, 512 px": 512, "drawn truths": 256}
 PARTS = 3  # of the families, one for each subject by turns
 STRETCH = 20
+COLOUR_ALONE = ("greyed", "channels_swapped", "hue_turned")  # families that leave a grey picture as it is
+COLOURED = 10.0  # mean chroma of a content with colour, of Lab's 0..255
 MEASURED_FROM = 7_000_000  # numbers of the triples that nothing has learned from
 
 
@@ -176,9 +180,11 @@ class Counts:
 
 
 class WorldResult(TypedDict):
-    """What was found in one world: by family, good pictures accused by kind, means, share of causes right."""
+    """What was found in one world: by family, of COLOUR_ALONE where the content has colour, good pictures accused by
+    kind, means, share of causes right."""
 
     found: dict[str, dict[str, float]]
+    found_in_colour: dict[str, dict[str, float]]
     accused: dict[str, float]
     mean: dict[str, float]
     cause_right: float
@@ -189,6 +195,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], Counts] = {}  # by family and severity
+        self.found_in_colour: dict[tuple[str, str], Counts] = {}
         self.accused: dict[str, Counts] = {}  # good pictures, by kind
         self.cause = Counts()
 
@@ -199,6 +206,7 @@ class Tally:
         rows = np.flatnonzero((store.is_good & is_changed) | np.isin(store.family, sorted(families)))
         said = verdicts(network, store, rows)
         grader = Grader(limits)
+        chroma = content_chroma(store)
         is_damaged = np.zeros(len(store), np.bool_)
         causes = np.zeros(len(store), np.int64)
         for row, verdict_of_row in zip(rows, said, strict=True):
@@ -213,17 +221,22 @@ class Tally:
             for name, severity in SEVERITIES.items():
                 chosen = of_family[np.isclose(store.severity[of_family], severity)]
                 self.found.setdefault((family, name), Counts()).add(is_damaged[chosen])
+                if family in COLOUR_ALONE:
+                    coloured = chosen[chroma[chosen] >= COLOURED]
+                    self.found_in_colour.setdefault((family, name), Counts()).add(is_damaged[coloured])
             hits = of_family[is_damaged[of_family]]
             self.cause.add(causes[hits] == cause_numbers(store.family[hits]))
 
     def record(self) -> WorldResult:
         """Plain data."""
-        found: dict[str, dict[str, float]] = {}
-        for (family, severity), counts in self.found.items():
-            found.setdefault(family, {})[severity] = round(counts.share, 4)
-            found[family][f"n {severity}"] = counts.all
         accused = {kind: round(counts.share, 4) for kind, counts in self.accused.items()}
-        return {"found": found, "accused": accused, "mean": self.means(), "cause_right": round(self.cause.share, 4)}
+        return {
+            "found": by_family(self.found),
+            "found_in_colour": by_family(self.found_in_colour),
+            "accused": accused,
+            "mean": self.means(),
+            "cause_right": round(self.cause.share, 4),
+        }
 
     def means(self) -> dict[str, float]:
         """Over the families, and over all good pictures."""
@@ -236,6 +249,23 @@ class Tally:
         means["accused"] = round(sum(counts.true for counts in good) / sum(counts.all for counts in good), 4)
         means["accused of a kind"] = round(max(counts.share for counts in good), 4)
         return means
+
+
+def by_family(counts: dict[tuple[str, str], Counts]) -> dict[str, dict[str, float]]:
+    """Shares and numbers of each family by severity, as plain data."""
+    found: dict[str, dict[str, float]] = {}
+    for (family, severity), of_family in counts.items():
+        found.setdefault(family, {})[severity] = round(of_family.share, 4)
+        found[family][f"n {severity}"] = of_family.all
+    return found
+
+
+def content_chroma(store: ExampleStore) -> npt.NDArray[np.float32]:
+    """Mean chroma of each example's content, of Lab's 0..255, [N]."""
+    lab = store.content[..., :3].astype(np.float32)  # [T, G, G, 3], means of cells
+    chroma = np.hypot(lab[..., 1] - 128, lab[..., 2] - 128).mean((1, 2))
+    of_examples: npt.NDArray[np.float32] = chroma[store.triple]
+    return of_examples
 
 
 def folds(number: int) -> list[frozenset[str]]:
@@ -280,6 +310,11 @@ def lines_of(world: str, tally: Tally, held: dict[str, bool]) -> list[str]:
         shares = {family: counts.share for (family, name), counts in tally.found.items() if name == severity}
         least = sorted(shares.items(), key=lambda row: row[1])[:12]
         lines.append(f"  {severity}, least: " + ", ".join(f"{family} {share:.0%}" for family, share in least))
+    in_colour: list[str] = []
+    for (family, name), counts in tally.found_in_colour.items():
+        if name == "severe":
+            in_colour.append(f"{family} {counts.share:.0%} of {counts.all}")
+    lines.append("  severe, of contents with colour: " + ", ".join(in_colour))
     most = sorted(((kind, counts.share) for kind, counts in tally.accused.items()), key=lambda row: -row[1])[:6]
     lines.append("  good, accused most: " + ", ".join(f"{kind} {share:.1%}" for kind, share in most))
     lines += [f"  {name}: {verdict(outcome)}" for name, outcome in held.items()]
