@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from bottega.miniature.builder import architectures, sdxl_task
+import bottega.miniature
+from bottega.miniature.builder import architectures, sdxl_task, train
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet, write_unet
@@ -18,6 +20,8 @@ from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
+
+WEIGHTS = Path(bottega.miniature.__file__).parent / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +205,24 @@ def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
     # Every sample has the same weight, so a part counts by its size.
     assert float(part.losses["words"]) == words
     assert float(part.losses["teacher"]) == 2 - words
+
+
+def test_an_export_has_the_averaged_weights_and_a_card_that_says_from_how_many_samples(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in task.unet.state_dict().items()}
+    trainer = Trainer(task, tmp_path / "state", TrainingPlan(end=1, measure_every=None))
+    trainer.train()
+    monkeypatch.setattr(train, "sdxl_task", lambda state, weights: task)
+    output = tmp_path / "exported"
+    assert train.export_sdxl(tmp_path / "state", WEIGHTS, output) == 1
+    for folder in ("sdxl", "ip_adapter"):
+        card = (output / folder / "README.md").read_text()
+        assert "16 samples" in card
+        assert "trained from scratch" in card
+    written = load_file(output / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
+    name = "conv_in.weight"
+    assert torch.equal(written[name], trainer.average[f"unet.{name}"].half())
+    assert not torch.equal(written[name], before[name].half())
+    with pytest.raises(RequestError, match="must be a new one"):
+        train.export_sdxl(tmp_path / "state", WEIGHTS, output)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from bottega.miniature.builder import architectures
+from bottega.miniature.builder.cards import long_training_cards
 from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import read_unet, write_unet
@@ -18,6 +19,7 @@ from bottega.miniature.builder.sdxl_task import SDXLTask
 from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
 from bottega.runtime.errors import RequestError
+from bottega.runtime.files import write_text
 from bottega.runtime.memory import keep_heap
 
 PIXART_CORPUS = 4_800  # rows that PixArt's autoencoder is trained on
@@ -67,8 +69,9 @@ def export_sdxl(state: Path, weights: Path, output: Path, *, finished: bool = Fa
     if trainer.step == 0:
         raise RequestError(f"a training must have been begun before it is exported, {trainer.state} is missing.")
     trainer.use_average()
-    for folder in ("sdxl", "ip_adapter"):
+    for folder, card in long_training_cards(trainer.samples).items():
         shutil.copytree(weights / folder, output / folder)
+        write_text(output / folder / "README.md", card)
     write_unet(task.unet, output)
     return trainer.step
 
