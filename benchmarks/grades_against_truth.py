@@ -8,9 +8,10 @@ The teachers are the miniature's SDXL with its IP-Adapter and two worse ones, th
 paint scenes and painters that neither they nor the eye have seen, at strengths, style scales and guidances from too
 little to too much (`bottega.miniature.builder.tries`). What is right is known, for the world is drawn: the distance to
 the nearest of six drawings with other strokes. Limits are calibrated on other drawn truths, as a run does it. A picture
-lost its objects where the scene reader finds none of them at its place, its style where the painter's kind of stroke
-is not what the classifier sees and its distance is 5 or more. There is no peer: no public checker judges a
-picture against content and style.
+lost its objects where the scene reader finds none of them at its place and its distance is above 3 (of drawn truths the
+reader misses one in twenty), its style where the painter's kind of stroke is not what the classifier sees and its
+distance is above 5. The eye has learned from other tries that the same reader and classifier labelled. There is no
+peer: no public checker judges a picture against content and style.
 """
 
 from __future__ import annotations

@@ -3,19 +3,21 @@ that has not learned from a family, 92 % of it is C where it is severe (75 % in 
 medium; of good stylisations 2 % are C, 5 % in the worst kind.
 
 python benchmarks/unseen_faults.py [--full] [--json] [--folder DIR] [--triples N] [--steps N] [--folds N] [--count N]
+    [--without-spaces]
 
 Sixty families of damage (`bottega.quality.damage`) are dealt into folds. For each fold a network is trained on all
-other families and judges this fold's alone; so no family is measured by a network that has seen it. It learns from
-made-up contents and the drawn world. It is measured on photographs of scikit-image's wheel that it has not seen
-either, at 256 and 512 px, stylised by 25 techniques, and on the drawn world's own truths by painters that it has not
-seen.
+other families and judges this fold's alone; so no family is measured by a network that has seen it. All networks learn
+from spaces of nameless damage too (any map of hues, any curve, lost things, …), and some draws of a space are near to a
+family that was left out; `--without-spaces` leaves out all spaces as well. They learn from made-up contents and the
+drawn world. They are measured on photographs of scikit-image's wheel that they have not seen either, at 256 and 512 px,
+stylised by 25 techniques, and on the drawn world's own truths by painters that they have not seen.
 
 A picture is graded as always, from the detectors' scores and the eye's; the detectors are the same in all folds, and
 some know a fault by name. Good pictures are judged by all networks; the share accused is their mean. A good picture
 that hardly differs from its content is left out: it is an untouched copy. Half of the photographs have hardly any
 colour, where a damage to colour alone is hardly one; those of contents with colour are counted by themselves, too, and
-no bar is measured by that. There is no peer: no public checker judges a
-picture against its content and style. With --folder everything that was made is kept, and the next call uses it.
+no bar is measured by that. There is no peer: no public checker judges a picture against its content and style. With
+--folder everything that was made is kept, and the next call uses it.
 """
 
 from __future__ import annotations
@@ -42,10 +44,19 @@ from bottega.quality.config import Thresholds
 from bottega.quality.damage import FAMILIES
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import RATIO_FLOOR, SCORE_INPUTS
-from bottega.quality.eye.training.build import make_shards, read_shards
-from bottega.quality.eye.training.examples import GOOD, EyeExample, damage_mask, made_up, measured_picture
+from bottega.quality.eye.training.build import DRAWING, make_shards, read_shards
+from bottega.quality.eye.training.examples import (
+    GOOD,
+    LOST,
+    MOVED,
+    EyeExample,
+    damage_mask,
+    made_up,
+    measured_picture,
+)
 from bottega.quality.eye.training.fit import FitConfig, cause_numbers, fit, verdicts
 from bottega.quality.eye.training.model import EyeNetwork
+from bottega.quality.eye.training.random_damage import RANDOM_FAMILIES
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.quality.grading import Grader
 from bottega.quality.measuring import reference
@@ -61,6 +72,9 @@ PARTS = 3  # of the families, one for each subject by turns
 STRETCH = 20
 COLOUR_ALONE = ("greyed", "channels_swapped", "hue_turned")  # families that leave a grey picture as it is
 COLOURED = 10.0  # mean chroma of a content with colour, of Lab's 0..255
+SPACES = frozenset({*RANDOM_FAMILIES, LOST, MOVED})
+"""What is learned from beside the families."""
+
 MEASURED_FROM = 7_000_000  # numbers of the triples that nothing has learned from
 
 
@@ -328,6 +342,7 @@ def main() -> int:
     arguments.add_size("--steps", short=200, full=4000, help="of each training")
     arguments.add_size("--folds", short=2, full=4)
     arguments.add_size("--count", short=30, full=600, help="subjects of each world; a third of it meets each family")
+    arguments.add_argument("--without-spaces", action="store_true", help="learn from the other families alone")
     arguments.add_argument("--processes", type=int, default=2)
     arguments.add_argument("--folder", type=Path, help="keep what is made there, and use what is there")
     asked = arguments.parse()
@@ -338,9 +353,11 @@ def main() -> int:
         config = FitConfig(steps=asked.steps)
         groups = folds(asked.folds)
         trainings: list[Fold] = []
+        spaces = SPACES if asked.without_spaces else frozenset()
+        suffix = "-without-spaces" if asked.without_spaces else ""
         for number, families in enumerate(groups):
-            name = f"{asked.triples}-{asked.steps}-fold-{number}-of-{asked.folds}.pt"
-            trainings.append(Fold(tuple(shards), folder / name, families, config))
+            name = f"{DRAWING}-{asked.triples}-{asked.steps}-fold-{number}-of-{asked.folds}{suffix}.pt"
+            trainings.append(Fold(tuple(shards), folder / name, families | spaces, config))
         tallies = {world: Tally() for world in WORLDS}
         with ProcessPoolExecutor(asked.processes, get_context("spawn"), die_with_parent) as pool:
             stores = {world: world_store(pool, folder, world, asked.count) for world in WORLDS}
@@ -350,6 +367,7 @@ def main() -> int:
                     tallies[world].add(network, store, groups[number], Thresholds())
                 say(f"fold {number + 1} of {asked.folds}")
     result: dict[str, object] = {"triples": asked.triples, "steps": asked.steps, "folds": asked.folds}
+    result["spaces"] = not asked.without_spaces
     lines: list[str] = []
     all_held: list[bool] = []
     for world, tally in tallies.items():

@@ -65,7 +65,7 @@ class Arm:
 
 def loop(directory: Path, sets: Mapping[str, Any] | None = None) -> Path:
     """The run directory of the miniature's recipe, run up to its features; another one's may be given."""
-    bottega("run", str(RECIPE), "--directory", str(directory), "--until", "features", *_sets(sets or {}))
+    bottega("run", str(RECIPE), "--directory", str(directory), "--until", "features", *set_options(sets or {}))
     return directory
 
 
@@ -74,7 +74,8 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path, sets: Mapping[str, An
 
     sets: of the section `student`, for every arm.
     """
-    place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run)
+    given = {key: value for key, value in (sets or {}).items() if key.startswith("student.")}
+    place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run, given)
     kept = place / "scores.json"
     if kept.is_file() and (scores := _read(kept, key)) is not None:
         return scores
@@ -83,11 +84,10 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path, sets: Mapping[str, An
         name, strength, steps = arm.used_as
         _used_otherwise(folder / name / f"seed{seed}" / adapter.name, adapter, strength, steps)
     else:
-        given = {key: value for key, value in (sets or {}).items() if key.startswith("student.")}
-        words = list(_sets({**given, **arm.sets, "student.seed": seed}))
+        words = list(set_options({**given, **arm.sets, "student.seed": seed}))
         told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
         bottega("train", "style", *told, *words)
-    rows = list(_sets({"evaluation.rows": ["student", "base"]}))
+    rows = list(set_options({"evaluation.rows": ["student", "base"]}))
     bottega("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
     scores = _scores(run, output)
     write_json(kept, {"key": key, "scores": [[*names, values] for names, values in scores.items()]})
@@ -196,11 +196,11 @@ def _reader() -> Any:
     return load_networks(read_recipe(RECIPE, []).models).scene_reader
 
 
-def _key(arm: Arm, seed: int, run: Path) -> str:
+def _key(arm: Arm, seed: int, run: Path, given: Mapping[str, Any]) -> str:
     """Stands for what the scores of an arm depend on, but for bottega's own code."""
     files = (RECIPE, LEAKS, *(run / "features" / name for name in ("manifest.json", "samples.jsonl")))
     files += (run / "pairs" / "test.jsonl",)
-    return sha256_json([arm.sets, arm.used_as, seed, [sha256_file(file) for file in files]])
+    return sha256_json([arm.sets, dict(given), arm.used_as, seed, [sha256_file(file) for file in files]])
 
 
 def _read(file: Path, key: str) -> Scores | None:
@@ -211,7 +211,8 @@ def _read(file: Path, key: str) -> Scores | None:
     return {(row, metric): values for row, metric, values in kept["scores"]}
 
 
-def _sets(values: Mapping[str, Any]) -> Iterator[str]:
+def set_options(values: Mapping[str, Any]) -> Iterator[str]:
+    """`--set key=value` for each of them."""
     for key, value in values.items():
         yield from ("--set", f"{key}={json.dumps(value)}")
 

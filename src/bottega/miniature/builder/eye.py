@@ -18,7 +18,7 @@ from bottega.miniature.world import SHAPES, Object, Scene, painter, render, scen
 from bottega.quality.damage import Subject
 from bottega.quality.eye.training.build import make_shards, read_shards
 from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.examples import GoodPictures, LostThings, damage_mask, made_up
+from bottega.quality.eye.training.examples import LOST, MOVED, GoodPictures, LostThings, damage_mask, made_up
 from bottega.quality.eye.training.stylise import TECHNIQUES
 from bottega.runtime.progress import Progress
 from bottega.runtime.seeds import numpy_rng
@@ -119,28 +119,28 @@ def drawn_truth(index: int, side: int) -> GoodPictures:
     plain_view = render(view, None, size=side)
     subject = Subject(good, plain_view, style, other)
     truths = [render(view, by, seed) for seed in range(2, 2 + TRUTHS)]
-    bare, severity = _without_objects(view, index)
-    mask = damage_mask(render(bare, None, size=side), plain_view)
-    lost = LostThings(render(bare, by, 0, size=side), mask, severity)
+    other_view, severity, family = _without_objects(view, index)
+    mask = damage_mask(render(other_view, None, size=side), plain_view)
+    lost = LostThings(render(other_view, by, 0, size=side), mask, severity, family)
     return GoodPictures(subject, by.kind, (render(view, by, 1, size=side),), NearestTruth(truths), (lost,))
 
 
-def _without_objects(view: Scene, index: int) -> tuple[Scene, float]:
-    """The scene without its objects, without one of several, or with all at other places; and how severe that is."""
+def _without_objects(view: Scene, index: int) -> tuple[Scene, float, str]:
+    """The scene without its objects, without one of several, or with all elsewhere; how severe that is; its family."""
     rng = numpy_rng("eye lost objects", index)
     draw = rng.random()
     if draw < 0.3:
         moved = tuple(_moved(item, rng) for item in view.objects)
-        return replace(view, objects=moved), 0.75
+        return replace(view, objects=moved), 0.75, MOVED
     if draw < 0.5 and len(view.objects) > 1:
         gone = int(rng.integers(len(view.objects)))
         left = tuple(item for place, item in enumerate(view.objects) if place != gone)
-        return replace(view, objects=left), 0.5
-    return replace(view, objects=()), 1.0
+        return replace(view, objects=left), 0.5, LOST
+    return replace(view, objects=()), 1.0, LOST
 
 
 def _moved(item: Object, rng: np.random.Generator) -> Object:
-    """An object at another place, half of the time of another shape."""
+    """An object at another place, half of the time of a shape of chance."""
     across, down = rng.uniform(item.radius, 1 - item.radius, 2)
     shape = str(rng.choice(SHAPES)) if rng.random() < 0.5 else item.shape
     return replace(item, x=float(across), y=float(down), shape=shape)

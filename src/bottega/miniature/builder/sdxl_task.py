@@ -113,10 +113,11 @@ class SDXLTask:
         batch = _joined(self._words_batch(rng, num_words), self._teacher_batch(rng, num_teacher))
         errors = self._errors(batch, step)  # [num_words + num_teacher]
         reading = self.reading.loss(batch.labels)
-        half = (num_words + num_teacher) / 2  # each sample counts alike, whichever part it belongs to
+        # Each sample counts alike, whichever part it belongs to; so a part's loss in the log grows with its share.
+        mean_size = (num_words + num_teacher) / 2
         losses = {
-            "words": errors[:num_words].sum() / half,
-            "teacher": errors[num_words:].sum() / half,
+            "words": errors[:num_words].sum() / mean_size,
+            "teacher": errors[num_words:].sum() / mean_size,
             "reading": READING_WEIGHT * reading.mean(),
         }
         yield MicrobatchLosses(losses, num_words + num_teacher)

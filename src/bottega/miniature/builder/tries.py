@@ -22,6 +22,7 @@ from bottega.miniature.ranges import EYE_TRIES
 from bottega.miniature.scenes import scene
 from bottega.miniature.world import render
 from bottega.quality.eye.cells import GRID
+from bottega.quality.eye.training.build import DRAWING
 from bottega.quality.eye.training.examples import TRY, EyeExample, measured_picture
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.quality.measuring import reference
@@ -53,8 +54,8 @@ NEAR, FAR = 3.0, 6.5
 1, the style picture at 4 to 5, the content at 10; half of these tries lie between 4 and 6."""
 
 
-STYLE_LOST_FROM = 5.0
-"""Distance from which another kind of stroke than the painter's is a lost style and no error of the classifier."""
+STYLE_LOST_BEYOND = 5.0
+"""Distance beyond which another kind of stroke than the painter's is a lost style and no error of the classifier."""
 
 Lost = Literal["", "objects", "style"]
 
@@ -147,8 +148,9 @@ class LossReader:
         """What each try lost.
 
         Returns:
-            "objects" where none of the scene's is found at its place; else "style" where the strokes are not of the
-            painter's kind and the picture lies STYLE_LOST_FROM or more from the truth; else "".
+            "objects" where none of the scene's is found at its place and the picture lies beyond NEAR, for of drawn
+            truths the reader misses one in twenty; else "style" where the strokes are not of the painter's kind and
+            the picture lies beyond STYLE_LOST_BEYOND; else "".
         """
         pictures = np.stack([made.picture for made in tries])
         found = labels_of(self._reader, pictures)
@@ -156,9 +158,9 @@ class LossReader:
         losses: list[Lost] = []
         for row, made in enumerate(tries):
             overlaps = object_overlaps(found[row], scene(3 * made.number))
-            if max(overlaps) < PRESERVED_IOU:
+            if max(overlaps) < PRESERVED_IOU and made.distance > NEAR:
                 losses.append("objects")
-            elif KINDS[int(kinds[row])] != made.kind and made.distance > STYLE_LOST_FROM:
+            elif KINDS[int(kinds[row])] != made.kind and made.distance > STYLE_LOST_BEYOND:
                 losses.append("style")
             else:
                 losses.append("")
@@ -185,11 +187,10 @@ def _item(number: int) -> Item:
     name = str(number)
     content = render(view, None, size=SIDE)
     style = render(scene(3 * number + 1), by, 1, size=SIDE)
-    return Item(name, name, name, view.caption(0), 0, content, style, settings=try_settings(number))
+    return Item(name, name, name, view.caption(0), 0, content, style, settings=_settings(number))
 
 
-def try_settings(number: int) -> Settings:
-    """What a try is made with: the same for the TOGETHER numbers from each multiple of it on."""
+def _settings(number: int) -> Settings:
     rng = numpy_rng("teacher try settings", number // TOGETHER)
     strength = float(rng.choice(STRENGTHS))
     scale = float(rng.choice(STYLE_SCALES))
@@ -207,7 +208,7 @@ def make_try_shards(folder: Path, count: int) -> list[Path]:
         All shards, in their order.
     """
     numbers = range(EYE_TRIES, EYE_TRIES + count, STRETCH)
-    paths = [folder / f"tries-{number}.npz" for number in numbers]
+    paths = [folder / f"tries-{DRAWING}-{number}.npz" for number in numbers]
     if all(path.is_file() for path in paths):
         return paths
     cv2.setNumThreads(1)

@@ -44,9 +44,13 @@ FILL_SIDE = 32
 LOST = "lost_things"
 """The family of pictures that are good but for things of the content that they do not show."""
 
+MOVED = "moved_things"
+"""The family of pictures that are good but for things of the content that they show elsewhere or in another shape."""
+
 LEARNED_FAMILIES = {**FAMILIES, **RANDOM_FAMILIES}
 
-CAUSE_OF: dict[str, Cause] = {name: family.cause for name, family in LEARNED_FAMILIES.items()} | {LOST: "missing"}
+CAUSE_OF: dict[str, Cause] = {name: family.cause for name, family in LEARNED_FAMILIES.items()}
+CAUSE_OF |= {LOST: "missing", MOVED: "geometry"}
 """Of each family that is learned from."""
 
 DrawContent = Callable[[np.random.Generator, int], Picture]
@@ -76,14 +80,16 @@ class EyeExample:
 
 @dataclass(frozen=True)
 class LostThings:
-    """A picture painted as the good one is, from a content that lacks some things.
+    """A picture painted as the good one is, from a content that lacks some things or has them elsewhere.
 
-    mask: share of each cell in which the two contents differ, [G, G]. severity: 0 mild, 0.5 medium, 1 severe.
+    family: LOST or MOVED. mask: share of each cell in which the two contents differ, [G, G]. severity: 0 mild, 0.5
+    medium, 1 severe.
     """
 
     picture: Picture
     mask: Floats
     severity: float
+    family: str = LOST
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class GoodPictures:
 
     subject: the picture, its content and style, and another good picture. kind: of the style. more: good pictures of
     the same content and style, painted otherwise. distance: of any picture to the nearest of them that is another one.
-    lost: pictures that lack things of the content.
+    lost: pictures that lack things of the content, or show them elsewhere.
     """
 
     subject: Subject
@@ -275,7 +281,7 @@ def examples(
     for picture in (good.subject.good, *good.more):
         yield example(picture, GOOD, 0.0, nothing)
     for lacking in good.lost:
-        yield example(lacking.picture, LOST, lacking.severity, lacking.mask)
+        yield example(lacking.picture, lacking.family, lacking.severity, lacking.mask)
     chosen = [*rng.permutation(families)[:bad], *rng.permutation(list(RANDOM_FAMILIES))[:nameless]]
     for family in chosen:
         severity = float(rng.choice((0.25, 0.5, 0.75, 1.0)))

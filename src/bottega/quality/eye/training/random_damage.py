@@ -28,6 +28,8 @@ from bottega.quality.damage.common import (
 from bottega.quality.damage.place import jpeg
 from bottega.visual.pictures import Picture
 
+COPY = "random_copy"
+
 LEAST_STYLISED = 12.0
 """Levels, mean of all values, by which a good picture must differ from its content before a copy is a fault."""
 
@@ -72,7 +74,10 @@ def _around(rng: np.random.Generator, angles: Floats) -> Floats:
 
 
 def random_curve(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """strength: deviation of the curve's knots from the straight line, share of the range; half of them only rise."""
+    """strength: deviation of the curve's knots from the straight line, share of the range.
+
+    Half of the curves only rise: there its eightfold is the deviation of the logarithms of their steps.
+    """
     knots = int(rng.integers(4, 9))
     places = np.linspace(0, 255, knots)
     shared = rng.random() < 0.7
@@ -213,6 +218,6 @@ RANDOM_FAMILIES: dict[str, Family] = {
         Family("random_places", "geometry", random_places, (0.015, 0.04, 0.1)),
         Family("random_overlay", "scene", random_overlay, (0.4, 0.7, 1.0)),
         Family("random_resampling", "blur", random_resampling, (3, 7, 14)),
-        Family("random_copy", "style", random_copy, (0.8, 0.9, 1.0)),
+        Family(COPY, "style", random_copy, (0.8, 0.9, 1.0)),
     )
 }
