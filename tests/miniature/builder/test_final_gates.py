@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from bottega.cli.main import main
 from bottega.miniature.builder.final_gates import measure_sdxl, verdict, write_gates
@@ -59,12 +61,18 @@ def test_random_weights_are_measured_and_miss_every_bar(tiny_models: Path, tmp_p
     missed = [name for name, figure in measured.items() if "missed" in str(verdict(name, figure.value))]
     assert len(missed) == 9
     path = tmp_path / "gates.json"
-    path.write_text(json.dumps({"gates": {"clip_probe": 1.0}, "seconds": {"clip": 3.0}}))
+    before = {"gates": {"clip_probe": 1.0, "teacher_iou": 0.6}, "seconds": {"clip": 3.0, "teacher": 9.0}}
+    path.write_text(json.dumps({**before, "parameters": {"clip": 5, "unet": 7, "all": 12}}))
+    shutil.copytree(tiny_models / "sdxl" / "unet", tmp_path / "sdxl" / "unet")
     write_gates(path, {"words_shape": GateFigure(0.5, 0.4, 0.6, 300)})
     written = json.loads(path.read_text())
     assert written["gates"] == {"clip_probe": 1.0, "words_shape": 0.5}
     assert written["intervals"] == {"words_shape": {"low": 0.4, "high": 0.6, "pictures": 300}}
+    # What is known of the U-Net before goes: it was another one's.
     assert written["seconds"] == {"clip": 3.0}
+    weights = load_file(tmp_path / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
+    count = sum(tensor.size for tensor in weights.values())
+    assert written["parameters"] == {"clip": 5, "unet": count, "all": 5 + count}
 
 
 def test_the_command_prints_figures_and_bars(tiny_models: Path, capsys: pytest.CaptureFixture[str]) -> None:

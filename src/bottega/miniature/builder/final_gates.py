@@ -6,14 +6,20 @@ the encoders and judges were measured when those were built (`bottega.miniature.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from bottega.miniature.builder import gates
 from bottega.miniature.builder.measured import GateFigure
 from bottega.miniature.builder.sdxl_gates import load_gates
 from bottega.runtime.files import read_json, write_json
+
+_OF_SDXL = ("teacher_", "words_")
+"""How the names of SDXL's figures begin."""
 
 PICTURES = 320  # of each gate: a share of 85 % is then known to within 4 points
 
@@ -32,15 +38,35 @@ def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigur
 
 
 def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
-    """Put figures and intervals into a `gates.json`; what else stands there stays."""
+    """Put figures and intervals into a `gates.json`.
+
+    Figures of the same model that were not measured now are of other weights, and go; so do its parameters and the
+    seconds of its training, which are counted again from the folder beside the file. All else stays.
+    """
     report: dict[str, Any] = read_json(path) if path.exists() else {"gates": {}}
     intervals = report.setdefault("intervals", {})
+    for figures in (report["gates"], intervals):
+        for name in [name for name in figures if name.startswith(_OF_SDXL) and name not in measured]:
+            del figures[name]
+    unet = path.parent / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
+    if unet.is_file():
+        _count_again(report, unet)
     for name, figure in measured.items():
         report["gates"][name] = round(figure.value, 4)
         intervals[name] = {key: round(value, 4) for key, value in asdict(figure).items() if key != "value"}
     report["bars"] = gates.BARS
     report["at_most"] = gates.AT_MOST
     write_json(path, report)
+
+
+def _count_again(report: dict[str, Any], unet: Path) -> None:
+    """Correct the parameters of a report by those in the U-Net's file."""
+    with safe_open(unet, "np") as tensors:
+        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (it is no dict)
+    parameters = report.setdefault("parameters", {})
+    parameters["unet"] = sum(math.prod(shape) for shape in shapes)
+    parameters["all"] = sum(count for name, count in parameters.items() if name != "all")
+    report.get("seconds", {}).pop("teacher", None)
 
 
 def verdict(name: str, value: float) -> str | None:
