@@ -206,7 +206,7 @@ def test_the_learned_eye_names_what_no_detector_knows_and_where(tmp_path: Path) 
     assert "its colours" in inverted.evidence and "inverted" in inverted.cure
     torn = GOOD.copy()
     torn[: SIDE // 2, : SIDE // 2] = 0
-    assert "a missing thing or part" in damage_of(torn).evidence and "in 25% of the picture" in damage_of(torn).evidence
+    assert "a missing part" in damage_of(torn).evidence and "in 25% of the picture" in damage_of(torn).evidence
 
 
 def test_clip_s_likeness_is_asked_where_an_encoder_is_given(tmp_path: Path) -> None:

@@ -171,7 +171,6 @@ def test_noise_depends_on_what_the_picture_is_and_on_nothing_else() -> None:
     [
         (["damage"], "geometry", "structure"),
         (["damage"], "noise", "structure"),
-        (["damage"], "missing", "structure"),
         (["damage"], "colour", "noise"),
         (["damage"], "", "noise"),  # the eye is not sure: new noise
         (["mesh", "damage"], "colour", "structure"),  # a detector names a cause

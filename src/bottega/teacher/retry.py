@@ -29,7 +29,7 @@ STRUCTURE = frozenset(
 WEAK = frozenset({"unchanged"})
 """Checks that fail where too little was redrawn."""
 
-REDRAWN = frozenset({"noise", "pattern", "geometry", "scene", "missing"})
+REDRAWN = frozenset({"noise", "pattern", "geometry", "scene"})
 """The eye's causes that come of redrawing too much."""
 
 

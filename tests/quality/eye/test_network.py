@@ -11,12 +11,11 @@ import torch
 
 from bottega.quality.damage import CAUSES, FAMILIES
 from bottega.quality.eye.cells import GRID
-from bottega.quality.eye.inputs import NUM_CELL, NUM_PICTURE, SCORE_INPUTS, network_inputs
+from bottega.quality.eye.inputs import NUM_CELL, NUM_PICTURE, network_inputs
 from bottega.quality.eye.network import DISTANCE_FLOOR, Network
-from bottega.quality.eye.training.examples import GOOD, LOST, TRY, GoodPictures, examples, made_up
-from bottega.quality.eye.training.fit import FitConfig, cause_numbers, consistent, export, fit, verdicts
+from bottega.quality.eye.training.examples import GOOD, TRY, GoodPictures, examples, made_up
+from bottega.quality.eye.training.fit import FitConfig, cause_numbers, export, fit, verdicts
 from bottega.quality.eye.training.model import EyeNetwork
-from bottega.quality.eye.training.random_damage import COPY
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.runtime.errors import RequestError
 
@@ -139,29 +138,3 @@ def test_a_teachers_tries_teach_how_surely_they_are_damaged_and_nothing_of_cause
 def test_causes_are_numbered_in_their_order() -> None:
     numbers = cause_numbers(np.array(["washed", "blur"]))
     assert [CAUSES[number] for number in numbers] == [FAMILIES["washed"].cause, FAMILIES["blur"].cause]
-
-
-def test_examples_that_contradict_others_of_their_triple_are_not_learned_from(store: ExampleStore) -> None:
-    good = np.flatnonzero(store.is_good)[:2]
-    rows = np.concatenate([good, np.flatnonzero(~store.is_good & (store.triple == store.triple[good[0]]))[:3]])
-    family = store.family.astype("U40")
-    scores, own, mask = store.scores.copy(), store.own.copy(), store.mask.copy()
-    change = list(SCORE_INPUTS).index("change")
-    plan = SCORE_INPUTS["change"]
-
-    def changed_by(row: int, value: float) -> None:
-        scores[row, change] = (value - plan.usual) / plan.scale
-
-    copy, lost, shown = rows[2:]
-    assert len(set(store.triple[rows])) == 1
-    family[copy] = COPY
-    family[[lost, shown]] = LOST
-    mask[[lost, shown]] = 255
-    own[lost] = own[good[0]]  # the same as a good picture: nothing is lost
-    own[shown] = own[good].mean(0) + 60
-    for row in np.flatnonzero(store.is_good & (store.triple == store.triple[copy])):
-        changed_by(row, 0.2)
-    judged = replace(store, family=family, scores=scores, own=own, mask=mask)
-    assert consistent(judged)[rows].tolist() == [True, True, True, False, True]
-    changed_by(good[1], 0.01)
-    assert consistent(judged)[rows].tolist() == [True, False, False, False, True]

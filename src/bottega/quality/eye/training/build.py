@@ -1,4 +1,4 @@
-"""Draw and measure pictures to learn from, in shards: 2-000000.npz and so on, examples of SHARD triples each."""
+"""Draw and measure pictures to learn from, in shards: 000000.npz and so on, examples of SHARD triples each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from bottega.runtime.progress import Progress
 
 SHARD = 100
 """Triples of a shard: about a minute of one core."""
-
-DRAWING = 2
-"""Raised when other pictures or labels are drawn from the same numbers: shards of an earlier drawing are not used."""
 
 SIDES = (256, 512, 256, 512, 128)
 """Of the pictures, by turns, pixels."""
@@ -43,7 +40,7 @@ def make_shards(folder: Path, triples: int, *, source: Source = made_up, process
         All shards, in their order.
     """
     count = -(-triples // SHARD)
-    paths = [folder / f"{DRAWING}-{number:06d}.npz" for number in range(count)]
+    paths = [folder / f"{number:06d}.npz" for number in range(count)]
     jobs = [_ShardJob(path, SHARD * number, source) for number, path in enumerate(paths) if not path.is_file()]
     done = len(paths) - len(jobs)
     pool = worker_pool(processes)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottega.quality.damage import FAMILIES, Subject
-from bottega.quality.damage.common import Cause, mixed, region
+from bottega.quality.damage.common import mixed, region
 from bottega.quality.damage.place import jpeg
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import MeasuredPicture
@@ -35,23 +35,7 @@ MILD = "mild surface"
 FOREIGN = 0.2
 """Share of such triples: without them a picture in flat tones or with brush marks was accused if its style had none."""
 
-LEAST_LOST = 0.04
-"""Share of a picture in which a content without some things must differ from it: a bare ground has nothing to lose."""
-
-FILL_SIDE = 32
-"""Pixels at which a place is filled: finer, the filling would be slow and show streaks."""
-
-LOST = "lost_things"
-"""The family of pictures that are good but for things of the content that they do not show."""
-
-MOVED = "moved_things"
-"""The family of pictures that are good but for things of the content that they show elsewhere or in another shape."""
-
 LEARNED_FAMILIES = {**FAMILIES, **RANDOM_FAMILIES}
-
-CAUSE_OF: dict[str, Cause] = {name: family.cause for name, family in LEARNED_FAMILIES.items()}
-CAUSE_OF |= {LOST: "missing", MOVED: "geometry"}
-"""Of each family that is learned from."""
 
 DrawContent = Callable[[np.random.Generator, int], Picture]
 
@@ -79,33 +63,17 @@ class EyeExample:
 
 
 @dataclass(frozen=True)
-class LostThings:
-    """A picture painted as the good one is, from a content that lacks some things or has them elsewhere.
-
-    family: LOST or MOVED. mask: share of each cell in which the two contents differ, [G, G]. severity: 0 mild, 0.5
-    medium, 1 severe.
-    """
-
-    picture: Picture
-    mask: Floats
-    severity: float
-    family: str = LOST
-
-
-@dataclass(frozen=True)
 class GoodPictures:
     """A good picture with all that belongs to it.
 
     subject: the picture, its content and style, and another good picture. kind: of the style. more: good pictures of
     the same content and style, painted otherwise. distance: of any picture to the nearest of them that is another one.
-    lost: pictures that lack things of the content, or show them elsewhere.
     """
 
     subject: Subject
     kind: str
     more: tuple[Picture, ...]
     distance: Callable[[Picture], float] = field(default=_unknown)
-    lost: tuple[LostThings, ...] = ()
 
 
 Source = Callable[[int, int], GoodPictures]
@@ -120,7 +88,6 @@ def made_up(
     kinds: tuple[str, ...] = tuple(TECHNIQUES),
     vary: bool = True,
     foreign: float = FOREIGN,
-    lost: float = 0.0,
 ) -> GoodPictures:
     """A content in the technique of a style picture, and with some of its colours, at three strengths.
 
@@ -131,7 +98,6 @@ def made_up(
         kinds: techniques to choose from.
         vary: the contents, see `varied`.
         foreign: share of triples whose pictures have a surface that the style does not show, see `mild_surface`.
-        lost: share of triples with a picture that lacks some things, see `without_things`.
     """
     rng = numpy_rng("eye subject", index, side)
     drawn_contents = [draw(rng, side) for _ in range(3)]
@@ -161,25 +127,7 @@ def made_up(
     blend = rng.choice((0.5, 0.75, 1.0))
     subject = Subject(stylise(content, blend), content, painted, stylise(other, blend))
     more = tuple(stylise(content, rng.uniform(0.35, 1.0)) for _ in range(3))
-    lacking: tuple[LostThings, ...] = ()
-    choice = numpy_rng("eye lost things", index, side)
-    if choice.random() < lost:
-        bare = without_things(content, choice)
-        mask = damage_mask(bare, content)
-        if mask.mean() > LEAST_LOST:
-            lacking = (LostThings(stylise(bare, blend), mask, 0.75),)
-    return GoodPictures(subject, MILD if has_foreign_surface else technique, more, lost=lacking)
-
-
-def without_things(content: Picture, rng: np.random.Generator) -> Picture:
-    """A content in which a place of any form is filled from around it, as if what stood there were gone."""
-    high, wide = content.shape[:2]
-    place = region(rng, (high, wide), rng.uniform(0.06, 0.3))
-    small = cv2.resize(content, (FILL_SIDE, FILL_SIDE), interpolation=cv2.INTER_AREA)
-    hidden = cv2.resize(place, (FILL_SIDE, FILL_SIDE), interpolation=cv2.INTER_AREA) > 0.02
-    filled = cv2.inpaint(small, hidden.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    large = cv2.resize(filled, (wide, high), interpolation=cv2.INTER_CUBIC)
-    return mixed(content, large, place)
+    return GoodPictures(subject, MILD if has_foreign_surface else technique, more)
 
 
 def varied(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -257,7 +205,7 @@ def examples(
     *,
     families: tuple[str, ...] = tuple(FAMILIES),
     bad: int = 10,
-    nameless: int = 4,
+    nameless: int = 3,
 ) -> Iterator[EyeExample]:
     """The examples of one triple: its good pictures and some damaged ones.
 
@@ -280,8 +228,6 @@ def examples(
     nothing = np.zeros((GRID, GRID), np.float32)
     for picture in (good.subject.good, *good.more):
         yield example(picture, GOOD, 0.0, nothing)
-    for lacking in good.lost:
-        yield example(lacking.picture, lacking.family, lacking.severity, lacking.mask)
     chosen = [*rng.permutation(families)[:bad], *rng.permutation(list(RANDOM_FAMILIES))[:nameless]]
     for family in chosen:
         severity = float(rng.choice((0.25, 0.5, 0.75, 1.0)))

@@ -21,14 +21,12 @@ from bottega.quality.eye.inputs import (
     OWN_CELL,
     OWN_PICTURE,
     PLACE_CELL,
-    SCORE_INPUTS,
     WHOLE_PICTURE,
     network_inputs,
 )
 from bottega.quality.eye.network import DISTANCE_FLOOR
-from bottega.quality.eye.training.examples import CAUSE_OF, GOOD, LOST, TRY
+from bottega.quality.eye.training.examples import GOOD, LEARNED_FAMILIES, TRY
 from bottega.quality.eye.training.model import EyeNetwork
-from bottega.quality.eye.training.random_damage import COPY
 from bottega.quality.eye.training.store import ExampleStore, Indices
 from bottega.runtime.files import atomic_path
 from bottega.runtime.seeds import numpy_rng
@@ -43,15 +41,6 @@ TRY_SHARE = 1 / 8
 """Of a batch, beside it, where there are a teacher's tries."""
 
 CELL_WEIGHT, CAUSE_WEIGHT, DISTANCE_WEIGHT = 0.5, 0.2, 0.3
-
-LEAST_CHANGE = 0.02
-"""Of a good picture from its content, as the limit `change_min` that a recipe begins with."""
-
-LEAST_CHANGE_OF_GOOD = 0.05
-"""Of the nearest good picture of a triple, below which a copy of the content is not labelled as a fault."""
-
-LEAST_LOST_COLOUR = 6.0
-"""Levels of Lab by which the cells of lost things must differ from those of every good picture."""
 
 _CHUNK = 256  # examples whose inputs are made at once
 
@@ -110,10 +99,9 @@ def fit(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
     inputs = _AllInputs.of(store)
-    is_used = consistent(store)
-    good = np.flatnonzero(store.is_good & is_used)
+    good = np.flatnonzero(store.is_good)
     tries = np.flatnonzero(store.family == TRY)
-    bad = np.flatnonzero(~store.is_good & is_used & ~np.isin(store.family, [TRY, *sorted(left_out)]))
+    bad = np.flatnonzero(~store.is_good & ~np.isin(store.family, [TRY, *sorted(left_out)]))
     num_good = round(config.batch * GOOD_SHARE)
     num_tries = round(config.batch * TRY_SHARE) if len(tries) else 0
     for step in range(config.steps):
@@ -135,31 +123,6 @@ def fit(
         if report is not None:
             report(losses.of_step(step + 1))
     return network.eval()
-
-
-def consistent(store: ExampleStore) -> npt.NDArray[np.bool_]:
-    """Which examples have a label that no other example of their triple contradicts, [N].
-
-    Left out are good pictures that hardly differ from their content, for an untouched copy is a fault; copies of a
-    content that a good picture of their triple resembles; and lost things that no good picture shows either, in their
-    cells, as grain or a stroke's shake.
-    """
-    place = list(SCORE_INPUTS).index("change")
-    plan = SCORE_INPUTS["change"]
-    change = store.scores[:, place] * plan.scale + plan.usual
-    is_kept = ~(store.is_good & (change < LEAST_CHANGE))
-    nearest = np.full(len(store.side), np.inf)
-    np.minimum.at(nearest, store.triple[store.is_good], change[store.is_good])
-    is_kept &= ~((store.family == COPY) & (nearest[store.triple] < LEAST_CHANGE_OF_GOOD))
-    for row in np.flatnonzero(store.family == LOST):
-        goods = np.flatnonzero(store.is_good & (store.triple == store.triple[row]))
-        is_lost = store.mask[row] > 127
-        if not is_lost.any():
-            is_lost = store.mask[row] > 0
-        colours = store.own[row][is_lost][:, :3].astype(np.float32)  # Lab
-        away = [np.abs(colours - store.own[good][is_lost][:, :3]).max(1).mean() for good in goods]
-        is_kept[row] = not away or min(away) >= LEAST_LOST_COLOUR
-    return is_kept
 
 
 def _vary_what_is_absolute(cells: Tensor, picture: Tensor, config: FitConfig, generator: torch.Generator) -> None:
@@ -246,7 +209,7 @@ def _losses(store: ExampleStore, chosen: Indices, cells: Tensor, verdict: Tensor
 
 def cause_numbers(families: npt.NDArray[np.str_]) -> Indices:
     """Of each family the number of its cause in CAUSES, [N]."""
-    return np.array([CAUSES.index(CAUSE_OF[str(family)]) for family in families], np.int64)
+    return np.array([CAUSES.index(LEARNED_FAMILIES[str(family)].cause) for family in families], np.int64)
 
 
 @torch.no_grad()

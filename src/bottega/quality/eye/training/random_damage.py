@@ -1,8 +1,7 @@
 """Damages without a name, to learn from beside the families: each call draws another one from a wide space.
 
-A family is one thing with one strength. These are spaces: any mixing of the channels, any map of hues, any curve, any
-texture, any displacement, any overlay, any resampling, any copy of the content. An eye that has seen only a list knows
-the list.
+A family is one thing with one strength. These are spaces: any mixing of the channels, any curve, any texture, any
+displacement, any overlay, any resampling. An eye that has seen only a list knows the list.
 """
 
 from __future__ import annotations
@@ -16,22 +15,14 @@ from bottega.quality.damage.common import (
     Floats,
     Mask,
     Subject,
-    blurred,
     box,
     cover,
     grain,
     levels,
     mixed,
     region,
-    resize,
 )
-from bottega.quality.damage.place import jpeg
 from bottega.visual.pictures import Picture
-
-COPY = "random_copy"
-
-LEAST_STYLISED = 12.0
-"""Levels, mean of all values, by which a good picture must differ from its content before a copy is a fault."""
 
 _METHODS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
 
@@ -47,50 +38,15 @@ def random_colour(subject: Subject, strength: float, rng: np.random.Generator) -
     return levels((values - centre) @ matrix.astype(np.float32) + centre + offset)
 
 
-def random_hues(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """strength: how far hues turn, times half a circle, and how much stronger or weaker colours get; light stays.
-
-    Both follow the hue by a smooth curve of chance, so that each colour gets another one of its own.
-    """
-    lab = cv2.cvtColor(subject.good, cv2.COLOR_RGB2LAB).astype(np.float32)
-    hues = np.arange(256, dtype=np.float32) * (2 * np.pi / 256)
-    turn = np.pi * strength * _around(rng, hues)
-    factor = np.exp(1.5 * strength * _around(rng, hues))
-    a = lab[..., 1] - 128
-    b = lab[..., 2] - 128
-    place = np.rint(np.arctan2(b, a) * (256 / (2 * np.pi))).astype(np.int64) % 256
-    hue = hues[place] + turn[place]
-    chroma = np.hypot(a, b) * factor[place]
-    changed = np.stack([lab[..., 0], 128 + chroma * np.cos(hue), 128 + chroma * np.sin(hue)], -1)
-    return np.asarray(cv2.cvtColor(levels(changed), cv2.COLOR_LAB2RGB), np.uint8)
-
-
-def _around(rng: np.random.Generator, angles: Floats) -> Floats:
-    """A smooth curve of chance around the circle, of deviation 1 over many draws, at some angles."""
-    total = np.full(angles.shape, rng.normal(0, 0.8), np.float32)
-    for wave in (1, 2):
-        total += rng.normal(0, 0.6 / wave) * np.cos(wave * angles + rng.uniform(0, 2 * np.pi)).astype(np.float32)
-    return total
-
-
 def random_curve(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """strength: deviation of the curve's knots from the straight line, share of the range.
-
-    Half of the curves only rise: there its eightfold is the deviation of the logarithms of their steps.
-    """
+    """strength: deviation of the curve's knots from the straight line, share of the range."""
     knots = int(rng.integers(4, 9))
     places = np.linspace(0, 255, knots)
     shared = rng.random() < 0.7
-    count = 1 if shared else 3
-    if rng.random() < 0.5:
-        steps = np.exp(8 * strength * rng.normal(0, 1, (knots - 1, count)))
-        risen = np.concatenate([np.zeros((1, count)), np.cumsum(steps, 0)])
-        values = 255 * risen / risen[-1]
-    else:
-        values = places[:, None] + strength * 255 * rng.normal(0, 1, (knots, count))
+    moves = strength * 255 * rng.normal(0, 1, (knots, 1 if shared else 3))
     result = np.empty(subject.good.shape, np.float32)
     for channel in range(3):
-        table = np.interp(np.arange(256), places, values[:, 0 if shared else channel])
+        table = np.interp(np.arange(256), places, places + moves[:, 0 if shared else channel])
         result[..., channel] = table[subject.good[..., channel]]
     return levels(result)
 
@@ -167,29 +123,6 @@ def random_resampling(subject: Subject, strength: float, rng: np.random.Generato
     return mixed(subject.good, large, _place(rng, (high, wide)))
 
 
-def random_copy(subject: Subject, strength: float, rng: np.random.Generator) -> Picture:
-    """strength: how much of the picture is the content and not the good picture; encoded again in one of many ways.
-
-    Where the good picture lies near its content, a copy is no fault: the good picture is returned as it is.
-    """
-    if float(np.abs(subject.good.astype(np.float32) - subject.content).mean()) < LEAST_STYLISED:
-        return subject.good
-    copy = mixed(subject.good, subject.content, strength)
-    side = min(copy.shape[:2])
-    if rng.random() < 0.5:
-        copy = blurred(copy, rng.uniform(0.001, 0.006))
-    if rng.random() < 0.3:
-        small = resize(copy, round(side * rng.uniform(0.5, 0.9)), round(side * rng.uniform(0.5, 0.9)))
-        copy = resize(small, *copy.shape[:2])
-    if rng.random() < 0.3:
-        copy = levels(copy + rng.uniform(1, 6) * rng.standard_normal(copy.shape))
-    if rng.random() < 0.4:  # a little of another exposure
-        copy = levels(128 + (copy - 128.0) * rng.uniform(0.85, 1.15) + rng.normal(0, 8))
-    if rng.random() < 0.5:
-        copy = jpeg(copy, rng.uniform(30, 90))
-    return copy
-
-
 def _place(rng: np.random.Generator, shape: tuple[int, int]) -> Mask:
     """Where a damage shows, [H, W]: everywhere, in a stain, a rectangle, or bands."""
     high, wide = shape
@@ -212,12 +145,10 @@ RANDOM_FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family("random_colour", "colour", random_colour, (0.3, 0.6, 1.0)),
-        Family("random_hues", "colour", random_hues, (0.4, 0.7, 1.2)),
         Family("random_curve", "light", random_curve, (0.12, 0.22, 0.35)),
         Family("random_texture", "noise", random_texture, (11, 26, 52)),
         Family("random_places", "geometry", random_places, (0.015, 0.04, 0.1)),
         Family("random_overlay", "scene", random_overlay, (0.4, 0.7, 1.0)),
         Family("random_resampling", "blur", random_resampling, (3, 7, 14)),
-        Family(COPY, "style", random_copy, (0.8, 0.9, 1.0)),
     )
 }
