@@ -10,8 +10,7 @@ little to too much (`bottega.miniature.builder.tries`). What is right is known, 
 the nearest of six drawings with other strokes. Limits are calibrated on other drawn truths, as a run does it. A picture
 lost its objects where the scene reader finds none of them at its place and its distance is above 3 (of drawn truths the
 reader misses one in twenty), its style where the painter's kind of stroke is not what the classifier sees and its
-distance is above 5. The eye has learned from other tries that the same reader and classifier labelled. There is no
-peer: no public checker judges a picture against content and style.
+distance is above 5. There is no peer: no public checker judges a picture against content and style.
 """
 
 from __future__ import annotations

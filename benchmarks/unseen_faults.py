@@ -7,7 +7,7 @@ python benchmarks/unseen_faults.py [--full] [--json] [--folder DIR] [--triples N
 
 Sixty families of damage (`bottega.quality.damage`) are dealt into folds. For each fold a network is trained on all
 other families and judges this fold's alone; so no family is measured by a network that has seen it. All networks learn
-from spaces of nameless damage too (any map of hues, any curve, lost things, …), and some draws of a space are near to a
+from spaces of nameless damage too (any mixing of channels, any curve, …), and some draws of a space are near to a
 family that was left out; `--without-spaces` leaves out all spaces as well. They learn from made-up contents and the
 drawn world. They are measured on photographs of scikit-image's wheel that they have not seen either, at 256 and 512 px,
 stylised by 25 techniques, and on the drawn world's own truths by painters that they have not seen.
@@ -44,11 +44,9 @@ from bottega.quality.config import Thresholds
 from bottega.quality.damage import FAMILIES
 from bottega.quality.eye.cells import GRID
 from bottega.quality.eye.inputs import RATIO_FLOOR, SCORE_INPUTS
-from bottega.quality.eye.training.build import DRAWING, make_shards, read_shards
+from bottega.quality.eye.training.build import make_shards, read_shards
 from bottega.quality.eye.training.examples import (
     GOOD,
-    LOST,
-    MOVED,
     EyeExample,
     damage_mask,
     made_up,
@@ -72,7 +70,7 @@ PARTS = 3  # of the families, one for each subject by turns
 STRETCH = 20
 COLOUR_ALONE = ("greyed", "channels_swapped", "hue_turned")  # families that leave a grey picture as it is
 COLOURED = 10.0  # mean chroma of a content with colour, of Lab's 0..255
-SPACES = frozenset({*RANDOM_FAMILIES, LOST, MOVED})
+SPACES = frozenset(RANDOM_FAMILIES)
 """What is learned from beside the families."""
 
 MEASURED_FROM = 7_000_000  # numbers of the triples that nothing has learned from
@@ -356,7 +354,7 @@ def main() -> int:
         spaces = SPACES if asked.without_spaces else frozenset()
         suffix = "-without-spaces" if asked.without_spaces else ""
         for number, families in enumerate(groups):
-            name = f"{DRAWING}-{asked.triples}-{asked.steps}-fold-{number}-of-{asked.folds}{suffix}.pt"
+            name = f"{asked.triples}-{asked.steps}-fold-{number}-of-{asked.folds}{suffix}.pt"
             trainings.append(Fold(tuple(shards), folder / name, families | spaces, config))
         tallies = {world: Tally() for world in WORLDS}
         with ProcessPoolExecutor(asked.processes, get_context("spawn"), die_with_parent) as pool:

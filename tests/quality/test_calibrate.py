@@ -7,8 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from bottega.quality.calibration import PLANS, LimitPlan, calibrate, damaged
-from bottega.quality.config import Thresholds
+from bottega.quality.calibration import FAR, NEAR, PLANS, LimitPlan, calibrate, damaged
+from bottega.quality.config import EYE_OFF, Thresholds
 from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.grading import grade
 from bottega.quality.measuring import measure
@@ -95,6 +95,21 @@ def spoiled(triples: list[Triple]) -> list[dict[str, float]]:
         picture = family.apply(subject, family.strength(1.0), np.random.default_rng(index))
         rows.append(measure(picture, one.content, one.style, encoder=plain_encoder))
     return rows
+
+
+def test_drawn_truths_set_how_far_from_them_a_picture_may_be(scores: dict) -> None:
+    copies = scores["untouched"] + scores["reencoded"]
+    limits = calibrate(scores["good"], copies).thresholds
+    assert NEAR <= limits.distance_a <= limits.distance_c < 5
+    assert limits.distance_c >= FAR
+    far = {**scores["good"][0], "estimated_distance": limits.distance_c + 0.01}
+    assert grade(far, limits).causes == ["distance"]
+    near = {**scores["good"][0], "estimated_distance": limits.distance_c - 0.01}
+    assert grade(near, limits).letter == "B"
+    # Without the eye nothing is known of it.
+    blind = [{name: value for name, value in row.items() if name != "estimated_distance"} for row in scores["good"]]
+    unset = calibrate(blind, copies).thresholds
+    assert (unset.distance_a, unset.distance_c) == (EYE_OFF, EYE_OFF)
 
 
 def test_a_tenth_of_bad_pictures_among_the_good_ones_hardly_moves_the_limits(

@@ -17,7 +17,7 @@ from bottega.quality.measuring import measure
 
 from .conftest import Triple, plain_encoder
 
-LIMITS = Thresholds(content_sim_c=0.05, content_sim_a=0.1, edge_64_c=0.25, edge_128_c=0.15)
+LIMITS = Thresholds(content_sim_c=0.05, content_sim_a=0.1, edge_64_c=0.25, edge_128_c=0.15, distance_c=3.5)
 INJECTED = {
     "clipped": "clipped",
     "washed": "washed",
@@ -48,7 +48,7 @@ def damage(kind: str, one: Triple) -> np.ndarray:
     if kind == "frequency":
         mesh = (np.indices((size, size)) // 2).sum(0) % 2 * 255  # a half-tone mesh of 2 px
         return np.repeat(mesh[..., None], 3, axis=2).astype(np.uint8)
-    if kind == "content":
+    if kind in ("content", "distance"):
         return 255 - one.content
     if kind == "damage":
         family = FAMILIES["hole"]  # no detector knows it

@@ -172,6 +172,8 @@ def test_noise_depends_on_what_the_picture_is_and_on_nothing_else() -> None:
         (["damage"], "geometry", "structure"),
         (["damage"], "noise", "structure"),
         (["damage"], "colour", "noise"),
+        (["damage", "distance"], "geometry", "structure"),
+        (["distance"], "", "noise"),
         (["damage"], "", "noise"),  # the eye is not sure: new noise
         (["mesh", "damage"], "colour", "structure"),  # a detector names a cause
         (["unchanged", "damage"], "", "weak"),

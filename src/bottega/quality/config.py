@@ -114,6 +114,9 @@ class Thresholds(Config):
         description="estimated distance to what the painter would have made, by the learned eye, up to which a picture "
         "may be A; 1 separates two drawings with other strokes; 1000: not asked, until drawn truths set it",
     )
+    distance_c: Annotated[float, Added(before=EYE_OFF)] = Field(
+        default=EYE_OFF, gt=0, description="the same, above which a picture is C; 1000: not asked"
+    )
     content_sim_c: float = Field(
         default=0.30, ge=-1, le=1, description="CLIP cosine to the content below which a picture is C"
     )

@@ -101,6 +101,14 @@ CHECKS = (
     Check("content", "content_sim", "content_sim_c", None, "content lost, CLIP similarity", certain=True),
     Check("unchanged", "change", "change_min", None, "an untouched copy, difference from the content", certain=True),
     Check("damage", "damage", None, "damage_max", "looks damaged,", certain=True),
+    Check(
+        "distance",
+        "estimated_distance",
+        None,
+        "distance_c",
+        "far from what the style's painter would have made, estimated distance",
+        certain=True,
+    ),
 )
 SURE_CAUSE = 0.6
 """Probability from which the eye's cause is named alone, and a retry follows it."""
@@ -117,7 +125,7 @@ CAUSE_TEXTS: dict[str, str] = {
     "geometry": "parts out of place",
     "scene": "things of another picture",
     "style": "the style's own things, or an unpainted part",
-    "missing": "a missing thing or part, or a border",
+    "missing": "a missing part or a border",
     "compression": "compression or damaged latents",
 }
 """What the eye's causes are, for a person."""
@@ -176,7 +184,7 @@ class Grader:
         if damage is not None and damage > self._damage_a:
             doubts.append(f"damage: {damage:.3f}, an A has at most {self._damage_a:.3f}{_causes_text(scores)}")
         distance = scores.get("estimated_distance")
-        if distance is not None and distance > self._distance_a:
+        if distance is not None and distance > self._distance_a and "estimated_distance" not in named:
             doubts.append(f"estimated_distance: {distance:.3f}, an A has at most {self._distance_a:.3f}")
         for score, limit in self._better:
             value = scores.get(score)

@@ -185,6 +185,7 @@ _CAUSES = {
     "content": "content lost",
     "unchanged": "untouched copy",
     "damage": "looks damaged",
+    "distance": "far from what the style would give",
     "estimated_distance": "far from what the painter would have made",
     "style": "no style gained",
 }

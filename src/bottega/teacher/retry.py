@@ -29,6 +29,9 @@ STRUCTURE = frozenset(
 WEAK = frozenset({"unchanged"})
 """Checks that fail where too little was redrawn."""
 
+BY_EYE = frozenset({"damage", "distance"})
+"""The learned eye's checks: they say that something is wrong, and only its likely cause says what."""
+
 REDRAWN = frozenset({"noise", "pattern", "geometry", "scene"})
 """The eye's causes that come of redrawing too much."""
 
@@ -40,7 +43,7 @@ def direction(causes: Sequence[str], likely: str = "") -> str:
         causes: names of the checks.
         likely: the learned eye's cause, where it is sure; it decides only where no detector names one.
     """
-    found = set(causes) - {"damage"}
+    found = set(causes) - BY_EYE
     if not found and likely in REDRAWN:
         return "structure"
     if found and found <= STRUCTURE:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
 from bottega.miniature.builder import tries
-from bottega.miniature.builder.eye import NearestTruth, drawn_truth
+from bottega.miniature.builder.eye import NearestTruth
 from bottega.miniature.world import painter, render, scene
 from bottega.quality.eye.training.examples import TRY
 from bottega.quality.eye.training.store import ExampleStore
@@ -43,18 +42,14 @@ def test_tries_are_the_same_each_time_and_lie_away_from_the_truth(
         assert torch.equal(value, weights[name]), name
 
 
-def test_shards_of_tries_hold_how_surely_each_is_damaged(
-    teacher: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_shards_of_tries_hold_how_surely_each_is_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tries, "STRETCH", tries.TOGETHER)
     [path] = tries.make_try_shards(tmp_path, 5)
     store = ExampleStore.load(path)
     assert len(store) == 8
     assert set(store.family) == {TRY}
     expected = np.clip((store.distance - tries.NEAR) / (tries.FAR - tries.NEAR), 0, 1)
-    made = list(tries.teacher_tries(teacher, tries.EYE_TRIES, 5))
-    is_lost = np.array([bool(lost) for lost in tries.LossReader()(made)])
-    assert np.allclose(store.severity, np.where(is_lost, 1, expected), atol=1e-5)
+    assert np.allclose(store.severity, expected, atol=1e-6)
     written = path.stat().st_mtime_ns
     assert tries.make_try_shards(tmp_path, 5) == [path]
     assert path.stat().st_mtime_ns == written
@@ -74,21 +69,6 @@ def test_what_a_try_lost_is_read_from_its_picture() -> None:
 
     rows = [made(truth, 1.0), made(bare, 6.0), made(other, 6.0), made(other, 4.0), made(bare, 2.0)]
     assert tries.LossReader()(rows) == ["", "objects", "style", "", ""]  # so near the truth the reader is wrong
-    assert tries.try_example(rows[0], "").severity == 0
-    assert tries.try_example(rows[3], "objects").severity == 1
-
-
-def test_a_truth_without_its_objects_is_lost_where_they_were() -> None:
-    severities = set()
-    for index in range(60):
-        [lost] = drawn_truth(index, 128).lost
-        severities.add(lost.severity)
-        assert 0 < lost.mask.mean() < 0.6
-        good = drawn_truth(index, 128).subject.good
-        changed = np.abs(lost.picture.astype(int) - good).max(2) > 40
-        inside = cv2.resize(lost.mask, (128, 128), interpolation=cv2.INTER_NEAREST) > 0
-        assert changed[inside].mean() > 5 * changed[~inside].mean()
-    assert severities == {0.5, 0.75, 1.0}
 
 
 def test_the_nearest_truth_is_never_the_picture_itself() -> None:

@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 
 from bottega.evaluation.truth_distance import Description, describe, nearest
-from bottega.miniature.world import SHAPES, Object, Scene, painter, render, scene
+from bottega.miniature.world import painter, render, scene
 from bottega.quality.damage import Subject
 from bottega.quality.eye.training.build import make_shards, read_shards
 from bottega.quality.eye.training.contents import draw_content
-from bottega.quality.eye.training.examples import LOST, MOVED, GoodPictures, LostThings, damage_mask, made_up
+from bottega.quality.eye.training.examples import GoodPictures, made_up
 from bottega.quality.eye.training.stylise import TECHNIQUES
 from bottega.runtime.progress import Progress
-from bottega.runtime.seeds import numpy_rng
 from bottega.visual.pictures import Picture
 
 TRUTH_SIDE = 128
@@ -30,11 +29,8 @@ TRUTH_SIDE = 128
 DRAWN_CONTENTS = 0.2
 """Share of the made-up triples whose contents are scenes of the drawn world."""
 
-HARD_KINDS = ("facets", "hatching", "fog", "facets", "hatching", "pencil", "mosaic", "ink_lines", "halftone")
+HARD_KINDS = ("pencil", "facets", "fog", "hatching", "mosaic", "ink_lines", "halftone")
 """Techniques of which good pictures are accused most: every fourth triple has one of them."""
-
-LOST_THINGS = 0.6
-"""Share of the triples that have a picture without some things of the content."""
 
 TRUTHS = 6
 """Of the drawn world: a picture's distance is that to the nearest."""
@@ -49,7 +45,7 @@ def learned(index: int, side: int) -> GoodPictures:
         # By turns of its own: every fourth painter saw two kinds of eight.
         return drawn_truth(index // DRAWN_EVERY, side)
     kinds = HARD_KINDS if index % DRAWN_EVERY == 1 else tuple(TECHNIQUES)
-    good = made_up(index, side, draw=_content, kinds=kinds, lost=LOST_THINGS)
+    good = made_up(index, side, draw=_content, kinds=kinds)
     return replace(good, distance=NearestTruth(good.more))
 
 
@@ -116,34 +112,9 @@ def drawn_truth(index: int, side: int) -> GoodPictures:
     good = render(view, by, 0, size=side)
     style = render(scene(3 * index + 1), by, 1, size=side)
     other = render(scene(3 * index + 2), by, 0, size=side)
-    plain_view = render(view, None, size=side)
-    subject = Subject(good, plain_view, style, other)
+    subject = Subject(good, render(view, None, size=side), style, other)
     truths = [render(view, by, seed) for seed in range(2, 2 + TRUTHS)]
-    other_view, severity, family = _without_objects(view, index)
-    mask = damage_mask(render(other_view, None, size=side), plain_view)
-    lost = LostThings(render(other_view, by, 0, size=side), mask, severity, family)
-    return GoodPictures(subject, by.kind, (render(view, by, 1, size=side),), NearestTruth(truths), (lost,))
-
-
-def _without_objects(view: Scene, index: int) -> tuple[Scene, float, str]:
-    """The scene without its objects, without one of several, or with all elsewhere; how severe that is; its family."""
-    rng = numpy_rng("eye lost objects", index)
-    draw = rng.random()
-    if draw < 0.3:
-        moved = tuple(_moved(item, rng) for item in view.objects)
-        return replace(view, objects=moved), 0.75, MOVED
-    if draw < 0.5 and len(view.objects) > 1:
-        gone = int(rng.integers(len(view.objects)))
-        left = tuple(item for place, item in enumerate(view.objects) if place != gone)
-        return replace(view, objects=left), 0.5, LOST
-    return replace(view, objects=()), 1.0, LOST
-
-
-def _moved(item: Object, rng: np.random.Generator) -> Object:
-    """An object at another place, half of the time of a shape of chance."""
-    across, down = rng.uniform(item.radius, 1 - item.radius, 2)
-    shape = str(rng.choice(SHAPES)) if rng.random() < 0.5 else item.shape
-    return replace(item, x=float(across), y=float(down), shape=shape)
+    return GoodPictures(subject, by.kind, (render(view, by, 1, size=side),), NearestTruth(truths))
 
 
 def _content(rng: np.random.Generator, side: int) -> Picture:

@@ -22,7 +22,6 @@ from bottega.miniature.ranges import EYE_TRIES
 from bottega.miniature.scenes import scene
 from bottega.miniature.world import render
 from bottega.quality.eye.cells import GRID
-from bottega.quality.eye.training.build import DRAWING
 from bottega.quality.eye.training.examples import TRY, EyeExample, measured_picture
 from bottega.quality.eye.training.store import ExampleStore
 from bottega.quality.measuring import reference
@@ -208,27 +207,23 @@ def make_try_shards(folder: Path, count: int) -> list[Path]:
         All shards, in their order.
     """
     numbers = range(EYE_TRIES, EYE_TRIES + count, STRETCH)
-    paths = [folder / f"tries-{DRAWING}-{number}.npz" for number in numbers]
+    paths = [folder / f"tries-{number}.npz" for number in numbers]
     if all(path.is_file() for path in paths):
         return paths
     cv2.setNumThreads(1)
     teacher = shipped_teacher()
-    read = LossReader()
     with Progress(len(paths), "eye: a teacher's tries", "shards") as progress:
         for number, path in zip(numbers, paths, strict=True):
             if not path.is_file():
-                made = list(teacher_tries(teacher, number, STRETCH))
-                examples = [try_example(one, lost) for one, lost in zip(made, read(made), strict=True)]
+                examples = [try_example(made) for made in teacher_tries(teacher, number, STRETCH)]
                 ExampleStore.collect(examples).save(path)
             progress.update()
     return paths
 
 
-def try_example(made: TeacherTry, lost: Lost) -> EyeExample:
-    """A try to learn from: how surely it should be found damaged follows its distance to the truth and what it lost."""
+def try_example(made: TeacherTry) -> EyeExample:
+    """A try to learn from: how surely it should be found damaged follows its distance to the truth."""
     measured = measured_picture(made.picture, reference(made.content), reference(made.style))
     wrong = float(np.clip((made.distance - NEAR) / (FAR - NEAR), 0, 1))
-    if lost:
-        wrong = 1.0
     nowhere = np.zeros((GRID, GRID), np.float32)
     return EyeExample(made.number, made.kind, TRY, wrong, nowhere, made.distance, measured)
