@@ -44,7 +44,7 @@ from bottega.visual.pictures import Picture
 
 TEACHER = {"teacher.source": "sdxl", "teacher.max_retries": 0}
 WEIGHTS = {"weighted": (1.0, 0.5, 0.0), "without_c": (1.0, 1.0, 0.0), "all_alike": (1.0, 1.0, 1.0)}
-FULL = {"student.loop.steps": 600, "evaluation.teacher_pairs": 0, "pairs.crossed": [12, 16]}
+FULL = {"student.loop.steps": 400, "evaluation.teacher_pairs": 1, "pairs.crossed": [10, 12]}
 STRENGTHS = (0.24, 0.4, 0.56, 0.72)
 STYLE_SCALES = (0.15, 0.5, 0.9, 1.2)
 GUIDANCES = (1.0, 2.0)

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from bottega.quality.calibration import FAR, NEAR, PLANS, LimitPlan, calibrate, damaged
+from bottega.quality.calibration import FAR, NEARER_THAN_STYLE, PLANS, LimitPlan, calibrate, damaged
 from bottega.quality.config import EYE_OFF, Thresholds
 from bottega.quality.damage import FAMILIES, Subject
 from bottega.quality.grading import grade
@@ -100,7 +100,7 @@ def spoiled(triples: list[Triple]) -> list[dict[str, float]]:
 def test_drawn_truths_set_how_far_from_them_a_picture_may_be(scores: dict) -> None:
     copies = scores["untouched"] + scores["reencoded"]
     limits = calibrate(scores["good"], copies).thresholds
-    assert NEAR <= limits.distance_a <= limits.distance_c < 5
+    assert NEARER_THAN_STYLE <= limits.distance_a <= limits.distance_c < 6
     assert limits.distance_c >= FAR
     far = {**scores["good"][0], "estimated_distance": limits.distance_c + 0.01}
     assert grade(far, limits).causes == ["distance"]

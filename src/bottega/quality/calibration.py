@@ -36,13 +36,14 @@ CONTENT_IDLE = 0.5
 DAMAGE_DEVIATIONS = 3.5
 """From the median to the limit of `damage`, in deviations of the lower half."""
 
-NEAR = 3.0
+NEARER_THAN_STYLE = 4.0
 """Estimated distance up to which a picture may be A, at least: a style picture lies at 4 to 5 from the truth, a content
 at 10. Truths alone would set it near 1, which hardly a teacher's picture reaches."""
 
-FAR = 3.5
-"""Estimated distance above which a picture is C, at least. Of tries that lost all objects 88 % lie above it, of those
-that lost their style all, of those within 3 of the truth none (384 tries, docs/quality.md)."""
+FAR = 4.5
+"""Estimated distance above which a picture is C, at least. With it 65 % of tries that lost all objects are C, 94 % of
+those that lost their style, none of those within 3 of the truth (384 tries, docs/log.md). With 3.5 it would be 88 and
+100 %, and more than half of a good teacher's mosaics."""
 
 DAMAGE_SHARE = 0.004
 """Of the good pictures, that the limit of `damage` may lose, as `LimitPlan.share`."""
@@ -298,7 +299,7 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
             values[f"{name}_a"] = max(quantile, values[f"{name}_c"])  # an A must not fail where a B passes
     distances = _column(good, "estimated_distance")
     if distances.size >= MINIMUM and base.uses_eye:
-        values["distance_a"] = max(float(np.quantile(distances, 0.90)), NEAR)
+        values["distance_a"] = max(float(np.quantile(distances, 0.90)), NEARER_THAN_STYLE)
         values["distance_c"] = max(float(np.quantile(distances, 0.99)), FAR, values["distance_a"])
     values["change_min"] = _change_floor(good, untouched, base)
     values |= damage_limits(_column(good, "damage"), base, may_fail=min(1.0, DAMAGE_SHARE * factor))
