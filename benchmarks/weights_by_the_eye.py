@@ -25,13 +25,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from common.arms import METRICS, RECIPE, SHORT, Arm, loop, measured, over_seeds, set_options, told
 from common.bench import Arguments, bottega, conclude, say, verdict
 
 from bottega.cli.common import read_recipe
+from bottega.evaluation.records import FactorRecord
 from bottega.miniature.builder.tries import SpoiledUNet
 from bottega.runtime.files import read_json, write_json
 from bottega.runtime.seeds import derive, numpy_rng
@@ -165,7 +166,20 @@ def grades(run: Path) -> dict[str, int]:
     return dict(read_json(run / "teacher" / SUMMARY)["grades"])
 
 
-def results(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+Figures = dict[str, FactorRecord]
+"""By metric."""
+
+
+class Outcome(TypedDict):
+    """What the experiment found: targets by grade, the figures of each arm, and those of differences of two."""
+
+    seeds: int
+    grades: dict[str, int]
+    rows: dict[str, Figures]
+    minus: dict[str, Figures]
+
+
+def results(asked: argparse.Namespace, folder: Path) -> Outcome:
     """Make the runs, train every arm with every seed, compare."""
     sets = FULL if asked.full else SHORT
     shared: list[VariedTeacher] = []
@@ -185,10 +199,10 @@ def results(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             distances = list(scores[arm][-1]["student", "truth"].values())
             say(f"{arm}, seed {seed}: distance {np.mean(distances):.2f}")
     run = runs["weighted"]
-    rows: dict[str, Any] = {}
+    rows: dict[str, Figures] = {}
     for arm, of_arm in scores.items():
         rows[arm] = {metric: over_seeds(run, of_arm, metric) for metric in METRICS}
-    minus: dict[str, Any] = {}
+    minus: dict[str, Figures] = {}
     for arm, other in (("weighted", "all_alike"), ("weighted", "without_c"), ("without_c", "all_alike")):
         differences = {metric: over_seeds(run, scores[arm], metric, scores[other]) for metric in METRICS}
         minus[f"{arm} minus {other}"] = differences

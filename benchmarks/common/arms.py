@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.data.records import Pair, read_pairs
+from bottega.evaluation.records import FactorRecord
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, sha256_json, write_json
 from common.bench import Arguments, bottega, say
 from common.leaks import leaks
@@ -118,7 +119,7 @@ def difference(
 
 def over_seeds(
     run: Path, arm: Sequence[Scores], metric: str, other: Sequence[Scores] | None = None, row: str = "student"
-) -> dict[str, Any]:
+) -> FactorRecord:
     """A metric of an arm, or its difference to another arm's, with the training seeds as a random factor too."""
     import numpy as np
 
@@ -126,8 +127,8 @@ def over_seeds(
 
     values = np.stack(_matrices(run, arm, metric, row), -1)  # [C, S, T]
     if other is None:
-        return dict(crossed_seeds_mean(values).record())
-    return dict(crossed_seeds_difference(values, np.stack(_matrices(run, other, metric, row), -1)).record())
+        return crossed_seeds_mean(values).record()
+    return crossed_seeds_difference(values, np.stack(_matrices(run, other, metric, row), -1)).record()
 
 
 def told(found: Mapping[str, Any], digits: int = 1) -> str:

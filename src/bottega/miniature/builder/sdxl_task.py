@@ -50,9 +50,7 @@ from bottega.runtime.seeds import numpy_rng
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
 LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
-TEACHER_SHARE = (
-    3  # parts of four that are then the teacher's: the demo needs it, and words need ten times as many anyway
-)
+TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
 REDRAW_CROWDED = 0.5  # share of scenes with several objects that the words' part draws again: one object comes first
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
