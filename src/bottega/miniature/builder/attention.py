@@ -21,22 +21,24 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        result, log_sum = forward(query, key, value)  # [B, h, N, d], [B, h, N]
-        ctx.save_for_backward(query, key, value, result, log_sum)
+        result, _ = forward(query, key, value)  # [B, h, N, d]
+        ctx.save_for_backward(query, key, value)
         attended: torch.Tensor = result
         return attended
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        query, key, value, result, log_sum = ctx.saved_tensors
+        query, key, value = ctx.saved_tensors
         (gradient,) = gradients
         scale = query.shape[-1] ** -0.5
-        scores = torch.matmul(query, key.transpose(-1, -2)).float()
-        weights = scores.mul_(scale).sub_(log_sum.unsqueeze(-1)).exp_()  # [B, h, N, L], rows sum to 1
+        # In float32: bfloat16 rounds a score of 100 by up to 0.25. Less the forward pass's logarithm of their sum, such
+        # scores made weights that did not sum to 1, and gradients a thousand times too large.
+        scores = torch.matmul(query.float(), key.float().transpose(-1, -2))
+        weights = scores.mul_(scale).softmax(-1)  # [B, h, N, L]
         of_value = torch.matmul(weights.to(query.dtype).transpose(-1, -2), gradient)
         of_weights = torch.matmul(gradient, value.transpose(-1, -2)).float()
         # Of each row, what changes nothing because the weights sum to 1.
-        shared = (gradient.float() * result.float()).sum(-1, keepdim=True)
+        shared = (weights * of_weights).sum(-1, keepdim=True)
         of_scores = weights.mul_(of_weights.sub_(shared)).mul_(scale).to(query.dtype)
         of_query = torch.matmul(of_scores, key)
         of_key = torch.matmul(of_scores.transpose(-1, -2), query)
