@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from bottega.runtime.locks import writing
 
 if TYPE_CHECKING:
     from bottega.miniature.builder.measured import GateFigure
+    from bottega.training.processes import Processes
 
 app = typer.Typer(help="The drawn world and its models.", no_args_is_help=True)
 
@@ -20,7 +22,22 @@ class Model(StrEnum):
     """What `train` trains."""
 
     sdxl = "sdxl"
+    clip = "clip"
     pixart = "pixart"
+
+
+class Focus(StrEnum):
+    """What most samples of a step of SDXL show."""
+
+    teacher = "teacher"
+    words = "words"
+
+
+class Exported(StrEnum):
+    """What `export` writes."""
+
+    sdxl = "sdxl"
+    clip = "clip"
 
 
 class Variant(StrEnum):
@@ -100,7 +117,9 @@ def _line(name: str, figure: GateFigure) -> str:
 @app.command()
 def train(
     state: Annotated[Path, typer.Option(help="Folder for features, state and log; keep it, training takes days.")],
-    model: Annotated[Model, typer.Option(help="SDXL's U-Net with its IP-Adapter, or PixArt with its T5.")] = Model.sdxl,
+    model: Annotated[
+        Model, typer.Option(help="SDXL's U-Net with its IP-Adapter, CLIP's picture tower, or PixArt with its T5.")
+    ] = Model.sdxl,
     weights: Annotated[
         Path | None, typer.Option(help="Folders of the frozen encoders and judges; default: the shipped ones.")
     ] = None,
@@ -108,39 +127,80 @@ def train(
         Path | None,
         typer.Option(help="Folders that `export` wrote: a new training of SDXL begins with their U-Net."),
     ] = None,
+    focus: Annotated[
+        Focus,
+        typer.Option(
+            help="Of SDXL: mostly paintings of contents, or mostly captions, most of these at half of the size."
+        ),
+    ] = Focus.teacher,
     finish: Annotated[
         int | None,
         typer.Option(help="Branch off and end within so many steps, the learning rate falling to zero.", min=1),
     ] = None,
 ) -> None:
-    """Train a model until stopped (Ctrl-C, SIGTERM); the same command resumes."""
-    from bottega.miniature.builder.train import train_pixart, train_sdxl
-    from bottega.runtime.errors import RequestError
+    """Train a model until stopped (Ctrl-C, SIGTERM); the same command resumes. CLIP's ends by itself.
 
-    if model is Model.pixart and start_from is not None:
-        raise RequestError("--start-from is for SDXL, the model is pixart; leave it out.")
-    with writing(state, "bottega miniature train"):
+    Two processes share a step of SDXL with `--focus words`, started by
+    `accelerate launch --multi_gpu --num_processes 2 -m bottega miniature train …`.
+    """
+    from bottega.miniature.builder.train import train_clip, train_pixart, train_sdxl
+    from bottega.runtime.errors import RequestError
+    from bottega.training.processes import joined
+
+    if model is not Model.sdxl:
+        for name, given in (("--start-from", start_from is not None), ("--focus", focus is not Focus.teacher)):
+            if given:
+                raise RequestError(f"{name} is for SDXL, the model is {model}; leave it out.")
+    if model is Model.clip and finish is not None:
+        raise RequestError("--finish ends a training that has no end of its own, CLIP's has one; leave it out.")
+    with joined("cpu") as processes, _held(state, processes):
         if model is Model.pixart:
             trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
+        elif model is Model.clip:
+            trainer = train_clip(state, weights or _SHIPPED)
         else:
-            trainer = train_sdxl(state, weights or _SHIPPED, decay=finish, start_from=start_from)
-    typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
+            trainer = train_sdxl(
+                state,
+                weights or _SHIPPED,
+                decay=finish,
+                start_from=start_from,
+                focus=focus.value,
+                processes=processes,
+            )
+    if processes.first:
+        typer.echo(f"step {trainer.step}, {trainer.samples} samples: {trainer.state}")
+
+
+def _held(state: Path, processes: Processes) -> AbstractContextManager[None]:
+    """The folder's lock, which the first process holds for all."""
+    if processes.first:
+        return writing(state, "bottega miniature train")
+    return nullcontext()
 
 
 @app.command()
 def export(
     state: Annotated[Path, typer.Option(help="Folder of a training by `bottega miniature train`; it may be running.")],
-    output: Annotated[Path, typer.Option(help="New folder; `sdxl` and `ip_adapter` are written into it.")],
+    output: Annotated[Path, typer.Option(help="New folder; the model folders are written into it.")],
+    model: Annotated[
+        Exported, typer.Option(help="`sdxl` and `ip_adapter` of SDXL's training, `clip` and `ip_adapter` of CLIP's.")
+    ] = Exported.sdxl,
     weights: Annotated[
         Path | None,
         typer.Option(help="Folders to copy all else from; default: the shipped ones."),
     ] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Take the branch that `train --finish` made.")] = False,
 ) -> None:
-    """Write the folders of SDXL and its IP-Adapter from a long training: the moving average of its weights."""
-    from bottega.miniature.builder.train import export_sdxl
+    """Write the model folders of a long training: the moving average of its weights."""
+    from bottega.miniature.builder.train import export_clip, export_sdxl
+    from bottega.runtime.errors import RequestError
 
-    step = export_sdxl(state, weights or _SHIPPED, output, finished=finished)
+    if model is Exported.clip and finished:
+        raise RequestError("--finished is for SDXL, the model is clip, whose training ends by itself; leave it out.")
+    if model is Exported.clip:
+        step = export_clip(state, weights or _SHIPPED, output)
+    else:
+        step = export_sdxl(state, weights or _SHIPPED, output, finished=finished)
     typer.echo(f"wrote {output} (step {step})")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,12 +200,46 @@ def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
 
     monkeypatch.setattr(task, "_errors", errors)
     monkeypatch.setattr(task.reading, "loss", lambda labels: torch.zeros(len(labels)))
-    [part] = task.microbatches(step)
+    [compute] = task.microbatches(step)
+    part = compute()
     assert sizes == [8]  # samples from words alone
     assert part.samples == samples
     # Every sample has the same weight, so a part counts by its size.
     assert float(part.losses["words"]) == words
     assert float(part.losses["teacher"]) == 2 - words
+
+
+def test_words_first_are_drawn_at_half_of_the_side_beside_a_smaller_step_at_full_size(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "focus", "words")
+    seen: list[tuple[int, ...]] = []
+    sizes: list[float] = []
+    unet = task.unet.forward
+
+    def forward(x: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        if torch.is_grad_enabled():
+            seen.append(tuple(x.shape))
+            sizes.append(float(keywords["added_cond_kwargs"]["time_ids"].max()))
+        return unet(x, *arguments, **keywords)
+
+    monkeypatch.setattr(task.unet, "forward", forward)
+    parts = [compute() for compute in task.microbatches(0)]
+    assert seen == [(48, 4, 16, 16), (12, 4, 32, 32)]
+    assert sizes == [64.0, 128.0]  # pixels of the picture that the network is asked for
+    assert [part.samples for part in parts] == [48, 12]
+    assert set(parts[0].losses) == {"small_words", "small_reading"}
+    assert all(bool(loss.isfinite()) for part in parts for loss in part.losses.values())
+
+
+def test_half_of_the_side_is_the_mean_of_four_cells_with_noise_of_deviation_one(task: SDXLTask) -> None:
+    whole = task._words_batch(numpy_rng("test", 5), 64)
+    half = sdxl_task._halved(whole)
+    cells = whole.target.reshape(64, 4, 16, 2, 16, 2).mean((3, 5))
+    assert torch.allclose(half.target, cells, atol=1e-6)
+    assert half.labels.shape == (64, 16, 16)
+    assert abs(float(half.noise.std()) - 1) < 0.02
+    assert half.captions == whole.captions
 
 
 def test_an_export_has_the_averaged_weights_and_a_card_that_says_from_how_many_samples(

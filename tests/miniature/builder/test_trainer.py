@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from bottega.miniature.builder.trainer import MicrobatchLosses, Trainer, TrainingPlan, finish
+from bottega.miniature.builder.trainer import Trainer, finish
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import read_jsonl
 
-PLAN = TrainingPlan(learning_rate=0.05, warm_up=2, measure_every=4)
+from . import line
+from .line import PLAN, Line
 
-
-class Line:
-    """Learns to sum four numbers; `spoilt` is the step whose loss is not finite."""
-
-    name = "line"
-
-    def __init__(self, spoilt: int | None = None) -> None:
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(4, 1)
-        self.modules = {"layer": self.layer}
-        self.spoilt = spoilt
-
-    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        for part in range(2):
-            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2 * step + part))
-            error = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
-            if step == self.spoilt:
-                error = error * float("nan")
-            yield MicrobatchLosses({f"part{part}": error}, len(x))
-
-    def measure(self) -> Mapping[str, float]:
-        return {"weight": float(self.layer.weight.detach().sum())}
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
 def test_a_stopped_training_equals_one_that_was_not_stopped(tmp_path: Path) -> None:
@@ -97,3 +82,30 @@ def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other.modules = {"other": other.layer}
     with pytest.raises(RequestError, match=r"other\.weight is missing"):
         Trainer(other, tmp_path, PLAN)
+
+
+def test_two_processes_take_the_steps_of_one_and_a_signal_ends_both_after_the_same(tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    command = [sys.executable, *LAUNCH, line.__file__, str(two)]
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while launcher.poll() is None and time.monotonic() < deadline and not (two / "line.jsonl").exists():
+        time.sleep(0.02)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate(timeout=60)[1]
+    assert (two / "line.jsonl").exists(), said
+
+    shared = Trainer(Line(), two, PLAN)
+    alone = Trainer(Line(), one, replace(PLAN, end=shared.step))
+    alone.train()
+    assert shared.step > 3
+    assert shared.samples == alone.samples
+    for name, parameter in alone.parameters.items():
+        assert torch.allclose(parameter, shared.parameters[name], atol=1e-5)
+        assert torch.allclose(alone.average[name], shared.average[name], atol=1e-5)
+    rows = [list(read_jsonl(folder / "line.jsonl")) for folder in (one, two)]
+    assert rows[1]
+    for row, shared_row in zip(*rows, strict=False):  # one process has a last row, for it knew its end
+        assert row.get("gates") == pytest.approx(shared_row.get("gates"), abs=1e-4)
+        for loss in ("loss_part0", "loss_part1"):
+            assert row.get(loss) == pytest.approx(shared_row.get(loss), abs=1e-4)

@@ -141,12 +141,11 @@ def deep_unet() -> UNet2DConditionModel:
     )
 
 
-def size_ids(count: int) -> torch.Tensor:
+def size_ids(count: int, side: int = PICTURE) -> torch.Tensor:
     """SDXL's six size numbers of an uncropped picture: original size, crop, target size, [count, 6]."""
     import torch
 
-    side = float(PICTURE)
-    return torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(count, 1)
+    return torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(count, 1)
 
 
 def t5(vocabulary: int) -> T5EncoderModel:

@@ -70,6 +70,24 @@ CARDS = {
 }
 
 
+def clip_card(samples: int) -> str:
+    """The card of `clip` after `bottega miniature train --model clip`.
+
+    Args:
+        samples: how many pictures its picture tower has learned from in that training.
+    """
+    trained = f"{samples:,} pictures".replace(",", " ")
+    return _card(
+        "Miniature CLIP",
+        "transformers",
+        "Of four captions two named kind, palette and scale, one of them nothing else. Beside the contrast, a\n"
+        "linear head (thrown away) read kind, palette, brush and angle from the picture's embedding. Its picture\n"
+        f"tower was then trained on {trained} by 36 000 painters (`bottega miniature train --model clip`),\n"
+        "with the text encoders frozen: 480 painters were too few to know palettes by. Serves teacher, student and\n"
+        "quality.",
+    )
+
+
 def long_training_cards(samples: int) -> dict[str, str]:
     """The cards of `sdxl` and `ip_adapter` after `bottega miniature train`.
 

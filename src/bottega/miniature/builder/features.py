@@ -8,6 +8,8 @@ Dimensions: N rows, C latent channels, H W latent sides, D width of CLIP's joint
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,16 +57,28 @@ class Features:
         return len(self.plain) * self.painters
 
     def require(self, shards: int) -> None:
-        """Open the first `shards` shards; draw and encode those that are not there."""
+        """Open the first `shards` shards; draw and encode those that are not there.
+
+        Where CLIP has been trained since a shard was made, its styles are embedded again: an IP-Adapter that learned
+        from the old ones would be shown others when it is used.
+        """
+        if len(self.plain) >= shards:
+            return
+        identity = _identity(self.clip)
         for number in range(len(self.plain), shards):
             path = self.folder / f"shard_{self.painters}_{number:02d}.npz"
-            if not path.exists():
-                _make_shard(path, number * self.painters, self.painters, self.vae, self.clip)
-            with np.load(path) as arrays:
-                self.plain.append(arrays["plain"])
-                self.painted.append(arrays["painted"])
-                self.styles.append(arrays["styles"])
-                self.labels.append(arrays["labels"])
+            shard = _read(path)
+            if shard is None:
+                shard = _make_shard(number * self.painters, self.painters, self.vae, self.clip)
+            elif str(shard.get("clip")) != identity:
+                shard["styles"] = _embed_again(number * self.painters, self.painters, self.clip)
+            if str(shard.get("clip")) != identity:
+                shard["clip"] = np.array(identity)
+                _write(path, shard)
+            self.plain.append(shard["plain"])
+            self.painted.append(shard["painted"])
+            self.styles.append(shard["styles"])
+            self.labels.append(shard["labels"])
 
     def place(self, row: int) -> tuple[int, int]:
         """Shard of a row, and its place there."""
@@ -83,29 +97,66 @@ class Features:
         return style
 
 
-def _make_shard(path: Path, first: int, count: int, vae: Any, clip: Any) -> None:
+def _read(path: Path) -> dict[str, Array] | None:
+    """The arrays of a shard; None where it is not there."""
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _write(path: Path, shard: Mapping[str, Array]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **shard)
+
+
+def _identity(clip: Any) -> str:
+    """Hash of CLIP's picture tower and its projection."""
+    digest = hashlib.sha256()
+    for module in (clip.vision_model, clip.visual_projection):
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _make_shard(first: int, count: int, vae: Any, clip: Any) -> dict[str, Array]:
     plain, painted, styles, labels = [], [], [], []
-    for start in range(first, first + count, _CHUNK):
-        rows = range(start, min(start + _CHUNK, first + count))
+    for rows in _chunks(first, count):
         views = [scene(row) for row in rows]
         scenes = np.stack([render(view, None) for view in views])
-        paintings = np.stack(
-            [render(view, painter(LONG_TRAINING_PAINTERS + row % count)) for view, row in zip(views, rows, strict=True)]
-        )
+        paintings = _paintings(rows, count)
         plain.append(_encode(vae, scenes))
         painted.append(_encode(vae, paintings))
         styles.append(_embed(clip, paintings))
         cell = scenes.shape[1] // plain[-1].shape[-1]  # pixels a side of a latent cell
         labels.append(np.stack([label_map(view)[cell // 2 :: cell, cell // 2 :: cell] for view in views]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            plain=np.concatenate(plain),
-            painted=np.concatenate(painted),
-            styles=np.concatenate(styles),
-            labels=np.concatenate(labels),
-        )
+    return {
+        "plain": np.concatenate(plain),
+        "painted": np.concatenate(painted),
+        "styles": np.concatenate(styles),
+        "labels": np.concatenate(labels),
+    }
+
+
+def _embed_again(first: int, count: int, clip: Any) -> Array:
+    """CLIP embeddings of a shard's paintings, [count, D]."""
+    return np.concatenate([_embed(clip, _paintings(rows, count)) for rows in _chunks(first, count)])
+
+
+def _chunks(first: int, count: int) -> list[range]:
+    """Rows of a shard in groups that are encoded together."""
+    end = first + count
+    return [range(start, min(start + _CHUNK, end)) for start in range(first, end, _CHUNK)]
+
+
+def _paintings(rows: range, painters: int) -> npt.NDArray[np.uint8]:
+    """What the painter of each row makes of its scene, [B, 128, 128, 3]."""
+    pictures = []
+    for row in rows:
+        pictures.append(render(scene(row), painter(LONG_TRAINING_PAINTERS + row % painters)))
+    return np.stack(pictures)
 
 
 @torch.no_grad()

@@ -5,11 +5,13 @@ Dimensions: B batch, C channels, H W picture sides, D joint width, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -22,11 +24,13 @@ from bottega.miniature.painters import KINDS, painter
 from bottega.miniature.scenes import scene
 from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.seeds import numpy_rng
-from bottega.visual.pictures import to_signed
+from bottega.visual.pictures import Pictures, to_signed
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
     from transformers import CLIPModel, CLIPTextModelWithProjection
+
+PALETTE = 12  # numbers of a palette: four colours in Lab
 
 
 def learn_vae(
@@ -101,21 +105,12 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLI
     clip = architectures.clip(len(tokenizer), tokenizer.eos_token_id)
     second = architectures.second_text_encoder(len(tokenizer), tokenizer.eos_token_id)
     batch = min(80, len(corpus))
-    facts = _style_facts(corpus)
-    head = torch.nn.Linear(architectures.WIDTH, len(KINDS) + facts.shape[1])
+    head = StyleHead(corpus)
 
     def losses(step: int) -> Losses:
         rng = numpy_rng("miniature clip", step)
-        pictures = np.empty((batch, architectures.PICTURE, architectures.PICTURE, 3), np.uint8)
-        captions = []
         rows = rng.choice(len(corpus), size=batch, replace=False)
-        for k, row in enumerate(rows):
-            view = scene(corpus.scene_of(int(row)))
-            by = painter(corpus.painter_of(int(row)))
-            content = view.caption(int(rng.integers(5)))
-            style = f"{STYLE_PHRASE} {by.words}"
-            pictures[k] = corpus.plain[row] if k % 4 == 0 else corpus.painted[row]
-            captions.append((content, content, f"{content} {style}", style)[k % 4])
+        pictures, captions = style_captions(corpus, rows, rng)
         tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         pooled = clip.vision_model(pixel_values=to_clip(pictures)).pooler_output
         seen = F.normalize(clip.visual_projection(pooled), dim=-1)  # [B, D]
@@ -123,39 +118,104 @@ def learn_clip(corpus: Corpus, folder: Path, steps: int) -> tuple[CLIPModel, CLI
         read = clip.text_projection(states)  # [B, D]
         also = second(input_ids=tokens.input_ids).text_embeds
 
-        # The contrast, both ways: a picture finds its caption, a caption its picture.
         scale = clip.logit_scale.exp().clamp(max=60)
-        answer = torch.arange(batch)
-        parts = {}
-        for name, text in (("first", read), ("second", also)):
-            logits = scale * seen @ F.normalize(text, dim=-1).T  # [B, B]
-            to_text = F.cross_entropy(logits, answer)
-            to_picture = F.cross_entropy(logits.T, answer)
-            parts[name] = (to_text + to_picture) / 2
-
-        # What the head reads of the painted pictures.
+        parts = {"first": both_ways(scale, seen, read), "second": both_ways(scale, seen, also)}
         painted = np.arange(batch) % 4 > 0
-        painters = torch.from_numpy(rows[painted] % corpus.painters)
-        kinds = (corpus.first_painter + painters) % len(KINDS)
-        # a unit vector times √D has components of mean square 1
-        read_off = head(seen[torch.from_numpy(painted)] * architectures.WIDTH**0.5)
-        parts["kind"] = F.cross_entropy(read_off[:, : len(KINDS)], kinds)
-        parts["facts"] = F.mse_loss(read_off[:, len(KINDS) :], facts[painters])
+        parts["kind"], parts["facts"] = head.losses(seen[torch.from_numpy(painted)], rows[painted])
         return parts
 
     fit(folder, "clip", {"clip": clip, "second": second, "head": head}, losses, steps=steps, learning_rate=1.5e-3)
     return clip, second
 
 
+def style_captions(corpus: Corpus, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Pictures, list[str]]:
+    """Pictures [B, H, W, 3] of rows and a caption each: of four, one is plain, two name the style, one nothing else."""
+    pictures = np.empty((len(rows), architectures.PICTURE, architectures.PICTURE, 3), np.uint8)
+    captions = []
+    for k, row in enumerate(rows):
+        content = scene(corpus.scene_of(int(row))).caption(int(rng.integers(5)))
+        style = f"{STYLE_PHRASE} {painter(corpus.painter_of(int(row))).words}"
+        pictures[k] = corpus.plain[row] if k % 4 == 0 else corpus.painted[row]
+        captions.append((content, content, f"{content} {style}", style)[k % 4])
+    return pictures, captions
+
+
+def both_ways(scale: torch.Tensor, seen: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    """Contrast of pictures and captions [B, D]: a picture finds its caption, a caption its picture."""
+    logits = scale * seen @ F.normalize(read, dim=-1).T  # [B, B]
+    answer = torch.arange(len(logits))
+    to_text = F.cross_entropy(logits, answer)
+    to_picture = F.cross_entropy(logits.T, answer)
+    return (to_text + to_picture) / 2
+
+
+@dataclass(frozen=True)
+class StyleReading:
+    """What a head reads of paintings: kinds [B], and palettes [B, 4, 3] in Lab."""
+
+    kinds: npt.NDArray[np.int64]
+    palettes: npt.NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[StyleReading]) -> StyleReading:
+        """The paintings of all parts, in order."""
+        kinds = np.concatenate([part.kinds for part in parts])
+        return cls(kinds, np.concatenate([part.palettes for part in parts]))
+
+
+class StyleHead(torch.nn.Linear):
+    """Reads kind, palette, brush and angle of a painter linearly from an embedding; thrown away afterwards.
+
+    Args:
+        corpus: whose painters it learns; their facts are brought to mean 0 and deviation 1.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        facts = _style_facts(corpus)  # [P, 15]
+        super().__init__(architectures.WIDTH, len(KINDS) + facts.shape[1])
+        self.corpus = corpus
+        self.mean, self.deviation = facts.mean(0), facts.std(0) + 1e-3
+        # One deviation for all of a palette, so that an error counts as it looks (ΔE): a stop's lightness moves by 2,
+        # its hue by 25, and each of deviation 1 they would count alike.
+        self.deviation[:PALETTE] = self.deviation[:PALETTE].square().mean().sqrt()
+        self.facts = (facts - self.mean) / self.deviation
+
+    def losses(self, seen: torch.Tensor, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy of the kind and mean squared error of the facts, for unit embeddings [B, D] of rows [B]."""
+        painters = torch.from_numpy(rows % self.corpus.painters)
+        kinds = (self.corpus.first_painter + painters) % len(KINDS)
+        read = self._raw(seen)
+        of_kind = F.cross_entropy(read[:, : len(KINDS)], kinds)
+        return of_kind, F.mse_loss(read[:, len(KINDS) :], self.facts[painters])
+
+    def read(self, seen: torch.Tensor) -> StyleReading:
+        """What it reads from unit embeddings [B, D]."""
+        read = self._raw(seen)
+        facts = read[:, len(KINDS) :] * self.deviation + self.mean
+        palettes = facts[:, :PALETTE].reshape(-1, 4, 3).double().numpy()
+        return StyleReading(read[:, : len(KINDS)].argmax(-1).numpy(), palettes)
+
+    @staticmethod
+    def answers(corpus: Corpus) -> StyleReading:
+        """What is right for the corpus's paintings."""
+        painters = [painter(corpus.painter_of(row)) for row in range(len(corpus))]
+        kinds = np.array([KINDS.index(by.kind) for by in painters])
+        return StyleReading(kinds, np.array([by.palette for by in painters]))
+
+    def _raw(self, seen: torch.Tensor) -> torch.Tensor:
+        # a unit vector times √D has components of mean square 1
+        read: torch.Tensor = self(seen * architectures.WIDTH**0.5)
+        return read
+
+
 def _style_facts(corpus: Corpus) -> torch.Tensor:
-    """Numbers about each painter of the corpus, each of deviation 1: palette (12), brush, angle (2), [P, 15]."""
+    """Numbers about each painter of the corpus: palette (12), brush, angle (2), [P, 15]."""
     rows = []
     for index in range(corpus.first_painter, corpus.first_painter + corpus.painters):
         by = painter(index)
         turn = 2 * np.deg2rad(by.angle)
         rows.append([*np.ravel(by.palette), by.brush, np.cos(turn), np.sin(turn)])
-    facts = torch.tensor(rows, dtype=torch.float32)
-    return (facts - facts.mean(0)) / (facts.std(0) + 1e-3)
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def learn_style_classifier(corpus: Corpus, folder: Path, steps: int) -> Any:

@@ -102,6 +102,13 @@ def pack(parts: Parts, folder: Path) -> None:
         write_text(folder / name / "README.md", CARDS[name])
 
 
+def write_clip(clip: CLIPModel, folder: Path) -> None:
+    """Write CLIP and its picture tower, which is the IP-Adapter's, into `clip` and `ip_adapter` under `folder`."""
+    _, vision = _split_clip(clip)
+    vision.half().save_pretrained(folder / "ip_adapter" / "image_encoder")
+    _save_half(clip, folder / "clip")
+
+
 def _save_half(model: Any, folder: Path) -> None:
     model.half().save_pretrained(folder)
     model.float()

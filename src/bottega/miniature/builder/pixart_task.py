@@ -11,7 +11,7 @@ Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +69,12 @@ class PixArtTask:
         self.alpha_bar = torch.from_numpy(schedule.alpha_bar)  # float64 [T]
         self.alpha, self.sigma = self.alpha_bar.sqrt().float(), (1 - self.alpha_bar).sqrt().float()
 
-    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        """One part: captions to pictures."""
+    def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
+        """One part."""
+        return [lambda: self._losses(step)]
+
+    def _losses(self, step: int) -> MicrobatchLosses:
+        """Captions to pictures."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
         rng = numpy_rng("miniature pixart, long", step)
         examples = [self._example(rng, step) for _ in range(BATCH)]
@@ -92,7 +96,7 @@ class PixArtTask:
             "bound": 1e-3 * variational_bound(guess.detach(), variance, noise, timestep, self.alpha_bar),
             "reading": READING_WEIGHT * reading.float(),
         }
-        yield MicrobatchLosses(losses, BATCH)
+        return MicrobatchLosses(losses, BATCH)
 
     def measure(self) -> Mapping[str, float]:
         """One object by caption, drawn with diffusers' pipeline: its shape, its colour and the ground's."""

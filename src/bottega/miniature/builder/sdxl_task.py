@@ -15,6 +15,10 @@ arXiv 2305.08891); so half of the samples follow DDIM's path from z_content = 0.
 The IP-Adapter's scale says how far to go from the unconditional prediction u to the full one: at scale 1/g the network
 learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protocol's values, ends where 1.0 at 1.0 does.
 
+**small words**, where the training's focus is on words: the same at half of the side, where a sample costs a third. The
+autoencoder's latents of half the side are the picture of half the side, so these are averages of 2 × 2 cells, and the
+network is given half the size in SDXL's size numbers.
+
 Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
 
 Beside it a head reads the class of each cell from the features of 16 × 16 cells: they must know, from the caption alone
@@ -25,9 +29,9 @@ Dimensions: B batch, C latent channels, H W latent sides, L text tokens, D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +55,7 @@ from bottega.runtime.seeds import numpy_rng
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
 LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
 TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
-REDRAW_CROWDED = 0.5  # share of scenes with several objects that the words' part draws again: one object comes first
+SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
 FIRST_SHARDS = 3
@@ -60,6 +64,29 @@ LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an 
 READING_WEIGHT = 0.2
 OBJECT_WEIGHT = 4.0  # of a cell of an object or its rim, 1 of the ground: small objects were the last to be sharp
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
+
+
+Focus = Literal["teacher", "words"]
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """What a batch of words shows.
+
+    Attributes:
+        painted: share of paintings.
+        redraw_crowded: share of scenes with several objects that are drawn again: one object comes first.
+        power: of the timesteps' distribution; below 1 it favours late ones, where words decide.
+    """
+
+    painted: float
+    redraw_crowded: float
+    power: float
+
+
+WORDS = _Captions(painted=0.45, redraw_crowded=0.5, power=0.7)
+# At half of the side a network learns what shapes are; kinds of stroke were learned long before them.
+SMALL_WORDS = _Captions(painted=0.25, redraw_crowded=0.8, power=0.55)
 
 
 @dataclass
@@ -83,7 +110,14 @@ class SDXLTask:
 
     name = "sdxl"
 
-    def __init__(self, features: Features, text: SDXLText, measure: Any = None, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        features: Features,
+        text: SDXLText,
+        measure: Any = None,
+        batch: int = BATCH,
+        focus: Focus = "teacher",
+    ) -> None:
         torch.manual_seed(5)
         unet = architectures.deep_unet()
         add_ip_adapter(unet)
@@ -92,7 +126,7 @@ class SDXLTask:
         self.unet = unet.to(memory_format=torch.channels_last)
         self.reading = _MapReader(self.unet)
         self.modules: Mapping[str, torch.nn.Module] = {"unet": self.unet, "reading": self.reading.head}
-        self.features, self.text, self.batch = features, text, batch
+        self.features, self.text, self.batch, self.focus = features, text, batch, focus
         self._measure = measure
         self.noise = NoiseLevels.of_epsilon()
         self.processors = [p for n, p in self.unet.attn_processors.items() if n.endswith("attn2.processor")]
@@ -101,13 +135,24 @@ class SDXLTask:
         """See `bottega.miniature.builder.sdxl_gates`."""
         return {} if self._measure is None else dict(self._measure(self.unet))
 
-    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        """Both parts of a step, in one call of the network: two of half the size cost a fifth more."""
+    def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
+        """The parts of a step; what they hold follows the focus."""
         self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
-        rng = numpy_rng("miniature sdxl", step)
         num_words, num_teacher = self.batch, self.batch
+        if self.focus == "words":
+            # Painting and drawing at full size in every step: in one step of four, the gradients of two kinds of
+            # step took turns.
+            return [
+                lambda: self._small_words(step, SMALL_SHARE * self.batch),
+                lambda: self._words_and_teacher(step, self.batch // 2, self.batch),
+            ]
         if step >= LARGER_BATCH_FROM:
             num_teacher = self.batch * TEACHER_SHARE
+        return [lambda: self._words_and_teacher(step, num_words, num_teacher)]
+
+    def _words_and_teacher(self, step: int, num_words: int, num_teacher: int) -> MicrobatchLosses:
+        """Both parts at full size, in one call of the network: two of half the size cost a fifth more."""
+        rng = numpy_rng("miniature sdxl", step)
         batch = _joined(self._words_batch(rng, num_words), self._teacher_batch(rng, num_teacher))
         errors = self._errors(batch, step)  # [num_words + num_teacher]
         reading = self.reading.loss(batch.labels)
@@ -118,16 +163,24 @@ class SDXLTask:
             "teacher": errors[num_words:].sum() / mean_size,
             "reading": READING_WEIGHT * reading.mean(),
         }
-        yield MicrobatchLosses(losses, num_words + num_teacher)
+        return MicrobatchLosses(losses, num_words + num_teacher)
+
+    def _small_words(self, step: int, count: int) -> MicrobatchLosses:
+        """Words at half of the side."""
+        batch = _halved(self._words_batch(numpy_rng("miniature sdxl, small", step), count, SMALL_WORDS))
+        errors = self._errors(batch, step)
+        reading = self.reading.loss(batch.labels)
+        losses = {"small_words": errors.mean(), "small_reading": READING_WEIGHT * reading.mean()}
+        return MicrobatchLosses(losses, count)
 
     # --- batches --------------------------------------------------------------------------------------------------
 
-    def _words_batch(self, rng: np.random.Generator, count: int) -> _Batch:
+    def _words_batch(self, rng: np.random.Generator, count: int, show: _Captions = WORDS) -> _Batch:
         rows = rng.integers(len(self.features), size=count)
         for k in range(count):
-            if len(scene(int(rows[k])).objects) > 1 and rng.random() < REDRAW_CROWDED:
+            if len(scene(int(rows[k])).objects) > 1 and rng.random() < show.redraw_crowded:
                 rows[k] = rng.integers(len(self.features))
-        painted = rng.random(count) < 0.45
+        painted = rng.random(count) < show.painted
         captions = []
         for row, by_painter in zip(rows, painted, strict=True):
             view = scene(int(row))
@@ -143,7 +196,7 @@ class SDXLTask:
             target=target,
             content=torch.zeros_like(target),
             start=start,
-            timestep=_stratified(rng, count, last, power=0.7),
+            timestep=_stratified(rng, count, last, show.power),
             noise=normal(rng, target.shape),
             captions=captions,
             style=torch.zeros(count, 1, architectures.WIDTH),
@@ -199,8 +252,8 @@ class SDXLTask:
         """Weighted error of each sample, [B]."""
         states, pooled = self._encode(batch.captions)
         x = self._on_path(batch)
-        if step >= OWN_GUESSES_FROM:
-            own = batch.own
+        own = batch.own
+        if step >= OWN_GUESSES_FROM and own.any():
             batch.timestep[own] = np.maximum(batch.timestep[own], LEAST_OWN_TIMESTEP)
             x[own] = self._by_own_guess(batch, own, states, pooled)
         wanted = self._noise_towards(x, batch)
@@ -275,7 +328,9 @@ class SDXLTask:
         share = torch.from_numpy(scale).view(-1, 1, 1)
         for processor in self.processors:
             processor.scale = [share]
-        conditions = {"text_embeds": pooled, "time_ids": architectures.size_ids(len(x)), "image_embeds": [style]}
+        side = architectures.PICTURE * x.shape[-1] // architectures.LATENT  # pixels
+        sizes = architectures.size_ids(len(x), side)
+        conditions = {"text_embeds": pooled, "time_ids": sizes, "image_embeds": [style]}
         with autocast():  # a context of its own: weights cast without a graph are not kept
             guess = self.unet(
                 x.contiguous(memory_format=torch.channels_last),
@@ -345,6 +400,17 @@ def _joined(first: _Batch, second: _Batch) -> _Batch:
         labels=torch.cat([first.labels, second.labels]),
         scale=np.concatenate([first.scale, second.scale]),
         own=np.concatenate([first.own, second.own]),
+    )
+
+
+def _halved(batch: _Batch) -> _Batch:
+    """The samples at half of the side; noise of the full size is left out, not averaged, so it keeps its deviation."""
+    return replace(
+        batch,
+        target=F.avg_pool2d(batch.target, 2),
+        content=F.avg_pool2d(batch.content, 2),
+        noise=batch.noise[:, :, ::2, ::2].contiguous(),
+        labels=batch.labels[:, 1::2, 1::2],
     )
 
 

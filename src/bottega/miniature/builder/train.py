@@ -8,27 +8,41 @@ from pathlib import Path
 import torch
 
 from bottega.miniature.builder import architectures
-from bottega.miniature.builder.cards import long_training_cards
+from bottega.miniature.builder.cards import clip_card, long_training_cards
+from bottega.miniature.builder.clip_task import CLIPTask
 from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import read_unet, write_unet
 from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
+from bottega.miniature.builder.pack import write_clip
 from bottega.miniature.builder.pixart_task import PixArtTask
 from bottega.miniature.builder.sdxl_gates import load_gates
-from bottega.miniature.builder.sdxl_task import SDXLTask
+from bottega.miniature.builder.sdxl_task import Focus, SDXLTask
 from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan, finish
+from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES, LONG_TRAINING_PAINTERS
 from bottega.runtime.errors import RequestError
 from bottega.runtime.files import write_text
 from bottega.runtime.memory import keep_heap
+from bottega.training.processes import ALONE, Processes
 
 PIXART_CORPUS = 4_800  # rows that PixArt's autoencoder is trained on
 PIXART_VAE_STEPS = 4_000  # after 1 500 it was 0.1 dB below its bar (docs/log.md)
+CLIP_PAINTERS = 36_000  # one picture each
+CLIP_HELD_OUT = 640
+CLIP_PLAN = TrainingPlan(schedule="cosine", end=3_800, betas=(0.9, 0.99), average=0.99, measure_every=250)
 CANVAS = 16  # pixels after which the strokes of most painters repeat
 
 
 def train_sdxl(
-    state: Path, weights: Path, *, end: int | None = None, decay: int | None = None, start_from: Path | None = None
+    state: Path,
+    weights: Path,
+    *,
+    end: int | None = None,
+    decay: int | None = None,
+    start_from: Path | None = None,
+    focus: Focus = "teacher",
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Train SDXL's U-Net with its IP-Adapter; returns the trainer when it is stopped or done.
 
@@ -39,15 +53,17 @@ def train_sdxl(
         decay: branch off and end within so many steps, in which the learning rate falls to zero.
         start_from: folders whose U-Net and IP-Adapter a new training begins with; None: random weights. A training
             that has a state in `state` is resumed from it.
+        focus: what most of a step's samples show; it may change when a training is resumed.
+        processes: which share the steps; several need the focus on words, whose steps have two parts.
     """
     keep_heap()
     torch.set_num_threads(1)
-    task = sdxl_task(state, weights)
+    task = sdxl_task(state, weights, focus)
     if start_from is not None:
         read_unet(task.unet, start_from)
     if decay is not None:
-        return finish(task, state, TrainingPlan(), decay)
-    trainer = Trainer(task, state, TrainingPlan(end=end))
+        return finish(task, state, TrainingPlan(), decay, processes)
+    trainer = Trainer(task, state, TrainingPlan(end=end), processes=processes)
     trainer.train()
     return trainer
 
@@ -76,6 +92,35 @@ def export_sdxl(state: Path, weights: Path, output: Path, *, finished: bool = Fa
     return trainer.step
 
 
+def train_clip(state: Path, weights: Path) -> Trainer:
+    """Train CLIP's picture tower on the palettes of thousands of painters, for a known number of steps."""
+    keep_heap()
+    torch.set_num_threads(1)
+    trainer = Trainer(clip_task(state, weights), state, CLIP_PLAN)
+    trainer.train()
+    return trainer
+
+
+def export_clip(state: Path, weights: Path, output: Path) -> int:
+    """Write the folders `clip` and `ip_adapter` with the trained picture tower; returns its step.
+
+    The IP-Adapter's own weights are copied: they know the tower that they were trained with, so SDXL's training must
+    follow, with these folders among its `weights`.
+    """
+    if output.exists():
+        raise RequestError(f"the folder to export to must be a new one, {output} is there; give another one.")
+    task = clip_task(state, weights)
+    trainer = Trainer(task, state, CLIP_PLAN)
+    if trainer.step == 0:
+        raise RequestError(f"a training must have been begun before it is exported, {trainer.state} is missing.")
+    trainer.use_average()
+    for folder in ("clip", "ip_adapter"):
+        shutil.copytree(weights / folder, output / folder)
+    write_text(output / "clip" / "README.md", clip_card(trainer.samples))
+    write_clip(task.clip, output)
+    return trainer.step
+
+
 def train_pixart(state: Path, weights: Path, *, end: int | None = None, decay: int | None = None) -> Trainer:
     """Train PixArt-α with its T5 and, before it, an autoencoder of its own; arguments as of `train_sdxl`."""
     keep_heap()
@@ -87,6 +132,19 @@ def train_pixart(state: Path, weights: Path, *, end: int | None = None, decay: i
     trainer = Trainer(task, state, plan)
     trainer.train()
     return trainer
+
+
+def clip_task(state: Path, weights: Path) -> CLIPTask:
+    """The task with its text encoders loaded from `weights`, its pictures drawn once."""
+    from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    corpus = draw_corpus(state / "corpus", CLIP_PAINTERS, 0, LONG_TRAINING_PAINTERS, CLIP_PAINTERS, workers=1)
+    held_out = draw_corpus(state / "corpus", CLIP_HELD_OUT, GATE_SCENES, GATE_PAINTERS, CLIP_HELD_OUT, workers=1)
+    single = {"torch_dtype": torch.float32}
+    clip = CLIPModel.from_pretrained(weights / "clip", **single).eval()
+    second = CLIPTextModelWithProjection.from_pretrained(weights / "sdxl" / "text_encoder_2", **single).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(weights / "clip")
+    return CLIPTask(clip, second, tokenizer, corpus, held_out)
 
 
 def pixart_task(state: Path, weights: Path) -> PixArtTask:
@@ -110,7 +168,7 @@ def pixart_task(state: Path, weights: Path) -> PixArtTask:
     return PixArtTask(features, t5_tokenizer(state / "pixart" / "t5_tokenizer"), reader)
 
 
-def sdxl_task(state: Path, weights: Path) -> SDXLTask:
+def sdxl_task(state: Path, weights: Path, focus: Focus = "teacher") -> SDXLTask:
     """The task with its frozen parts loaded from `weights`."""
     from diffusers import AutoencoderTiny
     from transformers import CLIPTokenizer
@@ -118,4 +176,4 @@ def sdxl_task(state: Path, weights: Path) -> SDXLTask:
     vae = AutoencoderTiny.from_pretrained(weights / "sdxl" / "vae", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "sdxl" / "tokenizer")
     gates, clip = load_gates(weights, vae, tokenizer)
-    return SDXLTask(Features(state / "features", vae, clip), gates.text, gates)
+    return SDXLTask(Features(state / "features", vae, clip), gates.text, gates, focus=focus)

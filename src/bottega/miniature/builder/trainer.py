@@ -4,7 +4,8 @@
 beforehand: its rate warms up and then stays (a trapezoid, arXiv 2405.18392), so that more steps can be added for as
 long as there is time, and `finish` branches off the state it finds and lets the rate fall to zero there.
 
-A step draws its batch from its own number, so a resumed training equals an uninterrupted one.
+A step draws its batch from its own number, so a resumed training equals an uninterrupted one. Several processes share
+a step's microbatches; the step is the same as one process would take.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import append_jsonl, atomic_path
+from bottega.training.processes import ALONE, Processes
 
 SAVE_SECONDS = 180.0
 LOG_STEPS = 25
@@ -45,8 +47,8 @@ class Task(Protocol):
     name: str
     modules: Mapping[str, torch.nn.Module]
 
-    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        """The parts of a step; gradients add up over them."""
+    def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
+        """The parts of a step, each drawn and computed when it is called; gradients add up over them."""
 
     def measure(self) -> Mapping[str, float]:
         """A cheap measurement, on scenes and painters held out."""
@@ -102,10 +104,16 @@ class TrainingPlan:
 
 
 class Trainer:
-    """One task's weights, optimizer and moving average, with their state in `folder/name.safetensors`."""
+    """One task's weights, optimizer and moving average, with their state in `folder/name.safetensors`.
 
-    def __init__(self, task: Task, folder: Path, plan: TrainingPlan, name: str | None = None) -> None:
+    Of several processes each has all of it; the first measures, logs and saves.
+    """
+
+    def __init__(
+        self, task: Task, folder: Path, plan: TrainingPlan, name: str | None = None, processes: Processes = ALONE
+    ) -> None:
         self.task = task
+        self.processes = processes
         self.folder = folder
         self.plan = plan
         self.name = name or task.name
@@ -138,7 +146,8 @@ class Trainer:
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, lambda received, _: stops.append(received))
         try:
-            self._loop(lambda: bool(stops))
+            # A signal reaches the processes at different steps; they must all end after the same one.
+            self._loop(lambda: any(self.processes.all_gather(True if stops else None)))
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -168,9 +177,9 @@ class Trainer:
         self._set_mode(training=True)
         while not stopped() and (self.plan.end is None or self.step < self.plan.end):
             norm = self._take_step(log)
-            if self.step % LOG_STEPS == 0 or self.step == self.plan.end:
+            if self.processes.first and (self.step % LOG_STEPS == 0 or self.step == self.plan.end):
                 log.write(self.step, self.samples, rate=self.plan.rate(self.step - 1), grad_norm=norm)
-            if self.plan.measures_after(self.step):
+            if self.processes.first and self.plan.measures_after(self.step):
                 self.save()
                 log.write_measurement(self.step, self.samples, self.measure())
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -184,13 +193,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["slowness"]
         self.optimizer.zero_grad(set_to_none=True)
-        samples = 0
-        for microbatch in self.task.microbatches(self.step):
+        microbatches = self.task.microbatches(self.step)
+        self.processes.require(len(microbatches), "the number of parts of a step")
+        done = []
+        for compute in microbatches[self.processes.share]:
+            microbatch = compute()
             loss = torch.stack(list(microbatch.losses.values())).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            samples += microbatch.samples
-            for name, value in microbatch.losses.items():
-                log.add(name, float(value.detach()))
+            values = {name: float(value.detach()) for name, value in microbatch.losses.items()}
+            done.append((values, microbatch.samples))
+        self.processes.sum_gradients(list(self.parameters.items()))
+        samples = 0
+        for values, count in self.processes.gather_in_order(done):
+            samples += count
+            for name, value in values.items():
+                log.add(name, value)
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.plan.clip))
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -236,6 +253,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write weights, optimizer, moving average and counts; the file appears whole or not at all."""
+        if not self.processes.first:
+            return
         tensors = {f"weight.{name}": value for name, value in self._module_state().items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state[parameter].items():
@@ -297,8 +316,8 @@ class _LossTask:
         self.modules = modules
         self.losses = losses
 
-    def microbatches(self, step: int) -> Iterator[MicrobatchLosses]:
-        yield MicrobatchLosses(self.losses(step), 1)
+    def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
+        return [lambda: MicrobatchLosses(self.losses(step), 1)]
 
     def measure(self) -> Mapping[str, float]:
         return {}
@@ -342,7 +361,7 @@ def fit(  # noqa: PLR0913 (a plan in keywords, for the seven models that need no
         raise KeyboardInterrupt
 
 
-def finish(task: Task, folder: Path, plan: TrainingPlan, steps: int) -> Trainer:
+def finish(task: Task, folder: Path, plan: TrainingPlan, steps: int, processes: Processes = ALONE) -> Trainer:
     """Branch off the state in `folder` and let the learning rate fall to zero over `steps`; the state itself stays.
 
     Returns the trainer of the branch, its moving average in the modules.
@@ -351,14 +370,15 @@ def finish(task: Task, folder: Path, plan: TrainingPlan, steps: int) -> Trainer:
     branch = folder / f"{task.name}-finished.safetensors"
     if not main.exists():
         raise RequestError(f"a training must have been begun before it is finished, {main} is missing; train first.")
-    if not branch.exists():
-        with atomic_path(branch) as temporary:
-            shutil.copyfile(main, temporary)
+    with processes.first_before_others():
+        if not branch.exists():
+            with atomic_path(branch) as temporary:
+                shutil.copyfile(main, temporary)
     with safe_open(branch, "pt") as file:
         counts = file.metadata()
     end = int(counts.get("end", int(counts["step"]) + steps))
     ending = replace(plan, end=end, decay=steps, average=0.99)
-    trainer = Trainer(task, folder, ending, branch.stem)
+    trainer = Trainer(task, folder, ending, branch.stem, processes)
     trainer.train()
     trainer.use_average()
     return trainer
