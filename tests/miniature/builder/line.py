@@ -16,13 +16,16 @@ PLAN = TrainingPlan(learning_rate=0.05, warm_up=2, measure_every=4)
 
 
 class Line:
-    """Learns to sum four numbers, in two parts a step; `spoilt` is the step whose loss is not finite."""
+    """Learns to sum 36 numbers, in two parts a step; `spoilt` is the step whose loss is not finite.
+
+    Its weights lie in memory as those of a convolutional network on a CPU do.
+    """
 
     name = "line"
 
     def __init__(self, spoilt: int | None = None) -> None:
         torch.manual_seed(0)
-        self.layer = torch.nn.Linear(4, 1)
+        self.layer = torch.nn.Conv2d(4, 1, 3).to(memory_format=torch.channels_last)
         self.modules = {"layer": self.layer}
         self.spoilt = spoilt
 
@@ -33,8 +36,8 @@ class Line:
         return {"weight": float(self.layer.weight.detach().sum())}
 
     def _part(self, step: int, part: int) -> MicrobatchLosses:
-        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2 * step + part))
-        error = (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
+        x = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(2 * step + part))
+        error = (self.layer(x) - x.sum((1, 2, 3), keepdim=True)).square().mean()
         if step == self.spoilt:
             error = error * float("nan")
         return MicrobatchLosses({f"part{part}": error}, len(x))
