@@ -140,7 +140,7 @@ def train(
 ) -> None:
     """Train a model until stopped (Ctrl-C, SIGTERM); the same command resumes. CLIP's ends by itself.
 
-    Two processes share a step of SDXL with `--focus words`, started by
+    Two processes share a step of SDXL, started by
     `accelerate launch --multi_gpu --num_processes 2 -m bottega miniature train …`.
     """
     from bottega.miniature.builder.train import train_clip, train_pixart, train_sdxl

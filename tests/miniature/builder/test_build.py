@@ -64,7 +64,7 @@ def test_slow_parameters_move_by_their_share_of_the_rate(tmp_path: Path) -> None
         learning_rate=0.1,
         warm_up=1,
         weight_decay=0.0,
-        slow={"second": 0.25},
+        pace={"second": 0.25},
     )
     moved = [abs(float(layer.weight.detach() - b)) for layer, b in zip((first, second), before, strict=True)]
     assert moved == pytest.approx([0.1, 0.025], rel=1e-3)  # Adam's first step is the rate itself

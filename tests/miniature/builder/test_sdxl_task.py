@@ -15,10 +15,11 @@ import bottega.miniature
 from bottega.miniature.builder import architectures, sdxl_task, train
 from bottega.miniature.builder.encoding import SDXLText
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet, write_unet
+from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
 from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
+from bottega.miniature.scenes import scene
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 
@@ -130,7 +131,8 @@ def test_it_trains_and_resumes_to_the_bit(task: SDXLTask, tmp_path: Path, monkey
 
     whole, parts = run(tmp_path / "whole", (3,)), run(tmp_path / "parts", (1, 3))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    for module_name, values in first.items():
+    for module_name in ("unet", "reading"):
+        values = first[module_name]
         assert any(not torch.equal(whole[f"{module_name}.{name}"], value) for name, value in values.items())
 
 
@@ -145,7 +147,10 @@ def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
 
     for folder in ("sdxl", "ip_adapter"):
         shutil.copytree(tiny_models / folder, tmp_path / folder)
-    write_unet(task.unet, tmp_path)
+    before = {name: value.clone() for name, value in task.unet.state_dict().items()}
+    task.write(tmp_path)
+    for name, value in task.unet.state_dict().items():  # it goes on training as it was
+        assert torch.allclose(value, before[name], atol=1e-5 * float(before[name].abs().max()))
     pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(tmp_path / "sdxl").to(torch.float32)
     pipeline.load_ip_adapter(
         str(tmp_path / "ip_adapter"),
@@ -163,9 +168,9 @@ def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
         "image_embeds": [torch.randn(2, 1, architectures.WIDTH)],
     }
     outputs = []
-    for unet in (task.unet, pipeline.unet):
+    for unet, read in ((task.unet, task.scaling(states)), (pipeline.unet, states)):
         with torch.no_grad():
-            guess = unet(x, torch.tensor([100, 900]), encoder_hidden_states=states, added_cond_kwargs=conditions)
+            guess = unet(x, torch.tensor([100, 900]), encoder_hidden_states=read, added_cond_kwargs=conditions)
         outputs.append(guess.sample)
     assert float((outputs[0] - outputs[1]).abs().max()) < 0.02  # weights are rounded to float16
     assert float(outputs[0].std()) > 0.1
@@ -174,13 +179,37 @@ def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
 def test_a_training_begins_with_what_another_exported(task: SDXLTask, tmp_path: Path) -> None:
     for folder in ("sdxl/unet", "ip_adapter"):
         (tmp_path / folder).mkdir(parents=True)
-    write_unet(task.unet, tmp_path)
-    other = architectures.deep_unet()
-    add_ip_adapter(other)
-    read_unet(other, tmp_path)
-    stored, original = other.state_dict(), task.unet.state_dict()
+    task.write(tmp_path)
+    exported = architectures.deep_unet()
+    add_ip_adapter(exported)
+    read_unet(exported, tmp_path)
+    other = SDXLTask(task.features, task.text.text)
+    other.read(tmp_path)
+    stored, original = other.unet.state_dict(), task.unet.state_dict()
     assert set(stored) == set(original)
-    assert all(torch.equal(stored[name], original[name].half().float()) for name in stored)
+    largest_matrix = float(task.scaling.inverse.abs().sum(1).max())
+    for name, value in stored.items():
+        rounding = 1e-3 * float(original[name].abs().max())  # of float16
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            raw = exported.state_dict()[name]
+            rounding = 1e-3 * largest_matrix * float(raw.abs().max())
+        assert torch.allclose(value, original[name], atol=rounding)
+
+
+def test_scaled_states_and_weights_are_the_same_network_with_every_direction_of_one_size(task: SDXLTask) -> None:
+    captions = ["a large red star at the top left on a white background", "a small blue ring", ""]
+    states, _ = task.text.text(captions)
+    scaled, _ = task.text(captions)
+    layer = torch.nn.Linear(2 * architectures.WIDTH, 16, bias=False)
+    unet = torch.nn.ModuleDict({"attn2": torch.nn.ModuleDict({"to_k": layer, "to_v": torch.nn.Linear(256, 16, False)})})
+    with torch.no_grad():
+        read = layer(states)
+        task.scaling.enter(unet)
+        assert torch.allclose(layer(scaled), read, atol=1e-3 * float(read.abs().max()))
+    assert float(scaled[2].abs().max()) == 0.0  # no caption stays no caption
+    tokens, _ = task.text([scene(i).caption(i) for i in range(64)])
+    squares = torch.linalg.eigvalsh(torch.cov(tokens.flatten(0, 1).T))
+    assert float(squares.max()) < 4.0  # before: up to a thousand times the mean
 
 
 def test_folders_of_another_architecture_are_no_beginning(task: SDXLTask, tiny_models: Path) -> None:
@@ -200,13 +229,12 @@ def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
 
     monkeypatch.setattr(task, "_errors", errors)
     monkeypatch.setattr(task.reading, "loss", lambda labels: torch.zeros(len(labels)))
-    [compute] = task.microbatches(step)
-    part = compute()
-    assert sizes == [8]  # samples from words alone
-    assert part.samples == samples
+    parts = [compute() for compute in task.microbatches(step)]
+    assert sum(sizes) == 8  # samples from words alone
+    assert sum(part.samples for part in parts) == samples
     # Every sample has the same weight, so a part counts by its size.
-    assert float(part.losses["words"]) == words
-    assert float(part.losses["teacher"]) == 2 - words
+    assert sum(float(part.losses["words"]) for part in parts) == words
+    assert sum(float(part.losses["teacher"]) for part in parts) == 2 - words
 
 
 def test_words_first_are_drawn_at_half_of_the_side_beside_a_smaller_step_at_full_size(

@@ -107,7 +107,7 @@ def learn_pixart(
         learning_rate=1e-3,
         warm_up=100,
         weight_decay=0.0,
-        slow={"adaln_single.linear.weight": 0.03, "attn2.to_q.weight": 0.3},
+        pace={"adaln_single.linear.weight": 0.03, "attn2.to_q.weight": 0.3},
     )
     head.remove()
     return t5, transformer

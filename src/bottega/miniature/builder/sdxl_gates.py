@@ -21,6 +21,7 @@ from bottega.miniature.builder import architectures, gates
 from bottega.miniature.builder.encoding import SDXLText, embed, encode
 from bottega.miniature.builder.measured import GateFigure, mean, share
 from bottega.miniature.builder.precision import autocast
+from bottega.miniature.builder.text_scaling import ScaledText
 from bottega.miniature.painters import KINDS, painter, render
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
 from bottega.miniature.scenes import scene
@@ -31,6 +32,7 @@ STEPS = 25
 STRENGTH = 0.40
 WORDS_GUIDANCE = 4.0
 _CHUNK = 16  # pictures drawn at a time
+TextEncoders = SDXLText | ScaledText
 _WORDS_SCENES = GATE_SCENES + 500_000  # one object each
 _TRUTHS = 4  # drawn truths a picture is compared with; a run's evaluation has eight
 
@@ -46,7 +48,7 @@ class Conditions:
 
 @torch.no_grad()
 def draw(
-    unet: Any, text: SDXLText, given: Conditions, seeds: Sequence[int], *, guidance: float, scale: float = 0.0
+    unet: Any, text: TextEncoders, given: Conditions, seeds: Sequence[int], *, guidance: float, scale: float = 0.0
 ) -> torch.Tensor:
     """Scaled latents [B, C, H, W], by 25 steps of DDIM; a content is redrawn at strength 0.40."""
     from diffusers import DDIMScheduler
@@ -121,26 +123,29 @@ class SDXLGates:
         plain = np.stack([render(view, None) for view in self.contents])
         self.latents = torch.from_numpy(encode(vae, plain, vae.config.scaling_factor)).float()
 
-    def __call__(self, unet: Any) -> dict[str, float]:
-        """Every figure of the log."""
-        return {name: measured.value for name, measured in self.measure(unet).items()}
+    def __call__(self, unet: Any, text: TextEncoders) -> dict[str, float]:
+        """Every figure of the log, of a U-Net that reads what `text` makes of captions."""
+        return {name: measured.value for name, measured in self.measure(unet, text).items()}
 
-    def measure(self, unet: Any) -> dict[str, GateFigure]:
-        """Every figure with its interval."""
+    def measure(self, unet: Any, text: TextEncoders | None = None) -> dict[str, GateFigure]:
+        """Every figure with its interval; `text` makes of captions what this U-Net reads, by default SDXL's states."""
+        text = text or self.text
         return {
-            **self.teacher(unet, guidance=1.0, scale=1.0, prefix="teacher"),
-            **self.teacher(unet, guidance=3.5, scale=0.3, prefix="teacher_at_protocol"),
-            **self.words(unet),
-            **self.style_words(unet),
+            **self.teacher(unet, text, guidance=1.0, scale=1.0, prefix="teacher"),
+            **self.teacher(unet, text, guidance=3.5, scale=0.3, prefix="teacher_at_protocol"),
+            **self.words(unet, text),
+            **self.style_words(unet, text),
         }
 
-    def teacher(self, unet: Any, *, guidance: float, scale: float, prefix: str) -> dict[str, GateFigure]:
+    def teacher(
+        self, unet: Any, text: TextEncoders, *, guidance: float, scale: float, prefix: str
+    ) -> dict[str, GateFigure]:
         """Kind of stroke own minus swapped, objects preserved, and the distance to the drawn truth."""
         parts = []
         for rows in _chunks(self.count):
             captions = [self.contents[i].caption(0) for i in rows]
             given = Conditions(captions, self.styles[rows], self.latents[rows])
-            parts.append(draw(unet, self.text, given, rows, guidance=guidance, scale=scale))
+            parts.append(draw(unet, text, given, rows, guidance=guidance, scale=scale))
         pictures = self._decode(torch.cat(parts))
         kinds = np.array([p % len(KINDS) for p in self.painters])
         gaps = gates.style_gaps(gates.kinds_of(self.classifier, pictures), kinds)
@@ -163,33 +168,33 @@ class SDXLGates:
             f"{prefix}_distance_colour": mean(colours),
         }
 
-    def words(self, unet: Any) -> dict[str, GateFigure]:
+    def words(self, unet: Any, text: TextEncoders) -> dict[str, GateFigure]:
         """One object by caption: its shape, its colour and the ground's."""
         views = [scene(_WORDS_SCENES + i, 1) for i in range(self.count)]
         captions = [view.caption(i % 2) for i, view in enumerate(views)]
-        scores = gates.scores(self.reader, self._from_words(unet, captions), views)
+        scores = gates.scores(self.reader, self._from_words(unet, text, captions), views)
         return {
             "words_shape": share([score.shapes for score in scores]),
             "words_colours": share([score.colours for score in scores]),
             "words_ground": share([score.ground for score in scores]),
         }
 
-    def style_words(self, unet: Any) -> dict[str, GateFigure]:
+    def style_words(self, unet: Any, text: TextEncoders) -> dict[str, GateFigure]:
         """Paintings by caption alone: is the kind of stroke the one that was named?"""
         painters = [painter(GATE_PAINTERS + i) for i in range(self.style_count)]
         captions = []
         for i, by in enumerate(painters):
             content = scene(_WORDS_SCENES + 1_000 + i, 1).colourless()
             captions.append(f"{content} {STYLE_PHRASE} {by.words if i % 2 else by.kind}")
-        seen = gates.kinds_of(self.classifier, self._from_words(unet, captions))
+        seen = gates.kinds_of(self.classifier, self._from_words(unet, text, captions))
         kinds = np.array([KINDS.index(by.kind) for by in painters])
         return {"words_style": share(seen == kinds)}
 
-    def _from_words(self, unet: Any, captions: list[str]) -> npt.NDArray[np.uint8]:
+    def _from_words(self, unet: Any, text: TextEncoders, captions: list[str]) -> npt.NDArray[np.uint8]:
         parts = []
         for rows in _chunks(len(captions)):
             given = Conditions([captions[i] for i in rows])
-            parts.append(draw(unet, self.text, given, rows, guidance=WORDS_GUIDANCE))
+            parts.append(draw(unet, text, given, rows, guidance=WORDS_GUIDANCE))
         return self._decode(torch.cat(parts))
 
     @torch.no_grad()

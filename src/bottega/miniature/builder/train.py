@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from bottega.miniature.builder.cards import clip_card, long_training_cards
 from bottega.miniature.builder.clip_task import CLIPTask
 from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.ip_adapter import read_unet, write_unet
 from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
 from bottega.miniature.builder.pack import write_clip
 from bottega.miniature.builder.pixart_task import PixArtTask
@@ -28,6 +28,8 @@ from bottega.training.processes import ALONE, Processes
 
 PIXART_CORPUS = 4_800  # rows that PixArt's autoencoder is trained on
 PIXART_VAE_STEPS = 4_000  # after 1 500 it was 0.1 dB below its bar (docs/log.md)
+# Scaled text states are short: their weights may move further for the same change of what they give.
+SDXL_PLAN = TrainingPlan(pace={"attn2.to_k.weight": 3.0, "attn2.to_v.weight": 3.0})
 CLIP_PAINTERS = 36_000  # one picture each
 CLIP_HELD_OUT = 640
 CLIP_PLAN = TrainingPlan(schedule="cosine", end=3_800, betas=(0.9, 0.99), average=0.99, measure_every=250)
@@ -54,16 +56,16 @@ def train_sdxl(
         start_from: folders whose U-Net and IP-Adapter a new training begins with; None: random weights. A training
             that has a state in `state` is resumed from it.
         focus: what most of a step's samples show; it may change when a training is resumed.
-        processes: which share the steps; several need the focus on words, whose steps have two parts.
+        processes: which share the steps. A step has two parts, but for the first ones of a focus on the teacher.
     """
     keep_heap()
     torch.set_num_threads(1)
     task = sdxl_task(state, weights, focus)
     if start_from is not None:
-        read_unet(task.unet, start_from)
+        task.read(start_from)
     if decay is not None:
-        return finish(task, state, TrainingPlan(), decay, processes)
-    trainer = Trainer(task, state, TrainingPlan(end=end), processes=processes)
+        return finish(task, state, SDXL_PLAN, decay, processes)
+    trainer = Trainer(task, state, replace(SDXL_PLAN, end=end), processes=processes)
     trainer.train()
     return trainer
 
@@ -81,14 +83,14 @@ def export_sdxl(state: Path, weights: Path, output: Path, *, finished: bool = Fa
         raise RequestError(f"the folder to export to must be a new one, {output} is there; give another one.")
     task = sdxl_task(state, weights)
     name = f"{task.name}-finished" if finished else task.name
-    trainer = Trainer(task, state, TrainingPlan(), name)
+    trainer = Trainer(task, state, SDXL_PLAN, name)
     if trainer.step == 0:
         raise RequestError(f"a training must have been begun before it is exported, {trainer.state} is missing.")
     trainer.use_average()
     for folder, card in long_training_cards(trainer.samples).items():
         shutil.copytree(weights / folder, output / folder)
         write_text(output / folder / "README.md", card)
-    write_unet(task.unet, output)
+    task.write(output)
     return trainer.step
 
 

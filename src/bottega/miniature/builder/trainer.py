@@ -67,7 +67,7 @@ class TrainingPlan:
         betas: of AdamW.
         weight_decay: of AdamW.
         clip: norm to which a step's gradient is cut.
-        slow: factor on the learning rate of parameters whose name contains the key.
+        pace: factor on the learning rate of parameters whose name contains the key.
         average: weight of the past in the moving average of the weights, once it has come that far; None: no average.
         measure_every: steps; None: never.
     """
@@ -80,7 +80,7 @@ class TrainingPlan:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0
-    slow: Mapping[str, float] = field(default_factory=dict)
+    pace: Mapping[str, float] = field(default_factory=dict)
     average: float | None = 0.9995
     measure_every: int | None = 1_000
 
@@ -191,7 +191,7 @@ class Trainer:
         """One step of AdamW; returns the gradient's norm before it was cut."""
         rate = self.plan.rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["slowness"]
+            group["lr"] = rate * group["pace"]
         self.optimizer.zero_grad(set_to_none=True)
         microbatches = self.task.microbatches(self.step)
         self.processes.require(len(microbatches), "the number of parts of a step")
@@ -232,13 +232,13 @@ class Trainer:
         """Parameters grouped by the factor on their learning rate, as the optimizer takes them."""
         groups: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
-            slowness = 1.0
-            for part, factor in self.plan.slow.items():
+            pace = 1.0
+            for part, factor in self.plan.pace.items():
                 if part in name:
-                    slowness = factor
+                    pace = factor
                     break
-            groups.setdefault(slowness, []).append(parameter)
-        return [{"params": groups[slowness], "slowness": slowness} for slowness in sorted(groups)]
+            groups.setdefault(pace, []).append(parameter)
+        return [{"params": groups[pace], "pace": pace} for pace in sorted(groups)]
 
     def _set_mode(self, *, training: bool) -> None:
         for module in self.task.modules.values():
@@ -333,13 +333,13 @@ def fit(  # noqa: PLR0913 (a plan in keywords, for the seven models that need no
     learning_rate: float,
     warm_up: int = 100,
     weight_decay: float = 0.01,
-    slow: Mapping[str, float] | None = None,
+    pace: Mapping[str, float] | None = None,
 ) -> None:
     """Minimise the sum of `losses(step)` for `steps` steps; state and log lie in `folder` under `name`.
 
     Args:
         losses: draws its batch from the step's number alone.
-        slow: see `TrainingPlan`.
+        pace: see `TrainingPlan`.
 
     Raises:
         KeyboardInterrupt: it was stopped; what it had done is saved.
@@ -351,7 +351,7 @@ def fit(  # noqa: PLR0913 (a plan in keywords, for the seven models that need no
         end=steps,
         betas=(0.9, 0.99),
         weight_decay=weight_decay,
-        slow=slow or {},
+        pace=pace or {},
         average=None,
         measure_every=None,
     )

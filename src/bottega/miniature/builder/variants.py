@@ -156,7 +156,7 @@ def train_variant(
         learning_rate=plan.learning_rate,
         warm_up=min(20, plan.steps),
         weight_decay=0.0,
-        slow={".lora_": 1.0, ".": 0.5},
+        pace={".lora_": 1.0, ".": 0.5},
     )
     return difference(task.modules, load_base(weights).networks())
 
