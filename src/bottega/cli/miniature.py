@@ -31,6 +31,7 @@ class Focus(StrEnum):
 
     teacher = "teacher"
     words = "words"
+    both = "both"
 
 
 class Exported(StrEnum):
@@ -129,9 +130,7 @@ def train(
     ] = None,
     focus: Annotated[
         Focus,
-        typer.Option(
-            help="Of SDXL: mostly paintings of contents, or mostly captions, most of these at half of the size."
-        ),
+        typer.Option(help="Of SDXL: mostly paintings of contents, mostly captions at half of the size, or both alike."),
     ] = Focus.teacher,
     finish: Annotated[
         int | None,

@@ -217,10 +217,18 @@ def test_folders_of_another_architecture_are_no_beginning(task: SDXLTask, tiny_m
         read_unet(task.unet, tiny_models)
 
 
-@pytest.mark.parametrize(("step", "samples", "words"), [(0, 16, 1.0), (sdxl_task.LARGER_BATCH_FROM, 32, 0.5)])
-def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
-    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, step: int, samples: int, words: float
+@pytest.mark.parametrize(
+    ("focus", "step", "samples", "words"),
+    [
+        ("teacher", 0, 16, 1.0),
+        ("teacher", sdxl_task.LARGER_BATCH_FROM, 32, 0.5),
+        ("both", sdxl_task.LARGER_BATCH_FROM, 32, 1.0),
+    ],
+)
+def test_later_steps_are_larger_and_hold_what_the_focus_says(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, focus: str, step: int, samples: int, words: float
 ) -> None:
+    monkeypatch.setattr(task, "focus", focus)
     sizes: list[int] = []
 
     def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
@@ -230,7 +238,7 @@ def test_later_steps_are_larger_and_most_of_them_is_the_teachers(
     monkeypatch.setattr(task, "_errors", errors)
     monkeypatch.setattr(task.reading, "loss", lambda labels: torch.zeros(len(labels)))
     parts = [compute() for compute in task.microbatches(step)]
-    assert sum(sizes) == 8  # samples from words alone
+    assert sum(sizes) == words * samples / 2  # samples from words alone
     assert sum(part.samples for part in parts) == samples
     # Every sample has the same weight, so a part counts by its size.
     assert sum(float(part.losses["words"]) for part in parts) == words

@@ -68,7 +68,7 @@ OBJECT_WEIGHT = 4.0  # of a cell of an object or its rim, 1 of the ground: small
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
 
 
-Focus = Literal["teacher", "words"]
+Focus = Literal["teacher", "words", "both"]
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,13 @@ class SDXLTask:
             ]
         if step < LARGER_BATCH_FROM:
             return [lambda: self._words_and_teacher(step, self.batch, self.batch)]
+        num_words, num_teacher = half, TEACHER_SHARE * half
+        if self.focus == "both":
+            num_words, num_teacher = self.batch, self.batch
         # Two parts, because two processes can share them; one of twice the size is 6 % cheaper for one process.
         return [
-            lambda: self._words_and_teacher(step, half, TEACHER_SHARE * half, (0, 2)),
-            lambda: self._words_and_teacher(step, half, TEACHER_SHARE * half, (1, 2)),
+            lambda: self._words_and_teacher(step, num_words, num_teacher, (0, 2)),
+            lambda: self._words_and_teacher(step, num_words, num_teacher, (1, 2)),
         ]
 
     def _words_and_teacher(
