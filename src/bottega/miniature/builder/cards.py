@@ -101,17 +101,17 @@ def long_training_cards(samples: int) -> dict[str, str]:
             "diffusers",
             "An SDXL U-Net of four levels, two text encoders and an `AutoencoderTiny` (4 channels, a quarter of the\n"
             f"side), for 128 px. {trained}.\n\n"
-            "It departs from the published model: most samples were *pairs*, from the noised plain picture to the\n"
-            "painted one along DDIM's path, because at strength 0.40 the noised content outweighs any style that was\n"
-            "learned the ordinary way; half of these paths began at the network's own first guess. The other samples\n"
-            "were captions of plain and painted pictures.",
+            "It departs from the published model: beside captions of plain and painted pictures, many of them at half\n"
+            "of the side, it learned from *pairs*, from the noised plain picture to the painted one along DDIM's\n"
+            "path, because at strength 0.40 the noised content outweighs any style that was learned the ordinary\n"
+            "way; half of these paths began at the network's own first guess.",
         ),
         "ip_adapter": _card(
             "Miniature IP-Adapter",
             "diffusers",
             "Four picture tokens from the miniature CLIP, in the published key layout. It departs from IP-Adapter's\n"
             f"own training: {trained},\n"
-            "together, most of them on pairs of plain and painted pictures. At `ip_adapter_scale` s it learned the\n"
+            "together, the adapter from pairs of plain and painted pictures. At `ip_adapter_scale` s it learned the\n"
             "share of a style that guidance 1.05 / s makes whole.",
         ),
     }

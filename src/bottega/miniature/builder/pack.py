@@ -106,6 +106,8 @@ def write_clip(clip: CLIPModel, folder: Path) -> None:
     """Write CLIP and its picture tower, which is the IP-Adapter's, into `clip` and `ip_adapter` under `folder`."""
     _, vision = _split_clip(clip)
     vision.half().save_pretrained(folder / "ip_adapter" / "image_encoder")
+    for part in (clip.config.text_config, clip.config.vision_config):
+        part.dtype = "float16"  # of weights that were loaded in float32, save_pretrained corrects the whole's alone
     _save_half(clip, folder / "clip")
 
 
