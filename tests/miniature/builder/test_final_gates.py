@@ -52,6 +52,21 @@ def test_bars_are_reached_from_the_right_side() -> None:
     assert verdict("words_ground", 1.0) is None
 
 
+def test_figures_of_variants_leave_those_of_sdxl_and_new_ones_of_sdxl_drop_its_old_ones(tmp_path: Path) -> None:
+    path = tmp_path / "gates.json"
+    figure = GateFigure(0.5, 0.4, 0.6, 10)
+    write_gates(path, {"words_shape": figure, "teacher_distance": figure})
+    write_gates(path, {"ink_outline_contents_at_1": figure})
+    assert set(json.loads(path.read_text())["gates"]) == {
+        "words_shape",
+        "teacher_distance",
+        "ink_outline_contents_at_1",
+    }
+    write_gates(path, {"words_shape": figure})
+    report = json.loads(path.read_text())
+    assert set(report["gates"]) == set(report["intervals"]) == {"words_shape", "ink_outline_contents_at_1"}
+
+
 def test_random_weights_are_measured_and_miss_every_bar(tiny_models: Path, tmp_path: Path) -> None:
     measured = measure_sdxl(tiny_models, 8)
     assert {"teacher_style_gap", "teacher_at_protocol_distance", "words_style"} <= set(measured)

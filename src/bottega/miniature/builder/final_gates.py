@@ -40,14 +40,15 @@ def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigur
 def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
     """Put figures and intervals into a `gates.json`.
 
-    Figures of the same model that were not measured now are of other weights, and go; so do its parameters and the
+    Figures of SDXL that were not measured with its others are of other weights, and go; so do its parameters and the
     seconds of its training, which are counted again from the folder beside the file. All else stays.
     """
     report: dict[str, Any] = read_json(path) if path.exists() else {"gates": {}}
     intervals = report.setdefault("intervals", {})
-    for figures in (report["gates"], intervals):
-        for name in [name for name in figures if name.startswith(_OF_SDXL) and name not in measured]:
-            del figures[name]
+    if any(name.startswith(_OF_SDXL) for name in measured):  # a variant's figures say nothing about SDXL's
+        for figures in (report["gates"], intervals):
+            for name in [name for name in figures if name.startswith(_OF_SDXL) and name not in measured]:
+                del figures[name]
     unet = path.parent / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
     if unet.is_file():
         _count_again(report, unet)
