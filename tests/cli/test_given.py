@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bottega.cli.generate import read_lora_option
 from bottega.cli.main import main
 from bottega.data.given import require_picture, require_room_for_folder
 from bottega.runtime.errors import MissingError, RequestError
@@ -133,3 +134,14 @@ def test_each_rule_by_itself(here: Path) -> None:
     require_picture_ending(here / "new.WebP")
     with pytest.raises(RequestError, match=r"\.png, \.jpg, \.jpeg, \.webp; received x\.tiff"):
         require_picture_ending(here / "x.tiff")
+
+
+def test_a_lora_of_the_package_is_named_like_a_model_of_it() -> None:
+    name = "bottega:miniature/weights/loras/ink_outline.kohya.safetensors"
+    given = read_lora_option(f"{name}:0.8")
+    assert given.weight == 0.8
+    assert given.path.is_file()
+    assert given.path.name == "ink_outline.kohya.safetensors"
+    assert read_lora_option(name).path == given.path
+    with pytest.raises(MissingError, match="not part of this installation"):
+        read_lora_option("bottega:miniature/weights/loras/gone.safetensors")

@@ -198,18 +198,22 @@ def command(
 
 
 def read_lora_option(text: str) -> LoRASpec:
-    """FILE or FILE:WEIGHT.
+    """FILE or FILE:WEIGHT; a FILE that begins with `bottega:` lies in the package.
 
     Raises:
         RequestError: the weight is no number, or out of range.
+        MissingError: the package has no such file.
     """
     from bottega.generation.records import LoRASpec
+    from bottega.models.names import PACKAGE, resolve
     from bottega.runtime.config import parse
 
     file, colon, weight = text.rpartition(":")
     values: dict[str, object] = {"path": text}
     if colon and _is_number(weight):
         values = {"path": file, "weight": float(weight)}
+    if text.startswith(PACKAGE):
+        values["path"] = str(resolve(str(values["path"])))
     return parse(LoRASpec, values, f"--lora {text}")
 
 
