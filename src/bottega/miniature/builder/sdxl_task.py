@@ -94,8 +94,8 @@ class _Captions:
 
 
 WORDS = _Captions(painted=0.45, redraw=0.5, large=False, power=0.7)
-# At half of the side a network learns what shapes are, and nothing else: the word for a shape changes the error of a
-# prediction by 2 %, that for a colour by 20, and a small object is four cells wide there.
+# At half of the side a network learns what shapes are, and nothing else: after 100 000 captions of all kinds the wrong
+# word for a shape raised the error of a prediction by 2 %, no caption by 22. A small object is four cells wide there.
 SMALL_WORDS = _Captions(painted=0.0, redraw=0.98, large=True, power=0.55)
 
 

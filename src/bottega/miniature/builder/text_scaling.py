@@ -1,10 +1,10 @@
 """Text states of equal size in every direction, so that a long training learns all words at the same pace.
 
 In the states of the miniature's text encoders the word for a shape moves a token by 12, the word for a colour by 45,
-and what all captions share is 60 long. A linear layer learns what is small last: after 120 000 captions the word for a
-shape changed the error of a prediction by 2 %, that for a colour by 20 %. So the trainings multiply the states by a
-matrix M, and the weights that read them hold W M⁻¹ meanwhile. The product is the same network, and the exported weights
-are W.
+and what all captions share is 60 long. A linear layer learns what is small last: after 120 000 captions the wrong word
+for a shape raised the error of a prediction by 2 %, no caption at all by 22 %. So the trainings multiply the states by
+a matrix M, and the weights that read them hold W M⁻¹ meanwhile. The product is the same network, and the exported
+weights are W.
 
 Dimensions: B batch, L text tokens, D width of both encoders together.
 """
