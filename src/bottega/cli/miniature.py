@@ -153,6 +153,8 @@ def train(
     if model is Model.clip and finish is not None:
         raise RequestError("--finish ends a training that has no end of its own, CLIP's has one; leave it out.")
     with joined("cpu") as processes, _held(state, processes):
+        if model is not Model.sdxl and processes.count > 1:
+            raise RequestError(f"only SDXL's training is shared by processes, the model is {model}; start one process.")
         if model is Model.pixart:
             trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
         elif model is Model.clip:

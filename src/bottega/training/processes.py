@@ -158,7 +158,7 @@ class Processes:
         _exchange(distributed.all_reduce, message)
         *summed, counts = torch.split(message, [len(part) for part in (*flat, held)])
         for parameter, gradient, count in zip(parameters, summed, counts.tolist(), strict=True):
-            parameter.grad = _laid_out_as(parameter, gradient.view(parameter.shape)) if count else None
+            parameter.grad = laid_out_as(parameter, gradient.view(parameter.shape)) if count else None
 
 
 class FailTogether:
@@ -246,15 +246,15 @@ def _exchange(collective: Callable[..., Any], *arguments: Any) -> None:
         ) from error
 
 
-def _laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient in the parameter's memory layout.
+def laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A gradient or a moment, of the parameter's shape, in the parameter's memory layout.
 
-    AdamW's fused step reads both as they lie in memory: where the weights of a convolution are channels_last, it took
-    other gradients for theirs, and the loss rose by half every 25 steps.
+    AdamW's fused step reads all of them as they lie in memory: where the weights of a convolution are channels_last,
+    it took other gradients for theirs, and the loss rose by half every 25 steps.
     """
     import torch
 
-    return torch.empty_like(parameter).copy_(gradient)
+    return torch.empty_like(parameter).copy_(value)
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from bottega.miniature.builder.trainer import Trainer, TrainingPlan
 from bottega.miniature.painters import painter, render
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES, LONG_TRAINING_PAINTERS
 from bottega.miniature.scenes import scene
+from bottega.training.processes import Processes
 
 PLAN = TrainingPlan(warm_up=1, end=2, schedule="cosine", average=0.9, measure_every=None)
 
@@ -134,3 +137,17 @@ def test_what_is_for_sdxl_alone_is_refused(extra: list[str], tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["train", "--model", "clip", "--state", str(tmp_path), *extra])
     assert result.exit_code != 0
     assert extra[0] in str(result.exception)
+
+
+def test_processes_that_would_write_over_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextmanager
+    def two(_device: str) -> Iterator[Processes]:
+        yield Processes(1, 2)
+
+    monkeypatch.setattr("bottega.training.processes.joined", two)
+    result = CliRunner().invoke(app, ["train", "--model", "clip", "--state", str(tmp_path)])
+    assert result.exit_code != 0
+    assert "start one process" in str(result.exception)
+    assert not list(tmp_path.iterdir())

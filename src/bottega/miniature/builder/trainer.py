@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.files import append_jsonl, atomic_path
-from bottega.training.processes import ALONE, Processes
+from bottega.training.processes import ALONE, Processes, laid_out_as
 
 SAVE_SECONDS = 180.0
 LOG_STEPS = 25
@@ -294,15 +294,10 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     if f"{key}.{name}" in saved:  # a parameter without a gradient so far has no moments
-                        moment = _laid_out_as(parameter, file.get_tensor(f"{key}.{name}"))
+                        moment = file.get_tensor(f"{key}.{name}")
+                        if key != "step":  # a count
+                            moment = laid_out_as(parameter, moment)
                         self.optimizer.state[parameter][key] = moment
-
-
-def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The value in the parameter's memory layout, which AdamW's fused step takes for granted."""
-    if value.shape != parameter.shape:
-        return value  # the count of steps
-    return torch.empty_like(parameter).copy_(value)
 
 
 # --- short and long trainings -----------------------------------------------------------------------------------------
