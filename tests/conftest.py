@@ -15,7 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All model folders of the miniature with random weights: real classes, real files, nothing learned."""
+    """All model folders of the miniature with random weights: real classes, real files, nothing learned.
+
+    Its PixArt predicts ε, as the published one; the miniature's own predicts v.
+    """
     from bottega.miniature.builder.pack import write_untrained
 
-    return write_untrained(tmp_path_factory.mktemp("tiny_models"))
+    folder = write_untrained(tmp_path_factory.mktemp("tiny_models"))
+    scheduler = folder / "pixart" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"v_prediction"', '"epsilon"'))
+    return folder

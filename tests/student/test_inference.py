@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffusers import DDIMScheduler
 from bottega.runtime.errors import NonFiniteError, RequestError
 from bottega.runtime.seeds import torch_generator
 from bottega.student.adapter import Geometry, StyleAdapter
+from bottega.student.backbone import Backbone
 from bottega.student.config import AdapterConfig, SamplingConfig
 from bottega.student.inference import (
     PixArtParts,
@@ -56,9 +58,14 @@ def adapter_of(parts: PixArtParts, **config: Any) -> StyleAdapter:
 FAST = SamplingConfig(steps=3)
 
 
-def test_the_base_from_noised_content_equals_diffusers_ddim(parts: PixArtParts, request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])  # the published PixArt, and the miniature's
+def test_the_base_from_noised_content_equals_diffusers_ddim(
+    parts: PixArtParts, request_: dict[str, Any], prediction_type: str
+) -> None:
+    schedule = replace(parts.backbone.schedule, prediction_type=prediction_type)
+    backbone = Backbone(parts.backbone.transformer, schedule, parts.backbone.pixels_per_cell)
     ours = stylize(
-        parts,
+        replace(parts, backbone=backbone),
         None,
         request_["contents"][:1],
         None,
@@ -69,6 +76,7 @@ def test_the_base_from_noised_content_equals_diffusers_ddim(parts: PixArtParts, 
         strength=0.4,
     )
     scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    scheduler.register_to_config(prediction_type=prediction_type)
     z = parts.vae.encode(request_["contents"][:1])
     noise = torch.randn(z.shape[1:], generator=torch_generator("student", 11))[None]
     scheduler.set_timesteps(10)  # strides of 100, as four steps from 399 are

@@ -34,13 +34,6 @@ class Focus(StrEnum):
     both = "both"
 
 
-class Exported(StrEnum):
-    """What `export` writes."""
-
-    sdxl = "sdxl"
-    clip = "clip"
-
-
 class Variant(StrEnum):
     """What `train-variants` trains."""
 
@@ -96,11 +89,11 @@ def gates(
     pictures: Annotated[int, typer.Option(help="Pictures of each gate.", min=8)] = 320,
     write: Annotated[bool, typer.Option("--write", help="Write the figures into `gates.json` there.")] = False,
 ) -> None:
-    """Measure SDXL and its IP-Adapter on scenes and painters held out, with 95 % intervals."""
-    from bottega.miniature.builder.final_gates import measure_sdxl, write_gates
+    """Measure SDXL with its IP-Adapter, and PixArt, on scenes and painters held out, with 95 % intervals."""
+    from bottega.miniature.builder.final_gates import measure_all, write_gates
 
     folder = weights or _SHIPPED
-    measured = measure_sdxl(folder, pictures)
+    measured = measure_all(folder, pictures)
     for name, figure in measured.items():
         typer.echo(_line(name, figure))
     if write:
@@ -139,7 +132,7 @@ def train(
 ) -> None:
     """Train a model until stopped (Ctrl-C, SIGTERM); the same command resumes. CLIP's ends by itself.
 
-    Two processes share a step of SDXL, started by
+    Two processes share a step of SDXL or PixArt, started by
     `accelerate launch --multi_gpu --num_processes 2 -m bottega miniature train …`.
     """
     from bottega.miniature.builder.train import train_clip, train_pixart, train_sdxl
@@ -153,10 +146,10 @@ def train(
     if model is Model.clip and finish is not None:
         raise RequestError("--finish ends a training that has no end of its own, CLIP's has one; leave it out.")
     with joined("cpu") as processes, _held(state, processes):
-        if model is not Model.sdxl and processes.count > 1:
-            raise RequestError(f"only SDXL's training is shared by processes, the model is {model}; start one process.")
+        if model is Model.clip and processes.count > 1:
+            raise RequestError("CLIP's training is not shared by processes; start one process.")
         if model is Model.pixart:
-            trainer = train_pixart(state, weights or _SHIPPED, decay=finish)
+            trainer = train_pixart(state, weights or _SHIPPED, decay=finish, processes=processes)
         elif model is Model.clip:
             trainer = train_clip(state, weights or _SHIPPED)
         else:
@@ -184,8 +177,11 @@ def export(
     state: Annotated[Path, typer.Option(help="Folder of a training by `bottega miniature train`; it may be running.")],
     output: Annotated[Path, typer.Option(help="New folder; the model folders are written into it.")],
     model: Annotated[
-        Exported, typer.Option(help="`sdxl` and `ip_adapter` of SDXL's training, `clip` and `ip_adapter` of CLIP's.")
-    ] = Exported.sdxl,
+        Model,
+        typer.Option(
+            help="`sdxl` and `ip_adapter` of SDXL's training, `clip` and `ip_adapter` of CLIP's, `pixart` of PixArt's."
+        ),
+    ] = Model.sdxl,
     weights: Annotated[
         Path | None,
         typer.Option(help="Folders to copy all else from; default: the shipped ones."),
@@ -193,13 +189,15 @@ def export(
     finished: Annotated[bool, typer.Option("--finished", help="Take the branch that `train --finish` made.")] = False,
 ) -> None:
     """Write the model folders of a long training: the moving average of its weights."""
-    from bottega.miniature.builder.train import export_clip, export_sdxl
+    from bottega.miniature.builder.train import export_clip, export_pixart, export_sdxl
     from bottega.runtime.errors import RequestError
 
-    if model is Exported.clip and finished:
-        raise RequestError("--finished is for SDXL, the model is clip, whose training ends by itself; leave it out.")
-    if model is Exported.clip:
+    if model is Model.clip and finished:
+        raise RequestError("--finished is no option for clip, whose training ends by itself; leave it out.")
+    if model is Model.clip:
         step = export_clip(state, weights or _SHIPPED, output)
+    elif model is Model.pixart:
+        step = export_pixart(state, weights or _SHIPPED, output, finished=finished)
     else:
         step = export_sdxl(state, weights or _SHIPPED, output, finished=finished)
     typer.echo(f"wrote {output} (step {step})")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bottega.miniature.builder.attention import attention
+from bottega.miniature.builder.attention import MaskedAttention, attention
 
 
 def _inputs(dtype: torch.dtype, keys: int, size: float = 2.0) -> list[torch.Tensor]:
@@ -40,3 +40,26 @@ def test_gradients_in_bfloat16_are_as_near_as_its_rounding(size: float) -> None:
     right = torch.autograd.grad(functional.scaled_dot_product_attention(*exact), exact, outward.float())
     for mine, reference in zip(ours, right, strict=True):
         assert float((mine.float() - reference).norm() / reference.norm()) < 0.01
+
+
+def test_pixarts_attention_is_diffusers_own_with_a_mask() -> None:
+    from bottega.miniature.builder import architectures
+
+    torch.manual_seed(0)
+    transformer = architectures.pixart().eval()
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    given = {
+        "encoder_hidden_states": torch.randn(2, 5, 128),
+        "encoder_attention_mask": mask,
+        "timestep": torch.tensor([10, 900]),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }
+    x = torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        expected = transformer(x, **given).sample
+        transformer.set_attn_processor(MaskedAttention())
+        found = transformer(x, **given).sample
+        given["encoder_hidden_states"] = given["encoder_hidden_states"] + 5.0 * (mask == 0)[..., None]
+        masked = transformer(x, **given).sample
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(masked, found, atol=1e-5)  # what the mask leaves out is not read

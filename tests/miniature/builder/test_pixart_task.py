@@ -1,4 +1,4 @@
-"""PixArt's long training: its curriculum, and a state that resumes to the bit."""
+"""PixArt's long training: its batches, its curriculum, and a state that resumes to the bit."""
 
 from __future__ import annotations
 
@@ -9,45 +9,71 @@ import torch
 
 from bottega.miniature.builder import architectures, pixart_task
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.pixart_task import PixArtTask
-from bottega.miniature.builder.tokenizers import clip_tokenizer, t5_tokenizer
+from bottega.miniature.builder.pixart_task import PixArtTask, _halved
+from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
-from bottega.miniature.scenes import scene
+from bottega.miniature.scenes import SHAPES
 from bottega.runtime.seeds import numpy_rng
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> PixArtTask:
-    """The real task on an untrained autoencoder and three shards of eight painters."""
+    """The real task on an untrained autoencoder, one shard of 16 painters and 12 scenes in all shapes."""
     folder = tmp_path_factory.mktemp("pixart")
-    words = clip_tokenizer(folder / "words")
-    clip = architectures.clip(len(words), words.eos_token_id).eval()
-    features = Features(folder / "features", architectures.pixart_autoencoder().eval(), clip, painters=8)
-    features.require(3)
-    return PixArtTask(features, t5_tokenizer(folder / "pieces"))
+    torch.manual_seed(0)
+    features = Features(folder / "features", architectures.autoencoder().eval(), None, painters=16, shards=1)
+    features.require(1)
+    return PixArtTask(features, t5_tokenizer(folder / "pieces"), siblings=12, circles=8, full_from=1)
 
 
-def test_labels_and_latents_have_the_cells_of_pixarts_own_autoencoder(task: PixArtTask) -> None:
-    assert task.features.plain[0].shape == (8, 4, 16, 16)
-    assert task.features.labels[0].shape == (8, 16, 16)
+def test_siblings_share_noise_and_timestep_and_name_their_shapes(task: PixArtTask) -> None:
+    batch = task._siblings_batch(numpy_rng("test", 1), groups=4, full=True)
+    assert batch.target.shape == (24, 4, 32, 32)
+    for group in range(4):
+        rows = slice(6 * group, 6 * group + 6)
+        assert len(set(batch.timestep[rows])) == 1
+        assert bool((batch.noise[rows] == batch.noise[6 * group]).all())
+        named = [shape in caption for shape, caption in zip(SHAPES, batch.captions[rows], strict=True)]
+        assert all(named) or set(batch.captions[rows]) == {""}
+    assert not bool((batch.target[0] == batch.target[1]).all())
 
 
-def test_single_plain_objects_come_first_and_paintings_last(task: PixArtTask) -> None:
-    features = task.features
-    single = [row for row in range(len(features)) if len(scene(row).objects) == 1]
-    rng = numpy_rng("test", 0)
-    for _ in range(20):
-        example = task._example(rng, step=0)
-        shown = [features.plain[features.place(row)[0]][features.place(row)[1]] for row in single]
-        assert any((example.latents == latents).all() for latents in shown)
-    late = [task._example(rng, step=pixart_task.PAINTED_FROM).latents for _ in range(40)]
-    paintings = [latents for shard in features.painted for latents in shard]
-    painted = sum(any((latents == painting).all() for painting in paintings) for latents in late)
-    assert 5 <= painted <= 30
+def test_half_of_the_side_keeps_the_noise_and_averages_the_picture(task: PixArtTask) -> None:
+    whole = task._scenes_batch(numpy_rng("test", 2), 8, full=False)
+    half = _halved(whole)
+    assert half.target.shape == half.noise.shape == (8, 4, 16, 16)
+    assert float(half.noise.std()) == pytest.approx(1.0, abs=0.05)
+    assert torch.allclose(half.target.mean((2, 3)), whole.target.mean((2, 3)), atol=1e-3)
+    assert half.labels.shape == (8, 16, 16)
+
+
+def test_paintings_and_circles_come_with_the_full_side(task: PixArtTask) -> None:
+    painted = torch.from_numpy(task.features.painted[0]).float()
+
+    def shown(full: bool) -> tuple[int, int]:
+        batch = task._scenes_batch(numpy_rng("test", 3), 200, full=full)
+        paintings = sum(bool((painted == target).all((1, 2, 3)).any()) for target in batch.target)
+        circles = int((batch.labels[:, 0, 0] < 0).sum())
+        return paintings, circles
+
+    assert shown(full=False) == (0, 0)
+    paintings, circles = shown(full=True)
+    assert 80 <= paintings <= 135
+    assert 5 <= circles <= 40
+
+
+def test_a_measurement_says_what_the_word_for_a_shape_changes(
+    task: PixArtTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixart_task, "NUM_MEASURED", 2)
+    figures = task.measure()
+    assert set(figures) == {f"pixart_word_{side}_at_{t}" for side in (64, 128) for t in (500, 700)}
+    assert all(abs(value) < 0.01 for value in figures.values())  # before any training the word changes nothing
 
 
 def test_it_trains_and_resumes_to_the_bit(task: PixArtTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixart_task, "BATCH", 4)
+    monkeypatch.setattr(pixart_task, "SMALL_BATCH", 12)
+    monkeypatch.setattr(pixart_task, "FULL_BATCH", 12)
     first = {name: {n: p.detach().clone() for n, p in m.named_parameters()} for name, m in task.modules.items()}
 
     def run(folder: Path, ends: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -58,7 +84,10 @@ def test_it_trains_and_resumes_to_the_bit(task: PixArtTask, tmp_path: Path, monk
         for end in ends:
             trainer = Trainer(task, folder, TrainingPlan(warm_up=1, end=end, measure_every=None))
             trainer.train()
+        assert trainer.samples == 24 * 3
         return {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
 
     whole, parts = run(tmp_path / "whole", (3,)), run(tmp_path / "parts", (1, 3))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    moved = [name for name in whole if not torch.equal(whole[name], first[name.split(".")[0]][name.split(".", 1)[1]])]
+    assert len(moved) > 0.9 * len(whole)

@@ -38,24 +38,6 @@ def autoencoder() -> AutoencoderTiny:
     )
 
 
-def pixart_autoencoder() -> AutoencoderTiny:
-    """Pictures [B, 3, 128, 128] in -1..1 <-> latents [B, 4, 16, 16], for a PixArt of its own.
-
-    A token of 2 × 2 cells then holds 16 numbers instead of 64, so that noise passes through the transformer's width.
-    Cells of 8 px are half of the canvas's period of 16 px: strokes are the same in every second cell.
-    """
-    from diffusers import AutoencoderTiny
-
-    return AutoencoderTiny(
-        encoder_block_out_channels=(48, 48, 48, 48),
-        decoder_block_out_channels=(48, 48, 48, 48),
-        num_encoder_blocks=(0, 1, 2, 4),
-        num_decoder_blocks=(4, 2, 1, 0),
-        latent_channels=CHANNELS,
-        force_upcast=False,
-    )
-
-
 def clip(vocabulary: int, end_token: int) -> CLIPModel:
     """Joint space of pictures (64 patches of 16 × 16) and captions, 128 wide."""
     from transformers import CLIPConfig, CLIPModel
@@ -168,29 +150,7 @@ def t5(vocabulary: int) -> T5EncoderModel:
 
 
 def pixart() -> PixArtTransformer2DModel:
-    """12 blocks × 160 on 64 tokens (patches of 4 × 4 latent cells); 8 output channels: ε and the variance."""
-    from diffusers import PixArtTransformer2DModel
-
-    return PixArtTransformer2DModel(
-        num_attention_heads=5,
-        attention_head_dim=32,
-        in_channels=CHANNELS,
-        out_channels=2 * CHANNELS,
-        num_layers=12,
-        cross_attention_dim=160,
-        sample_size=LATENT,
-        patch_size=4,
-        caption_channels=WIDTH,
-        activation_fn="gelu-approximate",
-        attention_bias=True,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-    )
-
-
-def small_token_pixart() -> PixArtTransformer2DModel:
-    """12 blocks × 192 on 64 tokens (2 × 2 cells of `pixart_autoencoder`); 8 output channels: ε and the variance."""
+    """12 blocks × 192 on 64 tokens (patches of 4 × 4 latent cells); 8 output channels: v and the variance."""
     from diffusers import PixArtTransformer2DModel
 
     return PixArtTransformer2DModel(
@@ -200,8 +160,8 @@ def small_token_pixart() -> PixArtTransformer2DModel:
         out_channels=2 * CHANNELS,
         num_layers=12,
         cross_attention_dim=192,
-        sample_size=16,
-        patch_size=2,
+        sample_size=LATENT,
+        patch_size=4,
         caption_channels=WIDTH,
         activation_fn="gelu-approximate",
         attention_bias=True,
@@ -273,13 +233,13 @@ def teacher_scheduler() -> Mapping[str, Any]:
 
 
 def pixart_scheduler() -> Mapping[str, Any]:
-    """PixArt-α's noise schedule as its folder states it: linear betas, not Stable Diffusion's."""
+    """PixArt-α's noise schedule: linear betas, not Stable Diffusion's. Its prediction is v, see `pixart_task`."""
     return {
         "num_train_timesteps": 1000,
         "beta_start": 0.0001,
         "beta_end": 0.02,
         "beta_schedule": "linear",
-        "prediction_type": "epsilon",
+        "prediction_type": "v_prediction",
         "algorithm_type": "dpmsolver++",
         "solver_order": 2,
     }

@@ -80,6 +80,31 @@ class SelfAttention:
         return projected
 
 
+class MaskedAttention:
+    """Attention processor of PixArt's blocks: their own, as plain products, with the mask of the text.
+
+    The backward pass of PyTorch's fused attention takes 64 % of a training step of PixArt at 16 tokens on a CPU; with
+    these products the step takes a third of the time, at 64 tokens half of it.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = _heads(attn.to_q(hidden_states), attn.heads)  # [B, h, N, d]
+        key, value = _heads(attn.to_k(source), attn.heads), _heads(attn.to_v(source), attn.heads)  # [B, h, L, d]
+        scores = torch.matmul(query, key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        if attention_mask is not None:
+            scores = scores + attention_mask[:, None]  # [B, 1, 1, L], 0 or -10 000
+        weights = scores.softmax(-1).to(value.dtype)
+        projected: torch.Tensor = attn.to_out[0](_joined(torch.matmul(weights, value)))
+        return projected
+
+
 class IPAdapterAttention(nn.Module):
     """Attention processor for text and the tokens of one style picture, with parameters named as in diffusers.
 

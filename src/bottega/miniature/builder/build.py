@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +18,8 @@ import torch
 from bottega.miniature.builder import gates
 from bottega.miniature.builder.corpus import Corpus, draw_corpus
 from bottega.miniature.builder.encoding import Latents, SDXLText, embed, encode
-from bottega.miniature.builder.final_gates import measure_sdxl
+from bottega.miniature.builder.features import PAINTERS, Features
+from bottega.miniature.builder.final_gates import measure_all
 from bottega.miniature.builder.learn_encoders import (
     learn_clip,
     learn_scene_reader,
@@ -27,9 +28,12 @@ from bottega.miniature.builder.learn_encoders import (
     learn_vae,
     scale_latents,
 )
-from bottega.miniature.builder.learn_pixart import learn_pixart
 from bottega.miniature.builder.learn_teacher import learn_teacher
 from bottega.miniature.builder.pack import Parts, pack, untrained
+from bottega.miniature.builder.pixart_task import CIRCLES, PIXART_PLAN, PixArtTask
+from bottega.miniature.builder.siblings import SIBLING_SCENES
+from bottega.miniature.builder.tokenizers import t5_tokenizer
+from bottega.miniature.builder.trainer import Trainer
 from bottega.miniature.ranges import GATE_PAINTERS, GATE_SCENES
 from bottega.runtime.children import worker_pool
 from bottega.runtime.files import append_jsonl, atomic_path, read_jsonl, write_json
@@ -52,8 +56,12 @@ class Plan:
     scene_reader: int = 2_400
     structure_encoder: int = 300
     teacher: int = 3_300
-    pixart: int = 2_400
-    circles: int = 1_500
+    pixart: int = 12_000
+    pixart_full_from: int = 8_000  # step from which PixArt's pictures have their full side
+    pixart_painters: int = PAINTERS  # of each of its shards
+    pixart_shards: int = 8
+    siblings: int = SIBLING_SCENES
+    circles: int = CIRCLES
     gate_pictures: int = 96
     workers: int = 2
 
@@ -70,7 +78,11 @@ QUICK = Plan(
     structure_encoder=2,
     teacher=2,
     pixart=2,
-    circles=16,
+    pixart_full_from=1,
+    pixart_painters=16,
+    pixart_shards=1,
+    siblings=4,
+    circles=8,
     gate_pictures=2,
     workers=2,
 )
@@ -166,9 +178,23 @@ class _Trainings:
         return learn_structure_encoder(self.corpus, self.work, self.plan.structure_encoder)
 
     def pixart(self, vae: Any) -> tuple[Any, Any]:
-        plain, painted = self.latents(vae)
-        scaling = vae.config.scaling_factor
-        return learn_pixart(self.corpus, plain, painted, vae, scaling, self.work, self.plan.pixart, self.plan.circles)
+        """T5 and transformer, on scenes of their own: beside the corpus's 10 000 they would be learned by heart."""
+        plan = self.plan
+        features = Features(self.work / "pixart", vae, None, plan.pixart_painters, plan.pixart_shards)
+        task = PixArtTask(
+            features,
+            t5_tokenizer(self.work / "t5_tokenizer"),
+            siblings=plan.siblings,
+            circles=plan.circles,
+            full_from=plan.pixart_full_from,
+        )
+        ending = replace(PIXART_PLAN, end=plan.pixart, decay=plan.pixart // 6, measure_every=None)
+        trainer = Trainer(task, self.work, ending)
+        trainer.train()
+        if trainer.step < plan.pixart:
+            raise KeyboardInterrupt
+        trainer.use_average()
+        return task.t5, task.transformer
 
     def teacher(self, parts: Parts) -> Any:
         text = SDXLText(parts.clip_tokenizer, parts.clip, parts.second)
@@ -262,9 +288,8 @@ def measure_gates(work: Path, output: Path, parts: Parts, plan: Plan, known: Cor
     """All gates, on scenes and painters that no model has seen; `known` is what CLIP's probe is fitted to."""
     corpus = draw_corpus(work / "gates", plan.gate_corpus, GATE_SCENES, GATE_PAINTERS, plan.gate_painters, plan.workers)
     result = gates.measure_encoders(corpus, known, parts.vae, parts.clip, parts.style_classifier, parts.scene_reader)
-    for name, figure in measure_sdxl(output, plan.gate_pictures).items():
+    for name, figure in measure_all(output, plan.gate_pictures).items():
         result[name] = figure.value
-    result |= gates.measure_pixart(output, parts.scene_reader, count=plan.gate_pictures)
     return {name: round(value, 4) for name, value in result.items()}
 
 

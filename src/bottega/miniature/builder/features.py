@@ -9,7 +9,7 @@ Dimensions: N rows, C latent channels, H W latent sides, D width of CLIP's joint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bottega.miniature.builder.encoding import to_clip
 from bottega.miniature.builder.precision import autocast
 from bottega.miniature.painters import painter, render
 from bottega.miniature.ranges import LONG_TRAINING_PAINTERS
-from bottega.miniature.scenes import label_map, scene
+from bottega.miniature.scenes import Scene, label_map, scene
 from bottega.runtime.files import atomic_path
 from bottega.visual.pictures import to_signed
 
@@ -38,6 +38,11 @@ class Features:
     """Rows of all shards that have been made so far; row i shows scene i by painter `painter_index(i)`.
 
     Attributes:
+        folder: where shards are kept.
+        vae: autoencoder.
+        clip: None: without styles, which PixArt's training does not read.
+        painters: of a shard.
+        shards: most that are made.
         plain: latents of the unpainted scenes, float16 [N, C, H, W], one array a shard.
         painted: latents of the paintings, likewise.
         styles: CLIP embeddings of the paintings as the IP-Adapter receives them, float32 [N, D].
@@ -48,6 +53,7 @@ class Features:
     vae: Any
     clip: Any
     painters: int = PAINTERS
+    shards: int = SHARDS
     plain: list[Array] = field(default_factory=list)
     painted: list[Array] = field(default_factory=list)
     styles: list[Array] = field(default_factory=list)
@@ -57,28 +63,34 @@ class Features:
         return len(self.plain) * self.painters
 
     def require(self, shards: int) -> None:
-        """Open the first `shards` shards; draw and encode those that are not there.
+        """Open the first `shards` shards, or all if there are fewer; draw and encode those that are not there.
 
         Where CLIP has been trained since a shard was made, its styles are embedded again: an IP-Adapter that learned
         from the old ones would be shown others when it is used.
         """
+        shards = min(shards, self.shards)
         if len(self.plain) >= shards:
             return
-        identity = _identity(self.clip)
+        identity = None if self.clip is None else _identity(self.clip)
         for number in range(len(self.plain), shards):
             path = self.folder / f"shard_{self.painters}_{number:02d}.npz"
             shard = _read(path)
+            first = number * self.painters
+            made = False
             if shard is None:
-                shard = _make_shard(number * self.painters, self.painters, self.vae, self.clip)
-            elif str(shard.get("clip")) != identity:
-                shard["styles"] = _embed_again(number * self.painters, self.painters, self.clip)
-            if str(shard.get("clip")) != identity:
+                shard = _make_shard(first, self.painters, self.vae)
+                made = True
+            if identity is not None and str(shard.get("clip")) != identity:
+                shard["styles"] = _embed_paintings(first, self.painters, self.clip)
                 shard["clip"] = np.array(identity)
+                made = True
+            if made:
                 _write(path, shard)
             self.plain.append(shard["plain"])
             self.painted.append(shard["painted"])
-            self.styles.append(shard["styles"])
             self.labels.append(shard["labels"])
+            if identity is not None:
+                self.styles.append(shard["styles"])
 
     def place(self, row: int) -> tuple[int, int]:
         """Shard of a row, and its place there."""
@@ -121,26 +133,25 @@ def _identity(clip: Any) -> str:
     return digest.hexdigest()
 
 
-def _make_shard(first: int, count: int, vae: Any, clip: Any) -> dict[str, Array]:
-    plain, painted, styles, labels = [], [], [], []
-    for rows in _chunks(first, count):
-        views = [scene(row) for row in rows]
-        scenes = np.stack([render(view, None) for view in views])
-        paintings = _paintings(rows, count)
-        plain.append(_encode(vae, scenes))
-        painted.append(_encode(vae, paintings))
-        styles.append(_embed(clip, paintings))
-        cell = scenes.shape[1] // plain[-1].shape[-1]  # pixels a side of a latent cell
-        labels.append(np.stack([label_map(view)[cell // 2 :: cell, cell // 2 :: cell] for view in views]))
-    return {
-        "plain": np.concatenate(plain),
-        "painted": np.concatenate(painted),
-        "styles": np.concatenate(styles),
-        "labels": np.concatenate(labels),
-    }
+def encode_scenes(views: Sequence[Scene], vae: Any) -> tuple[Array, Array]:
+    """Latents of unpainted scenes, float16 [N, C, H, W], and the class of each cell, uint8 [N, H, W]."""
+    latents, labels = [], []
+    for start in range(0, len(views), _CHUNK):
+        chunk = views[start : start + _CHUNK]
+        pictures = np.stack([render(view, None) for view in chunk])
+        latents.append(_encode(vae, pictures))
+        cell = pictures.shape[1] // latents[-1].shape[-1]  # pixels a side of a latent cell
+        labels.append(np.stack([label_map(view)[cell // 2 :: cell, cell // 2 :: cell] for view in chunk]))
+    return np.concatenate(latents), np.concatenate(labels)
 
 
-def _embed_again(first: int, count: int, clip: Any) -> Array:
+def _make_shard(first: int, count: int, vae: Any) -> dict[str, Array]:
+    plain, labels = encode_scenes([scene(row) for row in range(first, first + count)], vae)
+    painted = [_encode(vae, _paintings(rows, count)) for rows in _chunks(first, count)]
+    return {"plain": plain, "painted": np.concatenate(painted), "labels": labels}
+
+
+def _embed_paintings(first: int, count: int, clip: Any) -> Array:
     """CLIP embeddings of a shard's paintings, [count, D]."""
     return np.concatenate([_embed(clip, _paintings(rows, count)) for rows in _chunks(first, count)])
 

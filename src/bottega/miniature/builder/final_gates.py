@@ -15,11 +15,19 @@ from safetensors import safe_open
 
 from bottega.miniature.builder import gates
 from bottega.miniature.builder.measured import GateFigure
+from bottega.miniature.builder.pixart_gates import measure_pixart
 from bottega.miniature.builder.sdxl_gates import load_gates
 from bottega.runtime.files import read_json, write_json
 
-_OF_SDXL = ("teacher_", "words_")
-"""How the names of SDXL's figures begin."""
+_PREFIXES = (("teacher_", "words_"), ("pixart_",))
+"""How the names of SDXL's figures begin, and of PixArt's."""
+
+_COUNTED = {
+    "unet": ("sdxl/unet", "teacher"),
+    "transformer": ("pixart/transformer", "pixart"),
+    "t5": ("pixart/text_encoder", "pixart"),
+}
+"""Models that the long trainings make, by their names in a report: the folder, and the name of the short training."""
 
 PICTURES = 320  # of each gate: a share of 85 % is then known to within 4 points
 
@@ -37,21 +45,26 @@ def measure_sdxl(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigur
     return measurement.measure(pipeline.unet.eval())
 
 
+def measure_all(weights: Path, pictures: int = PICTURES) -> dict[str, GateFigure]:
+    """The gates of SDXL with its IP-Adapter, and of PixArt."""
+    return {**measure_sdxl(weights, pictures), **measure_pixart(weights, pictures)}
+
+
 def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
     """Put figures and intervals into a `gates.json`.
 
-    Figures of SDXL that were not measured with its others are of other weights, and go; so do its parameters and the
-    seconds of its training, which are counted again from the folder beside the file. All else stays.
+    Figures of SDXL or PixArt that were not measured with its others are of other weights, and go; so do their
+    parameters and the seconds of their trainings, which are counted again from the folders beside the file. All else
+    stays.
     """
     report: dict[str, Any] = read_json(path) if path.exists() else {"gates": {}}
     intervals = report.setdefault("intervals", {})
-    if any(name.startswith(_OF_SDXL) for name in measured):  # a variant's figures say nothing about SDXL's
-        for figures in (report["gates"], intervals):
-            for name in [name for name in figures if name.startswith(_OF_SDXL) and name not in measured]:
-                del figures[name]
-    unet = path.parent / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
-    if unet.is_file():
-        _count_again(report, unet)
+    for prefixes in _PREFIXES:
+        if any(name.startswith(prefixes) for name in measured):  # a variant's figures say nothing about SDXL's
+            for figures in (report["gates"], intervals):
+                for name in [name for name in figures if name.startswith(prefixes) and name not in measured]:
+                    del figures[name]
+    _count_again(report, path.parent)
     for name, figure in measured.items():
         report["gates"][name] = round(figure.value, 4)
         intervals[name] = {key: round(value, 4) for key, value in asdict(figure).items() if key != "value"}
@@ -60,14 +73,18 @@ def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
     write_json(path, report)
 
 
-def _count_again(report: dict[str, Any], unet: Path) -> None:
-    """Correct the parameters of a report by those in the U-Net's file."""
-    with safe_open(unet, "np") as tensors:
-        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (it is no dict)
+def _count_again(report: dict[str, Any], weights: Path) -> None:
+    """Correct the parameters of a report by those in the models' files."""
     parameters = report.setdefault("parameters", {})
-    parameters["unet"] = sum(math.prod(shape) for shape in shapes)
+    for model, (folder, training) in _COUNTED.items():
+        (file, *_) = [*(weights / folder).glob("*.safetensors"), None]
+        if file is None:
+            continue
+        with safe_open(file, "np") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (it is no dict)
+        parameters[model] = sum(math.prod(shape) for shape in shapes)
+        report.get("seconds", {}).pop(training, None)
     parameters["all"] = sum(count for name, count in parameters.items() if name != "all")
-    report.get("seconds", {}).pop("teacher", None)
 
 
 def verdict(name: str, value: float) -> str | None:

@@ -13,13 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bottega.miniature.builder import architectures
 from bottega.miniature.builder.corpus import Corpus
 from bottega.miniature.builder.encoding import to_clip
 from bottega.miniature.painters import KINDS
-from bottega.miniature.ranges import GATE_SCENES
 from bottega.miniature.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, label_map, scene
-from bottega.runtime.seeds import torch_generator
 from bottega.visual.pictures import Picture, Pictures, from_signed, to_signed, to_uint8
 
 BARS = {
@@ -190,53 +187,6 @@ def measure_encoders(
         "reader_iou_painted": float(np.mean(overlaps)),
         "reader_found_painted": preserved(overlaps),
     }
-
-
-def measure_pixart(
-    folder: Path, reader: Any, count: int = 120, guidance: float = 4.5, steps: int = 20
-) -> dict[str, float]:
-    """Text to picture with diffusers' own pipeline: one, two and three objects of asked shapes and colours."""
-    from diffusers import DDIMScheduler, PixArtAlphaPipeline
-
-    pipeline = PixArtAlphaPipeline.from_pretrained(folder / "pixart").to(torch.float32)
-    pipeline.scheduler = DDIMScheduler.from_config(
-        pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    result: dict[str, float] = {}
-    for objects in (1, 2, 3):
-        number = count if objects == 1 else max(1, count // 4)
-        views = [scene(GATE_SCENES + 500_000 + i, objects) for i in range(number)]
-        pictures = draw_captions(pipeline, views, objects, guidance=guidance, steps=steps)
-        read = labels_of(reader, pictures)
-        scores = [score_scene(p, f, v) for p, f, v in zip(pictures, read, views, strict=True)]
-        prefix = "pixart" if objects == 1 else f"pixart_{objects}_objects"
-        result[f"{prefix}_shape"] = float(np.mean([score.shapes for score in scores]))
-        result[f"{prefix}_colours"] = float(np.mean([score.colours for score in scores]))
-        if objects == 1:
-            result["pixart_background"] = float(np.mean([score.ground for score in scores]))
-    return result
-
-
-def draw_captions(pipeline: Any, views: list[Scene], objects: int, *, guidance: float, steps: int) -> Pictures:
-    """Scenes drawn by a PixArt pipeline from their captions; `objects` keeps the noise of the gates apart."""
-    parts = []
-    for start in range(0, len(views), 30):
-        some = views[start : start + 30]
-        generators = [torch_generator("gate pixart", objects, start + k) for k in range(len(some))]
-        drawn = pipeline(
-            [view.caption(1) for view in some],
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            generator=generators,
-            height=architectures.PICTURE,
-            width=architectures.PICTURE,
-            use_resolution_binning=False,
-            clean_caption=False,
-            output_type="np",
-        )
-        parts.append(drawn.images)
-    return to_uint8(np.concatenate(parts))
 
 
 def teacher_pipeline(folder: Path, scale: float) -> Any:

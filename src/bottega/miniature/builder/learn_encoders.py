@@ -5,7 +5,7 @@ Dimensions: B batch, C channels, H W picture sides, D joint width, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,28 +33,14 @@ if TYPE_CHECKING:
 PALETTE = 12  # numbers of a palette: four colours in Lab
 
 
-def learn_vae(
-    corpus: Corpus,
-    folder: Path,
-    steps: int,
-    *,
-    architecture: Callable[[], AutoencoderTiny] = architectures.autoencoder,
-    name: str = "vae",
-    grid: int = 1,
-) -> AutoencoderTiny:
+def learn_vae(corpus: Corpus, folder: Path, steps: int) -> AutoencoderTiny:
     """Reconstruct crops of 64², two of three painted; latents stay near mean 0 and deviation 1, shaken a little.
 
     Latents at half the size decode to the picture at half the size, which keeps them smooth enough for diffusion (scale
     equivariance, arXiv 2502.09509).
-
-    Args:
-        architecture: makes the autoencoder.
-        name: of its state and log in `folder`.
-        grid: crops begin at multiples of so many pixels. Whole pictures show the canvas at one phase alone, and large
-            cells need learn no other.
     """
     torch.manual_seed(0)
-    vae = architecture().to(memory_format=torch.channels_last)
+    vae = architectures.autoencoder().to(memory_format=torch.channels_last)
     batch, side = 12, 64
 
     def losses(step: int) -> Losses:
@@ -62,7 +48,7 @@ def learn_vae(
         crops = np.empty((batch, side, side, 3), np.uint8)
         for k, row in enumerate(rng.integers(len(corpus), size=batch)):
             source = corpus.plain if k % 3 == 0 else corpus.painted
-            y, x = grid * rng.integers(0, (architectures.PICTURE - side) // grid + 1, 2)
+            y, x = rng.integers(0, architectures.PICTURE - side + 1, 2)
             crops[k] = source[row, y : y + side, x : x + side]
         target = to_signed(crops).contiguous(memory_format=torch.channels_last)
         latents = vae.encode(target).latents  # [B, 4, 16, 16]
@@ -80,7 +66,7 @@ def learn_vae(
             "latents": 5e-3 * spread,
         }
 
-    fit(folder, name, {"vae": vae}, losses, steps=steps, learning_rate=2e-3)
+    fit(folder, "vae", {"vae": vae}, losses, steps=steps, learning_rate=2e-3)
     return vae
 
 

@@ -111,6 +111,14 @@ def write_clip(clip: CLIPModel, folder: Path) -> None:
     _save_half(clip, folder / "clip")
 
 
+def write_pixart(pipeline: Any, folder: Path) -> None:
+    """Write `pixart` under `folder` from diffusers' pipeline, with the solver that PixArt-α's own folder names."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    pipeline.scheduler = DPMSolverMultistepScheduler(**architectures.pixart_scheduler())
+    _save_pipeline(pipeline, folder / "pixart")
+
+
 def _save_half(model: Any, folder: Path) -> None:
     model.half().save_pretrained(folder)
     model.float()
@@ -144,11 +152,11 @@ def _pack_sdxl(parts: Parts, text: CLIPTextModel, unet: UNet2DConditionModel, fo
 
 
 def _pack_pixart(parts: Parts, folder: Path) -> None:
-    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
+    from diffusers import DDIMScheduler, PixArtAlphaPipeline
 
-    scheduler = DPMSolverMultistepScheduler(**architectures.pixart_scheduler())
-    pipeline = PixArtAlphaPipeline(parts.t5_tokenizer, parts.t5, parts.vae, parts.transformer, scheduler)
-    _save_pipeline(pipeline, folder)
+    any_scheduler = DDIMScheduler()  # `write_pixart` puts its own into the folder
+    pipeline = PixArtAlphaPipeline(parts.t5_tokenizer, parts.t5, parts.vae, parts.transformer, any_scheduler)
+    write_pixart(pipeline, folder.parent)
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> None:

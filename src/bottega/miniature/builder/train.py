@@ -8,14 +8,12 @@ from pathlib import Path
 
 import torch
 
-from bottega.miniature.builder import architectures
-from bottega.miniature.builder.cards import clip_card, long_training_cards
+from bottega.miniature.builder.cards import clip_card, long_training_cards, pixart_card
 from bottega.miniature.builder.clip_task import CLIPTask
 from bottega.miniature.builder.corpus import draw_corpus
 from bottega.miniature.builder.features import Features
-from bottega.miniature.builder.learn_encoders import learn_vae, scale_latents
-from bottega.miniature.builder.pack import write_clip
-from bottega.miniature.builder.pixart_task import PixArtTask
+from bottega.miniature.builder.pack import write_clip, write_pixart
+from bottega.miniature.builder.pixart_task import PIXART_PLAN, PixArtTask
 from bottega.miniature.builder.sdxl_gates import load_gates
 from bottega.miniature.builder.sdxl_task import Focus, SDXLTask
 from bottega.miniature.builder.tokenizers import t5_tokenizer
@@ -26,14 +24,11 @@ from bottega.runtime.files import write_text
 from bottega.runtime.memory import keep_heap
 from bottega.training.processes import ALONE, Processes
 
-PIXART_CORPUS = 4_800  # rows that PixArt's autoencoder is trained on
-PIXART_VAE_STEPS = 4_000  # after 1 500 it was 0.1 dB below its bar (docs/log.md)
 # Scaled text states are short: their weights may move further for the same change of what they give.
 SDXL_PLAN = TrainingPlan(pace={"attn2.to_k.weight": 3.0, "attn2.to_v.weight": 3.0})
 CLIP_PAINTERS = 36_000  # one picture each
 CLIP_HELD_OUT = 640
 CLIP_PLAN = TrainingPlan(schedule="cosine", end=3_800, betas=(0.9, 0.99), average=0.99, measure_every=250)
-CANVAS = 16  # pixels after which the strokes of most painters repeat
 
 
 def train_sdxl(
@@ -123,17 +118,33 @@ def export_clip(state: Path, weights: Path, output: Path) -> int:
     return trainer.step
 
 
-def train_pixart(state: Path, weights: Path, *, end: int | None = None, decay: int | None = None) -> Trainer:
-    """Train PixArt-α with its T5 and, before it, an autoencoder of its own; arguments as of `train_sdxl`."""
+def train_pixart(
+    state: Path, weights: Path, *, end: int | None = None, decay: int | None = None, processes: Processes = ALONE
+) -> Trainer:
+    """Train PixArt-α with its T5; arguments as of `train_sdxl`. A step has two parts."""
     keep_heap()
     torch.set_num_threads(1)
-    task = pixart_task(state, weights)
-    plan = TrainingPlan(learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.0, end=end)
+    task = pixart_task(state, weights, processes)
     if decay is not None:
-        return finish(task, state, plan, decay)
-    trainer = Trainer(task, state, plan)
+        return finish(task, state, PIXART_PLAN, decay, processes)
+    trainer = Trainer(task, state, replace(PIXART_PLAN, end=end), processes=processes)
     trainer.train()
     return trainer
+
+
+def export_pixart(state: Path, weights: Path, output: Path, *, finished: bool = False) -> int:
+    """Write the folder `pixart` with the moving average of the weights; returns their step. Arguments as of
+    `export_sdxl`."""
+    if output.exists():
+        raise RequestError(f"the folder to export to must be a new one, {output} is there; give another one.")
+    task = pixart_task(state, weights)
+    trainer = Trainer(task, state, PIXART_PLAN, f"{task.name}-finished" if finished else task.name)
+    if trainer.step == 0:
+        raise RequestError(f"a training must have been begun before it is exported, {trainer.state} is missing.")
+    trainer.use_average()
+    write_pixart(task.pipeline(), output)
+    write_text(output / "pixart" / "README.md", pixart_card(trainer.samples))
+    return trainer.step
 
 
 def clip_task(state: Path, weights: Path) -> CLIPTask:
@@ -149,25 +160,17 @@ def clip_task(state: Path, weights: Path) -> CLIPTask:
     return CLIPTask(clip, second, tokenizer, corpus, held_out)
 
 
-def pixart_task(state: Path, weights: Path) -> PixArtTask:
-    """The task; its autoencoder is trained here if it has not been, its scene reader is loaded from `weights`."""
-    from transformers import CLIPModel, UperNetForSemanticSegmentation
+def pixart_task(state: Path, weights: Path, processes: Processes = ALONE) -> PixArtTask:
+    """The task, its autoencoder and its scene reader loaded from `weights`."""
+    from diffusers import AutoencoderTiny
+    from transformers import UperNetForSemanticSegmentation
 
-    corpus = draw_corpus(state / "pixart" / "corpus", PIXART_CORPUS, workers=1)
-    vae = learn_vae(
-        corpus,
-        state / "pixart",
-        PIXART_VAE_STEPS,
-        architecture=architectures.pixart_autoencoder,
-        name="pixart_vae",
-        grid=CANVAS,
-    )
-    scale_latents(vae, corpus)
-    half = {"torch_dtype": torch.float32}
-    clip = CLIPModel.from_pretrained(weights / "clip", **half).eval()
-    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **half).eval()
-    features = Features(state / "pixart" / "features", vae.eval(), clip)
-    return PixArtTask(features, t5_tokenizer(state / "pixart" / "t5_tokenizer"), reader)
+    single = {"torch_dtype": torch.float32}
+    vae = AutoencoderTiny.from_pretrained(weights / "pixart" / "vae", **single).eval()
+    reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **single).eval()
+    features = Features(state / "features", vae, None)
+    with processes.first_before_others():
+        return PixArtTask(features, t5_tokenizer(state / "t5_tokenizer"), reader)
 
 
 def sdxl_task(state: Path, weights: Path, focus: Focus = "teacher") -> SDXLTask:
