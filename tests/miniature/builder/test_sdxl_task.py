@@ -19,7 +19,7 @@ from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet
 from bottega.miniature.builder.sdxl_task import FULL_SCALE, SDXLTask
 from bottega.miniature.builder.tokenizers import clip_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
-from bottega.miniature.scenes import scene
+from bottega.miniature.scenes import SHAPES, scene
 from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 
@@ -35,7 +35,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SDXLTask:
     second = architectures.second_text_encoder(len(words), words.eos_token_id).eval()
     features = Features(folder / "features", architectures.autoencoder().eval(), clip, painters=4)
     features.require(3)
-    return SDXLTask(features, SDXLText(words, clip, second), batch=8)
+    return SDXLTask(features, SDXLText(words, clip, second), batch=8, num_siblings=8)
 
 
 def test_the_path_starts_at_the_noised_content_and_every_point_leads_to_the_target(task: SDXLTask) -> None:
@@ -297,3 +297,16 @@ def test_an_export_has_the_averaged_weights_and_a_card_that_says_from_how_many_s
     assert not torch.equal(written[name], before[name].half())
     with pytest.raises(RequestError, match="must be a new one"):
         train.export_sdxl(tmp_path / "state", WEIGHTS, output)
+
+
+def test_siblings_share_noise_path_and_timestep_and_name_their_shapes(task: SDXLTask) -> None:
+    batch = task._siblings_batch(numpy_rng("test", 5), groups=3)
+    assert task.siblings is not None
+    for group in range(3):
+        rows = slice(6 * group, 6 * group + 6)
+        assert len(set(batch.timestep[rows])) == len(set(batch.start[rows])) == 1
+        assert bool((batch.noise[rows] == batch.noise[6 * group]).all())
+        named = [shape in caption for shape, caption in zip(SHAPES, batch.captions[rows], strict=True)]
+        assert all(named) or set(batch.captions[rows]) == {""}
+    assert float(batch.cells[0].amax() / batch.cells[0].amin()) == pytest.approx(12.0)  # where siblings differ
+    assert torch.allclose(batch.cells.mean((1, 2, 3)), torch.ones(18), atol=1e-5)

@@ -15,9 +15,9 @@ arXiv 2305.08891); so half of the samples follow DDIM's path from z_content = 0.
 The IP-Adapter's scale says how far to go from the unconditional prediction u to the full one: at scale 1/g the network
 learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protocol's values, ends where 1.0 at 1.0 does.
 
-**small words**, where the training's focus is on words: the same at half of the side, where a sample costs a third. The
-autoencoder's latents of half the side are the picture of half the side, so these are averages of 2 × 2 cells, and the
-network is given half the size in SDXL's size numbers.
+**small words**, where the training's focus is on words: siblings (see there), which differ in the word for a shape
+alone, at half of the side, where a sample costs a third. The autoencoder's latents of half the side are the picture of
+half the side, so these are averages of 2 × 2 cells, and the network is given half the size in SDXL's size numbers.
 
 Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
 
@@ -42,11 +42,18 @@ import torch.nn.functional as F
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.attention import train_through
 from bottega.miniature.builder.encoding import SDXLText
-from bottega.miniature.builder.features import SHARDS, Features
+from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.ip_adapter import add_ip_adapter, read_unet, write_unet
 from bottega.miniature.builder.learn_teacher import TEACHER_START
 from bottega.miniature.builder.noise_levels import NoiseLevels, column, normal
 from bottega.miniature.builder.precision import autocast
+from bottega.miniature.builder.siblings import (
+    SIBLING_SCENES,
+    Siblings,
+    cell_weights,
+    draw_siblings,
+    sibling_weights,
+)
 from bottega.miniature.builder.text_scaling import ScaledText, TextScaling
 from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
@@ -64,39 +71,15 @@ FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
 READING_WEIGHT = 0.2
-OBJECT_WEIGHT = 4.0  # of a cell of an object or its rim, 1 of the ground: small objects were the last to be sharp
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
 
 
 Focus = Literal["teacher", "words", "both"]
 
 
-@dataclass(frozen=True)
-class _Captions:
-    """What a batch of words shows.
-
-    Attributes:
-        painted: share of paintings.
-        redraw: share of scenes with other than one object, or with a small one where `large`, that are drawn again.
-        large: whether a single object must be large to be kept.
-        power: of the timesteps' distribution; below 1 it favours late ones, where words decide.
-    """
-
-    painted: float
-    redraw: float
-    large: bool
-    power: float
-
-    def keeps(self, view: Scene) -> bool:
-        """Whether a scene is never drawn again."""
-        alone = len(view.objects) == 1
-        return alone and (view.objects[0].size == "large" or not self.large)
-
-
-WORDS = _Captions(painted=0.45, redraw=0.5, large=False, power=0.7)
-# At half of the side a network learns what shapes are, and nothing else: after 100 000 captions of all kinds the wrong
-# word for a shape raised the error of a prediction by 2 %, no caption by 22. A small object is four cells wide there.
-SMALL_WORDS = _Captions(painted=0.0, redraw=0.98, large=True, power=0.55)
+WORDS_POWER = 0.7  # of the timesteps' distribution; below 1 it favours late ones, where words decide
+SIBLINGS_POWER = 0.55
+PAINTED_SHARE = 0.45  # of the words
 
 
 @dataclass
@@ -111,6 +94,7 @@ class _Batch:
     captions: list[str]
     style: torch.Tensor  # [B, 1, D], zeros: none
     labels: torch.Tensor  # [B, H, W]
+    cells: torch.Tensor  # what an error in a cell counts, [B, 1, H, W]
     scale: npt.NDArray[np.float32]  # [B], of the IP-Adapter; 0: none
     own: npt.NDArray[np.bool_]  # [B], whether it starts from what the network predicts at `start`
 
@@ -127,6 +111,7 @@ class SDXLTask:
         measure: Any = None,
         batch: int = BATCH,
         focus: Focus = "teacher",
+        num_siblings: int = SIBLING_SCENES,
     ) -> None:
         torch.manual_seed(5)
         unet = architectures.deep_unet()
@@ -142,6 +127,8 @@ class SDXLTask:
             "scaling": self.scaling,
         }
         self.features, self.batch, self.focus = features, batch, focus
+        self.siblings: Siblings | None = None
+        self.num_siblings = num_siblings
         self.text = ScaledText(text, self.scaling)
         self._measure = measure
         self.noise = NoiseLevels.of_epsilon()
@@ -164,7 +151,7 @@ class SDXLTask:
 
     def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
         """The parts of a step; what they hold follows the focus."""
-        self.features.require(min(SHARDS, FIRST_SHARDS + step // SHARD_STEPS))
+        self.features.require(FIRST_SHARDS + step // SHARD_STEPS)
         half = self.batch // 2
         if self.focus == "words":
             # Painting and drawing at full size in every step: in one step of four, the gradients of two kinds of
@@ -210,8 +197,9 @@ class SDXLTask:
         return MicrobatchLosses(losses, num_words + num_teacher)
 
     def _small_words(self, step: int, count: int) -> MicrobatchLosses:
-        """Words at half of the side."""
-        batch = _halved(self._words_batch(numpy_rng("miniature sdxl, small", step), count, SMALL_WORDS))
+        """Siblings at half of the side."""
+        rng = numpy_rng("miniature sdxl, small", step)
+        batch = _halved(self._siblings_batch(rng, count // len(SHAPES)))
         errors = self._errors(batch, step)
         reading = self.reading.loss(batch.labels)
         losses = {"small_words": errors.mean(), "small_reading": READING_WEIGHT * reading.mean()}
@@ -219,12 +207,12 @@ class SDXLTask:
 
     # --- batches --------------------------------------------------------------------------------------------------
 
-    def _words_batch(self, rng: np.random.Generator, count: int, show: _Captions = WORDS) -> _Batch:
+    def _words_batch(self, rng: np.random.Generator, count: int) -> _Batch:
         rows = rng.integers(len(self.features), size=count)
         for k in range(count):
-            while not show.keeps(scene(int(rows[k]))) and rng.random() < show.redraw:
+            if len(scene(int(rows[k])).objects) > 1 and rng.random() < 0.5:  # one object is what is learned first
                 rows[k] = rng.integers(len(self.features))
-        painted = rng.random(count) < show.painted
+        painted = rng.random(count) < PAINTED_SHARE
         captions = []
         for row, by_painter in zip(rows, painted, strict=True):
             view = scene(int(row))
@@ -240,11 +228,43 @@ class SDXLTask:
             target=target,
             content=torch.zeros_like(target),
             start=start,
-            timestep=_stratified(rng, count, last, show.power),
+            timestep=_stratified(rng, count, last, WORDS_POWER),
             noise=normal(rng, target.shape),
             captions=captions,
             style=torch.zeros(count, 1, architectures.WIDTH),
             labels=labels,
+            cells=cell_weights(labels),
+            scale=np.zeros(count, np.float32),
+            own=np.zeros(count, np.bool_),
+        )
+
+    def _siblings_batch(self, rng: np.random.Generator, groups: int) -> _Batch:
+        """Groups of siblings with a large object, each with one noise, one path, one timestep and one wording."""
+        if self.siblings is None:
+            self.siblings = draw_siblings(self.features.folder, self.features.vae, count=self.num_siblings)
+        shapes = len(SHAPES)
+        places = rng.choice(self.siblings.of_large, groups)
+        captions = []
+        for place in places:
+            wording = int(rng.integers(5))
+            dropped = rng.random() < DROP_TEXT + DROP_BOTH
+            for shape in range(shapes):
+                captions.append("" if dropped else self.siblings.caption(int(place), shape, wording))
+        target = torch.from_numpy(self.siblings.latents[places]).float()  # [G, S, C, H, W]
+        labels = torch.from_numpy(self.siblings.labels[places])  # [G, S, H, W]
+        start = np.where(rng.random(groups) < 0.5, rng.integers(880, 1000, groups), -1)
+        last = np.where(start < 0, 999, start)
+        count = groups * shapes
+        return _Batch(
+            target=target.flatten(0, 1),
+            content=torch.zeros_like(target).flatten(0, 1),
+            start=np.repeat(start, shapes),
+            timestep=np.repeat(_stratified(rng, groups, last, SIBLINGS_POWER), shapes),
+            noise=normal(rng, (groups, 1, *target.shape[2:])).expand_as(target).flatten(0, 1),
+            captions=captions,
+            style=torch.zeros(count, 1, architectures.WIDTH),
+            labels=labels.flatten(0, 1),
+            cells=sibling_weights(labels).flatten(0, 1),
             scale=np.zeros(count, np.float32),
             own=np.zeros(count, np.bool_),
         )
@@ -278,6 +298,7 @@ class SDXLTask:
             captions=captions,
             style=torch.from_numpy(styles)[:, None],
             labels=labels,
+            cells=cell_weights(labels),
             scale=np.array([_scale(rng) for _ in range(count)], np.float32),
             own=_own_guesses(count),
         )
@@ -344,11 +365,8 @@ class SDXLTask:
         wanted[rows] = base + (wanted[rows] - base) / column(guidance[rows])
 
     def _error(self, guess: torch.Tensor, wanted: torch.Tensor, batch: _Batch) -> torch.Tensor:
-        """Squared error of ε as it moves x̂0, [B]; cells of objects and their rims count OBJECT_WEIGHT times."""
-        objects = F.max_pool2d((batch.labels[:, None] > 0).float(), 3, stride=1, padding=1)  # [B, 1, H, W]
-        cells = 1 + (OBJECT_WEIGHT - 1) * objects
-        cells = cells / cells.mean((1, 2, 3), keepdim=True)
-        error = (cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
+        """Squared error of ε as it moves x̂0, [B]; cells count by their weights."""
+        error = (batch.cells * (guess - wanted).square()).mean((1, 2, 3))  # [B]
         return self.noise.weight(batch.timestep) * error
 
     # --- the network ----------------------------------------------------------------------------------------------
@@ -442,6 +460,7 @@ def _joined(first: _Batch, second: _Batch) -> _Batch:
         captions=first.captions + second.captions,
         style=torch.cat([first.style, second.style]),
         labels=torch.cat([first.labels, second.labels]),
+        cells=torch.cat([first.cells, second.cells]),
         scale=np.concatenate([first.scale, second.scale]),
         own=np.concatenate([first.own, second.own]),
     )
@@ -455,6 +474,7 @@ def _halved(batch: _Batch) -> _Batch:
         content=F.avg_pool2d(batch.content, 2),
         noise=batch.noise[:, :, ::2, ::2].contiguous(),
         labels=batch.labels[:, 1::2, 1::2],
+        cells=F.avg_pool2d(batch.cells, 2),
     )
 
 
