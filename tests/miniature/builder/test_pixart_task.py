@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import PixArtAlphaPipeline
 
-from bottega.miniature.builder import architectures, pixart_task
+from bottega.miniature.builder import architectures, pixart_task, train
 from bottega.miniature.builder.features import Features
 from bottega.miniature.builder.pixart_task import PixArtTask, _halved
 from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer, TrainingPlan
 from bottega.miniature.scenes import SHAPES
+from bottega.runtime.errors import RequestError
 from bottega.runtime.seeds import numpy_rng
 
 
@@ -91,3 +93,25 @@ def test_it_trains_and_resumes_to_the_bit(task: PixArtTask, tmp_path: Path, monk
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     moved = [name for name in whole if not torch.equal(whole[name], first[name.split(".")[0]][name.split(".", 1)[1]])]
     assert len(moved) > 0.9 * len(whole)
+
+
+def test_the_export_is_a_pipeline_that_predicts_v(
+    task: PixArtTask, tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a training wrote is loaded by diffusers, and draws with the weights that were trained."""
+    monkeypatch.setattr(train, "pixart_task", lambda *_: task)
+    with pytest.raises(RequestError, match="must have been begun"):
+        train.export_pixart(tmp_path / "state", tiny_models, tmp_path / "out")
+    monkeypatch.setattr(pixart_task, "SMALL_BATCH", 12)
+    Trainer(task, tmp_path / "state", TrainingPlan(warm_up=1, end=1, measure_every=None)).train()
+    assert train.export_pixart(tmp_path / "state", tiny_models, tmp_path / "out") == 1
+
+    pipeline = PixArtAlphaPipeline.from_pretrained(tmp_path / "out" / "pixart")
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    written = dict(pipeline.transformer.named_parameters())
+    for name, parameter in task.transformer.named_parameters():
+        assert torch.allclose(written[name].float(), parameter, atol=1e-3)
+    assert str(tmp_path) not in (tmp_path / "out" / "pixart" / "vae" / "config.json").read_text()
+    assert "24 samples" in (tmp_path / "out" / "pixart" / "README.md").read_text()
+    with pytest.raises(RequestError, match="must be a new one"):
+        train.export_pixart(tmp_path / "state", tiny_models, tmp_path / "out")

@@ -30,7 +30,7 @@ from bottega.miniature.builder.learn_encoders import (
 )
 from bottega.miniature.builder.learn_teacher import learn_teacher
 from bottega.miniature.builder.pack import Parts, pack, untrained
-from bottega.miniature.builder.pixart_task import CIRCLES, PIXART_PLAN, PixArtTask
+from bottega.miniature.builder.pixart_task import CIRCLES, FULL_FROM, PIXART_PLAN, PixArtTask
 from bottega.miniature.builder.siblings import SIBLING_SCENES
 from bottega.miniature.builder.tokenizers import t5_tokenizer
 from bottega.miniature.builder.trainer import Trainer
@@ -56,8 +56,8 @@ class Plan:
     scene_reader: int = 2_400
     structure_encoder: int = 300
     teacher: int = 3_300
-    pixart: int = 12_000
-    pixart_full_from: int = 8_000  # step from which PixArt's pictures have their full side
+    pixart: int = 6_500
+    pixart_full_from: int = FULL_FROM
     pixart_painters: int = PAINTERS  # of each of its shards
     pixart_shards: int = 8
     siblings: int = SIBLING_SCENES
@@ -188,7 +188,7 @@ class _Trainings:
             circles=plan.circles,
             full_from=plan.pixart_full_from,
         )
-        ending = replace(PIXART_PLAN, end=plan.pixart, decay=plan.pixart // 6, measure_every=None)
+        ending = replace(PIXART_PLAN, end=plan.pixart, decay=plan.pixart // 5, average=0.99, measure_every=None)
         trainer = Trainer(task, self.work, ending)
         trainer.train()
         if trainer.step < plan.pixart:

@@ -166,6 +166,7 @@ def _save_pipeline(pipeline: Any, folder: Path) -> None:
     pipeline.save_pretrained(folder)
     config = read_json(folder / "vae" / "config.json")
     config.pop("block_out_channels", None)  # AutoencoderTiny writes it, and warns when it reads it back
+    config.pop("_name_or_path", None)  # of one that was loaded: a path of this machine
     write_json(folder / "vae" / "config.json", config)
     for module in modules:
         module.float()

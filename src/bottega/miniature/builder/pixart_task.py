@@ -52,7 +52,7 @@ from bottega.runtime.seeds import numpy_rng
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
-FULL_FROM = 8_000  # step from which pictures have their full side
+FULL_FROM = 3_200  # step from which pictures have their full side
 SMALL_BATCH, FULL_BATCH = 96, 48  # samples of each of a step's two parts
 SIBLING_SHARE = 0.5  # of a part
 PAINTED_SHARE = 0.6  # of the samples at full side that are no siblings
