@@ -697,7 +697,8 @@ def _pixart(builder: Builder) -> None:
     builder.add("pixart-loha", loha(3, 1.0), where=blocks, **pixart)
     first_8 = [place for place in blocks if int(place[1].split(".")[1]) < 8]
     builder.add("pixart-shallower", lora(4), diffusers, where=first_8, refused="shallower", **pixart)
-    deeper = serialise(_made_up(diffusers, "transformer", "transformer_blocks.{}.attn1.to_q", 28, (160, 160)))
+    own = builder.weights["pixart"]["transformer"]["transformer_blocks.0.attn1.to_q"].shape
+    deeper = serialise(_made_up(diffusers, "transformer", "transformer_blocks.{}.attn1.to_q", 28, own))
     builder.refuse("pixart-deeper", deeper, "another depth", model="pixart")
     full = serialise(_made_up(diffusers, "transformer", "transformer_blocks.{}.attn1.to_q", 28, (1152, 1152)))
     builder.refuse("pixart-full-size", full, "another width", model="pixart")

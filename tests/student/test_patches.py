@@ -398,7 +398,7 @@ def test_diffusers_own_pipeline_takes_patch_tokens_and_no_content(
 
 BEFORE: dict[str, Any] = {
     "geometry": {
-        "blocks": 12, "width": 160, "cross_width": 160, "heads": 5, "patch": 4, "channels": 4, "timesteps": 1000,
+        "blocks": 12, "width": 192, "cross_width": 192, "heads": 6, "patch": 4, "channels": 4, "timesteps": 1000,
         "clip_width": 128,
     },
     "features": {
