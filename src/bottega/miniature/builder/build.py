@@ -178,7 +178,7 @@ class _Trainings:
         return learn_structure_encoder(self.corpus, self.work, self.plan.structure_encoder)
 
     def pixart(self, vae: Any) -> tuple[Any, Any]:
-        """T5 and transformer, on scenes of their own: beside the corpus's 10 000 they would be learned by heart."""
+        """T5 and transformer, on more scenes than the corpus has: a published model of this kind over-fitted 10 000."""
         plan = self.plan
         features = Features(self.work / "pixart", vae, None, plan.pixart_painters, plan.pixart_shards)
         task = PixArtTask(

@@ -64,7 +64,7 @@ def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
             for figures in (report["gates"], intervals):
                 for name in [name for name in figures if name.startswith(prefixes) and name not in measured]:
                     del figures[name]
-    _count_again(report, path.parent)
+    _count_again(report.setdefault("parameters", {}), report.get("seconds", {}), path.parent)
     for name, figure in measured.items():
         report["gates"][name] = round(figure.value, 4)
         intervals[name] = {key: round(value, 4) for key, value in asdict(figure).items() if key != "value"}
@@ -73,9 +73,8 @@ def write_gates(path: Path, measured: dict[str, GateFigure]) -> None:
     write_json(path, report)
 
 
-def _count_again(report: dict[str, Any], weights: Path) -> None:
-    """Correct the parameters of a report by those in the models' files."""
-    parameters = report.setdefault("parameters", {})
+def _count_again(parameters: dict[str, int], seconds: dict[str, float], weights: Path) -> None:
+    """Correct a report's parameters by those in the models' files, and leave out the seconds of other trainings."""
     for model, (folder, training) in _COUNTED.items():
         (file, *_) = [*(weights / folder).glob("*.safetensors"), None]
         if file is None:
@@ -83,7 +82,7 @@ def _count_again(report: dict[str, Any], weights: Path) -> None:
         with safe_open(file, "np") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118 (it is no dict)
         parameters[model] = sum(math.prod(shape) for shape in shapes)
-        report.get("seconds", {}).pop(training, None)
+        seconds.pop(training, None)
     parameters["all"] = sum(count for name, count in parameters.items() if name != "all")
 
 

@@ -32,14 +32,11 @@ _AT_THE_BORDER = 0.05  # of the side: a triangle's pixels are not centred where 
 _LEAST_AREA = 0.005  # share of the picture from which an object has a place
 
 
-def scheduler() -> Any:
-    """DDIM on PixArt's schedule; its own solver of second order is for more steps than 20."""
+def ddim(solver: Any) -> Any:
+    """DDIM with the noise levels and the prediction type of a scheduler, whose first step is at the last timestep."""
     from diffusers import DDIMScheduler
 
-    config = {**architectures.pixart_scheduler(), "clip_sample": False, "timestep_spacing": "trailing"}
-    for name in ("algorithm_type", "solver_order"):  # of the solver that the folder names
-        config.pop(name)
-    return DDIMScheduler(**config)
+    return DDIMScheduler.from_config(solver.config, clip_sample=False, timestep_spacing="trailing")
 
 
 def measure_pixart(weights: Path, pictures: int) -> dict[str, GateFigure]:
@@ -49,13 +46,11 @@ def measure_pixart(weights: Path, pictures: int) -> dict[str, GateFigure]:
         weights: the miniature's model folders.
         pictures: of each number of objects, and in a style.
     """
-    from diffusers import DDIMScheduler, PixArtAlphaPipeline
+    from diffusers import PixArtAlphaPipeline
     from transformers import ResNetForImageClassification, UperNetForSemanticSegmentation
 
     pipeline = PixArtAlphaPipeline.from_pretrained(weights / "pixart").to(torch.float32)
-    pipeline.scheduler = DDIMScheduler.from_config(
-        pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
-    )
+    pipeline.scheduler = ddim(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     single = {"torch_dtype": torch.float32}
     reader = UperNetForSemanticSegmentation.from_pretrained(weights / "scene_reader", **single).eval()

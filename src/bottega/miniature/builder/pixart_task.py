@@ -317,10 +317,11 @@ class PixArtTask:
 
     def pipeline(self) -> Any:
         """diffusers' own, on the modules in training."""
-        from diffusers import PixArtAlphaPipeline
+        from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
 
+        scheduler = pixart_gates.ddim(DPMSolverMultistepScheduler(**architectures.pixart_scheduler()))
         vae: AutoencoderTiny = self.features.vae
-        pipeline = PixArtAlphaPipeline(self.tokenizer, self.t5, vae, self.transformer, pixart_gates.scheduler())
+        pipeline = PixArtAlphaPipeline(self.tokenizer, self.t5, vae, self.transformer, scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
