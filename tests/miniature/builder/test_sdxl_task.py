@@ -268,6 +268,40 @@ def test_words_first_are_drawn_at_half_of_the_side_beside_a_smaller_step_at_full
     assert all(bool(loss.isfinite()) for part in parts for loss in part.losses.values())
 
 
+def test_a_caption_is_encoded_once_and_its_states_depend_on_no_other(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = ["a blue star on a white background", "", "a blue star on a white background", "a red ring"]
+    task._encoded.clear()
+    alone, _ = task._encode(captions[3:])
+    task._encoded.clear()
+    asked: list[str] = []
+    text = task.text
+
+    def counted(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.extend(captions)
+        return text(captions)
+
+    monkeypatch.setattr(task, "text", counted)
+    states, pooled = task._encode(captions)
+    assert asked == captions[:2] + captions[3:]
+    assert torch.equal(states[3:], alone)  # to the bit: a resumed training has other captions in memory
+    wanted, wanted_pooled = text(captions)
+    rounding = 0.02 * float(wanted.std())  # bfloat16
+    assert float((states - wanted).abs().mean()) < rounding
+    assert float((pooled - wanted_pooled).abs().mean()) < 0.02 * float(wanted_pooled.std())
+    assert float(states[1].abs().max()) == 0.0
+
+
+def test_a_focus_on_words_waits_longer_for_the_next_shard(task: SDXLTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    required: list[int] = []
+    monkeypatch.setattr(task.features, "require", required.append)
+    for focus in ("teacher", "words"):
+        monkeypatch.setattr(task, "focus", focus)
+        task.microbatches(600)
+    assert required == [sdxl_task.FIRST_SHARDS + 6, sdxl_task.FIRST_SHARDS + 2]
+
+
 def test_half_of_the_side_is_the_mean_of_four_cells_with_noise_of_deviation_one(task: SDXLTask) -> None:
     whole = task._words_batch(numpy_rng("test", 5), 64)
     half = sdxl_task._halved(whole)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 
 from bottega.miniature.builder import architectures
 from bottega.miniature.builder.attention import train_through
@@ -59,23 +61,25 @@ from bottega.miniature.builder.trainer import MicrobatchLosses
 from bottega.miniature.painters import Painter, painter
 from bottega.miniature.scenes import SHAPES, Scene, scene
 from bottega.miniature.words import STYLE_PHRASE
+from bottega.runtime.caching import get_or_compute
 from bottega.runtime.seeds import numpy_rng
+
+Focus = Literal["teacher", "words", "both"]
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
 LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
 TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
 SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
-SHARD_STEPS = 100  # steps after which one more shard of the corpus is drawn
+# Steps after which one more shard of the corpus is drawn. Of a focus on words, fewer samples of a step come from it.
+SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
 READING_WEIGHT = 0.2
 DROP_TEXT, DROP_STYLE, DROP_BOTH = 0.04, 0.04, 0.10  # for guidance
-
-
-Focus = Literal["teacher", "words", "both"]
-
+# Siblings have about 5 800 captions of large objects; to encode them took a fifth of their samples' time. 80 kB each.
+ENCODED_CAPTIONS = 6_000
 
 WORDS_POWER = 0.7  # of the timesteps' distribution; below 1 it favours late ones, where words decide
 SIBLINGS_POWER = 0.55
@@ -131,6 +135,7 @@ class SDXLTask:
         self.num_siblings = num_siblings
         self.text = ScaledText(text, self.scaling)
         self._measure = measure
+        self._encoded: LRUCache[str, tuple[torch.Tensor, torch.Tensor]] = LRUCache(ENCODED_CAPTIONS)
         self.noise = NoiseLevels.of_epsilon()
         self.processors = [p for n, p in self.unet.attn_processors.items() if n.endswith("attn2.processor")]
 
@@ -151,7 +156,7 @@ class SDXLTask:
 
     def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
         """The parts of a step; what they hold follows the focus."""
-        self.features.require(FIRST_SHARDS + step // SHARD_STEPS)
+        self.features.require(FIRST_SHARDS + step // SHARD_STEPS[self.focus])
         half = self.batch // 2
         if self.focus == "words":
             # Painting and drawing at full size in every step: in one step of four, the gradients of two kinds of
@@ -371,10 +376,20 @@ class SDXLTask:
 
     # --- the network ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _encode(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scaled states [B, 77, D] and pooled text [B, D / 2]."""
+        states, pooled = [], []
+        for caption in captions:
+            state, pool = get_or_compute(self._encoded, caption, partial(self._encode_one, caption))
+            states.append(state)
+            pooled.append(pool)
+        return torch.cat(states), torch.cat(pooled)
+
+    @torch.no_grad()
+    def _encode_one(self, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
+        # Alone, because the last bits of a batch depend on its size: a resumed training remembers other captions.
         with autocast():
-            states, pooled = self.text(captions)
+            states, pooled = self.text([caption])
         return states.float(), pooled.float()
 
     def _predict(
