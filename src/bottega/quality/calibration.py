@@ -85,6 +85,7 @@ PLANS = {
     "hf_ratio_max": LimitPlan("hf_ratio", False, 0.0003, 0.1),
     "sharpness_min": LimitPlan("sharpness", True, 0.0030, 0.02),
     "vigour_min": LimitPlan("vigour", True, 0.0020, 0.02),
+    "haze_max": LimitPlan("haze", False, 0.0010, 0.02),
     "mesh_max": LimitPlan("mesh", False, 0.0030, 0.02),
     "noise_max": LimitPlan("noise", False, 0.0003, 0.1),
     "blocking_max": LimitPlan("blocking", False, 0.0040, 0.02),
@@ -110,6 +111,7 @@ _RANGES = {
     "hf_ratio_max": (3.0, math.inf),
     "sharpness_min": (0.0, 0.6),
     "vigour_min": (0.0, 0.6),
+    "haze_max": (13.0, math.inf),
     "mesh_max": (2.5, math.inf),
     "noise_max": (2.5, math.inf),
     "blocking_max": (0.25, math.inf),
@@ -302,6 +304,9 @@ def _limits(good: Sequence[Scores], untouched: Sequence[Scores], base: Threshold
         values["distance_a"] = max(float(np.quantile(distances, 0.90)), NEARER_THAN_STYLE)
         values["distance_c"] = max(float(np.quantile(distances, 0.99)), FAR, values["distance_a"])
     values["change_min"] = _change_floor(good, untouched, base)
+    coarse = _column(good, "coarse_change")
+    if coarse.size >= MINIMUM:
+        values["coarse_change_min"] = min(base.coarse_change_min, 0.8 * float(np.quantile(coarse, 0.002)))
     values |= damage_limits(_column(good, "damage"), base, may_fail=min(1.0, DAMAGE_SHARE * factor))
     rounded = {name: rounded_outward(value, name) for name, value in values.items()}
     return base.model_copy(update=rounded)

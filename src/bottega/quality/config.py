@@ -53,6 +53,12 @@ class Thresholds(Config):
     vigour_min: float = Field(
         default=0.45, ge=0, description="contrast and colour relative to content and style, at least (grey wash)"
     )
+    haze_max: Annotated[float, Added(before=1000.0)] = Field(
+        default=13.0,
+        ge=0,
+        description="levels by which the darkest parts are lighter than content's and style's, by the share of the "
+        "contrast that is lost, at most (a pale veil)",
+    )
     structure_min: float = Field(
         default=0.30,
         ge=-1,
@@ -129,6 +135,12 @@ class Thresholds(Config):
         le=1,
         description="mean absolute difference from the content (0..1), at least (untouched copy)",
     )
+    coarse_change_min: Annotated[float, Added(before=0.0)] = Field(
+        default=0.007,
+        ge=0,
+        le=1,
+        description="mean absolute difference from the content at 32 px (0..1), at least (an encoded copy)",
+    )
     style_gain_min: float = Field(
         default=0.0,
         ge=-2,
@@ -147,9 +159,9 @@ class Thresholds(Config):
         So a run that was begun without the learned eye goes on without it.
         """
         later = added_later(cls)
-        if isinstance(data, Mapping) and set(data) == set(cls.model_fields) - set(later):
-            return {**data, **later}
-        return data
+        if not isinstance(data, Mapping) or not set(data) >= set(cls.model_fields) - set(later):
+            return data
+        return {**later, **data}
 
     @property
     def uses_eye(self) -> bool:

@@ -70,6 +70,9 @@ CHECKS = (
     Check("vivid", "vivid_excess", None, "vivid_excess_max", "over-saturated, colourfulness beyond content and style"),
     Check("washed", "vigour", "vigour_min", None, "washed out, contrast and colour against those of content and style"),
     Check(
+        "washed", "haze", None, "haze_max", "a pale veil, dark parts lighter than content's and style's", certain=True
+    ),
+    Check(
         "structure", "structure", "structure_min", None, "light and dark are not where the content has them, similarity"
     ),
     Check("edge_64", "edge_64", "edge_64_c", None, "coarse structure lost, edge similarity at 64 px"),
@@ -100,6 +103,14 @@ CHECKS = (
     Check("ghosting", "ghosting", None, "ghosting_max", "a second, moved copy of everything, its weight"),
     Check("content", "content_sim", "content_sim_c", None, "content lost, CLIP similarity", certain=True),
     Check("unchanged", "change", "change_min", None, "an untouched copy, difference from the content", certain=True),
+    Check(
+        "unchanged",
+        "coarse_change",
+        "coarse_change_min",
+        None,
+        "a copy that was encoded again, difference from the content at 32 px",
+        certain=True,
+    ),
     Check("damage", "damage", None, "damage_max", "looks damaged,", certain=True),
     Check(
         "distance",

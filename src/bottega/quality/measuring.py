@@ -13,6 +13,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 | vivid | of (largest - smallest channel) at half, mean of the mean and the 98th percentile | 0..1 |
 | clipped_excess, vivid_excess | the same minus the larger of content's and style's | -1..1 |
 | vigour | contrast (standard deviation of Y) by the root of colourfulness (distance from grey), both relative | 0.. |
+| haze | levels by which the darkest 2 % of Y are lighter than content's and style's, by the share of contrast lost | |
 | edge_64, edge_128 | Pearson correlation of the picture's and the content's `edge_map` | -1..1 |
 | structure | Pearson correlation of their `tone_map`s, or edge_64 if that is larger | -1..1 |
 | hf_ratio | Sobel energy over the larger of content's and style's, at least HF_FLOOR | 0.. |
@@ -23,6 +24,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 -8..8 |
 | ghosting | weight of a second, moved copy beyond content and style, `detectors.ghosting` | |
 | change | mean absolute difference from the content, or from its round trip if nearer, every fourth row | 0..1 |
+| coarse_change | the same of pictures of 32 x 32 px, all rows | 0..1 |
 | damage | logit of being damaged, by the learned eye: `bottega.quality.eye` | |
 | damage_area | share of its cells that are rather damaged than not | 0..1 |
 | estimated_distance | to what the style's painter would have made of the content, by the learned eye | 0 and up |
@@ -83,12 +85,14 @@ SCORE_NAMES = (
     "hf_ratio",
     "sharpness",
     "vigour",
+    "haze",
     "noise",
     "blocking",
     "blocking_share",
     "mesh",
     "ghosting",
     "change",
+    "coarse_change",
     "content_sim",
     "style_sim",
     "style_gain",
@@ -101,6 +105,8 @@ SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper
 VIGOUR_OF_LESS = 1.6  # how far the expected contrast may exceed that of the paler of content and style
 VIGOUR_FLOOR = 8.0  # levels: with less, neither contrast nor colour is a measure for others
 _WIDE = 256  # pixels from which the finest measures read the middle half of the columns
+HAZE_FLOOR = 8  # levels added to a range of light: a flat content has no contrast to lose
+COARSE_SIDE = 32  # px: no surface is left, only where light and colour are
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
 
@@ -113,6 +119,9 @@ class Reference:
     tones: Map | None
     energy: float
     acutance: float  # steepest slope over contrast
+    dark: int  # 2 % quantile of Y, levels
+    light_range: int  # levels from there to the 98 % quantile
+    coarse: Picture  # [COARSE_SIDE, COARSE_SIDE, 3]
     bright: float
     spread: float
     clipped: float
@@ -204,6 +213,9 @@ def reference(picture: Picture, embedding: Vector | None = None) -> Reference:
         energy=energy,
         # Half a level and 8 levels: a slope of 0 counts as what rounding hides, a flat picture divides by no 0.
         acutance=(slope / 2 + 0.5) / (bright - dark + 8),
+        dark=dark,
+        light_range=bright - dark,
+        coarse=np.asarray(cv2.resize(half, (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA), np.uint8),
         bright=brightest / 255,
         spread=max(deviations) / 255,
         clipped=1 - inside / rows.size,
@@ -255,8 +267,10 @@ def compare(
     scores |= _blocks(picture, content, style, round_trip)
     rows = picture.picture[::4]
     scores["change"] = difference(rows, content.picture[::4])
+    scores["coarse_change"] = difference(picture.coarse, content.coarse)
     if round_trip is not None:
         scores["change"] = min(scores["change"], difference(rows, round_trip.picture[::4]))
+        scores["coarse_change"] = min(scores["coarse_change"], difference(picture.coarse, round_trip.coarse))
     if eye is not None:
         scores |= _eye_scores(eye, picture, content, style, scores)
     scores |= _similarities(picture, content, style)
@@ -274,6 +288,7 @@ def _light_and_colour(picture: Reference, content: Reference, style: Reference) 
         "vivid": picture.vivid,
         "vivid_excess": picture.vivid - max(content.vivid, style.vivid),
         "vigour": _vigour(picture, content, style),
+        "haze": _haze(picture, content, style),
     }
 
 
@@ -372,6 +387,17 @@ def _vigour(picture: Reference, content: Reference, style: Reference) -> float:
     expected = _expected(content.colour, style.colour)
     colour = (picture.colour + VIGOUR_FLOOR) / (expected + VIGOUR_FLOOR)
     return contrast * math.sqrt(colour)
+
+
+def _haze(picture: Reference, content: Reference, style: Reference) -> float:
+    """A veil of weight w lightens what is darkest by w times its own light, and leaves 1 - w of the contrast.
+
+    Levels; a fog that the style shows is none, nor is a night, whose dark parts are dark.
+    """
+    lift = picture.dark - max(content.dark, style.dark)
+    least_range = min(content.light_range, style.light_range)
+    lost = 1 - (picture.light_range + HAZE_FLOOR) / (least_range + HAZE_FLOOR)
+    return max(lift, 0) * max(lost, 0.0)
 
 
 def _expected(content: float, style: float) -> float:
