@@ -72,14 +72,14 @@ def test_the_result_is_written_and_one_step_can_be_done_again(tmp_path: Path) ->
 def test_the_recipe_is_changed_in_how_much_and_not_in_how(tmp_path: Path) -> None:
     request = RehearsalRequest(tmp_path)
     recipe: Recipe = load_recipe(RECIPE)
-    changed = read_recipe(RECIPE, overrides(recipe, request, has_gpu=False))
-    assert changed.models.dtype == "bfloat16"
+    changed = read_recipe(RECIPE, overrides(recipe, request))
+    assert changed.models.dtype == recipe.models.dtype == "auto"
     assert changed.teacher.strength == recipe.teacher.strength
     assert changed.student.adapter == recipe.student.adapter
     assert changed.student.loop.learning_rate == recipe.student.loop.learning_rate
     assert int(changed.teacher.steps * changed.teacher.strength) == 2
-    with_gpu = read_recipe(RECIPE, overrides(recipe, request, has_gpu=True))
-    assert with_gpu.models.dtype == "auto"
+    full_size = read_recipe(RECIPE, overrides(recipe, request, needs_bfloat16=True))
+    assert full_size.models.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(("calls", "steps"), [(1, 3), (2, 5), (4, 10), (10, 25), (40, 25)])

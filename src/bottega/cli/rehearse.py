@@ -89,7 +89,7 @@ def _prepare(recipe: Path, loaded: Recipe, request: RehearsalRequest, only: tupl
     from bottega.rehearsal.walk import Rehearsal, uses_gpu
 
     has_gpu = uses_gpu(loaded.models.device)
-    changed = read_recipe(recipe, overrides(loaded, request, has_gpu))
+    changed = read_recipe(recipe, overrides(loaded, request))
     forecasts, grow = forecast_steps(changed, loaded.model_copy(update={"models": changed.models}), has_gpu)
     return Rehearsal(
         request,

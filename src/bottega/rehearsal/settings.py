@@ -37,7 +37,7 @@ class RehearsalRequest:
         styles: folder of the user's pictures to paint like; None: drawn ones.
         lora: a LoRA for SDXL, for the step `generate`; None: that step draws without one.
         checkpoint: an SDXL in one file, to draw with too; None: that step is left out.
-        dtype: of the diffusion models, in place of the recipe's; None: see `overrides`.
+        dtype: of the diffusion models, in place of the recipe's; None: the recipe's, or see `overrides`.
         sets: further overrides, which win.
     """
 
@@ -60,8 +60,16 @@ class RehearsalRequest:
             )
 
 
-def overrides(recipe: Recipe, request: RehearsalRequest, has_gpu: bool) -> tuple[str, ...]:
-    """The overrides of a rehearsal, in the form of `--set`."""
+def overrides(recipe: Recipe, request: RehearsalRequest, needs_bfloat16: bool = False) -> tuple[str, ...]:
+    """The overrides of a rehearsal, in the form of `--set`.
+
+    Args:
+        recipe: the recipe, as written.
+        request: what to rehearse.
+        needs_bfloat16: take bfloat16 where the recipe says `auto`: on a CPU that is float32, which networks of full
+            size refuse. Smaller ones keep it: where bfloat16 is emulated, one call of the reduced U-Net at 768 px took
+            more than 11 minutes.
+    """
     sets = [
         *_pictures(request),
         f"pairs.train={request.pairs}",
@@ -87,8 +95,7 @@ def overrides(recipe: Recipe, request: RehearsalRequest, has_gpu: bool) -> tuple
     if request.models is not None:
         sets.append(f"models.cache={json.dumps(str(request.models))}")
     dtype = request.dtype
-    if dtype is None and not has_gpu and recipe.models.dtype == "auto":
-        # `auto` is float32 on the CPU, which networks of full size refuse.
+    if dtype is None and needs_bfloat16 and recipe.models.dtype == "auto":
         dtype = "bfloat16"
     if dtype is not None:
         sets.append(f"models.dtype={dtype}")

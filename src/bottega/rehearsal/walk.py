@@ -85,10 +85,14 @@ class Rehearsal:
             Interrupted: if this process was asked to stop; what was measured is written.
         """
         self._require_own_folder()
-        sets = overrides(self.recipe, self.request, self.has_gpu)
+        sets = overrides(self.recipe, self.request)
         pipeline = self.open_pipeline(sets)
         self._require_models(pipeline)
-        steps = all_steps(pipeline.recipe, self.request, self.has_gpu, _is_full_size(pipeline.recipe))
+        is_full_size = _is_full_size(pipeline.recipe)
+        if is_full_size and not self.has_gpu:
+            sets = overrides(self.recipe, self.request, needs_bfloat16=True)
+            pipeline = self.open_pipeline(sets)
+        steps = all_steps(pipeline.recipe, self.request, self.has_gpu, is_full_size)
         self._require_known(steps)
         results = self._results_so_far()
         # Before the first step: by this file a later call, and `discard`, know the folder as a rehearsal's.
