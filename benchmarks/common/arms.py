@@ -70,10 +70,18 @@ def loop(directory: Path, sets: Mapping[str, Any] | None = None) -> Path:
     return directory
 
 
-def measured(arm: Arm, seed: int, run: Path, folder: Path, sets: Mapping[str, Any] | None = None) -> Scores:
+def measured(
+    arm: Arm,
+    seed: int,
+    run: Path,
+    folder: Path,
+    sets: Mapping[str, Any] | None = None,
+    rows: Sequence[str] = ("student", "base"),
+) -> Scores:
     """Train and evaluate an arm with a seed; what was made of the same recipe and features is not made again.
 
     sets: of the section `student`, for every arm.
+    rows: to evaluate; the base costs as much again as the student, and is the same for every arm.
     """
     given = {key: value for key, value in (sets or {}).items() if key.startswith("student.")}
     place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run, given)
@@ -88,9 +96,9 @@ def measured(arm: Arm, seed: int, run: Path, folder: Path, sets: Mapping[str, An
         words = list(set_options({**given, **arm.sets, "student.seed": seed}))
         told = ["--recipe", str(RECIPE), "--features-dir", str(run / "features"), "--output-dir", str(place)]
         bottega("train", "style", *told, *words)
-    rows = list(set_options({"evaluation.rows": ["student", "base"]}))
-    bottega("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *rows)
-    scores = _scores(run, output)
+    evaluated = list(set_options({"evaluation.rows": list(rows)}))
+    bottega("evaluate", str(run), "--adapter", str(adapter), "--output", str(output), *evaluated)
+    scores = _scores(run, output, rows)
     write_json(kept, {"key": key, "scores": [[*names, values] for names, values in scores.items()]})
     return scores
 
@@ -178,13 +186,13 @@ def _by_seed(arm: Sequence[Scores], metric: str, row: str) -> list[float]:
     return [round(mean(scores[row, metric].values()), 4) for scores in arm]
 
 
-def _scores(run: Path, output: Path) -> Scores:
-    """Of `scores.jsonl` and of the leaks, for student and base."""
+def _scores(run: Path, output: Path, rows: Sequence[str]) -> Scores:
+    """Of `scores.jsonl` and of the leaks."""
     from bottega.evaluation.summary import by_row
 
     found = {k: dict(v) for k, v in by_row(read_jsonl(output / "scores.jsonl")).items() if k[1] in METRICS}
     reader, size = _reader(), int(read_json(output / "summary.json")["size"])
-    for row in ("student", "base"):
+    for row in rows:
         for metric, values in leaks(pairs(run), output / "pictures" / row, run / "data", reader, size).items():
             found[row, metric] = values
     return found
