@@ -13,7 +13,7 @@ import pytest
 
 from bottega.cli.main import main
 from bottega.doctor import Verdict, examine
-from bottega.doctor.advice import REMEDIES
+from bottega.doctor.advice import MOST_REMEDIES, REMEDIES
 from bottega.doctor.curve.lag_correlation import LagCorrelation
 from bottega.doctor.page import render_page
 from bottega.doctor.text import as_text
@@ -335,6 +335,19 @@ def verdict_on(tmp_path: Path, lines: Lines, name: str = "train.log") -> Verdict
 
 def is_accused(verdict: Verdict) -> bool:
     return verdict.findings[0].severity >= Severity.WARNING
+
+
+def test_a_busy_machine_does_not_hide_what_the_loss_asks_for(tmp_path: Path) -> None:
+    lines = sided(
+        0,
+        lambda p: 0.3 * 0.1**p,
+        grad_norm=lambda p: 40.0 if 0.7 < p < 0.71 else 0.5,
+        step_time=lambda p: 0.5 if p < 0.7 else 1.2,
+    )
+    verdict = verdict_on(tmp_path, lines)
+    assert {"gradient leaps", "slowed down", "falling"} <= {finding.name for finding in verdict.findings}
+    assert len(verdict.actions) == MOST_REMEDIES
+    assert any(action.do.startswith("continue") for action in verdict.actions)
 
 
 @pytest.mark.parametrize("name", KNOWN)

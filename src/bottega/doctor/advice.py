@@ -27,6 +27,9 @@ DRAWING_STEPS = 100
 MOST_REMEDIES = 5
 """Things to do, at the most."""
 
+COURSE_REMEDIES = 2
+"""Of these, kept for what the loss's course asks for, where findings aside from it come first."""
+
 ASIDE = frozenset({"gradient leaps", "spiked", "waits for data", "slowed down", "slow steps", "memory grows"})
 """Findings beside the loss's course: what is to be done about them does not replace what the course asks for."""
 
@@ -83,8 +86,26 @@ class Case:
 
 def actions(case: Case) -> tuple[Action, ...]:
     """Two to five things to do."""
-    found = []
-    for remedy, evidence in _remedies(case):
+    aside: list[Action] = []
+    course: list[Action] = []
+    for finding in case.findings:
+        state, evidence = _state_and_evidence(case, finding)
+        of_finding = _actions_of(case, state, evidence)
+        if finding.name in ASIDE:
+            aside += of_finding
+            continue
+        course = of_finding
+        break
+    # Steps that leapt and slowed down have five remedies by themselves: without places of its own, what the loss asks
+    # for ("train on", with its command) was cut off whenever the machine was busy.
+    kept_aside = aside[: MOST_REMEDIES - min(len(course), COURSE_REMEDIES)]
+    return tuple([*kept_aside, *course][:MOST_REMEDIES])
+
+
+def _actions_of(case: Case, state: str, evidence: str) -> list[Action]:
+    """What the remedies of a state come to in that run."""
+    found: list[Action] = []
+    for remedy in REMEDIES[state]:
         if not _fits(remedy, case.log):
             continue
         why = remedy.why.format(evidence=evidence)
@@ -94,17 +115,6 @@ def actions(case: Case) -> tuple[Action, ...]:
             found.append(Action(remedy.do, why, _drawing_command(case.log)))
         else:
             found.append(Action(remedy.do, why))
-    return tuple(found[:MOST_REMEDIES])
-
-
-def _remedies(case: Case) -> list[tuple[Remedy, str]]:
-    """Those of the most severe finding, each with the evidence; after one aside those of the loss's course, too."""
-    found = []
-    for finding in case.findings:
-        state, evidence = _state_and_evidence(case, finding)
-        found += [(remedy, evidence) for remedy in REMEDIES[state]]
-        if finding.name not in ASIDE:
-            break
     return found
 
 
