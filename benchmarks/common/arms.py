@@ -131,11 +131,13 @@ def over_seeds(
     """A metric of an arm, or its difference to another arm's, with the training seeds as a random factor too."""
     import numpy as np
 
-    from bottega.evaluation.factors import crossed_seeds_difference, crossed_seeds_mean
+    from bottega.evaluation.factors import UNBOUNDED, crossed_seeds_difference, crossed_seeds_mean
+    from bottega.evaluation.metrics import METRICS as EVALUATED
 
     values = np.stack(_matrices(run, arm, metric, row), -1)  # [C, S, T]
     if other is None:
-        return crossed_seeds_mean(values).record()
+        bounds = EVALUATED[metric].bounds if metric in EVALUATED else UNBOUNDED
+        return crossed_seeds_mean(values, within=bounds).record()
     return crossed_seeds_difference(values, np.stack(_matrices(run, other, metric, row), -1)).record()
 
 
