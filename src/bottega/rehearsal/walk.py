@@ -88,8 +88,10 @@ class Rehearsal:
         sets = overrides(self.recipe, self.request)
         pipeline = self.open_pipeline(sets)
         self._require_models(pipeline)
-        is_full_size = _is_full_size(pipeline.recipe)
-        if is_full_size and not self.has_gpu:
+        is_full_size = _is_full_size(pipeline.recipe, "sdxl", "unet")
+        # A recipe without SDXL, or with a reduced one, may still hold a PixArt that float32 is refused for.
+        refuses_float32 = is_full_size or _is_full_size(pipeline.recipe, "pixart", "transformer")
+        if refuses_float32 and not self.has_gpu:
             sets = overrides(self.recipe, self.request, needs_bfloat16=True)
             pipeline = self.open_pipeline(sets)
         steps = all_steps(pipeline.recipe, self.request, self.has_gpu, is_full_size)
@@ -226,11 +228,11 @@ def uses_gpu(device: str) -> bool:
     return count_gpus() > 0
 
 
-def _is_full_size(recipe: Recipe) -> bool:
-    """Whether the teacher's U-Net is so large that float32 is refused for it."""
-    if recipe.models.sdxl is None:
+def _is_full_size(recipe: Recipe, role: Literal["sdxl", "pixart"], part: str) -> bool:
+    """Whether a model's network is so large that float32 is refused for it; False where the recipe names none."""
+    if getattr(recipe.models, role) is None:
         return False
-    tensors = read_headers(find_weights(locate(recipe.models, "sdxl") / "unet").files)
+    tensors = read_headers(find_weights(locate(recipe.models, role) / part).files)
     return sum(math.prod(tensor.shape) for tensor in tensors.values()) > FULL_SIZE
 
 
