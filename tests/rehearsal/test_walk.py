@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import bottega
 from bottega.cli.common import open_pipeline, read_recipe
+from bottega.models.loading import FULL_SIZE
 from bottega.pipeline import Pipeline
 from bottega.recipe import Recipe, load_recipe
 from bottega.rehearsal.settings import RehearsalRequest, overrides, steps_for
@@ -41,9 +46,10 @@ class _WithoutTeacher(Rehearsal):
             raise WorkError("the teacher ended by SIGKILL, most likely for want of memory")
 
 
-def _rehearsal(directory: Path, only: tuple[str, ...] = ()) -> _WithoutTeacher:
-    request = RehearsalRequest(directory, sets=SMALL_MODELS)
-    recipe = read_recipe(RECIPE, SMALL_MODELS)
+def _rehearsal(directory: Path, only: tuple[str, ...] = (), sets: tuple[str, ...] = ()) -> _WithoutTeacher:
+    sets = (*SMALL_MODELS, *sets)
+    request = RehearsalRequest(directory, sets=sets)
+    recipe = read_recipe(RECIPE, sets)
     return _WithoutTeacher(
         request, recipe, partial(_open, directory), has_gpu=False, forecasts={}, only=only, say=lambda line: None
     )
@@ -80,6 +86,34 @@ def test_the_recipe_is_changed_in_how_much_and_not_in_how(tmp_path: Path) -> Non
     assert int(changed.teacher.steps * changed.teacher.strength) == 2
     full_size = read_recipe(RECIPE, overrides(recipe, request, needs_bfloat16=True))
     assert full_size.models.dtype == "bfloat16"
+
+
+def _with_large_network(folder: Path, role: str, part: str) -> Path:
+    """A copy of a miniature model whose network is larger than any that a CPU is asked to hold in float32.
+
+    One more tensor stands in the header of its weights, and a hole in the file, so that it takes no room on the disk.
+    """
+    shutil.copytree(Path(bottega.__file__).parent / "miniature" / "weights" / role, folder)
+    [weights] = (folder / part).glob("*.safetensors")
+    content = weights.read_bytes()
+    [length] = struct.unpack("<Q", content[:8])
+    header, tensors = json.loads(content[8 : 8 + length]), content[8 + length :]
+    end = len(tensors) + 2 * FULL_SIZE
+    header["more"] = {"dtype": "F16", "shape": [FULL_SIZE], "data_offsets": [len(tensors), end]}
+    encoded = json.dumps(header).encode()
+    with weights.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded + tensors)
+        file.truncate(8 + len(encoded) + end)
+    return folder
+
+
+@pytest.mark.parametrize(("role", "part"), [("sdxl", "unet"), ("pixart", "transformer")])
+def test_a_cpu_takes_bfloat16_where_a_network_is_of_full_size(tmp_path: Path, role: str, part: str) -> None:
+    model = _with_large_network(tmp_path / role, role, part)
+    large = _rehearsal(tmp_path / "large", only=("generate",), sets=(f"models.{role}={model}",))
+    assert "models.dtype=bfloat16" in large.walk()["overrides"]
+    small = _rehearsal(tmp_path / "small", only=("generate",))
+    assert "models.dtype=bfloat16" not in small.walk()["overrides"]
 
 
 @pytest.mark.parametrize(("calls", "steps"), [(1, 3), (2, 5), (4, 10), (10, 25), (40, 25)])
