@@ -84,7 +84,7 @@ def measured(
     rows: to evaluate; the base costs as much again as the student, and is the same for every arm.
     """
     given = {key: value for key, value in (sets or {}).items() if key.startswith("student.")}
-    place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run, given)
+    place, key = folder / arm.name / f"seed{seed}", _key(arm, seed, run, given, rows)
     kept = place / "scores.json"
     if kept.is_file() and (scores := _read(kept, key)) is not None:
         return scores
@@ -207,11 +207,11 @@ def _reader() -> Any:
     return load_networks(read_recipe(RECIPE, []).models).scene_reader
 
 
-def _key(arm: Arm, seed: int, run: Path, given: Mapping[str, Any]) -> str:
+def _key(arm: Arm, seed: int, run: Path, given: Mapping[str, Any], rows: Sequence[str]) -> str:
     """Stands for what the scores of an arm depend on, but for bottega's own code."""
     files = (RECIPE, LEAKS, *(run / "features" / name for name in ("manifest.json", "samples.jsonl")))
     files += (run / "pairs" / "test.jsonl",)
-    return sha256_json([arm.sets, dict(given), arm.used_as, seed, [sha256_file(file) for file in files]])
+    return sha256_json([arm.sets, dict(given), list(rows), arm.used_as, seed, [sha256_file(file) for file in files]])
 
 
 def _read(file: Path, key: str) -> Scores | None:
