@@ -1,6 +1,6 @@
-"""The short training of the teacher, SDXL's U-Net with an IP-Adapter, which made the weights that are shipped.
+"""The short training of the teacher, SDXL's U-Net with an IP-Adapter, in `bottega miniature build`.
 
-The long one, `bottega.miniature.builder.sdxl_task`, is to replace it.
+The weights that are shipped come from the long one, `bottega.miniature.builder.sdxl_task`.
 
 Dimensions: B batch, C latent channels, H W latent sides, D width of CLIP's joint space.
 """
