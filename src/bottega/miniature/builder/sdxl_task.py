@@ -66,9 +66,9 @@ from bottega.runtime.seeds import numpy_rng
 Focus = Literal["teacher", "words", "both"]
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
-# Timesteps at which most of the teacher's paths begin: the first of 25 DDIM steps at strengths 0.24 and 0.28, between
-# which the demo's lies. At the published 0.40 (361) the noise hides small objects: a quarter of all are lost there,
-# however long it trained.
+# Timesteps at which most of the teacher's paths begin: the first of 25 DDIM steps at strength 0.24 and at the demo's
+# 0.28. At the published 0.40 (361) the noise hides small objects: a quarter of all are lost there, however long it
+# trained.
 TEACHER_STARTS = (201, 241)
 LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
 TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
