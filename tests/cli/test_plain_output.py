@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from bottega.cli.main import _PlainFormatter, main
+from bottega.cli.main import main
 from bottega.data.records import read_styles
+from bottega.runtime.logs import _PlainFormatter
 from bottega.runtime.progress import Progress
 from bottega.runtime.seeds import numpy_rng
 from bottega.visual.page import render

@@ -18,12 +18,13 @@ from tests.models.random_weights import random_networks
 
 from bottega.data.circles import circle_prompt, draw_circle
 from bottega.data.records import read_pairs
-from bottega.evaluation import drawing, stage, workers
+from bottega.evaluation import drawing, stage
 from bottega.evaluation.config import EvaluationConfig, KeptCheckpoints
 from bottega.evaluation.drawing import Request, draw, draw_here, read_efficiency
 from bottega.evaluation.painters import load_painter
-from bottega.evaluation.workers import Workers, open_pool, share_work
+from bottega.models import workers
 from bottega.models.config import ModelsConfig
+from bottega.models.workers import Workers, open_pool, share_work
 from bottega.runtime.errors import MissingError, RequestError, WorkError
 from bottega.runtime.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_png, write_text
 from bottega.runtime.trust import hash_json, with_check

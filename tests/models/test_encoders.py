@@ -6,6 +6,8 @@ import importlib.util
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,11 +253,25 @@ def test_weights_that_lack_tensors_are_refused_not_filled_with_noise(published: 
         StructureEncoder(tmp_path / "vit", **CPU)
 
 
+def test_advice_to_install_torchvision_is_shown_by_no_handler_and_other_warnings_are() -> None:
+    """In a process of its own, set up as the command line sets up its own: transformers hands on what it is told."""
+    code = (
+        "import logging\n"
+        "from bottega.runtime.logs import set_up_logging\n"
+        "set_up_logging(logging.WARNING)\n"
+        "from bottega.models.libraries import prepare\n"
+        "prepare()\n"
+        "logger = logging.getLogger('transformers.models.auto')\n"
+        "logger.warning('`X` requires torchvision (not installed); falling back to `Y`')\n"
+        "logger.warning('another')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torchvision" not in done.stderr
+    assert "another" in done.stderr
+
+
 def test_a_broken_torchvision_is_hidden_not_fatal(tmp_path: Path) -> None:
     """In a process of its own: a torchvision that is installed and raises, as one built for another torch does."""
-    import subprocess
-    import sys
-
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"

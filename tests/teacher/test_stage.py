@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from bottega.cli.main import main
 from bottega.models.config import ModelsConfig
+from bottega.models.workers import OpenPool, Workers, open_pool
 from bottega.quality.config import QualityConfig, Thresholds
 from bottega.quality.stage import load_thresholds
 from bottega.quality.stage import run as calibrate
@@ -117,6 +119,31 @@ def test_limits_are_calibrated_on_truths_and_stay_when_the_list_grows(tmp_path: 
     data.rewrite(data.rows[:12])
     assert calibrate(config, tmp_path / "q", pairs=data.pairs, data_root=data.root, models=ModelsConfig()) == summary
     assert (tmp_path / "q/thresholds.json").read_bytes() == before
+
+
+def test_several_processes_find_the_limits_that_one_finds(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw(tmp_path / "data", count=9)
+    models = ModelsConfig(clip=str(tiny_models / "clip"), device="cpu")
+    config = QualityConfig(size=SIZE, sample=40)
+    monkeypatch.setattr("bottega.quality.stage._BATCH", 4)  # chunks of 4, 4 and 1, each with the first of the next
+    alone = calibrate(config, tmp_path / "alone", pairs=data.pairs, data_root=data.root, models=models)
+    begun: list[Workers] = []
+
+    def opened(workers: Workers) -> AbstractContextManager[OpenPool]:
+        begun.append(workers)
+        return open_pool(workers)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr("bottega.models.workers._PICTURES_EACH", 1)
+    monkeypatch.setattr("bottega.quality.stage.open_pool", opened)
+    shared = calibrate(config, tmp_path / "shared", pairs=data.pairs, data_root=data.root, models=models)
+    assert [(one.count, one.threads) for one in begun] == [(2, 1)]
+    assert shared == alone
+    for name in ("thresholds.json", "calibration.json"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert "calibrating on drawn truths: 90/90 pictures" in capsys.readouterr().err
 
 
 def test_without_truths_the_configured_limits_are_used_and_said_to_be_defaults(data: DataSet, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TextIO, cast
 
 from bottega.runtime.errors import BottegaError, RequestError
 from bottega.runtime.escape import LONGEST_LINE, PlainStream, one_line, shown
+from bottega.runtime.logs import set_up_logging
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("bottega.cli.run", "run the closed loop of a recipe: data to report, resumable"),
@@ -39,7 +40,6 @@ VERBS: dict[str, tuple[str, str]] = {
 HIDDEN: dict[str, str] = {"stage": "bottega.cli.stage", "command": "bottega.cli.command"}
 """Verbs that bottega calls itself."""
 
-_LOG_FORMAT = "bottega: %(levelname)s: %(message)s"
 _CTRL_C = 130
 _DISK_FULL = ("no space left on device", "disk is full", "os error 28")
 """How libraries that do not raise OSError say it: SQLite, Arrow, safetensors."""
@@ -50,7 +50,8 @@ def entry() -> None:
     from bottega.runtime.streams import finish_output, prepare_streams
 
     prepare_streams()
-    _set_up_logging(_without_debug(sys.argv[1:])[1])
+    debug = _without_debug(sys.argv[1:])[1]
+    set_up_logging(logging.DEBUG if debug else logging.WARNING)
     code: int | str | None
     try:
         code = main(sys.argv[1:])
@@ -222,27 +223,3 @@ def _with_dashes(argument: str) -> str:
         return argument
     name, sign, value = argument.partition("=")
     return name.replace("_", "-") + sign + value
-
-
-class _PlainFormatter(logging.Formatter):
-    """A message on one line that steers no terminal; the lines of a traceback follow it."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
-        """The line of a record."""
-        record.message = one_line(record.message)
-        return super().formatMessage(record)
-
-
-def _set_up_logging(debug: bool) -> None:
-    """Warnings as one line each; those that libraries raise about their own code only with --debug."""
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_PlainFormatter(_LOG_FORMAT))
-    for level in (logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, logging.getLevelName(level).lower())
-    if debug:
-        for chatty in ("matplotlib", "PIL", "urllib3", "asyncio", "filelock"):
-            logging.getLogger(chatty).setLevel(logging.INFO)
-    else:
-        logging.captureWarnings(True)
-        logging.getLogger("py.warnings").setLevel(logging.ERROR)

@@ -25,9 +25,9 @@ from bottega.data.roots import picture_file
 from bottega.evaluation.efficiency import WARM_UP, EfficiencyRecord, TimedPainter, measure_efficiency
 from bottega.evaluation.painter_imports import import_painters
 from bottega.evaluation.painters import PairPainter, load_painter
-from bottega.evaluation.workers import Workers, open_pool
 from bottega.models.config import ModelsConfig
 from bottega.models.rehearsal.marker import picture_text, rehearsed_roles
+from bottega.models.workers import Workers, open_pool
 from bottega.runtime.children import run_child
 from bottega.runtime.errors import NonFiniteError, PictureError
 from bottega.runtime.files import (

@@ -38,7 +38,7 @@ from bottega.evaluation.metrics import (
 from bottega.evaluation.networks import FoundNetworks, Networks, load_networks, style_embeddings
 from bottega.evaluation.sources import Sources
 from bottega.evaluation.truth_distance import Description, describe, nearest
-from bottega.evaluation.workers import OpenPool, Workers
+from bottega.models.workers import OpenPool, Workers
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.errors import PictureError
 from bottega.runtime.files import append_jsonl, read_jsonl_leniently, sha256_bytes, sha256_file, sha256_json

@@ -49,7 +49,7 @@ from bottega.evaluation.summary import (
     table,
 )
 from bottega.evaluation.table import markdown
-from bottega.evaluation.workers import open_pool, share_work
+from bottega.models.workers import open_pool, share_work
 from bottega.runtime.errors import DamagedError, MissingError, RequestError
 from bottega.runtime.files import write_json, write_jsonl, write_text
 from bottega.runtime.records import read_records

@@ -42,7 +42,10 @@ def prepare() -> None:
 
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-    for handler in logging.getLogger("transformers").handlers:
+    # transformers makes its own handler late: asked for its level, it does. Where it has none, or hands on what it was
+    # told, the process's own handlers show it.
+    transformers_logging.get_verbosity()
+    for handler in logging.getLogger("transformers").handlers + logging.getLogger().handlers:
         if _is_worth_showing not in handler.filters:
             handler.addFilter(_is_worth_showing)
 

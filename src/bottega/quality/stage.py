@@ -7,13 +7,16 @@ when the configuration or the CLIP that measures changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
+from bottega.models.workers import open_pool, share_work
 from bottega.quality.calibration import MINIMUM, Calibration, calibrate, damaged
 from bottega.quality.config import QualityConfig, Thresholds
 from bottega.quality.eye.look import eye_identity
@@ -22,6 +25,8 @@ from bottega.quality.measuring import SCORES_VERSION, ImageEncoder, Judge, Score
 from bottega.runtime.config import parse
 from bottega.runtime.errors import PictureError, RequestError
 from bottega.runtime.files import read_json, sha256_file, sha256_json, write_json
+from bottega.runtime.interrupt import Interruption
+from bottega.runtime.progress import Progress
 from bottega.runtime.records import read_record
 from bottega.runtime.trust import is_intact, require, seal
 from bottega.visual.pictures import Picture
@@ -204,7 +209,7 @@ def _calibrate(config: QualityConfig, files: list[Path], data_root: Path, models
     if len(triples) < MINIMUM:
         LOGGER.info("%d drawn truths under %s: the default limits are used", len(triples), data_root / "truth")
         return None
-    scores = _measure_kinds(triples, load_encoder(models))
+    scores = _measure_kinds(triples, models)
     others = {kind: scores[kind] for kind in _KINDS if kind not in ("good", "untouched")}
     # A copy that was only encoded again is as untouched as the content itself.
     untouched = scores["untouched"] + scores["reencoded"]
@@ -228,33 +233,83 @@ def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Itera
             return
 
 
-def _measure_kinds(triples: list[Triple], encoder: ImageEncoder | None) -> dict[str, list[Scores]]:
-    """Scores of the truths and of every known-bad kind made from them."""
-    # Room for a chunk's contents and styles and those of the triple after it, which all kinds share.
-    judge = Judge(encoder, capacity=4 * _BATCH)
-    scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
+@dataclass(frozen=True)
+class _Measurer:
+    """Scores truths and every known-bad kind made from them, a chunk of triples at a time."""
 
-    def measure(kind: str, pictures: list[Picture], contents: list[int], styles: list[int]) -> None:
-        """Score pictures against the contents and styles of the triples of these numbers."""
-        scores[kind] += judge.measure(
-            pictures,
-            [triples[i][1] for i in contents],
-            [triples[i][2] for i in styles],
-            keys=[(f"c{i}", f"s{j}") for i, j in zip(contents, styles, strict=True)],
-        )
+    triples: Sequence[Triple]
+    judge: Judge
 
-    for start in range(0, len(triples), _BATCH):
-        chunk = list(range(start, min(start + _BATCH, len(triples))))
+    def __call__(self, chunk: range) -> dict[str, list[Scores]]:
+        """By kind the scores of the triples of these numbers, in their order."""
+        own = list(chunk)
         cases: dict[str, list[Picture]] = {}
-        for i in chunk:
-            truth, content, _ = triples[i]
+        for i in own:
+            truth, content, _ = self.triples[i]
             cases.setdefault("good", []).append(truth)
             for kind, picture in damaged(truth, content, i).items():
                 cases.setdefault(kind, []).append(picture)
-        for kind, pictures in cases.items():
-            measure(kind, pictures, chunk, chunk)
+        scores = {kind: self._measure(pictures, own, own) for kind, pictures in cases.items()}
         # A good picture against what it was not made from: the content or the style of the next triple.
-        following = [(i + 1) % len(triples) for i in chunk]
-        measure("other content", cases["good"], following, chunk)
-        measure("other style", cases["good"], chunk, following)
+        following = [(i + 1) % len(self.triples) for i in own]
+        scores["other content"] = self._measure(cases["good"], following, own)
+        scores["other style"] = self._measure(cases["good"], own, following)
+        return scores
+
+    def _measure(self, pictures: list[Picture], contents: list[int], styles: list[int]) -> list[Scores]:
+        """Score pictures against the contents and styles of the triples of these numbers."""
+        return self.judge.measure(
+            pictures,
+            [self.triples[i][1] for i in contents],
+            [self.triples[i][2] for i in styles],
+            keys=[(f"c{i}", f"s{j}") for i, j in zip(contents, styles, strict=True)],
+        )
+
+
+def _measure_kinds(triples: list[Triple], models: ModelsConfig) -> dict[str, list[Scores]]:
+    """Scores of the truths and of every known-bad kind made from them, by one process or by several."""
+    chunks: list[range] = []
+    for start in range(0, len(triples), _BATCH):
+        chunks.append(range(start, min(start + _BATCH, len(triples))))
+    pictures = len(triples) * len(_KINDS)
+    scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
+    with ExitStack() as held:
+        measured: Iterable[dict[str, list[Scores]]]
+        workers = share_work(pictures, _encoder_weights(models), models.device)
+        if workers is None:
+            measured = map(_measurer(triples, models), chunks)
+        else:
+            pool = held.enter_context(open_pool(replace(workers, begin=partial(_begin, triples, models))))
+            measured = pool.in_order(_measure_in_worker, chunks)
+        progress = held.enter_context(Progress(pictures, "calibrating on drawn truths", "pictures"))
+        stop = held.enter_context(Interruption())
+        for found in measured:
+            for kind in _KINDS:
+                scores[kind] += found[kind]
+            progress.update(sum(map(len, found.values())))
+            stop.check()
     return scores
+
+
+def _measurer(triples: Sequence[Triple], models: ModelsConfig) -> _Measurer:
+    # Room for a chunk's contents and styles and those of the triple after it, which all kinds share.
+    return _Measurer(triples, Judge(load_encoder(models), capacity=4 * _BATCH))
+
+
+_measurers: list[_Measurer] = []  # of a worker process
+
+
+def _begin(triples: Sequence[Triple], models: ModelsConfig) -> None:
+    _measurers[:] = [_measurer(triples, models)]
+
+
+def _measure_in_worker(chunk: range) -> dict[str, list[Scores]]:
+    return _measurers[0](chunk)
+
+
+def _encoder_weights(models: ModelsConfig) -> list[Path]:
+    if models.clip is None:
+        return []
+    from bottega.models.layout import locate, weight_files
+
+    return list(weight_files(locate(models, "clip")))

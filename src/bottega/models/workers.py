@@ -1,9 +1,9 @@
 """Several processes that draw or measure at once, each on its own share of the processors.
 
-The models of an evaluation are small beside what a picture costs in Python and in decoding files, so two processes of
-one thread each do more than one process of two threads. How many there are depends on the run's own threads and on the
-machine's memory, not on what happens to be free: a picture's last bits depend on the threads it is drawn with, and a
-repeated evaluation is to have the pictures of an uninterrupted one.
+Small models cost little beside what a picture costs in Python and in decoding files, so two processes of one thread
+each do more than one process of two threads. How many there are depends on the run's own threads and on the machine's
+memory, not on what happens to be free: a picture's last bits depend on the threads it is drawn with, and a run that
+was stopped and repeated is to have the pictures of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from bottega.runtime.children import worker_pool
 from bottega.runtime.errors import WorkError
+from bottega.runtime.logs import level_set_up, set_up_logging
 from bottega.runtime.memory import keep_heap
 from bottega.runtime.threads import VARIABLE, processors, use_threads
 
@@ -33,6 +34,10 @@ _MOST = 4
 _PICTURES_EACH = 128  # one that is not forked takes 3 to 6 s to import and to load its models, as 100 pictures to draw
 _MEMORY_SHARE = 0.25  # of the machine's memory: what all processes together may load
 _BESIDE_WEIGHTS = 600_000_000  # bytes of a process that has imported torch, diffusers and transformers
+
+
+ANY_NUMBER = 1_000_000
+"""Pictures, where the number of processes is not to depend on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def share_work(pictures: int, weights: Iterable[Path], device: str) -> Workers |
 @contextmanager
 def open_pool(workers: Workers) -> Iterator[OpenPool]:
     """The workers, until the end of the block."""
-    executor = worker_pool(workers.count, partial(_begin, workers), forked=workers.forked)
+    executor = worker_pool(workers.count, partial(_begin, workers, level_set_up()), forked=workers.forked)
     try:
         yield OpenPool(executor, workers.count)
     finally:
@@ -99,8 +104,8 @@ class OpenPool:
             yield from self._answers(call, iter(items))
         except BrokenProcessPool as error:
             raise WorkError(
-                f"a process of the evaluation was killed, most likely because memory ran out; to resume, run the same "
-                f"command again with {VARIABLE}=1 in the environment, which leaves one process"
+                f"one of several processes that share the work was killed, most likely because memory ran out; to "
+                f"resume, run the same command again with {VARIABLE}=1 in the environment, which leaves one process"
             ) from error
 
     def _answers(self, call: Callable[[Item], Answer], items: Iterator[Item]) -> Iterator[Answer]:
@@ -114,7 +119,9 @@ class OpenPool:
             yield under_way.popleft().result()
 
 
-def _begin(workers: Workers) -> None:
+def _begin(workers: Workers, level: int | None) -> None:
+    if level is not None:
+        set_up_logging(level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
     use_threads(workers.threads)
     # NumPy's own threads too: with one a processor in each of two processes they wait for each other, and an evaluation
