@@ -39,6 +39,7 @@ from bottega.teacher.config import TeacherConfig
 from bottega.teacher.export import write_csv
 from bottega.teacher.items import Item, Made, Settings
 from bottega.teacher.ledger import Ledger
+from bottega.teacher.making import ChunkMaker
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.runner import Runner
 from bottega.teacher.work import Chunk, chunks
@@ -217,16 +218,16 @@ def test_another_setting_in_the_same_run_is_refused_and_seeds_and_size_are_not(t
 def test_ctrl_c_finishes_the_chunk_saves_and_exits_130(
     teach: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Runner._denoise
+    real = ChunkMaker.denoise
 
     sent = [os.getpid()]
 
-    def interrupted(self: Runner, chunk: Chunk) -> object:
+    def interrupted(self: ChunkMaker, chunk: Chunk) -> object:
         if sent:
             os.kill(sent.pop(), signal.SIGINT)
         return real(self, chunk)
 
-    monkeypatch.setattr(Runner, "_denoise", interrupted)
+    monkeypatch.setattr(ChunkMaker, "denoise", interrupted)
     with pytest.raises(Interrupted) as error:
         teach()
     assert error.value.exit_code == 130
@@ -307,10 +308,14 @@ class GivenModels(TeacherModels):
         self.teacher, self.judge, self.random_roles = teacher, Judge(None), []
 
 
+def a_runner(config: TeacherConfig, ledger: Ledger, data_root: Path, models: TeacherModels) -> Runner:
+    return Runner(ChunkMaker(config, ledger.path, data_root, models, LIMITS, "f"), ledger)
+
+
 def run_faulty(data: DataSet, directory: Path, spoil: Callable[[Item, np.ndarray], np.ndarray]) -> list:
     config = TeacherConfig(source="oracle", size=SIZE, batch_size=3)
     with Ledger(directory / "ledger.sqlite") as ledger:
-        runner = Runner(config, ledger, data.root, GivenModels(Faulty(spoil, data)), LIMITS, "f")
+        runner = a_runner(config, ledger, data.root, GivenModels(Faulty(spoil, data)))
         for _ in runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 3)):
             pass
         from bottega.teacher.export import write_lists
@@ -324,9 +329,7 @@ def test_targets_of_random_weights_say_so_in_picture_and_row(data: DataSet, tmp_
     models = GivenModels(Faulty(lambda _, picture: picture, data))
     models.random_roles = ["sdxl"]
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        for _ in Runner(config, ledger, data.root, models, LIMITS, "f").run(
-            chunks([lambda: read_pairs(data.pairs)], [0], 3)
-        ):
+        for _ in a_runner(config, ledger, data.root, models).run(chunks([lambda: read_pairs(data.pairs)], [0], 3)):
             pass
         rows = list(ledger.current())
     assert rows
@@ -460,7 +463,7 @@ def test_the_first_contact_sheet_is_drawn_before_the_run_ends(
 def runner_of(data: DataSet, directory: Path, ledger: Ledger, teacher: object, **options: object) -> Runner:
     """A runner on the data set with a teacher of the test's own; `options` of the configuration."""
     config = TeacherConfig(**{"source": "oracle", "size": SIZE, "batch_size": 3, **options})
-    return Runner(config, ledger, data.root, GivenModels(teacher), LIMITS, "f")
+    return a_runner(config, ledger, data.root, GivenModels(teacher))
 
 
 class Crowded(Faulty):
@@ -537,7 +540,7 @@ def test_a_content_that_disappears_midway_is_a_row_and_the_rest_is_done(data: Da
 
     with Ledger(tmp_path / "t/ledger.sqlite") as ledger:
         runner = runner_of(data, tmp_path / "t", ledger, Faulty(losing, data), batch_size=1)
-        runner.memory.pressure.ahead = False
+        runner.maker.memory.pressure.ahead = False
         list(runner.run(chunks([lambda: read_pairs(data.pairs)], [0], 1)))
         found = {row.pair_id: row.status for row in ledger.best()}
     assert found.pop(data.rows[5]["pair_id"]) == "broken"

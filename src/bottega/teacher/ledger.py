@@ -79,6 +79,15 @@ class TryRow:
     fingerprint: str
 
 
+def picture_file(ledger_file: Path, target: str, output_path: str) -> Path:
+    """A target's picture by the path in its row.
+
+    Raises:
+        RequestError: the path leads out of the run: to read, overwrite or delete that file is refused.
+    """
+    return inside(ledger_file.parent, output_path, f"{ledger_file}, target {target}: output_path")
+
+
 COLUMNS = tuple(field.name for field in fields(TryRow))
 _KINDS = {"seed": "INTEGER", "try_index": "INTEGER", "noise_seed": "INTEGER", "weight": "REAL", "seconds": "REAL"}
 _OPTIONAL = {"output_path", "output_sha256"}
@@ -557,12 +566,8 @@ class Ledger:
         return to_record(TryRow, values, where, RESTORE)
 
     def picture_file(self, target: str, output_path: str) -> Path:
-        """A target's picture by the path in its row.
-
-        Raises:
-            RequestError: the path leads out of the run: to read, overwrite or delete that file is refused.
-        """
-        return inside(self.path.parent, output_path, f"{self.path}, target {target}: output_path")
+        """See `picture_file`."""
+        return picture_file(self.path, target, output_path)
 
     def _require_inside(self, target: str, output_path: str | None) -> None:
         """The same refusal for every row that is read, by the path's text alone: a long ledger is read in seconds."""

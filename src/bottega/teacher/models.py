@@ -60,6 +60,20 @@ class TeacherModels:
 
         return rehearsed_roles(self._models, self._config.model_roles)
 
+    @property
+    def device(self) -> str:
+        """As configured."""
+        return self._models.device
+
+    def weight_files(self) -> list[Path]:
+        """The weight files that a process loads which makes targets."""
+        from bottega.models.layout import inspect
+
+        files: list[Path] = []
+        for status in inspect(self._models, self._config.model_roles):
+            files += status.files
+        return files
+
     def hashes(self, ledger: Ledger) -> dict[str, str | None]:
         """One hash a model over the contents of its weight files; kept in the ledger while the files are the same."""
         if self._hashes is None:

@@ -20,6 +20,7 @@ from bottega.runtime.trust import Role, add, seal
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.export import write_csv, write_lists, write_parquet
 from bottega.teacher.ledger import CONFIGURATIONS, LEDGER, Ledger, require_intact
+from bottega.teacher.making import ChunkMaker
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.protocol import cautions
 from bottega.teacher.runner import Runner
@@ -73,7 +74,8 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
     lists = PairLists([pairs] if isinstance(pairs, Path) else list(pairs), limit)
     limits = load_thresholds(thresholds, written=True)
     chosen = list(seeds) if seeds is not None else list(config.seeds)
-    if config.source == "sdxl" and loaded is None:
+    own_models = loaded is None
+    if config.source == "sdxl" and own_models:
         for caution in cautions(config):
             LOGGER.warning("%s", caution)
     loaded = loaded or TeacherModels(config, data_root, models)
@@ -86,16 +88,8 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
 
         # Make, judge and enter what is missing. The lists are written however that ends: they are read by others, and
         # the ledger is ahead of them after a stop.
-        runner = Runner(
-            config,
-            ledger,
-            data_root,
-            loaded,
-            limits,
-            fingerprint(parts),
-            list_pair_ids=lists.ids,
-            retry_failed=retry_failed,
-        )
+        maker = ChunkMaker(config, ledger.path, data_root, loaded, limits, fingerprint(parts))
+        runner = Runner(maker, ledger, list_pair_ids=lists.ids, retry_failed=retry_failed, shared=own_models)
         try:
             _work_through(runner, lists, chosen)
         finally:
@@ -116,7 +110,7 @@ def run(  # noqa: PLR0913 (the inputs of a stage are keywords, so that the pipel
 
 def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> None:
     """All chunks in order; a request to stop is answered between two of them, when everything is saved."""
-    config, ledger = runner.config, runner.ledger
+    config, ledger = runner.maker.config, runner.ledger
     early = config.sheet_after if ledger.count() < config.sheet_after else 0
     watch = RunWatch(ledger)
     accepted = 0
@@ -136,7 +130,7 @@ def _work_through(runner: Runner, lists: PairLists, seeds: Sequence[int]) -> Non
             progress.update(count, accepted=accepted, rejected=rejected)
             watch.add(rows)
             if early and ledger.count() >= early:
-                draw_sheet(ledger, runner.data_root)
+                draw_sheet(ledger, runner.maker.data_root)
                 early = 0
             stop.check()
         if not progress.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from bottega.models.rehearsal.marker import picture_text
 from bottega.quality.config import Thresholds
@@ -11,27 +12,27 @@ from bottega.quality.grading import Grade
 from bottega.runtime.files import write_png
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.items import FINITE
-from bottega.teacher.ledger import Ledger, Status, TryRow
+from bottega.teacher.ledger import Status, TryRow, picture_file
 from bottega.teacher.models import TeacherModels
 from bottega.teacher.retry import rung_weight
 from bottega.teacher.work import PendingTarget, Try
 
 
 class TargetWriter:
-    """Writes the pictures of targets into the ledger's folder, and makes their rows.
+    """Writes the pictures of targets beside the ledger, and makes their rows.
 
     Args:
         config: which tries' pictures are kept, and what a retry costs in weight.
-        ledger: of the run.
+        ledger_file: of the run.
         models: the teacher says what is recorded of a try.
         thresholds: the weight of a target whose inputs can't be read.
         fingerprint: of the run; recorded in every row.
     """
 
     def __init__(
-        self, config: TeacherConfig, ledger: Ledger, models: TeacherModels, thresholds: Thresholds, fingerprint: str
+        self, config: TeacherConfig, ledger_file: Path, models: TeacherModels, thresholds: Thresholds, fingerprint: str
     ) -> None:
-        self._config, self._ledger, self._models = config, ledger, models
+        self._config, self._ledger_file, self._models = config, ledger_file, models
         self._thresholds, self._fingerprint = thresholds, fingerprint
 
     def write(self, target: PendingTarget) -> list[TryRow]:
@@ -54,7 +55,7 @@ class TargetWriter:
         sha256 = None
         if one.picture is not None and (is_best or self._config.keep_tries == "all"):
             text = picture_text(self._models.random_roles)
-            sha256 = write_png(self._ledger.picture_file(name, path), one.picture, text)
+            sha256 = write_png(picture_file(self._ledger_file, name, path), one.picture, text)
         facts = {name: value for name, value in one.facts.items() if name not in FINITE}  # those are among the scores
         status: Status = "failed" if one.picture is None else "ok"
         row = self._row(target, index, one.rung, status, one.grade)
