@@ -157,6 +157,7 @@ def test_a_check_with_two_bounds_passes_where_both_hold() -> None:
 
 
 MESHED = {"finite": 1.0, "mesh": 9.0}  # a detector fails
+GHOSTED = {"finite": 1.0, "ghosting": 9.0}  # one that the eye must only not be sure to be wrong
 BLACK = {"finite": 1.0, "bright": 0.0}  # a detector that is certain fails
 
 
@@ -170,6 +171,9 @@ def damage_at(value: float, **causes: float) -> dict[str, float]:
         (MESHED, "C"),  # the eye was not asked
         (MESHED | damage_at(LIMITS.damage_confirm - 0.1), "B"),
         (MESHED | damage_at(LIMITS.damage_confirm + 0.1), "C"),
+        (GHOSTED | damage_at(LIMITS.damage_confirm - 0.1), "C"),
+        (GHOSTED | damage_at(LIMITS.damage_confirm - 2.2), "C"),
+        (GHOSTED | damage_at(LIMITS.damage_confirm - 2.3), "B"),
         (MESHED | {"noise": 99.0, "ghosting": 9.0} | damage_at(-9.0), "C"),  # three agree
         (MESHED | {"noise": 99.0} | damage_at(-9.0), "B"),
         (BLACK | damage_at(-9.0), "C"),
