@@ -18,7 +18,7 @@ from bottega.quality.config import QualityConfig, Thresholds
 from bottega.quality.stage import load_thresholds
 from bottega.quality.stage import run as calibrate
 from bottega.runtime.errors import NonFiniteError
-from bottega.runtime.files import sha256_file, write_json, write_png
+from bottega.runtime.files import read_json, sha256_file, write_json, write_png
 from bottega.teacher.config import TeacherConfig
 from bottega.teacher.ledger import Ledger
 from bottega.teacher.stage import run
@@ -128,6 +128,7 @@ def test_several_processes_find_the_limits_that_one_finds(
     models = ModelsConfig(clip=str(tiny_models / "clip"), device="cpu")
     config = QualityConfig(size=SIZE, sample=40)
     monkeypatch.setattr("bottega.quality.stage._BATCH", 4)  # chunks of 4, 4 and 1, each with the first of the next
+    monkeypatch.setattr("bottega.quality.stage._EVIDENCE", 5)
     alone = calibrate(config, tmp_path / "alone", pairs=data.pairs, data_root=data.root, models=models)
     begun: list[Workers] = []
 
@@ -143,7 +144,10 @@ def test_several_processes_find_the_limits_that_one_finds(
     assert shared == alone
     for name in ("thresholds.json", "calibration.json"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-    assert "calibrating on drawn truths: 90/90 pictures" in capsys.readouterr().err
+    # Of the last all kinds are not made: those that set the limits.
+    counts = read_json(tmp_path / "alone/calibration.json")["table"]["counts"]
+    assert counts == dict.fromkeys(counts, 8) | {"good": 9, "untouched": 18, "reencoded": 9}
+    assert "calibrating on drawn truths: 83/83 pictures" in capsys.readouterr().err
 
 
 def test_without_truths_the_configured_limits_are_used_and_said_to_be_defaults(data: DataSet, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ LOGGER = logging.getLogger(__name__)
 Triple = tuple[Picture, Picture, Picture]  # truth, content, style
 
 _BATCH = 32  # pictures measured at once
+_EVIDENCE = 64  # triples of which all kinds are made: the others show what a check finds, and set no limit
+_SETTING = ("good", "untouched", "reencoded")  # kinds that set the limits
 _KINDS = (
     "good",
     "untouched",
@@ -234,22 +236,32 @@ def _triples(config: QualityConfig, files: list[Path], data_root: Path) -> Itera
 
 
 @dataclass(frozen=True)
+class _Chunk:
+    """Numbers of triples that are measured together. shows_all: every kind is made of them."""
+
+    numbers: range
+    shows_all: bool
+
+
+@dataclass(frozen=True)
 class _Measurer:
     """Scores truths and every known-bad kind made from them, a chunk of triples at a time."""
 
     triples: Sequence[Triple]
     judge: Judge
 
-    def __call__(self, chunk: range) -> dict[str, list[Scores]]:
+    def __call__(self, chunk: _Chunk) -> dict[str, list[Scores]]:
         """By kind the scores of the triples of these numbers, in their order."""
-        own = list(chunk)
+        own = list(chunk.numbers)
         cases: dict[str, list[Picture]] = {}
         for i in own:
             truth, content, _ = self.triples[i]
-            cases.setdefault("good", []).append(truth)
-            for kind, picture in damaged(truth, content, i).items():
-                cases.setdefault(kind, []).append(picture)
+            for kind, picture in {"good": truth, **damaged(truth, content, i)}.items():
+                if chunk.shows_all or kind in _SETTING:
+                    cases.setdefault(kind, []).append(picture)
         scores = {kind: self._measure(pictures, own, own) for kind, pictures in cases.items()}
+        if not chunk.shows_all:
+            return scores
         # A good picture against what it was not made from: the content or the style of the next triple.
         following = [(i + 1) % len(self.triples) for i in own]
         scores["other content"] = self._measure(cases["good"], following, own)
@@ -267,11 +279,15 @@ class _Measurer:
 
 
 def _measure_kinds(triples: list[Triple], models: ModelsConfig) -> dict[str, list[Scores]]:
-    """Scores of the truths and of every known-bad kind made from them, by one process or by several."""
-    chunks: list[range] = []
+    """Scores of the truths and of what is made from them, by one process or by several.
+
+    The kinds that set no limit are made of the first _EVIDENCE triples alone: they were half of the work.
+    """
+    chunks: list[_Chunk] = []
     for start in range(0, len(triples), _BATCH):
-        chunks.append(range(start, min(start + _BATCH, len(triples))))
-    pictures = len(triples) * len(_KINDS)
+        chunks.append(_Chunk(range(start, min(start + _BATCH, len(triples))), start < _EVIDENCE))
+    shown = sum(len(chunk.numbers) for chunk in chunks if chunk.shows_all)
+    pictures = len(_SETTING) * len(triples) + (len(_KINDS) - len(_SETTING)) * shown
     scores: dict[str, list[Scores]] = {kind: [] for kind in _KINDS}
     with ExitStack() as held:
         measured: Iterable[dict[str, list[Scores]]]
@@ -284,8 +300,8 @@ def _measure_kinds(triples: list[Triple], models: ModelsConfig) -> dict[str, lis
         progress = held.enter_context(Progress(pictures, "calibrating on drawn truths", "pictures"))
         stop = held.enter_context(Interruption())
         for found in measured:
-            for kind in _KINDS:
-                scores[kind] += found[kind]
+            for kind, rows in found.items():
+                scores[kind] += rows
             progress.update(sum(map(len, found.values())))
             stop.check()
     return scores
@@ -303,7 +319,7 @@ def _begin(triples: Sequence[Triple], models: ModelsConfig) -> None:
     _measurers[:] = [_measurer(triples, models)]
 
 
-def _measure_in_worker(chunk: range) -> dict[str, list[Scores]]:
+def _measure_in_worker(chunk: _Chunk) -> dict[str, list[Scores]]:
     return _measurers[0](chunk)
 
 
