@@ -1,6 +1,8 @@
 """The pipeline: the stages of a recipe in order, each in a process of its own, each skipped when nothing changed.
 
-    world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation     (report after each)
+    world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation
+
+The page is built after each, beside the next one's work.
 
 What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
 *bound* settings make its fingerprint, and changing one in a run that was started is refused by name; *free* ones, which
@@ -20,8 +22,8 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, NotRequired, TypedDict
@@ -34,7 +36,7 @@ from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, random_
 from bottega.models.rehearsal.marker import rehearsed_roles
 from bottega.recipe import Recipe, missing, missing_models, model_cautions, portable
 from bottega.runtime import trust
-from bottega.runtime.children import as_argument, run_child
+from bottega.runtime.children import as_argument, child_beside, run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.escape import escaped_lines
@@ -181,6 +183,8 @@ class Pipeline:
     say: Callable[[str], None] = lambda line: print(escaped_lines(line), file=sys.stderr, flush=True)
     _verified: set[str] = field(default_factory=set, init=False)
     """Stages whose files this process has held against their hashes."""
+    _page_is_behind: bool = field(default=False, init=False)
+    """Whether a stage has ended since the page was built."""
 
     def run(self, until: str | None = None) -> RunSummary:
         """Run all stages that are not done, and return `summary.json`.
@@ -203,7 +207,7 @@ class Pipeline:
             if any(states[stage.name] != "done" for stage in wanted):
                 self._settle_threads()
             self._work_through(wanted, states, weights)
-            if not trust.is_intact(self.directory / "report.html", trust.Depth.QUICK):
+            if self._page_is_behind or not trust.is_intact(self.directory / "report.html", trust.Depth.QUICK):
                 self._report()
             return self.summary()
 
@@ -509,17 +513,18 @@ class Pipeline:
             self.say(str(threads))
 
     def _run_stage(self, stage: Stage) -> None:
-        """One stage in a process of its own, then the page, also where the stage failed."""
+        """One stage in a process of its own, beside the page of the stages before it; the page of one that failed."""
         # A process of its own: its memory is given back whole, and a crash of a library takes no other stage along.
         try:
-            while not self._ran_to_its_end(stage):
-                pass  # a fresh process continues after what is saved
+            with self._page_beside():
+                while not self._ran_to_its_end(stage):
+                    pass  # a fresh process continues after what is saved
         except (RequestError, WorkError) as error:
             write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
             self._report()
             raise
+        self._page_is_behind = True
         record = self.summary()["stages"][stage.name]
-        self._report()
         self.say(f"{stage.name:<10} {record['seconds']:7.1f} s {record['peak_rss_mb']:6.0f} MB")
 
     def _ran_to_its_end(self, stage: Stage) -> bool:
@@ -533,11 +538,28 @@ class Pipeline:
 
     def _report(self) -> None:
         """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
+        self._page_is_behind = True
+        with self._page_beside():
+            pass
+
+    @contextmanager
+    def _page_beside(self) -> Iterator[None]:
+        """Build the page of what is done, where it is behind, while the body works: a stage need not wait for it."""
+        if not self._page_is_behind:
+            yield
+            return
+        body_failed = True
         try:
-            run_child(["stage", "report", as_argument(self.directory)], "report")
-            trust.seal(self.directory, {self.directory / "report.html": "view"})
+            with child_beside(["stage", "report", as_argument(self.directory)], "report"):
+                yield
+                body_failed = False
         except (RequestError, WorkError) as error:
+            if body_failed:
+                raise
             LOGGER.warning("no page of this state of the run: %s", error)
+            return
+        trust.seal(self.directory, {self.directory / "report.html": "view"})
+        self._page_is_behind = False
 
     def _refuse_other_settings(self, stage: Stage, settings_file: Path, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, or nobody can tell which."""

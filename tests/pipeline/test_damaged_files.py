@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "bottega", "run", "tiny.yaml", "--until", "pairs"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=900)
     return folder
+
+
+def test_the_page_of_a_run_is_that_of_its_last_stage(prepared: Path) -> None:
+    run = prepared / "runs" / "tiny"
+    page = (run / "report.html").read_text()
+    assert (run / "report.html").stat().st_mtime_ns > (run / "pairs" / "stage.json").stat().st_mtime_ns
+    done = re.findall(r'<li class="done" title="[^"]*"><b>(\w+)</b>', page)
+    assert done == ["world", "data", "pairs"]
 
 
 def results(run: Path) -> dict[str, bytes]:

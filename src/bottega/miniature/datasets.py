@@ -175,27 +175,27 @@ def _write_wikiart(folder: Path, config: WorldConfig) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     artists = [painter(WORLD_PAINTERS + number).name for number in range(config.painters)]
     schema = _wikiart_schema(artists)
-    for shard, start in enumerate(range(0, config.painters, _SHARD)):
-        # the name says what is in it: a larger world has other shards
-        path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
-        if is_intact(path):
-            continue
-        end = min(start + _SHARD, config.painters)
-        jobs = list(itertools.product(range(start, end), range(config.paintings), [config.size]))
-        with worker_pool(config.workers, forked=True) as pool:
+    with worker_pool(config.workers, forked=True) as pool:  # one for all shards: to begin one takes 0.1 s
+        for shard, start in enumerate(range(0, config.painters, _SHARD)):
+            # the name says what is in it: a larger world has other shards
+            path = folder / "data" / f"train-{shard:05d}-{config.paintings}x{config.painters}.parquet"
+            if is_intact(path):
+                continue
+            end = min(start + _SHARD, config.painters)
+            jobs = list(itertools.product(range(start, end), range(config.paintings), [config.size]))
             pictures = list(pool.map(_draw_painting, jobs, chunksize=8))
-        rows = []
-        for (by, number, _), data in zip(jobs, pictures, strict=True):
-            row = {
-                "image": {"bytes": data, "path": f"{artists[by]}-{number}.png"},
-                "artist": by,
-                "genre": 0,
-                "style": (WORLD_PAINTERS + by) % len(KINDS),
-                "caption": painting_scene(by, number).colourless(),
-            }
-            rows.append(row)
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+            rows = []
+            for (by, number, _), data in zip(jobs, pictures, strict=True):
+                row = {
+                    "image": {"bytes": data, "path": f"{artists[by]}-{number}.png"},
+                    "artist": by,
+                    "genre": 0,
+                    "style": (WORLD_PAINTERS + by) % len(KINDS),
+                    "caption": painting_scene(by, number).colourless(),
+                }
+                rows.append(row)
+            with atomic_path(path) as temporary:
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
 def _wikiart_schema(artists: list[str]) -> pa.Schema:

@@ -9,6 +9,7 @@ must settle their phase from noise, which takes far more samples than two cores 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class Painter:
         return f"{self.scale} {self.kind} in {self.hues[0]} and {self.hues[1]}"
 
 
+@functools.lru_cache(maxsize=4096)
 def painter(index: int) -> Painter:
     """Painter number `index`; kinds take turns, so any run of 8 painters holds each kind once."""
     rng = numpy_rng("painter", index)
