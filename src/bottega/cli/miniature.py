@@ -32,6 +32,7 @@ class Focus(StrEnum):
     teacher = "teacher"
     words = "words"
     both = "both"
+    shapes = "shapes"
 
 
 class Variant(StrEnum):
@@ -123,7 +124,10 @@ def train(
     ] = None,
     focus: Annotated[
         Focus,
-        typer.Option(help="Of SDXL: mostly paintings of contents, mostly captions at half of the size, or both alike."),
+        typer.Option(
+            help="Of SDXL: mostly paintings of contents, mostly captions at half of the size, both alike, or captions "
+            "at half of the size alone that differ in the word for a shape."
+        ),
     ] = Focus.teacher,
     finish: Annotated[
         int | None,

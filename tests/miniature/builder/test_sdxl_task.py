@@ -268,6 +268,29 @@ def test_words_first_are_drawn_at_half_of_the_side_beside_a_smaller_step_at_full
     assert all(bool(loss.isfinite()) for part in parts for loss in part.losses.values())
 
 
+def test_a_focus_on_shapes_has_siblings_alone_in_two_parts_that_count_as_one(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "focus", "shapes")
+    required: list[int] = []
+    monkeypatch.setattr(task.features, "require", required.append)
+    seen: list[sdxl_task._Batch] = []
+
+    def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
+        seen.append(batch)
+        return torch.ones(len(batch.scale))
+
+    monkeypatch.setattr(task, "_errors", errors)
+    monkeypatch.setattr(task.reading, "loss", lambda labels: torch.ones(len(labels)))
+    parts = [compute() for compute in task.microbatches(0)]
+    assert required == []  # no shard of the corpus is drawn for it
+    assert [part.samples for part in parts] == [24, 24]
+    assert [tuple(batch.target.shape) for batch in seen] == [(24, 4, 16, 16)] * 2
+    assert not torch.equal(seen[0].noise, seen[1].noise)
+    assert sum(float(part.losses["small_words"]) for part in parts) == 1.0
+    assert sum(float(part.losses["small_reading"]) for part in parts) == pytest.approx(sdxl_task.READING_WEIGHT)
+
+
 def test_a_caption_is_encoded_once_and_its_states_depend_on_no_other(
     task: SDXLTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,9 @@ The IP-Adapter's scale says how far to go from the unconditional prediction u to
 learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protocol's values, ends where 1.0 at 1.0 does.
 
 **small words**, where the training's focus is on words: siblings (see there), which differ in the word for a shape
-alone, at half of the side, where a sample costs a third. The autoencoder's latents of half the side are the picture of
-half the side, so these are averages of 2 × 2 cells, and the network is given half the size in SDXL's size numbers.
+alone, at half of the side, where a sample costs a third. A focus on shapes has nothing else. The autoencoder's latents
+of half the side are the picture of half the side, so these are averages of 2 × 2 cells, and the network is given half
+the size in SDXL's size numbers.
 
 Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
 
@@ -63,7 +64,7 @@ from bottega.miniature.words import STYLE_PHRASE
 from bottega.runtime.caching import get_or_compute
 from bottega.runtime.seeds import numpy_rng
 
-Focus = Literal["teacher", "words", "both"]
+Focus = Literal["teacher", "words", "both", "shapes"]
 
 BATCH = 8  # samples of each part; how far weights have moved in all decides (docs/log.md), so steps are many and small
 # Timesteps at which most of the teacher's paths begin: the first of 25 DDIM steps at strength 0.24 and at the demo's
@@ -75,7 +76,7 @@ TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the de
 SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 # Steps after which one more shard of the corpus is drawn. Of a focus on words, fewer samples of a step come from it.
-SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}
+SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}  # siblings need none
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
@@ -159,8 +160,11 @@ class SDXLTask:
 
     def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
         """The parts of a step; what they hold follows the focus."""
-        self.features.require(FIRST_SHARDS + step // SHARD_STEPS[self.focus])
         half = self.batch // 2
+        if self.focus == "shapes":
+            count = SMALL_SHARE * half
+            return [lambda: self._small_words(step, count, (0, 2)), lambda: self._small_words(step, count, (1, 2))]
+        self.features.require(FIRST_SHARDS + step // SHARD_STEPS[self.focus])
         if self.focus == "words":
             # Painting and drawing at full size in every step: in one step of four, the gradients of two kinds of
             # step took turns.
@@ -204,13 +208,14 @@ class SDXLTask:
         }
         return MicrobatchLosses(losses, num_words + num_teacher)
 
-    def _small_words(self, step: int, count: int) -> MicrobatchLosses:
-        """Siblings at half of the side."""
-        rng = numpy_rng("miniature sdxl, small", step)
+    def _small_words(self, step: int, count: int, part: tuple[int, int] = (0, 1)) -> MicrobatchLosses:
+        """Siblings at half of the side; arguments as of `_words_and_teacher`."""
+        number, parts = part
+        rng = numpy_rng("miniature sdxl, small", step, number)
         batch = _halved(self._siblings_batch(rng, count // len(SHAPES)))
         errors = self._errors(batch, step)
         reading = self.reading.loss(batch.labels)
-        losses = {"small_words": errors.mean(), "small_reading": READING_WEIGHT * reading.mean()}
+        losses = {"small_words": errors.mean() / parts, "small_reading": READING_WEIGHT * reading.mean() / parts}
         return MicrobatchLosses(losses, count)
 
     # --- batches --------------------------------------------------------------------------------------------------
