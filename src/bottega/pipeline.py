@@ -2,7 +2,7 @@
 
     world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation
 
-The page is built after each, beside the next one's work.
+The page is built beside the next stage's work, once a minute at most, and where the run ends, however it does.
 
 What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
 *bound* settings make its fingerprint, and changing one in a run that was started is refused by name; *free* ones, which
@@ -38,7 +38,7 @@ from bottega.recipe import Recipe, missing, missing_models, model_cautions, port
 from bottega.runtime import trust
 from bottega.runtime.children import as_argument, child_beside, run_child
 from bottega.runtime.config import Config, as_yaml
-from bottega.runtime.errors import FingerprintError, MissingError, RequestError, StartAfresh, WorkError
+from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.escape import escaped_lines
 from bottega.runtime.files import sha256_file, sha256_json, write_json, write_text
 from bottega.runtime.fingerprint import (
@@ -102,6 +102,10 @@ REPORT = "bottega.report.page:run"
 
 _CONFIGURATION = " configuration"
 """After a model's name: the setting with the hash of its small files, which earlier versions did not record."""
+
+_PAGE_EVERY_S = 60.0
+"""To build the page takes 2 s of a processor. The demo's first stages are short: five pages took a tenth of the time
+until its first graded pictures."""
 
 _SHOWN_CHANGES = 3
 """Changed settings that a refusal names; the others are counted."""
@@ -185,6 +189,8 @@ class Pipeline:
     """Stages whose files this process has held against their hashes."""
     _page_is_behind: bool = field(default=False, init=False)
     """Whether a stage has ended since the page was built."""
+    _page_due: float = field(default_factory=lambda: time.monotonic() + _PAGE_EVERY_S, init=False)
+    """Time from which the next page may be built beside a stage."""
 
     def run(self, until: str | None = None) -> RunSummary:
         """Run all stages that are not done, and return `summary.json`.
@@ -513,7 +519,7 @@ class Pipeline:
             self.say(str(threads))
 
     def _run_stage(self, stage: Stage) -> None:
-        """One stage in a process of its own, beside the page of the stages before it; the page of one that failed."""
+        """One stage in a process of its own, beside the page of the stages before it; of one that fails, its page."""
         # A process of its own: its memory is given back whole, and a crash of a library takes no other stage along.
         try:
             with self._page_beside():
@@ -522,6 +528,10 @@ class Pipeline:
         except (RequestError, WorkError) as error:
             write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
             self._report()
+            raise
+        except Interrupted:
+            if self._page_is_behind:
+                self._report()
             raise
         self._page_is_behind = True
         record = self.summary()["stages"][stage.name]
@@ -538,14 +548,14 @@ class Pipeline:
 
     def _report(self) -> None:
         """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
-        self._page_is_behind = True
+        self._page_is_behind, self._page_due = True, 0.0
         with self._page_beside():
             pass
 
     @contextmanager
     def _page_beside(self) -> Iterator[None]:
-        """Build the page of what is done, where it is behind, while the body works: a stage need not wait for it."""
-        if not self._page_is_behind:
+        """Build the page of what is done while the body works, where it is behind and was not built just now."""
+        if not self._page_is_behind or time.monotonic() < self._page_due:
             yield
             return
         body_failed = True
@@ -559,7 +569,7 @@ class Pipeline:
             LOGGER.warning("no page of this state of the run: %s", error)
             return
         trust.seal(self.directory, {self.directory / "report.html": "view"})
-        self._page_is_behind = False
+        self._page_is_behind, self._page_due = False, time.monotonic() + _PAGE_EVERY_S
 
     def _refuse_other_settings(self, stage: Stage, settings_file: Path, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, or nobody can tell which."""

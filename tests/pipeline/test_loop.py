@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -113,6 +114,21 @@ def test_a_signal_to_the_run_ends_it_and_its_stage_in_order(
         f"bottega: error: stopped by {signal.Signals(signum).name}; run the same command again to continue"
     )
     assert not (recipe.parent / "runs/tiny/data/raw/stage.json").exists()
+
+
+def test_a_run_that_is_stopped_has_the_page_of_what_is_done(
+    start: Callable[..., subprocess.Popen[str]], recipe: Path
+) -> None:
+    recipe.write_text(recipe.read_text().replace("contents: 24", "contents: 1000"))
+    process = start("run", str(recipe), "--until", "data")
+    run = recipe.parent / "runs/tiny"
+    _wait_for(lambda: (run / "data/settings.json").exists())  # the next stage has begun
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (run / "data/raw/stage.json").exists()
+    assert not (run / "data/stage.json").exists()
+    assert re.findall(r'<li class="done" title="[^"]*"><b>(\w+)</b>', (run / "report.html").read_text()) == ["world"]
 
 
 def test_a_second_run_of_the_same_directory_is_refused_and_names_the_first(
