@@ -2,7 +2,7 @@
 
     world ─ data ─ pairs ─ truth ─ quality ─ teacher ─ features ─ student ─ evaluation
 
-The page is built beside the next stage's work, once a minute at most, and where the run ends, however it does.
+The page is built between stages, once a minute at most, and when the run ends, fails or is stopped.
 
 What a stage depends on is its settings and those of all stages before it that it uses. They fall in two kinds:
 *bound* settings make its fingerprint, and changing one in a run that was started is refused by name; *free* ones, which
@@ -22,8 +22,8 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, NotRequired, TypedDict
@@ -36,7 +36,7 @@ from bottega.models.recorded import PROVENANCE, FileFacts, ModelWeights, random_
 from bottega.models.rehearsal.marker import rehearsed_roles
 from bottega.recipe import Recipe, missing, missing_models, model_cautions, portable
 from bottega.runtime import trust
-from bottega.runtime.children import as_argument, child_beside, run_child
+from bottega.runtime.children import as_argument, run_child
 from bottega.runtime.config import Config, as_yaml
 from bottega.runtime.errors import FingerprintError, Interrupted, MissingError, RequestError, StartAfresh, WorkError
 from bottega.runtime.escape import escaped_lines
@@ -187,10 +187,8 @@ class Pipeline:
     say: Callable[[str], None] = lambda line: print(escaped_lines(line), file=sys.stderr, flush=True)
     _verified: set[str] = field(default_factory=set, init=False)
     """Stages whose files this process has held against their hashes."""
-    _page_is_behind: bool = field(default=False, init=False)
-    """Whether a stage has ended since the page was built."""
     _page_due: float = field(default_factory=lambda: time.monotonic() + _PAGE_EVERY_S, init=False)
-    """Time from which the next page may be built beside a stage."""
+    """Time from which the page may be built again between two stages."""
 
     def run(self, until: str | None = None) -> RunSummary:
         """Run all stages that are not done, and return `summary.json`.
@@ -210,10 +208,11 @@ class Pipeline:
             states = self.states(weights)
             self._require_models([stage for stage in wanted if states[stage.name] != "done"])
             self._write_head(weights)
-            if any(states[stage.name] != "done" for stage in wanted):
+            has_work = any(states[stage.name] != "done" for stage in wanted)
+            if has_work:
                 self._settle_threads()
             self._work_through(wanted, states, weights)
-            if self._page_is_behind or not trust.is_intact(self.directory / "report.html", trust.Depth.QUICK):
+            if has_work or self._page_is_behind():
                 self._report()
             return self.summary()
 
@@ -519,21 +518,21 @@ class Pipeline:
             self.say(str(threads))
 
     def _run_stage(self, stage: Stage) -> None:
-        """One stage in a process of its own, beside the page of the stages before it; of one that fails, its page."""
+        """The page of the stages before, where it is due; then one stage in a process of its own."""
+        if time.monotonic() >= self._page_due and self._page_is_behind():
+            self._report()
         # A process of its own: its memory is given back whole, and a crash of a library takes no other stage along.
         try:
-            with self._page_beside():
-                while not self._ran_to_its_end(stage):
-                    pass  # a fresh process continues after what is saved
+            while not self._ran_to_its_end(stage):
+                pass  # a fresh process continues after what is saved
         except (RequestError, WorkError) as error:
             write_json(self.directory / stage.folder / "error.json", {"error": str(error)})
             self._report()
             raise
         except Interrupted:
-            if self._page_is_behind:
+            if self._page_is_behind():
                 self._report()
             raise
-        self._page_is_behind = True
         record = self.summary()["stages"][stage.name]
         self.say(f"{stage.name:<10} {record['seconds']:7.1f} s {record['peak_rss_mb']:6.0f} MB")
 
@@ -548,28 +547,24 @@ class Pipeline:
 
     def _report(self) -> None:
         """Build the page; one that fails is reported and hides nothing: the results are in the run directory."""
-        self._page_is_behind, self._page_due = True, 0.0
-        with self._page_beside():
-            pass
-
-    @contextmanager
-    def _page_beside(self) -> Iterator[None]:
-        """Build the page of what is done while the body works, where it is behind and was not built just now."""
-        if not self._page_is_behind or time.monotonic() < self._page_due:
-            yield
-            return
-        body_failed = True
         try:
-            with child_beside(["stage", "report", as_argument(self.directory)], "report"):
-                yield
-                body_failed = False
+            run_child(["stage", "report", as_argument(self.directory)], "report")
+            trust.seal(self.directory, {self.directory / "report.html": "view"})
         except (RequestError, WorkError) as error:
-            if body_failed:
-                raise
             LOGGER.warning("no page of this state of the run: %s", error)
-            return
-        trust.seal(self.directory, {self.directory / "report.html": "view"})
-        self._page_is_behind, self._page_due = False, time.monotonic() + _PAGE_EVERY_S
+        self._page_due = time.monotonic() + _PAGE_EVERY_S
+
+    def _page_is_behind(self) -> bool:
+        """Whether the page is missing, damaged or older than a finished stage, such as one before a kill."""
+        page = self.directory / "report.html"
+        if not trust.is_intact(page, trust.Depth.QUICK):
+            return True
+        built = page.stat().st_mtime_ns
+        for stage in self.stages():
+            record = self.directory / stage.folder / "stage.json"
+            if record.exists() and record.stat().st_mtime_ns > built:
+                return True
+        return False
 
     def _refuse_other_settings(self, stage: Stage, settings_file: Path, bound: Settings) -> None:
         """Raise FingerprintError where a stage was started with other bound settings, or nobody can tell which."""

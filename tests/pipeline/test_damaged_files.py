@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from bottega.cli.common import FUNCTIONS, read_recipe
 from bottega.pipeline import BY_NAME, ModelWeights, Pipeline
+from bottega.runtime.children import run_child
 from bottega.runtime.errors import FingerprintError
 from bottega.runtime.files import read_json, write_json
 from bottega.runtime.fingerprint import fingerprint
@@ -40,6 +41,38 @@ def test_the_page_of_a_run_is_that_of_its_last_stage(prepared: Path) -> None:
     assert (run / "report.html").stat().st_mtime_ns > (run / "pairs" / "stage.json").stat().st_mtime_ns
     done = re.findall(r'<li class="done" title="[^"]*"><b>(\w+)</b>', page)
     assert done == ["world", "data", "pairs"]
+
+
+def test_a_page_that_is_older_than_a_stage_is_built_again_by_the_same_command(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "runs" / "tiny"
+    made = (run / "report.html").stat().st_mtime_ns
+    os.utime(run / "pairs" / "stage.json", ns=(made + 1, made + 1))  # as after a kill between the stage and its page
+    command = [sys.executable, "-m", "bottega", "run", "tiny.yaml", "--until", "pairs"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=900)
+    again = (run / "report.html").stat().st_mtime_ns
+    assert again > made
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=900)
+    assert (run / "report.html").stat().st_mtime_ns == again
+
+
+@pytest.mark.parametrize(("every_s", "pages"), [(0.0, 4), (3600.0, 1)])
+def test_between_stages_the_page_is_built_when_it_is_due_and_once_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, pages: int
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    asked: list[str] = []
+
+    def counted(arguments: Sequence[str], what: str) -> None:
+        asked.append(what)
+        run_child(arguments, what)
+
+    monkeypatch.setattr("bottega.pipeline.run_child", counted)
+    monkeypatch.setattr("bottega.pipeline._PAGE_EVERY_S", every_s)
+    recipe = read_recipe(tmp_path / "tiny.yaml", [])
+    Pipeline(recipe, tmp_path / "run", functions=FUNCTIONS, say=lambda line: None).run(until="pairs")
+    assert asked.count("report") == pages  # of a page that is always due: before each of three stages, and at the end
+    assert asked[-1] == "report"
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -10,10 +10,9 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from bottega.runtime.children import child_beside, run_child
+from bottega.runtime.children import run_child
 from bottega.runtime.errors import Interrupted, LockedError, RequestError
 from bottega.runtime.interrupt import Interruption
 from bottega.runtime.locks import device_lock, lock
@@ -242,34 +241,6 @@ def test_a_childs_error_comes_back_in_its_own_words_and_one_without_words_says_w
         run_child(["stage", "report", str(tmp_path)], "the report")
     with pytest.raises(RequestError, match=r"^the report: it ended without saying why; run it again with --debug$"):
         run_child(["stage", "report", str(tmp_path), "--no-such-option"], "the report")
-
-
-def test_a_child_beside_is_waited_for_and_its_error_comes_back_after_the_body(tmp_path: Path) -> None:
-    before, seen = _children(), set()
-    with (
-        pytest.raises(RequestError, match=r"^the report: .*recipe\.yaml"),
-        child_beside(["stage", "report", str(tmp_path)], "the report"),
-    ):
-        seen = _children() - before  # it runs while the body does
-    assert len(seen) == 1
-    assert not any(map(_alive, seen))
-
-
-def test_a_child_beside_ends_with_a_body_that_fails(tmp_path: Path) -> None:
-    before, seen = _children(), set()
-    with (
-        pytest.raises(ZeroDivisionError),
-        child_beside(["stage", "report", str(tmp_path)], "the report"),
-    ):
-        seen = _children() - before
-        raise ZeroDivisionError
-    assert len(seen) == 1
-    assert not any(map(_alive, seen))
-
-
-def _children() -> set[int]:
-    """Process ids of this process's children; multiprocessing's resource tracker may be one, of an earlier test."""
-    return {child.pid for child in psutil.Process().children()}
 
 
 def _wait_until_gone(pids: list[int]) -> None:

@@ -125,8 +125,8 @@ def train(
     focus: Annotated[
         Focus,
         typer.Option(
-            help="Of SDXL: mostly paintings of contents, mostly captions at half of the size, both alike, or captions "
-            "at half of the size alone that differ in the word for a shape."
+            help="Of SDXL: mostly paintings of contents, mostly captions at half of the size, both alike, or nothing "
+            "but captions at half of the size that differ in the word for a shape."
         ),
     ] = Focus.teacher,
     finish: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,6 @@ import typer
 from bottega.cli.common import open_pipeline, read_size
 from bottega.cli.main import explain
 from bottega.runtime.children import attached
-
-_LEAST_PRIORITY = 19  # of a process
 
 
 def command(
@@ -29,8 +26,6 @@ def command(
 
         pipeline = open_pipeline(directory / "recipe.yaml", directory, read_size(limit, seeds), [])
         if name == "report":
-            # A page is built beside the next stage, whose processes keep all cores busy: it must not slow them down.
-            os.nice(_LEAST_PRIORITY)
             pipeline.perform_report()
         elif name in BY_NAME:
             pipeline.perform(BY_NAME[name])

@@ -86,30 +86,6 @@ def run_children(commands: Sequence[Sequence[str]], what: str) -> None:
                 raise _failure(child.process.returncode, _receive(child.line), what)
 
 
-@contextmanager
-def child_beside(arguments: Sequence[str], what: str) -> Iterator[None]:
-    """Run a child, as `run_child`, beside the body, and wait for it after the body; an error of the body ends it.
-
-    It is not told of SIGINT and SIGTERM: what works in the body is, and the wait after it is short.
-
-    Args:
-        arguments: those after `bottega`.
-        what: what to call the child in a message.
-
-    Raises:
-        RequestError, WorkError: the child's own error; one of the body goes before it.
-    """
-    with ExitStack() as opened:
-        child = _start(arguments, opened)
-        try:
-            yield
-            child.process.wait()
-        finally:
-            _end(child.process)
-        if child.process.returncode != 0:
-            raise _failure(child.process.returncode, _receive(child.line), what)
-
-
 @dataclass(frozen=True)
 class _Child:
     """A child process, and our end of the socket that it shares with us."""

@@ -75,8 +75,9 @@ LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth c
 TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
 SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
-# Steps after which one more shard of the corpus is drawn. Of a focus on words, fewer samples of a step come from it.
-SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}  # siblings need none
+# Steps after which one more shard of the corpus is drawn. Of a focus on words, fewer samples of a step come from it;
+# a focus on shapes needs none.
+SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
