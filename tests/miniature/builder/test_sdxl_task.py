@@ -150,7 +150,7 @@ def test_what_is_exported_predicts_in_diffusers_what_the_training_did(
     before = {name: value.clone() for name, value in task.unet.state_dict().items()}
     task.write(tmp_path)
     for name, value in task.unet.state_dict().items():  # it goes on training as it was
-        assert torch.allclose(value, before[name], atol=1e-5 * float(before[name].abs().max()))
+        assert torch.equal(value, before[name])
     pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(tmp_path / "sdxl").to(torch.float32)
     pipeline.load_ip_adapter(
         str(tmp_path / "ip_adapter"),
@@ -310,9 +310,9 @@ def test_a_caption_is_encoded_once_and_its_states_depend_on_no_other(
     assert asked == captions[:2] + captions[3:]
     assert torch.equal(states[3:], alone)  # to the bit: a resumed training has other captions in memory
     wanted, wanted_pooled = text(captions)
-    rounding = 0.02 * float(wanted.std())  # bfloat16
-    assert float((states - wanted).abs().mean()) < rounding
-    assert float((pooled - wanted_pooled).abs().mean()) < 0.02 * float(wanted_pooled.std())
+    # In float32 on every processor: bfloat16 is 2.7 % of the deviation off, 4 to 10 % of what a shape's word changes.
+    assert float((states - wanted).abs().max()) < 1e-4 * float(wanted.std())
+    assert float((pooled - wanted_pooled).abs().max()) < 1e-4 * float(wanted_pooled.std())
     assert float(states[1].abs().max()) == 0.0
 
 

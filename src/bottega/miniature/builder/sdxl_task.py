@@ -155,9 +155,8 @@ class SDXLTask:
 
     def write(self, folder: Path) -> None:
         """Write U-Net and IP-Adapter as others read them; see `write_unet`."""
-        self.scaling.leave(self.unet)
-        write_unet(self.unet, folder)
-        self.scaling.enter(self.unet)
+        with self.scaling.left(self.unet):
+            write_unet(self.unet, folder)
 
     def microbatches(self, step: int) -> Sequence[Callable[[], MicrobatchLosses]]:
         """The parts of a step; what they hold follows the focus."""
@@ -396,10 +395,11 @@ class SDXLTask:
 
     @torch.no_grad()
     def _encode_one(self, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
-        # Alone, because the last bits of a batch depend on its size: a resumed training remembers other captions.
-        with autocast():
-            states, pooled = self.text([caption])
-        return states.float(), pooled.float()
+        # Alone, because the last bits of a batch depend on its size: a resumed training remembers other captions. In
+        # float32, as the gates read them: the scaling enlarges what bfloat16 rounds away, 2.4 to 2.9 of the 29 to 56 by
+        # which the word for a shape moves the states. It takes 7.2 ms a caption, bfloat16 8.6.
+        states, pooled = self.text([caption])
+        return states, pooled
 
     def _predict(
         self,

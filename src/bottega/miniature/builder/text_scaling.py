@@ -11,6 +11,8 @@ Dimensions: B batch, L text tokens, D width of both encoders together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,17 +55,37 @@ class TextScaling(torch.nn.Module):
         """Turn a U-Net that reads text states into one that reads scaled ones."""
         self._multiply(unet, self.inverse)
 
-    def leave(self, unet: Any) -> None:
-        """The opposite of `enter`."""
+    @contextmanager
+    @torch.no_grad()
+    def left(self, unet: Any) -> Iterator[None]:
+        """Turn it into one that reads text states, and afterwards back into what it was, to the bit.
+
+        Another product with M⁻¹ would round: a test's weights came back more than 1e-5 of the largest from what they
+        were.
+        """
+        layers = _readers_of_text(unet)
+        kept = [layer.weight.clone() for layer in layers]
         self._multiply(unet, self.matrix)
+        try:
+            yield
+        finally:
+            for layer, weight in zip(layers, kept, strict=True):
+                layer.weight.copy_(weight)
 
     @staticmethod
     @torch.no_grad()
     def _multiply(unet: Any, matrix: torch.Tensor) -> None:
-        for name, module in unet.named_modules():
-            if name.endswith("attn2"):
-                for layer in (module.to_k, module.to_v):
-                    layer.weight.copy_(layer.weight @ matrix)
+        for layer in _readers_of_text(unet):
+            layer.weight.copy_(layer.weight @ matrix)
+
+
+def _readers_of_text(unet: Any) -> list[torch.nn.Linear]:
+    """Layers whose input is text states."""
+    layers = []
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            layers += [module.to_k, module.to_v]
+    return layers
 
 
 class ScaledText:
