@@ -132,7 +132,9 @@ def test_an_export_changes_both_places_of_the_tower_and_nothing_else(
     assert "16 pictures" in (output / "clip" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("extra", [["--focus", "words"], ["--finish", "5"], ["--start-from", "x"]])
+@pytest.mark.parametrize(
+    "extra", [["--focus", "words"], ["--finish", "5"], ["--start-from", "x"], ["--distil-from", "x"]]
+)
 def test_what_is_for_sdxl_alone_is_refused(extra: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "--model", "clip", "--state", str(tmp_path), *extra])
     assert result.exit_code != 0

@@ -38,6 +38,19 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SDXLTask:
     return SDXLTask(features, SDXLText(words, clip, second), batch=8, num_siblings=8)
 
 
+def errors_of_one(task: SDXLTask, monkeypatch: pytest.MonkeyPatch) -> list[sdxl_task._Batch]:
+    """Let every sample have an error of 1 and a reading of 1; returns the batches, in the order they are judged."""
+    seen: list[sdxl_task._Batch] = []
+
+    def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
+        seen.append(batch)
+        return torch.ones(len(batch.scale))
+
+    monkeypatch.setattr(task, "_errors", errors)
+    monkeypatch.setattr(task.reading, "loss", lambda labels: torch.ones(len(labels)))
+    return seen
+
+
 def test_the_path_starts_at_the_noised_content_and_every_point_leads_to_the_target(task: SDXLTask) -> None:
     batch = task._teacher_batch(numpy_rng("test", 0), 8)
     batch.timestep = batch.start
@@ -218,27 +231,20 @@ def test_folders_of_another_architecture_are_no_beginning(task: SDXLTask, tiny_m
 
 
 @pytest.mark.parametrize(
-    ("focus", "step", "samples", "words"),
+    ("step", "samples", "words"),
     [
-        ("teacher", 0, 16, 1.0),
-        ("teacher", sdxl_task.LARGER_BATCH_FROM, 32, 0.5),
-        ("both", sdxl_task.LARGER_BATCH_FROM, 32, 1.0),
+        (0, 16, 1.0),
+        (sdxl_task.LARGER_BATCH_FROM, 32, 0.5),
     ],
 )
-def test_later_steps_are_larger_and_hold_what_the_focus_says(
-    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, focus: str, step: int, samples: int, words: float
+def test_later_steps_are_larger_and_mostly_paintings(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch, step: int, samples: int, words: float
 ) -> None:
-    monkeypatch.setattr(task, "focus", focus)
-    sizes: list[int] = []
-
-    def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
-        sizes.append(int((torch.from_numpy(batch.scale) == 0).sum()))
-        return torch.ones(len(batch.scale))
-
-    monkeypatch.setattr(task, "_errors", errors)
-    monkeypatch.setattr(task.reading, "loss", lambda labels: torch.zeros(len(labels)))
+    monkeypatch.setattr(task, "focus", "teacher")
+    seen = errors_of_one(task, monkeypatch)
     parts = [compute() for compute in task.microbatches(step)]
-    assert sum(sizes) == words * samples / 2  # samples from words alone
+    from_words = [int((batch.scale == 0).sum()) for batch in seen]
+    assert sum(from_words) == words * samples / 2
     assert sum(part.samples for part in parts) == samples
     # Every sample has the same weight, so a part counts by its size.
     assert sum(float(part.losses["words"]) for part in parts) == words
@@ -274,14 +280,7 @@ def test_a_focus_on_shapes_has_siblings_alone_in_two_parts_that_count_as_one(
     monkeypatch.setattr(task, "focus", "shapes")
     required: list[int] = []
     monkeypatch.setattr(task.features, "require", required.append)
-    seen: list[sdxl_task._Batch] = []
-
-    def errors(batch: sdxl_task._Batch, _step: int) -> torch.Tensor:
-        seen.append(batch)
-        return torch.ones(len(batch.scale))
-
-    monkeypatch.setattr(task, "_errors", errors)
-    monkeypatch.setattr(task.reading, "loss", lambda labels: torch.ones(len(labels)))
+    seen = errors_of_one(task, monkeypatch)
     parts = [compute() for compute in task.microbatches(0)]
     assert required == []  # no shard of the corpus is drawn for it
     assert [part.samples for part in parts] == [24, 24]
@@ -289,6 +288,66 @@ def test_a_focus_on_shapes_has_siblings_alone_in_two_parts_that_count_as_one(
     assert not torch.equal(seen[0].noise, seen[1].noise)
     assert sum(float(part.losses["small_words"]) for part in parts) == 1.0
     assert sum(float(part.losses["small_reading"]) for part in parts) == pytest.approx(sdxl_task.READING_WEIGHT)
+
+
+def test_a_focus_on_both_has_siblings_in_each_of_two_parts_that_count_as_one(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "focus", "both")
+    required: list[int] = []
+    monkeypatch.setattr(task.features, "require", required.append)
+    seen = errors_of_one(task, monkeypatch)
+    parts = [compute() for compute in task.microbatches(4_500)]  # as many steps as siblings alone took
+    assert required == [sdxl_task.FIRST_SHARDS + 11]
+    assert [part.samples for part in parts] == [33, 33]
+    assert [tuple(batch.target.shape) for batch in seen] == [(24, 4, 16, 16), (9, 4, 32, 32)] * 2
+    assert not torch.equal(seen[0].noise, seen[2].noise)
+    assert not torch.equal(seen[1].noise, seen[3].noise)
+    drawn = [int((batch.scale == 0).sum()) for batch in seen[1::2]]
+    assert drawn == [sdxl_task.BOTH_WORDS] * 2  # the others are paintings with an IP-Adapter
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, loss in part.losses.items():
+            total[name] = total.get(name, 0.0) + float(loss)
+    assert total.pop("small_words") == 1.0
+    assert total.pop("words") + total.pop("teacher") == pytest.approx(2.0)
+    assert total == pytest.approx({"small_reading": 0.2, "reading": 0.2})
+
+
+def test_distillation_aims_paintings_at_a_networks_predictions_and_captions_at_the_truth(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = SDXLTask(task.features, task.text.text)
+    with torch.no_grad():
+        teacher.unet.conv_out.bias.fill_(0.5)  # another network than the one in training
+    batch = sdxl_task._joined(task._words_batch(numpy_rng("test", 6), 4), task._teacher_batch(numpy_rng("test", 7), 8))
+    assert (batch.scale > 0).tolist() == [False] * 4 + [True] * 8
+    aimed: list[torch.Tensor] = []
+    places: list[torch.Tensor] = []
+
+    def error(guess: torch.Tensor, wanted: torch.Tensor, _batch: sdxl_task._Batch) -> torch.Tensor:
+        aimed.append(wanted)
+        return (guess - wanted).square().mean((1, 2, 3))
+
+    predict = task._predict
+
+    def predicted(x: torch.Tensor, *conditions: Any) -> torch.Tensor:
+        places.append(x)
+        return predict(x, *conditions)
+
+    monkeypatch.setattr(task, "_error", error)
+    monkeypatch.setattr(task, "_predict", predicted)
+    monkeypatch.setattr(task, "distil_from", teacher)
+    errors = task._errors(batch, 0)  # step 0: no path begins at an own guess
+    assert errors.requires_grad
+    (x,), (wanted,) = places, aimed
+    states, pooled = task._encode(batch.captions)
+    with torch.no_grad():
+        as_teacher = teacher._predict(x, batch.timestep, states, pooled, batch.style, batch.scale)
+    assert not wanted.requires_grad
+    assert torch.allclose(wanted[4:], as_teacher[4:], atol=1e-4)
+    assert torch.equal(wanted[:4], task._noise_towards(x, batch)[:4])
+    assert float((wanted[4:] - task._noise_towards(x, batch)[4:]).abs().mean()) > 0.1
 
 
 def test_a_caption_is_encoded_once_and_its_states_depend_on_no_other(
@@ -354,6 +413,23 @@ def test_an_export_has_the_averaged_weights_and_a_card_that_says_from_how_many_s
     assert not torch.equal(written[name], before[name].half())
     with pytest.raises(RequestError, match="must be a new one"):
         train.export_sdxl(tmp_path / "state", WEIGHTS, output)
+
+
+def test_the_network_to_distil_from_is_that_of_its_folders_and_does_not_learn(tmp_path: Path) -> None:
+    student = train.sdxl_task(tmp_path, WEIGHTS, "both", WEIGHTS)
+    teacher = student.distil_from
+    assert teacher is not None
+    shipped = train.sdxl_task(tmp_path, WEIGHTS)
+    assert shipped.distil_from is None
+    shipped.read(WEIGHTS)
+    wanted = shipped.unet.state_dict()
+    for name, value in teacher.unet.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
+    assert not any(parameter.requires_grad for parameter in teacher.unet.parameters())
+    assert not teacher.unet.training
+    learning = [parameter for module in student.modules.values() for parameter in module.parameters()]
+    frozen = {id(parameter) for parameter in teacher.unet.parameters()}
+    assert not any(id(parameter) in frozen for parameter in learning)
 
 
 def test_siblings_share_noise_path_and_timestep_and_name_their_shapes(task: SDXLTask) -> None:

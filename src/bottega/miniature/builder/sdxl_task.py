@@ -15,10 +15,15 @@ arXiv 2305.08891); so half of the samples follow DDIM's path from z_content = 0.
 The IP-Adapter's scale says how far to go from the unconditional prediction u to the full one: at scale 1/g the network
 learns c with u + g (c − u) = full. So guidance 3.5 at scale 0.30, the protocol's values, ends where 1.0 at 1.0 does.
 
-**small words**, where the training's focus is on words: siblings (see there), which differ in the word for a shape
-alone, at half of the side, where a sample costs a third. A focus on shapes has nothing else. The autoencoder's latents
-of half the side are the picture of half the side, so these are averages of 2 × 2 cells, and the network is given half
-the size in SDXL's size numbers.
+**small words**, where the training's focus is not on the teacher: siblings (see there), which differ in the word for a
+shape alone, at half of the side, where a sample costs a third. A focus on shapes has nothing else: beside pictures at
+full size shapes are learned several times slower. The network forgets to paint meanwhile; a focus on both brings that
+back, while siblings keep the shapes. The autoencoder's latents of half the side are the picture of half the side, so
+these are averages of 2 × 2 cells, and the network is given half the size in SDXL's size numbers.
+
+With `distil_from`, the targets of paintings are the predictions of a network that paints well. A true target's strokes
+fall as chance has it, a prediction is near their mean: 6 000 paintings taught a network that had forgotten them more
+than 21 000 with the truth as target had (docs/log.md).
 
 Errors count as errors of x̂0, weighted by 1/max(σ, 0.5)²: circles went from 71 to 96 % by it (docs/log.md).
 
@@ -73,11 +78,13 @@ BATCH = 8  # samples of each part; how far weights have moved in all decides (do
 TEACHER_STARTS = (201, 241)
 LARGER_BATCH_FROM = 1_500  # step from which a step has twice as many: a fifth cheaper a sample
 TEACHER_SHARE = 3  # times `batch`, the teacher's samples of such a step: the demo needs a teacher first
-SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words
+SMALL_SHARE = 6  # times `batch`, the small words of a step whose focus is on words or shapes
+# Samples of each of the two parts of a step whose focus is on both.
+BOTH_SMALL, BOTH_WORDS, BOTH_TEACHER = 24, 3, 6
 FULL_SCALE = 1.05  # guidance × scale at which a style is whole: the protocol's 3.5 × 0.30
 # Steps after which one more shard of the corpus is drawn. Of a focus on words, fewer samples of a step come from it;
-# a focus on shapes needs none.
-SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 100}
+# a focus on shapes needs none, and the thousands of steps that it took count when a focus on both follows.
+SHARD_STEPS: Mapping[Focus, int] = {"teacher": 100, "words": 300, "both": 400}
 FIRST_SHARDS = 3
 OWN_GUESSES_FROM = 200  # step: before it, what the network predicts is no place to start from
 LEAST_OWN_TIMESTEP = 20  # below it, what is left of a wrong guess counts as an enormous ε
@@ -109,7 +116,17 @@ class _Batch:
 
 
 class SDXLTask:
-    """U-Net with IP-Adapter, its frozen text encoders and the features that it learns from."""
+    """U-Net with IP-Adapter, its frozen text encoders and the features that it learns from.
+
+    Args:
+        features: latents and styles of scenes and painters.
+        text: both text encoders.
+        measure: of `SDXLGates`; None: nothing is measured.
+        batch: samples that the parts of a step are multiples of.
+        focus: what most of a step's samples show.
+        num_siblings: scenes that are drawn in every shape.
+        distil_from: its predictions are the targets of paintings; None: drawn truths are.
+    """
 
     name = "sdxl"
 
@@ -121,6 +138,7 @@ class SDXLTask:
         batch: int = BATCH,
         focus: Focus = "teacher",
         num_siblings: int = SIBLING_SCENES,
+        distil_from: SDXLTask | None = None,
     ) -> None:
         torch.manual_seed(5)
         unet = architectures.deep_unet()
@@ -136,6 +154,7 @@ class SDXLTask:
             "scaling": self.scaling,
         }
         self.features, self.batch, self.focus = features, batch, focus
+        self.distil_from = distil_from
         self.siblings: Siblings | None = None
         self.num_siblings = num_siblings
         self.text = ScaledText(text, self.scaling)
@@ -172,16 +191,22 @@ class SDXLTask:
                 lambda: self._small_words(step, SMALL_SHARE * self.batch),
                 lambda: self._words_and_teacher(step, half, self.batch),
             ]
+        if self.focus == "both":
+            return [lambda: self._small_and_full(step, (0, 2)), lambda: self._small_and_full(step, (1, 2))]
         if step < LARGER_BATCH_FROM:
             return [lambda: self._words_and_teacher(step, self.batch, self.batch)]
-        num_words, num_teacher = half, TEACHER_SHARE * half
-        if self.focus == "both":
-            num_words, num_teacher = self.batch, self.batch
         # Two parts, because two processes can share them; one of twice the size is 6 % cheaper for one process.
+        num_teacher = TEACHER_SHARE * half
         return [
-            lambda: self._words_and_teacher(step, num_words, num_teacher, (0, 2)),
-            lambda: self._words_and_teacher(step, num_words, num_teacher, (1, 2)),
+            lambda: self._words_and_teacher(step, half, num_teacher, (0, 2)),
+            lambda: self._words_and_teacher(step, half, num_teacher, (1, 2)),
         ]
+
+    def _small_and_full(self, step: int, part: tuple[int, int]) -> MicrobatchLosses:
+        """Siblings at half of the side and everything else at full size; arguments as of `_words_and_teacher`."""
+        small = self._small_words(step, BOTH_SMALL, part)
+        full = self._words_and_teacher(step, BOTH_WORDS, BOTH_TEACHER, part)
+        return MicrobatchLosses({**small.losses, **full.losses}, small.samples + full.samples)
 
     def _words_and_teacher(
         self, step: int, num_words: int, num_teacher: int, part: tuple[int, int] = (0, 1)
@@ -336,7 +361,13 @@ class SDXLTask:
             x[own] = self._by_own_guess(batch, own, states, pooled)
         wanted = self._noise_towards(x, batch)
         guidance = np.where(batch.scale > 0, np.maximum(1.0, FULL_SCALE / np.maximum(batch.scale, 1e-3)), 1.0)
-        self._share_of_guidance(x, wanted, batch, guidance)
+        if self.distil_from is None:
+            self._share_of_guidance(x, wanted, batch, guidance)
+        else:
+            paintings = batch.scale > 0
+            conditions = states[paintings], pooled[paintings], batch.style[paintings], batch.scale[paintings]
+            with torch.no_grad():
+                wanted[paintings] = self.distil_from._predict(x[paintings], batch.timestep[paintings], *conditions)
         guess = self._predict(x, batch.timestep, states, pooled, batch.style, batch.scale)
         return torch.from_numpy(guidance.astype(np.float32)) * self._error(guess, wanted, batch)
 

@@ -39,6 +39,7 @@ def train_sdxl(
     decay: int | None = None,
     start_from: Path | None = None,
     focus: Focus = "teacher",
+    distil_from: Path | None = None,
     processes: Processes = ALONE,
 ) -> Trainer:
     """Train SDXL's U-Net with its IP-Adapter; returns the trainer when it is stopped or done.
@@ -51,11 +52,12 @@ def train_sdxl(
         start_from: folders whose U-Net and IP-Adapter a new training begins with; None: random weights. A training
             that has a state in `state` is resumed from it.
         focus: what most of a step's samples show; it may change when a training is resumed.
+        distil_from: folders of an SDXL whose predictions are the targets of paintings; None: drawn truths are.
         processes: which share the steps. A step has two parts, but for the first ones of a focus on the teacher.
     """
     keep_heap()
     torch.set_num_threads(1)
-    task = sdxl_task(state, weights, focus)
+    task = sdxl_task(state, weights, focus, distil_from)
     if start_from is not None:
         task.read(start_from)
     if decay is not None:
@@ -173,12 +175,18 @@ def pixart_task(state: Path, weights: Path, processes: Processes = ALONE) -> Pix
         return PixArtTask(features, t5_tokenizer(state / "t5_tokenizer"), reader)
 
 
-def sdxl_task(state: Path, weights: Path, focus: Focus = "teacher") -> SDXLTask:
-    """The task with its frozen parts loaded from `weights`."""
+def sdxl_task(state: Path, weights: Path, focus: Focus = "teacher", distil_from: Path | None = None) -> SDXLTask:
+    """The task with its frozen parts loaded from `weights`; the other arguments as of `train_sdxl`."""
     from diffusers import AutoencoderTiny
     from transformers import CLIPTokenizer
 
     vae = AutoencoderTiny.from_pretrained(weights / "sdxl" / "vae", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(weights / "sdxl" / "tokenizer")
     gates, clip = load_gates(weights, vae, tokenizer)
-    return SDXLTask(Features(state / "features", vae, clip), gates.text, gates, focus=focus)
+    features = Features(state / "features", vae, clip)
+    teacher = None
+    if distil_from is not None:
+        teacher = SDXLTask(features, gates.text)
+        teacher.read(distil_from)
+        teacher.unet.requires_grad_(False).eval()
+    return SDXLTask(features, gates.text, gates, focus=focus, distil_from=teacher)
