@@ -1,16 +1,17 @@
-"""A pale veil and a copy that was encoded again are found whatever the eye says; fog and night are no veils."""
+"""A pale veil is found unless the eye is sure of the picture, an encoded copy always; fog and drawings are no veils."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from bottega.quality.config import Thresholds
 from bottega.quality.damage.common import blurred
 from bottega.quality.damage.place import jpeg
 from bottega.quality.grading import grade
-from bottega.quality.measuring import Scores, measure
+from bottega.quality.measuring import Scores, measure, reference
 from bottega.visual.pictures import Picture
 
 from .conftest import Triple
@@ -31,21 +32,24 @@ def contrasty(triples: list[Triple]) -> Triple:
 
 
 def test_a_veil_lightens_what_is_dark_and_takes_contrast(contrasty: Triple) -> None:
-    found = [scores(veiled(contrasty.truth, weight), contrasty)["haze"] for weight in (0.0, 0.3, 0.5, 0.7)]
+    found = [scores(veiled(contrasty.truth, weight), contrasty)["veil"] for weight in (0.0, 0.3, 0.5, 0.7)]
     assert found == sorted(found)
     assert found[0] < 3
-    assert found[-1] > Thresholds().haze_max
-    sound = {**scores(veiled(contrasty.truth, 0.7), contrasty), "damage": -6.0, "estimated_distance": 1.0}
+    assert found[-1] > Thresholds().veil_max
+    sound = {**scores(veiled(contrasty.truth, 0.7), contrasty), "damage": -3.0, "estimated_distance": 1.0}
     given = grade(sound, Thresholds())
     assert given.letter == "C"  # the eye takes a veil for fog
     assert "washed" in given.causes
+    surely_sound = grade({**sound, "damage": -4.0}, Thresholds())
+    assert surely_sound.letter == "B"
+    assert "washed" in surely_sound.causes
 
 
 def test_a_fog_that_the_style_shows_and_a_night_are_no_veil(contrasty: Triple) -> None:
     foggy = veiled(contrasty.truth, 0.7)
-    assert scores(foggy, contrasty, style=veiled(contrasty.style, 0.7))["haze"] < 3
+    assert scores(foggy, contrasty, style=veiled(contrasty.style, 0.7))["veil"] < 3
     night = (contrasty.truth * 0.3).astype(np.uint8)
-    assert scores(night, contrasty)["haze"] == 0.0
+    assert scores(night, contrasty)["veil"] == 0.0
 
 
 def test_a_copy_that_was_encoded_again_differs_in_fine_things_alone(triples: list[Triple]) -> None:
@@ -71,10 +75,38 @@ def test_the_coarse_difference_is_that_of_light_and_colour(triples: list[Triple]
 
 def test_limits_that_an_earlier_version_wrote_in_full_ask_for_neither() -> None:
     written = Thresholds(damage_max=2.5).model_dump()
-    for name in ("haze_max", "coarse_change_min"):
+    for name in ("veil_max", "coarse_change_min"):
         del written[name]
     read = Thresholds.model_validate(written)
     assert read.damage_max == 2.5
     assert read.coarse_change_min == 0.0
-    assert read.haze_max >= 255
-    assert Thresholds.model_validate({"damage_max": 2.5}).haze_max == Thresholds().haze_max  # a recipe's own choice
+    assert read.veil_max >= 255
+    assert Thresholds.model_validate({"damage_max": 2.5}).veil_max == Thresholds().veil_max  # a recipe's own choice
+
+
+def test_a_limit_whose_score_is_measured_no_more_is_left_out_of_files_and_refused_in_recipes() -> None:
+    written = Thresholds().model_dump() | {"haze_max": 13.0}
+    del written["veil_max"]
+    assert Thresholds.model_validate(written).veil_max >= 255
+    with pytest.raises(ValidationError, match="haze_max"):
+        Thresholds.model_validate({"haze_max": 13.0})
+
+
+def test_a_drawing_on_white_paper_is_no_veil() -> None:
+    """Grey lines on paper have light dark parts and a small range, but no less contrast than content and style."""
+    content = np.full((256, 256, 3), 128, np.uint8)
+    content[:16], content[-16:] = 0, 255  # a large range, little contrast
+    style, drawing = (np.full((256, 256, 3), 245, np.uint8) for _ in range(2))
+    for left in range(0, 256, 64):
+        style[:, left : left + 4] = 10
+        drawing[:, left : left + 24] = 110
+    picture, shown, manner = reference(drawing), reference(content), reference(style)
+    lift = picture.dark - max(shown.dark, manner.dark)
+    lost = 1 - picture.light_range / min(shown.light_range, manner.light_range)
+    assert lift * lost > 2 * Thresholds().veil_max  # without the vigour it is a veil
+    assert scores_of(drawing, content, style)["veil"] < Thresholds().veil_max
+    assert scores_of(veiled(drawing, 0.85), content, style)["veil"] > Thresholds().veil_max
+
+
+def scores_of(picture: Picture, content: Picture, style: Picture) -> Scores:
+    return measure(picture, content, style, encoder=None)

@@ -21,6 +21,9 @@ def rounded_outward(value: float, limit: str) -> float:
     return rounded(value * 1e4) / 1e4
 
 
+RETIRED = ("haze_max",)
+"""Limits that an earlier version wrote and whose score is measured no more: `veil` stands in for `haze`."""
+
 EYE_OFF = 1000.0
 """A limit of `damage` that no picture reaches: such limits do without the learned eye."""
 
@@ -53,11 +56,11 @@ class Thresholds(Config):
     vigour_min: float = Field(
         default=0.45, ge=0, description="contrast and colour relative to content and style, at least (grey wash)"
     )
-    haze_max: Annotated[float, Added(before=1000.0)] = Field(
-        default=13.0,
+    veil_max: Annotated[float, Added(before=1000.0)] = Field(
+        default=6.0,
         ge=0,
-        description="levels by which the darkest parts are lighter than content's and style's, by the share of the "
-        "contrast that is lost, at most (a pale veil)",
+        description="levels by which the darkest parts are lighter than content's and style's, by the shares of range "
+        "and of vigour that are lost, at most (a pale veil)",
     )
     structure_min: float = Field(
         default=0.30,
@@ -156,12 +159,16 @@ class Thresholds(Config):
     def _read_as_written(cls, data: object) -> object:
         """Limits that an earlier version wrote in full stand, where they have none, at what was done before.
 
-        So a run that was begun without the learned eye goes on without it.
+        So a run that was begun without the learned eye goes on without it. A limit of RETIRED is left out there; in a
+        recipe it is refused like any other unknown one.
         """
         later = added_later(cls)
         if not isinstance(data, Mapping) or not set(data) >= set(cls.model_fields) - set(later):
             return data
-        return {**later, **data}
+        read = {**later, **data}
+        for name in RETIRED:
+            read.pop(name, None)
+        return read
 
     @property
     def uses_eye(self) -> bool:

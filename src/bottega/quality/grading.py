@@ -68,6 +68,10 @@ class Check:
 # teacher's autoencoder leaves lie in between (docs/log.md, 2026-12-02).
 _GHOST_UNSURE = 2.25
 
+# The eye takes a medium grey wash for fog (damage from -2.6 up in nine of ten); it is surer than that of half of the
+# good fog and drawings on white paper that the veil's score takes for a wash (docs/log.md, 2026-12-03).
+_VEIL_UNSURE = 5.0
+
 # In the order of the reasons: the gravest first.
 CHECKS = (
     Check("black", "bright", "black_level", None, "all black, its brightest 1 %", certain=True),
@@ -78,7 +82,12 @@ CHECKS = (
     Check("vivid", "vivid_excess", None, "vivid_excess_max", "over-saturated, colourfulness beyond content and style"),
     Check("washed", "vigour", "vigour_min", None, "washed out, contrast and colour against those of content and style"),
     Check(
-        "washed", "haze", None, "haze_max", "a pale veil, dark parts lighter than content's and style's", certain=True
+        "washed",
+        "veil",
+        None,
+        "veil_max",
+        "a pale veil, dark parts lighter than content's and style's",
+        unsure=_VEIL_UNSURE,
     ),
     Check(
         "structure", "structure", "structure_min", None, "light and dark are not where the content has them, similarity"

@@ -13,7 +13,7 @@ subtraction wraps around. `bottega.quality.detectors` holds the maps.
 | vivid | of (largest - smallest channel) at half, mean of the mean and the 98th percentile | 0..1 |
 | clipped_excess, vivid_excess | the same minus the larger of content's and style's | -1..1 |
 | vigour | contrast (standard deviation of Y) by the root of colourfulness (distance from grey), both relative | 0.. |
-| haze | levels by which the darkest 2 % of Y are lighter than content's and style's, by the share of contrast lost | |
+| veil | levels by which the darkest 2 % of Y are lighter than content's and style's, by lost range and vigour | |
 | edge_64, edge_128 | Pearson correlation of the picture's and the content's `edge_map` | -1..1 |
 | structure | Pearson correlation of their `tone_map`s, or edge_64 if that is larger | -1..1 |
 | hf_ratio | Sobel energy over the larger of content's and style's, at least HF_FLOOR | 0.. |
@@ -85,7 +85,7 @@ SCORE_NAMES = (
     "hf_ratio",
     "sharpness",
     "vigour",
-    "haze",
+    "veil",
     "noise",
     "blocking",
     "blocking_share",
@@ -105,7 +105,7 @@ SHARP_ENOUGH = 0.3  # of the contrast in one pixel: no picture need be sharper
 VIGOUR_OF_LESS = 1.6  # how far the expected contrast may exceed that of the paler of content and style
 VIGOUR_FLOOR = 8.0  # levels: with less, neither contrast nor colour is a measure for others
 _WIDE = 256  # pixels from which the finest measures read the middle half of the columns
-HAZE_FLOOR = 8  # levels added to a range of light: a flat content has no contrast to lose
+VEIL_FLOOR = 8.0  # levels added to a range of light: a flat content has no contrast to lose
 COARSE_SIDE = 32  # px: no surface is left, only where light and colour are
 _LIMIT_LEVELS = 3  # levels 0..2 and 253..255 count as clipped
 
@@ -278,6 +278,7 @@ def compare(
 
 
 def _light_and_colour(picture: Reference, content: Reference, style: Reference) -> Scores:
+    vigour = _vigour(picture, content, style)
     return {
         "finite": 1.0,
         "bright": picture.bright,
@@ -287,8 +288,8 @@ def _light_and_colour(picture: Reference, content: Reference, style: Reference) 
         "clipped_excess": picture.clipped - max(content.clipped, style.clipped),
         "vivid": picture.vivid,
         "vivid_excess": picture.vivid - max(content.vivid, style.vivid),
-        "vigour": _vigour(picture, content, style),
-        "haze": _haze(picture, content, style),
+        "vigour": vigour,
+        "veil": _veil(picture, content, style, vigour),
     }
 
 
@@ -389,15 +390,17 @@ def _vigour(picture: Reference, content: Reference, style: Reference) -> float:
     return contrast * math.sqrt(colour)
 
 
-def _haze(picture: Reference, content: Reference, style: Reference) -> float:
-    """A veil of weight w lightens what is darkest by w times its own light, and leaves 1 - w of the contrast.
+def _veil(picture: Reference, content: Reference, style: Reference, vigour: float) -> float:
+    """A veil of weight w lightens what is darkest by w times its own light, and leaves 1 - w of contrast and colour.
 
-    Levels; a fog that the style shows is none, nor is a night, whose dark parts are dark.
+    Levels; a fog that the style shows is none, nor is a night, whose dark parts are dark. A drawing on white paper has
+    light dark parts and a small range, too, but not less contrast than its content and its style would give it: without
+    the share of the vigour that is lost, one in eight good pencil drawings of photographs was taken for a veil.
     """
     lift = picture.dark - max(content.dark, style.dark)
     least_range = min(content.light_range, style.light_range)
-    lost = 1 - (picture.light_range + HAZE_FLOOR) / (least_range + HAZE_FLOOR)
-    return max(lift, 0) * max(lost, 0.0)
+    lost = 1 - (picture.light_range + VEIL_FLOOR) / (least_range + VEIL_FLOOR)
+    return max(lift, 0) * max(lost, 0.0) * max(1 - vigour, 0.0)
 
 
 def _expected(content: float, style: float) -> float:
