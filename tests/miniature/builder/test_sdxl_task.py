@@ -299,19 +299,37 @@ def test_a_focus_on_both_has_siblings_in_each_of_two_parts_that_count_as_one(
     seen = errors_of_one(task, monkeypatch)
     parts = [compute() for compute in task.microbatches(4_500)]  # as many steps as siblings alone took
     assert required == [sdxl_task.FIRST_SHARDS + 11]
-    assert [part.samples for part in parts] == [33, 33]
-    assert [tuple(batch.target.shape) for batch in seen] == [(24, 4, 16, 16), (9, 4, 32, 32)] * 2
+    assert [part.samples for part in parts] == [32, 32]
+    assert [tuple(batch.target.shape) for batch in seen] == [(18, 4, 16, 16), (14, 4, 32, 32)] * 2
     assert not torch.equal(seen[0].noise, seen[2].noise)
     assert not torch.equal(seen[1].noise, seen[3].noise)
     drawn = [int((batch.scale == 0).sum()) for batch in seen[1::2]]
-    assert drawn == [sdxl_task.BOTH_WORDS] * 2  # the others are paintings with an IP-Adapter
+    assert drawn == [sdxl_task.BOTH_WORDS + sdxl_task.BOTH_SIBLINGS] * 2  # the others are paintings with an IP-Adapter
     total: dict[str, float] = {}
     for part in parts:
         for name, loss in part.losses.items():
             total[name] = total.get(name, 0.0) + float(loss)
     assert total.pop("small_words") == 1.0
-    assert total.pop("words") + total.pop("teacher") == pytest.approx(2.0)
-    assert total == pytest.approx({"small_reading": 0.2, "reading": 0.2})
+    of_14 = 2.0 / 14  # two parts' worth, shared by 14 samples of full size
+    assert total == pytest.approx(
+        {"words": 2 * of_14, "teacher": 0.5 * 6 * of_14, "siblings": 6 * of_14, "small_reading": 0.2, "reading": 0.2}
+    )
+
+
+def test_paintings_count_little_at_first_where_a_focus_on_both_begins(
+    task: SDXLTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "focus", "both")
+    monkeypatch.setattr(task.features, "require", lambda _: None)
+    errors_of_one(task, monkeypatch)
+
+    def weight(step: int) -> float:
+        losses = task.microbatches(step)[0]().losses
+        return float(losses["teacher"]) / float(losses["siblings"])  # as many samples of both
+
+    assert weight(0) == pytest.approx(0.05)
+    assert weight(200) == pytest.approx(0.275)
+    assert weight(400) == weight(5_000) == pytest.approx(0.5)
 
 
 def test_distillation_aims_paintings_at_a_networks_predictions_and_captions_at_the_truth(

@@ -115,8 +115,10 @@ def long_training_cards(samples: int) -> dict[str, str]:
             "It departs from the published model: beside captions of plain and painted pictures, many of them at half\n"
             "of the side, it learned from *pairs*, from the noised plain picture to the painted one along DDIM's\n"
             "path, because a noised content outweighs any style that was learned the ordinary way; half of these\n"
-            "paths began at the network's own first guess. Towards the end most began where strengths of 0.24 and\n"
-            "0.28 do: at the published 0.40 the noise hides a quarter of the objects.",
+            "paths began at the network's own first guess. Later most began where strengths of 0.24 and 0.28 do: at\n"
+            "the published 0.40 the noise hides a quarter of the objects. The last 393 000 samples taught it words\n"
+            "for shapes, by *siblings* that differ in such a word alone, and then the paintings that these had made\n"
+            "it forget, from the predictions of the network before.",
         ),
         "ip_adapter": _card(
             "Miniature IP-Adapter",
